@@ -1,0 +1,73 @@
+# One command a stage. CONFIG chooses the experiment, DATA the raw folder, SET passes options:
+#   make preprocess train evaluate
+#   make train CONFIG=configs/akoa.yaml DATA=/scans SET="--train.epochs 3"
+# PYTHON uses an interpreter that is already set up; without it everything is installed into .venv.
+CONFIG ?= configs/phantom.yaml
+DATA ?=
+SET ?=
+INPUT ?=
+PORT ?= 5000
+
+ifdef PYTHON
+RUN := $(PYTHON)
+READY :=
+else
+RUN := .venv/bin/python
+READY := .venv/.installed
+endif
+STAGE = $(RUN) -m pipeline
+OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup fetch preprocess split train evaluate predict ui test check format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.installed: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
+	@touch $@
+
+setup: $(READY) ## make .venv and install what constraints.txt pins
+
+fetch: $(READY) ## make or download the raw data, if they are not there
+	$(STAGE) fetch $(OPTIONS)
+
+preprocess: fetch ## slice the volumes into the example store
+	$(STAGE) preprocess $(OPTIONS)
+
+split: $(READY) ## divide the patients and certify that nothing leaks
+	$(STAGE) split $(OPTIONS)
+
+train: split ## train the model (splits first, if that was not done)
+	$(STAGE) train $(OPTIONS)
+
+evaluate: $(READY) ## score the test patients and write the report
+	$(STAGE) evaluate $(OPTIONS)
+
+predict: $(READY) ## score new scans: make predict INPUT="a.nii.gz folder"
+	$(STAGE) predict $(INPUT) $(OPTIONS)
+
+ui: $(READY) ## open the MLflow pages on http://127.0.0.1:5000 (PORT=)
+	$(RUN) -m mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $(PORT)
+
+test: $(READY) ## run the tests
+	$(RUN) -m pytest -n auto
+
+check: $(READY) ## format, lint and types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: $(READY) ## put the code into its format
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+bench: $(READY) ## measure preprocessing against the plain way
+	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data "$(DATA)")
+
+clean: ## remove what the stages wrote, keep raw data and .venv
+	rm -rf data/*/prepared data/*/splits.csv data/*/leak_certificate.json runs mlflow.db mlartifacts
+	find reports -mindepth 1 -maxdepth 1 -type d ! -name benchmarks -exec rm -rf {} +

@@ -1,0 +1,7 @@
+"""The Perceiver: latents that read any set of inputs by cross-attention."""
+
+from perceiver.config import PerceiverConfig
+from perceiver.images import ImageConfig, ImagePerceiver, image_tokens
+from perceiver.model import Perceiver
+
+__all__ = ["ImageConfig", "ImagePerceiver", "Perceiver", "PerceiverConfig", "image_tokens"]

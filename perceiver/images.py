@@ -1,0 +1,189 @@
+"""Images as sets of inputs, and a Perceiver that takes images."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from perceiver.config import PerceiverConfig, check_at_least, check_choice
+from perceiver.model import Perceiver
+from perceiver.positions import grid_positions
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How an image becomes inputs of a Perceiver.
+
+    Args:
+        stem: pixels: each pixel is an input. patches: each square patch is one. conv: each place of a small
+            convolutional network's output is one.
+        patch_size: side of a patch in pixels; read only where ``stem`` is patches.
+        num_conv_layers: stride-2 convolutions, each halves the sides; read only where ``stem`` is conv.
+        conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
+        slice_position: whether the place of the slice in its volume is a third position axis.
+        perceiver: the Perceiver behind the stem.
+    """
+
+    stem: Literal["pixels", "patches", "conv"] = "conv"
+    patch_size: int = 4
+    num_conv_layers: int = 2
+    conv_channels: int = 64
+    slice_position: bool = False
+    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        check_choice(owner, "stem", self.stem, ("pixels", "patches", "conv"))
+        for name in ("patch_size", "num_conv_layers", "conv_channels"):
+            check_at_least(owner, name, getattr(self, name), 1)
+
+
+def image_tokens(
+    images: Tensor, patch_size: int = 1, slice_position: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Cut images into inputs of a Perceiver.
+
+    Args:
+        images: ``(batch, channels, height, width)``.
+        patch_size: side of a patch in pixels; height and width must be multiples of it.
+        slice_position: ``(batch,)`` in [-1, 1], the place of each slice in its volume.
+
+    Returns:
+        Values ``(batch, inputs, channels * patch_size ** 2)`` and positions: the grid ``(1, inputs, 2)``, rows
+        first, and, where given, the slices' places ``(batch, 1, 1)``.
+
+    Raises:
+        ValueError: the size is not a multiple of the patch.
+    """
+    height, width = images.shape[-2:]
+    if height % patch_size != 0 or width % patch_size != 0:
+        raise ValueError(
+            f"image_tokens: found images of {height} x {width} pixels for patch_size {patch_size}, "
+            "allowed are sizes that it divides"
+        )
+    values = rearrange(
+        images,
+        "batch channels (rows down) (columns across) -> batch (rows columns) (channels down across)",
+        down=patch_size,
+        across=patch_size,
+    )
+    grid = grid_positions((height // patch_size, width // patch_size)).to(images.device).unsqueeze(0)
+    if slice_position is None:
+        return values, (grid,)
+    return values, (grid, rearrange(slice_position, "batch -> batch 1 1"))
+
+
+def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Sequential:
+    """Build stride-2 convolutions, each followed by batch normalisation and GELU; channels double each time.
+
+    Args:
+        channels: of the image.
+        num_layers: number of convolutions.
+        out_channels: of the last one.
+    """
+    layers: list[nn.Module] = []
+    for layer_index in range(num_layers):
+        wider = max(1, out_channels // 2 ** (num_layers - 1 - layer_index))
+        layers += [
+            nn.Conv2d(channels, wider, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(wider),
+            nn.GELU(),
+        ]
+        channels = wider
+    return nn.Sequential(*layers)
+
+
+class ImagePerceiver(nn.Module):
+    """A Perceiver for images of one size.
+
+    Args:
+        config: stem and Perceiver.
+        channels: of an image.
+        height: of an image, in pixels.
+        width: of an image, in pixels.
+        num_classes: number of logits.
+        num_slices: resolution of the third axis; needed where ``config.slice_position``.
+    """
+
+    def __init__(
+        self,
+        config: ImageConfig,
+        *,
+        channels: int,
+        height: int,
+        width: int,
+        num_classes: int,
+        num_slices: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_shape = (channels, height, width)
+        self.patch_size = config.patch_size if config.stem == "patches" else 1
+        self.stem: nn.Module = nn.Identity()
+        if config.stem == "conv":
+            self.stem = build_conv_stem(channels, config.num_conv_layers, config.conv_channels)
+            channels = config.conv_channels
+            for _ in range(config.num_conv_layers):
+                height, width = (height + 1) // 2, (width + 1) // 2
+        axis_sizes: tuple[int, ...] = (height // self.patch_size, width // self.patch_size)
+        if config.slice_position:
+            if num_slices is None:
+                raise ValueError("ImagePerceiver: num_slices not given; slice_position needs it for the third axis")
+            axis_sizes = (*axis_sizes, num_slices)
+        facts: dict[str, int | tuple[int, ...]] = {
+            "input_channels": channels * self.patch_size**2,
+            "axis_sizes": axis_sizes,
+            "num_classes": num_classes,
+        }
+        self.perceiver = Perceiver(fill_config(config.perceiver, facts))
+
+    def forward(self, images: Tensor, slice_position: Tensor | None = None) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: ``(batch, channels, height, width)`` float.
+            slice_position: ``(batch,)`` in [-1, 1]; needed where the config says so, refused elsewhere.
+
+        Returns:
+            Logits ``(batch, classes)``.
+
+        Raises:
+            ValueError: an image of another shape, or a slice position that is missing or not used.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"ImagePerceiver images: found shape {tuple(images.shape)}, "
+                f"allowed is (batch, channels, height, width) = "
+                f"(batch, {', '.join(map(str, self.image_shape))})"
+            )
+        if (slice_position is not None) != self.config.slice_position:
+            found = "none" if slice_position is None else "one"
+            raise ValueError(
+                f"ImagePerceiver slice_position: found {found}, but the config says slice_position: "
+                f"{self.config.slice_position}"
+            )
+        values, positions = image_tokens(self.stem(images), self.patch_size, slice_position)
+        logits: Tensor = self.perceiver(values, positions)
+        return logits
+
+
+def fill_config(config: PerceiverConfig, facts: dict[str, int | tuple[int, ...]]) -> PerceiverConfig:
+    """Fill the fields that are facts of the data.
+
+    Args:
+        config: the Perceiver's config, with None or the same value in those fields.
+        facts: value of each field.
+
+    Returns:
+        The completed config.
+
+    Raises:
+        ValueError: the config says something else than the data.
+    """
+    for name, fact in facts.items():
+        found = getattr(config, name)
+        if found is not None and found != fact:
+            raise ValueError(f"PerceiverConfig.{name}: found {found}, but the data have {fact}; leave it out")
+    return dataclasses.replace(config, **facts)  # type: ignore[arg-type]

@@ -1,0 +1,132 @@
+"""Where an input lies: coordinates in [-1, 1] and the features that a Perceiver reads from them."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def grid_positions(sizes: tuple[int, ...]) -> Tensor:
+    """Give the coordinates of a regular grid, last axis fastest.
+
+    Args:
+        sizes: number of places along each axis.
+
+    Returns:
+        ``(inputs, axes)`` float32: each axis runs from -1 to 1 in equal steps; a single place lies at 0.
+    """
+    lines = [torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in sizes]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(-1, len(sizes))
+
+
+def fourier_frequencies(max_freq: tuple[float, ...], num_bands: int) -> Tensor:
+    """Give the frequencies of each axis: ``num_bands`` equal steps from 1 to ``max_freq / 2``.
+
+    Args:
+        max_freq: for each axis, twice the highest frequency.
+        num_bands: frequencies for each axis.
+
+    Returns:
+        ``(axes, bands)`` float32, in half cycles per unit of the coordinate.
+    """
+    return torch.stack([torch.linspace(1, highest / 2, num_bands) for highest in max_freq])
+
+
+def fourier_features(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Describe each coordinate ``x`` by ``sin(pi f x)`` and ``cos(pi f x)`` for all ``f``, and ``x`` itself.
+
+    Args:
+        positions: ``(batch, inputs, axes)`` in [-1, 1].
+        frequencies: ``(axes, bands)``.
+
+    Returns:
+        ``(batch, inputs, axes * (2 * bands + 1))`` float32, one axis after the other.
+
+    Source:
+        Jaegle 2021, arXiv 2103.03206, section 3.2.
+    """
+    coordinates = positions.float().unsqueeze(-1)
+    angles = coordinates * (math.pi * frequencies)
+    return torch.cat([angles.sin(), angles.cos(), coordinates], dim=-1).flatten(-2)
+
+
+def grid_indices(positions: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Turn coordinates back to the index of the nearest place of a grid.
+
+    Args:
+        positions: ``(batch, inputs, axes)`` in [-1, 1].
+        sizes: number of places along each axis.
+
+    Returns:
+        ``(batch, inputs)`` int64, the row of ``grid_positions(sizes)`` that lies nearest.
+    """
+    indices = torch.zeros(positions.shape[:-1], dtype=torch.int64, device=positions.device)
+    for axis, size in enumerate(sizes):
+        nearest = ((positions[..., axis].float() + 1) / 2 * (size - 1)).round().long().clamp(0, size - 1)
+        indices = indices * size + nearest
+    return indices
+
+
+class FourierPositions(nn.Module):
+    """Fixed Fourier features of positions.
+
+    Args:
+        max_freq: for each axis, twice the highest frequency.
+        num_bands: frequencies for each axis.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, max_freq: tuple[float, ...], num_bands: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", fourier_frequencies(max_freq, num_bands), persistent=False)
+        self.num_channels = len(max_freq) * (2 * num_bands + 1)
+
+    def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Compute the features of each part in its own shape and join them only then.
+
+        Args:
+            parts: each ``(batch or 1, inputs or 1, some axes)``; together they hold all axes, in order.
+
+        Returns:
+            ``(batch or 1, inputs, channels)``.
+        """
+        frequencies = torch.split(self.frequencies, [part.shape[-1] for part in parts])
+        features = [fourier_features(part, own) for part, own in zip(parts, frequencies, strict=True)]
+        return join_channels(features)
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector for each place of a grid, looked up by coordinate.
+
+    Args:
+        sizes: number of places along each axis.
+        num_channels: width of a vector.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], num_channels: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.num_channels = num_channels
+        self.table = nn.Parameter(torch.empty(math.prod(sizes), num_channels))
+        nn.init.trunc_normal_(self.table, std=0.02)  # as the latents start, arXiv 2103.03206
+
+    def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Look up the vector of the nearest place; arguments and result as for Fourier positions."""
+        return self.table[grid_indices(join_channels(list(parts)), self.sizes)]
+
+
+def join_channels(tensors: list[Tensor]) -> Tensor:
+    """Concatenate channels of tensors whose batch and inputs are equal or 1, repeating those that are 1.
+
+    Args:
+        tensors: each ``(batch or 1, inputs or 1, channels)``.
+
+    Returns:
+        ``(batch, inputs, all channels)``.
+    """
+    if len(tensors) == 1:
+        return tensors[0]
+    batch = max(tensor.shape[0] for tensor in tensors)
+    inputs = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([tensor.expand(batch, inputs, -1) for tensor in tensors], dim=-1)

@@ -1,0 +1,190 @@
+"""Random changes of training pictures, for a whole batch at once and on its device."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from pipeline.config import AugmentConfig, Plane
+from pipeline.errors import UserError
+
+LATERALITY = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happens to each picture of a batch; a field that is None leaves all pictures as they are.
+
+    Args:
+        mirrored: (batch,) bool, the pictures that are mirrored left to right.
+        geometry: (batch, 2, 3), for ``affine_grid``: from output to input coordinates in [-1, 1].
+        exponent: (batch,), of the intensities.
+        factor: (batch,), on the intensities.
+        noise: (batch, channels, height, width), added.
+    """
+
+    mirrored: torch.Tensor | None = None
+    geometry: torch.Tensor | None = None
+    exponent: torch.Tensor | None = None
+    factor: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
+
+    def take(self, share: slice) -> "Changes":
+        """Return the changes of a part of the batch."""
+        return Changes(*(None if field is None else field[share] for field in vars(self).values()))
+
+
+def check_mirror(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
+    """Refuse a mirror that would make labels wrong.
+
+    A mirror turns the picture of a left knee into that of a right one wherever the picture's columns
+    run along the body's left-right axis: in axial and coronal slices. In a sagittal slice the columns
+    run from front to back, and no mirror inside the picture turns one side into the other.
+
+    Args:
+        config: the wish.
+        class_names: the labels.
+        plane: the anatomical plane of the pictures.
+
+    Raises:
+        UserError: ``swap`` without left and right, or in sagittal slices; ``keep`` with left and right.
+    """
+    is_laterality = tuple(class_names) == LATERALITY
+    found = ", ".join(class_names)
+    if config.mirror == "swap" and not is_laterality:
+        raise UserError(
+            f"augment.mirror: 'swap' exchanges the labels left and right, but the labels here are {found}. "
+            "Use 'keep' where a mirror image has the same label, else 'none'."
+        )
+    if config.mirror == "swap" and plane == "sagittal":
+        raise UserError(
+            "augment.mirror: 'swap' needs pictures whose columns run from left to right, but sagittal ones run "
+            "from front to back. Use 'none', or set preprocess.plane to axial or coronal."
+        )
+    if config.mirror == "keep" and is_laterality:
+        raise UserError(
+            "augment.mirror: 'keep' would call the mirror image of a left knee left, although it shows a right one. "
+            "Use 'swap' (axial and coronal slices), else 'none'."
+        )
+
+
+def draw_changes(
+    config: AugmentConfig, shape: tuple[int, int, int, int], generator: torch.Generator, device: torch.device
+) -> Changes:
+    """Draw the changes of one batch.
+
+    Args:
+        config: how strong they may be.
+        shape: of the pictures: batch, channels, height, width.
+        generator: the source of all draws; it lives on ``device``.
+        device: where the pictures are.
+
+    Returns:
+        Changes that :func:`change_images` and :func:`change_labels` apply.
+    """
+    batch, _, height, width = shape
+
+    def uniform(limit: float) -> torch.Tensor:
+        return (torch.rand(batch, generator=generator, device=device) * 2 - 1) * limit
+
+    mirrored = geometry = exponent = factor = noise = None
+    if config.mirror != "none":
+        mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
+    if config.rotation_degrees > 0 or config.zoom > 0 or config.shift > 0:
+        geometry = compute_geometry(
+            degrees=uniform(config.rotation_degrees),
+            zoom=1 + uniform(config.zoom),
+            shift_right=uniform(config.shift),
+            shift_down=uniform(config.shift),
+            height=height,
+            width=width,
+        )
+    if config.contrast > 0:
+        exponent = torch.exp(uniform(math.log1p(config.contrast)))
+    if config.brightness > 0:
+        factor = 1 + uniform(config.brightness)
+    if config.noise > 0:
+        noise = torch.randn(shape, generator=generator, device=device) * config.noise
+    return Changes(mirrored, geometry, exponent, factor, noise)
+
+
+def compute_geometry(
+    degrees: torch.Tensor,
+    zoom: torch.Tensor,
+    shift_right: torch.Tensor,
+    shift_down: torch.Tensor,
+    height: int,
+    width: int,
+) -> torch.Tensor:
+    """Compute the matrices that turn, zoom and then displace pictures about their centre.
+
+    ``affine_grid`` asks for the way back, from a place in the result to its origin: displaced back,
+    shrunk and turned back. It measures both sides of a picture as 2, so that a rotation needs the
+    ratio of the sides.
+
+    Args:
+        degrees: (batch,), counter-clockwise as one looks at the picture.
+        zoom: (batch,), above 1 enlarges.
+        shift_right: (batch,), as a fraction of the width.
+        shift_down: (batch,), as a fraction of the height.
+        height: of the pictures in pixels.
+        width: of the pictures in pixels.
+
+    Returns:
+        (batch, 2, 3) matrices; the rows are x (to the right) and y (downwards).
+    """
+    angle = torch.deg2rad(degrees)
+    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    turn_x = torch.stack([cosine, -sine * (height / width)], dim=-1)
+    turn_y = torch.stack([sine * (width / height), cosine], dim=-1)
+    turn = torch.stack([turn_x, turn_y], dim=-2)
+    displacement = 2 * torch.stack([shift_right, shift_down], dim=-1)
+    origin = -torch.einsum("b i j, b j -> b i", turn, displacement)
+    return torch.cat([turn, origin[:, :, None]], dim=-1)
+
+
+def change_images(images: torch.Tensor, changes: Changes) -> torch.Tensor:
+    """Apply drawn changes to pictures.
+
+    Args:
+        images: (batch, channels, height, width), 0 is black and 1 is white.
+        changes: of :func:`draw_changes` for as many pictures.
+
+    Returns:
+        Pictures of the same shape; what comes in from outside is black. Values may leave [0, 1] by noise
+        and brightness alone.
+    """
+
+    def per_image(values: torch.Tensor) -> torch.Tensor:
+        return values[:, None, None, None]
+
+    if changes.mirrored is not None:
+        images = torch.where(per_image(changes.mirrored), images.flip(-1), images)
+    if changes.geometry is not None:
+        grid = functional.affine_grid(changes.geometry, list(images.shape), align_corners=False)
+        images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if changes.exponent is not None:
+        # Resampling can leave -1e-8 beside black, and a negative number has no broken power.
+        images = images.clamp(min=0) ** per_image(changes.exponent)
+    if changes.factor is not None:
+        images = images * per_image(changes.factor)
+    if changes.noise is not None:
+        images = images + changes.noise
+    return images
+
+
+def change_labels(labels: torch.Tensor, changes: Changes, config: AugmentConfig) -> torch.Tensor:
+    """Exchange left and right where a picture was mirrored under ``augment.mirror: swap``.
+
+    Args:
+        labels: (batch,) class indices, 0 and 1 under ``swap``.
+        changes: of the same pictures.
+        config: whether the mirror swaps.
+
+    Returns:
+        (batch,) class indices.
+    """
+    if config.mirror != "swap" or changes.mirrored is None:
+        return labels
+    return torch.where(changes.mirrored, 1 - labels, labels)

@@ -1,0 +1,202 @@
+"""What a score is worth nothing below: the commonest class, and a linear model of raw pixels."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas
+from einops import rearrange, reduce
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from pipeline.errors import UserError
+from pipeline.metrics import TIE_DECIMALS, check_predictions, compute_level
+
+MAX_POOLED_SIZE = 64  # pixels along the longer side
+INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+# Rows times classes that are fitted; more rows are drawn at random without replacement.
+MAX_FITTED_CELLS = 30_000
+MAX_ITERATIONS = 200
+TOLERANCE = 1e-4  # of the largest gradient
+POOLED_ROWS_AT_ONCE = 1024
+
+Floats = NDArray[np.float64]
+Labels = Iterable[str]  # an array, a list or a column
+
+
+def majority(train_labels: Labels, num_test: int, class_names: Sequence[str]) -> Floats:
+    """Predict how often each class occurs in training, whatever the image.
+
+    Returns:
+        ``(num_test, classes)``; its most probable class is the commonest one, and its
+        log-likelihood is the best that a model blind to the images can have.
+
+    Raises:
+        UserError: there is no training label, or one that is not a class name.
+    """
+    counts = count_labels(train_labels, class_names)
+    return np.repeat((counts / counts.sum())[None], num_test, axis=0)
+
+
+def count_labels(labels: Labels, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Count the labels of each class, ``(classes,)``; refuse an empty list and an unknown label."""
+    found = [str(label) for label in labels]
+    unknown = sorted(set(found) - set(class_names))
+    if unknown or len(found) == 0:
+        raise UserError(f"baselines: training labels hold {unknown[:5] or 'no rows'}; allowed are {list(class_names)}.")
+    return np.array([found.count(name) for name in class_names])
+
+
+def logistic_regression(
+    train_images: NDArray[np.uint8],
+    train_labels: Labels,
+    val_images: NDArray[np.uint8],
+    val_labels: Labels,
+    test_images: NDArray[np.uint8],
+    class_names: Sequence[str],
+    seed: int = 0,
+) -> Floats:
+    """Fit a linear model of the pixels and score the test images.
+
+    Images are averaged over square blocks to at most 64 pixels a side and standardised
+    with the mean and deviation of each training pixel. The strength of the penalty is
+    the one of five with the best log-likelihood on validation; without validation rows
+    it is the third. At most 30,000 rows times classes are fitted, 15,000 rows of two classes.
+
+    Args:
+        train_images: ``(rows, height, width)`` or ``(rows, channels, height, width)``, 0 to 255.
+        train_labels: ``(rows,)`` class names.
+        val_images: as train_images; used for the penalty alone.
+        val_labels: as train_labels.
+        test_images: as train_images.
+        class_names: all classes; one that training lacks gets probability 0.
+        seed: of the rows that are drawn where there are too many.
+
+    Returns:
+        ``(test rows, classes)``, each row sums to 1.
+
+    Raises:
+        UserError: training holds fewer than two classes, or an unknown label.
+    """
+    if (count_labels(train_labels, class_names) > 0).sum() < 2:
+        raise UserError("baselines: all training labels are equal; a logistic regression needs two classes.")
+    chosen_rows = choose_rows(len(train_images), MAX_FITTED_CELLS // len(class_names), seed)
+    fitted_labels = np.array(list(train_labels), dtype=str)[chosen_rows]
+    if len(set(fitted_labels)) < 2:
+        raise UserError(
+            f"baselines: {len(chosen_rows)} rows drawn from training all have the label "
+            f"{fitted_labels[0]!r}; the rarer classes have too few rows for a logistic regression."
+        )
+    train_pixels = pool_images(train_images, chosen_rows)
+    mean, deviation = train_pixels.mean(axis=0), train_pixels.std(axis=0)
+    deviation[deviation == 0] = 1.0  # a pixel that never changes carries nothing and stays 0
+    train_pixels = (train_pixels - mean) / deviation
+    val_pixels = (pool_images(val_images) - mean) / deviation
+    test_pixels = (pool_images(test_images) - mean) / deviation
+
+    model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=True)
+    best_loss, best = np.inf, None
+    candidates = INVERSE_REGULARISATIONS if len(val_pixels) > 0 else INVERSE_REGULARISATIONS[2:3]
+    for inverse_regularisation in candidates:  # the strongest first, each starts from the one before
+        model.set_params(C=inverse_regularisation).fit(train_pixels, fitted_labels)
+        loss = validation_loss(model, val_pixels, val_labels, class_names)
+        if best is None or loss < best_loss:
+            best_loss, best = loss, predict_probabilities(model, test_pixels, class_names)
+    assert best is not None
+    return best
+
+
+def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
+    """Return all row indices, or ``max_rows`` of them drawn without replacement, in rising order."""
+    if num_rows <= max_rows:
+        return np.arange(num_rows)
+    drawn = np.random.default_rng(seed).choice(num_rows, size=max_rows, replace=False)
+    return np.sort(drawn)
+
+
+def pool_images(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """Average images over square blocks until both sides have at most 64 pixels.
+
+    Rows and columns that fill no whole block are cut off, evenly from both ends.
+
+    Args:
+        images: ``(rows, height, width)`` or ``(rows, channels, height, width)``.
+        rows: which of them; all if None.
+
+    Returns:
+        ``(rows, channels * pooled height * pooled width)`` float32, still 0 to 255.
+    """
+    rows = np.arange(len(images)) if rows is None else rows
+    height, width = images.shape[-2:]
+    factor = -(-max(height, width) // MAX_POOLED_SIZE)
+    factor = min(factor, height, width)
+    top, left = (height % factor) // 2, (width % factor) // 2
+    bottom, right = top + height // factor * factor, left + width // factor * factor
+    num_pixels = (height // factor) * (width // factor) * int(np.prod(images.shape[1:-2], dtype=np.int64))
+    pooled = np.empty((len(rows), num_pixels), dtype=np.float32)
+    for start in range(0, len(rows), POOLED_ROWS_AT_ONCE):
+        batch = images[rows[start : start + POOLED_ROWS_AT_ONCE], ..., top:bottom, left:right]
+        blocks = reduce(batch.astype(np.float32), "... (y dy) (x dx) -> ... y x", "mean", dy=factor, dx=factor)
+        pooled[start : start + len(batch)] = rearrange(blocks, "row ... -> row (...)")
+    return pooled
+
+
+def predict_probabilities(model: LogisticRegression, pixels: NDArray[np.float32], class_names: Sequence[str]) -> Floats:
+    """Return ``(rows, classes)`` in the order of the class names; a class never seen has 0."""
+    probabilities = np.zeros((len(pixels), len(class_names)))
+    if len(pixels) > 0:
+        columns = [list(class_names).index(name) for name in model.classes_]
+        probabilities[:, columns] = model.predict_proba(pixels)
+    probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float64).eps)
+    return probabilities
+
+
+def validation_loss(
+    model: LogisticRegression, pixels: NDArray[np.float32], labels: Labels, class_names: Sequence[str]
+) -> float:
+    """Return the mean negative log-likelihood on validation; infinite where there are no rows."""
+    if len(pixels) == 0:
+        return float("inf")
+    probabilities = predict_probabilities(model, pixels, class_names)
+    order = np.argsort(class_names)  # the order that scikit-learn assumes
+    sorted_names = [class_names[index] for index in order]
+    return float(log_loss(np.array(list(labels), dtype=str), probabilities[:, order], labels=sorted_names))
+
+
+def build_predictions(
+    index: pandas.DataFrame, probabilities: Floats, class_names: Sequence[str], split: str = "test"
+) -> pandas.DataFrame:
+    """Put probabilities beside the ids of the store's index: a predictions table.
+
+    Args:
+        index: example_id, source_id, group_id and label of each row, and slice_index if there is one.
+        probabilities: ``(rows, classes)``, in the order of the index.
+        class_names: the names of the columns.
+        split: which split the rows belong to.
+
+    Returns:
+        The predictions table; of equal probabilities the first class is predicted.
+    """
+    if len(index) != len(probabilities):
+        raise UserError(f"predictions: {len(probabilities)} rows of probabilities for {len(index)} rows of the index.")
+    kept = ["example_id", "source_id", "group_id", "label", "slice_index"]
+    table = index[[name for name in kept if name in index.columns]].reset_index(drop=True)
+    table["split"] = split
+    table["predicted"] = np.asarray(class_names)[probabilities.round(TIE_DECIMALS).argmax(axis=1)]
+    for column, name in enumerate(class_names):
+        table[f"probability_{name}"] = probabilities[:, column]
+    return table
+
+
+def score_baseline(
+    index: pandas.DataFrame,
+    probabilities: Floats,
+    class_names: Sequence[str],
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, dict[str, float | None]]:
+    """Return the slice-level metrics of a baseline as they stand under ``baselines`` in metrics.json."""
+    table = build_predictions(index, probabilities, class_names)
+    check_predictions(table, class_names)
+    metrics: dict[str, dict[str, float | None]] = compute_level(table, class_names, num_resamples, seed)["metrics"]
+    return metrics

@@ -1,0 +1,251 @@
+"""Checkpoints: one file each that needs nothing beside it and runs no code when it is read.
+
+The file is in the safetensors format: named tensors, and one text in its header. That text is JSON with
+the checkpoint's facts and a checksum over facts and tensors.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from pipeline.config import PreprocessConfig
+from pipeline.errors import UserError
+from pipeline.files import write_bytes
+from pipeline.history import EpochResult
+from pipeline.models import Classifier, ModelConfig, build_model
+from pipeline.records import build_record
+
+FORMAT = 1
+HEADER_KEY = "perceiver_checkpoint"
+WEIGHTS = "model."
+OPTIMIZER = "optimizer."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and where it comes from.
+
+    Args:
+        model: which network.
+        class_names: what the logits stand for, in order.
+        num_channels: of a picture.
+        image_size: height and width of a picture in pixels.
+        preprocess: how volumes became pictures.
+        mean: of each channel over the training pictures, black 0 and white 1.
+        deviation: the standard deviation of each channel.
+        store_fingerprint: of the pictures.
+        split_fingerprint: of the division of patients.
+        settings: all options that shaped the weights, ``section.field`` -> value.
+        versions: of Python and packages.
+        commit: of the source tree.
+        epoch: epochs trained.
+        history: what each of them gave.
+        tracking_run: the MLflow run, empty without one.
+        weights: the model's tensors.
+        optimizer: the optimizer's state, only in a checkpoint that training goes on from.
+    """
+
+    model: ModelConfig
+    class_names: tuple[str, ...]
+    num_channels: int
+    image_size: tuple[int, int]
+    preprocess: PreprocessConfig
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    store_fingerprint: str
+    split_fingerprint: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    epoch: int
+    history: tuple[EpochResult, ...]
+    tracking_run: str
+    weights: dict[str, torch.Tensor] = field(repr=False)
+    optimizer: "OptimizerState | None" = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimizer's state in parts that a file without code can hold.
+
+    Args:
+        tensors: ``number of the parameter.name`` -> value.
+        numbers: the same for what is no tensor.
+        groups: each group's options, without its parameters.
+        scaler: the gradient scaler's numbers, of float16 training.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, Any]
+    groups: list[dict[str, Any]]
+    scaler: dict[str, Any]
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer, scaler: dict[str, Any]) -> OptimizerState:
+    """Take an optimizer's state apart."""
+    state = optimizer.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for parameter_index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{parameter_index}.{name}"] = value
+            else:
+                numbers[f"{parameter_index}.{name}"] = value
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    return OptimizerState(tensors, numbers, groups, scaler)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, packed: OptimizerState) -> None:
+    """Put a packed state into an optimizer over the same parameters."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in (packed.tensors | packed.numbers).items():
+        parameter_index, name = key.split(".", 1)
+        state.setdefault(int(parameter_index), {})[name] = value
+    members = [group["params"] for group in optimizer.state_dict()["param_groups"]]
+    groups = [group | {"params": params} for group, params in zip(packed.groups, members, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: ends with ``.safetensors``.
+        checkpoint: what to write; tensors may be on any device.
+    """
+    tensors = {WEIGHTS + name: value for name, value in checkpoint.weights.items()}
+    facts = {
+        item.name: getattr(checkpoint, item.name)
+        for item in dataclasses.fields(checkpoint)
+        if item.name not in ("weights", "optimizer")
+    }
+    if checkpoint.optimizer is not None:
+        tensors |= {OPTIMIZER + name: value for name, value in checkpoint.optimizer.tensors.items()}
+        facts["optimizer"] = {name: getattr(checkpoint.optimizer, name) for name in ("numbers", "groups", "scaler")}
+    # A copy each: an optimizer may keep views of one tensor, which the format does not allow.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    text = json.dumps(facts, default=_to_plain, sort_keys=True)
+    header = json.dumps({"format": FORMAT, "sha256": _compute_checksum(text, tensors), "facts": text})
+    write_bytes(path, safetensors.torch.save(tensors, {HEADER_KEY: header}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: a file that :func:`write_checkpoint` wrote.
+
+    Returns:
+        The checkpoint, its tensors on the processor.
+
+    Raises:
+        UserError: there is no such file, it is damaged, of another kind or of another version.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint. Run the train stage first, or give the path of another one.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise UserError(
+            f"{path}: a pickle, which can run any code when it is read, so it is refused. "
+            "Give a .safetensors checkpoint that the train stage wrote."
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}). Take another copy, or train again."
+        ) from error
+    if header is None:
+        raise UserError(f"{path}: a safetensors file of another program. Give one that the train stage wrote.")
+    damaged = UserError(f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train again.")
+    try:
+        record = json.loads(header)
+    except json.JSONDecodeError as error:
+        raise damaged from error
+    if record.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {record.get('format')!r}, this version reads {FORMAT}. Train again, or use "
+            "the version that wrote it."
+        )
+    if "facts" not in record or record.get("sha256") != _compute_checksum(record["facts"], tensors):
+        raise damaged
+    return _build_checkpoint(json.loads(record["facts"]), tensors)
+
+
+def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Classifier:
+    """Build the trained model.
+
+    Args:
+        checkpoint: of :func:`read_checkpoint`.
+        device: where it shall compute.
+
+    Returns:
+        A classifier in evaluation mode, from stored pictures (uint8) to logits.
+
+    Raises:
+        UserError: the weights are not those of the checkpoint's model config.
+    """
+    model = build_model(
+        checkpoint.model,
+        num_channels=checkpoint.num_channels,
+        image_size=checkpoint.image_size,
+        num_classes=len(checkpoint.class_names),
+        num_slices=checkpoint.preprocess.num_slices,
+        seed=0,
+    )
+    load_weights(model, checkpoint.weights)
+    return Classifier(model, checkpoint.mean, checkpoint.deviation).to(device).eval()
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Put weights into a model of the same shape.
+
+    Raises:
+        UserError: a tensor is missing, unknown or of another shape; the message names the first.
+    """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"checkpoint: tensor {name} has shape {found.get(name, 'none')}, the model needs "
+                f"{expected.get(name, 'none')}. File and version do not fit; train again."
+            )
+    model.load_state_dict(weights)
+
+
+def _build_checkpoint(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Checkpoint:
+    def take(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    state = facts.pop("optimizer", None)
+    optimizer = None if state is None else OptimizerState(tensors=take(OPTIMIZER), **state)
+    checkpoint = build_record(Checkpoint, facts | {"weights": take(WEIGHTS)})
+    return dataclasses.replace(checkpoint, optimizer=optimizer)
+
+
+def _compute_checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")

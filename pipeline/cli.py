@@ -1,0 +1,120 @@
+"""One command line over the stages; the signature of the config is its signature."""
+
+import dataclasses
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonargparse
+import yaml
+from rich.console import Console
+
+from pipeline.config import PredictConfig
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+from pipeline.stages import STAGES
+
+# What the machine refuses, a user can mend: a full disk, a folder without permission, a path through a file.
+USER_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EFBIG,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a stage.
+
+    Args:
+        arguments: the command line without the program's name; by default this process's own.
+
+    Returns:
+        The exit code: 0, 2 after a user's mistake (one line on stderr tells it), 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_describe_stages())
+        return 0 if words else 2
+    stage_name = words.pop(0)
+    try:
+        if stage_name not in STAGES:
+            raise UserError(f"stage: found {stage_name!r}, allowed are {', '.join(STAGES)}. See perceiver --help.")
+        experiment = parse_experiment(stage_name, words)
+        STAGES[stage_name](experiment, Console(soft_wrap=True))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {place}{error.strerror}. Free or choose another place; work done so far is kept.", file=sys.stderr
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_experiment(stage_name: str, words: Sequence[str]) -> Experiment:
+    """Read the YAML file and the options after it.
+
+    Raises:
+        UserError: an unknown option, a bad value, or a config file that cannot be read.
+    """
+    parser = _build_parser(stage_name)
+    try:
+        options = parser.parse_args(list(words))
+        inputs = tuple(options.pop("inputs", ()))
+        options.pop("config", None)
+        sections = parser.instantiate(options)
+    except (jsonargparse.ArgumentError, yaml.YAMLError) as error:
+        raise UserError(_one_line(error)) from error
+    experiment = Experiment(**{field.name: sections[field.name] for field in dataclasses.fields(Experiment)})
+    if inputs:
+        predict: PredictConfig = dataclasses.replace(experiment.predict, inputs=inputs)
+        experiment = dataclasses.replace(experiment, predict=predict)
+    return experiment
+
+
+def _build_parser(stage_name: str) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(
+        prog=f"perceiver {stage_name}", description=_first_line(stage_name), exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="the experiment's YAML file; options after it override it")
+    if stage_name == "predict":
+        parser.add_argument("inputs", nargs="*", type=Path, help="NIfTI files, or folders that hold them")
+    parser.add_class_arguments(Experiment)
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)
+
+
+def _first_line(stage_name: str) -> str:
+    return (STAGES[stage_name].__doc__ or "").strip().splitlines()[0]
+
+
+def _describe_stages() -> str:
+    width = max(map(len, STAGES))
+    lines = [f"  {name:{width}s}  {_first_line(name)}" for name in STAGES]
+    return "\n".join(
+        [
+            "usage: perceiver STAGE --config configs/NAME.yaml [--section.key value ...]",
+            "",
+            "stages:",
+            *lines,
+            "",
+            "perceiver STAGE --help lists every option with its type, default and meaning.",
+        ]
+    )

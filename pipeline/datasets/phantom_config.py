@@ -1,0 +1,67 @@
+"""The options of the synthetic knees."""
+
+from dataclasses import dataclass
+
+from pipeline.config import require
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """How many synthetic knees are made, and how much they differ from each other.
+
+    The defaults are chosen so that a logistic regression on pixels cannot solve the task
+    by patient split and a model that recognises shapes can.
+
+    Args:
+        num_patients: each has a left and a right knee.
+        max_visits: a patient came one to so many times, at most 3.
+        seed: of everything random; the same seed gives the same files.
+        shape: voxels along right, anterior and superior.
+        spacing_mm: voxel size along right, anterior and superior.
+        rotation_degrees: standard deviation of a knee's rotation about the superior axis.
+        shift_mm: a knee lies off the centre by up to so much to the right and to the front.
+        zoom: standard deviation of the logarithm of a patient's size.
+        shape_variation: how much the parts of the knee differ between patients in place, size and turn;
+            1 is about 1.5 mm, 7 % and 4 degrees.
+        warp_mm: size of a smooth random distortion of each scan.
+        contrast_variation: how much the tissues' intensities differ between scans; 1 is up to
+            1.2 standard deviations of each tissue's own range.
+        texture: relative size of the mottle inside tissues.
+        bias_field: size of the smooth change of brightness over a scan, in logarithms.
+        noise: standard deviation of the scanner's noise in the noisiest scan; fat is about 0.5.
+    """
+
+    num_patients: int = 64
+    max_visits: int = 3
+    seed: int = 0
+    shape: tuple[int, int, int] = (72, 72, 64)
+    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
+    rotation_degrees: float = 8.0
+    shift_mm: float = 6.0
+    zoom: float = 0.07
+    shape_variation: float = 1.0
+    warp_mm: float = 2.5
+    contrast_variation: float = 0.5
+    texture: float = 0.1
+    bias_field: float = 0.3
+    noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        require(1 <= self.num_patients <= 99_999, "phantom.num_patients", self.num_patients, "1 to 99999")
+        require(1 <= self.max_visits <= 3, "phantom.max_visits", self.max_visits, "1 to 3")
+        require(self.seed >= 0, "phantom.seed", self.seed, "0 or more")
+        require(min(self.shape) >= 8, "phantom.shape", self.shape, "three numbers of voxels, 8 or more")
+        require(min(self.spacing_mm) > 0, "phantom.spacing_mm", self.spacing_mm, "three lengths above 0 mm")
+        for field in (
+            "rotation_degrees",
+            "shift_mm",
+            "zoom",
+            "shape_variation",
+            "warp_mm",
+            "contrast_variation",
+            "texture",
+            "bias_field",
+            "noise",
+        ):
+            value = getattr(self, field)
+            require(value >= 0, f"phantom.{field}", value, "0 or more")

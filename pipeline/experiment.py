@@ -1,0 +1,75 @@
+"""An experiment: its name and the sections of its YAML file."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.config import (
+    AugmentConfig,
+    DataConfig,
+    EvaluateConfig,
+    PredictConfig,
+    PreprocessConfig,
+    SplitConfig,
+    TrackingConfig,
+    TrainConfig,
+    require,
+)
+from pipeline.datasets.phantom import PhantomConfig
+from pipeline.models import ModelConfig
+from pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All options of an experiment.
+
+    Args:
+        name: names the folders under data, runs and reports.
+        run: a run beside others on the same data, such as ``seed-1``; with folds it is ``fold-N`` by itself.
+        workspace: the folder that everything is written to.
+        data: which files are read.
+        phantom: the synthetic knees that are made where ``data.dataset`` is ``phantom``.
+        preprocess: how a volume becomes pictures.
+        split: how patients are divided.
+        model: the network.
+        augment: random changes of the training pictures.
+        train: how the model is trained.
+        evaluate: how it is judged.
+        predict: new scans to score.
+        tracking: where MLflow keeps the records.
+    """
+
+    name: str
+    run: str = ""
+    workspace: Path = Path()
+    data: DataConfig = field(default_factory=DataConfig)
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        word = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+        require(re.fullmatch(word, self.name) is not None, "name", self.name, "letters, digits, '.', '_' and '-'")
+        good_run = re.fullmatch(f"({word})?", self.run) is not None
+        require(good_run, "run", self.run, "letters, digits, '.', '_' and '-', or nothing")
+
+    @property
+    def run_name(self) -> str:
+        """The run's folder below the experiment's: as given, and the fold where there are folds."""
+        fold = f"fold-{self.split.test_fold}" if self.split.num_folds else ""
+        return "-".join(part for part in (self.run, fold) if part)
+
+    @property
+    def paths(self) -> Workspace:
+        return Workspace(self.workspace, self.name, self.run_name)
+
+    @property
+    def raw_folder(self) -> Path:
+        return self.data.raw if self.data.raw is not None else self.paths.raw

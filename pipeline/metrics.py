@@ -1,0 +1,225 @@
+"""What a predictions table is worth: scores for each slice, volume and patient, with 95 % intervals.
+
+Slices of a patient resemble each other, so they are not independent witnesses:
+intervals come from drawing whole patients, whatever the level.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas
+from numpy.typing import NDArray
+
+from pipeline.bootstrap import (
+    METRIC_NAMES,
+    PatientSums,
+    compute_scores,
+    resample_scores,
+    sum_over_patients,
+)
+from pipeline.errors import UserError
+
+ID_COLUMNS = ("example_id", "source_id", "group_id", "split", "label", "predicted")
+LEVEL_KEYS = {"volume": "source_id", "patient": "group_id"}
+# An interval needs this share of resamples in which the metric is defined.
+MIN_DEFINED_SHARE = 0.9
+# Averages that should be equal differ in the last digits with the order of the
+# rows; rounding keeps a tie a tie. The first class name wins a tie.
+TIE_DECIMALS = 12
+PROBABILITY_SUM_TOLERANCE = 1e-3  # six decimals for each of a hundred classes stay far below
+
+Floats = NDArray[np.float64]
+
+
+def check_predictions(predictions: pandas.DataFrame, class_names: Sequence[str]) -> None:
+    """Refuse a predictions table that cannot be scored.
+
+    Raises:
+        UserError: no rows, a column is missing, a label is not a class name, a
+            probability is outside [0, 1] or missing, or a row does not sum to 1.
+    """
+    columns = [*ID_COLUMNS, *(f"probability_{name}" for name in class_names)]
+    missing = [column for column in columns if column not in predictions.columns]
+    if len(class_names) < 2:
+        raise UserError(f"predictions: found {len(class_names)} class names; scores need at least 2.")
+    if missing:
+        raise UserError(f"predictions: columns {missing} are missing; needed are {columns}.")
+    if len(predictions) == 0:
+        raise UserError("predictions: the table has no rows; check that the split holds patients.")
+    for column in ("label", "predicted"):
+        unknown = sorted({str(name) for name in predictions[column].unique()} - set(class_names))
+        if unknown:
+            raise UserError(f"predictions: column {column} holds {unknown[:5]}; allowed are {list(class_names)}.")
+    probabilities = read_probabilities(predictions, class_names)
+    is_good = (probabilities >= 0) & (probabilities <= 1)
+    is_good &= np.abs(probabilities.sum(axis=1, keepdims=True) - 1) <= PROBABILITY_SUM_TOLERANCE
+    bad_rows = np.flatnonzero(~is_good.all(axis=1))
+    if len(bad_rows) > 0:
+        first = predictions["example_id"].iloc[bad_rows[0]]
+        raise UserError(
+            f"predictions: {len(bad_rows)} rows, first example_id {first!r}, "
+            f"have probabilities {probabilities[bad_rows[0]].tolist()}; "
+            "allowed are numbers from 0 to 1 that sum to 1; run evaluate again."
+        )
+
+
+def read_probabilities(predictions: pandas.DataFrame, class_names: Sequence[str]) -> Floats:
+    """Return the probability columns as ``(rows, classes)``, in the order of the class names."""
+    columns = [f"probability_{name}" for name in class_names]
+    probabilities: Floats = predictions[columns].to_numpy(dtype=np.float64)
+    return probabilities
+
+
+def has_patient_level(predictions: pandas.DataFrame) -> bool:
+    """Tell whether each patient has one label only (a patient with both knees has two)."""
+    return bool((predictions.groupby("group_id")["label"].nunique() == 1).all())
+
+
+def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
+    """Average the probabilities over the slices of a volume or of a patient.
+
+    Args:
+        predictions: one row a slice.
+        level: "slice" (the table as it is), "volume" or "patient".
+
+    Returns:
+        One row a volume or patient, sorted by its id, with the columns of the table and
+        ``num_slices``; ``example_id`` is the id of the volume or patient. ``predicted``
+        comes from the averaged probabilities; of equal ones the first class wins.
+
+    Raises:
+        UserError: the level is not known, or rows to be averaged differ in their label.
+    """
+    if level == "slice":
+        return predictions
+    if level not in LEVEL_KEYS:
+        raise UserError(f"level: found {level!r}; allowed are 'slice', 'volume', 'patient'.")
+    key = LEVEL_KEYS[level]
+    rows = predictions.groupby(key, sort=True)
+    num_labels = rows["label"].nunique()
+    if (num_labels > 1).any():
+        raise UserError(
+            f"predictions: {key} {num_labels.idxmax()!r} has {num_labels.max()} different labels; "
+            f"the {level} level needs one. Leave that level out or correct the labels."
+        )
+    probability_columns = [name for name in predictions.columns if name.startswith("probability_")]
+    averaged = rows[["source_id", "group_id", "split", "label"]].first()
+    averaged[probability_columns] = rows[probability_columns].mean()
+    averaged["num_slices"] = rows.size()
+    averaged.insert(0, "example_id", averaged.index)
+    class_names = np.array([name.removeprefix("probability_") for name in probability_columns])
+    ranked = averaged[probability_columns].to_numpy(dtype=np.float64).round(TIE_DECIMALS)
+    averaged.insert(5, "predicted", class_names[ranked.argmax(axis=1)])
+    return averaged.reset_index(drop=True)
+
+
+def compute_metrics(
+    predictions: pandas.DataFrame, class_names: Sequence[str], num_resamples: int = 2000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Compute the ``levels`` of metrics.json.
+
+    Args:
+        predictions: one row a slice, with the columns of the predictions table.
+        class_names: all classes; of two, the last one is the positive class.
+        num_resamples: how many times the patients are drawn again.
+        seed: of the draws. The same seed draws the same patients at every level and for
+            every model, so results on one table can be compared in pairs.
+
+    Returns:
+        For "slice", "volume" and, where labels belong to patients, "patient": what
+        ``compute_level`` returns.
+    """
+    check_predictions(predictions, class_names)
+    levels = ["slice", "volume", *(["patient"] if has_patient_level(predictions) else [])]
+    return {level: compute_level(aggregate(predictions, level), class_names, num_resamples, seed) for level in levels}
+
+
+def compute_level(
+    table: pandas.DataFrame, class_names: Sequence[str], num_resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Score one table with 95 % percentile intervals from a bootstrap over patients.
+
+    Sensitivity, specificity, F1 and AUROC of two classes are those of the last class;
+    of several classes they are means over one class against the rest. The expected
+    calibration error has 15 equally wide bins of the highest probability; it is an average
+    of absolute values, so a resample's lies above the table's and its interval leans upwards.
+
+    Returns:
+        ``n`` rows, ``groups`` independent patients, ``metrics`` with value, low and high
+        each, ``confusion`` counts with a row for each true class, ``support`` per class,
+        and ``notes``: why a number is None, or what an interval cannot show.
+    """
+    if num_resamples < 1:
+        raise UserError(f"num_resamples: found {num_resamples}; allowed are 1 and more.")
+    labels = read_class_indices(table["label"], class_names)
+    predicted = read_class_indices(table["predicted"], class_names)
+    patients, patient_names = pandas.factorize(table["group_id"], sort=True)
+    num_patients = len(patient_names)
+    probabilities = read_probabilities(table, class_names)
+    sums = sum_over_patients(labels, predicted, probabilities, patients.astype(np.int64))
+    values = compute_scores(sums, np.ones((1, num_patients)))
+    resampled = resample_scores(sums, num_resamples, np.random.default_rng(seed)) if num_patients > 1 else None
+    metrics = {
+        name: summarise(values[name][0], None if resampled is None else resampled[name]) for name in METRIC_NAMES
+    }
+    confusion = sums.confusion.sum(axis=1).reshape(len(class_names), len(class_names)).astype(int)
+    return {
+        "n": len(table),
+        "groups": num_patients,
+        "metrics": metrics,
+        "confusion": confusion.tolist(),
+        "support": dict(zip(class_names, confusion.sum(axis=1).tolist(), strict=True)),
+        "notes": explain(metrics, sums, confusion, class_names),
+    }
+
+
+def read_class_indices(names: pandas.Series, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place of each name in the class names, ``(rows,)``."""
+    codes = pandas.Categorical(names, categories=list(class_names)).codes
+    return np.asarray(codes, dtype=np.int64)
+
+
+def summarise(value: float, resampled: Floats | None) -> dict[str, float | None]:
+    """Return value, low and high; None, never NaN, where there is no such number."""
+    if np.isnan(value):
+        return {"value": None, "low": None, "high": None}
+    defined = np.empty(0) if resampled is None else resampled[~np.isnan(resampled)]
+    if resampled is None or len(defined) < MIN_DEFINED_SHARE * len(resampled):
+        return {"value": float(value), "low": None, "high": None}
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def explain(
+    metrics: dict[str, dict[str, float | None]],
+    sums: PatientSums,
+    confusion: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> list[str]:
+    """Say in words why numbers are missing and what the intervals cannot show."""
+    notes = []
+    present = [name for name, count in zip(class_names, confusion.sum(axis=1), strict=True) if count > 0]
+    undefined = [name for name, metric in metrics.items() if metric["value"] is None]
+    if undefined:
+        notes.append(f"Not defined: {', '.join(undefined)}; the labels hold only {', '.join(present)}.")
+    elif len(present) < len(class_names):
+        absent = [name for name in class_names if name not in present]
+        notes.append(f"No row has the label {', '.join(absent)}; averages leave it out.")
+    no_interval = [name for name, metric in metrics.items() if metric["value"] is not None and metric["low"] is None]
+    if sums.num_patients == 1:
+        notes.append("No intervals: there is one patient only.")
+    elif no_interval:
+        notes.append(
+            f"No interval: {', '.join(no_interval)}; more than {1 - MIN_DEFINED_SHARE:.0%} "
+            "of the resamples lack a class."
+        )
+    if np.trace(confusion) == confusion.sum() and sums.num_patients > 1:
+        # Exact two-sided 95 % limit for no event among so many patients (Clopper and Pearson, 1934).
+        limit = 1 - 0.025 ** (1 / sums.num_patients)
+        notes.append(
+            "No error was seen, so a bootstrap has none to draw and its interval has no width. "
+            f"With {sums.num_patients} patients free of errors, "
+            f"up to {limit:.1%} of all patients may still show one (exact 95 % limit)."
+        )
+    return notes

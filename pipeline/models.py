@@ -1,0 +1,200 @@
+"""The networks that an experiment can choose from, behind one call."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig
+from pipeline.config import require
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class CnnConfig:
+    """A small residual network, the baseline that the Perceiver is compared with.
+
+    Args:
+        channels: of each stage; each stage after the first halves height and width.
+        blocks_per_stage: residual blocks of two convolutions each.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    blocks_per_stage: int = 1
+
+    def __post_init__(self) -> None:
+        good_channels = len(self.channels) == 4 and min(self.channels) >= 1
+        require(good_channels, "model.cnn.channels", self.channels, "four numbers, each 1 or more")
+        require(self.blocks_per_stage >= 1, "model.cnn.blocks_per_stage", self.blocks_per_stage, "1 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and its shape.
+
+    Args:
+        kind: perceiver, or cnn for a small residual network as a baseline.
+        stem: what the Perceiver's inputs are. pixels: each pixel is one. patches: each square patch is one.
+            conv: each place of a small convolutional network's output is one.
+        patch_size: side of a patch in pixels; read only where ``stem`` is patches.
+        num_conv_layers: stride-2 convolutions, each halves height and width; read only where ``stem`` is conv.
+        conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
+        slice_position: tell the Perceiver where in its volume a slice lies.
+        perceiver: the Perceiver behind the stem; read only where ``kind`` is perceiver.
+        cnn: read only where ``kind`` is cnn.
+    """
+
+    kind: Literal["perceiver", "cnn"] = "perceiver"
+    stem: Literal["pixels", "patches", "conv"] = ImageConfig.stem
+    patch_size: int = ImageConfig.patch_size
+    num_conv_layers: int = ImageConfig.num_conv_layers
+    conv_channels: int = ImageConfig.conv_channels
+    slice_position: bool = ImageConfig.slice_position
+    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
+    cnn: CnnConfig = field(default_factory=CnnConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "num_conv_layers", "conv_channels"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    num_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    num_slices: int,
+    seed: int,
+) -> "SliceModel":
+    """Build a network with fresh weights.
+
+    Args:
+        config: which one.
+        num_channels: of a picture.
+        image_size: height and width in pixels.
+        num_classes: number of logits.
+        num_slices: pictures in a volume, the resolution of the slice's place.
+        seed: of the weights; the same on every device, because they are drawn on the processor.
+
+    Returns:
+        A model on the processor.
+
+    Raises:
+        UserError: the options do not fit each other or the pictures.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.kind == "cnn":
+            return SliceModel(_build_cnn(config.cnn, num_channels, num_classes), reads_slice_position=False)
+        image_config = ImageConfig(
+            stem=config.stem,
+            patch_size=config.patch_size,
+            num_conv_layers=config.num_conv_layers,
+            conv_channels=config.conv_channels,
+            slice_position=config.slice_position,
+            perceiver=config.perceiver,
+        )
+        height, width = image_size
+        if config.stem == "patches" and (height % config.patch_size != 0 or width % config.patch_size != 0):
+            raise UserError(
+                f"model.patch_size: found {config.patch_size}, but pictures of {height} x {width} pixels need a size "
+                "that divides both. Change it or preprocess.size."
+            )
+        try:
+            network = ImagePerceiver(
+                image_config,
+                channels=num_channels,
+                height=height,
+                width=width,
+                num_classes=num_classes,
+                num_slices=num_slices if config.slice_position else None,
+            )
+        except ValueError as error:  # the package's only error for options that do not fit
+            raise UserError(f"model: {error}. Mend the model section.") from error
+        return SliceModel(network, reads_slice_position=config.slice_position)
+
+
+def _build_cnn(config: CnnConfig, num_channels: int, num_classes: int) -> nn.Module:
+    from monai.networks.nets.resnet import ResNet, ResNetBlock  # takes seconds to import
+
+    network: nn.Module = ResNet(
+        block=ResNetBlock,
+        layers=[config.blocks_per_stage] * len(config.channels),
+        block_inplanes=list(config.channels),
+        spatial_dims=2,
+        n_input_channels=num_channels,
+        conv1_t_size=3,
+        conv1_t_stride=1,
+        no_max_pool=True,
+        num_classes=num_classes,
+    )
+    return network
+
+
+def to_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 pictures into float32, black 0 and white 1."""
+    return images.float() / 255
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trained numbers in a model."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+class SliceModel(nn.Module):
+    """A network for pictures, asked in one way whether or not it wants to know a slice's place.
+
+    Args:
+        network: takes normalised pictures (batch, channels, height, width), and perhaps places (batch,).
+        reads_slice_position: whether it takes the places.
+    """
+
+    def __init__(self, network: nn.Module, reads_slice_position: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.reads_slice_position = reads_slice_position
+
+    def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
+        """Turn normalised pictures and their slices' places (batch,) into logits (batch, classes)."""
+        arguments = (images, slice_position) if self.reads_slice_position else (images,)
+        logits: torch.Tensor = self.network(*arguments)
+        return logits
+
+
+class Classifier(nn.Module):
+    """A model with the statistics of the pictures that it was trained on: all that a stored picture needs.
+
+    Args:
+        model: the network.
+        mean: of each channel over the training pictures, with black 0 and white 1.
+        deviation: the standard deviation of each channel.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, model: SliceModel, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.mean_values, self.deviation_values = mean, deviation
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Give pictures with black 0 and white 1 the mean 0 and the deviation 1 of the training pictures."""
+        return (images - self.mean) / self.deviation
+
+    def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
+        """Classify pictures as the store holds them.
+
+        Args:
+            images: (batch, channels, height, width) uint8.
+            slice_position: (batch,) in [-1, 1].
+
+        Returns:
+            Logits (batch, classes).
+        """
+        logits: torch.Tensor = self.model(self.normalise(to_unit_range(images)), slice_position)
+        return logits

@@ -1,0 +1,132 @@
+"""One source's way into the store: read, check, cut, keep as a part.
+
+A part is written once under a name made of everything that shaped it, so work
+that was interrupted goes on where it was. Processes run this module: it imports
+nothing that is slow to load.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config import PreprocessConfig
+from pipeline.datasets.sources import Source
+from pipeline.errors import VolumeError
+from pipeline.files import write_bytes
+from pipeline.provenance import compute_fingerprint
+from pipeline.slicing import Stack, cut_stack, read_picture_stack
+from pipeline.volumes import read_volume
+
+# Changes when the same options make other pictures; it makes old parts invalid.
+VERSION = 1
+# Nearer to the scanner's middle plane than this, a volume's place does not tell its side.
+MIN_SIDE_OFFSET_MM = 20.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one source contributes.
+
+    Args:
+        images: ``(slices, height, width)`` uint8; empty where the source was refused.
+        positions: ``(slices,)`` float32 in [-1, 1].
+        facts: the manifest's columns that come from reading the file.
+    """
+
+    images: np.ndarray[Any, Any]
+    positions: np.ndarray[Any, Any]
+    facts: dict[str, Any]
+
+
+def describe_options(options: PreprocessConfig) -> dict[str, Any]:
+    """Return the options that shape a picture, as JSON holds them."""
+    return {
+        "version": VERSION,
+        "plane": options.plane,
+        "num_slices": options.num_slices,
+        "span": list(options.span),
+        "spacing_mm": options.spacing_mm,
+        "size": list(options.size),
+        "percentiles": list(options.percentiles),
+        "max_volume_gib": options.max_volume_gib,
+    }
+
+
+def compute_part_key(raw: Path, source: Source, options: PreprocessConfig) -> str:
+    """Return a name that changes with the source, its files (name, size, time) or the options."""
+    files = []
+    for path in source.paths:
+        try:
+            status = (raw / path).stat()
+            files.append([str(path), status.st_size, status.st_mtime_ns])
+        except OSError:
+            files.append([str(path), -1, -1])
+    identity = [source.source_id, source.group_id, source.label, source.side, source.refusal]
+    return compute_fingerprint(identity, files, describe_options(options))
+
+
+def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path: Path) -> None:
+    """Read one source and write its part, or the reason why there is none.
+
+    Args:
+        raw: the folder that the source's paths are relative to.
+        source: the scan.
+        options: how to cut it.
+        part_path: where the part goes.
+    """
+    try:
+        stack, facts = _read_source(raw, source, options)
+        facts |= {"status": "accepted", "reason": "", "intensity_low": stack.low, "intensity_high": stack.high}
+        part = Part(stack.images, stack.positions, facts)
+    except (VolumeError, MemoryError) as error:
+        reason = str(error) or "the scan does not fit into memory"
+        empty = np.zeros((0, *options.size), np.uint8)
+        part = Part(empty, np.zeros(0, np.float32), {"status": "refused", "reason": reason})
+    buffer = io.BytesIO()
+    np.savez(buffer, images=part.images, positions=part.positions, facts=np.array(json.dumps(part.facts)))
+    write_bytes(part_path, buffer.getvalue())
+
+
+def read_part(part_path: Path) -> Part:
+    """Read a part back."""
+    with np.load(part_path, allow_pickle=False) as content:
+        return Part(content["images"], content["positions"], json.loads(str(content["facts"])))
+
+
+def export_pictures(part_path: Path, source: Source, folder: Path) -> None:
+    """Write a part's pictures under AKOA's own form of name, ``<volume's file name>_<slice>.png``."""
+    name = source.paths[0].name if source.is_volume else source.paths[0].name.rsplit("_", 1)[0]
+    for slice_index, image in enumerate(read_part(part_path).images):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        write_bytes(folder / source.paths[0].parent / f"{name}_{slice_index}.png", buffer.getvalue())
+
+
+def _read_source(raw: Path, source: Source, options: PreprocessConfig) -> tuple[Stack, dict[str, Any]]:
+    if source.refusal:
+        raise VolumeError(f"{raw / source.paths[0]}: {source.refusal}")
+    if not source.is_volume:
+        stack = read_picture_stack(tuple(raw / path for path in source.paths), options)
+        digest = hashlib.sha256(b"".join((raw / path).read_bytes() for path in source.paths))
+        return stack, {"sha256": digest.hexdigest()}
+    path = raw / source.paths[0]
+    volume = read_volume(path, max_bytes=int(options.max_volume_gib * 2**30))
+    stack = cut_stack(volume, options, str(path))
+    facts = {
+        "sha256": volume.sha256,
+        "shape": "x".join(str(size) for size in volume.stored_shape),
+        "spacing_mm": "x".join(f"{size:.4g}" for size in volume.spacing_mm),
+        "stored_axes": volume.stored_axes,
+        "obliquity_degrees": round(volume.obliquity_degrees, 2),
+        "centre_right_mm": round(volume.centre_mm[0], 2),
+    }
+    # A picture one voxel thick says nothing of where the knee lies.
+    if min(volume.voxels.shape) > 1 and abs(volume.centre_mm[0]) >= MIN_SIDE_OFFSET_MM:
+        facts["side_by_position"] = "right" if volume.centre_mm[0] > 0 else "left"
+    return stack, facts

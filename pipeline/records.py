@@ -1,0 +1,65 @@
+"""Frozen dataclasses to and from what JSON can hold."""
+
+import dataclasses
+import types
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Record = TypeVar("Record")
+
+
+def build_record(kind: type[Record], values: dict[str, Any]) -> Record:
+    """Build a dataclass from what ``json.loads`` gives for its ``dataclasses.asdict``.
+
+    JSON has neither tuples nor paths nor dataclasses; the annotations say where they were.
+
+    Args:
+        kind: the dataclass.
+        values: field -> value.
+
+    Returns:
+        The record, its own checks passed.
+    """
+    hints = get_type_hints(kind)
+    return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _restore(next(argument for argument in arguments if argument is not type(None)), value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return build_record(hint, value)
+    if origin is tuple:
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_restore(kind, item) for kind, item in zip(kinds, value, strict=True))
+    return Path(value) if hint is Path else value
+
+
+def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
+    """List the fields of nested dataclasses.
+
+    Args:
+        record: a dataclass.
+        prefix: put before each name, with a dot.
+
+    Returns:
+        ``section.field`` -> value as JSON can hold it: tuples as lists, paths as text.
+    """
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(record):
+        name = f"{prefix}.{item.name}" if prefix else item.name
+        value = getattr(record, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, name)
+        else:
+            flat[name] = _to_plain(value)
+    return flat
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,41 @@
+"""What a trained model says about pictures."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.examples import read_images
+from pipeline.models import Classifier
+
+
+@torch.inference_mode()
+def compute_probabilities(
+    classifier: Classifier,
+    images: np.ndarray[Any, Any],
+    slice_position: np.ndarray[Any, Any],
+    device: torch.device,
+    batch_size: int,
+    mirrored: bool = False,
+) -> np.ndarray[Any, Any]:
+    """Score pictures as the store holds them.
+
+    Args:
+        classifier: of ``build_from_checkpoint``, on ``device``.
+        images: (examples, height, width) or (examples, channels, height, width) uint8; may be memory-mapped.
+        slice_position: (examples,) in [-1, 1].
+        device: where the classifier is.
+        batch_size: pictures scored at once.
+        mirrored: score the left-right mirror images instead.
+
+    Returns:
+        Probabilities (examples, classes) float32.
+    """
+    parts = []
+    for start in range(0, len(images), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(images)))
+        pictures = read_images(images, rows).to(device)
+        places = torch.as_tensor(np.asarray(slice_position[rows], dtype=np.float32), device=device)
+        logits = classifier(pictures.flip(-1) if mirrored else pictures, places)
+        parts.append(logits.float().softmax(dim=-1).cpu().numpy())
+    return np.concatenate(parts)

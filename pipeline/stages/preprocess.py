@@ -1,0 +1,201 @@
+"""The preprocess stage: raw scans in, manifest and example store out."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from rich.console import Console
+
+from pipeline.console import progress
+from pipeline.datasets import DATASETS
+from pipeline.datasets.sources import Source, list_table_sources
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+from pipeline.figures import contact_sheet
+from pipeline.files import read_json, write_bytes, write_json
+from pipeline.preparation import Part, compute_part_key, describe_options, export_pictures, prepare_part, read_part
+from pipeline.provenance import compute_fingerprint, count_cores
+from pipeline.store import read_store, write_store
+from pipeline.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, read_table, write_table
+from pipeline.workspace import Workspace
+
+NUM_SHEET_PICTURES = 48
+
+
+def preprocess(experiment: Experiment, console: Console) -> None:
+    """Slice every scan and write the manifest, the store, the coverage report and the contact sheet.
+
+    Raises:
+        UserError: there is nothing to read, or scans were refused and ``preprocess.skip_refused`` is false;
+            the manifest then lists each with its reason.
+    """
+    paths = experiment.paths
+    raw = experiment.raw_folder
+    if experiment.data.table is not None:
+        sources = list_table_sources(raw, experiment.data.table)
+    else:
+        sources = DATASETS[experiment.data.dataset].list_sources(raw, experiment.data.pattern)
+    parts = paths.prepared / "parts"
+    part_paths = [parts / f"{compute_part_key(raw, source, experiment.preprocess)}.npz" for source in sources]
+    names = [path.name for path in part_paths]
+    plan = compute_fingerprint(names, [source.spelling for source in sources], experiment.preprocess.export_png)
+    complete = paths.prepared / "complete.json"
+    if complete.is_file() and read_json(complete)["plan"] == plan:
+        manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
+        console.print(f"{paths.prepared}: {len(sources)} files are up to date; nothing to do.")
+    else:
+        # From here until the end, no stage finds a store that the options no longer describe.
+        complete.unlink(missing_ok=True)
+        (paths.prepared / "store.json").unlink(missing_ok=True)
+        _prepare_parts(experiment, sources, part_paths, console)
+        manifest = _write_manifest(paths, sources, part_paths)
+        if (manifest["status"] == "accepted").any():
+            _assemble(experiment, sources, part_paths, console)
+            for leftover in set(parts.iterdir()) - set(part_paths):
+                leftover.unlink()
+            write_json(complete, {"plan": plan})
+    _report(paths, manifest, console)
+    _refuse(paths, manifest, experiment.preprocess.skip_refused)
+
+
+def _prepare_parts(experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console) -> None:
+    """Make the parts that are not there yet, in parallel."""
+    work = [(source, path) for source, path in zip(sources, part_paths, strict=True) if not source.ignored]
+    missing = [(source, path) for source, path in work if not path.is_file()]
+    if len(missing) < len(work):
+        console.print(f"{len(work) - len(missing)} of {len(work)} scans need no work.")
+    jobs = [
+        delayed(prepare_part)(experiment.raw_folder, source, experiment.preprocess, path) for source, path in missing
+    ]
+    _run(jobs, "slicing", experiment, console)
+
+
+def _run(jobs: list[Any], description: str, experiment: Experiment, console: Console) -> None:
+    if not jobs:
+        return
+    num_workers = min(experiment.preprocess.num_workers or count_cores(), len(jobs))
+    runner = Parallel(n_jobs=num_workers, return_as="generator_unordered")
+    for _ in progress(runner(jobs), description, len(jobs), console):
+        pass
+
+
+def _write_manifest(paths: Workspace, sources: list[Source], part_paths: list[Path]) -> pd.DataFrame:
+    """Write what became of every file, and how many each spelling of name matched."""
+    rows = []
+    for source, part_path in zip(sources, part_paths, strict=True):
+        if source.ignored:
+            facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
+        else:
+            part = read_part(part_path)
+            facts, num_examples = part.facts, len(part.images)
+        rows.append(_manifest_row(source, facts, num_examples))
+    manifest = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
+    write_table(paths.manifest, manifest, MANIFEST_COLUMNS)
+    write_json(paths.prepared / "coverage.json", _count_coverage(manifest))
+    return manifest
+
+
+def _assemble(experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console) -> None:
+    """Join the accepted parts, in the order of their ids, into the store; draw the contact sheet; export."""
+    paths = experiment.paths
+    work = [(source, path) for source, path in zip(sources, part_paths, strict=True) if not source.ignored]
+    accepted = [(source, path) for source, path in work if read_part(path).facts["status"] == "accepted"]
+    index = pd.concat([_index_rows(source, read_part(path)) for source, path in accepted], ignore_index=True)
+    stacks = (read_part(path).images for _, path in accepted)
+    write_store(paths.prepared, stacks, index, describe_options(experiment.preprocess))
+    _draw_contact_sheet(paths)
+    shutil.rmtree(paths.prepared / "png", ignore_errors=True)
+    if experiment.preprocess.export_png:
+        jobs = [delayed(export_pictures)(path, source, paths.prepared / "png") for source, path in accepted]
+        _run(jobs, "exporting", experiment, console)
+
+
+def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(MANIFEST_COLUMNS, "")
+    row |= {
+        "source_id": source.source_id,
+        "group_id": source.group_id,
+        "label": source.label,
+        "path": source.paths[0].as_posix(),
+        "num_files": len(source.paths),
+        "visit": source.visit,
+        "side": source.side,
+        "spelling": source.spelling,
+        "num_examples": num_examples,
+    }
+    return row | facts
+
+
+def _index_rows(source: Source, part: Part) -> pd.DataFrame:
+    num_slices = len(part.images)
+    rows = {
+        "example_id": [f"{source.source_id}_{slice_index}" for slice_index in range(num_slices)],
+        "source_id": source.source_id,
+        "group_id": source.group_id,
+        "label": source.label,
+        "slice_index": range(num_slices),
+        "slice_position": part.positions,
+    }
+    return pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+
+
+def _count_coverage(manifest: pd.DataFrame) -> dict[str, Any]:
+    """Return how many files each spelling matched, and what became of them."""
+    matched = manifest[manifest["spelling"] != ""]
+    spellings = matched.groupby("spelling", sort=True)["num_files"].sum()
+    disagreements = manifest[(manifest["side"] != "") & (manifest["side_by_position"] != "")]
+    disagreements = disagreements[disagreements["side"] != disagreements["side_by_position"]]
+    return {
+        "files_by_spelling": {str(spelling): int(count) for spelling, count in spellings.items()},
+        "scans_by_status": dict(sorted(Counter(manifest["status"]).items())),
+        "scans_by_label": dict(sorted(Counter(manifest.loc[manifest["status"] == "accepted", "label"]).items())),
+        "side_disagreements": disagreements["path"].tolist(),
+    }
+
+
+def _draw_contact_sheet(paths: Workspace) -> None:
+    """Draw the middle picture of scans that are spread evenly over the store."""
+    store = read_store(paths.prepared)
+    middle = store.index.groupby("source_id", sort=False)["slice_index"].transform("size") // 2
+    rows = np.flatnonzero(store.index["slice_index"] == middle)
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SHEET_PICTURES).round().astype(int))]
+    table = store.index.iloc[chosen]
+    captions = [f"{row.group_id} {row.label}" for row in table.itertuples()]
+    write_bytes(paths.prepared / "contact_sheet.png", contact_sheet(store.images[chosen], captions))
+
+
+def _report(paths: Workspace, manifest: pd.DataFrame, console: Console) -> None:
+    coverage = read_json(paths.prepared / "coverage.json")
+    for spelling, count in coverage["files_by_spelling"].items():
+        console.print(f"  {count:6d}  {spelling}", highlight=False)
+    accepted = manifest[manifest["status"] == "accepted"]
+    labels = ", ".join(f"{count} {label}" for label, count in coverage["scans_by_label"].items())
+    console.print(f"{len(accepted)} scans of {accepted['group_id'].nunique()} patients ({labels}) -> {paths.prepared}")
+    for path in coverage["side_disagreements"]:
+        console.print(
+            f"[yellow]warning:[/] {path}: the name's side and the knee's place in the scanner disagree", markup=True
+        )
+    ignored = manifest[manifest["status"] == "ignored"]
+    if len(ignored):
+        console.print(
+            f"{len(ignored)} other files were ignored, such as {ignored['path'].iloc[0]}: {ignored['reason'].iloc[0]}"
+        )
+
+
+def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool) -> None:
+    """List the refused scans; end with an error where nothing is left or they are not to be skipped."""
+    refused = manifest[manifest["status"] == "refused"]
+    errors = Console(stderr=True, soft_wrap=True)
+    for reason in refused["reason"]:
+        errors.print(f"refused: {reason}", markup=False, highlight=False)
+    if not (manifest["status"] == "accepted").any():
+        raise UserError(f"{paths.manifest}: none of {len(manifest)} files can be used; each is there with its reason.")
+    if len(refused) and not skip_refused:
+        raise UserError(
+            f"{paths.manifest}: {len(refused)} of {len(manifest)} files were refused; each is there with its reason. "
+            "Mend or remove them, or set preprocess.skip_refused: true."
+        )

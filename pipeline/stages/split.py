@@ -1,0 +1,60 @@
+"""The split stage: patients get their split, and the leak certificate is written."""
+
+import pandas as pd
+from rich.console import Console
+
+from pipeline.experiment import Experiment
+from pipeline.files import read_json, write_json
+from pipeline.leakage import certify, check_certificate, fingerprint_splits
+from pipeline.splits import assign_splits
+from pipeline.store import Store, read_store
+from pipeline.tables import SPLIT_COLUMNS, read_table, write_table
+
+
+def split(experiment: Experiment, console: Console) -> None:
+    """Divide the patients, write ``splits.csv`` and ``leak_certificate.json``.
+
+    Raises:
+        UserError: too few patients, a table that does not fit, or a leak.
+    """
+    paths = experiment.paths
+    store = read_store(paths.prepared)
+    splits = assign_splits(store.index, experiment.split)
+    if _is_done(experiment, store, splits):
+        check_certificate(paths.certificate, store, splits)
+        console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")
+        return
+    certificate = certify(store, splits, experiment.split.near_identical_bits)
+    write_table(paths.splits, splits, SPLIT_COLUMNS)
+    write_json(paths.certificate, certificate)
+    for name, count in certificate["splits"].items():
+        labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
+        patients, scans, pictures = count["patients"], count["sources"], count["examples"]
+        console.print(
+            f"  {name:5s} {patients:5d} patients {scans:5d} scans ({labels}) {pictures:6d} pictures",
+            highlight=False,
+        )
+    near = certificate["near_identical_images"]["count"]
+    if near:
+        console.print(
+            f"[yellow]warning:[/] {near} pairs of pictures in different splits look alike: {paths.certificate}"
+        )
+    check_certificate(paths.certificate, store, splits)
+    console.print(f"No patient and no picture is in two splits -> {paths.splits}, {paths.certificate.name}")
+
+
+def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool:
+    """Tell whether the table and a certificate for it, made with these options, are there already."""
+    paths = experiment.paths
+    if not (paths.splits.is_file() and paths.certificate.is_file()):
+        return False
+    certificate = read_json(paths.certificate)
+    made_for = (
+        certificate["store_fingerprint"],
+        certificate["splits_fingerprint"],
+        certificate["near_identical_images"]["bits"],
+    )
+    fingerprint = fingerprint_splits(splits)
+    return made_for == (store.fingerprint, fingerprint, experiment.split.near_identical_bits) and (
+        fingerprint_splits(read_table(paths.splits, SPLIT_COLUMNS)) == fingerprint
+    )

@@ -1,0 +1,290 @@
+"""The train stage: from the store and the splits to checkpoints, curves and records."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from rich.console import Console
+
+from pipeline.augment import check_mirror
+from pipeline.checkpoint import (
+    Checkpoint,
+    load_weights,
+    pack_optimizer,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from pipeline.devices import build_fabric
+from pipeline.display import TrainingDisplay
+from pipeline.dump import dump_experiment
+from pipeline.errors import UserError
+from pipeline.examples import Examples, compute_statistics, place_examples
+from pipeline.experiment import Experiment
+from pipeline.files import write_json
+from pipeline.history import find_best, write_history
+from pipeline.leakage import check_certificate
+from pipeline.models import Classifier, build_model, count_parameters
+from pipeline.optimizers import build_optimizer
+from pipeline.provenance import read_commit, read_hardware, read_versions
+from pipeline.records import flatten
+from pipeline.runs import (
+    check_same_settings,
+    clear_run,
+    describe_settings,
+    is_finished,
+    read_preprocess,
+    read_started,
+    write_started,
+)
+from pipeline.splits import read_splits, resolve_roles
+from pipeline.store import Store, read_store
+from pipeline.tracking import Tracker, open_run
+from pipeline.training import TrainingState, derive_seed, train_epochs
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run works with and does not change.
+
+    Args:
+        experiment: all options.
+        fabric: devices and precision.
+        blank: the checkpoint as it is before training, without statistics and weights.
+        train_examples: learned from.
+        val_examples: judged by.
+    """
+
+    experiment: Experiment
+    fabric: Fabric
+    blank: Checkpoint
+    train_examples: Examples
+    val_examples: Examples
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.fabric.global_rank == 0)
+
+
+def train(experiment: Experiment, console: Console) -> None:
+    """Train the model on the train patients and keep the epoch that the val patients call best.
+
+    A run that was cut off goes on from its last epoch; a finished one is left as it is. Test pictures
+    are not read.
+
+    Raises:
+        UserError: the data, the splits or the options do not allow it, or the loss stops being a number.
+    """
+    paths, config = experiment.paths, experiment.train
+    store = read_store(paths.prepared, verify=True)
+    splits = read_splits(paths.splits, experiment.split)
+    certificate = check_certificate(paths.certificate, store, splits)
+    check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
+    blank = _describe_blank(experiment, store, certificate["splits_fingerprint"])
+    if config.resume:
+        check_same_settings(paths, blank.settings)
+        if is_finished(paths):
+            console.print(f"{paths.run_folder}: already trained; nothing to do. --train.resume false trains afresh.")
+            return
+    fabric = build_fabric(config)
+    fabric.launch()  # every process comes here before the first one changes a file
+    roles = resolve_roles(splits, experiment.split)
+    train_examples = _select_examples(store, roles, "train", fabric.device)
+    val_examples = _select_examples(store, roles, "val", fabric.device)
+    task = Task(experiment, fabric, blank, train_examples, val_examples)
+    if task.is_first and not (config.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()):
+        known_run = _find_tracking_run(experiment, blank.settings)
+        clear_run(paths)
+        write_started(paths, blank.settings, known_run)
+    fabric.barrier()
+    state = _build_state(task)
+    tracker = Tracker()
+    if task.is_first:
+        tracker = _open_tracker(task, state)
+        console.print(_describe_start(task, state), highlight=False)
+    try:
+        _run(task, state, tracker, console)
+    except KeyboardInterrupt:
+        tracker.finish("KILLED")
+        raise
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    if task.is_first:
+        _finish(task, state, tracker, console)
+
+
+def _describe_blank(experiment: Experiment, store: Store, split_fingerprint: str) -> Checkpoint:
+    """Fill in what is known of the checkpoints before training."""
+    return Checkpoint(
+        model=experiment.model,
+        class_names=store.class_names,
+        num_channels=1 if store.images.ndim == 3 else int(store.images.shape[1]),
+        image_size=(int(store.images.shape[-2]), int(store.images.shape[-1])),
+        preprocess=read_preprocess(experiment, store),
+        mean=(),
+        deviation=(),
+        store_fingerprint=store.fingerprint,
+        split_fingerprint=split_fingerprint,
+        settings=describe_settings(experiment, store, split_fingerprint),
+        versions=read_versions(),
+        commit=read_commit(),
+        epoch=0,
+        history=(),
+        tracking_run="",
+        weights={},
+    )
+
+
+def _select_examples(store: Store, roles: dict[str, str], role: str, device: torch.device) -> Examples:
+    """Place the examples of the patients of one role."""
+    rows = np.flatnonzero((store.index["group_id"].map(roles) == role).to_numpy())
+    chosen = store.index.iloc[rows]
+    code_of = {name: code for code, name in enumerate(store.class_names)}
+    labels = chosen["label"].map(code_of).to_numpy(dtype=np.int64)
+    missing = [name for name, code in code_of.items() if role == "train" and code not in labels]
+    if len(rows) == 0 or missing:
+        lacking = f"no picture labelled {missing[0]}" if missing else "no picture"
+        raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
+    return place_examples(store.images, rows, labels, chosen["slice_position"].to_numpy(), device)
+
+
+def _build_state(task: Task) -> TrainingState:
+    """Build model and optimizer, fresh or as the last checkpoint has them."""
+    config, path = task.experiment.train, task.experiment.paths.last_checkpoint
+    last = read_checkpoint(path) if path.is_file() else None
+    model = build_model(
+        task.experiment.model,
+        num_channels=task.blank.num_channels,
+        image_size=task.blank.image_size,
+        num_classes=len(task.blank.class_names),
+        num_slices=task.blank.preprocess.num_slices,
+        seed=derive_seed(config.seed, "weights"),
+    )
+    if last is None:
+        mean, deviation = compute_statistics(task.train_examples)
+    else:
+        mean, deviation = last.mean, last.deviation
+        load_weights(model, last.weights)
+    classifier = Classifier(model, mean, deviation).to(task.fabric.device)
+    optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
+    if last is not None and last.optimizer is not None:
+        restore_optimizer(optimizer, last.optimizer)
+        if last.optimizer.scaler:
+            task.fabric.strategy.precision.load_state_dict(last.optimizer.scaler)
+    compiled = torch.compile(model) if config.compile else model
+    parallel_model, parallel_optimizer = task.fabric.setup(compiled, optimizer)
+    return TrainingState(classifier, parallel_model, parallel_optimizer, list(last.history) if last else [])
+
+
+def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
+    """Train, and after each epoch write the best checkpoint, the last one and the curves, in this order."""
+    paths, config = task.experiment.paths, task.experiment.train
+    arguments = (task.fabric, state, task.train_examples, task.val_examples, config, task.experiment.augment)
+    if not task.is_first:
+        for _ in train_epochs(*arguments):
+            pass
+        return
+    tracker.log_history(state.history)
+    with TrainingDisplay(console, config.epochs, len(state.history)) as display:
+        for result in train_epochs(*arguments, on_step=display.show_step if console.is_terminal else None):
+            is_best = find_best(state.history, config.select_by) is result
+            best = dataclasses.replace(
+                task.blank,
+                mean=state.classifier.mean_values,
+                deviation=state.classifier.deviation_values,
+                epoch=result.epoch,
+                history=tuple(state.history),
+                tracking_run=tracker.run_id,
+                weights=state.classifier.model.state_dict(),
+            )
+            if is_best:
+                write_checkpoint(paths.best_checkpoint, best)
+            scaler = task.fabric.strategy.precision.state_dict()
+            last = dataclasses.replace(best, optimizer=pack_optimizer(state.optimizer, scaler))
+            write_checkpoint(paths.last_checkpoint, last)
+            write_history(paths.history, state.history)
+            tracker.log_history(state.history[-1:])
+            display.show_epoch(result, is_best)
+
+
+def _find_tracking_run(experiment: Experiment, settings: dict[str, Any]) -> str:
+    """Return the MLflow run of a start that was cut off before its first epoch ended."""
+    started = read_started(experiment.paths)
+    if not experiment.train.resume or started is None or started["settings"] != settings:
+        return ""
+    run_id: str = started["tracking_run"]
+    return run_id
+
+
+def _open_tracker(task: Task, state: TrainingState) -> Tracker:
+    """Start or re-open the MLflow run and keep all that is known before training."""
+    paths, blank = task.experiment.paths, task.blank
+    started = read_started(paths)
+    known_run = "" if started is None else started["tracking_run"]
+    tracker = open_run(task.experiment.tracking, paths, known_run)
+    write_started(paths, blank.settings, tracker.run_id)
+    tracker.log_settings(flatten(task.experiment) | {"num_parameters": count_parameters(state.classifier.model)})
+    facts = {
+        "commit": blank.commit,
+        "hardware": read_hardware(),
+        "store_fingerprint": blank.store_fingerprint,
+        "split_fingerprint": blank.split_fingerprint,
+    }
+    tracker.set_tags(facts | {f"version.{name}": version for name, version in blank.versions.items()})
+    tracker.log_text(dump_experiment(task.experiment), "config.yaml")
+    tracker.log_file(paths.splits)
+    tracker.log_file(paths.certificate)
+    tracker.log_dataset(task.experiment.name, blank.store_fingerprint, str(paths.prepared), "training")
+    return tracker
+
+
+def _describe_start(task: Task, state: TrainingState) -> str:
+    fabric, num_done = task.fabric, len(state.history)
+    place = "in memory" if task.train_examples.placed is not None else "read from disk"
+    devices = f"{fabric.world_size} x {fabric.device.type}" if fabric.world_size > 1 else fabric.device.type
+    return (
+        f"{count_parameters(state.classifier.model):,} parameters, {devices} in {fabric.strategy.precision.precision}; "
+        f"{len(task.train_examples):,} pictures to train ({place}), {len(task.val_examples):,} to validate"
+        f"{f'; going on after epoch {num_done}' if num_done > 0 else ''}"
+    )
+
+
+def _finish(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
+    """Keep the model in MLflow and write the record that the run is complete."""
+    paths, blank, fabric = task.experiment.paths, task.blank, task.fabric
+    best = find_best(state.history, task.experiment.train.select_by)
+    channels = () if blank.num_channels == 1 else (blank.num_channels,)
+    tracker.log_model(
+        paths.best_checkpoint,
+        image_shape=(*channels, *blank.image_size),
+        num_classes=len(blank.class_names),
+        tags={"class_names": ", ".join(blank.class_names), "epoch": str(best.epoch)},
+    )
+    tracker.log_file(paths.history)
+    numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
+    tracker.log_metrics(numbers)
+    tracker.finish()
+    record = {
+        "epochs": len(state.history),
+        "stopped_early": len(state.history) < task.experiment.train.epochs,
+        "best": dataclasses.asdict(best),
+        "seconds": sum(result.seconds for result in state.history),
+        "num_parameters": count_parameters(state.classifier.model),
+        "device": fabric.device.type,
+        "world_size": fabric.world_size,
+        "precision": fabric.strategy.precision.precision,
+        "hardware": read_hardware(),
+        "versions": blank.versions,
+        "commit": blank.commit,
+        "store_fingerprint": blank.store_fingerprint,
+        "split_fingerprint": blank.split_fingerprint,
+        "tracking_run": tracker.run_id,
+    }
+    write_json(paths.training_record, record)
+    scores = f"val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"
+    console.print(f"best epoch {best.epoch}: {scores} -> {paths.best_checkpoint}", highlight=False)

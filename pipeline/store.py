@@ -1,0 +1,129 @@
+"""The example store: pictures that need no decoding, with their index.
+
+A folder with ``images.npy`` (memory-mapped), ``index.csv`` (a row an example,
+in the same order) and ``store.json``, which is written last and holds the
+checksums: a store without it is not complete.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.tables import INDEX_COLUMNS, read_table, write_table
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Store:
+    """Examples on disk.
+
+    Args:
+        images: ``(examples, height, width)`` uint8, memory-mapped and read-only.
+        index: a row an example: ids, label, ``slice_index`` and ``slice_position``.
+        class_names: the labels, sorted.
+        settings: the options that made the pictures.
+        fingerprint: changes with any pixel, id or label.
+    """
+
+    images: np.ndarray[Any, Any]
+    index: pd.DataFrame
+    class_names: tuple[str, ...]
+    settings: dict[str, Any]
+    fingerprint: str
+
+
+def write_store(
+    folder: Path, stacks: Iterable[np.ndarray[Any, Any]], index: pd.DataFrame, settings: dict[str, Any]
+) -> str:
+    """Write a store; an earlier one in the folder stops being valid first.
+
+    Args:
+        folder: where it goes.
+        stacks: arrays ``(examples, height, width)`` uint8 that follow each other as the index does.
+        index: columns ``INDEX_COLUMNS``.
+        settings: the options that made the pictures, kept for ``predict``.
+
+    Returns:
+        The store's fingerprint.
+    """
+    (folder / "store.json").unlink(missing_ok=True)
+    temporary = folder / ".images.npy.tmp"
+    images = None
+    filled = 0
+    for stack in stacks:
+        if images is None:
+            shape = (len(index), *stack.shape[1:])
+            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        images[filled : filled + len(stack)] = stack
+        filled += len(stack)
+    assert images is not None
+    assert filled == len(index), (filled, len(index))
+    images.flush()
+    del images
+    temporary.replace(folder / "images.npy")
+    write_table(folder / "index.csv", index, INDEX_COLUMNS)
+    checksums = _compute_checksums(folder)
+    class_names = sorted(set(index["label"]))
+    fingerprint = hashlib.sha256("".join(checksums.values()).encode()).hexdigest()[:16]
+    content = {
+        "format": FORMAT,
+        "num_examples": len(index),
+        "class_names": class_names,
+        "settings": settings,
+        "checksums": checksums,
+        "fingerprint": fingerprint,
+    }
+    write_json(folder / "store.json", content)
+    return fingerprint
+
+
+def read_store(folder: Path, verify: bool = False) -> Store:
+    """Open a store.
+
+    Args:
+        folder: where ``preprocess`` wrote it.
+        verify: also compare the checksums, which reads every byte.
+
+    Raises:
+        UserError: there is no complete store, or its files are not those that were written.
+    """
+    record_path = folder / "store.json"
+    if not record_path.is_file():
+        raise UserError(f"{folder}: no complete example store. Run the preprocess stage first.")
+    record = read_json(record_path)
+    if record.get("format") != FORMAT:
+        raise UserError(
+            f"{record_path}: format {record.get('format')!r}, this version reads {FORMAT}. Preprocess anew."
+        )
+    if verify and _compute_checksums(folder) != record["checksums"]:
+        raise UserError(
+            f"{folder}: the store's files changed since they were written. Delete the folder, preprocess anew."
+        )
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'images.npy'}: not readable ({error}). Delete the folder, preprocess anew."
+        ) from error
+    index = read_table(folder / "index.csv", INDEX_COLUMNS)
+    if not len(index) == len(images) == record["num_examples"]:
+        raise UserError(f"{folder}: {len(images)} pictures but {len(index)} rows in index.csv. Preprocess anew.")
+    index["slice_index"] = index["slice_index"].astype(int)
+    index["slice_position"] = index["slice_position"].astype(np.float32)
+    return Store(images, index, tuple(record["class_names"]), record["settings"], record["fingerprint"])
+
+
+def _compute_checksums(folder: Path) -> dict[str, str]:
+    checksums = {}
+    for name in ("images.npy", "index.csv"):
+        with (folder / name).open("rb") as file:
+            checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums

@@ -1,0 +1,57 @@
+"""The table contracts: which columns each has, and how they are read and written.
+
+Ids are text and stay text: a patient may be called ``007`` or ``NA``.
+"""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.errors import UserError
+from pipeline.files import write_bytes
+
+MANIFEST_COLUMNS = (
+    "source_id", "group_id", "label", "path", "num_files", "sha256", "status", "reason", "visit", "side", "spelling",
+    "shape", "spacing_mm", "stored_axes", "obliquity_degrees", "centre_right_mm", "side_by_position",
+    "num_examples", "intensity_low", "intensity_high",
+)  # fmt: skip
+INDEX_COLUMNS = ("example_id", "source_id", "group_id", "label", "slice_index", "slice_position")
+SPLIT_COLUMNS = ("group_id", "split")
+SOURCE_TABLE_COLUMNS = ("path", "patient", "label")
+
+
+def prediction_columns(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns of the predictions table for these classes."""
+    identity = ("example_id", "source_id", "group_id", "split", "slice_index", "label", "predicted")
+    return (*identity, *(f"probability_{name}" for name in class_names))
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV whose cells are all text.
+
+    Args:
+        path: the file.
+        columns: those that must be there; others are kept.
+
+    Raises:
+        UserError: no such file, not a CSV, a missing column, or an empty cell in one of ``columns``
+            when the table comes from a user.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such table. Check the path, or run the stage that writes it.") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as CSV ({error}). Save it as UTF-8, comma-separated.") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise UserError(f"{path}: columns {', '.join(missing)} are missing; found {', '.join(table.columns)}.")
+    return table
+
+
+def write_table(path: Path, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    """Write ``columns`` of a table as CSV, whole or not at all; floats keep all their digits."""
+    buffer = io.StringIO()
+    table.loc[:, list(columns)].to_csv(buffer, index=False, lineterminator="\n")
+    write_bytes(path, buffer.getvalue().encode())

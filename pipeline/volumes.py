@@ -1,0 +1,266 @@
+"""The one door to NIfTI files: a file becomes a volume whose axes have anatomical names.
+
+Only the voxels and the geometry of a header are read; its free text (names,
+institutions, remarks, extensions) never passes this door.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import nibabel.affines
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+
+from pipeline.errors import VolumeError
+from pipeline.files import open_atomically
+
+GZIP_MAGIC = b"\x1f\x8b"
+# Deflate cannot shrink more than this: https://www.zlib.net/zlib_tech.html, "Maximum Compression Factor".
+DEFLATE_MAX_RATIO = 1032
+HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+HEADER_MAGIC = {b"n+1", b"ni1", b"n+2", b"ni2"}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan with axes (right, anterior, superior).
+
+    Args:
+        voxels: ``(right, anterior, superior)`` as stored; axis 0 grows towards the patient's right.
+        slope: intensity = voxel * slope + intercept, in scanner units.
+        intercept: see ``slope``.
+        spacing_mm: the voxel size along the same three axes.
+        centre_mm: the volume's centre in world coordinates, right, anterior and superior positive.
+        stored_axes: the directions in which the stored axes grew, such as ``PIR``.
+        stored_shape: the size along the stored axes.
+        obliquity_degrees: the largest angle between a stored axis and its anatomical one.
+        sha256: of the file (of header and data, one after the other, where they are two).
+    """
+
+    voxels: np.ndarray[Any, Any]
+    slope: float
+    intercept: float
+    spacing_mm: tuple[float, float, float]
+    centre_mm: tuple[float, float, float]
+    stored_axes: str
+    stored_shape: tuple[int, ...]
+    obliquity_degrees: float
+    sha256: str
+
+    def intensity(self) -> np.ndarray[Any, Any]:
+        """Return all voxels in scanner units, float32, ``(right, anterior, superior)``."""
+        return self.voxels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+
+def read_volume(path: Path, max_bytes: int = 4 << 30) -> Volume:
+    """Read a NIfTI scan and turn its axes to right, anterior, superior.
+
+    The same knee can be stored in 48 axis orders. Afterwards axis 0 grows towards
+    the patient's right, so "sagittal slice" always means axis 0. Axes are swapped
+    and flipped only; nothing is resampled and voxels keep their stored type.
+
+    Args:
+        path: ``.nii`` or ``.hdr`` (with its ``.img`` beside it), each also as ``.gz``; NIfTI-1 or -2,
+            either byte order. A 2-D image counts as one voxel thick; trailing axes of one are dropped.
+        max_bytes: voxels that claim more than this are refused before they are read.
+
+    Returns:
+        The oriented volume.
+
+    Raises:
+        VolumeError: not NIfTI; truncated; claims more than the file or the memory holds; more than one
+            frame; complex or colour; NaN; constant; no usable affine.
+
+    Source:
+        NIfTI-1 standard, https://nifti.nimh.nih.gov/nifti-1, "3D image orientation".
+    """
+    content = _read_file(path)
+    header = _parse_header(path, content)
+    shape = _check_shape(path, header)
+    dtype = _check_dtype(path, header)
+    affine = _check_affine(path, header)
+    num_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if num_bytes > max_bytes:
+        raise VolumeError(
+            f"{path}: the header claims {num_bytes / 2**30:.1f} GiB of voxels ({'x'.join(map(str, shape))}), "
+            f"at most {max_bytes / 2**30:.1f} GiB are read. Raise preprocess.max_volume_gib if that is meant."
+        )
+    digest = hashlib.sha256(content)
+    is_pair = bytes(header["magic"])[:2] == b"ni"
+    offset = _check_offset(path, header, 0 if is_pair else int(header["sizeof_hdr"]))
+    if is_pair:
+        data_path = _data_path(path)
+        content = _read_file(data_path)
+        digest.update(content)
+    raw = _read_voxels(path, content, offset, num_bytes)
+    voxels = np.frombuffer(raw, dtype, count=num_bytes // dtype.itemsize, offset=offset).reshape(shape, order="F")
+    slope, intercept = header.get_slope_inter()
+    _check_values(path, voxels, slope, intercept)
+
+    orientation = io_orientation(affine)
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    order = np.argsort(orientation[:, 0])
+    centre = affine @ np.array([*((np.array(shape) - 1) / 2), 1.0])
+    return Volume(
+        voxels=apply_orientation(voxels, orientation),
+        slope=1.0 if slope is None else float(slope),
+        intercept=0.0 if intercept is None else float(intercept),
+        spacing_mm=tuple(float(spacing[axis]) for axis in order),  # type: ignore[arg-type]  # three of them
+        centre_mm=tuple(float(value) for value in centre[:3]),  # type: ignore[arg-type]  # three of them
+        stored_axes="".join(nibabel.aff2axcodes(affine)),
+        stored_shape=tuple(int(size) for size in header.get_data_shape()),
+        obliquity_degrees=float(np.rad2deg(nibabel.affines.obliquity(affine).max())),
+        sha256=digest.hexdigest(),
+    )
+
+
+def write_volume(path: Path, intensity: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], stored_axes: str) -> None:
+    """Write a NIfTI-1 file, compressed where the name ends in ``.gz``; the same input gives the same bytes.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``.
+        intensity: three axes, of a type that NIfTI knows.
+        affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
+        stored_axes: the axis order and directions in the file, such as ``PIR``.
+    """
+    image = nibabel.Nifti1Image(intensity, affine)
+    image = image.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(stored_axes)))
+    image.set_sform(image.affine, code=1)
+    image.set_qform(None, code=0)
+    content = image.to_bytes()
+    with open_atomically(path) as file:
+        if path.suffix == ".gz":
+            # Neither time nor name in the gzip header, so that equal volumes are equal files.
+            with igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as compressed:
+                compressed.write(content)
+        else:
+            file.write(content)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise VolumeError(f"{path}: no such file. A .hdr needs its .img beside it.") from error
+    if not content:
+        raise VolumeError(f"{path}: the file is empty. Copy or export it anew.")
+    return content
+
+
+def _data_path(header_path: Path) -> Path:
+    """Return where the voxels of a two-file image are: ``.img``, or ``.img.gz`` where only that is there."""
+    stem = header_path.name[: header_path.name.lower().rindex(".hdr")]
+    candidates = [header_path.with_name(stem + suffix) for suffix in (".img", ".img.gz", ".IMG", ".IMG.GZ")]
+    return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+
+
+def _inflate(path: Path, content: bytes, max_bytes: int) -> bytes:
+    """Return at most ``max_bytes`` of a gzip file's content, over all its members."""
+    parts: list[bytes] = []
+    missing = max_bytes
+    try:
+        while missing > 0 and content.startswith(GZIP_MAGIC):
+            member = isal_zlib.decompressobj(wbits=31)
+            parts.append(member.decompress(content, missing))
+            missing -= len(parts[-1])
+            content = member.unused_data
+    except isal_zlib.error as error:  # type: ignore[misc]  # its stub lacks the base class
+        raise VolumeError(f"{path}: damaged gzip data ({error}). Copy or export it anew.") from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _parse_header(path: Path, content: bytes) -> Any:
+    start = _inflate(path, content, 1024) if content.startswith(GZIP_MAGIC) else content[:1024]
+    sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")} & set(HEADER_CLASSES)
+    if not sizes or len(start) < max(sizes):
+        raise VolumeError(f"{path}: not a NIfTI file (no NIfTI-1 or -2 header at its start).")
+    size = sizes.pop()
+    try:
+        header = HEADER_CLASSES[size](start[:size], check=False)
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(f"{path}: not a NIfTI file ({error}).") from error
+    magic = bytes(header["magic"])[:3]
+    if magic not in HEADER_MAGIC:
+        raise VolumeError(f"{path}: not a NIfTI file (magic {magic!r}; Analyze has no reliable orientation).")
+    return header
+
+
+def _check_shape(path: Path, header: Any) -> tuple[int, int, int]:
+    try:
+        stored = [int(size) for size in header.get_data_shape()]
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(f"{path}: damaged header, the shape cannot be read ({error}).") from error
+    shape = list(stored)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) == 2:
+        shape.append(1)
+    if len(shape) != 3 or min(shape) < 1:
+        found = "x".join(map(str, stored)) or "nothing"
+        raise VolumeError(f"{path}: an image of {found}; one frame of 2-D or 3-D is read. Write each frame to a file.")
+    return shape[0], shape[1], shape[2]
+
+
+def _check_dtype(path: Path, header: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except (HeaderDataError, KeyError) as error:
+        raise VolumeError(f"{path}: damaged header, unknown data type ({error}).") from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        found = "colour" if dtype.names else str(dtype)
+        raise VolumeError(f"{path}: voxels are {found}; grey levels (integers or floats up to 64 bit) are read.")
+    return dtype
+
+
+def _check_affine(path: Path, header: Any) -> np.ndarray[Any, Any]:
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        raise VolumeError(f"{path}: no valid affine (sform_code and qform_code are 0): left and right are unknown.")
+    try:
+        affine: np.ndarray[Any, Any] = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(f"{path}: no valid affine ({error}): left and right are unknown.") from error
+    if (
+        not np.isfinite(affine).all()
+        or abs(np.linalg.det(affine[:3, :3])) < 1e-9
+        or np.isnan(io_orientation(affine)).any()
+    ):
+        raise VolumeError(f"{path}: no valid affine (singular or not finite): left and right are unknown.")
+    return affine
+
+
+def _check_offset(path: Path, header: Any, lowest: int) -> int:
+    offset = float(header["vox_offset"])
+    if not lowest <= offset < 2**40:
+        raise VolumeError(f"{path}: damaged header, voxels cannot begin at byte {offset:g}. Export it anew.")
+    return int(offset)
+
+
+def _read_voxels(path: Path, content: bytes, offset: int, num_bytes: int) -> bytes:
+    """Return the file's first ``offset + num_bytes`` bytes or more, unpacked."""
+    needed = offset + num_bytes
+    if content.startswith(GZIP_MAGIC):
+        # One byte more than needed makes the reader reach the trailer and compare the checksum.
+        possible = len(content) * DEFLATE_MAX_RATIO
+        content = _inflate(path, content, needed + 1) if needed <= possible else b""
+    if len(content) < needed:
+        raise VolumeError(
+            f"{path}: truncated, the header claims {needed} bytes and the file holds fewer. Copy it anew."
+        )
+    return content
+
+
+def _check_values(path: Path, voxels: np.ndarray[Any, Any], slope: float | None, intercept: float | None) -> None:
+    # max() carries NaN and infinity through, and one pass without a copy is enough.
+    flat = voxels.ravel(order="K")
+    low, high = flat.min(), flat.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise VolumeError(f"{path}: NaN or infinite voxels. Repair or leave out the scan.")
+    if low == high:
+        raise VolumeError(f"{path}: constant, every voxel is {low}. There is nothing to see.")
+    if slope is not None and not np.isfinite(slope + (intercept or 0.0)):
+        raise VolumeError(f"{path}: scl_slope or scl_inter is not finite. Repair the header.")

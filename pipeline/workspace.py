@@ -1,0 +1,86 @@
+"""Every path that the pipeline writes or reads, once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one experiment.
+
+    Args:
+        root: the folder that holds ``data``, ``runs``, ``reports`` and the MLflow database.
+        name: the experiment; its data and splits are shared by all its runs.
+        run: a run beside others on the same data, such as a seed or a fold; empty for the only one.
+    """
+
+    root: Path
+    name: str
+    run: str = ""
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data" / self.name
+
+    @property
+    def raw(self) -> Path:
+        return self.data / "raw"
+
+    @property
+    def prepared(self) -> Path:
+        """The example store, with the manifest and the contact sheet beside it."""
+        return self.data / "prepared"
+
+    @property
+    def manifest(self) -> Path:
+        return self.prepared / "manifest.csv"
+
+    @property
+    def splits(self) -> Path:
+        return self.data / "splits.csv"
+
+    @property
+    def certificate(self) -> Path:
+        return self.data / "leak_certificate.json"
+
+    @property
+    def run_folder(self) -> Path:
+        """Checkpoints and training history of one run."""
+        return self.root / "runs" / self.name / self.run
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.run_folder / "best.safetensors"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.run_folder / "last.safetensors"
+
+    @property
+    def history(self) -> Path:
+        return self.run_folder / "history.csv"
+
+    @property
+    def training_record(self) -> Path:
+        """What ``train`` writes last: the run is complete."""
+        return self.run_folder / "training.json"
+
+    @property
+    def report_folder(self) -> Path:
+        return self.root / "reports" / self.name / self.run
+
+    @property
+    def metrics(self) -> Path:
+        return self.report_folder / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.report_folder / "predictions.csv"
+
+    @property
+    def tracking_database(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def tracking_artifacts(self) -> Path:
+        return self.root / "mlartifacts"

@@ -1,0 +1,96 @@
+"""Images become inputs without losing or moving a pixel."""
+
+import pytest
+import torch
+
+from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig, image_tokens
+
+
+def small_model(**options):
+    shape = {"channels": 2, "height": 8, "width": 12, "num_classes": 3}
+    if options.get("slice_position"):
+        shape["num_slices"] = 5
+    perceiver = PerceiverConfig(num_latents=4, latent_dim=16, num_bands=3, latent_init_std=1.0)
+    return ImagePerceiver(ImageConfig(**{"perceiver": perceiver, "conv_channels": 8, **options}), **shape).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_pixel_lies_where_its_position_says():
+    image = torch.arange(6.0).reshape(1, 1, 2, 3)
+    values, (grid,) = image_tokens(image)
+    assert values[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert grid[0].tolist() == [[-1, -1], [-1, 0], [-1, 1], [1, -1], [1, 0], [1, 1]]
+
+
+def test_a_patch_holds_its_own_pixels():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    values, (grid,) = image_tokens(image, patch_size=2)
+    assert values[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert grid[0].tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+
+
+def test_a_size_that_the_patch_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"images of 4 x 5 pixels for patch_size 2, allowed are sizes that it divides"):
+        image_tokens(torch.zeros(1, 1, 4, 5), patch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "channels", "sizes"),
+    [
+        ({"stem": "pixels"}, 2, (8, 12)),
+        ({"stem": "patches", "patch_size": 4}, 32, (2, 3)),
+        ({"stem": "conv", "num_conv_layers": 1}, 8, (4, 6)),
+        ({"stem": "conv", "num_conv_layers": 3}, 8, (1, 2)),
+        ({"stem": "pixels", "slice_position": True}, 2, (8, 12, 5)),
+    ],
+)
+def test_the_stem_decides_what_the_perceiver_reads(options, channels, sizes, images):
+    model = small_model(**options)
+    assert (model.perceiver.config.input_channels, model.perceiver.config.axis_sizes) == (channels, sizes)
+    place = torch.tensor([-1.0, 0.0, 1.0]) if "slice_position" in options else None
+    logits = model(images, place)
+    assert logits.shape == (3, 3)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_the_place_of_a_slice_matters(images):
+    model = small_model(slice_position=True)
+    same = images[:1].expand(3, -1, -1, -1)
+    logits = model(same, torch.tensor([-1.0, -1.0, 0.5]))
+    torch.testing.assert_close(logits[0], logits[1])
+    assert (logits[0] - logits[2]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("options", [{"stem": "pixels"}, {"stem": "patches"}, {"stem": "conv"}])
+def test_every_parameter_of_the_stem_gets_a_gradient(options, images):
+    model = small_model(slice_position=True, **options).train()
+    weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
+    (model(images, torch.tensor([-1.0, 0.0, 1.0])) * weight).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # A shift common to all inputs can cancel in the norm, but never exactly to 0 everywhere.
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_an_image_of_another_shape_is_refused(images):
+    with pytest.raises(ValueError, match=r"found shape \(3, 12, 8, 2\), allowed is .* = \(batch, 2, 8, 12\)"):
+        small_model()(images.permute(0, 3, 2, 1))
+
+
+def test_a_slice_position_that_is_missing_or_not_used_is_refused(images):
+    with pytest.raises(ValueError, match="slice_position: found none, but the config says slice_position: True"):
+        small_model(slice_position=True)(images)
+    with pytest.raises(ValueError, match="slice_position: found one, but the config says slice_position: False"):
+        small_model()(images, torch.zeros(3))
+    with pytest.raises(ValueError, match="num_slices not given"):
+        ImagePerceiver(ImageConfig(slice_position=True), channels=1, height=8, width=8, num_classes=2)
+
+
+def test_a_config_that_contradicts_the_data_is_refused():
+    config = ImageConfig(stem="pixels", perceiver=PerceiverConfig(num_classes=7))
+    with pytest.raises(ValueError, match=r"PerceiverConfig\.num_classes: found 7, but the data have 2; leave it out"):
+        ImagePerceiver(config, channels=1, height=8, width=8, num_classes=2)

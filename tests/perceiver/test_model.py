@@ -1,0 +1,224 @@
+"""Laws of the whole model."""
+
+import pytest
+import torch
+
+from perceiver import Perceiver, PerceiverConfig
+from perceiver.positions import grid_positions
+
+
+def small_config(**options):
+    small = {
+        "input_channels": 2,
+        "axis_sizes": (3, 4),
+        "num_classes": 3,
+        "num_latents": 5,
+        "latent_dim": 16,
+        "num_cross_attends": 3,
+        "self_attends_per_cross": 2,
+        "cross_heads": 2,
+        "cross_head_dim": 32,
+        "latent_heads": 2,
+        "latent_head_dim": 8,
+        "num_bands": 3,
+        "learned_position_dim": 6,
+        "latent_init_std": 1.0,
+    }
+    return PerceiverConfig(**{**small, **options})
+
+
+def small_perceiver(**options):
+    """The same model each time, in evaluation mode, in which no gain is 1 and no bias 0."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = Perceiver(small_config(**options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+@pytest.fixture
+def values():
+    return torch.randn(2, 12, 2, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def positions():
+    return grid_positions((3, 4)).unsqueeze(0)
+
+
+KINDS = [
+    {},
+    {"cross_head_dim": 8},  # inputs wider than a head: projected
+    {"positions": "learned"},
+    {"pooling": "cls", "activation": "gelu"},
+    {"weight_sharing": "all"},
+    {"weight_sharing": "all_but_first"},
+]
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_permuting_inputs_together_with_their_positions_changes_nothing(options, values, positions):
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+    model = small_perceiver(**options)
+    expected = model(values, positions)
+    # The softmax adds up in another order: float32 rounding.
+    torch.testing.assert_close(model(values[:, order], positions[:, order]), expected, atol=1e-5, rtol=1e-5)
+    assert (model(values[:, order], positions) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_padding_changes_nothing_whatever_it_holds(options, values, positions):
+    model = small_perceiver(**options)
+    junk = torch.full((2, 3, 2), torch.nan)
+    padding = torch.zeros(2, 15, dtype=torch.bool)
+    padding[:, 12:] = True
+    padded_positions = torch.cat([positions, torch.ones(1, 3, 2)], dim=1)
+    found = model(torch.cat([values, junk], dim=1), padded_positions, padding)
+    torch.testing.assert_close(found, model(values, positions), atol=1e-5, rtol=1e-5)  # rounding, as above
+
+
+def test_padding_ignores_what_it_marks_and_nothing_else(values, positions):
+    model = small_perceiver()
+    padding = torch.zeros(2, 12, dtype=torch.bool)
+    padding[0, 5] = True
+    expected = model(values[:1, torch.arange(12) != 5], positions[:, torch.arange(12) != 5])
+    found = model(values, positions, padding)
+    torch.testing.assert_close(found[:1], expected, atol=1e-5, rtol=1e-5)  # rounding, as above
+    torch.testing.assert_close(found[1:], model(values[1:], positions), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_every_parameter_gets_a_gradient(options, values, positions):
+    model = small_perceiver(**options).train()
+    weight = torch.randn(2, 3, generator=torch.Generator().manual_seed(4))
+    (model(values, positions) * weight).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 1e-7, name
+
+
+def test_a_later_layer_depends_on_an_earlier_one(values, positions):
+    """Latents that start anew at each repetition would leave the first layers without effect."""
+    model = small_perceiver()
+    expected = model(values, positions)
+    for layer in (model.cross_layers[0], model.latent_layers[0]):
+        for parameter in layer.parameters():
+            parameter.data.mul_(1.5)
+        changed = model(values, positions)
+        assert (changed - expected).abs().max() > 1e-3
+        expected = changed
+
+
+def test_the_first_latents_matter_after_all_layers(values, positions):
+    model = small_perceiver()
+    expected = model(values, positions)
+    model.latents.data.mul_(-1)
+    assert (model(values, positions) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_mean_pooling_sees_no_order_of_latents_and_cls_reads_the_first(pooling, values, positions):
+    model = small_perceiver(pooling=pooling)
+    expected = model(values, positions)
+    model.latents.data = model.latents.data[[0, 3, 1, 4, 2]]
+    torch.testing.assert_close(model(values, positions), expected, atol=1e-5, rtol=1e-5)  # rounding, as above
+    model.latents.data = model.latents.data[[1, 0, 2, 3, 4]]
+    difference = (model(values, positions) - expected).abs().max().item()
+    assert difference > 1e-3 if pooling == "cls" else difference < 1e-5
+
+
+@pytest.mark.parametrize(("sharing", "cross", "latent"), [("none", 3, 3), ("all", 1, 1), ("all_but_first", 2, 1)])
+def test_weight_sharing_counts_parameters(sharing, cross, latent):
+    def count(module):
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    model = small_perceiver(weight_sharing=sharing)
+    cross_size, latent_size = count(model.cross_layers[0]), count(model.latent_layers[0])
+    around = 5 * 16 + 2 * 16 + 16 * 3 + 3  # latents, norm, head
+    assert count(model) == cross * cross_size + latent * latent_size + around
+
+
+def test_the_papers_imagenet_model_has_44_9_million_parameters():
+    """arXiv 2103.03206: 8 x (1 cross + 6 self), 512 x 1024 latents, 64 bands, widening 1."""
+    paper = PerceiverConfig(
+        input_channels=3,
+        axis_sizes=(224, 224),
+        num_classes=1000,
+        num_latents=512,
+        latent_dim=1024,
+        num_cross_attends=8,
+        self_attends_per_cross=6,
+        cross_heads=1,
+        cross_head_dim=261,
+        latent_heads=8,
+        latent_head_dim=128,
+        weight_sharing="all_but_first",
+        activation="gelu",
+        feedforward_widening=1,
+        num_bands=64,
+    )
+    with torch.device("meta"):
+        model = Perceiver(paper)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(44.9, abs=0.05)
+
+
+def test_latents_start_from_a_narrow_truncated_normal():
+    latents = Perceiver(small_config(num_latents=200, latent_dim=64, latent_init_std=0.02)).latents
+    assert latents.std().item() == pytest.approx(0.02, rel=0.05)  # 12,800 draws: standard error 0.6 %
+
+
+def test_a_point_cloud_has_no_values_but_positions():
+    model = small_perceiver(input_channels=0, axis_sizes=(8, 8, 8))
+    points = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    logits = model(torch.zeros(2, 9, 0), points)
+    torch.testing.assert_close(model(torch.zeros(2, 9, 0), points.flip(1)), logits, atol=1e-5, rtol=1e-5)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_max_freq_is_the_axis_size_unless_given(values, positions):
+    by_default, given = small_perceiver(), small_perceiver(max_freq=(3.0, 4.0))
+    assert torch.equal(by_default(values, positions), given(values, positions))
+    other = small_perceiver(max_freq=(30.0, 4.0))
+    assert not torch.allclose(by_default(values, positions), other(values, positions), atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"attention_dropout": 0.5}])
+def test_dropout_acts_in_training_only(options, values, positions):
+    model = small_perceiver(**options)
+    assert torch.equal(model(values, positions), small_perceiver()(values, positions))
+    model.train()
+    assert not torch.allclose(model(values, positions), model(values, positions), atol=1e-3)
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_bfloat16_autocast_agrees_with_float32(options, values, positions):
+    model = small_perceiver(**options)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(values, positions)
+    expected = model(values, positions)
+    # bfloat16 keeps 8 bits (0.4 %); some twenty roundings follow one another.
+    torch.testing.assert_close(found.float(), expected, atol=0.05 * expected.abs().max().item(), rtol=0.05)
+    assert not torch.equal(found.float(), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"cross_head_dim": 8}])
+def test_the_graph_is_compiled_in_one_piece(options, values, positions):
+    """Backend "eager" traces the whole model, refuses a graph break and needs no compiler."""
+    model = small_perceiver(**options)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(values, positions), model(values, positions))
+
+
+def test_input_that_does_not_fit_is_refused_by_name(values, positions):
+    model = small_perceiver()
+    with pytest.raises(ValueError, match=r"values: found shape \(2, 12, 1\), .* with 2 channels"):
+        model(values[..., :1], positions)
+    with pytest.raises(ValueError, match=r"positions: found shapes \[\(1, 12, 1\)\], .* with 2 axes"):
+        model(values, positions[..., :1])
+    with pytest.raises(ValueError, match=r"padding: found shape \(2, 11\) of torch.bool, allowed is \(2, 12\)"):
+        model(values, positions, torch.zeros(2, 11, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"padding: found .* of torch.float32, allowed is \(2, 12\) of torch.bool"):
+        model(values, positions, torch.zeros(2, 12))

@@ -1,0 +1,59 @@
+"""Positions by hand."""
+
+import math
+
+import pytest
+import torch
+
+from perceiver.positions import (
+    FourierPositions,
+    fourier_features,
+    fourier_frequencies,
+    grid_indices,
+    grid_positions,
+)
+
+
+def test_a_grid_runs_from_minus_one_to_one_last_axis_fastest():
+    expected = [[-1, -1], [-1, 0], [-1, 1], [1, -1], [1, 0], [1, 1]]
+    torch.testing.assert_close(grid_positions((2, 3)), torch.tensor(expected, dtype=torch.float32))
+
+
+def test_an_axis_with_one_place_lies_in_the_middle():
+    torch.testing.assert_close(grid_positions((1,)), torch.zeros(1, 1))
+
+
+def test_frequencies_run_in_equal_steps_from_one_to_half_of_max_freq():
+    expected = torch.tensor([[1.0, 2.5, 4.0], [1.0, 3.0, 5.0]])
+    torch.testing.assert_close(fourier_frequencies((8.0, 10.0), 3), expected)
+
+
+def test_fourier_features_agree_with_numbers_computed_by_hand():
+    """Frequencies 1 and 2: 45 and 90 degrees at x = 1/4, -90 and -180 degrees at x = -1/2."""
+    half = math.sqrt(0.5)
+    expected = torch.tensor([[[half, 1.0, half, 0.0, 0.25, -1.0, 0.0, 0.0, -1.0, -0.5]]])
+    found = fourier_features(torch.tensor([[[0.25, -0.5]]]), fourier_frequencies((4.0, 4.0), 2))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)  # pi is rounded to float32
+
+
+def test_each_axis_has_its_own_frequencies():
+    features = FourierPositions((4.0, 8.0), 2)((torch.tensor([[[0.25, 0.25]]]),))
+    assert features[0, 0, 1] == pytest.approx(math.sin(math.pi * 2 / 4), abs=1e-6)  # axis 0, f = 2
+    assert features[0, 0, 6] == pytest.approx(math.sin(math.pi * 4 / 4), abs=1e-6)  # axis 1, f = 4
+
+
+def test_positions_in_parts_give_the_same_features_as_positions_in_one_piece():
+    grid, place = grid_positions((3, 2)).unsqueeze(0), torch.tensor([0.1, -0.7]).reshape(2, 1, 1)
+    whole = torch.cat([grid.expand(2, -1, -1), place.expand(-1, 6, -1)], dim=-1)
+    encode = FourierPositions((3.0, 2.0, 9.0), 4)
+    torch.testing.assert_close(encode((grid, place)), encode((whole,)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 1, 7)])
+def test_a_place_of_the_grid_finds_its_own_row(sizes):
+    positions = grid_positions(sizes).unsqueeze(0)
+    assert grid_indices(positions, sizes).tolist() == [list(range(positions.shape[1]))]
+    shaken = (positions + 0.1 * torch.tensor([-1.0, 1.0]).repeat(positions.shape[1])[: positions.shape[1], None]).clamp(
+        -1, 1
+    )
+    assert grid_indices(shaken, sizes).tolist() == [list(range(positions.shape[1]))]

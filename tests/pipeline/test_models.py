@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from perceiver import PerceiverConfig
+from pipeline.errors import UserError
+from pipeline.models import Classifier, CnnConfig, ModelConfig, build_model
+
+TINY = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2)
+KINDS = [
+    ModelConfig(stem="pixels", perceiver=TINY),
+    ModelConfig(stem="patches", patch_size=2, perceiver=TINY, slice_position=True),
+    ModelConfig(kind="cnn", cnn=CnnConfig(channels=(2, 2, 4, 4))),
+]
+
+
+def build(config, seed=0, **facts):
+    facts = {"num_channels": 2, "image_size": (8, 12), "num_classes": 3, "num_slices": 5} | facts
+    return build_model(config, **facts, seed=seed).eval()
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_examples_of_a_batch_do_not_touch_each_other(config):
+    model = build(config)
+    images = torch.rand(3, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([-1.0, 0.0, 1.0])
+    logits = model(images, places)
+    assert logits.shape == (3, 3)
+    torch.testing.assert_close(model(images[1:2], places[1:2]), logits[1:2])
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_weights_are_those_of_the_seed_and_the_callers_draws_are_untouched(config):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second, other = build(config), build(config), build(config, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_the_slices_place_counts_where_it_is_asked_for():
+    images = torch.rand(1, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+    low, high = torch.tensor([-1.0]), torch.tensor([1.0])
+    with_place, without = build(KINDS[1]), build(KINDS[0])
+    assert not torch.equal(with_place(images, low), with_place(images, high))
+    assert torch.equal(without(images, low), without(images, high))
+
+
+def test_classifier_takes_stored_pictures_and_normalises_them_by_hand():
+    """Mean 0.2 and deviation 0.4 turn black into -0.5 and white into 2."""
+    classifier = Classifier(build(KINDS[0]), (0.2, 0.2), (0.4, 0.4))
+    stored = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1).expand(1, 2, 8, 12)
+    normal = torch.tensor([-0.5, 2.0]).reshape(1, 2, 1, 1).expand(1, 2, 8, 12)
+    place = torch.zeros(1)
+    torch.testing.assert_close(classifier(stored, place), classifier.model(normal, place))
+    assert set(classifier.state_dict()) == {f"model.{name}" for name in classifier.model.state_dict()}
+
+
+def test_patches_that_do_not_divide_the_picture_are_refused():
+    with pytest.raises(UserError, match=r"model\.patch_size: found 5, but pictures of 8 x 12"):
+        build(ModelConfig(stem="patches", patch_size=5))
+
+
+def test_a_perceiver_that_contradicts_the_data_is_refused():
+    with pytest.raises(UserError, match="num_classes"):
+        build(ModelConfig(perceiver=PerceiverConfig(num_classes=9)))
+
+
+def test_cnn_options_are_checked():
+    with pytest.raises(UserError, match=r"model\.cnn\.channels"):
+        CnnConfig(channels=(1, 2))

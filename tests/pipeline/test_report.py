@@ -1,0 +1,248 @@
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+
+from pipeline.leakage import certify
+from pipeline.report import show_percent, summarise_certificate, summarise_in_words, write_report
+from pipeline.store import Store
+
+HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
+
+
+class Tags(HTMLParser):
+    """Collect the tags with their attributes, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def build_metric(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+def build_scores(accuracy):
+    names = ["balanced_accuracy", "auroc", "sensitivity", "specificity", "mcc", "f1", "nll", "brier", "ece"]
+    return {"accuracy": accuracy, **{name: build_metric(0.5, 0.25, 0.75) for name in names}}
+
+
+def build_metrics(levels=("slice", "volume")):
+    sizes = {"slice": 960, "volume": 40, "patient": 20}
+    return {
+        "split": "test",
+        "levels": {
+            level: {
+                "n": sizes[level],
+                "groups": 20,
+                "metrics": build_scores(build_metric(0.9714, 0.95, 0.9861)),
+                "confusion": [[1, 0], [0, 1]],
+                "support": {"left": 1, "right": 1},
+                "notes": [],
+            }
+            for level in levels
+        },
+        "baselines": {
+            "majority": build_scores(build_metric(0.5)),
+            "logistic_regression": build_scores(build_metric(0.86, 0.8, 0.9)),
+        },
+    }
+
+
+def build_png(width=20, height=10) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def build_page(tmp_path, **changes) -> str:
+    arguments = {
+        "title": "phantom",
+        "synthetic_note": None,
+        "metrics": build_metrics(),
+        "class_names": ("left", "right"),
+        "figures": {"roc": build_png(), "confusion_slice": build_png(1200)},
+        "split_counts": pandas.DataFrame({"split": ["train", "test"], "patients": [1234, 20]}),
+        "certificate": {"passed": True, "counts": {"patients_in_two_splits": 0}, "findings": []},
+        "provenance": {"seed": 20260101, "versions": {"torch": "2.13.0"}},
+        "config_text": "train:\n  epochs: 3\n",
+        "warnings": [],
+    }
+    path = tmp_path / "report.html"
+    write_report(path, **(arguments | changes))
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_summary_says_how_good_how_sure_on_whom_and_against_what():
+    assert [sentence.replace("\u00a0", " ") for sentence in summarise_in_words(build_metrics())] == [
+        "On 960 slices of 20 independent patients in the test split, "
+        "the model is right for 97.1 % (95 % interval 95.0 to 98.6 %).",
+        "Averaged per volume (40), it is right for 97.1 % (95 % interval 95.0 to 98.6 %).",
+        "Baselines on the same slices: commonest class 50.0 %; "
+        "logistic regression on pixels 86.0 % (95 % interval 80.0 to 90.0 %).",
+    ]
+
+
+def test_a_share_that_is_not_defined_is_said_so():
+    assert show_percent(build_metric(None)) == "not defined"
+
+
+def test_no_interval_is_said_in_words():
+    metrics = build_metrics(("slice",))
+    metrics["levels"]["slice"]["groups"] = 1
+    metrics["levels"]["slice"]["metrics"]["accuracy"] = build_metric(0.5)
+    sentences = summarise_in_words(metrics)
+    assert "1 independent patient in" in sentences[0]
+    assert any("nothing can be said about other patients" in sentence for sentence in sentences)
+
+
+def test_a_level_with_nothing_to_average_is_shown_once(tmp_path):
+    metrics = build_metrics(("slice", "volume"))
+    metrics["levels"]["volume"]["n"] = 960
+    page = build_page(tmp_path, metrics=metrics)
+    assert "<h3>Slices</h3>" in page
+    assert "<h3>Volumes</h3>" not in page
+
+
+def test_everything_that_a_user_can_name_is_escaped(tmp_path):
+    levels = build_metrics()
+    levels["levels"]["slice"]["notes"] = [HOSTILE]
+    levels["levels"]["slice"]["support"] = {HOSTILE: 1}
+    levels["baselines"][HOSTILE] = build_scores(build_metric(0.5))
+    levels["split"] = HOSTILE
+    page = build_page(
+        tmp_path,
+        title=HOSTILE,
+        synthetic_note=HOSTILE,
+        metrics=levels,
+        class_names=("a", HOSTILE),
+        figures={HOSTILE: build_png()},
+        split_counts=pandas.DataFrame({HOSTILE: [HOSTILE], "file": [HOSTILE]}),
+        certificate={"passed": False, "counts": {HOSTILE: HOSTILE}, "findings": [HOSTILE, {"a": HOSTILE}]},
+        provenance={HOSTILE: HOSTILE, "nested": {HOSTILE: [HOSTILE]}},
+        config_text=HOSTILE,
+        warnings=[HOSTILE],
+    )
+    assert "<script" not in page.lower()
+    tags = Tags(page)
+    assert tags.text.count("alert(1)") >= 15
+    assert not [attributes for _, attributes in tags.tags if "onerror" in attributes]
+    assert all(attributes["src"].startswith("data:") for tag, attributes in tags.tags if tag == "img")
+
+
+def test_the_page_asks_nothing_of_the_network(tmp_path):
+    tags = Tags(build_page(tmp_path)).tags
+    assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "object"})
+    addresses = [attributes[key] for _, attributes in tags for key in ("src", "href") if key in attributes]
+    assert len(addresses) == 2
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "default-src 'none'" in next(a["content"] for _, a in tags if a.get("http-equiv"))
+
+
+def test_each_picture_has_a_text_and_known_ones_come_first(tmp_path):
+    figures = {"extra_view": build_png(), "roc": build_png(), "confusion_slice": build_png()}
+    images = [a for tag, a in Tags(build_page(tmp_path, figures=figures)).tags if tag == "img"]
+    assert [image["alt"].split(".")[0] for image in images] == [
+        "Confusion matrix of the slices",
+        "ROC curve",
+        "Extra view",
+    ]
+    assert {(image["width"], image["height"]) for image in images} == {("20", "10")}
+
+
+def test_every_table_scrolls_inside_its_own_box(tmp_path):
+    page = build_page(tmp_path)
+    num_tables = page.count("<table>")
+    assert num_tables >= 6
+    assert len(re.findall(r'<div class="scroll"[^>]*>\s*<table>', page)) == num_tables
+
+
+def test_a_synthetic_set_is_called_so_and_a_real_one_is_not(tmp_path):
+    assert "Synthetic data." not in build_page(tmp_path)
+    assert "Synthetic data.</strong> Drawn." in build_page(tmp_path, synthetic_note="Drawn.")
+
+
+def test_a_failed_certificate_takes_the_belief_away(tmp_path):
+    assert "Passed." in build_page(tmp_path)
+    page = build_page(tmp_path, certificate={"passed": False, "counts": {}, "findings": ["Patient P is shared."]})
+    assert "Failed." in page
+    assert "Passed." not in page
+    assert "<li>Patient P is shared.</li>" in page
+
+
+def test_a_thousand_findings_are_cut_and_the_rest_counted(tmp_path):
+    findings = [f"finding {number}" for number in range(1000)]
+    page = build_page(tmp_path, certificate={"passed": False, "counts": {}, "findings": findings})
+    assert page.count("<li>finding") == 50
+    assert "And 950 more" in page
+
+
+def test_a_certificate_of_a_leak_is_told_in_words():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    images[1] = images[0]
+    index = pandas.DataFrame(
+        {
+            "example_id": ["a_0", "b_0", "c_0"],
+            "source_id": ["a", "b", "c"],
+            "group_id": ["p", "q", "r"],
+            "label": ["left", "right", "left"],
+            "slice_index": [0, 0, 0],
+            "slice_position": [0.0, 0.0, 0.0],
+        }
+    )
+    store = Store(images=images, index=index, class_names=("left", "right"), settings={}, fingerprint="f")
+    splits = pandas.DataFrame({"group_id": ["p", "q"], "split": ["train", "test"]})
+    told = summarise_certificate(certify(store, splits, near_identical_bits=2))
+    assert told["passed"] is False
+    assert told["counts"]["identical_images_across_splits"] == 1
+    assert told["findings"] == ["Patient r has no split.", "a_0 (train) and b_0 (test) are identical."]
+
+
+def test_numbers_are_told_as_a_reader_expects(tmp_path):
+    tags = Tags(build_page(tmp_path))
+    for text in ("0.971", "0.950 to 0.986", "1,234", "20260101", "versions.torch", "epochs: 3"):
+        assert text in tags.text
+    assert "20,260,101" not in tags.text
+    assert "Research, no diagnosis" in tags.text
+    assert "take “right” as the positive class" in tags.text
+
+
+def test_several_classes_have_no_positive_one(tmp_path):
+    page = build_page(tmp_path, class_names=("a", "b", "c"))
+    assert "as the positive class" not in page
+    assert "one class against the rest" in page
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the chromium browser")
+def test_the_page_is_never_wider_than_a_phone(tmp_path):
+    page = build_page(tmp_path, title="a" * 200, provenance={"fingerprint": "f" * 300, "b" * 80: "c"})
+    # The page is shown in a frame as wide as a phone; a script beside it measures how far it reaches.
+    (tmp_path / "inner.html").write_text(page, encoding="utf-8")
+    (tmp_path / "outer.html").write_text(
+        "<iframe id=f src=inner.html width=390 height=800 style='border:0'></iframe><p id=p></p><script>"
+        "onload = () => { const d = document.getElementById('f').contentDocument.documentElement;"
+        "document.getElementById('p').textContent = `reach ${d.scrollWidth} of ${d.clientWidth}` }</script>"
+    )
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom"]
+    address = (tmp_path / "outer.html").as_uri()
+    shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r"reach (\d+) of (\d+)", shown)
+    assert found is not None
+    reach, width = map(int, found.groups())
+    assert reach == width

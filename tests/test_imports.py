@@ -1,0 +1,108 @@
+"""Imports run one way, and each heavy library has one door."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A module may import from its own layer and from those below it.
+LAYERS = [
+    {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console"},
+    {"volumes", "slicing", "store", "history", "augment", "optimizers", "splits", "leakage", "datasets.sources"},
+    {"preparation", "datasets", "models", "examples"},
+    {"checkpoint", "scoring", "experiment", "devices", "dump"},
+    {
+        "training",
+        "metrics",
+        "bootstrap",
+        "ranking",
+        "curves",
+        "baselines",
+        "figures",
+        "report",
+        "tracking",
+        "display",
+        "serving",
+        "runs",
+    },
+    {"stages"},
+    {"cli", "__main__"},
+]
+DOORS = {
+    "nibabel": {"volumes"},
+    "isal": {"volumes"},
+    "monai": {"models"},
+    "mlflow": {"tracking", "serving"},
+    "matplotlib": {"figures"},
+    "jinja2": {"report"},
+    "sklearn": {"baselines"},
+    "lightning": {"devices", "training", "stages.train"},
+    "jsonargparse": {"cli"},
+    "pytorch_optimizer": {"optimizers"},
+    "safetensors": {"checkpoint"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Return what a module imports; an import for annotations alone does not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def layer_of(module: str) -> int:
+    for number, members in enumerate(LAYERS):
+        if any(module == member for member in members):
+            return number
+    parent = module.rpartition(".")[0]
+    assert parent, f"{module} has no layer: add it to LAYERS"
+    return layer_of(parent)
+
+
+MODULES = {
+    path.relative_to(ROOT / "pipeline").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+    for path in (ROOT / "pipeline").rglob("*.py")
+    if path != ROOT / "pipeline" / "__init__.py"
+}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_run_one_way(module):
+    for name in imported(MODULES[module]):
+        if name.startswith("pipeline."):
+            assert layer_of(name.removeprefix("pipeline.")) <= layer_of(module), f"{module} imports {name} from above"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_heavy_libraries_have_one_door(module):
+    for name in imported(MODULES[module]):
+        doors = DOORS.get(name.split(".")[0])
+        assert doors is None or module in doors, f"{module} imports {name}; its door is {doors}"
+
+
+def test_the_model_imports_torch_einops_and_the_standard_library_alone():
+    import sys
+
+    allowed = set(sys.stdlib_module_names) | {"torch", "einops", "perceiver"}
+    for path in (ROOT / "perceiver").glob("*.py"):
+        assert {name.split(".")[0] for name in imported(path)} <= allowed, path
+
+
+def test_workers_load_nothing_slow():
+    """A preprocessing process starts with preparation.py; torch alone would cost it seconds."""
+    import subprocess
+    import sys
+
+    slow = {"torch", "monai", "mlflow", "matplotlib", "sklearn"}
+    code = f"import sys, pipeline.preparation; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
