@@ -20,7 +20,7 @@ class ImageConfig:
         stem: pixels: each pixel is an input. patches: each square patch is one. conv: each place of a small
             convolutional network's output is one.
         patch_size: side of a patch in pixels; read only where ``stem`` is patches.
-        num_conv_layers: stride-2 convolutions, each halves the sides; read only where ``stem`` is conv.
+        num_conv_layers: convolutions, each halves the sides; read only where ``stem`` is conv.
         conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
         slice_position: whether the place of the slice in its volume is a third position axis.
         perceiver: the Perceiver behind the stem.
@@ -76,22 +76,22 @@ def image_tokens(
 
 
 def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Sequential:
-    """Build stride-2 convolutions, each followed by batch normalisation and GELU; channels double each time.
+    """Build convolutions that each halve the image; channels double each time.
+
+    Each layer is a 3 x 3 convolution, the maximum of each 2 x 2 square, batch normalisation and ReLU. The
+    maximum comes before the normalisation because that leaves it a quarter of the work.
 
     Args:
         channels: of the image.
-        num_layers: number of convolutions.
-        out_channels: of the last one.
+        num_layers: number of layers.
+        out_channels: of the last layer.
     """
     layers: list[nn.Module] = []
     for layer_index in range(num_layers):
-        wider = max(1, out_channels // 2 ** (num_layers - 1 - layer_index))
-        layers += [
-            nn.Conv2d(channels, wider, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(wider),
-            nn.GELU(),
-        ]
-        channels = wider
+        width = max(1, out_channels // 2 ** (num_layers - 1 - layer_index))
+        convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
+        layers += [convolution, nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
     return nn.Sequential(*layers)
 
 
@@ -125,8 +125,12 @@ class ImagePerceiver(nn.Module):
         if config.stem == "conv":
             self.stem = build_conv_stem(channels, config.num_conv_layers, config.conv_channels)
             channels = config.conv_channels
-            for _ in range(config.num_conv_layers):
-                height, width = (height + 1) // 2, (width + 1) // 2
+            height, width = (size // 2**config.num_conv_layers for size in (height, width))
+            if min(height, width) < 1:
+                raise ValueError(
+                    f"ImageConfig.num_conv_layers: found {config.num_conv_layers} for images of "
+                    f"{self.image_shape[1]} x {self.image_shape[2]} pixels, which cannot be halved that often"
+                )
         axis_sizes: tuple[int, ...] = (height // self.patch_size, width // self.patch_size)
         if config.slice_position:
             if num_slices is None:

@@ -94,7 +94,8 @@ def sum_over_patients(labels: Indices, predicted: Indices, probabilities: Floats
     losses = [np.bincount(patients, loss, num_patients) for loss in (-np.log(likelihood), brier)]
     confidence = probabilities.max(axis=1)
     gap_cells = patients * NUM_CALIBRATION_BINS + assign_bins(confidence, NUM_CALIBRATION_BINS)
-    gaps = np.bincount(gap_cells, confidence - (labels == predicted), num_patients * NUM_CALIBRATION_BINS)
+    excess = confidence - (labels == predicted)
+    gaps = np.bincount(gap_cells, excess, num_patients * NUM_CALIBRATION_BINS).astype(np.float64)
     ranked_classes = [1] if num_classes == 2 else range(num_classes)
     return PatientSums(
         confusion=count_cells(labels * num_classes + predicted, patients, (num_classes * num_classes, num_patients)),

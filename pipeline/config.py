@@ -161,6 +161,7 @@ class TrainConfig:
         batch_size: examples a step, over all devices together.
         optimizer: the update rule.
         learning_rate: its highest value, after warm-up.
+        betas: how much of the mean gradient and of the mean squared gradient a step keeps.
         weight_decay: decoupled for AdamW and LAMB; biases, norms and embeddings are left out.
         schedule: how the rate falls: ``cosine`` by step; ``step``, ``multistep`` and ``exponential`` by epoch.
         warmup_epochs: epochs (fractions allowed) of linear growth from zero before the schedule.
@@ -174,7 +175,7 @@ class TrainConfig:
         select_by: what makes an epoch the best.
         seed: of the initial weights, the order, the augmentation and dropout.
         precision: ``auto`` takes bf16 where the processor computes in it, else float32.
-        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        accelerator: where training runs; ``auto`` takes a GPU where there is one.
         devices: devices on each machine.
         num_nodes: machines.
         compile: compile the model with ``torch.compile``; pays on long GPU runs.
@@ -185,6 +186,7 @@ class TrainConfig:
     batch_size: int = 64
     optimizer: Literal["adam", "adamw", "lamb"] = "adamw"
     learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     schedule: Literal["constant", "step", "multistep", "cosine", "exponential"] = "cosine"
     warmup_epochs: float = 1.0
@@ -198,7 +200,7 @@ class TrainConfig:
     select_by: Literal["val_loss", "val_accuracy"] = "val_loss"
     seed: int = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     num_nodes: int = 1
     compile: bool = False
@@ -209,6 +211,7 @@ class TrainConfig:
             value = getattr(self, field)
             require(value >= 1, f"train.{field}", value, "1 or more")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
+        require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "two numbers, 0 to below 1")
         for field in ("weight_decay", "warmup_epochs", "early_stopping_epochs"):
             value = getattr(self, field)
             require(value >= 0, f"train.{field}", value, "0 or more")

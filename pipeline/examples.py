@@ -90,8 +90,8 @@ def place_examples(
     return Examples(
         images=images,
         rows=np.asarray(rows, dtype=np.int64),
-        labels=torch.as_tensor(np.asarray(labels, dtype=np.int64), device=device),
-        slice_position=torch.as_tensor(np.asarray(slice_position, dtype=np.float32), device=device),
+        labels=torch.tensor(np.array(labels, dtype=np.int64), device=device),
+        slice_position=torch.tensor(np.array(slice_position, dtype=np.float32), device=device),
         placed=placed,
     )
 

@@ -40,7 +40,7 @@ class Experiment:
         tracking: where MLflow keeps the records.
     """
 
-    name: str
+    name: str = "akoa"
     run: str = ""
     workspace: Path = Path()
     data: DataConfig = field(default_factory=DataConfig)

@@ -239,7 +239,7 @@ def contact_sheet(
 
     Args:
         images: ``(height, width)`` or ``(channels, height, width)`` uint8 each; 1 or 3 channels.
-        captions: one an image; lines are split at ``\\n`` and shortened in the middle to fit.
+        captions: one an image; its lines are shortened in the middle to fit.
         columns: images in a row.
         is_right: for each image whether the answer was right: a blue border and a tick,
             or a red one and a cross.

@@ -13,20 +13,21 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class CnnConfig:
-    """A small residual network, the baseline that the Perceiver is compared with.
+    """A small convolutional network, the baseline that the Perceiver is compared with.
 
     Args:
-        channels: of each stage; each stage after the first halves height and width.
-        blocks_per_stage: residual blocks of two convolutions each.
+        blocks: plain: a convolution and a max-pooling a stage. residual: a residual network.
+        channels: of each stage; each halves height and width.
     """
 
-    channels: tuple[int, ...] = (32, 64, 128, 256)
-    blocks_per_stage: int = 1
+    blocks: Literal["plain", "residual"] = "plain"
+    channels: tuple[int, ...] = (24, 48, 96, 192)
 
     def __post_init__(self) -> None:
-        good_channels = len(self.channels) == 4 and min(self.channels) >= 1
-        require(good_channels, "model.cnn.channels", self.channels, "four numbers, each 1 or more")
-        require(self.blocks_per_stage >= 1, "model.cnn.blocks_per_stage", self.blocks_per_stage, "1 or more")
+        num_stages = len(self.channels)
+        good_number = num_stages == 4 or (self.blocks == "plain" and num_stages >= 1)
+        allowed = "numbers of 1 or more; four of them for residual blocks"
+        require(good_number and min(self.channels) >= 1, "model.cnn.channels", self.channels, allowed)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ModelConfig:
     """Which network, and its shape.
 
     Args:
-        kind: perceiver, or cnn for a small residual network as a baseline.
+        kind: perceiver, or cnn for a small convolutional network as a baseline.
         stem: what the Perceiver's inputs are. pixels: each pixel is one. patches: each square patch is one.
             conv: each place of a small convolutional network's output is one.
         patch_size: side of a patch in pixels; read only where ``stem`` is patches.
@@ -87,7 +88,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.kind == "cnn":
-            return SliceModel(_build_cnn(config.cnn, num_channels, num_classes), reads_slice_position=False)
+            return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False)
         image_config = ImageConfig(
             stem=config.stem,
             patch_size=config.patch_size,
@@ -116,17 +117,35 @@ def build_model(
         return SliceModel(network, reads_slice_position=config.slice_position)
 
 
-def _build_cnn(config: CnnConfig, num_channels: int, num_classes: int) -> nn.Module:
-    from monai.networks.nets.resnet import ResNet, ResNetBlock  # takes seconds to import
+def _build_cnn(config: CnnConfig, num_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
+    """Build the baseline from MONAI's blocks; it takes seconds to import, so it is imported here."""
+    shortest = 2 ** len(config.channels)
+    if min(image_size) < shortest:
+        raise UserError(
+            f"model.cnn.channels: {len(config.channels)} stages halve pictures of {image_size[0]} x {image_size[1]} "
+            f"pixels to nothing; {shortest} pixels are needed. Use fewer stages or enlarge preprocess.size."
+        )
+    if config.blocks == "plain":
+        from monai.networks.blocks.convolutions import Convolution
+
+        stages: list[nn.Module] = []
+        for width in config.channels:
+            stages += [
+                Convolution(2, num_channels, width, act="RELU", norm="BATCH", adn_ordering="NA"),
+                nn.MaxPool2d(2),
+            ]
+            num_channels = width
+        return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_channels, num_classes))
+    from monai.networks.nets.resnet import ResNet, ResNetBlock
 
     network: nn.Module = ResNet(
         block=ResNetBlock,
-        layers=[config.blocks_per_stage] * len(config.channels),
+        layers=[1] * len(config.channels),
         block_inplanes=list(config.channels),
         spatial_dims=2,
         n_input_channels=num_channels,
         conv1_t_size=3,
-        conv1_t_stride=1,
+        conv1_t_stride=2,
         no_max_pool=True,
         num_classes=num_classes,
     )

@@ -62,15 +62,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
             weight_decay = config.weight_decay if kind == "matrix" else 0.0
             groups.append({"params": members, "weight_decay": weight_decay, "kind": kind})
     if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.learning_rate, fused=fused)
+        return torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
     from pytorch_optimizer import Lamb  # takes a second to import, and only LAMB needs it
 
     for group in groups:
         group["adam"] = group["kind"] == "vector"
     # Its default divides the rate by 1 - 0.9^step, ten times the step at first; adam_debias leaves that out.
-    lamb: torch.optim.Optimizer = Lamb(groups, lr=config.learning_rate, weight_decouple=False, adam_debias=True)
+    lamb: torch.optim.Optimizer = Lamb(
+        groups, lr=config.learning_rate, betas=config.betas, weight_decouple=False, adam_debias=True
+    )
     return lamb
 
 

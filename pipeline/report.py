@@ -176,6 +176,7 @@ def summarise_in_words(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def plural(word: str, count: int) -> str:
+    """Return the word, with an s unless there is one."""
     return word if count == 1 else f"{word}s"
 
 

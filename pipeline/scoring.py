@@ -35,7 +35,7 @@ def compute_probabilities(
     for start in range(0, len(images), batch_size):
         rows = np.arange(start, min(start + batch_size, len(images)))
         pictures = read_images(images, rows).to(device)
-        places = torch.as_tensor(np.asarray(slice_position[rows], dtype=np.float32), device=device)
+        places = torch.tensor(np.array(slice_position[rows], dtype=np.float32), device=device)
         logits = classifier(pictures.flip(-1) if mirrored else pictures, places)
         parts.append(logits.float().softmax(dim=-1).cpu().numpy())
     return np.concatenate(parts)

@@ -60,7 +60,14 @@ class Tracker:
     def log_model(
         self, checkpoint_path: Path, image_shape: tuple[int, ...], num_classes: int, tags: Mapping[str, str]
     ) -> None:
-        """Keep the model with its signature, ready to be served."""
+        """Keep the model with its signature, ready to be served; one a run.
+
+        Args:
+            checkpoint_path: the weights.
+            image_shape: of a picture, (height, width) or (channels, height, width).
+            num_classes: probabilities a picture.
+            tags: facts about the model.
+        """
 
     def finish(self, status: str = "FINISHED") -> None:
         """Say how the run ended: FINISHED, FAILED or KILLED."""
@@ -139,6 +146,8 @@ class MlflowTracker(Tracker):
             outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_classes))]),
         )
         run = self.client.get_run(self.run_id)
+        if run.outputs is not None and run.outputs.model_outputs:
+            return  # it was kept before the run was cut off
         logged = self.client.create_logged_model(
             run.info.experiment_id, name="classifier", source_run_id=self.run_id, tags=dict(tags)
         )

@@ -85,6 +85,8 @@ def make_phantom(folder: Path, config: PhantomConfig, num_workers: int, console:
         return
     write_json(folder / STARTED_NAME, record)
     (folder / COMPLETE_NAME).unlink(missing_ok=True)
+    for half_written in folder.glob(".*.tmp"):
+        half_written.unlink()
     tasks = (delayed(write_knee)(folder, config, knee) for knee in missing)
     written = Parallel(n_jobs=num_workers, return_as="generator_unordered")(tasks)
     for _ in progress(written, "making synthetic knees", len(missing), console or Console()):

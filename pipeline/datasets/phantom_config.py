@@ -20,6 +20,8 @@ class PhantomConfig:
         spacing_mm: voxel size along right, anterior and superior.
         rotation_degrees: standard deviation of a knee's rotation about the superior axis.
         shift_mm: a knee lies off the centre by up to so much to the right and to the front.
+        height_shift_mm: the joint line lies off the middle of the scan by up to so much.
+        lean: standard deviation of the limb's tilt to the side and to the front, as mm for each mm of height.
         zoom: standard deviation of the logarithm of a patient's size.
         shape_variation: how much the parts of the knee differ between patients in place, size and turn;
             1 is about 1.5 mm, 7 % and 4 degrees.
@@ -38,6 +40,8 @@ class PhantomConfig:
     spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
     rotation_degrees: float = 8.0
     shift_mm: float = 6.0
+    height_shift_mm: float = 6.0
+    lean: float = 0.05
     zoom: float = 0.07
     shape_variation: float = 1.0
     warp_mm: float = 2.5
@@ -55,6 +59,8 @@ class PhantomConfig:
         for field in (
             "rotation_degrees",
             "shift_mm",
+            "height_shift_mm",
+            "lean",
             "zoom",
             "shape_variation",
             "warp_mm",

@@ -19,8 +19,6 @@ Array = np.ndarray[Any, Any]
 # An adult's knee is a little larger than the round figures of the anatomy.
 MEAN_SIZE = 1.08
 LARGEST_DEVIATION = 2.2
-HEIGHT_SHIFT_MM = 6.0
-LEAN = 0.05
 ROUNDED_END_MM = 7.0
 
 
@@ -54,12 +52,12 @@ def place_knee(
     size = MEAN_SIZE * np.exp(config.zoom * bounded_normal(patient_generator))
     angle = np.deg2rad(config.rotation_degrees * bounded_normal(scan_generator))
     shift = config.shift_mm * scan_generator.uniform(-1, 1, 2)
-    lean = (LEAN * bounded_normal(scan_generator), LEAN * bounded_normal(scan_generator))
+    lean = [config.lean * bounded_normal(scan_generator) for _ in range(2)]
     right, anterior, superior = (
         (np.arange(count) - (count - 1) / 2) * spacing
         for count, spacing in zip(config.shape, config.spacing_mm, strict=True)
     )
-    superior = superior - HEIGHT_SHIFT_MM * scan_generator.uniform(-1, 1)
+    superior = superior - config.height_shift_mm * scan_generator.uniform(-1, 1)
     shape = (len(superior), len(anterior), len(right))
     warps = [np.float32(config.warp_mm) * smooth_field(scan_generator, shape, (4, 5, 5)) for _ in range(2)]
     column, row = (

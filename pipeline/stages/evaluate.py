@@ -21,7 +21,7 @@ from pipeline.history import find_best
 from pipeline.leakage import check_certificate
 from pipeline.metrics import compute_metrics
 from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.report import show_percent, write_report
+from pipeline.report import show_percent, summarise_certificate, write_report
 from pipeline.scoring import compute_probabilities
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
@@ -73,7 +73,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         class_names=store.class_names,
         figures=figures,
         split_counts=_tabulate_splits(store, split_of),
-        certificate=_summarise_certificate(certificate),
+        certificate=summarise_certificate(certificate),
         provenance=_describe_provenance(checkpoint),
         config_text=dump_experiment(experiment),
         warnings=_list_warnings(metrics, certificate),
@@ -174,20 +174,6 @@ def _tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFra
             row | {f"scans: {name}": int(scans.get(name, 0)) for name in store.class_names} | {"slices": len(index)}
         )
     return pd.DataFrame(rows)
-
-
-def _summarise_certificate(certificate: dict[str, Any]) -> dict[str, Any]:
-    near = certificate["near_identical_images"]
-    return {
-        "passed": certificate["passed"],
-        "counts": {
-            "patients in two splits": len(certificate["patients_in_two_splits"]),
-            "patients without a split": len(certificate["patients_without_split"]),
-            "identical pictures in two splits": certificate["identical_images"]["count"],
-            f"near-identical pictures in two splits (at most {near['bits']} of 256 bits differ)": near["count"],
-        },
-        "findings": [f"{pair['first']} looks like {pair['second']}: {pair['bits']} bits" for pair in near["pairs"]],
-    }
 
 
 def _describe_provenance(checkpoint: Checkpoint) -> dict[str, Any]:

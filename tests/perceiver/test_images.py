@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig, image_tokens
+from perceiver.images import build_conv_stem
 
 
 def small_model(**options):
@@ -33,6 +34,11 @@ def test_a_patch_holds_its_own_pixels():
     assert grid[0].tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
 
 
+def test_a_patch_holds_one_channel_after_the_other():
+    values, _ = image_tokens(torch.arange(8.0).reshape(1, 2, 2, 2), patch_size=2)
+    assert values[0].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
+
+
 def test_a_size_that_the_patch_does_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"images of 4 x 5 pixels for patch_size 2, allowed are sizes that it divides"):
         image_tokens(torch.zeros(1, 1, 4, 5), patch_size=2)
@@ -44,7 +50,7 @@ def test_a_size_that_the_patch_does_not_divide_is_refused():
         ({"stem": "pixels"}, 2, (8, 12)),
         ({"stem": "patches", "patch_size": 4}, 32, (2, 3)),
         ({"stem": "conv", "num_conv_layers": 1}, 8, (4, 6)),
-        ({"stem": "conv", "num_conv_layers": 3}, 8, (1, 2)),
+        ({"stem": "conv", "num_conv_layers": 3}, 8, (1, 1)),
         ({"stem": "pixels", "slice_position": True}, 2, (8, 12, 5)),
     ],
 )
@@ -94,3 +100,19 @@ def test_a_config_that_contradicts_the_data_is_refused():
     config = ImageConfig(stem="pixels", perceiver=PerceiverConfig(num_classes=7))
     with pytest.raises(ValueError, match=r"PerceiverConfig\.num_classes: found 7, but the data have 2; leave it out"):
         ImagePerceiver(config, channels=1, height=8, width=8, num_classes=2)
+
+
+def test_an_image_too_small_for_its_stem_is_refused():
+    config = ImageConfig(stem="conv", num_conv_layers=4)
+    with pytest.raises(
+        ValueError, match=r"num_conv_layers: found 4 for images of 8 x 12 pixels, which cannot be halved"
+    ):
+        ImagePerceiver(config, channels=1, height=8, width=12, num_classes=2)
+
+
+def test_each_layer_of_the_stem_halves_the_image_and_doubles_the_channels():
+    stem = build_conv_stem(3, 3, 32)
+    widths = [layer.out_channels for layer in stem if isinstance(layer, torch.nn.Conv2d)]
+    assert widths == [8, 16, 32]
+    sizes = [stem[:count](torch.zeros(1, 3, 17, 24)).shape[2:] for count in (4, 8, 12)]
+    assert sizes == [(8, 12), (4, 6), (2, 3)]

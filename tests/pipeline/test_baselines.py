@@ -176,6 +176,7 @@ def test_probabilities_keep_the_order_of_the_index_whatever_its_row_names():
     index = build_index(["left", "right"]).iloc[::-1]
     table = build_predictions(index, np.array([[0.2, 0.8], [0.5, 0.5]]), CLASSES, split="val")
     assert table["example_id"].tolist() == ["1", "0"]
+    assert table.index.tolist() == [0, 1]
     assert table["predicted"].tolist() == ["right", "left"]
     assert table["probability_right"].tolist() == [0.8, 0.5]
     assert set(table["split"]) == {"val"}

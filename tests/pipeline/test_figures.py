@@ -34,7 +34,7 @@ def count_pixels(png: bytes, colour: tuple[int, int, int]) -> int:
 def build_history(num_epochs: int) -> pandas.DataFrame:
     epochs = np.arange(1, num_epochs + 1)
     columns = ["train_loss", "val_loss", "train_accuracy", "val_accuracy", "learning_rate"]
-    return pandas.DataFrame({"epoch": epochs, **{name: 1 / epochs for name in columns}})
+    return pandas.DataFrame({"epoch": epochs, **dict.fromkeys(columns, 1 / epochs)})
 
 
 def draw_all() -> dict[str, bytes]:
@@ -84,8 +84,12 @@ def test_counts_and_shares_are_drawn_from_the_rows():
     same = [np.array_equal(*(pixels[int(y * height), int(x * width)] for pixels in (even, uneven))) for y, x in cells]
     # The second row holds fewer counts, but the same shares.
     assert same == [True, False, True, True]
+    certain = read_pixels(confusion_matrix([[10, 0], [5, 5]], ("a", "b")))
+    y, x = int(0.3 * height), int(0.63 * width)
+    assert certain[y, x].sum() < even[y, x].sum()  # a whole is darker than a half
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_class_without_rows_is_drawn_as_nothing():
     assert confusion_matrix([[0, 0], [0, 0]], ("a", "b"))
     assert confusion_matrix([[0, 0], [1, 2]], ("a", "b")) != confusion_matrix([[1, 0], [1, 2]], ("a", "b"))
@@ -94,10 +98,10 @@ def test_a_class_without_rows_is_drawn_as_nothing():
 @pytest.mark.parametrize("num_classes", [2, 10, 40])
 @pytest.mark.filterwarnings("error")
 def test_hostile_names_and_many_classes_are_drawn_without_a_warning(num_classes):
-    names = [f"$x_{{{index}}} \\frac <b>& a very long name of a class" for index in range(num_classes)]
+    names = [f"$\\frac$ {index} <b>& a very long name of a class" for index in range(num_classes)]
     line = np.array([0.0, 1.0])
-    assert confusion_matrix(np.eye(num_classes, dtype=int), names, "$n$")
-    assert roc_curve({name: RocCurve(line, line) for name in names}, "$n$")
+    assert confusion_matrix(np.eye(num_classes, dtype=int), names, "$\\frac$")
+    assert roc_curve({name: RocCurve(line, line) for name in names}, "$\\frac$")
     assert roc_curve({})
 
 
@@ -114,8 +118,9 @@ def test_a_sheet_shows_each_image_enlarged_by_a_whole_factor():
     pixels = read_pixels(contact_sheet(images, ["", ""], columns=2))
     factor = 22  # 8 pixels to a tile of 176
     for image in images:
-        corner = np.argwhere((pixels == image[0, 0]).all(axis=2))
-        assert any(np.array_equal(pixels[y : y + 176 : factor, x : x + 176 : factor, 0], image) for y, x in corner)
+        enlarged = np.kron(image, np.ones((factor, factor), dtype=np.uint8))
+        corners = np.argwhere((pixels == image[0, 0]).all(axis=2))
+        assert any(np.array_equal(pixels[y : y + 176, x : x + 176, 0], enlarged) for y, x in corners)
 
 
 def test_a_border_says_right_or_wrong():

@@ -177,7 +177,7 @@ def test_a_volume_is_the_mean_of_its_slices():
     assert volumes["predicted"].tolist() == ["left", "right"]
 
 
-@pytest.mark.parametrize("scores", [[0.1, 0.2, 0.7, 0.8, 0.7], [0.7, 0.8, 0.1, 0.7, 0.2], [0.5]])
+@pytest.mark.parametrize("scores", [[0.2, 0.8], [0.35, 0.56, 0.61, 0.58, 0.1, 0.8], [0.5]])
 def test_a_tie_goes_to_the_first_class_in_any_order(scores):
     table = build_table(scores, ["left"] * len(scores), CLASSES[2], source_ids=["v"] * len(scores))
     assert np.mean(scores) == pytest.approx(0.5)
@@ -342,6 +342,13 @@ def test_the_gaps_of_the_calibration_bins_sum_to_the_calibration_error():
     assert bins["count"].sum() == len(table)
     assert ((filled["low"] < filled["confidence"]) & (filled["confidence"] <= filled["high"] + 1e-12)).all()
     assert error == pytest.approx(read_values(compute_level(table, CLASSES[3], num_resamples=1))["ece"])
+
+
+def test_the_upper_edge_belongs_to_its_bin():
+    table = build_table([0.5, 0.51, 1.0], ["right"] * 3, CLASSES[2])
+    bins = compute_calibration_bins(table, CLASSES[2], num_bins=2)
+    assert bins["count"].tolist() == [1, 2]
+    assert bins["confidence"].tolist() == pytest.approx([0.5, 0.755])
 
 
 @pytest.mark.parametrize(

@@ -3,25 +3,26 @@ import torch
 
 from perceiver import PerceiverConfig
 from pipeline.errors import UserError
-from pipeline.models import Classifier, CnnConfig, ModelConfig, build_model
+from pipeline.models import Classifier, CnnConfig, ModelConfig, build_model, count_parameters
 
 TINY = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2)
 KINDS = [
     ModelConfig(stem="pixels", perceiver=TINY),
     ModelConfig(stem="patches", patch_size=2, perceiver=TINY, slice_position=True),
-    ModelConfig(kind="cnn", cnn=CnnConfig(channels=(2, 2, 4, 4))),
+    ModelConfig(kind="cnn", cnn=CnnConfig(channels=(2, 4, 8))),
+    ModelConfig(kind="cnn", cnn=CnnConfig(blocks="residual", channels=(2, 2, 4, 4))),
 ]
 
 
 def build(config, seed=0, **facts):
-    facts = {"num_channels": 2, "image_size": (8, 12), "num_classes": 3, "num_slices": 5} | facts
+    facts = {"num_channels": 2, "image_size": (16, 24), "num_classes": 3, "num_slices": 5} | facts
     return build_model(config, **facts, seed=seed).eval()
 
 
 @pytest.mark.parametrize("config", KINDS)
 def test_examples_of_a_batch_do_not_touch_each_other(config):
     model = build(config)
-    images = torch.rand(3, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(3, 2, 16, 24, generator=torch.Generator().manual_seed(0))
     places = torch.tensor([-1.0, 0.0, 1.0])
     logits = model(images, places)
     assert logits.shape == (3, 3)
@@ -42,7 +43,7 @@ def test_weights_are_those_of_the_seed_and_the_callers_draws_are_untouched(confi
 
 
 def test_the_slices_place_counts_where_it_is_asked_for():
-    images = torch.rand(1, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(0))
     low, high = torch.tensor([-1.0]), torch.tensor([1.0])
     with_place, without = build(KINDS[1]), build(KINDS[0])
     assert not torch.equal(with_place(images, low), with_place(images, high))
@@ -52,15 +53,15 @@ def test_the_slices_place_counts_where_it_is_asked_for():
 def test_classifier_takes_stored_pictures_and_normalises_them_by_hand():
     """Mean 0.2 and deviation 0.4 turn black into -0.5 and white into 2."""
     classifier = Classifier(build(KINDS[0]), (0.2, 0.2), (0.4, 0.4))
-    stored = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1).expand(1, 2, 8, 12)
-    normal = torch.tensor([-0.5, 2.0]).reshape(1, 2, 1, 1).expand(1, 2, 8, 12)
+    stored = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1).expand(1, 2, 16, 24)
+    normal = torch.tensor([-0.5, 2.0]).reshape(1, 2, 1, 1).expand(1, 2, 16, 24)
     place = torch.zeros(1)
     torch.testing.assert_close(classifier(stored, place), classifier.model(normal, place))
     assert set(classifier.state_dict()) == {f"model.{name}" for name in classifier.model.state_dict()}
 
 
 def test_patches_that_do_not_divide_the_picture_are_refused():
-    with pytest.raises(UserError, match=r"model\.patch_size: found 5, but pictures of 8 x 12"):
+    with pytest.raises(UserError, match=r"model\.patch_size: found 5, but pictures of 16 x 24"):
         build(ModelConfig(stem="patches", patch_size=5))
 
 
@@ -71,4 +72,13 @@ def test_a_perceiver_that_contradicts_the_data_is_refused():
 
 def test_cnn_options_are_checked():
     with pytest.raises(UserError, match=r"model\.cnn\.channels"):
-        CnnConfig(channels=(1, 2))
+        CnnConfig(blocks="residual", channels=(1, 2))
+    with pytest.raises(UserError, match="5 stages halve pictures of 16 x 24 pixels to nothing; 32 pixels are needed"):
+        build(ModelConfig(kind="cnn", cnn=CnnConfig(channels=(1, 1, 1, 1, 1))))
+
+
+def test_the_plain_cnn_has_the_parameters_counted_by_hand():
+    """A stage: 9 weights a channel pair and a bias, then gain and shift; the head: weights and bias."""
+    model = build(ModelConfig(kind="cnn", cnn=CnnConfig(channels=(4, 6))), num_channels=1)
+    expected = (9 * 1 * 4 + 4 + 8) + (9 * 4 * 6 + 6 + 12) + (6 * 3 + 3)
+    assert count_parameters(model) == expected

@@ -1,0 +1,138 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
+from pipeline.config import TrackingConfig
+from pipeline.errors import UserError
+from pipeline.history import EpochResult
+from pipeline.scoring import compute_probabilities
+from pipeline.tracking import open_run, resolve_uri
+from pipeline.workspace import Workspace
+from tests.pipeline.test_checkpoint import make_checkpoint, pictures
+
+HISTORY = [EpochResult(epoch, 1 / epoch, 0.5, 2 / epoch, 0.5, 0.1, 1.0, 1.0) for epoch in (1, 2, 3)]
+
+
+@pytest.fixture
+def open_named(tracking_uri, tmp_path):
+    def open_it(name, run_id="", run=""):
+        return open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, name, run), run_id)
+
+    return open_it
+
+
+def test_the_address_is_the_option_then_the_environment_then_the_workspace(monkeypatch, tmp_path):
+    workspace = Workspace(tmp_path, "knees")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:1")
+    assert resolve_uri(TrackingConfig(uri="sqlite:///other.db"), workspace) == "sqlite:///other.db"
+    assert resolve_uri(TrackingConfig(), workspace) == "http://server:1"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert resolve_uri(TrackingConfig(), workspace) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_a_run_keeps_what_it_is_given(open_named, tmp_path):
+    tracker = open_named("kept", run="seed-1")
+    tracker.log_settings({"train.epochs": 3, "long": "x" * 900})
+    tracker.set_tags({"commit": "abc"})
+    tracker.log_text("name: kept", "config.yaml")
+    (tmp_path / "table.csv").write_text("a")
+    tracker.log_file(tmp_path / "table.csv", "tables")
+    tracker.log_dataset("kept", "0123", "/data", "training")
+    tracker.finish()
+    run = tracker.client.get_run(tracker.run_id)
+    assert run.data.params["train.epochs"] == "3"
+    assert run.data.tags["commit"] == "abc"
+    assert run.info.run_name == "seed-1"
+    assert run.info.status == "FINISHED"
+    assert run.inputs.dataset_inputs[0].dataset.digest == "0123"
+    files = list((tmp_path / "mlartifacts" / "kept").rglob("*.*"))
+    assert {file.name for file in files} == {"config.yaml", "table.csv"}
+
+
+def test_a_run_that_goes_on_has_each_epoch_once(open_named):
+    first = open_named("curves")
+    first.log_settings({"train.devices": 1})
+    first.log_history(HISTORY[:2])
+    second = open_named("curves", first.run_id)
+    assert second.run_id == first.run_id
+    second.log_settings({"train.devices": 2, "new": 1})
+    second.log_history(HISTORY)
+    losses = second.client.get_metric_history(second.run_id, "val_loss")
+    assert [(metric.step, metric.value) for metric in losses] == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
+    assert second.client.get_run(second.run_id).data.params == {"train.devices": "1", "new": "1"}
+
+
+def test_an_unknown_run_starts_anew(open_named):
+    tracker = open_named("curves", "0" * 32)
+    assert tracker.run_id not in ("", "0" * 32)
+
+
+def test_a_deleted_experiment_is_named(open_named):
+    tracker = open_named("gone")
+    tracker.client.delete_experiment(tracker.client.get_experiment_by_name("gone").experiment_id)
+    with pytest.raises(UserError, match="the experiment gone was deleted in MLflow"):
+        open_named("gone")
+
+
+def test_without_tracking_nothing_is_kept(tmp_path):
+    tracker = open_run(TrackingConfig(enabled=False), Workspace(tmp_path / "new", "off"))
+    tracker.log_settings({"a": 1})
+    tracker.set_tags({"a": "b"})
+    tracker.log_history(HISTORY)
+    tracker.log_file(tmp_path)
+    tracker.log_model(tmp_path, (8, 8), 2, {})
+    tracker.finish()
+    assert tracker.run_id == ""
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_logged_model_gives_the_checkpoints_probabilities_without_pickles(open_named, tmp_path):
+    path = tmp_path / "best.safetensors"
+    write_checkpoint(path, make_checkpoint())
+    tracker = open_named("model")
+    tracker.log_model(path, (8, 8), 2, {"class_names": "left, right"})
+    tracker.log_model(path, (8, 8), 2, {"class_names": "left, right"})
+    outputs = tracker.client.get_run(tracker.run_id).outputs.model_outputs
+    assert len(outputs) == 1  # a stage that is run again does not log the model again
+    location = tracker.client.get_logged_model(outputs[0].model_id).artifact_location
+    folder = Path(location.removeprefix("file://"))
+    assert not list(folder.rglob("*.pkl"))
+
+    import mlflow.pyfunc
+
+    loaded = mlflow.pyfunc.load_model(str(folder))
+    images, places = pictures()
+    inputs = {"images": images, "slice_position": places.astype(np.float32)}
+    classifier = build_from_checkpoint(read_checkpoint(path))
+    expected = compute_probabilities(classifier, images, places, torch.device("cpu"), batch_size=2)
+    np.testing.assert_allclose(loaded.predict(inputs), expected, rtol=1e-6)
+    assert [item.name for item in loaded.metadata.signature.inputs.inputs] == ["images", "slice_position"]
+    with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
+        loaded.predict(inputs | {"images": images[:, :4]})
+
+
+def test_the_logged_model_brings_its_code_along(open_named, tmp_path):
+    path = tmp_path / "best.safetensors"
+    write_checkpoint(path, make_checkpoint())
+    tracker = open_named("served")
+    tracker.log_model(path, (8, 8), 2, {})
+    model_id = tracker.client.get_run(tracker.run_id).outputs.model_outputs[0].model_id
+    folder = tracker.client.get_logged_model(model_id).artifact_location.removeprefix("file://")
+    code = f"""
+import mlflow.pyfunc, numpy as np
+inputs = {{"images": np.zeros((1, 8, 8), np.uint8), "slice_position": np.zeros(1, np.float32)}}
+print(mlflow.pyfunc.load_model({folder!r}).predict(inputs).sum())
+import pipeline
+assert pipeline.__file__.startswith({folder!r}), pipeline.__file__
+"""
+    environment = {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert float(answer.stdout.split()[0]) == pytest.approx(1)

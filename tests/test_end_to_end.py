@@ -1,0 +1,149 @@
+"""A user's way from nothing to a report, on a few tiny knees, by the command line alone."""
+
+import json
+import shutil
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline.cli import main
+from pipeline.tables import prediction_columns, read_table
+
+CONFIG = {
+    "name": "tiny",
+    "data": {"dataset": "phantom"},
+    "phantom": {"num_patients": 10, "max_visits": 1, "shape": [24, 24, 20], "spacing_mm": [6.0, 6.0, 6.0]},
+    "preprocess": {"num_slices": 4, "size": [16, 16], "spacing_mm": 9.0, "num_workers": 1},
+    "split": {"val_fraction": 0.2, "test_fraction": 0.3},
+    "model": {
+        "stem": "patches",
+        "patch_size": 4,
+        "perceiver": {"num_latents": 4, "latent_dim": 16, "num_cross_attends": 1, "self_attends_per_cross": 1},
+    },
+    "augment": {"mirror": "swap"},
+    "train": {"epochs": 2, "batch_size": 16, "precision": "32-true"},
+    "evaluate": {"num_resamples": 200},
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """All stages, run once."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
+        assert run(folder, stage) == 0, stage
+    return folder
+
+
+def run(folder, stage, *words):
+    return main([stage, *words, "--config", str(folder / "tiny.yaml"), "--workspace", str(folder)])
+
+
+def test_metrics_say_what_was_tested(workspace):
+    metrics = json.loads((workspace / "reports" / "tiny" / "metrics.json").read_text())
+    assert metrics["split"] == "test"
+    assert set(metrics["levels"]) == {"slice", "volume"}, "a laterality patient has both labels"
+    assert metrics["levels"]["slice"]["n"] == 3 * 2 * 4
+    assert metrics["levels"]["slice"]["groups"] == 3
+    assert set(metrics["baselines"]) == {"majority", "logistic_regression"}
+    assert metrics["baselines"]["majority"]["accuracy"]["value"] == 0.5
+
+
+def test_predictions_and_metrics_agree(workspace):
+    folder = workspace / "reports" / "tiny"
+    table = read_table(folder / "predictions.csv", prediction_columns(("left", "right")))
+    test = table[table["split"] == "test"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    accuracy = (test["label"] == test["predicted"]).mean()
+    assert metrics["levels"]["slice"]["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+    assert set(table["split"]) == {"val", "test"}, "training rows are not scored"
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(workspace):
+    page = (workspace / "reports" / "tiny" / "report.html").read_text()
+    assert "synthetic" in page
+    for outside in ("<script", "http://", 'src="/', "<link"):
+        assert outside not in page
+
+
+def test_predict_gives_the_numbers_of_evaluate_from_the_checkpoint_alone(workspace, tmp_path):
+    checkpoint = shutil.copy(workspace / "runs" / "tiny" / "best.safetensors", tmp_path / "model.safetensors")
+    output = tmp_path / "new.csv"
+    raw = workspace / "data" / "tiny" / "raw"
+    words = ("--predict.checkpoint", str(checkpoint), "--predict.output", str(output))
+    assert main(["predict", str(raw), *words, "--workspace", str(tmp_path)]) == 0
+    new = pd.read_csv(output)
+    assert len(new) == 20
+    scored = pd.read_csv(workspace / "reports" / "tiny" / "predictions.csv", dtype={"group_id": str})
+    manifest = pd.read_csv(workspace / "data" / "tiny" / "prepared" / "manifest.csv", dtype=str)
+    by_volume = scored.groupby("source_id")["probability_right"].mean()
+    path_of = manifest.set_index("source_id")["path"]
+    for source_id, probability in by_volume.items():
+        row = new[new["path"].str.endswith(path_of[source_id])]
+        # Batches of other sizes may add in another order; nothing else differs.
+        assert row["probability_right"].item() == pytest.approx(probability, abs=1e-5)
+
+
+def test_predict_writes_what_it_can_and_names_what_it_cannot(workspace, tmp_path, capsys):
+    raw = workspace / "data" / "tiny" / "raw"
+    good = next(path for path in sorted(raw.iterdir()) if path.suffix == ".gz")
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no")
+    output = tmp_path / "new.csv"
+    assert run(workspace, "predict", str(good), str(bad), "--predict.output", str(output)) == 2
+    assert "1 volumes were refused" in capsys.readouterr().err
+    table = pd.read_csv(output)
+    assert table["reason"].notna().tolist() == [False, True]
+    assert np.isfinite(table["probability_left"][0])
+    assert run(workspace, "predict") == 2
+    assert "predict: no input" in capsys.readouterr().err
+
+
+def test_everything_is_in_one_mlflow_run(workspace):
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    (record,) = client.search_runs([experiment.experiment_id])
+    assert record.info.status == "FINISHED"
+    assert record.data.params["train.epochs"] == "2"
+    assert [point.step for point in client.get_metric_history(record.info.run_id, "val_loss")] == [1, 2]
+    metrics = json.loads((workspace / "reports" / "tiny" / "metrics.json").read_text())
+    slices = metrics["levels"]["slice"]["metrics"]["accuracy"]
+    assert record.data.metrics["test_slice_accuracy"] == pytest.approx(slices["value"])
+    assert record.data.metrics["test_slice_accuracy_low"] == pytest.approx(slices["low"])
+    names = {item.path for item in client.list_artifacts(record.info.run_id, "evaluation")}
+    assert {"evaluation/report.html", "evaluation/confusion_slice.png", "evaluation/metrics.json"} <= names
+
+
+def test_a_second_run_of_each_stage_does_nothing_and_says_so(workspace, capsys):
+    for stage, sentence in (("fetch", "are there"), ("preprocess", "nothing to do"), ("split", "nothing to do")):
+        assert run(workspace, stage) == 0
+        assert sentence in capsys.readouterr().out
+    before = (workspace / "runs" / "tiny" / "best.safetensors").stat().st_mtime_ns
+    assert run(workspace, "train") == 0
+    assert (workspace / "runs" / "tiny" / "best.safetensors").stat().st_mtime_ns == before
+
+
+def test_evaluate_refuses_a_model_of_other_splits(workspace, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(workspace, other)
+    assert run(other, "split", "--split.seed", "5") == 0
+    assert run(other, "evaluate", "--split.seed", "5") == 2
+    assert "trained on other pictures or splits" in capsys.readouterr().err
+
+
+def test_folds_train_and_evaluate_in_folders_of_their_own(workspace, tmp_path):
+    other = tmp_path / "folds"
+    shutil.copytree(workspace / "data", other / "data")
+    shutil.copy(workspace / "tiny.yaml", other / "tiny.yaml")
+    tested = []
+    for fold in range(3):
+        words = ("--split.num_folds", "3", "--split.test_fold", str(fold), "--train.epochs", "1")
+        for stage in ("split", "train", "evaluate"):
+            assert run(other, stage, *words, "--tracking.enabled", "false") == 0
+        table = pd.read_csv(other / "reports" / "tiny" / f"fold-{fold}" / "predictions.csv", dtype=str)
+        tested += sorted(set(table.loc[table["split"] == "test", "group_id"]))
+    assert len(tested) == len(set(tested)) == 10, "every patient is tested once"
