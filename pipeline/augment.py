@@ -38,10 +38,6 @@ class Changes:
 def check_mirror(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
     """Refuse a mirror that would make labels wrong.
 
-    A mirror turns the picture of a left knee into that of a right one wherever the picture's columns
-    run along the body's left-right axis: in axial and coronal slices. In a sagittal slice the columns
-    run from front to back, and no mirror inside the picture turns one side into the other.
-
     Args:
         config: the wish.
         class_names: the labels.
@@ -50,22 +46,42 @@ def check_mirror(config: AugmentConfig, class_names: tuple[str, ...], plane: Pla
     Raises:
         UserError: ``swap`` without left and right, or in sagittal slices; ``keep`` with left and right.
     """
-    is_laterality = tuple(class_names) == LATERALITY
-    found = ", ".join(class_names)
-    if config.mirror == "swap" and not is_laterality:
-        raise UserError(
-            f"augment.mirror: 'swap' exchanges the labels left and right, but the labels here are {found}. "
-            "Use 'keep' where a mirror image has the same label, else 'none'."
+    if config.mirror == "swap":
+        check_swap(
+            "augment.mirror: 'swap'", "'keep' where a mirror image has the same label, else 'none'", class_names, plane
         )
-    if config.mirror == "swap" and plane == "sagittal":
-        raise UserError(
-            "augment.mirror: 'swap' needs pictures whose columns run from left to right, but sagittal ones run "
-            "from front to back. Use 'none', or set preprocess.plane to axial or coronal."
-        )
-    if config.mirror == "keep" and is_laterality:
+    if config.mirror == "keep" and tuple(class_names) == LATERALITY:
         raise UserError(
             "augment.mirror: 'keep' would call the mirror image of a left knee left, although it shows a right one. "
             "Use 'swap' (axial and coronal slices), else 'none'."
+        )
+
+
+def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: Plane) -> None:
+    """Refuse to take a picture's mirror image for one of the other side.
+
+    A mirror turns the picture of a left knee into that of a right one wherever the picture's columns
+    run along the body's left-right axis: in axial and coronal slices. In a sagittal slice the columns
+    run from front to back, and no mirror inside the picture turns one side into the other.
+
+    Args:
+        option: what wants to, for the message.
+        instead: what to set it to, for the message.
+        class_names: the labels.
+        plane: the anatomical plane of the pictures.
+
+    Raises:
+        UserError: the labels are not left and right, or the slices are sagittal.
+    """
+    if tuple(class_names) != LATERALITY:
+        found = ", ".join(class_names)
+        raise UserError(
+            f"{option} exchanges the labels left and right, but the labels here are {found}. Use {instead}."
+        )
+    if plane == "sagittal":
+        raise UserError(
+            f"{option} needs pictures whose columns run from left to right, but sagittal ones run from front to back. "
+            f"Use {instead}, or set preprocess.plane to axial or coronal."
         )
 
 

@@ -151,18 +151,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint. Run the train stage first, or give the path of another one.")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise UserError(
-            f"{path}: a pickle, which can run any code when it is read, so it is refused. "
-            "Give a .safetensors checkpoint that the train stage wrote."
-        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except safetensors.SafetensorError as error:
+        with path.open("rb") as broken:
+            start = broken.read(2)
+        # Only now: a whole file begins with its header's length, which can be these bytes by chance.
+        if start == b"PK" or start[:1] == b"\x80":
+            raise UserError(
+                f"{path}: a pickle, which can run any code when it is read, so it is refused. "
+                "Give a .safetensors checkpoint that the train stage wrote."
+            ) from error
         raise UserError(
             f"{path}: not a whole safetensors file ({error}). Take another copy, or train again."
         ) from error
@@ -205,7 +206,8 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
         seed=0,
     )
     load_weights(model, checkpoint.weights)
-    return Classifier(model, checkpoint.mean, checkpoint.deviation).to(device).eval()
+    classifier = Classifier(model, checkpoint.mean, checkpoint.deviation, checkpoint.model.mirror_average)
+    return classifier.to(device).eval()
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -232,7 +232,6 @@ class EvaluateConfig:
         batch_size: examples scored at once.
         num_resamples: bootstrap draws over patients behind each interval.
         seed: of the bootstrap.
-        mirror_average: score each picture and its mirror image and average the two (laterality only).
         logistic_regression: also fit the baseline on raw pixels.
         checkpoint: the weights to judge; without it the run's best.
     """
@@ -240,7 +239,6 @@ class EvaluateConfig:
     batch_size: int = 256
     num_resamples: int = 2000
     seed: int = 0
-    mirror_average: bool = False
     logistic_regression: bool = True
     checkpoint: Path | None = None
 

@@ -1,5 +1,6 @@
 """The networks that an experiment can choose from, behind one call."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +43,8 @@ class ModelConfig:
         num_conv_layers: stride-2 convolutions, each halves height and width; read only where ``stem`` is conv.
         conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
         slice_position: tell the Perceiver where in its volume a slice lies.
+        mirror_average: outside training, answer with the mean of the probabilities of a picture and, left and right
+            exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other answer.
         perceiver: the Perceiver behind the stem; read only where ``kind`` is perceiver.
         cnn: read only where ``kind`` is cnn.
     """
@@ -52,6 +55,7 @@ class ModelConfig:
     num_conv_layers: int = ImageConfig.num_conv_layers
     conv_channels: int = ImageConfig.conv_channels
     slice_position: bool = ImageConfig.slice_position
+    mirror_average: bool = False
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
     cnn: CnnConfig = field(default_factory=CnnConfig)
 
@@ -189,14 +193,18 @@ class Classifier(nn.Module):
         model: the network.
         mean: of each channel over the training pictures, with black 0 and white 1.
         deviation: the standard deviation of each channel.
+        mirror_average: whether the answer is the mean over a picture and its mirror image.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, model: SliceModel, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+    def __init__(
+        self, model: SliceModel, mean: tuple[float, ...], deviation: tuple[float, ...], mirror_average: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
+        self.mirror_average = mirror_average
         self.mean_values, self.deviation_values = mean, deviation
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
@@ -213,7 +221,12 @@ class Classifier(nn.Module):
             slice_position: (batch,) in [-1, 1].
 
         Returns:
-            Logits (batch, classes).
+            Logarithms of the probabilities (batch, classes), float32.
         """
-        logits: torch.Tensor = self.model(self.normalise(to_unit_range(images)), slice_position)
-        return logits
+        pictures = self.normalise(to_unit_range(images))
+        scores: torch.Tensor = self.model(pictures, slice_position).float().log_softmax(dim=-1)
+        if self.mirror_average:
+            mirrored = self.model(pictures.flip(-1), slice_position).float().log_softmax(dim=-1)
+            # The mirror image's left is the picture's right.
+            scores = torch.logaddexp(scores, mirrored.flip(-1)) - math.log(2)
+        return scores

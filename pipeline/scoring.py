@@ -16,7 +16,6 @@ def compute_probabilities(
     slice_position: np.ndarray[Any, Any],
     device: torch.device,
     batch_size: int,
-    mirrored: bool = False,
 ) -> np.ndarray[Any, Any]:
     """Score pictures as the store holds them.
 
@@ -26,7 +25,6 @@ def compute_probabilities(
         slice_position: (examples,) in [-1, 1].
         device: where the classifier is.
         batch_size: pictures scored at once.
-        mirrored: score the left-right mirror images instead.
 
     Returns:
         Probabilities (examples, classes) float32.
@@ -36,6 +34,5 @@ def compute_probabilities(
         rows = np.arange(start, min(start + batch_size, len(images)))
         pictures = read_images(images, rows).to(device)
         places = torch.tensor(np.array(slice_position[rows], dtype=np.float32), device=device)
-        logits = classifier(pictures.flip(-1) if mirrored else pictures, places)
-        parts.append(logits.float().softmax(dim=-1).cpu().numpy())
+        parts.append(classifier(pictures, places).exp().cpu().numpy())
     return np.concatenate(parts)

@@ -47,9 +47,7 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     num_patients = sum(len(patients) for patients in strata.values())
     num_needed = max(len(SPLITS), options.num_folds)
     if num_patients < num_needed:
-        raise UserError(
-            f"split: {num_patients} patients, at least {num_needed} are needed. Add scans of others."
-        )
+        raise UserError(f"split: {num_patients} patients, at least {num_needed} are needed. Add scans of others.")
     if not options.stratify:
         strata = {"all": sorted(patient for patients in strata.values() for patient in patients)}
     for labels, patients in strata.items():

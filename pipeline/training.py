@@ -103,7 +103,7 @@ def train_epochs(
         started = time.perf_counter()
         train_loss, train_accuracy = _train_one_epoch(fabric, state, train_examples, config, augment, on_step)
         training_seconds = time.perf_counter() - started
-        val_loss, val_accuracy = _validate(fabric, state, val_examples, config.batch_size)
+        val_loss, val_accuracy = _validate(fabric, state, val_examples, config)
         epoch = len(state.history) + 1
         if not math.isfinite(val_loss):
             raise UserError(_describe_divergence(f"epoch {epoch}, validation", val_loss, config, epoch))
@@ -186,21 +186,21 @@ def _train_one_epoch(
 
 
 @torch.no_grad()
-def _validate(fabric: Fabric, state: TrainingState, examples: Examples, batch_size: int) -> tuple[float, float]:
+def _validate(fabric: Fabric, state: TrainingState, examples: Examples, config: TrainConfig) -> tuple[float, float]:
     """Return the mean loss and the accuracy over all devices' shares of the examples."""
     if fabric.world_size > 1:
         # Running averages of batch norms are each device's own; the saved ones are the first's.
         for buffer in state.classifier.model.buffers():
             torch.distributed.broadcast(buffer, src=0)
     own = torch.arange(fabric.global_rank, len(examples), fabric.world_size)
-    parts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    parts = [own[start : start + config.batch_size] for start in range(0, len(own), config.batch_size)]
     loss_sum, correct = torch.zeros((), device=fabric.device), torch.zeros((), device=fabric.device)
     state.classifier.eval()
     for batch in read_batches(examples, parts):
         with fabric.autocast():
-            logits = state.classifier(batch.images, batch.slice_position).float()
-        loss_sum += functional.cross_entropy(logits, batch.labels, reduction="sum")
-        correct += (logits.argmax(dim=-1) == batch.labels).sum()
+            scores = state.classifier(batch.images, batch.slice_position)
+        loss_sum += functional.nll_loss(scores, batch.labels, reduction="sum")
+        correct += (scores.argmax(dim=-1) == batch.labels).sum()
     return _average(fabric, loss_sum, correct, len(own))
 
 

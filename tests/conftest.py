@@ -7,13 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from pipeline.cli import main
 from pipeline.volumes import write_volume
 
 # Test processes share the cores; one thread each is quicker than many that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_DATA = Path(os.environ.get("PERCEIVER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+TINY_CONFIG = {
+    "name": "tiny",
+    "data": {"dataset": "phantom"},
+    "phantom": {"num_patients": 10, "max_visits": 1, "shape": [24, 24, 20], "spacing_mm": [6.0, 6.0, 6.0]},
+    "preprocess": {"num_slices": 4, "size": [16, 16], "spacing_mm": 9.0, "num_workers": 1},
+    "split": {"val_fraction": 0.2, "test_fraction": 0.3},
+    "model": {
+        "stem": "patches",
+        "patch_size": 4,
+        "perceiver": {"num_latents": 4, "latent_dim": 16, "num_cross_attends": 1, "self_attends_per_cross": 1},
+    },
+    "augment": {"mirror": "swap"},
+    "train": {"epochs": 2, "batch_size": 16, "precision": "32-true"},
+    "evaluate": {"num_resamples": 200},
+}
 
 
 def pytest_addoption(parser):
@@ -24,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
     reasons = {
         "slow": None if config.getoption("--slow") else "runs with --slow",
         "real_data": None if REAL_DATA.is_dir() else f"{REAL_DATA} is absent",
-        "browser": None if shutil.which("chromium") else "Chromium is absent",
+        "browser": None if shutil.which("chromium") and shutil.which("chromedriver") else "Chromium is absent",
     }
     for item in items:
         for mark, reason in reasons.items():
@@ -74,3 +93,13 @@ def write_patients(write_knee) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_workspace(tmp_path_factory) -> Path:
+    """A workspace in which all stages ran on a few tiny synthetic knees; tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY_CONFIG))
+    for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
+        assert main([stage, "--config", str(folder / "tiny.yaml"), "--workspace", str(folder)]) == 0, stage
+    return folder

@@ -58,7 +58,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         "levels": compute_metrics(test, store.class_names, experiment.evaluate.num_resamples, experiment.evaluate.seed),
         "baselines": _score_baselines(experiment, store, split_of, console),
     }
-    figures = _draw_figures(store, checkpoint, test, metrics)
+    figures = _draw_figures(store, test, metrics)
+    figures["training_curves"] = _draw_curves(experiment, checkpoint)
 
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))
     write_json(paths.metrics, metrics)
@@ -144,10 +145,16 @@ def _draw_figures(
     mistakes = _draw_mistakes(store, test)
     if mistakes is not None:
         figures["worst_mistakes"] = mistakes
-    history = pd.DataFrame([vars(result) for result in checkpoint.history])
-    best = find_best(checkpoint.history, checkpoint.settings["train.select_by"]).epoch
-    figures["training_curves"] = training_curves(history, best)
     return figures
+
+
+def _draw_curves(experiment: Experiment, checkpoint: Checkpoint) -> bytes:
+    """Draw all epochs of the run; of a checkpoint from elsewhere those up to its own."""
+    history = pd.DataFrame([vars(result) for result in checkpoint.history])
+    if experiment.evaluate.checkpoint is None:
+        history = pd.read_csv(experiment.paths.history)
+    best = find_best(checkpoint.history, checkpoint.settings["train.select_by"]).epoch
+    return training_curves(history, best)
 
 
 def _draw_mistakes(store: Store, test: pd.DataFrame) -> bytes | None:

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from pipeline.augment import check_mirror
+from pipeline.augment import check_mirror, check_swap
 from pipeline.checkpoint import (
     Checkpoint,
     load_weights,
@@ -84,6 +84,8 @@ def train(experiment: Experiment, console: Console) -> None:
     splits = read_splits(paths.splits, experiment.split)
     certificate = check_certificate(paths.certificate, store, splits)
     check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
+    if experiment.model.mirror_average:
+        check_swap("model.mirror_average", "false", store.class_names, experiment.preprocess.plane)
     blank = _describe_blank(experiment, store, certificate["splits_fingerprint"])
     if config.resume:
         check_same_settings(paths, blank.settings)
@@ -170,7 +172,8 @@ def _build_state(task: Task) -> TrainingState:
     else:
         mean, deviation = last.mean, last.deviation
         load_weights(model, last.weights)
-    classifier = Classifier(model, mean, deviation).to(task.fabric.device)
+    mirror_average = task.experiment.model.mirror_average
+    classifier = Classifier(model, mean, deviation, mirror_average).to(task.fabric.device)
     optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)

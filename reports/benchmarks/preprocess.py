@@ -61,16 +61,17 @@ def make_full_size(folder: Path) -> Path:
 
 def measure(paths: list[Path], scratch: Path, num_rounds: int, source: str) -> str:
     num_workers = count_cores()
+    ours = scratch / "ours"
     rounds: dict[str, list[float]] = {"plain": [], "ours": [], "ours, one core": [], "hash": [], "igzip": []}
     with Parallel(n_jobs=num_workers) as workers:
         workers(delayed(prepare_one)(path, scratch / "warm") for path in paths[: 2 * num_workers])
         for _ in range(num_rounds):
             rounds["plain"].append(timed(lambda: [slice_plainly(path, scratch / "plain") for path in paths]))
-            ours = scratch / "ours"
             shutil.rmtree(ours, ignore_errors=True)
             rounds["ours"].append(timed(lambda: workers(delayed(prepare_one)(path, ours) for path in paths)))
             # Processor time of this process alone: what one core does for a volume, whatever else runs here.
-            rounds["ours, one core"].append(timed(lambda: [prepare_one(path, ours) for path in paths], time.process_time))
+            one_core = timed(lambda: [prepare_one(path, ours) for path in paths], time.process_time)
+            rounds["ours, one core"].append(one_core)
             rounds["igzip"].append(timed(lambda: [inflate(path) for path in paths], time.process_time))
             rounds["hash"].append(
                 timed(lambda: [hashlib.sha256(path.read_bytes()) for path in paths], time.process_time)

@@ -123,3 +123,10 @@ def test_attention_written_out_drops_weights_and_keeps_their_mean(generator):
     answers = attend(queries, keys, values, None, 0.5, 1.0).float()[..., 0]
     assert answers.std() > 0.05
     assert answers.mean().item() == pytest.approx(1, abs=0.05)  # 400 means of 50 weights: standard error 0.007
+
+
+def test_autocast_casts_the_inputs_once_for_all_layers():
+    inputs = torch.randn(2, 11, 4)
+    assert normalise_inputs(inputs).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert normalise_inputs(inputs).dtype == torch.bfloat16

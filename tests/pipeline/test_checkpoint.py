@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -107,12 +108,21 @@ np.save("out.npy", compute_probabilities(classifier, images, np.linspace(-1, 1, 
     np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-6)
 
 
-def test_mirrored_scores_are_those_of_flipped_pictures():
-    classifier = build_from_checkpoint(make_checkpoint())
+def test_a_mirror_average_gives_a_mirrored_knee_exactly_the_other_answer():
+    checkpoint = make_checkpoint()
     images, places = pictures()
     cpu = torch.device("cpu")
-    mirrored = compute_probabilities(classifier, images, places, cpu, 3, mirrored=True)
-    np.testing.assert_array_equal(mirrored, compute_probabilities(classifier, images[:, :, ::-1], places, cpu, 3))
+    plain = build_from_checkpoint(checkpoint)
+    averaging = build_from_checkpoint(
+        dataclasses.replace(checkpoint, model=dataclasses.replace(checkpoint.model, mirror_average=True))
+    )
+    scores = compute_probabilities(averaging, images, places, cpu, 3)
+    mirrored = compute_probabilities(averaging, images[:, :, ::-1], places, cpu, 3)
+    # One rounding of float32 each.
+    np.testing.assert_allclose(scores, mirrored[:, ::-1], rtol=1e-6)
+    one, other = (compute_probabilities(plain, view, places, cpu, 3) for view in (images, images[:, :, ::-1]))
+    np.testing.assert_allclose(scores, (one + other[:, ::-1]) / 2, rtol=1e-5)
+    assert abs(scores - one).max() > 1e-4, "the plain model is not antisymmetric by itself"
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
@@ -162,6 +172,19 @@ def test_a_pickle_is_refused_without_being_run(tmp_path):
         with pytest.raises(UserError, match="a pickle, which can run any code"):
             read_checkpoint(tmp_path / name)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, start):
+    """The file begins with the header's length, in steps of 8, so every 32nd begins with the byte 0x80."""
+    path = tmp_path / "best.safetensors"
+    write_checkpoint(path, make_checkpoint())
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    wanted = next(number for number in range(length, 1 << 20, 8) if number.to_bytes(8, "little").startswith(start))
+    checkpoint = make_checkpoint(commit="c" * (1 + wanted - length))
+    write_checkpoint(path, checkpoint)
+    assert path.read_bytes().startswith(start)
+    assert read_checkpoint(path).commit == checkpoint.commit
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])

@@ -109,6 +109,10 @@ def test_a_finished_run_has_its_curves_its_best_epoch_and_its_record(undisturbed
     assert record["best"]["epoch"] == best.epoch
     assert record["store_fingerprint"] == best.store_fingerprint == read_store(paths.prepared).fingerprint
     assert best.preprocess == PREPROCESS
+    store, roles = read_store(paths.prepared), pd.read_csv(paths.splits, dtype=str).set_index("group_id")["split"]
+    trained_on = store.images[(store.index["group_id"].map(roles) == "train").to_numpy()] / 255
+    assert best.mean == pytest.approx([trained_on.mean()], rel=1e-12)
+    assert best.deviation == pytest.approx([trained_on.std()], rel=1e-9)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
@@ -185,7 +189,18 @@ def test_a_mirror_that_keeps_left_left_is_refused(tmp_path):
         run(experiment)
 
 
-def test_early_stopping_is_recorded(tmp_path):
+def test_a_mirror_average_is_refused_in_sagittal_slices(tmp_path):
+    experiment = make_experiment(
+        tmp_path,
+        preprocess=dataclasses.replace(PREPROCESS, plane="sagittal"),
+        model=ModelConfig(stem="patches", patch_size=2, perceiver=TINY, mirror_average=True),
+        augment=AugmentConfig(),
+    )
+    with pytest.raises(UserError, match=r"model\.mirror_average needs pictures whose columns run from left to right"):
+        run(experiment)
+
+
+def test_early_stopping_keeps_the_best_epoch_and_is_recorded(tmp_path):
     model = ModelConfig(stem="patches", patch_size=2, perceiver=TINY)  # no batch norm, so that nothing moves at all
     experiment = make_experiment(tmp_path, model=model)
     experiment = with_train(experiment, learning_rate=1e-30, early_stopping_epochs=1, warmup_epochs=0.0)
@@ -193,6 +208,8 @@ def test_early_stopping_is_recorded(tmp_path):
     record = read_json(experiment.paths.training_record)
     assert record["stopped_early"]
     assert record["epochs"] == 2
+    assert record["best"]["epoch"] == read_checkpoint(experiment.paths.best_checkpoint).epoch == 1
+    assert read_checkpoint(experiment.paths.last_checkpoint).epoch == 2
 
 
 def test_a_cut_off_run_goes_on_in_the_same_tracking_run(tmp_path, tracking_uri):
