@@ -11,10 +11,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 import perceiver
 from pipeline.config import TrackingConfig
@@ -212,26 +214,32 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
     is_local = uri.startswith("sqlite:")
     if is_local:
         workspace.root.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=uri)
+    # Runs that start side by side must neither both make the database nor both make the experiment.
+    with FileLock(f"{workspace.tracking_database}.lock") if is_local else nullcontext():
+        client = MlflowClient(tracking_uri=uri)
+        experiment_id = _find_experiment(client, uri, workspace, is_local)
     if run_id != "":
         try:
             client.update_run(run_id, status="RUNNING")
             return MlflowTracker(client, run_id)
         except MlflowException:
             pass  # another database than the last time: the records start anew
+    run = client.create_run(experiment_id, run_name=workspace.run if workspace.run != "" else workspace.name)
+    return MlflowTracker(client, run.info.run_id)
+
+
+def _find_experiment(client: Any, uri: str, workspace: Workspace, is_local: bool) -> str:
+    """Return the id of the workspace's experiment; make it where there is none."""
     experiment = client.get_experiment_by_name(workspace.name)
-    if experiment is not None and experiment.lifecycle_stage == "deleted":
+    if experiment is None:
+        location = (workspace.tracking_artifacts.resolve() / workspace.name).as_uri() if is_local else None
+        return str(client.create_experiment(workspace.name, artifact_location=location))
+    if experiment.lifecycle_stage == "deleted":
         raise UserError(
             f"tracking: the experiment {workspace.name} was deleted in MLflow ({uri}). Restore it with "
             f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or choose another name."
         )
-    if experiment is not None:
-        experiment_id = experiment.experiment_id
-    else:
-        location = (workspace.tracking_artifacts.resolve() / workspace.name).as_uri() if is_local else None
-        experiment_id = client.create_experiment(workspace.name, artifact_location=location)
-    run = client.create_run(experiment_id, run_name=workspace.run if workspace.run != "" else workspace.name)
-    return MlflowTracker(client, run.info.run_id)
+    return str(experiment.experiment_id)
 
 
 def _quieten() -> None:

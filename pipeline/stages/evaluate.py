@@ -130,9 +130,7 @@ def _score_baselines(
     }
 
 
-def _draw_figures(
-    store: Store, checkpoint: Checkpoint, test: pd.DataFrame, metrics: dict[str, Any]
-) -> dict[str, bytes]:
+def _draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, bytes]:
     names = store.class_names
     figures = {
         f"confusion_{level}": confusion_matrix(content["confusion"], names, f"{level.capitalize()}s, test")
