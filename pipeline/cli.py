@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def parse_experiment(stage_name: str, words: Sequence[str]) -> Experiment:
         options.pop("config", None)
         sections = parser.instantiate(options)
     except (jsonargparse.ArgumentError, yaml.YAMLError) as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(_one_line(error, stage_name)) from error
     experiment = Experiment(**{field.name: sections[field.name] for field in dataclasses.fields(Experiment)})
     if inputs:
         predict: PredictConfig = dataclasses.replace(experiment.predict, inputs=inputs)
@@ -86,8 +87,13 @@ def parse_experiment(stage_name: str, words: Sequence[str]) -> Experiment:
 
 
 def _build_parser(stage_name: str) -> jsonargparse.ArgumentParser:
+    files = " [FILE ...]" if stage_name == "predict" else ""
     parser = jsonargparse.ArgumentParser(
-        prog=f"perceiver {stage_name}", description=_first_line(stage_name), exit_on_error=False, allow_abbrev=False
+        prog=f"perceiver {stage_name}",
+        usage=f"perceiver {stage_name}{files} --config configs/NAME.yaml [--section.key value ...]",
+        description=_first_line(stage_name),
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="the experiment's YAML file; options after it override it")
     if stage_name == "predict":
@@ -96,9 +102,13 @@ def _build_parser(stage_name: str) -> jsonargparse.ArgumentParser:
     return parser
 
 
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)
+def _one_line(error: Exception, stage_name: str) -> str:
+    """Put the parser's words into the form of this project's errors."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = re.sub(r'^Parser key "(.+?)": ', r"\1: ", text)
+    text = re.sub(r"Expected an? <class '(.+?)'>", r"expected \1", text)
+    text = text.replace("Expected a typing.Literal", "expected one of ").replace(". Got value:", ", found")
+    return f"{text.removesuffix('.')}. See perceiver {stage_name} --help."
 
 
 def _first_line(stage_name: str) -> str:

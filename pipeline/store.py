@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import open_atomically, read_json, write_json
 from pipeline.tables import INDEX_COLUMNS, read_table, write_table
 
 FORMAT = 1
@@ -55,20 +55,16 @@ def write_store(
         The store's fingerprint.
     """
     (folder / "store.json").unlink(missing_ok=True)
-    temporary = folder / ".images.npy.tmp"
-    images = None
+    # Written as a stream and not through a memory map: on a full disk a map ends the process without a word.
     filled = 0
-    for stack in stacks:
-        if images is None:
-            shape = (len(index), *stack.shape[1:])
-            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        images[filled : filled + len(stack)] = stack
-        filled += len(stack)
-    assert images is not None
+    with open_atomically(folder / "images.npy") as file:
+        for stack in stacks:
+            if filled == 0:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), *stack.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(stack, dtype=np.uint8).data)
+            filled += len(stack)
     assert filled == len(index), (filled, len(index))
-    images.flush()
-    del images
-    temporary.replace(folder / "images.npy")
     write_table(folder / "index.csv", index, INDEX_COLUMNS)
     checksums = _compute_checksums(folder)
     class_names = sorted(set(index["label"]))

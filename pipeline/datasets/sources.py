@@ -125,8 +125,9 @@ def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
             )
         side = row.label.lower() if row.label.lower() in ("left", "right") else ""
         refusal = "" if (raw / path).is_file() else f"{raw / path}: no such file."
-        source_id = re.sub(r"(\.nii|\.hdr)?(\.gz)?$", "", path.as_posix(), flags=re.IGNORECASE)
-        sources.append(Source(source_id, row.patient, row.label, (path,), side=side, spelling="table", refusal=refusal))
+        sources.append(
+            Source(path.as_posix(), row.patient, row.label, (path,), side=side, spelling="table", refusal=refusal)
+        )
     by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
     for source in sources:
         by_id[source.source_id].append((-1, source))

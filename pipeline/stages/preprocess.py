@@ -46,7 +46,7 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     complete = paths.prepared / "complete.json"
     if complete.is_file() and read_json(complete)["plan"] == plan:
         manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
-        console.print(f"{paths.prepared}: {len(sources)} files are up to date; nothing to do.")
+        console.print(f"{paths.prepared}: {len(sources)} scans are up to date; nothing to do.")
     else:
         # From here until the end, no stage finds a store that the options no longer describe.
         complete.unlink(missing_ok=True)
@@ -193,9 +193,9 @@ def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool) -> Non
     for reason in refused["reason"]:
         errors.print(f"refused: {reason}", markup=False, highlight=False)
     if not (manifest["status"] == "accepted").any():
-        raise UserError(f"{paths.manifest}: none of {len(manifest)} files can be used; each is there with its reason.")
+        raise UserError(f"{paths.manifest}: none of {len(manifest)} scans can be used; each is there with its reason.")
     if len(refused) and not skip_refused:
         raise UserError(
-            f"{paths.manifest}: {len(refused)} of {len(manifest)} files were refused; each is there with its reason. "
+            f"{paths.manifest}: {len(refused)} of {len(manifest)} scans were refused; each is there with its reason. "
             "Mend or remove them, or set preprocess.skip_refused: true."
         )

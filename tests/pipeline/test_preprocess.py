@@ -1,6 +1,8 @@
 """Preprocess finishes what was begun, does nothing twice, redoes what changed, and names what it refuses."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.config import DataConfig, PreprocessConfig
+from pipeline.dump import dump_experiment
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.files import read_json
@@ -124,7 +127,7 @@ def test_refused_scans_are_all_listed_and_the_others_kept(write_patients, tmp_pa
     (raw / "knee.nii.gz").write_bytes(b"no")
     (raw / "notes.txt").write_bytes(b"hello")
     experiment = make_experiment(tmp_path)
-    with pytest.raises(UserError, match=r"2 of 8 files were refused; .*skip_refused"):
+    with pytest.raises(UserError, match=r"2 of 8 scans were refused; .*skip_refused"):
         run(experiment)
     listed = capsys.readouterr().err
     assert "OAI9000000_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz: not a NIfTI file" in listed
@@ -132,7 +135,7 @@ def test_refused_scans_are_all_listed_and_the_others_kept(write_patients, tmp_pa
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS)
     assert manifest["status"].tolist().count("accepted") == 5
     assert manifest.set_index("path").loc["notes.txt", "status"] == "ignored"
-    with pytest.raises(UserError, match="2 of 8 files were refused"):
+    with pytest.raises(UserError, match="2 of 8 scans were refused"):
         run(experiment)
     skipping = make_experiment(
         tmp_path, PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, skip_refused=True)
@@ -146,7 +149,7 @@ def test_where_nothing_can_be_used_no_store_is_left(write_patients, tmp_path):
     run(experiment)
     for path in raw.iterdir():
         path.write_bytes(b"no")
-    with pytest.raises(UserError, match="none of 2 files can be used"):
+    with pytest.raises(UserError, match="none of 2 scans can be used"):
         run(experiment)
     with pytest.raises(UserError, match="no complete example store"):
         read_store(experiment.paths.prepared)
@@ -197,6 +200,29 @@ def test_a_picture_one_voxel_thick_is_its_own_slice(write_knee, tmp_path):
     store = read_store(experiment.paths.prepared)
     assert store.index["slice_index"].tolist() == [0, 0]
     assert store.index["slice_position"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("limit_bytes", "struck"), [(400, ".npz"), (5000, "images.npy")])
+def test_a_full_disk_is_one_line_and_the_next_run_completes(limit_bytes, struck, write_patients, tmp_path):
+    """A limit on the size of a file refuses writes as a full disk does."""
+    write_patients(tmp_path / "raw", num_patients=3)
+    experiment = make_experiment(tmp_path)
+    (tmp_path / "knees.yaml").write_text(dump_experiment(experiment))
+    code = (
+        "import resource, sys; from pipeline.cli import main; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes})); "
+        f"sys.exit(main(['preprocess', '--config', {str(tmp_path / 'knees.yaml')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert f"{struck}: File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    with pytest.raises(UserError, match="no complete example store"):
+        read_store(experiment.paths.prepared)
+    run(experiment)
+    assert len(read_store(experiment.paths.prepared, verify=True).images) == 30
+    assert not list(experiment.paths.prepared.rglob(".*")), "no half-written file is left"
 
 
 def test_a_bug_in_a_worker_is_not_swallowed(tmp_path):

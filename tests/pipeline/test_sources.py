@@ -97,8 +97,8 @@ def table(folder, text):
 def test_a_table_gives_any_labels_and_keeps_ids_as_text(tmp_path):
     touch(tmp_path, "a.nii.gz", "sub/b.nii")
     first, second = table(tmp_path, "path,patient,label,age\nsub/b.nii,007,arthritis,50\na.nii.gz,NA,healthy,60\n")
-    assert (first.source_id, first.group_id, first.label) == ("a", "NA", "healthy")
-    assert (second.source_id, second.group_id, second.label) == ("sub/b", "007", "arthritis")
+    assert (first.source_id, first.group_id, first.label) == ("a.nii.gz", "NA", "healthy")
+    assert (second.source_id, second.group_id, second.label) == ("sub/b.nii", "007", "arthritis")
 
 
 @pytest.mark.parametrize(
