@@ -20,8 +20,6 @@ from pipeline.errors import VolumeError
 from pipeline.files import open_atomically
 
 GZIP_MAGIC = b"\x1f\x8b"
-# Deflate cannot shrink more than this: https://www.zlib.net/zlib_tech.html, "Maximum Compression Factor".
-DEFLATE_MAX_RATIO = 1032
 HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 HEADER_MAGIC = {b"n+1", b"ni1", b"n+2", b"ni2"}
 
@@ -244,9 +242,7 @@ def _read_voxels(path: Path, content: bytes, offset: int, num_bytes: int) -> byt
     """Return the file's first ``offset + num_bytes`` bytes or more, unpacked."""
     needed = offset + num_bytes
     if content.startswith(GZIP_MAGIC):
-        # One byte more than needed makes the reader reach the trailer and compare the checksum.
-        possible = len(content) * DEFLATE_MAX_RATIO
-        content = _inflate(path, content, needed + 1) if needed <= possible else b""
+        content = _inflate(path, content, needed)
     if len(content) < needed:
         raise VolumeError(
             f"{path}: truncated, the header claims {needed} bytes and the file holds fewer. Copy it anew."

@@ -94,6 +94,28 @@ def test_resampling_keeps_a_constant_and_a_ramp(num_in, in_mm, num_out, out_mm):
     )
 
 
+def test_detail_finer_than_a_pixel_is_averaged():
+    stripes = np.tile(np.array([0.0, 1.0], np.float32), 32)[None, None, :].repeat(64, axis=1)
+    images = resample(stripes, (1.0, 1.0), 8.0, (8, 8))
+    # Every place has as much black as white around it; a tenth is the error of so few samples.
+    np.testing.assert_allclose(images[0, :, 1:-1], 127.5, atol=13)
+
+
+def test_grey_levels_are_rounded_to_the_nearest():
+    for value, level in ((0.999, 255), (0.5 / 255 - 1e-4, 0), (0.5 / 255 + 1e-4, 1)):
+        assert resample(np.full((1, 4, 4), value, np.float32), (1.0, 1.0), None, (4, 4)).max() == level
+
+
+@pytest.mark.parametrize("shape", [(1, 14, 16), (12, 1, 16), (12, 14, 1)])
+def test_a_volume_one_voxel_thick_is_its_own_slice_whatever_the_plane(shape, write_knee, tmp_path):
+    path = write_knee(tmp_path / "knee.nii", shape=shape)
+    for plane in ("axial", "coronal", "sagittal"):
+        stack = cut(path, plane=plane, size=(16, 16), spacing_mm=None)
+        assert len(stack.images) == 1
+        assert stack.images.max() > 200
+        assert stack.positions.tolist() == [0]
+
+
 def test_equal_grids_resample_to_the_same_pixels():
     slices = np.random.default_rng(0).integers(0, 256, (2, 9, 7)) / 255
     np.testing.assert_array_equal(resample(slices.astype(np.float32), (1.0, 1.0), 1.0, (9, 7)), np.round(slices * 255))

@@ -58,6 +58,15 @@ def test_small_strata_have_one_patient_in_every_split():
     assert Counter(splits["split"]) == {"train": 2, "val": 2, "test": 2}
 
 
+def test_rounding_does_not_pile_up_over_the_strata():
+    """Three strata of seven want 5.25 test patients in all; each alone would round to one or two."""
+    index = make_index(both=7, left=7, right=7)
+    splits = assign_splits(index, SplitConfig(val_fraction=0.15, test_fraction=0.25))
+    counts = Counter(splits["split"])
+    for split, wanted in (("train", 12.6), ("val", 3.15), ("test", 5.25)):
+        assert abs(counts[split] - wanted) <= 1
+
+
 def test_folds_are_even_and_every_patient_is_tested_once():
     options = [SplitConfig(num_folds=5, test_fold=fold) for fold in range(5)]
     splits = assign_splits(make_index(both=42, left=9), options[0])

@@ -98,7 +98,9 @@ def test_a_gzip_file_of_several_members_is_one_volume(intensity, tmp_path):
 def test_equal_volumes_are_equal_files(intensity, tmp_path):
     for name in ("first.nii.gz", "second.nii.gz"):
         write_volume(tmp_path / name, intensity, AFFINE, "PIR")
-    assert (tmp_path / "first.nii.gz").read_bytes() == (tmp_path / "second.nii.gz").read_bytes()
+    content = (tmp_path / "first.nii.gz").read_bytes()
+    assert content == (tmp_path / "second.nii.gz").read_bytes()
+    assert content[3:8] == bytes(5), "no name and no time in the gzip header (RFC 1952)"
 
 
 def refused(path, match):
