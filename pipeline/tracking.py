@@ -154,9 +154,8 @@ class MlflowTracker(Tracker):
             run.info.experiment_id, name="classifier", source_run_id=self.run_id, tags=dict(tags)
         )
         code = Path(__file__).resolve().parent
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            # It warns that there is no example of an input; the signature says it all.
-            warnings.simplefilter("ignore", UserWarning)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True):
+            # It advises type hints and an example of the input, and sets its own filters; the signature says it all.
             target = Path(folder) / "model"
             mlflow.pyfunc.save_model(
                 target,

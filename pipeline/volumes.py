@@ -21,6 +21,7 @@ from pipeline.files import open_atomically
 
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+PIECE = 1 << 20
 HEADER_MAGIC = {b"n+1", b"ni1", b"n+2", b"ni2"}
 
 
@@ -251,12 +252,13 @@ def _read_voxels(path: Path, content: bytes, offset: int, num_bytes: int) -> byt
 
 
 def _check_values(path: Path, voxels: np.ndarray[Any, Any], slope: float | None, intercept: float | None) -> None:
-    # max() carries NaN and infinity through, and one pass without a copy is enough.
     flat = voxels.ravel(order="K")
-    low, high = flat.min(), flat.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
+    # One pass without a copy is enough, because min() carries NaN along; integers have no NaN to look for.
+    if flat.dtype.kind == "f" and not (np.isfinite(flat.min()) and np.isfinite(flat.max())):
         raise VolumeError(f"{path}: NaN or infinite voxels. Repair or leave out the scan.")
-    if low == high:
-        raise VolumeError(f"{path}: constant, every voxel is {low}. There is nothing to see.")
+    # In all but constant scans the first piece already differs from its first voxel.
+    pieces = (flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
+    if not any((piece != flat[0]).any() for piece in pieces):
+        raise VolumeError(f"{path}: constant, every voxel is {flat[0]}. There is nothing to see.")
     if slope is not None and not np.isfinite(slope + (intercept or 0.0)):
         raise VolumeError(f"{path}: scl_slope or scl_inter is not finite. Repair the header.")

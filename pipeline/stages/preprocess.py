@@ -181,9 +181,8 @@ def _report(paths: Workspace, manifest: pd.DataFrame, console: Console) -> None:
         )
     ignored = manifest[manifest["status"] == "ignored"]
     if len(ignored):
-        console.print(
-            f"{len(ignored)} other files were ignored, such as {ignored['path'].iloc[0]}: {ignored['reason'].iloc[0]}"
-        )
+        first = ignored.iloc[0]
+        console.print(f"{len(ignored)} file(s) ignored, such as {first['path']}: {first['reason']}", highlight=False)
 
 
 def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool) -> None:

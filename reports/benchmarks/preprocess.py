@@ -54,7 +54,8 @@ def main() -> None:
 
 
 def make_full_size(folder: Path) -> Path:
-    config = dataclasses.replace(PhantomConfig(), num_patients=6, shape=(160, 384, 384), spacing_mm=(0.7, 0.365, 0.365))
+    full = {"shape": (160, 384, 384), "spacing_mm": (0.7, 0.365, 0.365)}
+    config = dataclasses.replace(PhantomConfig(), num_patients=4, max_visits=1, **full)
     make_phantom(folder, config, count_cores())
     return folder
 
