@@ -184,15 +184,24 @@ def show_percent(metric: Mapping[str, float | None]) -> str:
     """Write a share as "97.1 % (95 % interval 95.0 to 98.6 %)", no line break before a %."""
     if metric["value"] is None:
         return "not defined"
-    text = f"{100 * metric['value']:.1f}\u00a0%"
+    text = f"{round_below_one(100 * metric['value'], 1, 100)}\u00a0%"
     if metric["low"] is None or metric["high"] is None:
         return text
-    return f"{text} (95\u00a0% interval {100 * metric['low']:.1f} to {100 * metric['high']:.1f}\u00a0%)"
+    low, high = (round_below_one(100 * value, 1, 100) for value in (metric["low"], metric["high"]))
+    return f"{text} (95\u00a0% interval {low} to {high}\u00a0%)"
 
 
 def show_number(value: float | None) -> str:
     """Write a score with three decimals; a dash where there is none."""
-    return "\u2013" if value is None else f"{value:.3f}"
+    return "\u2013" if value is None else round_below_one(value, 3, 1)
+
+
+def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
+    """Round, but give a score that is not perfect as many decimals as it takes not to look perfect."""
+    text = f"{value:.{num_decimals}f}"
+    if value < perfect and float(text) == perfect and num_decimals < 6:
+        return round_below_one(value, num_decimals + 1, perfect)
+    return text
 
 
 def show_interval(metric: Mapping[str, float | None]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.leakage import certify
-from pipeline.report import show_percent, summarise_certificate, summarise_in_words, write_report
+from pipeline.report import show_number, show_percent, summarise_certificate, summarise_in_words, write_report
 from pipeline.store import Store
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -95,6 +95,15 @@ def test_the_summary_says_how_good_how_sure_on_whom_and_against_what():
         "Baselines on the same slices: commonest class 50.0 %; "
         "logistic regression on pixels 86.0 % (95 % interval 80.0 to 90.0 %).",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "number"),
+    [(0.97149, "97.1", "0.971"), (1.0, "100.0", "1.000"), (0.99964, "99.96", "0.9996"), (0.99999, "99.999", "0.99999")],
+)
+def test_one_mistake_in_thousands_does_not_look_like_none(value, percent, number):
+    assert show_percent({"value": value, "low": None, "high": None}) == f"{percent}\u00a0%"
+    assert show_number(value) == number
 
 
 def test_a_share_that_is_not_defined_is_said_so():
