@@ -7,11 +7,12 @@ re-open the run of an earlier one.
 import dataclasses
 import logging
 import os
+import sqlite3
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,14 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
     from mlflow.exceptions import MlflowException
 
     uri = resolve_uri(config, workspace)
-    is_local = uri.startswith("sqlite:")
+    is_local = uri.startswith("sqlite:///")
     if is_local:
-        workspace.root.mkdir(parents=True, exist_ok=True)
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     # Runs that start side by side must neither both make the database nor both make the experiment.
-    with FileLock(f"{workspace.tracking_database}.lock") if is_local else nullcontext():
+    database = Path(uri.removeprefix("sqlite:///"))
+    with FileLock(f"{database}.lock") if is_local else nullcontext():
+        if is_local and not database.exists():
+            _make_database(database)
         client = MlflowClient(tracking_uri=uri)
         experiment_id = _find_experiment(client, uri, workspace, is_local)
     if run_id != "":
@@ -225,6 +229,21 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
             pass  # another database than the last time: the records start anew
     run = client.create_run(experiment_id, run_name=workspace.run if workspace.run != "" else workspace.name)
     return MlflowTracker(client, run.info.run_id)
+
+
+def _make_database(path: Path) -> None:
+    """Make an empty database, whole or not at all.
+
+    MLflow makes it in many steps; one that was cut off could never be opened again.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
+        begun, whole = Path(folder) / "begun.db", Path(folder) / "whole.db"
+        MlflowClient(tracking_uri=f"sqlite:///{begun}").search_experiments()
+        with closing(sqlite3.connect(begun)) as connection:
+            connection.execute("VACUUM INTO ?", (str(whole),))
+        whole.replace(path)
 
 
 def _find_experiment(client: Any, uri: str, workspace: Workspace, is_local: bool) -> str:

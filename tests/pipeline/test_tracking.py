@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +138,32 @@ assert pipeline.__file__.startswith({folder!r}), pipeline.__file__
     )
     assert answer.returncode == 0, answer.stderr
     assert float(answer.stdout.split()[0]) == pytest.approx(1)
+
+
+def test_a_kill_while_the_database_is_made_does_not_spoil_it(tmp_path):
+    """The process kills itself at its third connection: by then MLflow has made some of its tables."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.config import TrackingConfig
+from pipeline.tracking import open_run
+from pipeline.workspace import Workspace
+
+connections = []
+def kill_at_the_third(event, arguments):
+    if event == "sqlite3.connect":
+        connections.append(arguments)
+        if len(connections) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill_at_the_third)
+open_run(TrackingConfig(), Workspace(Path("."), "knees"))
+"""
+    root = Path(__file__).parents[2]
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment | {"PYTHONPATH": str(root)}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    tracker = open_run(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), Workspace(tmp_path, "knees"))
+    assert tracker.client.get_run(tracker.run_id).info.status == "RUNNING"
