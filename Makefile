@@ -69,5 +69,5 @@ bench: $(READY) ## measure preprocessing against the plain way
 	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data "$(DATA)")
 
 clean: ## remove what the stages wrote, keep raw data and .venv
-	rm -rf data/*/prepared data/*/splits.csv data/*/leak_certificate.json runs mlflow.db mlartifacts
+	rm -rf data/*/prepared data/*/splits.csv data/*/leak_certificate.json runs mlflow.db* mlartifacts
 	find reports -mindepth 1 -maxdepth 1 -type d ! -name benchmarks -exec rm -rf {} +

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_bytes
 from pipeline.history import EpochResult
 from pipeline.models import Classifier, ModelConfig, build_model
-from pipeline.records import build_record
+from pipeline.records import build_record, encode_plain
 
 FORMAT = 1
 HEADER_KEY = "perceiver_checkpoint"
@@ -132,7 +132,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         facts["optimizer"] = {name: getattr(checkpoint.optimizer, name) for name in ("numbers", "groups", "scaler")}
     # A copy each: an optimizer may keep views of one tensor, which the format does not allow.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    text = json.dumps(facts, default=_to_plain, sort_keys=True)
+    text = json.dumps(facts, default=encode_plain, sort_keys=True)
     header = json.dumps({"format": FORMAT, "sha256": _compute_checksum(text, tensors), "facts": text})
     write_bytes(path, safetensors.torch.save(tensors, {HEADER_KEY: header}))
 
@@ -243,11 +243,3 @@ def _compute_checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _to_plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")

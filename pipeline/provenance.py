@@ -1,6 +1,5 @@
 """Where a result comes from: fingerprints of data and options, versions, commit, hardware."""
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -9,6 +8,8 @@ import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from pipeline.records import encode_plain
 
 PACKAGES = ("torch", "lightning", "monai", "nibabel", "numpy", "pandas", "scikit-learn", "einops", "mlflow")
 
@@ -19,15 +20,7 @@ def compute_fingerprint(*parts: Any) -> str:
     Args:
         parts: dataclasses, or what JSON can hold; paths count by their text.
     """
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dataclasses.asdict(value)
-        if isinstance(value, Path):
-            return str(value)
-        raise TypeError(f"cannot fingerprint {type(value).__name__}")
-
-    text = json.dumps(parts, default=plain, sort_keys=True)
+    text = json.dumps(parts, default=encode_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -59,6 +59,19 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def encode_plain(value: Any) -> Any:
+    """Tell ``json.dumps(default=...)`` how to hold a dataclass or a path.
+
+    Raises:
+        TypeError: anything else that JSON does not know.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"JSON cannot hold {type(value).__name__}")
+
+
 def _to_plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_to_plain(item) for item in value]

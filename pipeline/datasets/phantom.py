@@ -5,7 +5,7 @@ spelling that the real sets have and in several storage orientations.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipeline.datasets.phantom_geometry import Array
 from pipeline.datasets.phantom_images import paint_knee
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
+from pipeline.records import flatten
 from pipeline.volumes import write_volume
 
 __all__ = ["NOTE", "PhantomConfig", "PlannedKnee", "make_phantom", "plan_knees"]
@@ -76,7 +77,7 @@ def make_phantom(folder: Path, config: PhantomConfig, num_workers: int, console:
         "note": NOTE,
         "num_patients": config.num_patients,
         "num_knees": len(knees),
-        "config": _as_json(config),
+        "config": flatten(config),
         "files": sorted(knee.file_name for knee in knees),
     }
     _clear_other(folder, record)
@@ -204,8 +205,3 @@ def _clear_other(folder: Path, record: dict[str, Any]) -> None:
         (folder / Path(str(name)).name).unlink(missing_ok=True)
     for marker in markers:
         marker.unlink(missing_ok=True)
-
-
-def _as_json(config: PhantomConfig) -> dict[str, Any]:
-    """Return the config as it reads after a trip through JSON, where tuples are lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
