@@ -39,8 +39,13 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
         Columns ``group_id`` and ``split`` (train, val, test; or 0, 1, ...), sorted by patient.
 
     Raises:
-        UserError: too few patients, in all or in a stratum; or the table does not fit the patients.
+        UserError: one label only; too few patients, in all or in a stratum; or a table that does not fit them.
     """
+    labels_found = sorted(set(index["label"]))
+    if len(labels_found) < 2:
+        raise UserError(
+            f"split: every scan has the label {labels_found[0]}; a classifier needs two or more. Add others."
+        )
     if options.table is not None:
         return _read_given_splits(index, options)
     strata = collect_strata(index)

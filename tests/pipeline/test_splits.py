@@ -122,6 +122,11 @@ def test_too_few_patients_are_refused():
         assign_splits(make_index(both=4), SplitConfig(num_folds=5))
 
 
+def test_one_label_alone_is_refused():
+    with pytest.raises(UserError, match="every scan has the label left; a classifier needs two"):
+        assign_splits(make_index(left=9), SplitConfig())
+
+
 def test_a_label_that_one_patient_has_is_refused_by_name():
     with pytest.raises(UserError, match=r"only 1 patient\(s\) have the labels left \(left000\).*split.stratify: false"):
         assign_splits(make_index(both=9, left=1), SplitConfig())
