@@ -1,7 +1,8 @@
 """The Perceiver: latents that read any set of inputs by cross-attention."""
 
 from perceiver.config import PerceiverConfig
+from perceiver.encoder import PerceiverEncoder
 from perceiver.images import ImageConfig, ImagePerceiver, image_tokens
 from perceiver.model import Perceiver
 
-__all__ = ["ImageConfig", "ImagePerceiver", "Perceiver", "PerceiverConfig", "image_tokens"]
+__all__ = ["ImageConfig", "ImagePerceiver", "Perceiver", "PerceiverConfig", "PerceiverEncoder", "image_tokens"]

@@ -32,6 +32,7 @@ class PerceiverConfig:
     Args:
         input_channels: channels of each input, 0 where the positions are all there is (a point cloud).
         axis_sizes: resolution along each position axis, e.g. height and width; also the default ``max_freq``.
+            May stay None for inputs of any resolution where ``max_freq`` says the number of axes.
         num_classes: number of logits.
         num_latents: number of latent vectors.
         latent_dim: width of a latent vector.
@@ -43,11 +44,13 @@ class PerceiverConfig:
         latent_head_dim: width of one head of a self-attention.
         weight_sharing: none: every layer has its own weights. all: each repetition of cross-attend and
             self-attends has the same. all_but_first: as all, but the first cross-attend has its own, as in the
-            paper.
+            paper. all_but_first_block: as all, but the first cross-attend and the self-attends after it have
+            their own, as perceiver-pytorch ties them.
         activation: of the feed-forward layers, geglu (gated) or gelu.
         feedforward_widening: hidden width of a feed-forward layer, in multiples of ``latent_dim``.
         pooling: mean: the head reads the mean of the latents. cls: it reads the first latent alone.
         positions: fourier: fixed sines and cosines. learned: one learned vector for each place of the grid.
+            none: the values are all that is read.
         num_bands: Fourier frequencies for each axis.
         max_freq: highest Fourier frequency for each axis, as twice the cycles over an axis of length 2; None
             takes the axis's own resolution, the highest that its samples can carry (Nyquist).
@@ -68,11 +71,11 @@ class PerceiverConfig:
     cross_head_dim: int = 64
     latent_heads: int = 4
     latent_head_dim: int = 32
-    weight_sharing: Literal["none", "all", "all_but_first"] = "none"
+    weight_sharing: Literal["none", "all", "all_but_first", "all_but_first_block"] = "none"
     activation: Literal["geglu", "gelu"] = "geglu"
     feedforward_widening: int = 2
     pooling: Literal["mean", "cls"] = "mean"
-    positions: Literal["fourier", "learned"] = "fourier"
+    positions: Literal["fourier", "learned", "none"] = "fourier"
     num_bands: int = 8
     max_freq: tuple[float, ...] | None = None
     learned_position_dim: int = 32
@@ -99,10 +102,11 @@ class PerceiverConfig:
             check_at_least(owner, name, getattr(self, name), 1)
         for name in ("input_channels", "self_attends_per_cross"):
             check_at_least(owner, name, getattr(self, name), 0)
-        check_choice(owner, "weight_sharing", self.weight_sharing, ("none", "all", "all_but_first"))
+        sharings = ("none", "all", "all_but_first", "all_but_first_block")
+        check_choice(owner, "weight_sharing", self.weight_sharing, sharings)
         check_choice(owner, "activation", self.activation, ("geglu", "gelu"))
         check_choice(owner, "pooling", self.pooling, ("mean", "cls"))
-        check_choice(owner, "positions", self.positions, ("fourier", "learned"))
+        check_choice(owner, "positions", self.positions, ("fourier", "learned", "none"))
         check_probability(owner, "dropout", self.dropout)
         check_probability(owner, "attention_dropout", self.attention_dropout)
         if self.latent_init_std <= 0:
@@ -111,6 +115,11 @@ class PerceiverConfig:
             raise ValueError(
                 f"{owner}.self_attends_per_cross: found 0 with pooling 'cls', allowed are numbers of at "
                 "least 1 (without self-attention the first latent never sees the others); use pooling 'mean'"
+            )
+        if self.positions == "none" and self.input_channels == 0:
+            raise ValueError(
+                f"{owner}.positions: found 'none' for inputs of 0 channels, which leaves nothing to read; "
+                "allowed are fourier, learned"
             )
         self._check_axes(owner)
 

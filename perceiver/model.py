@@ -1,112 +1,13 @@
 """The Perceiver classifier."""
 
-from typing import Literal
-
-import torch
 from torch import Tensor, nn
 
-from perceiver.attention import CrossAttention, Memory, SelfAttention, normalise_inputs
 from perceiver.config import PerceiverConfig
-from perceiver.feedforward import FeedForward
-from perceiver.positions import FourierPositions, LearnedPositions, join_channels
+from perceiver.encoder import PerceiverEncoder, check_given
 
 
-def required(config: PerceiverConfig) -> tuple[int, tuple[int, ...], int]:
-    """Give the three facts of the data, or say which one is missing.
-
-    Returns:
-        Input channels, axis sizes and number of classes.
-    """
-    facts = (config.input_channels, config.axis_sizes, config.num_classes)
-    if facts[0] is None or facts[1] is None or facts[2] is None:
-        names = ("input_channels", "axis_sizes", "num_classes")
-        missing = [name for name, fact in zip(names, facts, strict=True) if fact is None]
-        raise ValueError(
-            f"PerceiverConfig: {', '.join(missing)} not given; a Perceiver needs them, ImagePerceiver fills them"
-        )
-    return facts[0], facts[1], facts[2]
-
-
-def assign_weights(num_layers: int, sharing: str, first_is_own: bool) -> list[int]:
-    """Say which set of weights each repetition uses.
-
-    Args:
-        num_layers: number of repetitions.
-        sharing: none, all or all_but_first.
-        first_is_own: whether all_but_first concerns this kind of layer (cross-attends, not latent layers).
-
-    Returns:
-        One index a repetition, e.g. [0, 1, 1] for three cross-attends with all_but_first.
-    """
-    if sharing == "none":
-        return list(range(num_layers))
-    if sharing == "all_but_first" and first_is_own:
-        return [min(layer_index, 1) for layer_index in range(num_layers)]
-    return [0] * num_layers
-
-
-class CrossLayer(nn.Module):
-    """Cross-attention and feed-forward, each with its residual."""
-
-    def __init__(self, config: PerceiverConfig, input_channels: int) -> None:
-        super().__init__()
-        self.attention = CrossAttention(
-            config.latent_dim,
-            input_channels,
-            config.cross_heads,
-            config.cross_head_dim,
-            config.dropout,
-            config.attention_dropout,
-        )
-        self.feedforward = build_feedforward(config)
-
-    def forward(self, latents: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
-        """Let ``latents (batch, latents, latent_dim)`` read the inputs; ``memory`` is this layer's own."""
-        latents = latents + self.attention(latents, memory, mask)
-        result: Tensor = latents + self.feedforward(latents)
-        return result
-
-
-class LatentLayer(nn.Module):
-    """Self-attention and feed-forward, each with its residual."""
-
-    def __init__(self, config: PerceiverConfig) -> None:
-        super().__init__()
-        self.attention = SelfAttention(
-            config.latent_dim,
-            config.latent_heads,
-            config.latent_head_dim,
-            config.dropout,
-            config.attention_dropout,
-        )
-        self.feedforward = build_feedforward(config)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Map ``(batch, latents, latent_dim)`` to the same shape."""
-        latents = latents + self.attention(latents)
-        result: Tensor = latents + self.feedforward(latents)
-        return result
-
-
-def build_feedforward(config: PerceiverConfig) -> FeedForward:
-    """Build the feed-forward layer that follows every attention."""
-    activation: Literal["geglu", "gelu"] = config.activation
-    return FeedForward(config.latent_dim, config.feedforward_widening, activation, config.dropout)
-
-
-def build_positions(config: PerceiverConfig, axis_sizes: tuple[int, ...]) -> FourierPositions | LearnedPositions:
-    """Build what turns coordinates into channels."""
-    if config.positions == "learned":
-        return LearnedPositions(axis_sizes, config.learned_position_dim)
-    # The highest frequency that n samples on [-1, 1] carry is n / 2, so the axis's size is its max_freq.
-    max_freq = config.max_freq if config.max_freq is not None else tuple(max(float(size), 2.0) for size in axis_sizes)
-    return FourierPositions(max_freq, config.num_bands)
-
-
-class Perceiver(nn.Module):
-    """Latents that read the inputs several times and think in between; then a linear head.
-
-    Each repetition takes the latents that the one before has left.
+class Perceiver(PerceiverEncoder):
+    """An encoder whose latents are pooled and read by a linear head.
 
     Args:
         config: the shape of the model; ``input_channels``, ``axis_sizes`` and ``num_classes`` must be given.
@@ -116,22 +17,10 @@ class Perceiver(nn.Module):
     """
 
     def __init__(self, config: PerceiverConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.input_channels, self.axis_sizes, num_classes = required(config)
-        self.positions = build_positions(config, self.axis_sizes)
-        channels = self.input_channels + self.positions.num_channels
-        self.cross_weights = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=True)
-        self.latent_weights = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=False)
-        self.latents = nn.Parameter(torch.empty(config.num_latents, config.latent_dim))
-        nn.init.trunc_normal_(self.latents, std=config.latent_init_std)
-        self.cross_layers = nn.ModuleList(CrossLayer(config, channels) for _ in range(max(self.cross_weights) + 1))
-        self.latent_layers = nn.ModuleList(
-            nn.Sequential(*[LatentLayer(config) for _ in range(config.self_attends_per_cross)])
-            for _ in range(max(self.latent_weights) + 1)
-        )
+        check_given(config, ("input_channels", "axis_sizes", "num_classes"))
+        super().__init__(config)
         self.head_norm = nn.LayerNorm(config.latent_dim)
-        self.head = nn.Linear(config.latent_dim, num_classes)
+        self.head = nn.Linear(config.latent_dim, config.num_classes or 0)
 
     def forward(self, values: Tensor, positions: Tensor | tuple[Tensor, ...], padding: Tensor | None = None) -> Tensor:
         """Classify a batch of sets of inputs.
@@ -152,45 +41,7 @@ class Perceiver(nn.Module):
         Raises:
             ValueError: channels, axes or padding do not fit the config or one another.
         """
-        parts = (positions,) if isinstance(positions, Tensor) else positions
-        self._check(values, parts, padding)
-        inputs = join_channels([values, self.positions(parts)])
-        mask = None
-        if padding is not None:
-            inputs = inputs.masked_fill(padding.unsqueeze(-1), 0.0)  # 0 times NaN would be NaN
-            mask = ~padding[:, None, None, :]
-        inputs = normalise_inputs(inputs)
-        logits: Tensor = self.head(self.head_norm(self._pool(self._attend(inputs, mask))))
+        latents = self.encode(values, positions, padding)
+        pooled = latents[:, 0] if self.config.pooling == "cls" else latents.mean(dim=1)
+        logits: Tensor = self.head(self.head_norm(pooled))
         return logits
-
-    def _attend(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        latents = self.latents.expand(inputs.shape[0], -1, -1)
-        memories: dict[int, Memory] = {}
-        for cross_index, latent_index in zip(self.cross_weights, self.latent_weights, strict=True):
-            cross_layer = self.cross_layers[cross_index]
-            if cross_index not in memories:  # layers that share weights share keys and values
-                memories[cross_index] = cross_layer.attention.read(inputs)  # type: ignore[union-attr, operator]
-            latents = cross_layer(latents, memories[cross_index], mask)
-            latents = self.latent_layers[latent_index](latents)
-        return latents
-
-    def _pool(self, latents: Tensor) -> Tensor:
-        return latents[:, 0] if self.config.pooling == "cls" else latents.mean(dim=1)
-
-    def _check(self, values: Tensor, parts: tuple[Tensor, ...], padding: Tensor | None) -> None:
-        if values.ndim != 3 or values.shape[2] != self.input_channels:
-            raise ValueError(
-                f"Perceiver values: found shape {tuple(values.shape)}, "
-                f"allowed is (batch, inputs, channels) with {self.input_channels} channels"
-            )
-        axes = sum(part.shape[-1] for part in parts)
-        if axes != len(self.axis_sizes) or any(part.ndim != 3 for part in parts):
-            raise ValueError(
-                f"Perceiver positions: found shapes {[tuple(part.shape) for part in parts]}, "
-                f"allowed is (batch or 1, inputs, axes) with {len(self.axis_sizes)} axes"
-            )
-        if padding is not None and (padding.shape != values.shape[:2] or padding.dtype != torch.bool):
-            raise ValueError(
-                f"Perceiver padding: found shape {tuple(padding.shape)} of {padding.dtype}, "
-                f"allowed is {tuple(values.shape[:2])} of torch.bool, True for an input to ignore"
-            )

@@ -116,6 +116,16 @@ class LearnedPositions(nn.Module):
         return self.table[grid_indices(join_channels(list(parts)), self.sizes)]
 
 
+class NoPositions(nn.Module):
+    """No channels for positions: for values that hold their positions, or have none."""
+
+    num_channels = 0
+
+    def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Give ``(batch or 1, inputs, 0)``; arguments as for Fourier positions."""
+        return join_channels(list(parts))[..., :0]
+
+
 def join_channels(tensors: list[Tensor]) -> Tensor:
     """Concatenate channels of tensors whose batch and inputs are equal or 1, repeating those that are 1.
 

@@ -16,8 +16,12 @@ from perceiver import ImageConfig, Perceiver, PerceiverConfig
         ({"num_classes": 0}, r"num_classes: found 0, allowed are numbers of at least 1"),
         ({"activation": "relu"}, r"activation: found 'relu', allowed are geglu, gelu"),
         ({"pooling": "max"}, r"pooling: found 'max', allowed are mean, cls"),
-        ({"positions": "none"}, r"positions: found 'none', allowed are fourier, learned"),
-        ({"weight_sharing": "some"}, r"weight_sharing: found 'some', allowed are none, all, all_but_first"),
+        ({"positions": "sine"}, r"positions: found 'sine', allowed are fourier, learned, none"),
+        ({"positions": "none", "input_channels": 0}, r"positions: found 'none' for inputs of 0 channels"),
+        (
+            {"weight_sharing": "some"},
+            r"weight_sharing: found 'some', allowed are none, all, all_but_first, all_but_first_block",
+        ),
         ({"dropout": 1.0}, r"dropout: found 1\.0, allowed are numbers from 0 up to, but not including, 1"),
         ({"attention_dropout": -0.1}, r"attention_dropout: found -0\.1, allowed are numbers from 0"),
         ({"latent_init_std": 0.0}, r"latent_init_std: found 0\.0, allowed are numbers above 0"),
@@ -49,6 +53,9 @@ def test_a_bad_image_option_is_refused_by_name():
 def test_a_model_without_the_facts_of_its_data_is_refused():
     with pytest.raises(ValueError, match="input_channels, num_classes not given"):
         Perceiver(PerceiverConfig(axis_sizes=(4,)))
+    for options in ({}, {"positions": "none"}, {"positions": "learned", "max_freq": (4.0,)}):
+        with pytest.raises(ValueError, match="axis_sizes not given"):
+            Perceiver(PerceiverConfig(input_channels=1, num_classes=2, **options))
 
 
 def test_every_option_is_described():

@@ -56,6 +56,7 @@ KINDS = [
     {"pooling": "cls", "activation": "gelu"},
     {"weight_sharing": "all"},
     {"weight_sharing": "all_but_first"},
+    {"weight_sharing": "all_but_first_block"},
 ]
 
 
@@ -130,7 +131,10 @@ def test_mean_pooling_sees_no_order_of_latents_and_cls_reads_the_first(pooling, 
     assert difference > 1e-3 if pooling == "cls" else difference < 1e-5
 
 
-@pytest.mark.parametrize(("sharing", "cross", "latent"), [("none", 3, 3), ("all", 1, 1), ("all_but_first", 2, 1)])
+@pytest.mark.parametrize(
+    ("sharing", "cross", "latent"),
+    [("none", 3, 3), ("all", 1, 1), ("all_but_first", 2, 1), ("all_but_first_block", 2, 2)],
+)
 def test_weight_sharing_counts_parameters(sharing, cross, latent):
     def count(module):
         return sum(parameter.numel() for parameter in module.parameters())
@@ -176,6 +180,19 @@ def test_a_point_cloud_has_no_values_but_positions():
     logits = model(torch.zeros(2, 9, 0), points)
     torch.testing.assert_close(model(torch.zeros(2, 9, 0), points.flip(1)), logits, atol=1e-5, rtol=1e-5)
     assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_without_positions_only_values_count(values, positions):
+    model = small_perceiver(positions="none")
+    expected = model(values, positions)
+    assert torch.equal(model(values, positions.flip(1)), expected)
+    assert (model(values * 2, positions) - expected).abs().max() > 1e-3
+    assert model.cross_layers[0].attention.input_gain.shape == (2,)
+
+
+def test_frequencies_alone_say_how_many_axes_there_are(values, positions):
+    by_size, by_frequency = (small_perceiver(axis_sizes=sizes, max_freq=(3.0, 4.0)) for sizes in ((3, 4), None))
+    assert torch.equal(by_frequency(values, positions), by_size(values, positions))
 
 
 def test_max_freq_is_the_axis_size_unless_given(values, positions):

@@ -1,0 +1,241 @@
+"""Weights from and to the package perceiver-pytorch (0.11.0), for the same function in both.
+
+Its ``Perceiver`` and ours are one architecture under other names. For repetition ``i`` and self-attend ``k``:
+
+    perceiver-pytorch                                   here
+    latents                                             latents
+    layers.i.cross_attn.norm                            cross_layers.i.attention.query_norm
+    layers.i.cross_attn.norm_context.weight, .bias      cross_layers.i.attention.input_gain, .input_shift
+    layers.i.cross_attn.fn.to_q                         cross_layers.i.attention.to_query
+    layers.i.cross_attn.fn.to_kv, first half of rows    cross_layers.i.attention.to_key
+    layers.i.cross_attn.fn.to_kv, second half           cross_layers.i.attention.to_value
+    layers.i.cross_attn.fn.to_out                       cross_layers.i.attention.to_out
+    layers.i.cross_ff.norm, .fn.net.0, .fn.net.2        cross_layers.i.feedforward.norm, .widen, .narrow
+    layers.i.self_attns.k.0.norm                        latent_layers.i.k.attention.norm
+    layers.i.self_attns.k.0.fn.to_q above .to_kv        latent_layers.i.k.attention.to_query_key_value
+    layers.i.self_attns.k.0.fn.to_out                   latent_layers.i.k.attention.to_out
+    layers.i.self_attns.k.1                             latent_layers.i.k.feedforward, as above
+    to_logits.1, to_logits.2                            head_norm, head
+
+What else has to agree, and does: both put a norm before each layer, bias ``to_out`` and the feed-forward layers
+and nothing else, gate with the second half of GEGLU, widen by 4 (a field here), and lay the channels out as
+values, then for each axis sines, cosines and the coordinate. ``weight_tie_layers`` gives the first repetition
+weights of its own and all others the same: ``weight_sharing`` all_but_first_block. Its latents start from a normal
+of deviation 1, so the config has ``latent_init_std`` 1, though ours is cut at 2. Its mask is True for an input
+to read, our padding is True for one to ignore. Ours also drops behind GEGLU and behind each attention where
+``dropout`` is above 0; without dropout, or in evaluation, nothing of that is left. The one place of an axis of
+size 1 lies at 0 in our grids and at -1 in theirs.
+
+Not converted, because there is no such thing here: ``attn_residual`` (refused) and ``inverted_cross_attn``, which
+leaves no trace in the weights.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+from perceiver.config import PerceiverConfig
+from perceiver.encoder import assign_weights
+
+State = dict[str, Tensor]
+
+
+def paired_names(theirs: str, ours: str, pairs: dict[str, str]) -> dict[str, str]:
+    """Join prefixes to pairs of modules, each with weight and bias."""
+    return {
+        f"{theirs}.{their_module}.{kind}": f"{ours}{our_module}.{kind}"
+        for their_module, our_module in pairs.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def equal_names(repetition: int, cross_index: int, latent_index: int, num_self_attends: int) -> dict[str, str]:
+    """List the tensors of one repetition that are the same in both: their name and ours."""
+    feedforward = {"norm": "norm", "fn.net.0": "widen", "fn.net.2": "narrow"}
+    theirs, ours = f"layers.{repetition}", f"cross_layers.{cross_index}"
+    attention = {"norm": "query_norm", "fn.to_out": "to_out"}
+    names = paired_names(f"{theirs}.cross_attn", f"{ours}.attention.", attention)
+    names[f"{theirs}.cross_attn.norm_context.weight"] = f"{ours}.attention.input_gain"
+    names[f"{theirs}.cross_attn.norm_context.bias"] = f"{ours}.attention.input_shift"
+    names[f"{theirs}.cross_attn.fn.to_q.weight"] = f"{ours}.attention.to_query.weight"
+    names |= paired_names(f"{theirs}.cross_ff", f"{ours}.feedforward.", feedforward)
+    for index in range(num_self_attends):
+        block, layer = f"{theirs}.self_attns.{index}", f"latent_layers.{latent_index}.{index}"
+        names |= paired_names(f"{block}.0", f"{layer}.attention.", {"norm": "norm", "fn.to_out": "to_out"})
+        names |= paired_names(f"{block}.1", f"{layer}.feedforward.", feedforward)
+    return names
+
+
+def head_names() -> dict[str, str]:
+    """List the tensors of the classifier head: their name and ours."""
+    return paired_names("to_logits", "", {"1": "head_norm", "2": "head"})
+
+
+def from_perceiver_pytorch(
+    state: State,
+    *,
+    max_freq: float,
+    num_freq_bands: int,
+    axis_sizes: tuple[int, ...],
+    cross_heads: int = 1,
+    latent_heads: int = 8,
+    weight_tie_layers: bool = False,
+    fourier_encode_data: bool = True,
+) -> tuple[PerceiverConfig, State]:
+    """Turn a state dict of perceiver-pytorch's ``Perceiver`` into config and state dict for ours.
+
+    The shapes say all but a few of the options; those are the arguments, with perceiver-pytorch's defaults.
+
+    Args:
+        state: its ``state_dict()``.
+        max_freq: as given there, one number for all axes.
+        num_freq_bands: as given there.
+        axis_sizes: resolution along each axis of the data, which there comes with the data.
+        cross_heads: as given there.
+        latent_heads: as given there.
+        weight_tie_layers: as given there.
+        fourier_encode_data: as given there.
+
+    Returns:
+        Config and state dict for ``Perceiver(config)``, or, without a classifier head (``num_classes`` is then
+        None), for ``PerceiverEncoder(config)``. Untied tensors share memory with those given.
+
+    Raises:
+        ValueError: tensors that do not fit the arguments, or that belong to something that is not here.
+    """
+    layer_indices = [int(match[1]) for name in state if (match := re.match(r"layers\.(\d+)\.", name))]
+    self_indices = [int(match[1]) for name in state if (match := re.match(r"layers\.0\.self_attns\.(\d+)\.", name))]
+    first = "layers.0.cross_attn"
+    if not layer_indices or f"{first}.fn.to_q.weight" not in state:
+        raise ValueError("from_perceiver_pytorch: found no layers.0.cross_attn, so this is not its Perceiver's state")
+    num_axes = len(axis_sizes)
+    position_channels = num_axes * (2 * num_freq_bands + 1) if fourier_encode_data else 0
+    input_channels = state[f"{first}.norm_context.weight"].shape[0] - position_channels
+    if input_channels < 0:
+        raise ValueError(
+            f"from_perceiver_pytorch: found inputs of {input_channels + position_channels} channels, fewer than the "
+            f"{position_channels} of {num_axes} axes with {num_freq_bands} bands; check num_freq_bands and axis_sizes"
+        )
+    self_query = state.get("layers.0.self_attns.0.0.fn.to_q.weight")
+    latent_dim = state["latents"].shape[1]
+    head = state.get("to_logits.2.weight")
+    config = PerceiverConfig(
+        input_channels=input_channels,
+        axis_sizes=axis_sizes,
+        num_classes=None if head is None else head.shape[0],
+        num_latents=state["latents"].shape[0],
+        latent_dim=latent_dim,
+        num_cross_attends=max(layer_indices) + 1,
+        self_attends_per_cross=max(self_indices, default=-1) + 1,
+        cross_heads=cross_heads,
+        cross_head_dim=head_dim("cross_heads", state[f"{first}.fn.to_q.weight"], cross_heads),
+        latent_heads=latent_heads,
+        latent_head_dim=64 if self_query is None else head_dim("latent_heads", self_query, latent_heads),
+        weight_sharing="all_but_first_block" if weight_tie_layers else "none",
+        activation="geglu",
+        feedforward_widening=state["layers.0.cross_ff.fn.net.2.weight"].shape[1] // latent_dim,
+        positions="fourier" if fourier_encode_data else "none",
+        num_bands=num_freq_bands,
+        max_freq=(float(max_freq),) * num_axes if fourier_encode_data else None,
+        latent_init_std=1.0,
+    )
+    return config, rename_weights(state, config)
+
+
+def head_dim(argument: str, queries: Tensor, num_heads: int) -> int:
+    """Divide the rows of a query projection among its heads."""
+    rows = queries.shape[0]
+    if rows % num_heads != 0:
+        raise ValueError(f"from_perceiver_pytorch: found {rows} rows for {argument} {num_heads}; it must divide them")
+    return rows // num_heads
+
+
+def rename_weights(state: State, config: PerceiverConfig) -> State:
+    """Build our state dict from theirs; every tensor is used, and repetitions that share one agree on it."""
+    left, ours = dict(state), {"latents": state["latents"]}
+    left.pop("latents")
+
+    def put(name: str, tensor: Tensor) -> None:
+        if not torch.equal(ours.setdefault(name, tensor), tensor):
+            raise ValueError(
+                f"from_perceiver_pytorch: found different tensors for {name} in repetitions that "
+                "weight_tie_layers: True makes one; give weight_tie_layers=False"
+            )
+
+    for repetition, cross_index, latent_index in repetitions(config):
+        names = equal_names(repetition, cross_index, latent_index, config.self_attends_per_cross)
+        for their_name, our_name in names.items():
+            put(our_name, left.pop(their_name))
+        keys, values = left.pop(f"layers.{repetition}.cross_attn.fn.to_kv.weight").chunk(2)
+        put(f"cross_layers.{cross_index}.attention.to_key.weight", keys)
+        put(f"cross_layers.{cross_index}.attention.to_value.weight", values)
+        for index in range(config.self_attends_per_cross):
+            block = f"layers.{repetition}.self_attns.{index}.0.fn"
+            fused = torch.cat([left.pop(f"{block}.to_q.weight"), left.pop(f"{block}.to_kv.weight")])
+            put(f"latent_layers.{latent_index}.{index}.attention.to_query_key_value.weight", fused)
+    if config.num_classes is not None:
+        for their_name, our_name in head_names().items():
+            put(our_name, left.pop(their_name))
+    if left:
+        raise ValueError(f"from_perceiver_pytorch: found {', '.join(sorted(left)[:3])}, which has no match here")
+    return ours
+
+
+def repetitions(config: PerceiverConfig) -> list[tuple[int, int, int]]:
+    """List each repetition with the index of its cross-attend's weights and of its self-attends' weights."""
+    cross = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=True)
+    latent = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=False)
+    return list(zip(range(config.num_cross_attends), cross, latent, strict=True))
+
+
+def to_perceiver_pytorch(config: PerceiverConfig, state: State) -> State:
+    """Turn our state dict into one that perceiver-pytorch's ``Perceiver`` loads.
+
+    Shared weights are written once for each repetition that uses them. That loads into an untied model whatever
+    the sharing, and into one with ``weight_tie_layers`` where ``weight_sharing`` is all or all_but_first_block.
+
+    Args:
+        config: of our model.
+        state: its ``state_dict()``; of a ``PerceiverEncoder`` for ``final_classifier_head=False``.
+
+    Returns:
+        Its state dict.
+
+    Raises:
+        ValueError: an option that perceiver-pytorch does not have.
+    """
+    allowed: dict[str, tuple[object, ...]] = {
+        "activation": ("geglu",),
+        "feedforward_widening": (4,),
+        "pooling": ("mean",),
+        "positions": ("fourier", "none"),
+    }
+    for name, values in allowed.items():
+        found = getattr(config, name)
+        if found not in values:
+            raise ValueError(
+                f"to_perceiver_pytorch {name}: found {found!r}, perceiver-pytorch has only "
+                f"{', '.join(map(str, values))}; train such a model to convert it"
+            )
+    frequencies = set(config.max_freq or config.axis_sizes or ())
+    if config.positions == "fourier" and len(frequencies) > 1:
+        raise ValueError(
+            f"to_perceiver_pytorch max_freq: found {tuple(config.max_freq or config.axis_sizes or ())}, "
+            "perceiver-pytorch has one for all axes; train with equal numbers to convert"
+        )
+    theirs = {"latents": state["latents"]}
+    for repetition, cross_index, latent_index in repetitions(config):
+        names = equal_names(repetition, cross_index, latent_index, config.self_attends_per_cross)
+        theirs |= {their_name: state[our_name] for their_name, our_name in names.items()}
+        attention = f"cross_layers.{cross_index}.attention"
+        fused = torch.cat([state[f"{attention}.to_key.weight"], state[f"{attention}.to_value.weight"]])
+        theirs[f"layers.{repetition}.cross_attn.fn.to_kv.weight"] = fused
+        for index in range(config.self_attends_per_cross):
+            block = f"layers.{repetition}.self_attns.{index}.0.fn"
+            weight = state[f"latent_layers.{latent_index}.{index}.attention.to_query_key_value.weight"]
+            queries, keys, answers = weight.chunk(3)
+            theirs[f"{block}.to_q.weight"], theirs[f"{block}.to_kv.weight"] = queries, torch.cat([keys, answers])
+    if "head.weight" in state:
+        theirs |= {their_name: state[our_name] for their_name, our_name in head_names().items()}
+    return theirs

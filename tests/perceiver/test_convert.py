@@ -1,0 +1,154 @@
+"""The same weights in perceiver-pytorch and here are the same function with the same gradients."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from perceiver import Perceiver, PerceiverEncoder
+from perceiver.convert import from_perceiver_pytorch, to_perceiver_pytorch
+from perceiver.positions import grid_positions
+
+reference = pytest.importorskip("perceiver_pytorch", reason="extra bench: perceiver-pytorch==0.11.0")
+
+
+def draw_case(seed):
+    """Options of perceiver-pytorch's Perceiver, sizes of the axes, and whether some inputs are masked."""
+    draw = random.Random(seed)
+    num_axes = 1 + seed % 3
+    options = {
+        "num_freq_bands": draw.choice([1, 2, 5]),
+        "depth": draw.choice([1, 2, 3]),
+        "max_freq": draw.choice([2.0, 7.5, 10.0]),
+        "input_channels": draw.choice([1, 2, 3]),
+        "input_axis": num_axes,
+        "num_latents": draw.choice([3, 6]),
+        "latent_dim": draw.choice([8, 20]),
+        "cross_heads": draw.choice([1, 3]),
+        "latent_heads": draw.choice([1, 2, 4]),
+        "cross_dim_head": draw.choice([4, 16, 40]),
+        "latent_dim_head": draw.choice([4, 8]),
+        "num_classes": draw.choice([2, 5]),
+        "weight_tie_layers": draw.random() < 0.5,
+        "fourier_encode_data": seed % 6 != 5,
+        "self_per_cross_attn": draw.choice([0, 1, 2]),
+    }
+    return options, tuple(draw.choice([1, 3, 4]) for _ in range(num_axes)), draw.random() < 0.5
+
+
+def build_reference(options, seed):
+    """Random weights everywhere: a gain of 1 or a shift of 0 would hide one that is left out."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = reference.Perceiver(**options)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.2)
+    return model
+
+
+def convert(model, options, axis_sizes):
+    names = ("max_freq", "num_freq_bands", "cross_heads", "latent_heads", "weight_tie_layers", "fourier_encode_data")
+    return from_perceiver_pytorch(
+        model.state_dict(), axis_sizes=axis_sizes, **{name: options[name] for name in names if name in options}
+    )
+
+
+def reference_grid(axis_sizes):
+    """Its axes of one place lie at -1, ours at 0: the position is data, not weights."""
+    grid = grid_positions(axis_sizes)
+    for axis, size in enumerate(axis_sizes):
+        if size == 1:
+            grid[:, axis] = -1
+    return grid.unsqueeze(0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_same_weights_give_same_logits_and_gradients(seed):
+    options, axis_sizes, masked = draw_case(seed)
+    theirs = build_reference(options, seed)
+    config, state = convert(theirs, options, axis_sizes)
+    ours = Perceiver(config)
+    ours.load_state_dict(state)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, *axis_sizes, options["input_channels"], generator=generator)
+    mask = torch.rand(2, *axis_sizes, generator=generator) > 0.3 if masked else None
+    if mask is not None:
+        mask.flatten(1)[:, 0] = True
+    weight = torch.randn(2, options["num_classes"], generator=generator)
+
+    expected = theirs(images, mask=mask)
+    found = ours(
+        images.flatten(1, -2), reference_grid(axis_sizes), None if mask is None else ~mask.flatten(start_dim=1)
+    )
+    # The same sums in another order: float32 rounding (6e-8) through at most 18 layers. Largest found: 1.4e-6.
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    converted = to_perceiver_pytorch(config, gradients)
+    for name, parameter in theirs.named_parameters():
+        # A gradient is a sum of terms that cancel, so its rounding is relative to the largest number in it.
+        # Largest found: 3e-6 of that.
+        scale = max(1.0, parameter.grad.abs().max().item())
+        torch.testing.assert_close(converted[name], parameter.grad, atol=2e-5 * scale, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_weights_come_back_as_they_went(seed):
+    options, axis_sizes, _ = draw_case(seed)
+    theirs = build_reference(options, seed).state_dict()
+    config, state = convert(build_reference(options, seed), options, axis_sizes)
+    back = to_perceiver_pytorch(config, state)
+    assert back.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(back[name], tensor), name
+
+
+@pytest.mark.parametrize("sharing", ["none", "all", "all_but_first", "all_but_first_block"])
+def test_any_weight_sharing_of_ours_loads_into_an_untied_reference(sharing):
+    options = {**draw_case(0)[0], "depth": 3, "weight_tie_layers": False, "self_per_cross_attn": 1}
+    config, _ = convert(build_reference(options, 0), options, (4,))
+    ours = Perceiver(dataclasses.replace(config, weight_sharing=sharing))
+    theirs = reference.Perceiver(**options)
+    theirs.load_state_dict(to_perceiver_pytorch(ours.config, ours.state_dict()))
+    images = torch.randn(2, 4, options["input_channels"], generator=torch.Generator().manual_seed(1))
+    # Rounding, as above.
+    torch.testing.assert_close(ours(images, reference_grid((4,))), theirs(images), atol=2e-5, rtol=2e-5)
+
+
+def test_without_a_head_the_latents_are_the_embeddings():
+    options = {**draw_case(1)[0], "final_classifier_head": False}
+    theirs = build_reference(options, 1)
+    config, state = convert(theirs, options, (3, 4))
+    ours = PerceiverEncoder(config)
+    ours.load_state_dict(state)
+    images = torch.randn(2, 3, 4, options["input_channels"], generator=torch.Generator().manual_seed(1))
+    found = ours.encode(images.flatten(1, 2), reference_grid((3, 4)))
+    torch.testing.assert_close(found, theirs(images), atol=2e-5, rtol=2e-5)  # rounding, as above
+    assert to_perceiver_pytorch(config, ours.state_dict()).keys() == theirs.state_dict().keys()
+
+
+def test_what_cannot_be_converted_is_refused_by_name():
+    options = {**draw_case(0)[0], "depth": 3, "weight_tie_layers": False, "cross_heads": 1, "cross_dim_head": 4}
+    model = build_reference(options, 0)
+    with pytest.raises(ValueError, match=r"different tensors for cross_layers\.1.* give weight_tie_layers=False"):
+        convert(model, {**options, "weight_tie_layers": True}, (4,))
+    with pytest.raises(ValueError, match="found 4 rows for cross_heads 3; it must divide them"):
+        convert(model, {**options, "cross_heads": 3}, (4,))
+    with pytest.raises(ValueError, match="fewer than the 403 of 1 axes with 201 bands"):
+        convert(model, {**options, "num_freq_bands": 201}, (4,))
+    with pytest.raises(ValueError, match=r"found attn_residuals\.0.*, which has no match here"):
+        convert(build_reference({**options, "attn_residual": True}, 0), options, (4,))
+    with pytest.raises(ValueError, match=r"found no layers\.0\.cross_attn"):
+        from_perceiver_pytorch({}, max_freq=10.0, num_freq_bands=1, axis_sizes=(4,))
+    config, state = convert(model, options, (4,))
+    for name, value in {"activation": "gelu", "pooling": "cls", "feedforward_widening": 2}.items():
+        changed = {"self_attends_per_cross": 1, name: value}
+        with pytest.raises(ValueError, match=f"to_perceiver_pytorch {name}: found {value!r}, perceiver-pytorch has"):
+            to_perceiver_pytorch(dataclasses.replace(config, **changed), state)
+    two_axes = dataclasses.replace(config, axis_sizes=(4, 5), max_freq=None)
+    with pytest.raises(ValueError, match=r"max_freq: found \(4, 5\), perceiver-pytorch has one for all axes"):
+        to_perceiver_pytorch(two_axes, state)
