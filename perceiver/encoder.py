@@ -8,7 +8,11 @@ from torch import Tensor, nn
 from perceiver.attention import CrossAttention, Memory, SelfAttention, normalise_inputs
 from perceiver.config import PerceiverConfig
 from perceiver.feedforward import FeedForward
+from perceiver.grids import flatten_grid
 from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels
+
+# Coordinates of all axes, parts that together hold them, or None for a regular grid.
+Positions = Tensor | tuple[Tensor, ...] | None
 
 
 def check_given(config: PerceiverConfig, names: tuple[str, ...]) -> None:
@@ -147,13 +151,13 @@ class PerceiverEncoder(nn.Module):
             for _ in range(max(self.latent_weights) + 1)
         )
 
-    def encode(self, values: Tensor, positions: Tensor | tuple[Tensor, ...], padding: Tensor | None = None) -> Tensor:
+    def encode(self, values: Tensor, positions: Positions = None, padding: Tensor | None = None) -> Tensor:
         """Turn a batch of sets of inputs into latents; arguments and errors as for ``Perceiver``.
 
         Args:
-            values: ``(batch, inputs, channels)``.
-            positions: ``(batch or 1, inputs, axes)`` in [-1, 1], or a tuple of parts.
-            padding: ``(batch, inputs)`` bool, True for an input to ignore.
+            values: ``(batch, inputs, channels)``; without positions ``(batch, axes, channels)``, a regular grid.
+            positions: ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
+            padding: ``(batch, inputs)`` bool, or ``(batch, axes)`` on a grid, True for an input to ignore.
 
         Returns:
             ``(batch, latents, latent_dim)``.
@@ -169,20 +173,20 @@ class PerceiverEncoder(nn.Module):
             latents = self.latent_layers[latent_index](latents)
         return latents
 
-    def prepare(
-        self, values: Tensor, positions: Tensor | tuple[Tensor, ...], padding: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def prepare(self, values: Tensor, positions: Positions, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Join values and positions to what every cross-attend reads.
 
         Args:
-            values: ``(batch, inputs, channels)``.
-            positions: ``(batch or 1, inputs, axes)`` in [-1, 1], or a tuple of parts.
-            padding: ``(batch, inputs)`` bool, True for an input to ignore.
+            values: ``(batch, inputs, channels)``; without positions ``(batch, axes, channels)``, a regular grid.
+            positions: ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
+            padding: ``(batch, inputs)`` bool, or ``(batch, axes)`` on a grid, True for an input to ignore.
 
         Returns:
             Normalised inputs ``(batch, inputs, all channels)``, and ``(batch, 1, 1, inputs)``, True where an
             input may be read, or None for all.
         """
+        if positions is None:
+            values, positions, padding = flatten_grid(values, padding, self.num_axes, self.input_channels)
         parts = (positions,) if isinstance(positions, Tensor) else positions
         self._check(values, parts, padding)
         inputs = join_channels([values, self.positions(parts)])

@@ -97,6 +97,23 @@ def test_same_weights_give_same_logits_and_gradients(seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_its_own_call_builds_the_same_model_for_images_of_any_size(seed):
+    options, _, _ = draw_case(seed)
+    axis_sizes = (5, 2, 4)[: options["input_axis"]]
+    theirs = build_reference(options, seed)
+    config, state = convert(theirs, options, axis_sizes)
+    ours = Perceiver.from_image_config(**options)
+    expected = dataclasses.replace(config, axis_sizes=None, max_freq=ours.config.max_freq)
+    if options["self_per_cross_attn"] == 0:  # no weights say how wide a head would be
+        expected = dataclasses.replace(expected, latent_head_dim=options["latent_dim_head"])
+    assert ours.config == expected
+    ours.load_state_dict(state)
+    for sizes in (axis_sizes, tuple(size + 1 for size in axis_sizes)):
+        images = torch.randn(2, *sizes, options["input_channels"], generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(ours(images), theirs(images), atol=2e-5, rtol=2e-5)  # rounding, as above
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_weights_come_back_as_they_went(seed):
     options, axis_sizes, _ = draw_case(seed)
     theirs = build_reference(options, seed).state_dict()

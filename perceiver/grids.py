@@ -1,0 +1,43 @@
+"""Regular grids (signals, images, videos) as sets of inputs."""
+
+from torch import Tensor
+
+from perceiver.positions import grid_positions
+
+
+def flatten_grid(
+    values: Tensor, padding: Tensor | None, num_axes: int, num_channels: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Turn a grid with channels last into a set of inputs, one for each place.
+
+    Args:
+        values: ``(batch, one or more axes, channels)``, e.g. ``(batch, height, width, channels)``.
+        padding: ``(batch, the same axes)`` bool, or None.
+        num_axes: axes that a model reads.
+        num_channels: channels that it reads.
+
+    Returns:
+        Values ``(batch, inputs, channels)``, positions ``(1, inputs, axes)`` in [-1, 1] and padding
+        ``(batch, inputs)``, last axis fastest.
+
+    Raises:
+        ValueError: another number of axes or channels; it says which axis is wrong.
+    """
+    found = f"Perceiver values on a grid: found shape {tuple(values.shape)}"
+    allowed = f"allowed is (batch, {num_axes} axes, channels) with {num_channels} channels"
+    if values.ndim != num_axes + 2:
+        raise ValueError(f"{found}, {values.ndim} axes, {allowed}; give positions for a set that is no grid")
+    last = values.ndim - 1
+    if values.shape[last] != num_channels:
+        wrong = f"axis {last}, the channels, has size {values.shape[last]}"
+        remedy = "choose the channels or set input_channels"
+        if values.shape[1] == num_channels:
+            wrong += f"; axis 1 has size {num_channels}, so the channels seem to come first"
+            remedy = "give values.movedim(1, -1)"
+        raise ValueError(f"{found}, {allowed}: {wrong}; {remedy}")
+    if padding is not None and padding.shape != values.shape[:-1]:
+        raise ValueError(
+            f"Perceiver padding on a grid: found shape {tuple(padding.shape)}, allowed is {tuple(values.shape[:-1])}"
+        )
+    positions = grid_positions(tuple(values.shape[1:-1])).to(values.device).unsqueeze(0)
+    return values.flatten(1, -2), positions, None if padding is None else padding.flatten(1)
