@@ -3,6 +3,15 @@
 from perceiver.config import PerceiverConfig
 from perceiver.encoder import PerceiverEncoder
 from perceiver.images import ImageConfig, ImagePerceiver, image_tokens
+from perceiver.io import PerceiverIO
 from perceiver.model import Perceiver
 
-__all__ = ["ImageConfig", "ImagePerceiver", "Perceiver", "PerceiverConfig", "PerceiverEncoder", "image_tokens"]
+__all__ = [
+    "ImageConfig",
+    "ImagePerceiver",
+    "Perceiver",
+    "PerceiverConfig",
+    "PerceiverEncoder",
+    "PerceiverIO",
+    "image_tokens",
+]

@@ -49,6 +49,10 @@ class PerceiverConfig:
         activation: of the feed-forward layers, geglu (gated) or gelu.
         feedforward_widening: hidden width of a feed-forward layer, in multiples of ``latent_dim``.
         pooling: mean: the head reads the mean of the latents. cls: it reads the first latent alone.
+            query: it reads what the latents answer to one learned query, as in Perceiver IO.
+        decoder_heads: heads of the attention of queries to latents; read where ``pooling`` is query and by
+            ``PerceiverIO``.
+        decoder_head_dim: width of one of those heads.
         positions: fourier: fixed sines and cosines. learned: one learned vector for each place of the grid.
             none: the values are all that is read.
         num_bands: Fourier frequencies for each axis.
@@ -57,7 +61,8 @@ class PerceiverConfig:
         learned_position_dim: width of a learned position; read only where ``positions`` is learned.
         dropout: share of activations dropped in feed-forward layers and after each attention, in training.
         attention_dropout: share of attention weights dropped in training; above 0 it makes training slower.
-        latent_init_std: standard deviation of the truncated normal that the latents start from.
+        latent_init_std: standard deviation of the truncated normal that the latents, and the query of ``pooling``
+            query, start from.
     """
 
     input_channels: int | None = None
@@ -74,7 +79,9 @@ class PerceiverConfig:
     weight_sharing: Literal["none", "all", "all_but_first", "all_but_first_block"] = "none"
     activation: Literal["geglu", "gelu"] = "geglu"
     feedforward_widening: int = 2
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "query"] = "mean"
+    decoder_heads: int = 1
+    decoder_head_dim: int = 64
     positions: Literal["fourier", "learned", "none"] = "fourier"
     num_bands: int = 8
     max_freq: tuple[float, ...] | None = None
@@ -94,6 +101,8 @@ class PerceiverConfig:
             "cross_head_dim",
             "latent_heads",
             "latent_head_dim",
+            "decoder_heads",
+            "decoder_head_dim",
             "feedforward_widening",
             "num_bands",
             "learned_position_dim",
@@ -105,7 +114,7 @@ class PerceiverConfig:
         sharings = ("none", "all", "all_but_first", "all_but_first_block")
         check_choice(owner, "weight_sharing", self.weight_sharing, sharings)
         check_choice(owner, "activation", self.activation, ("geglu", "gelu"))
-        check_choice(owner, "pooling", self.pooling, ("mean", "cls"))
+        check_choice(owner, "pooling", self.pooling, ("mean", "cls", "query"))
         check_choice(owner, "positions", self.positions, ("fourier", "learned", "none"))
         check_probability(owner, "dropout", self.dropout)
         check_probability(owner, "attention_dropout", self.attention_dropout)

@@ -69,7 +69,7 @@ class CrossLayer(nn.Module):
             config.dropout,
             config.attention_dropout,
         )
-        self.feedforward = build_feedforward(config)
+        self.feedforward = build_feedforward(config, config.latent_dim)
 
     def forward(self, latents: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
         """Let ``latents (batch, latents, latent_dim)`` read the inputs; ``memory`` is this layer's own."""
@@ -90,7 +90,7 @@ class LatentLayer(nn.Module):
             config.dropout,
             config.attention_dropout,
         )
-        self.feedforward = build_feedforward(config)
+        self.feedforward = build_feedforward(config, config.latent_dim)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map ``(batch, latents, latent_dim)`` to the same shape."""
@@ -99,10 +99,10 @@ class LatentLayer(nn.Module):
         return result
 
 
-def build_feedforward(config: PerceiverConfig) -> FeedForward:
-    """Build the feed-forward layer that follows every attention."""
+def build_feedforward(config: PerceiverConfig, dim: int) -> FeedForward:
+    """Build the feed-forward layer that follows every attention, for vectors of ``dim`` channels."""
     activation: Literal["geglu", "gelu"] = config.activation
-    return FeedForward(config.latent_dim, config.feedforward_widening, activation, config.dropout)
+    return FeedForward(dim, config.feedforward_widening, activation, config.dropout)
 
 
 def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositions | NoPositions:

@@ -2,10 +2,12 @@
 
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from perceiver.config import PerceiverConfig
 from perceiver.encoder import PerceiverEncoder, Positions, check_given
+from perceiver.io import QueryDecoder
 
 
 class Perceiver(PerceiverEncoder):
@@ -15,12 +17,16 @@ class Perceiver(PerceiverEncoder):
         config: the shape of the model; ``input_channels``, ``axis_sizes`` and ``num_classes`` must be given.
 
     Source:
-        Jaegle 2021, arXiv 2103.03206.
+        Jaegle 2021, arXiv 2103.03206; for ``pooling: query`` arXiv 2107.14795.
     """
 
     def __init__(self, config: PerceiverConfig) -> None:
         check_given(config, ("input_channels", "axis_sizes", "num_classes"))
         super().__init__(config)
+        if config.pooling == "query":
+            self.query = nn.Parameter(torch.empty(config.latent_dim))
+            nn.init.trunc_normal_(self.query, std=config.latent_init_std)
+            self.decoder = QueryDecoder(config, config.latent_dim)
         self.head_norm = nn.LayerNorm(config.latent_dim)
         self.head = nn.Linear(config.latent_dim, config.num_classes or 0)
 
@@ -125,6 +131,11 @@ class Perceiver(PerceiverEncoder):
             ValueError: channels, axes or padding do not fit the config or one another.
         """
         latents = self.encode(values, positions, padding)
-        pooled = latents[:, 0] if self.config.pooling == "cls" else latents.mean(dim=1)
-        logits: Tensor = self.head(self.head_norm(pooled))
+        logits: Tensor = self.head(self.head_norm(self._pool(latents)))
         return logits
+
+    def _pool(self, latents: Tensor) -> Tensor:
+        if self.config.pooling == "query":
+            answers: Tensor = self.decoder(self.query.expand(latents.shape[0], 1, -1), latents)
+            return answers[:, 0]
+        return latents[:, 0] if self.config.pooling == "cls" else latents.mean(dim=1)

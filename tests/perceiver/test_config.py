@@ -15,7 +15,8 @@ from perceiver import ImageConfig, Perceiver, PerceiverConfig
         ({"input_channels": -1}, r"input_channels: found -1, allowed are numbers of at least 0"),
         ({"num_classes": 0}, r"num_classes: found 0, allowed are numbers of at least 1"),
         ({"activation": "relu"}, r"activation: found 'relu', allowed are geglu, gelu"),
-        ({"pooling": "max"}, r"pooling: found 'max', allowed are mean, cls"),
+        ({"pooling": "max"}, r"pooling: found 'max', allowed are mean, cls, query"),
+        ({"decoder_heads": 0}, r"decoder_heads: found 0, allowed are numbers of at least 1"),
         ({"positions": "sine"}, r"positions: found 'sine', allowed are fourier, learned, none"),
         ({"positions": "none", "input_channels": 0}, r"positions: found 'none' for inputs of 0 channels"),
         (

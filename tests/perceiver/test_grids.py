@@ -74,3 +74,8 @@ def test_learned_positions_follow_the_grid():
     image = torch.randn(1, 3, 4, 1)
     expected = model(image.flatten(1, 2), grid_positions((3, 4)).unsqueeze(0))
     assert torch.equal(model(image), expected)
+
+
+def test_both_dropouts_of_the_call_arrive():
+    config = Perceiver.from_image_config(3, 4.0, 1, latent_dim=8, attn_dropout=0.1, ff_dropout=0.2).config
+    assert (config.attention_dropout, config.dropout) == (0.1, 0.2)

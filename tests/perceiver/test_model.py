@@ -54,6 +54,7 @@ KINDS = [
     {"cross_head_dim": 8},  # inputs wider than a head: projected
     {"positions": "learned"},
     {"pooling": "cls", "activation": "gelu"},
+    {"pooling": "query", "decoder_heads": 2, "decoder_head_dim": 8},
     {"weight_sharing": "all"},
     {"weight_sharing": "all_but_first"},
     {"weight_sharing": "all_but_first_block"},
@@ -120,8 +121,8 @@ def test_the_first_latents_matter_after_all_layers(values, positions):
     assert (model(values, positions) - expected).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_mean_pooling_sees_no_order_of_latents_and_cls_reads_the_first(pooling, values, positions):
+@pytest.mark.parametrize("pooling", ["mean", "query", "cls"])
+def test_mean_and_query_pooling_see_no_order_of_latents_and_cls_reads_the_first(pooling, values, positions):
     model = small_perceiver(pooling=pooling)
     expected = model(values, positions)
     model.latents.data = model.latents.data[[0, 3, 1, 4, 2]]
