@@ -1,14 +1,15 @@
 """What every Perceiver begins with: latents that read the inputs and think in between."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from perceiver.attention import CrossAttention, Memory, SelfAttention, normalise_inputs
-from perceiver.config import PerceiverConfig
-from perceiver.feedforward import FeedForward
+from perceiver.attention import Memory, normalise_inputs
+from perceiver.config import PerceiverConfig, check_choice
 from perceiver.grids import flatten_grid
+from perceiver.layers import CrossLayer, LatentLayer
+from perceiver.maps import check_indices, cross_weights, self_weights
 from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels
 
 # Coordinates of all axes, parts that together hold them, or None for a regular grid.
@@ -54,55 +55,6 @@ def assign_weights(num_layers: int, sharing: str, first_is_own: bool) -> list[in
     if sharing == "all_but_first_block" or (sharing == "all_but_first" and first_is_own):
         return [min(layer_index, 1) for layer_index in range(num_layers)]
     return [0] * num_layers
-
-
-class CrossLayer(nn.Module):
-    """Cross-attention and feed-forward, each with its residual."""
-
-    def __init__(self, config: PerceiverConfig, input_channels: int) -> None:
-        super().__init__()
-        self.attention = CrossAttention(
-            config.latent_dim,
-            input_channels,
-            config.cross_heads,
-            config.cross_head_dim,
-            config.dropout,
-            config.attention_dropout,
-        )
-        self.feedforward = build_feedforward(config, config.latent_dim)
-
-    def forward(self, latents: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
-        """Let ``latents (batch, latents, latent_dim)`` read the inputs; ``memory`` is this layer's own."""
-        latents = latents + self.attention(latents, memory, mask)
-        result: Tensor = latents + self.feedforward(latents)
-        return result
-
-
-class LatentLayer(nn.Module):
-    """Self-attention and feed-forward, each with its residual."""
-
-    def __init__(self, config: PerceiverConfig) -> None:
-        super().__init__()
-        self.attention = SelfAttention(
-            config.latent_dim,
-            config.latent_heads,
-            config.latent_head_dim,
-            config.dropout,
-            config.attention_dropout,
-        )
-        self.feedforward = build_feedforward(config, config.latent_dim)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Map ``(batch, latents, latent_dim)`` to the same shape."""
-        latents = latents + self.attention(latents)
-        result: Tensor = latents + self.feedforward(latents)
-        return result
-
-
-def build_feedforward(config: PerceiverConfig, dim: int) -> FeedForward:
-    """Build the feed-forward layer that follows every attention, for vectors of ``dim`` channels."""
-    activation: Literal["geglu", "gelu"] = config.activation
-    return FeedForward(dim, config.feedforward_widening, activation, config.dropout)
 
 
 def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositions | NoPositions:
@@ -165,13 +117,84 @@ class PerceiverEncoder(nn.Module):
         inputs, mask = self.prepare(values, positions, padding)
         latents = self.latents.expand(inputs.shape[0], -1, -1)
         memories: dict[int, Memory] = {}
-        for cross_index, latent_index in zip(self.cross_weights, self.latent_weights, strict=True):
-            cross_layer = self.cross_layers[cross_index]
-            if cross_index not in memories:  # layers that share weights share keys and values
-                memories[cross_index] = cross_layer.attention.read(inputs)  # type: ignore[union-attr, operator]
-            latents = cross_layer(latents, memories[cross_index], mask)
-            latents = self.latent_layers[latent_index](latents)
+        for repetition in range(self.config.num_cross_attends):
+            latents = self._look(repetition, latents, inputs, mask, memories)
+            for layer in self._latent_layers(repetition):
+                latents = layer(latents)
         return latents
+
+    def attention_maps(
+        self,
+        values: Tensor,
+        positions: Positions = None,
+        padding: Tensor | None = None,
+        *,
+        kind: Literal["cross", "self"] = "cross",
+        layers: tuple[int, ...] = (0,),
+        heads: tuple[int, ...] | None = None,
+    ) -> dict[int, Tensor]:
+        """Compute what latents attend to, for chosen layers and heads alone.
+
+        The layers before the last one asked for run as ever, without a matrix of weights; those behind it do not
+        run. Use ``torch.no_grad()`` where no gradient of the maps is needed.
+
+        Args:
+            values: as for ``encode``.
+            positions: as for ``encode``.
+            padding: as for ``encode``.
+            kind: cross: weights of the inputs for each latent. self: of the latents for each latent.
+            layers: which attentions of this kind, counted from 0 in the order in which they are computed.
+            heads: which heads; None for all.
+
+        Returns:
+            For each layer ``(batch, heads, latents, inputs or latents)`` float32, before any dropout: rows sum
+            to 1, padding has 0.
+
+        Raises:
+            ValueError: a kind, a layer or a head that is not there.
+        """
+        config = self.config
+        check_choice("attention_maps", "kind", kind, ("cross", "self"))
+        num_layers = config.num_cross_attends * (1 if kind == "cross" else config.self_attends_per_cross)
+        num_heads = config.cross_heads if kind == "cross" else config.latent_heads
+        chosen = tuple(range(num_heads)) if heads is None else heads
+        check_indices("layers", layers, num_layers)
+        check_indices("heads", chosen, num_heads)
+        inputs, mask = self.prepare(values, positions, padding)
+        latents = self.latents.expand(inputs.shape[0], -1, -1)
+        memories: dict[int, Memory] = {}
+        maps: dict[int, Tensor] = {}
+        for repetition in range(config.num_cross_attends):
+            if kind == "cross" and repetition in layers:
+                maps[repetition] = cross_weights(self._cross_layer(repetition).attention, latents, inputs, mask, chosen)
+                if repetition == max(layers):
+                    break
+            latents = self._look(repetition, latents, inputs, mask, memories)
+            for index, layer in enumerate(self._latent_layers(repetition)):
+                layer_index = repetition * config.self_attends_per_cross + index
+                if kind == "self" and layer_index in layers:
+                    maps[layer_index] = self_weights(layer.attention, latents, chosen)
+                    if layer_index == max(layers):
+                        return maps
+                latents = layer(latents)
+        return maps
+
+    def _cross_layer(self, repetition: int) -> CrossLayer:
+        return cast(CrossLayer, self.cross_layers[self.cross_weights[repetition]])
+
+    def _latent_layers(self, repetition: int) -> list[LatentLayer]:
+        layers = cast(nn.Sequential, self.latent_layers[self.latent_weights[repetition]])
+        return [cast(LatentLayer, layer) for layer in layers]
+
+    def _look(
+        self, repetition: int, latents: Tensor, inputs: Tensor, mask: Tensor | None, memories: dict[int, Memory]
+    ) -> Tensor:
+        """Let latents read the inputs; layers that share weights share keys and values, kept in ``memories``."""
+        cross_index, cross_layer = self.cross_weights[repetition], self._cross_layer(repetition)
+        if cross_index not in memories:
+            memories[cross_index] = cross_layer.attention.read(inputs)
+        result: Tensor = cross_layer(latents, memories[cross_index], mask)
+        return result
 
     def prepare(self, values: Tensor, positions: Positions, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Join values and positions to what every cross-attend reads.

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from perceiver.attention import CrossAttention, normalise_inputs
 from perceiver.config import PerceiverConfig
-from perceiver.encoder import PerceiverEncoder, Positions, build_feedforward, check_given
+from perceiver.encoder import PerceiverEncoder, Positions, check_given
+from perceiver.layers import build_feedforward
 
 
 class QueryDecoder(nn.Module):

@@ -157,9 +157,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except safetensors.SafetensorError as error:
         with path.open("rb") as broken:
-            start = broken.read(2)
-        # Only now: a whole file begins with its header's length, which can be these bytes by chance.
-        if start == b"PK" or start[:1] == b"\x80":
+            start = broken.read(8)
+        # A checkpoint begins with its header's length in eight bytes, which can begin as a pickle does; but of a
+        # length below 16 MiB the last five are zero.
+        is_length = not any(start[3:])
+        if start.startswith((b"PK", b"\x80")) and not is_length:
             raise UserError(
                 f"{path}: a pickle, which can run any code when it is read, so it is refused. "
                 "Give a .safetensors checkpoint that the train stage wrote."

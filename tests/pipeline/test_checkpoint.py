@@ -183,8 +183,13 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, start):
     wanted = next(number for number in range(length, 1 << 20, 8) if number.to_bytes(8, "little").startswith(start))
     checkpoint = make_checkpoint(commit="c" * (1 + wanted - length))
     write_checkpoint(path, checkpoint)
-    assert path.read_bytes().startswith(start)
+    content = path.read_bytes()
+    assert content.startswith(start)
     assert read_checkpoint(path).commit == checkpoint.commit
+    for length in (5, 100, -1):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match="not a whole safetensors file"):
+            read_checkpoint(path)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])

@@ -1,0 +1,58 @@
+"""An attention with the feed-forward layer that follows it, each with its residual."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from perceiver.attention import CrossAttention, Memory, SelfAttention
+from perceiver.config import PerceiverConfig
+from perceiver.feedforward import FeedForward
+
+
+class CrossLayer(nn.Module):
+    """Cross-attention and feed-forward, each with its residual."""
+
+    def __init__(self, config: PerceiverConfig, input_channels: int) -> None:
+        super().__init__()
+        self.attention = CrossAttention(
+            config.latent_dim,
+            input_channels,
+            config.cross_heads,
+            config.cross_head_dim,
+            config.dropout,
+            config.attention_dropout,
+        )
+        self.feedforward = build_feedforward(config, config.latent_dim)
+
+    def forward(self, latents: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
+        """Let ``latents (batch, latents, latent_dim)`` read the inputs; ``memory`` is this layer's own."""
+        latents = latents + self.attention(latents, memory, mask)
+        result: Tensor = latents + self.feedforward(latents)
+        return result
+
+
+class LatentLayer(nn.Module):
+    """Self-attention and feed-forward, each with its residual."""
+
+    def __init__(self, config: PerceiverConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(
+            config.latent_dim,
+            config.latent_heads,
+            config.latent_head_dim,
+            config.dropout,
+            config.attention_dropout,
+        )
+        self.feedforward = build_feedforward(config, config.latent_dim)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map ``(batch, latents, latent_dim)`` to the same shape."""
+        latents = latents + self.attention(latents)
+        result: Tensor = latents + self.feedforward(latents)
+        return result
+
+
+def build_feedforward(config: PerceiverConfig, dim: int) -> FeedForward:
+    """Build the feed-forward layer that follows every attention, for vectors of ``dim`` channels."""
+    activation: Literal["geglu", "gelu"] = config.activation
+    return FeedForward(dim, config.feedforward_widening, activation, config.dropout)

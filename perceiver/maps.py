@@ -1,0 +1,81 @@
+"""Attention weights as matrices, computed beside the model only where somebody asks for them."""
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor
+from torch.nn import functional
+
+from perceiver.attention import CrossAttention, SelfAttention
+
+
+def check_indices(name: str, found: tuple[int, ...], count: int) -> None:
+    """Refuse layers or heads that are not there.
+
+    Args:
+        name: of the argument.
+        found: indices.
+        count: how many there are.
+    """
+    if len(found) == 0 or min(found) < 0 or max(found) >= count:
+        raise ValueError(f"attention_maps {name}: found {found}, allowed are one or more from 0 to {count - 1}")
+
+
+def cross_weights(
+    attention: CrossAttention, latents: Tensor, inputs: Tensor, mask: Tensor | None, heads: tuple[int, ...]
+) -> Tensor:
+    """Compute how much each latent reads of each input.
+
+    Args:
+        attention: the layer.
+        latents: ``(batch, latents, latent_dim)`` that come to it.
+        inputs: ``(batch, inputs, channels)`` from ``normalise_inputs``.
+        mask: ``(batch, 1, 1, inputs)``, True where an input may be read.
+        heads: which heads.
+
+    Returns:
+        ``(batch, heads, latents, inputs)`` float32; rows sum to 1.
+    """
+    split = "(heads width) channels -> heads width channels"
+    query_weight = rearrange(attention.to_query.weight, split, heads=attention.num_heads)[list(heads)]
+    key_weight = rearrange(attention.to_key.weight * attention.input_gain, split, heads=attention.num_heads)
+    asked = attention.query_norm(latents)
+    queries = einsum(asked, query_weight, "batch latents c, heads width c -> batch heads latents width")
+    # Into the space of the inputs whatever its width: the shift of the norm drops out of the softmax.
+    queries = einsum(
+        queries, key_weight[list(heads)], "batch heads latents width, heads width c -> batch heads latents c"
+    )
+    scores = einsum(queries, inputs, "batch heads latents c, batch inputs c -> batch heads latents inputs")
+    scores = scores.float() * attention.scale
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights: Tensor = scores.softmax(dim=-1)
+    return weights
+
+
+def self_weights(attention: SelfAttention, latents: Tensor, heads: tuple[int, ...]) -> Tensor:
+    """Compute how much each latent reads of each latent.
+
+    Args:
+        attention: the layer.
+        latents: ``(batch, latents, latent_dim)`` that come to it.
+        heads: which heads.
+
+    Returns:
+        ``(batch, heads, latents, latents)`` float32; rows sum to 1.
+    """
+    weight = rearrange(
+        attention.to_query_key_value.weight,
+        "(three heads width) channels -> three heads width channels",
+        three=3,
+        heads=attention.num_heads,
+    )
+    chosen = rearrange(weight[:2, list(heads)], "two heads width channels -> (two heads width) channels")
+    queries, keys = rearrange(
+        functional.linear(attention.norm(latents), chosen),
+        "batch latents (two heads width) -> two batch heads latents width",
+        two=2,
+        heads=len(heads),
+    )
+    scores = torch.matmul(queries, keys.transpose(-1, -2)).float() * attention.scale
+    weights: Tensor = scores.softmax(dim=-1)
+    return weights
