@@ -33,12 +33,14 @@ class DataConfig:
         pattern: only file names that match are read, e.g. ``*Label1*``.
         table: a CSV with columns ``path, patient, label`` (paths relative to the raw folder), for names
             that carry no label or for other labels than the side.
+        allow_partial: take a published set of which a part is missing; the report then says so.
     """
 
     dataset: str = "akoa"
     raw: Path | None = None
     pattern: str = "*"
     table: Path | None = None
+    allow_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,23 @@ class PreprocessConfig:
 class SplitConfig:
     """How patients are divided.
 
+    A published set keeps its own test rows; only validation is drawn, from its training rows, image by image.
+
     Args:
-        val_fraction: share of the patients for validation.
-        test_fraction: share of the patients for the test.
+        val_fraction: share of the patients for validation; of a published set, share of its training rows.
+        val_count: of a published set, the number of rows for validation; null takes ``val_fraction``.
+        test_fraction: share of the patients for the test; not read where the set has published test rows.
         num_folds: 0 for one split by fractions; k for k folds.
         test_fold: with folds, the one that is the test; the next one is validation.
         table: a CSV with columns ``group_id, split`` that is taken as it is.
         stratify: keep the mix of the patients' sets of labels in every split.
         seed: the draw.
         near_identical_bits: pictures of two splits whose 256-bit perceptual hashes differ
-            in at most so many bits are listed as near-identical.
+            in at most so many bits, and whose pixels correlate, are listed as near-identical.
     """
 
     val_fraction: float = 0.15
+    val_count: int | None = None
     test_fraction: float = 0.25
     num_folds: int = 0
     test_fold: int = 0
@@ -111,6 +117,8 @@ class SplitConfig:
     def __post_init__(self) -> None:
         require(0 < self.val_fraction < 1, "split.val_fraction", self.val_fraction, "between 0 and 1")
         require(0 < self.test_fraction < 1, "split.test_fraction", self.test_fraction, "between 0 and 1")
+        good_count = self.val_count is None or self.val_count >= 1
+        require(good_count, "split.val_count", self.val_count, "1 or more, or null")
         total = self.val_fraction + self.test_fraction
         require(total < 1, "split.val_fraction + split.test_fraction", total, "below 1, or nothing is left to train")
         require(self.num_folds == 0 or self.num_folds >= 3, "split.num_folds", self.num_folds, "0, or 3 and more")

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those below it.
 LAYERS = [
-    {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console"},
+    {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console", "kinds"},
     {"volumes", "slicing", "store", "history", "augment", "optimizers", "splits", "leakage", "datasets.sources"},
     {"preparation", "datasets", "models", "examples"},
     {"checkpoint", "scoring", "experiment", "devices", "dump"},
@@ -25,6 +25,7 @@ LAYERS = [
         "display",
         "serving",
         "runs",
+        "ready_made_store",
     },
     {"stages"},
     {"cli", "__main__"},

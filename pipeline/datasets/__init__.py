@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pipeline.config import DataConfig
 from pipeline.datasets.akoa import parse_name
+from pipeline.datasets.cifar import read_cifar10, read_cifar100
+from pipeline.datasets.mnist import read_mnist
 from pipeline.datasets.phantom import NOTE, make_phantom
+from pipeline.datasets.ready_made import ReadyMade
 from pipeline.datasets.sources import Source, list_named_sources
 from pipeline.errors import UserError
+from pipeline.kinds import Kind
 from pipeline.provenance import count_cores
 
 if TYPE_CHECKING:
@@ -19,17 +24,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """How one data set is brought here and read.
+    """How one data set is brought here and read: its volumes are listed, or its examples come ready-made.
 
     Args:
         fetch: fills the raw folder, or says how to come by the files.
-        list_sources: lists the scans in a raw folder, given a pattern for their names.
+        kind: what it is made of.
+        list_sources: of volumes: lists the scans in a raw folder, given a pattern for their names.
+        read: of images and points: reads all examples, given the raw folder.
         synthetic_note: the sentence that every report of a made-up set carries; empty for real ones.
     """
 
     fetch: Callable[["Experiment", Console], None]
-    list_sources: Callable[[Path, str], list[Source]]
+    kind: Kind = "volumes"
+    list_sources: Callable[[Path, str], list[Source]] | None = None
+    read: Callable[[Path, DataConfig], ReadyMade] | None = None
     synthetic_note: str = ""
+
+    def __post_init__(self) -> None:
+        assert (self.list_sources is None) == (self.kind != "volumes") == (self.read is not None)
 
 
 def _require_akoa(experiment: "Experiment", console: Console) -> None:
@@ -48,15 +60,24 @@ def _make_phantom(experiment: "Experiment", console: Console) -> None:
     console.print(f"{experiment.raw_folder}: synthetic knees are there.")
 
 
+def _require_folder(experiment: "Experiment", console: Console) -> None:
+    if not experiment.raw_folder.is_dir():
+        raise UserError(f"{experiment.raw_folder}: no such folder. Name the folder of the files with --data.raw.")
+    console.print(f"{experiment.raw_folder}: raw data are there.")
+
+
 def _list_knees(raw: Path, pattern: str) -> list[Source]:
     return list_named_sources(raw, pattern, parse_name)
 
 
 DATASETS: dict[str, Dataset] = {
-    "akoa": Dataset(_require_akoa, _list_knees),
+    "akoa": Dataset(_require_akoa, list_sources=_list_knees),
     "phantom": Dataset(
         _make_phantom,
-        _list_knees,
-        f"{NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
+        list_sources=_list_knees,
+        synthetic_note=f"{NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
     ),
+    "mnist": Dataset(_require_folder, "images", read=read_mnist),
+    "cifar10": Dataset(_require_folder, "images", read=read_cifar10),
+    "cifar100": Dataset(_require_folder, "images", read=read_cifar100),
 }

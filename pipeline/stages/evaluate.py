@@ -97,7 +97,7 @@ def _predict_splits(
     for split in ("val", "test"):
         rows = np.flatnonzero(split_of == split)
         index = store.index.iloc[rows]
-        images = store.images[rows]
+        images = store.examples[rows]
         positions = index["slice_position"].to_numpy()
         scores = compute_probabilities(classifier, images, positions, device, experiment.evaluate.batch_size)
         tables.append(build_predictions(index, scores.astype(np.float64), store.class_names, split))
@@ -116,11 +116,11 @@ def _score_baselines(
     if options.logistic_regression:
         with console.status("fitting the logistic regression"):
             probabilities["logistic_regression"] = logistic_regression(
-                store.images[rows["train"]],
+                store.examples[rows["train"]],
                 labels[rows["train"]],
-                store.images[rows["val"]],
+                store.examples[rows["val"]],
                 labels[rows["val"]],
-                store.images[rows["test"]],
+                store.examples[rows["test"]],
                 store.class_names,
                 options.seed,
             )
@@ -164,7 +164,7 @@ def _draw_mistakes(store: Store, test: pd.DataFrame) -> bytes | None:
     wrong["confidence"] = wrong[columns].max(axis=1)
     worst = wrong.sort_values(["confidence", "example_id"], ascending=[False, True]).head(NUM_MISTAKES)
     place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
-    images = store.images[place_of[worst["example_id"]].to_numpy()]
+    images = store.examples[place_of[worst["example_id"]].to_numpy()]
     captions = [f"{row.group_id} is {row.label}, {row.predicted} {row.confidence:.2f}" for row in worst.itertuples()]
     return contact_sheet(images, captions)
 

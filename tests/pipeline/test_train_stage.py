@@ -110,7 +110,7 @@ def test_a_finished_run_has_its_curves_its_best_epoch_and_its_record(undisturbed
     assert record["store_fingerprint"] == best.store_fingerprint == read_store(paths.prepared).fingerprint
     assert best.preprocess == PREPROCESS
     store, roles = read_store(paths.prepared), pd.read_csv(paths.splits, dtype=str).set_index("group_id")["split"]
-    trained_on = store.images[(store.index["group_id"].map(roles) == "train").to_numpy()] / 255
+    trained_on = store.examples[(store.index["group_id"].map(roles) == "train").to_numpy()] / 255
     assert best.mean == pytest.approx([trained_on.mean()], rel=1e-12)
     assert best.deviation == pytest.approx([trained_on.std()], rel=1e-9)
 
@@ -160,7 +160,7 @@ def test_test_pictures_leave_no_trace_in_the_weights(undisturbed, tmp_path):
     paths = experiment.paths
     store = read_store(paths.prepared)
     roles = pd.read_csv(paths.splits, dtype=str).set_index("group_id")["split"]
-    images = np.array(store.images)
+    images = np.array(store.examples)
     is_test = (store.index["group_id"].map(roles) == "test").to_numpy()
     assert is_test.any()
     images[is_test] = 255 - images[is_test]
