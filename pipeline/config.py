@@ -240,7 +240,8 @@ class EvaluateConfig:
         batch_size: examples scored at once.
         num_resamples: bootstrap draws over patients behind each interval.
         seed: of the bootstrap.
-        logistic_regression: also fit the baseline on raw pixels.
+        logistic_regression: also fit the baseline on raw pixels; point clouds have none.
+        logistic_regression_examples: training examples that it is fitted on; of more, so many are drawn at random.
         checkpoint: the weights to judge; without it the run's best.
     """
 
@@ -248,10 +249,13 @@ class EvaluateConfig:
     num_resamples: int = 2000
     seed: int = 0
     logistic_regression: bool = True
+    logistic_regression_examples: int = 10_000
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+        num_fitted = self.logistic_regression_examples
+        require(num_fitted >= 2, "evaluate.logistic_regression_examples", num_fitted, "2 or more")
         require(self.num_resamples >= 100, "evaluate.num_resamples", self.num_resamples, "100 or more")
 
 

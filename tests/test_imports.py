@@ -26,6 +26,7 @@ LAYERS = [
         "serving",
         "runs",
         "ready_made_store",
+        "evaluation_figures",
     },
     {"stages"},
     {"cli", "__main__"},
@@ -42,6 +43,8 @@ DOORS = {
     "jsonargparse": {"cli"},
     "pytorch_optimizer": {"optimizers"},
     "safetensors": {"checkpoint"},
+    "pooch": {"datasets.downloads"},
+    "requests": {"datasets.downloads"},
 }
 
 
