@@ -190,9 +190,8 @@ def build_predictions(
     table = index[[name for name in kept if name in index.columns]].reset_index(drop=True)
     table["split"] = split
     table["predicted"] = np.asarray(class_names)[probabilities.round(TIE_DECIMALS).argmax(axis=1)]
-    for column, name in enumerate(class_names):
-        table[f"probability_{name}"] = probabilities[:, column]
-    return table
+    columns = pandas.DataFrame(probabilities, columns=[f"probability_{name}" for name in class_names])
+    return pandas.concat([table, columns], axis=1)
 
 
 def score_baseline(
