@@ -10,6 +10,7 @@ from torch import nn
 from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig
 from pipeline.config import require
 from pipeline.errors import UserError
+from pipeline.permutation import PixelPermutation
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ModelConfig:
         slice_position: tell the Perceiver where in its volume a slice lies.
         mirror_average: outside training, answer with the mean of the probabilities of a picture and, left and right
             exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other answer.
+        permute_seed: move the pixels of all pictures by one fixed permutation drawn from this seed, after augmentation
+            and before positions are attached, so that neighbours tell nothing; null leaves them in place.
         perceiver: the Perceiver behind the stem; read only where ``kind`` is perceiver.
         cnn: read only where ``kind`` is cnn.
     """
@@ -56,6 +59,7 @@ class ModelConfig:
     conv_channels: int = ImageConfig.conv_channels
     slice_position: bool = ImageConfig.slice_position
     mirror_average: bool = False
+    permute_seed: int | None = None
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
     cnn: CnnConfig = field(default_factory=CnnConfig)
 
@@ -89,10 +93,11 @@ def build_model(
     Raises:
         UserError: the options do not fit each other or the pictures.
     """
+    permutation = None if config.permute_seed is None else PixelPermutation(image_size, config.permute_seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.kind == "cnn":
-            return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False)
+            return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False, permutation)
         image_config = ImageConfig(
             stem=config.stem,
             patch_size=config.patch_size,
@@ -118,7 +123,7 @@ def build_model(
             )
         except ValueError as error:  # the package's only error for options that do not fit
             raise UserError(f"model: {error}. Mend the model section.") from error
-        return SliceModel(network, reads_slice_position=config.slice_position)
+        return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
 
 
 def _build_cnn(config: CnnConfig, num_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
@@ -172,15 +177,21 @@ class SliceModel(nn.Module):
     Args:
         network: takes normalised pictures (batch, channels, height, width), and perhaps places (batch,).
         reads_slice_position: whether it takes the places.
+        permutation: moves the pixels before the network sees them; None leaves them in place.
     """
 
-    def __init__(self, network: nn.Module, reads_slice_position: bool) -> None:
+    def __init__(
+        self, network: nn.Module, reads_slice_position: bool, permutation: PixelPermutation | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.reads_slice_position = reads_slice_position
+        self.permutation = permutation
 
     def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
         """Turn normalised pictures and their slices' places (batch,) into logits (batch, classes)."""
+        if self.permutation is not None:
+            images = self.permutation(images)
         arguments = (images, slice_position) if self.reads_slice_position else (images,)
         logits: torch.Tensor = self.network(*arguments)
         return logits

@@ -9,7 +9,18 @@ ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console"},
-    {"volumes", "slicing", "store", "history", "augment", "optimizers", "splits", "leakage", "datasets.sources"},
+    {
+        "volumes",
+        "slicing",
+        "store",
+        "history",
+        "augment",
+        "permutation",
+        "optimizers",
+        "splits",
+        "leakage",
+        "datasets.sources",
+    },
     {"preparation", "datasets", "models", "examples"},
     {"checkpoint", "scoring", "experiment", "devices", "dump"},
     {
