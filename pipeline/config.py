@@ -132,6 +132,10 @@ class AugmentConfig:
         noise: standard deviation of Gaussian noise; 1 is the range from black to white.
         mirror: ``swap`` mirrors left and right in half of the pictures and swaps the label (laterality only);
             ``keep`` mirrors and keeps the label (refused where the labels are left and right); ``none``.
+        crop_padding: random crops: each picture is padded with so many black pixels on every side and a window of
+            its own size is cut out at a random place.
+        erase_probability: share of the pictures that lose a random box, which takes the training pictures' mean.
+        erase_area: the box's area as a fraction of the picture's, uniform between these two.
     """
 
     rotation_degrees: float = 10.0
@@ -141,15 +145,21 @@ class AugmentConfig:
     brightness: float = 0.1
     noise: float = 0.02
     mirror: Literal["none", "keep", "swap"] = "none"
+    crop_padding: int = 0
+    erase_probability: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.33)
 
     def __post_init__(self) -> None:
         require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "0 to 180")
         for field in ("zoom", "shift", "brightness"):
             value = getattr(self, field)
             require(0 <= value < 1, f"augment.{field}", value, "0 to below 1")
-        for field in ("contrast", "noise"):
+        for field in ("contrast", "noise", "crop_padding"):
             value = getattr(self, field)
             require(value >= 0, f"augment.{field}", value, "0 or more")
+        require(0 <= self.erase_probability <= 1, "augment.erase_probability", self.erase_probability, "0 to 1")
+        low, high = self.erase_area
+        require(0 < low <= high < 1, "augment.erase_area", self.erase_area, "two growing fractions between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.augment import change_images, change_labels, draw_changes
+from pipeline.boxes import erase_boxes
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.errors import UserError
 from pipeline.examples import Examples, divide_order, read_batches
@@ -154,6 +155,7 @@ def _train_one_epoch(
             shape = (len(batches[step]), *batch.images.shape[1:])
             changes = draw_changes(augment, shape, generator, fabric.device).take(share)
             images = state.classifier.normalise(change_images(to_unit_range(batch.images), changes))
+            images = erase_boxes(images, changes.erased)
             labels = change_labels(batch.labels, changes, augment)
             logits = state.parallel_model(images, batch.slice_position).float()
             loss_sum = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="sum")

@@ -15,6 +15,7 @@ LAYERS = [
         "store",
         "history",
         "augment",
+        "boxes",
         "permutation",
         "optimizers",
         "splits",

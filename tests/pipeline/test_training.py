@@ -117,6 +117,16 @@ def test_each_epoch_draws_its_own_changes():
     assert len(torch.unique(first, dim=0)) == 30
 
 
+def test_an_erased_box_reaches_the_model_as_the_mean():
+    """Both epochs, every picture: 12 to 24 of 48 pixels are exactly 0, and none is without erasing."""
+    erasing = dataclasses.replace(STILL, erase_probability=1.0, erase_area=(0.4, 0.4))
+    for inputs in collect_inputs(erasing, examples()[0]):
+        num_zeros = (inputs == 0).sum(dim=1)
+        assert num_zeros.min() >= 12
+        assert num_zeros.max() <= 24
+    assert (collect_inputs(STILL, examples()[0])[0] != 0).all()
+
+
 def test_training_leaves_the_callers_draws_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
