@@ -11,6 +11,7 @@ from typing import Literal
 from pipeline.errors import UserError
 
 Plane = Literal["axial", "coronal", "sagittal"]
+LossName = Literal["cross_entropy", "mse"]
 
 
 def require(condition: bool, field: str, found: object, allowed: str) -> None:
@@ -169,6 +170,8 @@ class TrainConfig:
     Args:
         epochs: passes over the training examples.
         batch_size: examples a step, over all devices together.
+        loss: what is minimised. cross_entropy: of the softmax of the outputs. mse: the squared error between the
+            outputs and the one-hot label, the mean over the classes; the outputs are then taken for probabilities.
         optimizer: the update rule.
         learning_rate: its highest value, after warm-up.
         betas: how much of the mean gradient and of the mean squared gradient a step keeps.
@@ -194,6 +197,7 @@ class TrainConfig:
 
     epochs: int = 20
     batch_size: int = 64
+    loss: LossName = "cross_entropy"
     optimizer: Literal["adam", "adamw", "lamb"] = "adamw"
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)

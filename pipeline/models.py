@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig
-from pipeline.config import require
+from pipeline.config import LossName, require
 from pipeline.errors import UserError
+from pipeline.losses import compute_log_probabilities
 from pipeline.permutation import PixelPermutation
 
 
@@ -205,17 +206,24 @@ class Classifier(nn.Module):
         mean: of each channel over the training pictures, with black 0 and white 1.
         deviation: the standard deviation of each channel.
         mirror_average: whether the answer is the mean over a picture and its mirror image.
+        loss: that the model is trained with; it says what the model's outputs mean.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
 
     def __init__(
-        self, model: SliceModel, mean: tuple[float, ...], deviation: tuple[float, ...], mirror_average: bool = False
+        self,
+        model: SliceModel,
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        mirror_average: bool = False,
+        loss: LossName = "cross_entropy",
     ) -> None:
         super().__init__()
         self.model = model
         self.mirror_average = mirror_average
+        self.loss: LossName = loss
         self.mean_values, self.deviation_values = mean, deviation
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
@@ -235,9 +243,9 @@ class Classifier(nn.Module):
             Logarithms of the probabilities (batch, classes), float32.
         """
         pictures = self.normalise(to_unit_range(images))
-        scores: torch.Tensor = self.model(pictures, slice_position).float().log_softmax(dim=-1)
+        scores = compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
         if self.mirror_average:
-            mirrored = self.model(pictures.flip(-1), slice_position).float().log_softmax(dim=-1)
+            mirrored = compute_log_probabilities(self.model(pictures.flip(-1), slice_position).float(), self.loss)
             # The mirror image's left is the picture's right.
             scores = torch.logaddexp(scores, mirrored.flip(-1)) - math.log(2)
         return scores

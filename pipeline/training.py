@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from lightning.fabric import Fabric
 from torch import nn
-from torch.nn import functional
 
 from pipeline.augment import change_images, change_labels, draw_changes
 from pipeline.boxes import erase_boxes
@@ -21,6 +20,7 @@ from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.errors import UserError
 from pipeline.examples import Examples, divide_order, read_batches
 from pipeline.history import EpochResult, should_stop
+from pipeline.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
 from pipeline.models import Classifier, to_unit_range
 from pipeline.optimizers import compute_rate, set_learning_rate
 
@@ -158,7 +158,7 @@ def _train_one_epoch(
             images = erase_boxes(images, changes.erased)
             labels = change_labels(batch.labels, changes, augment)
             logits = state.parallel_model(images, batch.slice_position).float()
-            loss_sum = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="sum")
+            loss_sum = compute_loss_sum(logits, labels, config)
             # Devices average their gradients, but their shares can differ by one example.
             fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
             if config.clip_norm is not None:
@@ -168,7 +168,7 @@ def _train_one_epoch(
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             losses.append(loss_sum.detach())
-            correct += (logits.detach().argmax(dim=-1) == labels).sum()
+            correct += count_correct(logits.detach(), labels)
             num_seen += len(labels)
             if len(losses) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == len(batches):
                 _check_finite(fabric, losses, config, epochs_done + 1)
@@ -201,8 +201,8 @@ def _validate(fabric: Fabric, state: TrainingState, examples: Examples, config: 
     for batch in read_batches(examples, parts):
         with fabric.autocast():
             scores = state.classifier(batch.images, batch.slice_position)
-        loss_sum += functional.nll_loss(scores, batch.labels, reduction="sum")
-        correct += (scores.argmax(dim=-1) == batch.labels).sum()
+        loss_sum += compute_answer_loss_sum(scores, batch.labels, config.loss)
+        correct += count_correct(scores, batch.labels)
     return _average(fabric, loss_sum, correct, len(own))
 
 

@@ -16,6 +16,7 @@ LAYERS = [
         "history",
         "augment",
         "boxes",
+        "losses",
         "permutation",
         "optimizers",
         "splits",

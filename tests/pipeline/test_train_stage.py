@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from perceiver import PerceiverConfig
@@ -18,6 +19,7 @@ from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.models import ModelConfig
 from pipeline.preparation import describe_options
+from pipeline.scoring import compute_probabilities
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.store import read_store, write_store
@@ -210,6 +212,20 @@ def test_early_stopping_keeps_the_best_epoch_and_is_recorded(tmp_path):
     assert record["epochs"] == 2
     assert record["best"]["epoch"] == read_checkpoint(experiment.paths.best_checkpoint).epoch == 1
     assert read_checkpoint(experiment.paths.last_checkpoint).epoch == 2
+
+
+def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
+    """The best checkpoint alone gives the validation loss that the run reports."""
+    experiment = with_train(make_experiment(tmp_path), loss="mse", epochs=2)
+    run(experiment)
+    checkpoint = read_checkpoint(experiment.paths.best_checkpoint)
+    store, roles = read_store(experiment.paths.prepared), pd.read_csv(experiment.paths.splits, dtype=str)
+    rows = store.index["group_id"].map(roles.set_index("group_id")["split"]) == "val"
+    images, index = store.images[rows.to_numpy()], store.index[rows]
+    places = index["slice_position"].to_numpy()
+    answers = compute_probabilities(build_from_checkpoint(checkpoint), images, places, torch.device("cpu"), 16)
+    wanted = index["label"].to_numpy()[:, None] == np.array(store.class_names)
+    assert checkpoint.history[-1].val_loss == pytest.approx(np.square(answers - wanted).mean(), rel=1e-5)
 
 
 def test_a_cut_off_run_goes_on_in_the_same_tracking_run(tmp_path, tracking_uri):

@@ -52,7 +52,9 @@ def start(config=CONFIG, train_examples=None, dropout=0.0):
     statistics = compute_statistics(train_examples if train_examples is not None else examples()[0])
     optimizer = build_optimizer(model, config)
     parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
-    return fabric, TrainingState(Classifier(model, *statistics), parallel_model, parallel_optimizer, [])
+    return fabric, TrainingState(
+        Classifier(model, *statistics, loss=config.loss), parallel_model, parallel_optimizer, []
+    )
 
 
 def train(config=CONFIG, augment=STILL, dropout=0.0, room_bytes=None):
@@ -135,25 +137,32 @@ def test_training_leaves_the_callers_draws_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand():
+@pytest.mark.parametrize("loss_name", ["cross_entropy", "mse"])
+def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
     """A linear model and one batch: the weights move by rate times gradient of the mean loss."""
     images, labels = make_pictures(8)
     all_rows = place(np.arange(8), images, labels)
-    config = dataclasses.replace(CONFIG, epochs=1, schedule="constant", clip_norm=0.05, label_smoothing=0.1)
+    config = dataclasses.replace(
+        CONFIG, epochs=1, schedule="constant", clip_norm=0.05, label_smoothing=0.1, loss=loss_name
+    )
     fabric = build_fabric(config)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     model = SliceModel(network, reads_slice_position=False)
     weight = network[1].weight.detach().clone().requires_grad_()
     bias = network[1].bias.detach().clone().requires_grad_()
     parallel_model, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=1.0))
-    state = TrainingState(Classifier(model, *compute_statistics(all_rows)), parallel_model, optimizer, [])
+    state = TrainingState(
+        Classifier(model, *compute_statistics(all_rows), loss=loss_name), parallel_model, optimizer, []
+    )
 
     units = images.astype(np.float64) / 255
     inputs = torch.from_numpy((units - units.mean()) / units.std()).float().reshape(8, 48)
     logits = inputs @ weight.T + bias
-    log_probabilities = logits.log_softmax(dim=1)
-    right = log_probabilities[torch.arange(8), torch.from_numpy(labels)]
-    loss = -(0.9 * right + 0.1 * log_probabilities.mean(dim=1)).mean()
+    wanted = torch.where(torch.from_numpy(labels)[:, None] == torch.arange(2), 0.95, 0.05)
+    if loss_name == "cross_entropy":
+        loss = -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    else:
+        loss = ((logits - wanted) ** 2).mean()
     loss.backward()
     norm = torch.cat([weight.grad.flatten(), bias.grad.flatten()]).norm()
     assert norm > 0.05  # clipping is at work
@@ -163,6 +172,16 @@ def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand():
     assert result.learning_rate == config.learning_rate
     step = config.learning_rate * 0.05 / norm
     torch.testing.assert_close(network[1].weight.detach(), (weight - step * weight.grad).detach(), atol=1e-6, rtol=0)
+
+
+def test_validation_reports_the_squared_error_of_the_probabilities():
+    state = train(dataclasses.replace(CONFIG, epochs=12, loss="mse"))
+    val_examples = examples()[1]
+    answers = state.classifier(val_examples.placed, val_examples.slice_position).exp()
+    wanted = (val_examples.labels[:, None] == torch.arange(2)).float()
+    assert state.history[-1].val_loss == pytest.approx(((answers - wanted) ** 2).mean().item(), rel=1e-5)
+    assert state.history[-1].val_accuracy == (answers.argmax(dim=1) == val_examples.labels).float().mean()
+    assert state.history[-1].val_loss < 0.25  # that of answering one half always
 
 
 def test_dropout_is_off_in_validation():
