@@ -137,6 +137,10 @@ class AugmentConfig:
             its own size is cut out at a random place.
         erase_probability: share of the pictures that lose a random box, which takes the training pictures' mean.
         erase_area: the box's area as a fraction of the picture's, uniform between these two.
+        mixup_alpha: average each picture, and its label, with another of the batch; its share is drawn from
+            Beta(alpha, alpha): small alphas hardly mix, 1 is uniform, 0 is off.
+        cutmix_alpha: paste a box of another picture of the batch, whose area is drawn from Beta(alpha, alpha), and mix
+            the labels by the areas; 0 is off. With both, each batch gets one of the two.
     """
 
     rotation_degrees: float = 10.0
@@ -149,13 +153,15 @@ class AugmentConfig:
     crop_padding: int = 0
     erase_probability: float = 0.0
     erase_area: tuple[float, float] = (0.02, 0.33)
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
 
     def __post_init__(self) -> None:
         require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "0 to 180")
         for field in ("zoom", "shift", "brightness"):
             value = getattr(self, field)
             require(0 <= value < 1, f"augment.{field}", value, "0 to below 1")
-        for field in ("contrast", "noise", "crop_padding"):
+        for field in ("contrast", "noise", "crop_padding", "mixup_alpha", "cutmix_alpha"):
             value = getattr(self, field)
             require(value >= 0, f"augment.{field}", value, "0 or more")
         require(0 <= self.erase_probability <= 1, "augment.erase_probability", self.erase_probability, "0 to 1")

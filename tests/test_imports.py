@@ -17,6 +17,7 @@ LAYERS = [
         "augment",
         "boxes",
         "losses",
+        "mixing",
         "permutation",
         "optimizers",
         "splits",

@@ -12,6 +12,7 @@ from pipeline.devices import build_fabric, choose_accelerator, choose_precision
 from pipeline.errors import UserError
 from pipeline.examples import compute_statistics, divide_order, place_examples, read_batches
 from pipeline.history import EpochResult, find_best, should_stop
+from pipeline.mixing import draw_mixture, mix_images
 from pipeline.models import Classifier, SliceModel
 from pipeline.optimizers import build_optimizer
 from pipeline.training import TrainingState, derive_seed, train_epochs
@@ -76,7 +77,7 @@ def test_it_learns():
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
-    options = {"augment": AugmentConfig(mirror="swap"), "dropout": 0.5}
+    options = {"augment": AugmentConfig(mirror="swap", mixup_alpha=0.4, erase_probability=0.5), "dropout": 0.5}
     first = train(**options)
     torch.manual_seed(99)  # what others drew before does not matter
     second = train(**options)
@@ -172,6 +173,33 @@ def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
     assert result.learning_rate == config.learning_rate
     step = config.learning_rate * 0.05 / norm
     torch.testing.assert_close(network[1].weight.detach(), (weight - step * weight.grad).detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_the_loss_of_mixed_pictures_is_the_mixed_loss(options):
+    """One batch, whose mixture is drawn here once more: the model sees it, and each label counts by its share."""
+    augment = dataclasses.replace(STILL, **options)
+    images, labels = make_pictures(8)
+    all_rows = place(np.arange(8), images, labels)
+    config = dataclasses.replace(CONFIG, epochs=1, label_smoothing=0.0)
+    fabric, state = start(config, all_rows)
+    seen = []
+    state.parallel_model.register_forward_hook(lambda module, arguments, logits: seen.append((arguments[0], logits)))
+    result = next(train_epochs(fabric, state, all_rows, all_rows, config, augment))
+    mixed, logits = seen[0]
+
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(derive_seed(config.seed, "order")))
+    mixture = draw_mixture(augment, 8, (6, 8), np.random.default_rng(derive_seed(config.seed, "mixing")), CPU)
+    plain = state.classifier.normalise(torch.from_numpy(images)[order][:, None].float() / 255)
+    torch.testing.assert_close(mixed, mix_images(plain, mixture))
+    assert (mixed - plain).abs().max() > 0.1
+    log_probabilities = logits.log_softmax(dim=1)
+    own, rows = torch.from_numpy(labels)[order], torch.arange(8)
+    losses = mixture.own_share * log_probabilities[rows, own]
+    losses += (1 - mixture.own_share) * log_probabilities[rows, own[mixture.partners]]
+    assert result.train_loss == pytest.approx(-losses.mean().item(), rel=1e-5)
+    larger = torch.where(mixture.own_share > 0.5, own, own[mixture.partners])
+    assert result.train_accuracy == (logits.argmax(dim=1) == larger).float().mean()
 
 
 def test_validation_reports_the_squared_error_of_the_probabilities():
