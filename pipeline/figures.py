@@ -16,6 +16,7 @@ import numpy as np
 import pandas
 from einops import rearrange
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -98,7 +99,9 @@ def draw_matrix(
 ) -> None:
     """Draw one matrix as tinted cells, with a text in each where there are few classes."""
     num_classes = len(class_names)
-    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=highest or 1, aspect="equal")
+    # Of many classes the mistakes are few in each cell: the tint grows with the square root, so that they are seen.
+    tint = PowerNorm(0.5 if num_classes > MAX_WRITTEN_CLASSES else 1.0, vmin=0, vmax=highest or 1)
+    axes.imshow(matrix, cmap="Blues", norm=tint, aspect="equal")
     axes.set(xlabel="Predicted", ylabel="True")
     axes.grid(visible=False)
     names = [shorten(name, 18) for name in class_names]

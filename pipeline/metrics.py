@@ -29,6 +29,9 @@ MIN_DEFINED_SHARE = 0.9
 # Averages that should be equal differ in the last digits with the order of the
 # rows; rounding keeps a tie a tie. The first class name wins a tie.
 TIE_DECIMALS = 12
+# With more classes a confusion matrix has no numbers in its cells, so the largest are told in words.
+MAX_READABLE_CLASSES = 12
+NUM_TOLD_MISTAKES = 10
 PROBABILITY_SUM_TOLERANCE = 1e-3  # six decimals for each of a hundred classes stay far below
 
 Floats = NDArray[np.float64]
@@ -238,4 +241,20 @@ def explain(
             f"With {sums.num_patients} {plural(words.group)} free of errors, "
             f"up to {limit:.1%} of all {plural(words.group)} may still show one (exact 95 % limit)."
         )
+    if len(class_names) > MAX_READABLE_CLASSES:
+        notes += describe_mistakes(confusion, class_names)
     return notes
+
+
+def describe_mistakes(confusion: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
+    """Name the most frequent mistakes, the first of equal ones in the order of the classes; nothing where none is."""
+    mistakes = confusion.copy()
+    np.fill_diagonal(mistakes, 0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:NUM_TOLD_MISTAKES]
+    cells = zip(*np.unravel_index(order, mistakes.shape), strict=True)
+    told = [
+        f"{class_names[true]} for {class_names[predicted]} ({mistakes[true, predicted]:,})"
+        for true, predicted in cells
+        if mistakes[true, predicted] > 0
+    ]
+    return [f"Most often mistaken: {', '.join(told)}."] if told else []

@@ -12,6 +12,7 @@ import pandas
 from pipeline.bootstrap import METRIC_NAMES
 from pipeline.files import write_bytes
 from pipeline.kinds import WORDS, Words, plural
+from pipeline.metrics import MAX_READABLE_CLASSES
 
 TEMPLATE = "report.html"
 METRIC_TITLES = {
@@ -235,7 +236,10 @@ def build_level(name: str, level: Mapping[str, Any]) -> dict[str, Any]:
         }
         for metric in METRIC_NAMES
     ]
-    support = ", ".join(f"{label} {count:,}" for label, count in level.get("support", {}).items())
+    counts = level.get("support", {})
+    support = ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    if len(counts) > MAX_READABLE_CLASSES:
+        support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
     return {
         "title": LEVEL_TITLES.get(name, humanise(name)),
         "n": f"{level['n']:,}",

@@ -180,3 +180,16 @@ def test_probabilities_keep_the_order_of_the_index_whatever_its_row_names():
     assert set(table["split"]) == {"val"}
     with pytest.raises(UserError, match="1 rows of probabilities for 2 rows"):
         build_predictions(index, np.array([[0.2, 0.8]]), CLASSES)
+
+
+def test_weaker_penalties_than_the_first_worse_one_are_not_tried(monkeypatch):
+    """The fourth is worse than the third, so what the fifth would give does not matter."""
+    losses = iter([3.0, 2.0, 1.0, 1.5, 0.1])
+    monkeypatch.setattr(baselines, "validation_loss", lambda *_: next(losses))
+    found, _ = fit(strength=0.3)
+    assert next(losses) == 0.1
+    monkeypatch.setattr(baselines, "validation_loss", lambda *_: 1.0)
+    monkeypatch.setattr(baselines, "INVERSE_REGULARISATIONS", baselines.INVERSE_REGULARISATIONS[2:3])
+    third, _ = fit(strength=0.3)
+    # A warm start ends within the solver's tolerance of a cold one.
+    np.testing.assert_allclose(found, third, atol=0.01)

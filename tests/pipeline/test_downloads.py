@@ -261,3 +261,12 @@ def test_the_checksums_are_those_of_the_real_files(real_data, tmp_path):
         content = (real_data / "mnist" / remote.name).read_bytes()
         assert md5(content) == remote.checksum
         assert gzip.decompress(content)
+
+
+def test_experiments_on_a_published_set_share_its_raw_folder(tmp_path):
+    first, second, own = (
+        Experiment(name, workspace=tmp_path, data=DataConfig(dataset=dataset)).raw_folder
+        for name, dataset in (("one", "cifar10"), ("two", "cifar10"), ("one", "akoa"))
+    )
+    assert first == second == tmp_path / "data" / "cifar10" / "raw"
+    assert own == tmp_path / "data" / "one" / "raw"

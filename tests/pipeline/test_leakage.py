@@ -6,7 +6,13 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.leakage import certify, check_certificate, compute_perceptual_hashes
+from pipeline.leakage import (
+    _find_near_identical,
+    certify,
+    check_certificate,
+    compute_perceptual_hashes,
+    describe_findings,
+)
 from pipeline.store import read_store, write_store
 
 
@@ -113,3 +119,44 @@ def test_training_is_refused_without_a_certificate_that_fits(images, tmp_path):
     write_json(path, certify(leaky, SPLITS, 6))
     with pytest.raises(UserError, match=r"the splits leak \(0 patients in two splits, 0 in none, 1 identical pictures"):
         check_certificate(path, leaky, SPLITS)
+
+
+def test_close_hashes_of_unlike_pictures_are_not_listed(images, tmp_path):
+    """Two thin strokes on black: few hash bits differ, but the pixels do not agree."""
+    images[[0, 11]] = 0
+    images[0, 4:28, 8] = 250
+    images[11, 4:28, 9] = 250
+    certificate = certify(make_store(tmp_path, images), SPLITS, 40)
+    assert certificate["near_identical_images"]["count"] == 0
+
+
+def test_the_closest_pairs_are_those_of_a_plain_search(tmp_path):
+    generator = np.random.default_rng(3)
+    smooth = np.kron(generator.integers(0, 256, (60, 4, 4)), np.ones((8, 8)))
+    copies = smooth[generator.integers(0, 20, 600)] * 0.9 + generator.normal(0, 1, (600, 32, 32))
+    images = np.clip(copies, 0, 255).astype(np.uint8)
+    codes = np.array(["train", "val", "test"])[generator.integers(0, 3, 600)]
+    hashes = compute_perceptual_hashes(images)
+    count, found = _find_near_identical(images, hashes, np.ones(600, bool), codes, 4, [])
+    distance = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2)
+    correlation = np.corrcoef(images.reshape(600, -1))
+    first, second = np.nonzero(np.triu((distance <= 4) & (correlation >= 0.99) & (codes[:, None] != codes[None]), 1))
+    expected = sorted(zip(distance[first, second], first, second, strict=True))
+    assert count == len(expected) > 2000, "more than are kept"
+    assert found == [(int(a), int(b), int(bits)) for bits, a, b in expected[:100]]
+
+
+def test_doubles_across_a_published_test_split_do_not_fail_but_others_do(images, tmp_path):
+    images[11] = images[0]
+    store = make_store(tmp_path, images)
+    assert not certify(store, SPLITS, 6)["passed"]
+    certificate = certify(store, SPLITS, 6, has_published_test=True)
+    assert certificate["passed"]
+    assert certificate["published_doubles"]["pairs"] == [{"first": "e0 (train)", "second": "e11 (test)", "bits": 0}]
+    assert certificate["near_identical_images"]["count"] == 0, "listed once"
+    assert describe_findings(certificate) == [
+        "1 pair of exactly equal slices lie across the published test split, which is kept as it was published."
+    ]
+    images[7] = images[0]
+    certificate = certify(make_store(tmp_path, images), SPLITS, 6, has_published_test=True)
+    assert not certificate["passed"], "a double of train and val is not the publisher's"

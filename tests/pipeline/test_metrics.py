@@ -9,7 +9,15 @@ from pipeline import ranking
 from pipeline.bootstrap import compute_scores, draw_patient_weights, resample_scores, sum_over_patients
 from pipeline.curves import compute_calibration_bins, compute_roc_curves
 from pipeline.errors import UserError
-from pipeline.metrics import aggregate, check_predictions, compute_level, compute_metrics, has_patient_level
+from pipeline.kinds import WORDS
+from pipeline.metrics import (
+    aggregate,
+    check_predictions,
+    compute_level,
+    compute_metrics,
+    describe_mistakes,
+    has_patient_level,
+)
 
 CLASSES = {2: ("left", "right"), 3: ("cyst", "normal", "tear"), 6: tuple("abcdef")}
 
@@ -376,3 +384,24 @@ def test_an_unknown_level_and_no_resamples_are_refused():
         aggregate(table, "knee")
     with pytest.raises(UserError, match="num_resamples: found 0"):
         compute_level(table, CLASSES[2], num_resamples=0)
+
+
+def test_of_many_classes_the_most_frequent_mistakes_are_told():
+    names = [f"c{index:02d}" for index in range(13)]
+    confusion = np.diag(np.full(13, 50))
+    confusion[3, 7], confusion[7, 3], confusion[12, 0] = 2, 9, 9
+    told = "Most often mistaken: c07 for c03 (9), c12 for c00 (9), c03 for c07 (2)."
+    assert describe_mistakes(confusion, names) == [told]
+    assert describe_mistakes(np.diag(np.full(13, 50)), names) == []
+    table = build_table(np.eye(13)[[1, 1]], ["c01", "c05"], names)
+    assert compute_level(table, names, num_resamples=1)["notes"][-1] == "Most often mistaken: c05 for c01 (1)."
+
+
+def test_each_image_is_its_own_witness_and_the_notes_say_so():
+    table = build_table([0.9, 0.2, 0.8], ["right", "left", "right"], CLASSES[2])
+    levels = compute_metrics(table, CLASSES[2], num_resamples=50, words=WORDS["images"])
+    assert list(levels) == ["image"]
+    assert levels["image"]["n"] == levels["image"]["groups"] == 3
+    assert any("With 3 images free of errors" in note for note in levels["image"]["notes"])
+    slices = compute_metrics(table, CLASSES[2], num_resamples=50)
+    assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the words change no number"

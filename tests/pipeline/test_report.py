@@ -9,6 +9,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from pipeline.kinds import WORDS
 from pipeline.leakage import certify
 from pipeline.report import show_number, show_percent, summarise_certificate, summarise_in_words, write_report
 from pipeline.store import Store
@@ -255,3 +256,36 @@ def test_the_page_is_never_wider_than_a_phone(tmp_path):
     assert found is not None
     reach, width = map(int, found.groups())
     assert reach == width
+
+
+def test_a_page_on_images_speaks_of_no_patient(tmp_path):
+    metrics = build_metrics(("slice",))
+    metrics["levels"] = {"image": metrics["levels"]["slice"] | {"n": 20}}
+    metrics["levels"]["image"]["support"] = {f"class {index}": 5 + index for index in range(13)}
+    certificate = {
+        "kind": "images",
+        "passed": True,
+        "patients_in_two_splits": [],
+        "patients_without_split": [],
+        "identical_images": {"count": 0, "pairs": []},
+        "published_doubles": {"count": 1, "pairs": [{"first": "a (train)", "second": "b (test)", "bits": 0}]},
+        "near_identical_images": {"bits": 6, "count": 0, "pairs": []},
+    }
+    page = build_page(
+        tmp_path,
+        metrics=metrics,
+        words=WORDS["images"],
+        split_counts=pandas.DataFrame({"split": ["train"], "images": [7]}),
+        certificate=summarise_certificate(certificate),
+        provenance={},
+        baseline_notes=["Fitted on 5 of 7."],
+    )
+    text = Tags(page).text.replace("\u00a0", " ")
+    assert "patient" not in text
+    assert "diagnosis" not in text
+    assert "On 20 images in the test split, the model is right for 97.1 %" in text
+    assert "20 images; 13 classes, 5 to 17 a class." in text
+    assert "bootstrap that draws images." in " ".join(text.split())
+    assert "a (train) and b (test) are identical." in text
+    assert "Identical images across the published test split" in text
+    assert "Fitted on 5 of 7." in text

@@ -69,3 +69,16 @@ def test_a_write_that_fails_leaves_no_store_that_looks_complete(images, index, t
         write_store(tmp_path, broken(), index, {})
     with pytest.raises(UserError, match="no complete example store"):
         read_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kind"),
+    [((4, 6), "uint8", "images"), ((3, 4, 6), "uint8", "images"), ((7, 3), "float32", "points")],
+)
+def test_examples_keep_their_type_and_shape(shape, dtype, kind, index, tmp_path):
+    examples = np.random.default_rng(0).normal(100, 30, (5, *shape)).astype(dtype)
+    write_store(tmp_path, [examples[:2], examples[2:]], index, {}, kind, "One is missing.")
+    store = read_store(tmp_path, verify=True)
+    np.testing.assert_array_equal(store.examples, examples)
+    assert store.examples.dtype == examples.dtype
+    assert (store.kind, store.missing) == (kind, "One is missing.")
