@@ -88,7 +88,7 @@ def _compute_query_gradient(
 ) -> Tensor:
     batch, num_queries, channels = queries.shape
     num_inputs = inputs.shape[1]
-    products = (gradient.to(log_sums.dtype) * answers).sum(dim=-1)
+    sums = (gradient.to(log_sums.dtype) * answers).sum(dim=-1)
     block_inputs = min(num_inputs, max(256, BLOCK_ELEMENTS // num_queries))
     block_batch = min(batch, max(1, BLOCK_ELEMENTS // (num_queries * block_inputs)))
     result = torch.empty_like(queries)
@@ -96,20 +96,23 @@ def _compute_query_gradient(
         for start in range(0, batch, block_batch):
             examples = slice(start, start + block_batch)
             asked = _append(queries[examples] * scale, -log_sums[examples], 1.0)
-            wanted = _append(gradient[examples], -products[examples], 0.0)
+            wanted = _append(gradient[examples], -sums[examples], 0.0)
             found = torch.zeros(queries[examples].shape, dtype=log_sums.dtype)
             # Laid out for products: an input's channels and then the extra ones.
             block = inputs.new_ones(len(asked), block_inputs, channels + EXTRA_CHANNELS)
             block[..., -1] = 0
             for first in range(0, num_inputs, block_inputs):
                 places = slice(first, min(first + block_inputs, num_inputs))
-                block = block[:, : places.stop - first]
+                if first == 0 or places.stop - first < block_inputs:
+                    block = block[:, : places.stop - first]
+                    # The same memory for all blocks: new pages would cost more than the products.
+                    weights, products = (inputs.new_empty(len(asked), num_queries, block.shape[1]) for _ in range(2))
                 block[..., :channels] = inputs[examples, places]
                 if mask is not None:
                     block[..., -1] = FAR_BELOW * (~mask[examples, places]).to(block.dtype)
-                weights = torch.bmm(asked, block.transpose(1, 2)).exp_()
-                weights *= torch.bmm(wanted, block.transpose(1, 2))
-                found += torch.bmm(weights, block)[..., :channels]
+                torch.bmm(asked, block.transpose(1, 2), out=weights)
+                torch.bmm(wanted, block.transpose(1, 2), out=products)
+                found += torch.bmm(weights.exp_().mul_(products), block)[..., :channels]
             result[examples] = found * scale
     return result
 
