@@ -121,7 +121,7 @@ class PerceiverEncoder(nn.Module):
         inputs, mask = self.prepare(values, positions, padding)
         latents = self.latents.expand(inputs.shape[0], -1, -1)
         memories: dict[int, Memory] = {}
-        if self.config.gradient_checkpointing and torch.compiler.is_compiling():
+        if self.config.gradient_checkpointing != "none" and torch.compiler.is_compiling():
             read_numbers(self)
         for repetition in range(self.config.num_cross_attends):
             latents = self._look(repetition, latents, inputs, mask, memories)
@@ -191,7 +191,7 @@ class PerceiverEncoder(nn.Module):
 
     def _run(self, layer: Callable[..., Tensor], *arguments: object) -> Tensor:
         """Run a layer, or promise to run it again in the backward pass."""
-        if self.config.gradient_checkpointing and torch.is_grad_enabled():
+        if self.config.gradient_checkpointing == "layers" and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
         return layer(*arguments)
 

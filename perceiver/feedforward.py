@@ -1,10 +1,11 @@
 """The feed-forward layer after each attention."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 def geglu(hidden: Tensor) -> Tensor:
@@ -68,10 +69,19 @@ class FeedForward(nn.Module):
         widening: hidden width in multiples of ``dim``.
         activation: geglu or gelu.
         dropout: share of activations dropped in training.
+        checkpointed: whether the backward pass computes the layer again instead of keeping its activations.
     """
 
-    def __init__(self, dim: int, widening: int, activation: Literal["geglu", "gelu"], dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        widening: int,
+        activation: Literal["geglu", "gelu"],
+        dropout: float,
+        checkpointed: bool = False,
+    ) -> None:
         super().__init__()
+        self.checkpointed = checkpointed
         self.gated = activation == "geglu"
         width = widening * dim
         self.norm = nn.LayerNorm(dim)
@@ -81,6 +91,11 @@ class FeedForward(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map ``(batch, latents, dim)`` to the same shape; the caller adds the residual."""
+        if self.checkpointed and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(self._transform, latents, use_reentrant=False))
+        return self._transform(latents)
+
+    def _transform(self, latents: Tensor) -> Tensor:
         hidden = self.widen(self.norm(latents))
         dropped = self.training and self.dropout.p > 0
         if self.gated and not dropped:

@@ -60,7 +60,8 @@ class LatentLayer(nn.Module):
 def build_feedforward(config: PerceiverConfig, dim: int) -> FeedForward:
     """Build the feed-forward layer that follows every attention, for vectors of ``dim`` channels."""
     activation: Literal["geglu", "gelu"] = config.activation
-    return FeedForward(dim, config.feedforward_widening, activation, config.dropout)
+    checkpointed = config.gradient_checkpointing == "feedforward"
+    return FeedForward(dim, config.feedforward_widening, activation, config.dropout, checkpointed)
 
 
 def read_numbers(model: nn.Module) -> float:

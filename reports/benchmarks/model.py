@@ -11,12 +11,14 @@ above the model with its gradients, in a process of its own. Needs the extra ``b
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,10 @@ from pipeline.provenance import read_commit, read_hardware, read_versions
 SIZES = ((28, 28), (64, 64), (128, 114), (260, 228))
 NUM_LATENTS, WIDTH, DEPTH, HEADS, HEAD_DIM, WIDENING, BANDS, CLASSES = 512, 512, 6, 8, 64, 4, 6, 2
 CHANNELS = 1 + 2 * (2 * BANDS + 1)
-WAYS = ("theirs float32", "theirs bf16", "ours float32", "ours bf16")
+PEER = "perceiver-pytorch"
+WAYS = (f"{PEER} float32", f"{PEER} bf16", "ours float32", "ours bf16")
+# What is called, and which models in which precision.
+KINDS = {"forward": WAYS, "training step": (*WAYS, "checkpointed float32", "checkpointed bf16")}
 MEBIBYTE = 2**20
 
 
@@ -47,6 +52,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     parser.add_argument("--memory-of", nargs=4, metavar=("WAY", "KIND", "HEIGHT", "WIDTH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message="PerceiverConfig.max_freq")  # that model's own
     device = torch.device(arguments.device)
     batch = arguments.batch or (64 if device.type == "cuda" else 1)
     if arguments.memory_of:
@@ -68,20 +74,17 @@ def measure(device: torch.device, batch: int, num_rounds: int, compiled: bool) -
         name: measure_rate(device, dtype) for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
     }
     seconds = {
-        (size, kind): time_ways(models, kind, batch, size, device, num_rounds)
-        for size in SIZES
-        for kind in ("forward", "training step")
+        (size, kind): time_ways(models, kind, batch, size, device, num_rounds) for size in SIZES for kind in KINDS
     }
     memory = {
-        (size, kind, way): ask_memory(way, kind, batch, size, device)
+        (size, kind): {way: ask_memory(way, kind, batch, size, device) for way in KINDS[kind]}
         for size in SIZES
-        for kind in ("forward", "training step")
-        for way in WAYS
+        for kind in KINDS
     }
     versions = read_versions()
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else read_hardware()
     lines = [
-        f"`python {' '.join(sys.argv)}`: batch {batch}{', both compiled' if compiled else ''}, {num_rounds} rounds, "
+        f"`python {' '.join(sys.argv)}`: batch {batch}{', all compiled' if compiled else ''}, {num_rounds} rounds, "
         f"{torch.get_num_threads()} threads.",
         f"{hardware}; Python {platform.python_version()}, torch {versions['torch']}, perceiver-pytorch 0.11.0; "
         f"commit {read_commit()}.",
@@ -89,40 +92,60 @@ def measure(device: torch.device, batch: int, num_rounds: int, compiled: bool) -
         f"Matrix products of this machine: {rates['float32'] / 1e12:.2f} TFLOP/s in float32, "
         f"{rates['bf16'] / 1e12:.2f} in bf16.",
         "",
-        "| picture | call | precision | theirs float32, s | theirs same precision, s | this project, s | "
-        "times theirs float32 | times theirs same precision | share of the product rate |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "Seconds a call, how many times faster than perceiver-pytorch in float32 and in the same precision, the share "
+        "of the machine's product rate, and the memory at the peak above model and gradients. Checkpointed: "
+        "`gradient_checkpointing: feedforward`.",
+        "",
+        "| picture | call | model | float32: s | bf16: s | float32: times | bf16: times float32, times bf16 "
+        "| float32: share | bf16: share | float32: MiB | bf16: MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (size, kind), rounds in seconds.items():
-        for precision in ("float32", "bf16"):
-            ours, same = rounds[f"ours {precision}"], rounds[f"theirs {precision}"]
-            share = count_operations(kind, batch, size) / statistics.median(ours) / rates[precision]
-            lines.append(
-                f"| {size[0]} x {size[1]} | {kind} | {precision} | {statistics.median(rounds['theirs float32']):.3f} | "
-                f"{statistics.median(same):.3f} | {statistics.median(ours):.3f} | "
-                f"{divide_rounds(rounds['theirs float32'], ours):.2f} | {divide_rounds(same, ours):.2f} | {share:.0%} |"
-            )
-    lines += [
-        "",
-        "Peak memory above the model and its gradients, MiB:",
-        "",
-        "| picture | inputs | call | theirs float32 | theirs bf16 | this project float32 | this project bf16 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for size in SIZES:
-        for kind in ("forward", "training step"):
-            cells = " | ".join(f"{memory[size, kind, way]:.0f}" for way in WAYS)
-            lines.append(f"| {size[0]} x {size[1]} | {size[0] * size[1]:,} | {kind} | {cells} |")
+        for model in dict.fromkeys(way.split()[0] for way in rounds):
+            lines.append(describe(model, kind, batch, size, rounds, rates, memory[size, kind]))
     lines += ["", "What 10,000 more inputs cost, from the smallest picture to the largest:", ""]
-    for kind in ("forward", "training step"):
+    more = (SIZES[-1][0] * SIZES[-1][1] - SIZES[0][0] * SIZES[0][1]) / 1e4
+    for kind, ways in KINDS.items():
         cells = []
-        for way in WAYS:
+        for way in ways:
             times = [statistics.median(seconds[size, kind][way]) for size in (SIZES[0], SIZES[-1])]
-            peaks = [memory[size, kind, way] for size in (SIZES[0], SIZES[-1])]
-            more = (SIZES[-1][0] * SIZES[-1][1] - SIZES[0][0] * SIZES[0][1]) / 1e4
-            cells.append(f"{way} {(times[1] - times[0]) / more:.3f} s and {(peaks[1] - peaks[0]) / more:.0f} MiB")
-        lines.append(f"- {kind}: {', '.join(cells)}")
-    return "\n".join(line.replace("theirs", "perceiver-pytorch") for line in [*lines, ""])
+            peaks = [memory[size, kind][way] for size in (SIZES[0], SIZES[-1])]
+            cells.append(f"{way} {(times[1] - times[0]) / more:.3f} s, {(peaks[1] - peaks[0]) / more:.0f} MiB")
+        lines.append(f"- {kind}: {'; '.join(cells)}")
+    return "\n".join([*lines, ""])
+
+
+def describe(
+    model: str,
+    kind: str,
+    batch: int,
+    size: tuple[int, int],
+    rounds: dict[str, list[float]],
+    rates: dict[str, float],
+    memory: dict[str, float],
+) -> str:
+    """One row of the table."""
+    float32, bf16 = f"{model} float32", f"{model} bf16"
+    base = rounds[f"{PEER} float32"]
+    operations = count_operations(kind, batch, size)
+    shares = {
+        way: f"{operations / statistics.median(rounds[way]) / rates[way.split()[1]]:.0%}" if model != PEER else ""
+        for way in (float32, bf16)
+    }
+    cells = [
+        f"{size[0]} x {size[1]}",
+        kind,
+        model,
+        f"{statistics.median(rounds[float32]):.3f}",
+        f"{statistics.median(rounds[bf16]):.3f}",
+        f"{divide_rounds(base, rounds[float32]):.2f}",
+        f"{divide_rounds(base, rounds[bf16]):.2f}, {divide_rounds(rounds[f'{PEER} bf16'], rounds[bf16]):.2f}",
+        shares[float32],
+        shares[bf16],
+        f"{memory[float32]:.0f}",
+        f"{memory[bf16]:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def build_models(device: torch.device) -> dict[str, nn.Module]:
@@ -142,7 +165,9 @@ def build_models(device: torch.device) -> dict[str, nn.Module]:
     theirs, ours = Peer(**shape), Perceiver.from_image_config(**shape)
     _, state = from_perceiver_pytorch(theirs.state_dict(), num_freq_bands=BANDS, max_freq=10.0, axis_sizes=SIZES[-1])
     ours.load_state_dict(state)
-    return {"theirs": theirs.to(device), "ours": ours.to(device)}
+    checkpointed = Perceiver(dataclasses.replace(ours.config, gradient_checkpointing="feedforward"))
+    checkpointed.load_state_dict(state)
+    return {PEER: theirs.to(device), "ours": ours.to(device), "checkpointed": checkpointed.to(device)}
 
 
 def draw_pictures(batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
@@ -152,7 +177,7 @@ def draw_pictures(batch: int, size: tuple[int, int], device: torch.device) -> Te
 def compare(models: dict[str, nn.Module], size: tuple[int, int], device: torch.device) -> float:
     pictures = draw_pictures(1, size, device)
     with torch.no_grad():
-        theirs, ours = models["theirs"](pictures), models["ours"](pictures)
+        theirs, ours = models[PEER](pictures), models["ours"](pictures)
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
@@ -176,11 +201,11 @@ def time_ways(
 ) -> dict[str, list[float]]:
     """Seconds of each way, one number a round; models keep their gradients, so that no step allocates them."""
     pictures = draw_pictures(batch, size, device)
-    for way in WAYS:
+    rounds: dict[str, list[float]] = {way: [] for way in KINDS[kind]}
+    for way in rounds:
         call(models, way, kind, pictures)
-    rounds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(num_rounds):
-        for way in WAYS:
+        for way in rounds:
             rounds[way].append(timed(lambda way=way: call(models, way, kind, pictures)))
     return rounds
 
@@ -236,7 +261,7 @@ def ask_memory(way: str, kind: str, batch: int, size: tuple[int, int], device: t
 
 def measure_memory(way: str, kind: str, batch: int, size: tuple[int, int], device: torch.device) -> float:
     models = build_models(device)
-    del models[({"theirs", "ours"} - {way.split()[0]}).pop()]
+    models = {way.split()[0]: models[way.split()[0]]}
     call(models, way, "training step", draw_pictures(1, (28, 28), device))  # makes gradients and loads kernels
     pictures = draw_pictures(batch, size, device)
     if device.type == "cuda":
