@@ -19,6 +19,7 @@ from pipeline.config import PreprocessConfig
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
 from pipeline.history import EpochResult
+from pipeline.kinds import Kind
 from pipeline.models import Classifier, ModelConfig, build_model
 from pipeline.records import build_record, encode_plain
 
@@ -49,6 +50,7 @@ class Checkpoint:
         history: what each of them gave.
         tracking_run: the MLflow run, empty without one.
         weights: the model's tensors.
+        kind: what the data set is made of.
         optimizer: the optimizer's state, only in a checkpoint that training goes on from.
     """
 
@@ -68,6 +70,7 @@ class Checkpoint:
     history: tuple[EpochResult, ...]
     tracking_run: str
     weights: dict[str, torch.Tensor] = field(repr=False)
+    kind: Kind = "volumes"
     optimizer: "OptimizerState | None" = field(default=None, repr=False)
 
 
@@ -208,7 +211,13 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
         seed=0,
     )
     load_weights(model, checkpoint.weights)
-    classifier = Classifier(model, checkpoint.mean, checkpoint.deviation, checkpoint.model.mirror_average)
+    classifier = Classifier(
+        model,
+        checkpoint.mean,
+        checkpoint.deviation,
+        checkpoint.model.mirror_average,
+        checkpoint.settings.get("train.loss", "cross_entropy"),  # the only one when there was no such option
+    )
     return classifier.to(device).eval()
 
 

@@ -97,7 +97,9 @@ def _build_parser(stage_name: str) -> jsonargparse.ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="the experiment's YAML file; options after it override it")
     if stage_name == "predict":
-        parser.add_argument("inputs", nargs="*", type=Path, help="NIfTI files, or folders that hold them")
+        parser.add_argument(
+            "inputs", nargs="*", type=Path, help="files (NIfTI; PNG for models of images), or folders that hold them"
+        )
     parser.add_class_arguments(Experiment)
     return parser
 

@@ -1,7 +1,11 @@
-"""Dividing patients, never pictures: a picture inherits the split of its patient."""
+"""Dividing patients, never pictures: a picture inherits the split of its patient.
+
+A published set keeps its own test rows; there each image or object is a group of its own.
+"""
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,10 +45,11 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     Raises:
         UserError: one label only; too few patients, in all or in a stratum; or a table that does not fit them.
     """
-    labels_found = sorted(set(index["label"]))
-    if len(labels_found) < 2:
+    _check_labels(index)
+    if options.val_count is not None:
         raise UserError(
-            f"split: every scan has the label {labels_found[0]}; a classifier needs two or more. Add others."
+            f"split.val_count: found {options.val_count}; it is for sets with published test rows. Patients are "
+            "divided by split.val_fraction; set val_count to null."
         )
     if options.table is not None:
         return _read_given_splits(index, options)
@@ -65,6 +70,55 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     shuffled = [[patients[i] for i in generator.permutation(len(patients))] for patients in strata.values()]
     assigned = _deal_folds(shuffled, options.num_folds) if options.num_folds else _deal_fractions(shuffled, options)
     return pd.DataFrame(sorted(assigned.items()), columns=list(SPLIT_COLUMNS))
+
+
+def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
+    """Keep the publisher's test rows and draw validation from the training rows.
+
+    A training row that has an exact double among the training rows stays in train, so that validation and
+    train never share a picture.
+
+    Args:
+        index: a row an example, with ``group_id`` and ``label``; each group once.
+        official: columns ``group_id``, ``split`` (train or test) and ``sha256`` of the content, a row each group.
+        options: the share or number of the training rows that become validation; strata; seed; or a table.
+
+    Returns:
+        Columns ``group_id`` and ``split``, sorted by group.
+
+    Raises:
+        UserError: one label only, folds, too many or too few rows for validation, or a table with other test rows.
+    """
+    _check_labels(index)
+    if options.num_folds:
+        raise UserError(
+            f"split.num_folds: found {options.num_folds}, but the set has published test rows, and folds would train "
+            "on them. Set it to 0."
+        )
+    if options.table is not None:
+        return _read_given_official_splits(index, official, options)
+    rows = official.merge(index[["group_id", "label"]], on="group_id", validate="one_to_one")
+    rows = rows.sort_values("group_id", ignore_index=True)
+    train = rows[rows["split"] == "train"]
+    count = options.val_count if options.val_count is not None else round(options.val_fraction * len(train))
+    free = train[~train["sha256"].duplicated(keep=False)]
+    strata = [free.index[free["label"] == label] for label in sorted(set(train["label"]))]
+    if not options.stratify:
+        strata = [free.index]
+    # One row of each label stays to train on.
+    largest = [max(0, len(stratum) - 1) for stratum in strata]
+    if not 1 <= count <= sum(largest):
+        name = "split.val_fraction" if options.val_count is None else "split.val_count"
+        raise UserError(
+            f"{name}: {count} of {len(train)} training rows for validation; allowed are 1 to {sum(largest)} "
+            "(one of each label stays to train on)."
+        )
+    generator = np.random.default_rng(options.seed)
+    counts = _share_out(count, np.array(largest), np.array([len(stratum) for stratum in strata]))
+    splits = rows["split"].to_numpy(dtype=object, copy=True)
+    for stratum, number in zip(strata, counts, strict=True):
+        splits[generator.permutation(stratum.to_numpy())[:number]] = "val"
+    return pd.DataFrame({"group_id": rows["group_id"], "split": splits.astype(str)})
 
 
 def resolve_roles(splits: pd.DataFrame, options: SplitConfig) -> dict[str, str]:
@@ -96,6 +150,36 @@ def read_splits(path: Path, options: SplitConfig) -> pd.DataFrame:
             f"(split.num_folds is {options.num_folds}). Run the split stage again, or change the option."
         )
     return table
+
+
+def _check_labels(index: pd.DataFrame) -> None:
+    labels_found = sorted(set(index["label"]))
+    if len(labels_found) < 2:
+        raise UserError(
+            f"split: every scan has the label {labels_found[0]}; a classifier needs two or more. Add others."
+        )
+
+
+def _share_out(total: int, largest: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Divide a number in proportion to sizes, in whole parts that sum to it; no part exceeds its largest."""
+    shares = total * sizes / sizes.sum()
+    counts: np.ndarray[Any, Any] = np.minimum(np.floor(shares).astype(int), largest)
+    while counts.sum() < total:
+        lacking = np.where(counts < largest, shares - counts, -np.inf)
+        counts[lacking.argmax()] += 1
+    return counts
+
+
+def _read_given_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
+    chosen = _read_given_splits(index, options)
+    published = official.set_index("group_id")["split"].reindex(chosen["group_id"])
+    moved = chosen["group_id"][(chosen["split"] == "test").to_numpy() != (published == "test").to_numpy()]
+    if len(moved):
+        raise UserError(
+            f"{options.table}: {moved.iloc[0]} is {published[moved.iloc[0]]} in the published set. A table may divide "
+            "its training rows into train and val; the test rows stay test."
+        )
+    return chosen
 
 
 def _read_given_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:

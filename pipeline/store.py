@@ -1,6 +1,6 @@
-"""The example store: pictures that need no decoding, with their index.
+"""The example store: slices, images or point clouds that need no decoding, with their index.
 
-A folder with ``images.npy`` (memory-mapped), ``index.csv`` (a row an example,
+A folder with ``examples.npy`` (memory-mapped), ``index.csv`` (a row an example,
 in the same order) and ``store.json``, which is written last and holds the
 checksums: a store without it is not complete.
 """
@@ -9,16 +9,17 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.files import open_atomically, read_json, write_json
+from pipeline.kinds import Kind
 from pipeline.tables import INDEX_COLUMNS, read_table, write_table
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -26,30 +27,42 @@ class Store:
     """Examples on disk.
 
     Args:
-        images: ``(examples, height, width)`` uint8, memory-mapped and read-only.
+        examples: ``(examples, height, width)`` or ``(examples, channels, height, width)`` uint8, or
+            ``(examples, points, 3)`` float32; memory-mapped and read-only.
         index: a row an example: ids, label, ``slice_index`` and ``slice_position``.
         class_names: the labels, sorted.
-        settings: the options that made the pictures.
-        fingerprint: changes with any pixel, id or label.
+        settings: the options that made the examples.
+        fingerprint: changes with any value, id or label.
+        kind: what the data set is made of; slices are ``volumes``.
+        missing: what of a published set is not there, as a sentence; empty where all is.
     """
 
-    images: np.ndarray[Any, Any]
+    examples: np.ndarray[Any, Any]
     index: pd.DataFrame
     class_names: tuple[str, ...]
     settings: dict[str, Any]
     fingerprint: str
+    kind: Kind = "volumes"
+    missing: str = ""
 
 
 def write_store(
-    folder: Path, stacks: Iterable[np.ndarray[Any, Any]], index: pd.DataFrame, settings: dict[str, Any]
+    folder: Path,
+    stacks: Iterable[np.ndarray[Any, Any]],
+    index: pd.DataFrame,
+    settings: dict[str, Any],
+    kind: Kind = "volumes",
+    missing: str = "",
 ) -> str:
     """Write a store; an earlier one in the folder stops being valid first.
 
     Args:
         folder: where it goes.
-        stacks: arrays ``(examples, height, width)`` uint8 that follow each other as the index does.
+        stacks: arrays of one type, ``(examples, ...)``, that follow each other as the index does.
         index: columns ``INDEX_COLUMNS``.
-        settings: the options that made the pictures, kept for ``predict``.
+        settings: the options that made the examples, kept for ``predict``.
+        kind: what the data set is made of.
+        missing: what of a published set is not there.
 
     Returns:
         The store's fingerprint.
@@ -57,12 +70,14 @@ def write_store(
     (folder / "store.json").unlink(missing_ok=True)
     # Written as a stream and not through a memory map: on a full disk a map ends the process without a word.
     filled = 0
-    with open_atomically(folder / "images.npy") as file:
+    with open_atomically(folder / "examples.npy") as file:
         for stack in stacks:
             if filled == 0:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), *stack.shape[1:])}
+                dtype, shape = stack.dtype, (len(index), *stack.shape[1:])
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(stack, dtype=np.uint8).data)
+            assert (stack.dtype, stack.shape[1:]) == (dtype, shape[1:]), (stack.dtype, stack.shape, dtype, shape)
+            file.write(np.ascontiguousarray(stack).data)
             filled += len(stack)
     assert filled == len(index), (filled, len(index))
     write_table(folder / "index.csv", index, INDEX_COLUMNS)
@@ -74,6 +89,8 @@ def write_store(
         "num_examples": len(index),
         "class_names": class_names,
         "settings": settings,
+        "kind": kind,
+        "missing": missing,
         "checksums": checksums,
         "fingerprint": fingerprint,
     }
@@ -103,23 +120,25 @@ def read_store(folder: Path, verify: bool = False) -> Store:
         raise UserError(
             f"{folder}: the store's files changed since they were written. Delete the folder, preprocess anew."
         )
+    assert record["kind"] in get_args(Kind), record["kind"]
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        examples = np.load(folder / "examples.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder / 'images.npy'}: not readable ({error}). Delete the folder, preprocess anew."
+            f"{folder / 'examples.npy'}: not readable ({error}). Delete the folder, preprocess anew."
         ) from error
     index = read_table(folder / "index.csv", INDEX_COLUMNS)
-    if not len(index) == len(images) == record["num_examples"]:
-        raise UserError(f"{folder}: {len(images)} pictures but {len(index)} rows in index.csv. Preprocess anew.")
+    if not len(index) == len(examples) == record["num_examples"]:
+        raise UserError(f"{folder}: {len(examples)} examples but {len(index)} rows in index.csv. Preprocess anew.")
     index["slice_index"] = index["slice_index"].astype(int)
     index["slice_position"] = index["slice_position"].astype(np.float32)
-    return Store(images, index, tuple(record["class_names"]), record["settings"], record["fingerprint"])
+    names = tuple(record["class_names"])
+    return Store(examples, index, names, record["settings"], record["fingerprint"], record["kind"], record["missing"])
 
 
 def _compute_checksums(folder: Path) -> dict[str, str]:
     checksums = {}
-    for name in ("images.npy", "index.csv"):
+    for name in ("examples.npy", "index.csv"):
         with (folder / name).open("rb") as file:
             checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return checksums

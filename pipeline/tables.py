@@ -18,6 +18,7 @@ MANIFEST_COLUMNS = (
 )  # fmt: skip
 INDEX_COLUMNS = ("example_id", "source_id", "group_id", "label", "slice_index", "slice_position")
 SPLIT_COLUMNS = ("group_id", "split")
+OFFICIAL_SPLIT_COLUMNS = ("group_id", "split", "sha256")
 SOURCE_TABLE_COLUMNS = ("path", "patient", "label")
 
 

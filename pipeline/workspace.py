@@ -36,6 +36,11 @@ class Workspace:
         return self.prepared / "manifest.csv"
 
     @property
+    def official_splits(self) -> Path:
+        """The publisher's split of a ready-made set."""
+        return self.prepared / "official_splits.csv"
+
+    @property
     def splits(self) -> Path:
         return self.data / "splits.csv"
 

@@ -1,5 +1,6 @@
 """Tiny scans that every test can make, and the marks that skip what a machine lacks."""
 
+import gzip
 import os
 import shutil
 from collections.abc import Callable
@@ -90,6 +91,59 @@ def write_patients(write_knee) -> Callable[..., Path]:
                 for side in ("LEFT", "RIGHT"):
                     name = f"OAI90000{patient:02d}_BaseLine_{visit}_de3d1_SAG_3D_DESS_WE_{side}.nii.gz"
                     write_knee(folder / name, side.lower(), seed=1000 * patient + 10 * visit + (side == "LEFT"))
+        return folder
+
+    return write
+
+
+def draw_digits(number: int, seed: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with a bright row that tells the class; no two images are equal."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 100, (number, 28, 28)).astype(np.uint8)
+    labels = (np.arange(number) % num_classes).astype(np.uint8)
+    images[np.arange(number), 2 * labels + 4] += 150
+    return images, labels
+
+
+def to_idx(values: np.ndarray) -> bytes:
+    return bytes((0, 0, 8, values.ndim)) + np.array(values.shape, ">u4").tobytes() + values.tobytes()
+
+
+@pytest.fixture(scope="session")
+def write_mnist() -> Callable[..., Path]:
+    """Write a part of a set in MNIST's format."""
+
+    def write(folder: Path, num_train: int = 60, num_test: int = 20, compress: bool = True) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for prefix, number, seed in (("train", num_train, 0), ("t10k", num_test, 1)):
+            images, labels = draw_digits(number, seed)
+            for name, values in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+                path = folder / (f"{name}.gz" if compress else name)
+                path.write_bytes(gzip.compress(to_idx(values)) if compress else to_idx(values))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_cifar() -> Callable[..., Path]:
+    """Write a part of a set in the format of CIFAR-10 or CIFAR-100, binary version."""
+
+    def write(folder: Path, num_classes: int = 10, num_train: int = 60, num_test: int = 20) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        generator = np.random.default_rng(num_classes)
+        is_small = num_classes == 10
+        for split, number in (("train", num_train), ("test", num_test)):
+            labels = np.arange(number) % num_classes
+            images = generator.integers(0, 256, (number, 3 * 32 * 32))
+            columns = (labels[:, None], images) if is_small else (labels[:, None] % 20, labels[:, None], images)
+            records = np.concatenate(columns, axis=1).astype(np.uint8)
+            names = {"train": [f"data_batch_{batch}.bin" for batch in range(1, 6)], "test": ["test_batch.bin"]}
+            names = names if is_small else {"train": ["train.bin"], "test": ["test.bin"]}
+            for name, part in zip(names[split], np.array_split(records, len(names[split])), strict=True):
+                (folder / name).write_bytes(part.tobytes())
+        meta = "batches.meta.txt" if is_small else "fine_label_names.txt"
+        (folder / meta).write_text("".join(f"class_{label}\n" for label in range(num_classes)) + "\n")
         return folder
 
     return write

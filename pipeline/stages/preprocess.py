@@ -1,4 +1,4 @@
-"""The preprocess stage: raw scans in, manifest and example store out."""
+"""The preprocess stage: raw scans or a published set in, manifest and example store out."""
 
 import shutil
 from collections import Counter
@@ -10,6 +10,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from rich.console import Console
 
+from pipeline.config import require
 from pipeline.console import progress
 from pipeline.datasets import DATASETS
 from pipeline.datasets.sources import Source, list_table_sources
@@ -19,7 +20,8 @@ from pipeline.figures import contact_sheet
 from pipeline.files import read_json, write_bytes, write_json
 from pipeline.preparation import Part, compute_part_key, describe_options, export_pictures, prepare_part, read_part
 from pipeline.provenance import compute_fingerprint, count_cores
-from pipeline.store import read_store, write_store
+from pipeline.ready_made_store import prepare_ready_made
+from pipeline.store import FORMAT, read_store, write_store
 from pipeline.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, read_table, write_table
 from pipeline.workspace import Workspace
 
@@ -27,22 +29,28 @@ NUM_SHEET_PICTURES = 48
 
 
 def preprocess(experiment: Experiment, console: Console) -> None:
-    """Slice every scan and write the manifest, the store, the coverage report and the contact sheet.
+    """Slice every scan, or read a published set; write manifest, store, coverage report and contact sheet.
 
     Raises:
         UserError: there is nothing to read, or scans were refused and ``preprocess.skip_refused`` is false;
             the manifest then lists each with its reason.
     """
+    name = experiment.data.dataset
+    require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
+    dataset = DATASETS[name]
+    if dataset.list_sources is None:
+        prepare_ready_made(experiment, dataset, console)
+        return
     paths = experiment.paths
     raw = experiment.raw_folder
     if experiment.data.table is not None:
         sources = list_table_sources(raw, experiment.data.table)
     else:
-        sources = DATASETS[experiment.data.dataset].list_sources(raw, experiment.data.pattern)
+        sources = dataset.list_sources(raw, experiment.data.pattern)
     parts = paths.prepared / "parts"
     part_paths = [parts / f"{compute_part_key(raw, source, experiment.preprocess)}.npz" for source in sources]
     names = [path.name for path in part_paths]
-    plan = compute_fingerprint(names, [source.spelling for source in sources], experiment.preprocess.export_png)
+    plan = compute_fingerprint(FORMAT, names, [source.spelling for source in sources], experiment.preprocess.export_png)
     complete = paths.prepared / "complete.json"
     if complete.is_file() and read_json(complete)["plan"] == plan:
         manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
@@ -165,7 +173,7 @@ def _draw_contact_sheet(paths: Workspace) -> None:
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SHEET_PICTURES).round().astype(int))]
     table = store.index.iloc[chosen]
     captions = [f"{row.group_id} {row.label}" for row in table.itertuples()]
-    write_bytes(paths.prepared / "contact_sheet.png", contact_sheet(store.images[chosen], captions))
+    write_bytes(paths.prepared / "contact_sheet.png", contact_sheet(store.examples[chosen], captions))
 
 
 def _report(paths: Workspace, manifest: pd.DataFrame, console: Console) -> None:

@@ -5,42 +5,55 @@ from rich.console import Console
 
 from pipeline.experiment import Experiment
 from pipeline.files import read_json, write_json
-from pipeline.leakage import certify, check_certificate, fingerprint_splits
-from pipeline.splits import assign_splits
+from pipeline.kinds import WORDS, count_words
+from pipeline.leakage import certify, check_certificate, describe_findings, fingerprint_splits
+from pipeline.splits import assign_official_splits, assign_splits
 from pipeline.store import Store, read_store
-from pipeline.tables import SPLIT_COLUMNS, read_table, write_table
+from pipeline.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
+
+# More labels than these are counted, not listed.
+MAX_LISTED_LABELS = 12
 
 
 def split(experiment: Experiment, console: Console) -> None:
-    """Divide the patients, write ``splits.csv`` and ``leak_certificate.json``.
+    """Divide the patients, or the training rows of a published set; write ``splits.csv`` and ``leak_certificate.json``.
 
     Raises:
         UserError: too few patients, a table that does not fit, or a leak.
     """
     paths = experiment.paths
     store = read_store(paths.prepared)
-    splits = assign_splits(store.index, experiment.split)
+    has_published_test = store.kind != "volumes"
+    if has_published_test:
+        official = read_table(paths.official_splits, OFFICIAL_SPLIT_COLUMNS)
+        splits = assign_official_splits(store.index, official, experiment.split)
+    else:
+        splits = assign_splits(store.index, experiment.split)
     if _is_done(experiment, store, splits):
         check_certificate(paths.certificate, store, splits)
         console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")
         return
-    certificate = certify(store, splits, experiment.split.near_identical_bits)
+    certificate = certify(store, splits, experiment.split.near_identical_bits, has_published_test)
     write_table(paths.splits, splits, SPLIT_COLUMNS)
     write_json(paths.certificate, certificate)
+    words = WORDS[store.kind]
     for name, count in certificate["splits"].items():
         labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
+        if len(count["sources_by_label"]) > MAX_LISTED_LABELS:
+            labels = f"{len(count['sources_by_label'])} labels"
         patients, scans, pictures = count["patients"], count["sources"], count["examples"]
-        console.print(
-            f"  {name:5s} {patients:5d} patients {scans:5d} scans ({labels}) {pictures:6d} pictures",
-            highlight=False,
-        )
-    near = certificate["near_identical_images"]["count"]
-    if near:
-        console.print(
-            f"[yellow]warning:[/] {near} pairs of pictures in different splits look alike: {paths.certificate}"
-        )
+        if words.is_single:
+            console.print(f"  {name:5s} {count_words(pictures, words.example)} ({labels})", highlight=False)
+        else:
+            console.print(
+                f"  {name:5s} {patients:5d} patients {scans:5d} scans ({labels}) {pictures:6d} pictures",
+                highlight=False,
+            )
+    for warning in describe_findings(certificate):
+        console.print(f"[yellow]warning:[/] {warning} Listed in {paths.certificate}.", highlight=False)
     check_certificate(paths.certificate, store, splits)
-    console.print(f"No patient and no picture is in two splits -> {paths.splits}, {paths.certificate.name}")
+    kept_apart = f"No {words.group}" if words.is_single else f"No {words.group} and no picture"
+    console.print(f"{kept_apart} is in two splits -> {paths.splits}, {paths.certificate.name}")
 
 
 def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool:

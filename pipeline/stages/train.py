@@ -125,8 +125,8 @@ def _describe_blank(experiment: Experiment, store: Store, split_fingerprint: str
     return Checkpoint(
         model=experiment.model,
         class_names=store.class_names,
-        num_channels=1 if store.images.ndim == 3 else int(store.images.shape[1]),
-        image_size=(int(store.images.shape[-2]), int(store.images.shape[-1])),
+        num_channels=1 if store.examples.ndim == 3 else int(store.examples.shape[1]),
+        image_size=(int(store.examples.shape[-2]), int(store.examples.shape[-1])),
         preprocess=read_preprocess(experiment, store),
         mean=(),
         deviation=(),
@@ -139,6 +139,7 @@ def _describe_blank(experiment: Experiment, store: Store, split_fingerprint: str
         history=(),
         tracking_run="",
         weights={},
+        kind=store.kind,
     )
 
 
@@ -152,7 +153,7 @@ def _select_examples(store: Store, roles: dict[str, str], role: str, device: tor
     if len(rows) == 0 or missing:
         lacking = f"no picture labelled {missing[0]}" if missing else "no picture"
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
-    return place_examples(store.images, rows, labels, chosen["slice_position"].to_numpy(), device)
+    return place_examples(store.examples, rows, labels, chosen["slice_position"].to_numpy(), device)
 
 
 def _build_state(task: Task) -> TrainingState:
@@ -173,7 +174,7 @@ def _build_state(task: Task) -> TrainingState:
         mean, deviation = last.mean, last.deviation
         load_weights(model, last.weights)
     mirror_average = task.experiment.model.mirror_average
-    classifier = Classifier(model, mean, deviation, mirror_average).to(task.fabric.device)
+    classifier = Classifier(model, mean, deviation, mirror_average, config.loss).to(task.fabric.device)
     optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)

@@ -51,7 +51,7 @@ def test_scans_become_store_manifest_coverage_and_contact_sheet(write_patients, 
     text = run(experiment)
     assert "12 scans of 3 patients (6 left, 6 right)" in text
     store = read_store(experiment.paths.prepared, verify=True)
-    assert store.images.shape == (60, 16, 16)
+    assert store.examples.shape == (60, 16, 16)
     assert store.index["example_id"].is_unique
     assert set(store.index["group_id"]) == {"9000000", "9000001", "9000002"}
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS)
@@ -115,10 +115,10 @@ def test_a_changed_option_redoes_all_and_a_scan_that_went_is_left_out(write_pati
         tmp_path, PreprocessConfig(plane="coronal", num_slices=4, size=(16, 16), num_workers=1)
     )
     assert "need no work" not in run(experiment)
-    assert len(read_store(experiment.paths.prepared).images) == 24
+    assert len(read_store(experiment.paths.prepared).examples) == 24
     next((tmp_path / "raw").iterdir()).unlink()
     run(experiment)
-    assert len(read_store(experiment.paths.prepared).images) == 20
+    assert len(read_store(experiment.paths.prepared).examples) == 20
 
 
 def test_refused_scans_are_all_listed_and_the_others_kept(write_patients, tmp_path, capsys):
@@ -174,7 +174,7 @@ def test_exported_pictures_read_back_to_the_same_store(write_patients, tmp_path)
     from_pictures = Experiment("pictures", workspace=tmp_path, data=DataConfig(raw=png), preprocess=OPTIONS)
     run(from_pictures)
     first, second = read_store(experiment.paths.prepared), read_store(from_pictures.paths.prepared)
-    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.examples, second.examples)
     assert first.index["label"].tolist() == second.index["label"].tolist()
 
 
@@ -202,7 +202,7 @@ def test_a_picture_one_voxel_thick_is_its_own_slice(write_knee, tmp_path):
     assert store.index["slice_position"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(("limit_bytes", "struck"), [(400, ".npz"), (5000, "images.npy")])
+@pytest.mark.parametrize(("limit_bytes", "struck"), [(400, ".npz"), (5000, "examples.npy")])
 def test_a_full_disk_is_one_line_and_the_next_run_completes(limit_bytes, struck, write_patients, tmp_path):
     """A limit on the size of a file refuses writes as a full disk does."""
     write_patients(tmp_path / "raw", num_patients=3)
@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(limit_bytes, struck,
     with pytest.raises(UserError, match="no complete example store"):
         read_store(experiment.paths.prepared)
     run(experiment)
-    assert len(read_store(experiment.paths.prepared, verify=True).images) == 30
+    assert len(read_store(experiment.paths.prepared, verify=True).examples) == 30
     assert not list(experiment.paths.prepared.rglob(".*")), "no half-written file is left"
 
 

@@ -213,7 +213,7 @@ def test_a_certificate_of_a_leak_is_told_in_words():
             "slice_position": [0.0, 0.0, 0.0],
         }
     )
-    store = Store(images=images, index=index, class_names=("left", "right"), settings={}, fingerprint="f")
+    store = Store(examples=images, index=index, class_names=("left", "right"), settings={}, fingerprint="f")
     splits = pandas.DataFrame({"group_id": ["p", "q"], "split": ["train", "test"]})
     told = summarise_certificate(certify(store, splits, near_identical_bits=2))
     assert told["passed"] is False

@@ -27,7 +27,7 @@ def index():
 def test_a_store_gives_back_what_was_written(images, index, tmp_path):
     fingerprint = write_store(tmp_path, [images[:2], images[2:]], index, {"plane": "axial"})
     store = read_store(tmp_path, verify=True)
-    np.testing.assert_array_equal(store.images, images)
+    np.testing.assert_array_equal(store.examples, images)
     pd.testing.assert_frame_equal(store.index, index, check_dtype=False)
     assert store.class_names == ("left", "right")
     assert store.settings == {"plane": "axial"}
@@ -47,14 +47,14 @@ def test_an_incomplete_or_damaged_store_is_refused(images, index, tmp_path):
     with pytest.raises(UserError, match=r"no complete example store\. Run"):
         read_store(tmp_path)
     write_store(tmp_path, [images], index, {})
-    content = bytearray((tmp_path / "images.npy").read_bytes())
+    content = bytearray((tmp_path / "examples.npy").read_bytes())
     content[-1] ^= 1
-    (tmp_path / "images.npy").write_bytes(content)
+    (tmp_path / "examples.npy").write_bytes(content)
     assert read_store(tmp_path)
     with pytest.raises(UserError, match="changed since they were written"):
         read_store(tmp_path, verify=True)
-    (tmp_path / "images.npy").write_bytes(content[:-1])
-    with pytest.raises(UserError, match=r"images.npy: not readable"):
+    (tmp_path / "examples.npy").write_bytes(content[:-1])
+    with pytest.raises(UserError, match=r"examples.npy: not readable"):
         read_store(tmp_path)
 
 

@@ -1,0 +1,145 @@
+"""From a ready-made data set to manifest, official splits and example store."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from pipeline.datasets import Dataset
+from pipeline.datasets.ready_made import OFFICIAL_SPLITS, ReadyMade
+from pipeline.datasets.sources import find_files
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+from pipeline.figures import contact_sheet
+from pipeline.files import read_json, write_bytes, write_json
+from pipeline.kinds import WORDS, count_words
+from pipeline.provenance import compute_fingerprint
+from pipeline.records import flatten
+from pipeline.store import FORMAT, read_store, write_store
+from pipeline.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, write_table
+from pipeline.workspace import Workspace
+
+# Changes when the same files make other tables; it makes old ones invalid.
+VERSION = 1
+NUM_SHEET_PICTURES = 48
+
+
+def prepare_ready_made(experiment: Experiment, dataset: Dataset, console: Console) -> None:
+    """Read a published set and write manifest, official splits, store, coverage report and contact sheet.
+
+    Args:
+        experiment: where to, and what is allowed.
+        dataset: has a reader.
+        console: told what is there.
+
+    Raises:
+        UserError: options that are for volumes alone, or what the reader refuses.
+    """
+    paths, raw = experiment.paths, experiment.raw_folder
+    _refuse_volume_options(experiment)
+    complete = paths.prepared / "complete.json"
+    plan = _fingerprint_plan(experiment)
+    if complete.is_file() and read_json(complete)["plan"] == plan:
+        console.print(f"{paths.prepared}: up to date; nothing to do.")
+    else:
+        # From here until the end, no stage finds a store that the options no longer describe.
+        complete.unlink(missing_ok=True)
+        (paths.prepared / "store.json").unlink(missing_ok=True)
+        assert dataset.read is not None
+        with console.status(f"reading {raw}"):
+            found = dataset.read(raw, experiment.data)
+            _write_all(paths, found, dataset)
+        write_json(complete, {"plan": plan})
+    _report(paths, dataset, console)
+
+
+def name_examples(official_splits: np.ndarray[Any, Any]) -> list[str]:
+    """Name the examples ``train-00000``, ``test-00003``: the official split and the place within it.
+
+    Args:
+        official_splits: ``(examples,)``, ``train`` or ``test``.
+
+    Returns:
+        ``(examples,)`` names, all different.
+    """
+    names = np.empty(len(official_splits), dtype=object)
+    for split in np.unique(official_splits):
+        rows = np.flatnonzero(official_splits == split)
+        names[rows] = [f"{split}-{number:05d}" for number in range(len(rows))]
+    return [str(name) for name in names]
+
+
+def _refuse_volume_options(experiment: Experiment) -> None:
+    for field, is_default in (("table", experiment.data.table is None), ("pattern", experiment.data.pattern == "*")):
+        if not is_default:
+            raise UserError(
+                f"data.{field}: found {getattr(experiment.data, field)!s}; {experiment.data.dataset} is read whole, "
+                "with its own labels. Take the option away."
+            )
+
+
+def _fingerprint_plan(experiment: Experiment) -> str:
+    """Return what changes with the options and with the raw files' names, sizes and times."""
+    raw = experiment.raw_folder
+    if not raw.is_dir():
+        raise UserError(
+            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with --data.raw "
+            "(make: DATA=folder)."
+        )
+    files = []
+    for path in find_files(raw, "*"):
+        status = (raw / path).stat()
+        files.append([str(path), status.st_size, status.st_mtime_ns])
+    options = {name: value for name, value in flatten(experiment.data).items() if name != "raw"}
+    return compute_fingerprint(VERSION, FORMAT, options, files)
+
+
+def _write_all(paths: Workspace, found: ReadyMade, dataset: Dataset) -> None:
+    names = name_examples(found.official_splits)
+    digests = [hashlib.sha256(np.ascontiguousarray(example).data).hexdigest() for example in found.examples]
+    shape = "x".join(str(size) for size in found.examples.shape[1:])
+    ids = {"source_id": names, "group_id": names, "label": found.labels.astype(str)}
+    facts = {"path": list(found.origins), "num_files": 1, "sha256": digests, "status": "accepted", "shape": shape}
+    manifest = pd.DataFrame(dict.fromkeys(MANIFEST_COLUMNS, "") | ids | facts | {"num_examples": 1})
+    write_table(paths.manifest, manifest, MANIFEST_COLUMNS)
+    official = pd.DataFrame({"group_id": names, "split": found.official_splits, "sha256": digests})
+    write_table(paths.official_splits, official, OFFICIAL_SPLIT_COLUMNS)
+    index = pd.DataFrame({"example_id": names} | ids | {"slice_index": 0, "slice_position": 0.0})
+    write_store(paths.prepared, [found.examples], index[list(INDEX_COLUMNS)], {}, dataset.kind, found.missing)
+    counts = pd.crosstab(official["split"], manifest["label"]).reindex(list(OFFICIAL_SPLITS))
+    coverage = {
+        "examples_by_split_and_label": {
+            str(split): {str(label): int(number) for label, number in row.items()} for split, row in counts.iterrows()
+        },
+        "missing": found.missing,
+    }
+    write_json(paths.prepared / "coverage.json", coverage)
+    if dataset.kind == "images":
+        _draw_contact_sheet(paths.prepared)
+
+
+def _draw_contact_sheet(folder: Path) -> None:
+    """Draw examples that are spread evenly over the store."""
+    store = read_store(folder)
+    chosen = np.unique(np.linspace(0, len(store.index) - 1, NUM_SHEET_PICTURES).round().astype(int))
+    table = store.index.iloc[chosen]
+    captions = [f"{group_id} {label}" for group_id, label in zip(table["group_id"], table["label"], strict=True)]
+    write_bytes(folder / "contact_sheet.png", contact_sheet(store.examples[chosen], captions))
+
+
+def _report(paths: Workspace, dataset: Dataset, console: Console) -> None:
+    coverage = read_json(paths.prepared / "coverage.json")
+    word = WORDS[dataset.kind].example
+    for split, counts in coverage["examples_by_split_and_label"].items():
+        total, present = sum(counts.values()), [number for number in counts.values() if number > 0]
+        console.print(
+            f"  {split:5s} {count_words(total, word)} of {len(present)} classes, {min(present):,} to {max(present):,} "
+            "a class",
+            highlight=False,
+        )
+    if coverage["missing"]:
+        console.print(f"[yellow]warning:[/] {coverage['missing']}", highlight=False)
+    console.print(f"-> {paths.prepared}")
