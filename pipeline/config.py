@@ -189,7 +189,8 @@ class TrainConfig:
         optimizer: the update rule.
         learning_rate: its highest value, after warm-up.
         betas: how much of the mean gradient and of the mean squared gradient a step keeps.
-        weight_decay: decoupled for AdamW and LAMB; biases, norms and embeddings are left out.
+        weight_decay: adamw subtracts it from the weights beside the update, lamb adds it to the update before its trust
+            ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
         schedule: how the rate falls: ``cosine`` by step; ``step``, ``multistep`` and ``exponential`` by epoch.
         warmup_epochs: epochs (fractions allowed) of linear growth from zero before the schedule.
         gamma: the factor of step, multistep (each time) and exponential (each epoch).
