@@ -225,7 +225,7 @@ def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
     checkpoint = read_checkpoint(experiment.paths.best_checkpoint)
     store, roles = read_store(experiment.paths.prepared), pd.read_csv(experiment.paths.splits, dtype=str)
     rows = store.index["group_id"].map(roles.set_index("group_id")["split"]) == "val"
-    images, index = store.images[rows.to_numpy()], store.index[rows]
+    images, index = store.examples[rows.to_numpy()], store.index[rows]
     places = index["slice_position"].to_numpy()
     answers = compute_probabilities(build_from_checkpoint(checkpoint), images, places, torch.device("cpu"), 16)
     wanted = index["label"].to_numpy()[:, None] == np.array(store.class_names)
