@@ -1,6 +1,7 @@
 # One command a stage. CONFIG chooses the experiment, DATA the raw folder, SET passes options:
 #   make preprocess train evaluate
 #   make train CONFIG=configs/akoa.yaml DATA=/scans SET="--train.epochs 3"
+#   make mnist DATA=/folder/with/mnist
 # PYTHON uses an interpreter that is already set up; without it everything is installed into .venv.
 CONFIG ?= configs/phantom.yaml
 DATA ?=
@@ -20,10 +21,11 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict ui test check format bench clean
+.PHONY: help setup fetch preprocess split train evaluate predict mnist cifar10 cifar100 modelnet40 ui test check format \
+	bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -35,20 +37,35 @@ setup: $(READY) ## make .venv and install what constraints.txt pins
 fetch: $(READY) ## make or download the raw data, if they are not there
 	$(STAGE) fetch $(OPTIONS)
 
-preprocess: fetch ## slice the volumes into the example store
+preprocess: fetch ## slice the volumes, or read the published set, into the example store
 	$(STAGE) preprocess $(OPTIONS)
 
-split: $(READY) ## divide the patients and certify that nothing leaks
+split: $(READY) ## divide patients or training images and certify that nothing leaks
 	$(STAGE) split $(OPTIONS)
 
 train: split ## train the model (splits first, if that was not done)
 	$(STAGE) train $(OPTIONS)
 
-evaluate: $(READY) ## score the test patients and write the report
+evaluate: $(READY) ## score the test rows and write the report
 	$(STAGE) evaluate $(OPTIONS)
 
-predict: $(READY) ## score new scans: make predict INPUT="a.nii.gz folder"
+predict: $(READY) ## score new scans or pictures: make predict INPUT="a.nii.gz folder"
 	$(STAGE) predict $(INPUT) $(OPTIONS)
+
+# All stages of one published set, with its config unless CONFIG names another of the same set.
+ALL_STAGES = $(MAKE) fetch preprocess split train evaluate CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),$1)
+
+mnist: ## all stages on MNIST (DATA=folder that has it; else it is downloaded)
+	+$(call ALL_STAGES,configs/mnist.yaml)
+
+cifar10: ## all stages on CIFAR-10
+	+$(call ALL_STAGES,configs/cifar10_best.yaml)
+
+cifar100: ## all stages on CIFAR-100
+	+$(call ALL_STAGES,configs/cifar100.yaml)
+
+modelnet40: ## all stages on ModelNet40
+	+$(call ALL_STAGES,configs/modelnet40.yaml)
 
 ui: $(READY) ## open the MLflow pages on http://127.0.0.1:5000 (PORT=)
 	$(RUN) -m mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $(PORT)

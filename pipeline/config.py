@@ -30,7 +30,8 @@ class DataConfig:
 
     Args:
         dataset: the reader, a key of ``pipeline.datasets.DATASETS``.
-        raw: the folder with the files as they came; without it, ``data/NAME/raw`` of the workspace.
+        raw: the folder with the files as they came; without it ``data/NAME/raw`` of the workspace, and for a
+            published set ``data/DATASET/raw``, which all experiments on it share.
         pattern: only file names that match are read, e.g. ``*Label1*``.
         table: a CSV with columns ``path, patient, label`` (paths relative to the raw folder), for names
             that carry no label or for other labels than the side.

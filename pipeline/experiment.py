@@ -15,6 +15,7 @@ from pipeline.config import (
     TrainConfig,
     require,
 )
+from pipeline.datasets import DATASETS
 from pipeline.datasets.phantom import PhantomConfig
 from pipeline.models import ModelConfig
 from pipeline.workspace import Workspace
@@ -72,4 +73,9 @@ class Experiment:
 
     @property
     def raw_folder(self) -> Path:
-        return self.data.raw if self.data.raw is not None else self.paths.raw
+        """Where the files as they came are; all experiments on a published set share it."""
+        if self.data.raw is not None:
+            return self.data.raw
+        dataset = DATASETS.get(self.data.dataset)
+        is_shared = dataset is not None and dataset.is_published
+        return Workspace(self.workspace, self.data.dataset).raw if is_shared else self.paths.raw

@@ -35,6 +35,7 @@ class Dataset:
         synthetic_note: the sentence that every report of a made-up set carries; empty for real ones.
         marks: files that say that ``fetch`` fills the folder, be it complete or half; a folder without them is a
             user's own.
+        is_published: the files are the same for everyone, so that experiments share them.
     """
 
     fetch: Callable[["Experiment", Console], None]
@@ -43,6 +44,7 @@ class Dataset:
     read: Callable[[Path, DataConfig], ReadyMade] | None = None
     synthetic_note: str = ""
     marks: tuple[str, ...] = ()
+    is_published: bool = False
 
     def __post_init__(self) -> None:
         assert (self.list_sources is None) == (self.kind != "volumes") == (self.read is not None)
@@ -92,7 +94,7 @@ DATASETS: dict[str, Dataset] = {
         synthetic_note=f"{NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
         marks=(COMPLETE_NAME, STARTED_NAME),
     ),
-    "mnist": Dataset(download(*REMOTE_FILES), "images", read=read_mnist, marks=(MARK_NAME,)),
-    "cifar10": Dataset(download(REMOTE_CIFAR10), "images", read=read_cifar10, marks=(MARK_NAME,)),
-    "cifar100": Dataset(download(REMOTE_CIFAR100), "images", read=read_cifar100, marks=(MARK_NAME,)),
+    "mnist": Dataset(download(*REMOTE_FILES), "images", read=read_mnist, marks=(MARK_NAME,), is_published=True),
+    "cifar10": Dataset(download(REMOTE_CIFAR10), "images", read=read_cifar10, marks=(MARK_NAME,), is_published=True),
+    "cifar100": Dataset(download(REMOTE_CIFAR100), "images", read=read_cifar100, marks=(MARK_NAME,), is_published=True),
 }
