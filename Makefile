@@ -6,6 +6,7 @@ CONFIG ?= configs/phantom.yaml
 DATA ?=
 SET ?=
 INPUT ?=
+RUNS ?=
 PORT ?= 5000
 
 ifdef PYTHON
@@ -20,7 +21,7 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict ui test check format bench clean
+.PHONY: help setup fetch preprocess split train evaluate predict attention report ui test check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,12 @@ evaluate: $(READY) ## score the test patients and write the report
 
 predict: $(READY) ## score new scans: make predict INPUT="a.nii.gz folder"
 	$(STAGE) predict $(INPUT) $(OPTIONS)
+
+attention: $(READY) ## draw where the trained model looks
+	$(STAGE) attention $(OPTIONS)
+
+report: $(READY) ## put evaluated runs side by side: make report RUNS="phantom phantom/seed-1"
+	$(STAGE) report $(RUNS) $(OPTIONS)
 
 ui: $(READY) ## open the MLflow pages on http://127.0.0.1:5000 (PORT=)
 	$(RUN) -m mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $(PORT)

@@ -13,7 +13,6 @@ from pipeline.curves import compute_calibration_bins, compute_roc_curves
 from pipeline.datasets import DATASETS
 from pipeline.devices import choose_accelerator
 from pipeline.dump import dump_experiment
-from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.figures import calibration_curve, confusion_matrix, contact_sheet, roc_curve, training_curves
 from pipeline.files import write_bytes, write_json
@@ -22,6 +21,7 @@ from pipeline.leakage import check_certificate
 from pipeline.metrics import compute_metrics
 from pipeline.provenance import read_commit, read_hardware, read_versions
 from pipeline.report import show_percent, summarise_certificate, write_report
+from pipeline.runs import check_trained_on
 from pipeline.scoring import compute_probabilities
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
@@ -43,17 +43,14 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     certificate = check_certificate(paths.certificate, store, splits)
     checkpoint_path = experiment.evaluate.checkpoint or paths.best_checkpoint
     checkpoint = read_checkpoint(checkpoint_path)
-    trained_on = (checkpoint.store_fingerprint, checkpoint.split_fingerprint)
-    if trained_on != (store.fingerprint, certificate["splits_fingerprint"]):
-        raise UserError(
-            f"{checkpoint_path}: trained on other pictures or splits than these. Run the train stage again."
-        )
+    check_trained_on(checkpoint_path, checkpoint, store.fingerprint, certificate["splits_fingerprint"])
     split_of = store.index["group_id"].map(resolve_roles(splits, experiment.split)).to_numpy(dtype=str)
 
     predictions = _predict_splits(experiment, store, checkpoint, split_of)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
     metrics = {
         "split": "test",
+        "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,
         "class_names": list(store.class_names),
         "levels": compute_metrics(test, store.class_names, experiment.evaluate.num_resamples, experiment.evaluate.seed),
         "baselines": _score_baselines(experiment, store, split_of, console),
