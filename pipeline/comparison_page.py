@@ -13,6 +13,7 @@ from pipeline.run_pictures import draw_run_epochs, draw_test_inputs
 from pipeline.run_records import RunRecord
 
 MIN_PATIENTS = 20
+MIN_WIDE_PIXELS = 560  # of a sheet that would be too small beside another
 LOWER_IS_BETTER = ("nll",)
 DASH = "\u2013"
 
@@ -143,7 +144,7 @@ def draw_figures(runs: Sequence[RunRecord], options: ReportConfig) -> list[dict[
             picture = confusion_matrices(counts, class_names)
             figures.append(build_figure(title, "Rows are the true class; shares of each row.", picture))
     for title, text, picture in draw_test_inputs(runs, options.num_examples, options.seed):
-        figures.append(build_figure(title, text, picture))
+        figures.append(build_figure(title, text, picture, MIN_WIDE_PIXELS))
     for run in runs:
         drawn = draw_run_epochs(run)
         if drawn is not None:
@@ -151,5 +152,5 @@ def draw_figures(runs: Sequence[RunRecord], options: ReportConfig) -> list[dict[
                 "Validation examples after some epochs, the mean over layers, heads and latents. Attention is where "
                 "the model looks, not why it answers."
             )
-            figures.append(build_figure(f"Attention in training: {run.name}", text, drawn))
+            figures.append(build_figure(f"Attention in training: {run.name}", text, drawn, MIN_WIDE_PIXELS))
     return figures

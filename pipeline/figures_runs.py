@@ -70,7 +70,7 @@ def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_name
     """
     num_columns = min(MATRICES_IN_A_ROW, len(counts))
     num_rows = math.ceil(len(counts) / num_columns)
-    side = min(6.0, max(3.4, 0.36 * len(class_names) + 1.4))
+    side = min(6.0, max(2.9, 0.36 * len(class_names) + 1.4))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(num_columns * side, num_rows * (side + 0.3)), layout="constrained")
         places = figure.subplots(num_rows, num_columns, squeeze=False).flat

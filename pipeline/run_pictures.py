@@ -14,6 +14,8 @@ from pipeline.figures_cloud import draw_cloud
 from pipeline.run_records import RunRecord
 from pipeline.store import Store, read_store
 
+COLUMNS = 4  # readable on a phone
+
 Drawn = tuple[str, str, bytes]  # title, text, PNG
 
 
@@ -85,11 +87,11 @@ def _draw_sheet(
         for run, row in zip(runs, rows, strict=True):
             probability = float(row[f"probability_{row['predicted']}"])
             mark = "✓" if row["predicted"] == label else "✗"
-            who = f"{run.name}: " if len(runs) > 1 else ""
-            lines.append(f"{mark} {who}{row['predicted']} {probability:.2f}")
+            who = f"{mark} {run.name}:" if len(runs) > 1 else "says"
+            lines.append(f"{who} {row['predicted']} {probability:.2f}")
         captions.append("\n".join(lines))
         all_right.append(all(row["predicted"] == label for row in rows))
-    return contact_sheet(pictures, captions, is_right=all_right)
+    return contact_sheet(pictures, captions, COLUMNS, is_right=all_right)
 
 
 def _draw_example(example: NDArray[np.generic]) -> NDArray[np.uint8]:
