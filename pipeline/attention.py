@@ -161,7 +161,7 @@ def compute_maps(
     device = classifier.mean.device
     was_training = classifier.training
     classifier.eval()
-    pictures = read_images(store.images, rows).to(device)
+    pictures = read_images(store.examples, rows).to(device)
     places = torch.tensor(store.index["slice_position"].to_numpy(dtype=np.float32)[rows], device=device)
     seen = to_unit_range(pictures.flip(-1) if options.mirrored else pictures)
     counts = count_attentions(network.perceiver.config, options.kind)

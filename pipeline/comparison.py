@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.bootstrap import PatientSums, chunk_sizes, compute_scores, draw_patient_weights, sum_over_patients
-from pipeline.metrics import MIN_DEFINED_SHARE, aggregate, read_class_indices, read_probabilities
+from pipeline.metrics import LEVEL_KEYS, MIN_DEFINED_SHARE, aggregate, read_class_indices, read_probabilities
 from pipeline.ranking import MAX_CHUNK_NUMBERS, count_held_numbers
 
 COMPARED = ("accuracy", "balanced_accuracy", "auroc", "nll")
@@ -75,14 +75,15 @@ def compare_pair(
         first: predictions of the test rows.
         second: of the other run; ``explain_mismatch`` of both is None.
         class_names: all classes.
-        level: of ``aggregate``.
+        level: of ``aggregate``; at any other the rows stand for themselves.
         num_resamples: draws of patients.
         seed: of the draws.
 
     Returns:
         For each of ``COMPARED`` the difference; without those that are not defined.
     """
-    tables = [aggregate(table, level).sort_values("example_id", ignore_index=True) for table in (first, second)]
+    rows = [aggregate(table, level) if level in LEVEL_KEYS else table for table in (first, second)]
+    tables = [table.sort_values("example_id", ignore_index=True) for table in rows]
     patients, names = pd.factorize(tables[0]["group_id"], sort=True)
     sums = [_sum(table, patients.astype(np.int64), class_names) for table in tables]
     everyone = np.ones((1, len(names)))

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.comparison import Difference, compare_pair, explain_mismatch
 from pipeline.config import ReportConfig
 from pipeline.figures_runs import confusion_matrices, run_curves
+from pipeline.kinds import count_words
 from pipeline.pages import build_figure, write_page
 from pipeline.report import METRIC_TITLES, humanise, show_interval, show_number
 from pipeline.run_pictures import draw_run_epochs, draw_test_inputs
@@ -112,9 +113,10 @@ def _build_difference(run_name: str, level: str, metric: str, difference: Differ
 def list_warnings(runs: Sequence[RunRecord]) -> list[str]:
     """Say what a reader has to know before believing the differences."""
     warnings = []
-    groups = next(iter(runs[0].metrics["levels"].values()))["groups"]
-    if groups < MIN_PATIENTS:
-        warnings.append(f"Only {groups} patients were tested: intervals over so few are too narrow.")
+    level, content = next(iter(runs[0].metrics["levels"].items()))
+    if content["groups"] < MIN_PATIENTS:
+        words = count_words(content["groups"], "patient" if level == "slice" else level)
+        warnings.append(f"Only {words} tested: intervals over so few are too narrow.")
     if len(runs) > 2:
         warnings.append(
             f"{len(runs) - 1} runs are compared with {runs[0].name}, and nothing is corrected for that: of twenty "

@@ -50,6 +50,12 @@ FIGURE_TEXTS = {
         "Worst mistakes",
         "Wrong answers that the model was surest of, each with its true class and what was said.",
     ),
+    "attention": (
+        "Where the model looks",
+        "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their place in "
+        "the list. It says where the model looks, not why it answers. Below each map: how many times its even share "
+        "the most-read part gets, and over how many parts the reading is spread.",
+    ),
     "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
 }
 

@@ -78,7 +78,7 @@ def _draw_sheet(
     store: Store, runs: Sequence[RunRecord], tables: Sequence[pd.DataFrame], example_ids: Sequence[str]
 ) -> bytes:
     place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
-    pictures = [_draw_example(np.asarray(store.images[place_of[name]])) for name in example_ids]
+    pictures = [_draw_example(np.asarray(store.examples[place_of[name]])) for name in example_ids]
     captions, all_right = [], []
     for name in example_ids:
         rows = [table.loc[name] for table in tables]

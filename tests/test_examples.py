@@ -36,7 +36,9 @@ def read_printed(notebook: nbformat.NotebookNode) -> str:
 
 
 def read_test_accuracies(notebook: nbformat.NotebookNode) -> dict[str, float]:
-    return {name: float(value) for name, value in re.findall(r"^(.+): ([\d.]+) of", read_printed(notebook), re.MULTILINE)}
+    return {
+        name: float(value) for name, value in re.findall(r"^(.+): ([\d.]+) of", read_printed(notebook), re.MULTILINE)
+    }
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The evaluate stage: what the model is worth on patients it never saw, with everything behind the figure."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from pipeline.attention import KEPT, choose_examples, compute_maps
+from pipeline.attention_pictures import draw_maps
 from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
 from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.curves import compute_calibration_bins, compute_roc_curves
@@ -44,8 +47,10 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     checkpoint_path = experiment.evaluate.checkpoint or paths.best_checkpoint
     checkpoint = read_checkpoint(checkpoint_path)
     check_trained_on(checkpoint_path, checkpoint, store.fingerprint, certificate["splits_fingerprint"])
-    split_of = store.index["group_id"].map(resolve_roles(splits, experiment.split)).to_numpy(dtype=str)
+    roles = resolve_roles(splits, experiment.split)
+    split_of = store.index["group_id"].map(roles).to_numpy(dtype=str)
 
+    attention = _draw_attention(experiment, store, checkpoint, roles)
     predictions = _predict_splits(experiment, store, checkpoint, split_of)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
     metrics = {
@@ -55,7 +60,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         "levels": compute_metrics(test, store.class_names, experiment.evaluate.num_resamples, experiment.evaluate.seed),
         "baselines": _score_baselines(experiment, store, split_of, console),
     }
-    figures = _draw_figures(store, test, metrics)
+    figures = _draw_figures(store, test, metrics) | attention
     figures["training_curves"] = _draw_curves(experiment, checkpoint)
 
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))
@@ -141,6 +146,18 @@ def _draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> 
     if mistakes is not None:
         figures["worst_mistakes"] = mistakes
     return figures
+
+
+def _draw_attention(
+    experiment: Experiment, store: Store, checkpoint: Checkpoint, roles: dict[str, str]
+) -> dict[str, bytes]:
+    """Draw where a Perceiver looks in a few validation pictures; a network without attention has no such picture."""
+    if checkpoint.model.kind == "cnn":
+        return {}
+    options = dataclasses.replace(KEPT, num_examples=experiment.attention.num_examples)
+    classifier = build_from_checkpoint(checkpoint, torch.device(choose_accelerator(experiment.train.accelerator)))
+    maps = compute_maps(classifier, store, choose_examples(store, roles, options), options, checkpoint.epoch)
+    return {"attention": draw_maps(maps, "validation")}
 
 
 def _draw_curves(experiment: Experiment, checkpoint: Checkpoint) -> bytes:

@@ -69,11 +69,11 @@ def test_maps_are_those_of_the_network_for_the_normalised_picture(kind, store):
     classifier = make_classifier(slice_position=True).eval()
     options = AttentionConfig(kind=kind, layers=(1,), heads=(1, 0), latents=(4, 2))
     maps = compute_maps(classifier, store, ROWS, options, epoch=3)
-    pictures = (to_unit_range(torch.tensor(store.images[ROWS, None])) - 0.4) / 0.3
+    pictures = (to_unit_range(torch.tensor(store.examples[ROWS, None])) - 0.4) / 0.3
     places = torch.tensor(store.index["slice_position"].to_numpy(dtype=np.float32)[ROWS])
     with torch.no_grad():
         expected = classifier.model.network.attention_maps(pictures, places, kind=kind, layers=(1,))[1]
-        scores = classifier(torch.tensor(store.images[ROWS, None]), places).exp()
+        scores = classifier(torch.tensor(store.examples[ROWS, None]), places).exp()
     # A batch of one may add in another order than a batch of three.
     np.testing.assert_allclose(maps.weights[:, 0], expected[:, [1, 0]][:, :, [4, 2]], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(maps.probabilities, scores, rtol=1e-5)
@@ -99,12 +99,12 @@ def test_the_mirrored_pass_is_the_plain_pass_over_the_mirror_image_turned_back(s
     if stem == "patches" and width == 13:
         width = 14
     store, classifier = make_store(width=width), make_classifier(width=width, stem=stem, num_conv_layers=2)
-    flipped = dataclasses.replace(store, images=store.images[:, :, ::-1])
+    flipped = dataclasses.replace(store, examples=store.examples[:, :, ::-1])
     mirrored = compute_maps(classifier, store, ROWS, AttentionConfig(mirrored=True), 1)
     plain = compute_maps(classifier, flipped, ROWS, AttentionConfig(), 1)
     turned_back = spread_over_picture(plain, plain.weights)[..., ::-1]
     np.testing.assert_allclose(spread_over_picture(mirrored, mirrored.weights), turned_back, rtol=1e-6)
-    np.testing.assert_array_equal(mirrored.examples[:, 0], store.images[ROWS])
+    np.testing.assert_array_equal(mirrored.examples[:, 0], store.examples[ROWS])
     unturned = compute_maps(classifier, store, ROWS, AttentionConfig(), 1)
     assert np.abs(spread_over_picture(unturned, unturned.weights) - turned_back).max() > 1e-6
 
