@@ -12,7 +12,7 @@ from pipeline.figures_attention import TINY, colour_weights, find_top
 
 CLOUD_PIXELS = 264
 OVERSAMPLING = 2
-BACKGROUND, PLAIN = "#16181D", 0.75
+BACKGROUND, PLAIN, UNREAD = "#16181D", 0.75, 0.33
 
 Floats = NDArray[np.floating[Any]]
 
@@ -52,7 +52,7 @@ def draw_cloud(
     else:
         top = find_top(weights)
         sizes = np.clip(weights / top, 0, 1)
-        colours = colour_weights(weights, top)
+        colours = UNREAD * (1 - sizes[:, None]) + colour_weights(weights, top) * sizes[:, None]
     canvas = Image.new("RGB", (side, side), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for index in np.argsort(near, kind="stable"):
