@@ -81,13 +81,21 @@ def test_exchanging_the_runs_turns_the_sign_and_a_run_does_not_differ_from_itsel
     assert not itself.is_shown
 
 
-def test_neither_the_order_of_rows_nor_the_size_of_a_chunk_matters(monkeypatch):
+@pytest.mark.parametrize("level", ["slice", "volume"])
+def test_neither_the_order_of_rows_nor_the_size_of_a_chunk_matters(level, monkeypatch):
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
-    expected = compare_pair(first, second, CLASSES, "volume")
+    expected = compare_pair(first, second, CLASSES, level)
     shuffled = second.sample(frac=1, random_state=3)
-    assert compare_pair(first, shuffled, CLASSES, "volume") == expected
+    assert compare_pair(first, shuffled, CLASSES, level) == expected
     monkeypatch.setattr("pipeline.comparison.MAX_CHUNK_NUMBERS", 100)
-    assert compare_pair(first, second, CLASSES, "volume") == expected
+    assert compare_pair(first, second, CLASSES, level) == expected
+
+
+def test_no_number_of_draws_makes_a_difference_certain():
+    blind, sharp = make_predictions(-9.0, 1), make_predictions(9.0, 1)
+    found = compare_pair(blind, sharp, CLASSES, "slice", num_resamples=500)["accuracy"]
+    assert found.value == 1.0
+    assert found.p_value == pytest.approx(2 / 501)
 
 
 def test_one_patient_gives_a_difference_without_an_interval():
