@@ -222,6 +222,13 @@ def test_a_report_without_its_run_is_shown_with_dashes(root, tmp_path):
     assert "Curves" not in page
 
 
+def test_pictures_that_were_made_anew_are_not_shown_as_those_that_were_scored(root):
+    path = root / "runs" / "knees" / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"store_fingerprint": "another"}))
+    assert "Test inputs" not in write_page(root, "knees")
+    assert "Test inputs" in write_page(root, "knees/wide")
+
+
 def test_only_options_that_differ_are_listed(root):
     runs = read_runs(find_report_folders((), Workspace(root, "knees")))
     assert list_differing_settings(runs) == [("train.epochs", ["\u2013", HOSTILE])]
