@@ -72,8 +72,9 @@ format: $(READY) ## put the code into its format
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-bench: $(READY) ## measure preprocessing against the plain way
+bench: $(READY) ## measure preprocessing against the plain way, the model against perceiver-pytorch
 	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data "$(DATA)")
+	$(RUN) reports/benchmarks/model.py
 
 clean: ## remove what the stages wrote, keep raw data and .venv
 	rm -rf data/*/prepared data/*/splits.csv data/*/leak_certificate.json runs mlflow.db* mlartifacts

@@ -37,6 +37,7 @@ class AttentionMaps:
         heads: which heads.
         latents: which latents; none means that the mean over all was taken.
         mirrored: whether the model saw the mirror images.
+        permute_seed: of the order in which the network saw the pixels; None where they were in place.
         cell_pixels: side of the square of pixels that an input stands for; 0 where it is no square.
         epoch: epochs that the weights were trained.
         class_names: what the probabilities stand for.
@@ -53,6 +54,7 @@ class AttentionMaps:
     heads: tuple[int, ...]
     latents: tuple[int, ...]
     mirrored: bool
+    permute_seed: int | None
     cell_pixels: int
     epoch: int
     class_names: tuple[str, ...]
@@ -115,6 +117,11 @@ def count_attentions(shape: PerceiverConfig, kind: str) -> dict[str, int]:
     return {"layers": num_layers, "heads": shape.latent_heads, "latents": shape.num_latents}
 
 
+def has_attention(model: SliceModel) -> bool:
+    """Say whether a model has latents that attend to something."""
+    return isinstance(model.network, ImagePerceiver)
+
+
 def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiver:
     """Refuse layers, heads and latents that a model does not have.
 
@@ -163,7 +170,10 @@ def compute_maps(
     classifier.eval()
     pictures = read_images(store.examples, rows).to(device)
     places = torch.tensor(store.index["slice_position"].to_numpy(dtype=np.float32)[rows], device=device)
-    seen = to_unit_range(pictures.flip(-1) if options.mirrored else pictures)
+    seen = classifier.normalise(to_unit_range(pictures.flip(-1) if options.mirrored else pictures))
+    permutation = classifier.model.permutation
+    if permutation is not None:
+        seen = permutation(seen)
     counts = count_attentions(network.perceiver.config, options.kind)
     layers = options.layers or tuple(range(counts["layers"]))
     heads = options.heads or tuple(range(counts["heads"]))
@@ -171,8 +181,7 @@ def compute_maps(
     for place in range(len(rows)):
         one = slice(place, place + 1)
         place_of_slice = places[one] if classifier.model.reads_slice_position else None
-        picture = classifier.normalise(seen[one])
-        maps = network.attention_maps(picture, place_of_slice, kind=options.kind, layers=layers, heads=heads)
+        maps = network.attention_maps(seen[one], place_of_slice, kind=options.kind, layers=layers, heads=heads)
         weights = torch.stack([_reduce(maps[layer][0], options) for layer in layers])
         if weights.numel() * 4 * len(rows) > MAX_BYTES:
             raise UserError(
@@ -188,6 +197,7 @@ def compute_maps(
         heads=heads,
         latents=options.latents,
         mirrored=options.mirrored,
+        permute_seed=None if permutation is None else permutation.seed,
         cell_pixels=network.cell_pixels,
         epoch=epoch,
         class_names=store.class_names,

@@ -19,6 +19,7 @@ from pipeline.figures_attention import (
     spread_over_pixels,
 )
 from pipeline.figures_cloud import draw_cloud
+from pipeline.permutation import compute_pixel_order
 
 MAX_EPOCHS = 6
 
@@ -44,6 +45,8 @@ def describe_maps(maps: AttentionMaps, mirror_average: bool) -> list[str]:
     if mirror_average:
         seen = "mirror image" if maps.mirrored else "picture itself"
         sentences.append(f"This model answers with the mean of two passes: the maps are those over the {seen}.")
+    if maps.permute_seed is not None:
+        sentences.append("The model sees the pixels in another, fixed order; the maps are put back onto the pictures.")
     if maps.kind == "cross" and maps.cell_pixels > 1:
         sentences.append(
             f"An input is a square of {maps.cell_pixels} x {maps.cell_pixels} pixels; behind convolutions it also "
@@ -121,6 +124,9 @@ def spread_over_picture(maps: AttentionMaps, weights: NDArray[np.floating[Any]])
         (..., height, width) with the same sums.
     """
     pixels = spread_over_pixels(weights, (maps.examples.shape[-2], maps.examples.shape[-1]), maps.cell_pixels)
+    if maps.permute_seed is not None:
+        order = np.argsort(compute_pixel_order(pixels.shape[-2] * pixels.shape[-1], maps.permute_seed))
+        pixels = pixels.reshape(*pixels.shape[:-2], -1)[..., order].reshape(pixels.shape)
     return pixels[..., ::-1] if maps.mirrored else pixels
 
 

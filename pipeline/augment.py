@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch.nn import functional
 
+from pipeline.boxes import draw_erased_boxes
 from pipeline.config import AugmentConfig, Plane
 from pipeline.errors import UserError
 
@@ -22,6 +24,8 @@ class Changes:
         exponent: (batch,), of the intensities.
         factor: (batch,), on the intensities.
         noise: (batch, channels, height, width), added.
+        displacement: (batch, 2) int64, whole pixels downwards and to the right.
+        erased: (batch, 4), a box of each, for :func:`pipeline.boxes.erase_boxes` after normalising.
     """
 
     mirrored: torch.Tensor | None = None
@@ -29,6 +33,8 @@ class Changes:
     exponent: torch.Tensor | None = None
     factor: torch.Tensor | None = None
     noise: torch.Tensor | None = None
+    displacement: torch.Tensor | None = None
+    erased: torch.Tensor | None = None
 
     def take(self, share: slice) -> "Changes":
         """Return the changes of a part of the batch."""
@@ -98,13 +104,21 @@ def draw_changes(
 
     Returns:
         Changes that :func:`change_images` and :func:`change_labels` apply.
+
+    Raises:
+        UserError: ``crop_padding`` is as large as a picture.
     """
     batch, _, height, width = shape
+    if config.crop_padding >= min(height, width):
+        raise UserError(
+            f"augment.crop_padding: found {config.crop_padding}, but pictures of {height} x {width} pixels would leave "
+            "their frame. Use a few pixels, as 4 of 32."
+        )
 
     def uniform(limit: float) -> torch.Tensor:
         return (torch.rand(batch, generator=generator, device=device) * 2 - 1) * limit
 
-    mirrored = geometry = exponent = factor = noise = None
+    mirrored = geometry = exponent = factor = noise = displacement = erased = None
     if config.mirror != "none":
         mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
     if config.rotation_degrees > 0 or config.zoom > 0 or config.shift > 0:
@@ -122,7 +136,12 @@ def draw_changes(
         factor = 1 + uniform(config.brightness)
     if config.noise > 0:
         noise = torch.randn(shape, generator=generator, device=device) * config.noise
-    return Changes(mirrored, geometry, exponent, factor, noise)
+    if config.crop_padding > 0:
+        limits = (-config.crop_padding, config.crop_padding + 1)
+        displacement = torch.randint(*limits, (batch, 2), generator=generator, device=device)
+    if config.erase_probability > 0:
+        erased = draw_erased_boxes(config, batch, height, width, generator, device)
+    return Changes(mirrored, geometry, exponent, factor, noise, displacement, erased)
 
 
 def compute_geometry(
@@ -180,6 +199,8 @@ def change_images(images: torch.Tensor, changes: Changes) -> torch.Tensor:
     if changes.geometry is not None:
         grid = functional.affine_grid(changes.geometry, list(images.shape), align_corners=False)
         images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if changes.displacement is not None:
+        images = displace_images(images, changes.displacement)
     if changes.exponent is not None:
         # Resampling can leave -1e-8 beside black, and a negative number has no broken power.
         images = images.clamp(min=0) ** per_image(changes.exponent)
@@ -188,6 +209,27 @@ def change_images(images: torch.Tensor, changes: Changes) -> torch.Tensor:
     if changes.noise is not None:
         images = images + changes.noise
     return images
+
+
+def displace_images(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """Move pictures by whole pixels, without resampling: the same as a crop of a picture padded with black.
+
+    Args:
+        images: (batch, channels, height, width).
+        displacement: (batch, 2) int64, pixels downwards and to the right.
+
+    Returns:
+        Pictures of the same shape; what comes in from outside is black.
+    """
+    batch, _, height, width = images.shape
+    rows = torch.arange(height, device=images.device) - displacement[:, :1]
+    columns = torch.arange(width, device=images.device) - displacement[:, 1:]
+    is_row, is_column = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    picture = torch.arange(batch, device=images.device)[:, None, None]
+    pixels = rearrange(images, "batch channels height width -> batch height width channels")
+    moved = pixels[picture, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    inside = is_row[:, None, :, None] & is_column[:, None, None, :]
+    return rearrange(moved, "batch height width channels -> batch channels height width").masked_fill(~inside, 0.0)
 
 
 def change_labels(labels: torch.Tensor, changes: Changes, config: AugmentConfig) -> torch.Tensor:

@@ -1,21 +1,22 @@
 """What a score is worth nothing below: the commonest class, and a linear model of raw pixels."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas
 from einops import rearrange, reduce
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from pipeline.errors import UserError
+from pipeline.kinds import WORDS, Words
 from pipeline.metrics import TIE_DECIMALS, check_predictions, compute_level
 
 MAX_POOLED_SIZE = 64  # pixels along the longer side
 INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-# Rows times classes that are fitted; more rows are drawn at random without replacement.
-MAX_FITTED_CELLS = 30_000
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-4  # of the largest gradient
 POOLED_ROWS_AT_ONCE = 1024
@@ -55,13 +56,14 @@ def logistic_regression(
     test_images: NDArray[np.uint8],
     class_names: Sequence[str],
     seed: int = 0,
+    max_rows: int = 10_000,
 ) -> Floats:
     """Fit a linear model of the pixels and score the test images.
 
     Images are averaged over square blocks to at most 64 pixels a side and standardised
-    with the mean and deviation of each training pixel. The strength of the penalty is
-    the one of five with the best log-likelihood on validation; without validation rows
-    it is the third. At most 30,000 rows times classes are fitted, 15,000 rows of two classes.
+    with the mean and deviation of each training pixel. Of five penalties, the strongest first,
+    the one before the first that is worse on validation is taken; without validation rows it
+    is the third.
 
     Args:
         train_images: ``(rows, height, width)`` or ``(rows, channels, height, width)``, 0 to 255.
@@ -71,6 +73,7 @@ def logistic_regression(
         test_images: as train_images.
         class_names: all classes; one that training lacks gets probability 0.
         seed: of the rows that are drawn where there are too many.
+        max_rows: training rows that are fitted; of more, so many are drawn without replacement.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
@@ -80,7 +83,7 @@ def logistic_regression(
     """
     if (count_labels(train_labels, class_names) > 0).sum() < 2:
         raise UserError("baselines: all training labels are equal; a logistic regression needs two classes.")
-    chosen_rows = choose_rows(len(train_images), MAX_FITTED_CELLS // len(class_names), seed)
+    chosen_rows = choose_rows(len(train_images), max_rows, seed)
     fitted_labels = np.array(list(train_labels), dtype=str)[chosen_rows]
     if len(set(fitted_labels)) < 2:
         raise UserError(
@@ -98,10 +101,14 @@ def logistic_regression(
     best_loss, best = np.inf, None
     candidates = INVERSE_REGULARISATIONS if len(val_pixels) > 0 else INVERSE_REGULARISATIONS[2:3]
     for inverse_regularisation in candidates:  # the strongest first, each starts from the one before
-        model.set_params(C=inverse_regularisation).fit(train_pixels, fitted_labels)
+        with warnings.catch_warnings():
+            # A weak penalty on many pixels may need more steps than are worth their time; it stops where it is.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_params(C=inverse_regularisation).fit(train_pixels, fitted_labels)
         loss = validation_loss(model, val_pixels, val_labels, class_names)
-        if best is None or loss < best_loss:
-            best_loss, best = loss, predict_probabilities(model, test_pixels, class_names)
+        if best is not None and loss >= best_loss:
+            break  # weaker penalties are worse still, and take longer
+        best_loss, best = loss, predict_probabilities(model, test_pixels, class_names)
     assert best is not None
     return best
 
@@ -183,9 +190,8 @@ def build_predictions(
     table = index[[name for name in kept if name in index.columns]].reset_index(drop=True)
     table["split"] = split
     table["predicted"] = np.asarray(class_names)[probabilities.round(TIE_DECIMALS).argmax(axis=1)]
-    for column, name in enumerate(class_names):
-        table[f"probability_{name}"] = probabilities[:, column]
-    return table
+    columns = pandas.DataFrame(probabilities, columns=[f"probability_{name}" for name in class_names])
+    return pandas.concat([table, columns], axis=1)
 
 
 def score_baseline(
@@ -194,9 +200,12 @@ def score_baseline(
     class_names: Sequence[str],
     num_resamples: int = 2000,
     seed: int = 0,
+    words: Words = WORDS["volumes"],
 ) -> dict[str, dict[str, float | None]]:
-    """Return the slice-level metrics of a baseline as they stand under ``baselines`` in metrics.json."""
+    """Return the metrics of a baseline, example by example, as they stand under ``baselines`` in metrics.json."""
     table = build_predictions(index, probabilities, class_names)
     check_predictions(table, class_names)
-    metrics: dict[str, dict[str, float | None]] = compute_level(table, class_names, num_resamples, seed)["metrics"]
+    metrics: dict[str, dict[str, float | None]] = compute_level(table, class_names, num_resamples, seed, words)[
+        "metrics"
+    ]
     return metrics

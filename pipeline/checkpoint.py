@@ -211,7 +211,13 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
         seed=0,
     )
     load_weights(model, checkpoint.weights)
-    classifier = Classifier(model, checkpoint.mean, checkpoint.deviation, checkpoint.model.mirror_average)
+    classifier = Classifier(
+        model,
+        checkpoint.mean,
+        checkpoint.deviation,
+        checkpoint.model.mirror_average,
+        checkpoint.settings.get("train.loss", "cross_entropy"),  # the only one when there was no such option
+    )
     return classifier.to(device).eval()
 
 

@@ -28,7 +28,7 @@ USER_ERRNOS = {
 }
 # Stages that take words without an option's name: the field of their section, and what it is.
 GIVEN = {
-    "predict": ("inputs", "NIfTI files, or folders that hold them"),
+    "predict": ("inputs", "files (NIfTI; PNG for models of images), or folders that hold them"),
     "report": ("runs", "report folders, or names such as phantom/seed-1; without them, all runs of the experiment"),
 }
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pipeline.errors import UserError
 
 Plane = Literal["axial", "coronal", "sagittal"]
+LossName = Literal["cross_entropy", "mse"]
 
 
 def require(condition: bool, field: str, found: object, allowed: str) -> None:
@@ -140,6 +141,14 @@ class AugmentConfig:
         noise: standard deviation of Gaussian noise; 1 is the range from black to white.
         mirror: ``swap`` mirrors left and right in half of the pictures and swaps the label (laterality only);
             ``keep`` mirrors and keeps the label (refused where the labels are left and right); ``none``.
+        crop_padding: random crops: each picture is padded with so many black pixels on every side and a window of
+            its own size is cut out at a random place.
+        erase_probability: share of the pictures that lose a random box, which takes the training pictures' mean.
+        erase_area: the box's area as a fraction of the picture's, uniform between these two.
+        mixup_alpha: average each picture, and its label, with another of the batch; its share is drawn from
+            Beta(alpha, alpha): small alphas hardly mix, 1 is uniform, 0 is off.
+        cutmix_alpha: paste a box of another picture of the batch, whose area is drawn from Beta(alpha, alpha), and mix
+            the labels by the areas; 0 is off. With both, each batch gets one of the two.
     """
 
     rotation_degrees: float = 10.0
@@ -149,15 +158,23 @@ class AugmentConfig:
     brightness: float = 0.1
     noise: float = 0.02
     mirror: Literal["none", "keep", "swap"] = "none"
+    crop_padding: int = 0
+    erase_probability: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.33)
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
 
     def __post_init__(self) -> None:
         require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "0 to 180")
         for field in ("zoom", "shift", "brightness"):
             value = getattr(self, field)
             require(0 <= value < 1, f"augment.{field}", value, "0 to below 1")
-        for field in ("contrast", "noise"):
+        for field in ("contrast", "noise", "crop_padding", "mixup_alpha", "cutmix_alpha"):
             value = getattr(self, field)
             require(value >= 0, f"augment.{field}", value, "0 or more")
+        require(0 <= self.erase_probability <= 1, "augment.erase_probability", self.erase_probability, "0 to 1")
+        low, high = self.erase_area
+        require(0 < low <= high < 1, "augment.erase_area", self.erase_area, "two growing fractions between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -167,10 +184,13 @@ class TrainConfig:
     Args:
         epochs: passes over the training examples.
         batch_size: examples a step, over all devices together.
+        loss: what is minimised. cross_entropy: of the softmax of the outputs. mse: the squared error between the
+            outputs and the one-hot label, the mean over the classes; the outputs are then taken for probabilities.
         optimizer: the update rule.
         learning_rate: its highest value, after warm-up.
         betas: how much of the mean gradient and of the mean squared gradient a step keeps.
-        weight_decay: decoupled for AdamW and LAMB; biases, norms and embeddings are left out.
+        weight_decay: adamw subtracts it from the weights beside the update, lamb adds it to the update before its trust
+            ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
         schedule: how the rate falls: ``cosine`` by step; ``step``, ``multistep`` and ``exponential`` by epoch.
         warmup_epochs: epochs (fractions allowed) of linear growth from zero before the schedule.
         gamma: the factor of step, multistep (each time) and exponential (each epoch).
@@ -192,6 +212,7 @@ class TrainConfig:
 
     epochs: int = 20
     batch_size: int = 64
+    loss: LossName = "cross_entropy"
     optimizer: Literal["adam", "adamw", "lamb"] = "adamw"
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -240,7 +261,8 @@ class EvaluateConfig:
         batch_size: examples scored at once.
         num_resamples: bootstrap draws over patients behind each interval.
         seed: of the bootstrap.
-        logistic_regression: also fit the baseline on raw pixels.
+        logistic_regression: also fit the baseline on raw pixels; point clouds have none.
+        logistic_regression_examples: training examples that it is fitted on; of more, so many are drawn at random.
         checkpoint: the weights to judge; without it the run's best.
     """
 
@@ -248,10 +270,13 @@ class EvaluateConfig:
     num_resamples: int = 2000
     seed: int = 0
     logistic_regression: bool = True
+    logistic_regression_examples: int = 10_000
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+        num_fitted = self.logistic_regression_examples
+        require(num_fitted >= 2, "evaluate.logistic_regression_examples", num_fitted, "2 or more")
         require(self.num_resamples >= 100, "evaluate.num_resamples", self.num_resamples, "100 or more")
 
 

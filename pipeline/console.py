@@ -1,10 +1,19 @@
 """What a person sees while a stage works."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Item = TypeVar("Item")
 
@@ -14,3 +23,28 @@ def progress(items: Iterable[Item], description: str, total: int, console: Conso
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield from bar.track(items, total=total, description=description)
+
+
+@contextlib.contextmanager
+def byte_progress(name: str, start: int, total: int | None, console: Console) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes with speed and time left; nothing is drawn where there is no terminal.
+
+    Args:
+        name: of the file.
+        start: bytes that are there already.
+        total: bytes of the whole file, None where nobody says.
+        console: where to.
+
+    Yields:
+        A function that is told how many bytes came.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=total, completed=start)
+        yield lambda number: bar.advance(task, number)

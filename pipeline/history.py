@@ -18,9 +18,9 @@ class EpochResult:
 
     Args:
         epoch: epochs done, from 1.
-        train_loss: mean over the epoch's examples as trained on: augmented, labels smoothed.
-        train_accuracy: the share of them that was right.
-        val_loss: mean cross-entropy of the validation examples, labels not smoothed.
+        train_loss: mean over the epoch's examples as trained on: augmented, mixed, labels smoothed.
+        train_accuracy: the share of them that was right; a mixed picture counts by its larger part's label.
+        val_loss: mean loss (``train.loss``) of the answers to the validation examples, labels not smoothed.
         val_accuracy: the share of them that was right.
         learning_rate: of the epoch's last step.
         images_per_second: in training, over all devices.

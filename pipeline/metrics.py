@@ -1,7 +1,8 @@
 """What a predictions table is worth: scores for each slice, volume and patient, with 95 % intervals.
 
 Slices of a patient resemble each other, so they are not independent witnesses:
-intervals come from drawing whole patients, whatever the level.
+intervals come from drawing whole patients, whatever the level. Images and objects
+of a published set are each a group of their own, with one level.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from pipeline.bootstrap import (
     sum_over_patients,
 )
 from pipeline.errors import UserError
+from pipeline.kinds import WORDS, Words, plural
 
 ID_COLUMNS = ("example_id", "source_id", "group_id", "split", "label", "predicted")
 LEVEL_KEYS = {"volume": "source_id", "patient": "group_id"}
@@ -115,7 +117,11 @@ def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
 
 
 def compute_metrics(
-    predictions: pandas.DataFrame, class_names: Sequence[str], num_resamples: int = 2000, seed: int = 0
+    predictions: pandas.DataFrame,
+    class_names: Sequence[str],
+    num_resamples: int = 2000,
+    seed: int = 0,
+    words: Words = WORDS["volumes"],
 ) -> dict[str, dict[str, Any]]:
     """Compute the ``levels`` of metrics.json.
 
@@ -125,18 +131,27 @@ def compute_metrics(
         num_resamples: how many times the patients are drawn again.
         seed: of the draws. The same seed draws the same patients at every level and for
             every model, so results on one table can be compared in pairs.
+        words: what a row and a group are called.
 
     Returns:
         For "slice", "volume" and, where labels belong to patients, "patient": what
-        ``compute_level`` returns.
+        ``compute_level`` returns. For "image" or "object" alone, where each row is its own group.
     """
     check_predictions(predictions, class_names)
+    if words.is_single:
+        return {words.example: compute_level(predictions, class_names, num_resamples, seed, words)}
     levels = ["slice", "volume", *(["patient"] if has_patient_level(predictions) else [])]
-    return {level: compute_level(aggregate(predictions, level), class_names, num_resamples, seed) for level in levels}
+    return {
+        level: compute_level(aggregate(predictions, level), class_names, num_resamples, seed, words) for level in levels
+    }
 
 
 def compute_level(
-    table: pandas.DataFrame, class_names: Sequence[str], num_resamples: int = 2000, seed: int = 0
+    table: pandas.DataFrame,
+    class_names: Sequence[str],
+    num_resamples: int = 2000,
+    seed: int = 0,
+    words: Words = WORDS["volumes"],
 ) -> dict[str, Any]:
     """Score one table with 95 % percentile intervals from a bootstrap over patients.
 
@@ -170,7 +185,7 @@ def compute_level(
         "metrics": metrics,
         "confusion": confusion.tolist(),
         "support": dict(zip(class_names, confusion.sum(axis=1).tolist(), strict=True)),
-        "notes": explain(metrics, sums, confusion, class_names),
+        "notes": explain(metrics, sums, confusion, class_names, words),
     }
 
 
@@ -196,6 +211,7 @@ def explain(
     sums: PatientSums,
     confusion: NDArray[np.int64],
     class_names: Sequence[str],
+    words: Words = WORDS["volumes"],
 ) -> list[str]:
     """Say in words why numbers are missing and what the intervals cannot show."""
     notes = []
@@ -208,7 +224,7 @@ def explain(
         notes.append(f"No row has the label {', '.join(absent)}; averages leave it out.")
     no_interval = [name for name, metric in metrics.items() if metric["value"] is not None and metric["low"] is None]
     if sums.num_patients == 1:
-        notes.append("No intervals: there is one patient only.")
+        notes.append(f"No intervals: there is one {words.group} only.")
     elif no_interval:
         notes.append(
             f"No interval: {', '.join(no_interval)}; more than {1 - MIN_DEFINED_SHARE:.0%} "
@@ -219,7 +235,7 @@ def explain(
         limit = 1 - 0.025 ** (1 / sums.num_patients)
         notes.append(
             "No error was seen, so a bootstrap has none to draw and its interval has no width. "
-            f"With {sums.num_patients} patients free of errors, "
-            f"up to {limit:.1%} of all patients may still show one (exact 95 % limit)."
+            f"With {sums.num_patients} {plural(words.group)} free of errors, "
+            f"up to {limit:.1%} of all {plural(words.group)} may still show one (exact 95 % limit)."
         )
     return notes

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig
-from pipeline.config import require
+from pipeline.config import LossName, require
 from pipeline.errors import UserError
+from pipeline.losses import compute_log_probabilities
+from pipeline.permutation import PixelPermutation
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ModelConfig:
         slice_position: tell the Perceiver where in its volume a slice lies.
         mirror_average: outside training, answer with the mean of the probabilities of a picture and, left and right
             exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other answer.
+        permute_seed: move the pixels of all pictures by one fixed permutation drawn from this seed, after augmentation
+            and before positions are attached, so that neighbours tell nothing; null leaves them in place.
         perceiver: the Perceiver behind the stem; read only where ``kind`` is perceiver.
         cnn: read only where ``kind`` is cnn.
     """
@@ -56,6 +60,7 @@ class ModelConfig:
     conv_channels: int = ImageConfig.conv_channels
     slice_position: bool = ImageConfig.slice_position
     mirror_average: bool = False
+    permute_seed: int | None = None
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
     cnn: CnnConfig = field(default_factory=CnnConfig)
 
@@ -89,10 +94,11 @@ def build_model(
     Raises:
         UserError: the options do not fit each other or the pictures.
     """
+    permutation = None if config.permute_seed is None else PixelPermutation(image_size, config.permute_seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.kind == "cnn":
-            return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False)
+            return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False, permutation)
         image_config = ImageConfig(
             stem=config.stem,
             patch_size=config.patch_size,
@@ -118,7 +124,7 @@ def build_model(
             )
         except ValueError as error:  # the package's only error for options that do not fit
             raise UserError(f"model: {error}. Mend the model section.") from error
-        return SliceModel(network, reads_slice_position=config.slice_position)
+        return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
 
 
 def _build_cnn(config: CnnConfig, num_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
@@ -172,15 +178,21 @@ class SliceModel(nn.Module):
     Args:
         network: takes normalised pictures (batch, channels, height, width), and perhaps places (batch,).
         reads_slice_position: whether it takes the places.
+        permutation: moves the pixels before the network sees them; None leaves them in place.
     """
 
-    def __init__(self, network: nn.Module, reads_slice_position: bool) -> None:
+    def __init__(
+        self, network: nn.Module, reads_slice_position: bool, permutation: PixelPermutation | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.reads_slice_position = reads_slice_position
+        self.permutation = permutation
 
     def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
         """Turn normalised pictures and their slices' places (batch,) into logits (batch, classes)."""
+        if self.permutation is not None:
+            images = self.permutation(images)
         arguments = (images, slice_position) if self.reads_slice_position else (images,)
         logits: torch.Tensor = self.network(*arguments)
         return logits
@@ -194,17 +206,24 @@ class Classifier(nn.Module):
         mean: of each channel over the training pictures, with black 0 and white 1.
         deviation: the standard deviation of each channel.
         mirror_average: whether the answer is the mean over a picture and its mirror image.
+        loss: that the model is trained with; it says what the model's outputs mean.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
 
     def __init__(
-        self, model: SliceModel, mean: tuple[float, ...], deviation: tuple[float, ...], mirror_average: bool = False
+        self,
+        model: SliceModel,
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        mirror_average: bool = False,
+        loss: LossName = "cross_entropy",
     ) -> None:
         super().__init__()
         self.model = model
         self.mirror_average = mirror_average
+        self.loss: LossName = loss
         self.mean_values, self.deviation_values = mean, deviation
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
@@ -224,9 +243,9 @@ class Classifier(nn.Module):
             Logarithms of the probabilities (batch, classes), float32.
         """
         pictures = self.normalise(to_unit_range(images))
-        scores: torch.Tensor = self.model(pictures, slice_position).float().log_softmax(dim=-1)
+        scores = compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
         if self.mirror_average:
-            mirrored = self.model(pictures.flip(-1), slice_position).float().log_softmax(dim=-1)
+            mirrored = compute_log_probabilities(self.model(pictures.flip(-1), slice_position).float(), self.loss)
             # The mirror image's left is the picture's right.
             scores = torch.logaddexp(scores, mirrored.flip(-1)) - math.log(2)
         return scores

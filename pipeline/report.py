@@ -9,6 +9,7 @@ import pandas
 
 from pipeline.bootstrap import METRIC_NAMES
 from pipeline.files import write_bytes
+from pipeline.kinds import WORDS, Words, plural
 from pipeline.pages import build_figure, render_page
 
 TEMPLATE = "report.html"
@@ -27,7 +28,13 @@ METRIC_TITLES = {
 LOWER_IS_BETTER = ("nll", "brier", "ece")
 BASELINE_TITLES = {"majority": "Commonest class", "logistic_regression": "Logistic regression on pixels"}
 MAX_FINDINGS = 50  # the certificate itself holds them all
-LEVEL_TITLES = {"slice": "Slices", "volume": "Volumes", "patient": "Patients"}
+LEVEL_TITLES = {
+    "slice": "Slices",
+    "volume": "Volumes",
+    "patient": "Patients",
+    "image": "Images",
+    "object": "Objects",
+}
 
 # The order of the page; {level} stands for each level. Pictures with other names follow at the end.
 FIGURE_TEXTS = {
@@ -40,6 +47,8 @@ FIGURE_TEXTS = {
         "Confusion matrix of the patients",
         "A patient's probabilities are the means over all slices.",
     ),
+    "confusion_image": ("Confusion matrix of the images", "Rows are the true class."),
+    "confusion_object": ("Confusion matrix of the objects", "Rows are the true class."),
     "roc": ("ROC curve", "Sensitivity against false positive rate over all thresholds."),
     "calibration": (
         "Calibration curve",
@@ -73,6 +82,8 @@ def write_report(
     provenance: Mapping[str, Any],
     config_text: str,
     warnings: Sequence[str],
+    words: Words = WORDS["volumes"],
+    baseline_notes: Sequence[str] = (),
 ) -> None:
     """Write report.html, whole or not at all.
 
@@ -83,20 +94,24 @@ def write_report(
         metrics: the content of metrics.json.
         class_names: all classes; of two, the last one is the positive class.
         figures: PNG bytes under "confusion_slice", "confusion_volume", "confusion_patient",
-            "roc", "calibration", "worst_mistakes" and "training_curves"; those that are
-            absent are left out, and those with other names follow at the end.
+            "confusion_image", "confusion_object", "roc", "calibration", "worst_mistakes" and
+            "training_curves"; those that are absent are left out, and those with other names follow at the end.
         split_counts: a row a split, any columns.
         certificate: "passed", "counts" and "findings", what ``summarise_certificate`` returns.
         provenance: versions, commit, fingerprints, hardware; may be nested.
         config_text: the configuration as YAML.
         warnings: what a reader has to know before believing the numbers.
+        words: what a row and a group are called.
+        baseline_notes: what a reader has to know of the baselines.
     """
     findings = list(certificate.get("findings", []))
     page = render_page(
         TEMPLATE,
         title=title,
         synthetic_note=synthetic_note,
-        sentences=summarise_in_words(metrics),
+        sentences=summarise_in_words(metrics, words),
+        words=words,
+        baseline_notes=list(baseline_notes),
         split=metrics["split"],
         positive_class=class_names[-1] if len(class_names) == 2 else None,
         levels=[build_level(name, level) for name, level in distinct_levels(metrics["levels"]).items()],
@@ -121,20 +136,24 @@ def summarise_certificate(certificate: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``passed``, ``counts`` of what was looked for across splits, and ``findings`` in words.
     """
+    words = WORDS[certificate.get("kind", "volumes")]
     identical, near = certificate["identical_images"], certificate["near_identical_images"]
-    pairs = [("identical", pair) for pair in identical["pairs"]]
+    doubles = certificate.get("published_doubles", {"count": 0, "pairs": []})
+    what = "objects" if words.example == "object" else "images"
+    pairs = [("identical", pair) for pair in (*identical["pairs"], *doubles["pairs"])]
     pairs += [(f"near-identical, {pair['bits']} bits apart", pair) for pair in near["pairs"]]
     return {
         "passed": certificate["passed"],
         "counts": {
-            "patients_in_two_splits": len(certificate["patients_in_two_splits"]),
-            "patients_without_a_split": len(certificate["patients_without_split"]),
-            "identical_images_across_splits": identical["count"],
-            "near_identical_images_across_splits": near["count"],
+            f"{plural(words.group)}_in_two_splits": len(certificate["patients_in_two_splits"]),
+            f"{plural(words.group)}_without_a_split": len(certificate["patients_without_split"]),
+            f"identical_{what}_across_splits": identical["count"],
+            **({f"identical_{what}_across_the_published_test_split": doubles["count"]} if words.is_single else {}),
+            **({f"near_identical_{what}_across_splits": near["count"]} if what == "images" else {}),
         },
         "findings": [
-            *(f"Patient {name} is in two splits." for name in certificate["patients_in_two_splits"]),
-            *(f"Patient {name} has no split." for name in certificate["patients_without_split"]),
+            *(f"{words.group.capitalize()} {name} is in two splits." for name in certificate["patients_in_two_splits"]),
+            *(f"{words.group.capitalize()} {name} has no split." for name in certificate["patients_without_split"]),
             *(f"{pair['first']} and {pair['second']} are {kind}." for kind, pair in pairs),
         ],
     }
@@ -149,21 +168,21 @@ def distinct_levels(levels: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def summarise_in_words(metrics: Mapping[str, Any]) -> list[str]:
+def summarise_in_words(metrics: Mapping[str, Any], words: Words = WORDS["volumes"]) -> list[str]:
     """Say what was found: accuracy with its interval, on how many patients, and what it has to beat."""
     levels = distinct_levels(metrics["levels"])
     first_name, first = next(iter(levels.items()))
     accuracy = first["metrics"]["accuracy"]
-    patients = f"{first['groups']:,} independent {plural('patient', first['groups'])}"
+    patients = f" of {first['groups']:,} independent {plural(words.group, first['groups'])}"
     sentences = [
-        f"On {first['n']:,} {plural(first_name, first['n'])} of {patients} in the {metrics['split']} split, "
-        f"the model is right for {show_percent(accuracy)}."
+        f"On {first['n']:,} {plural(first_name, first['n'])}{'' if words.is_single else patients} in the "
+        f"{metrics['split']} split, the model is right for {show_percent(accuracy)}."
     ]
     for name, level in list(levels.items())[1:]:
         share = show_percent(level["metrics"]["accuracy"])
         sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {share}.")
     if accuracy["low"] is None:
-        sentences.append("There is no interval, so nothing can be said about other patients.")
+        sentences.append(f"There is no interval, so nothing can be said about other {plural(words.group)}.")
     beside = [
         f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
         for name, scores in metrics.get("baselines", {}).items()
@@ -171,11 +190,6 @@ def summarise_in_words(metrics: Mapping[str, Any]) -> list[str]:
     if beside:
         sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(beside)}.")
     return sentences
-
-
-def plural(word: str, count: int) -> str:
-    """Return the word, with an s unless there is one."""
-    return word if count == 1 else f"{word}s"
 
 
 def show_percent(metric: Mapping[str, float | None]) -> str:

@@ -1,7 +1,8 @@
 """The training loop: no paths, no records, one device or many.
 
 All randomness derives from ``train.seed``, a purpose and the epoch, so that a run which goes on from an
-epoch's end draws what an undisturbed one draws, without any generator's state being kept.
+epoch's end draws what an undisturbed one draws, without any generator's state being kept. Order and changes are
+drawn for the whole batch, whatever the number of devices; dropout and mixing by each device for its share.
 """
 
 import hashlib
@@ -10,16 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import nn
-from torch.nn import functional
 
 from pipeline.augment import change_images, change_labels, draw_changes
+from pipeline.boxes import erase_boxes
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.errors import UserError
 from pipeline.examples import Examples, divide_order, read_batches
 from pipeline.history import EpochResult, should_stop
+from pipeline.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
+from pipeline.mixing import draw_mixture, mix_images, mix_labels
 from pipeline.models import Classifier, to_unit_range
 from pipeline.optimizers import compute_rate, set_learning_rate
 
@@ -140,6 +144,7 @@ def _train_one_epoch(
         )
     generator = torch.Generator(device=fabric.device)
     generator.manual_seed(derive_seed(config.seed, "augmentation", epochs_done))
+    mixing_generator = np.random.default_rng(derive_seed(config.seed, "mixing", epochs_done, fabric.global_rank))
     share = slice(fabric.global_rank, None, fabric.world_size)
     losses: list[torch.Tensor] = []
     correct = torch.zeros((), device=fabric.device)
@@ -154,9 +159,12 @@ def _train_one_epoch(
             shape = (len(batches[step]), *batch.images.shape[1:])
             changes = draw_changes(augment, shape, generator, fabric.device).take(share)
             images = state.classifier.normalise(change_images(to_unit_range(batch.images), changes))
+            images = erase_boxes(images, changes.erased)
             labels = change_labels(batch.labels, changes, augment)
-            logits = state.parallel_model(images, batch.slice_position).float()
-            loss_sum = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="sum")
+            mixture = draw_mixture(augment, len(labels), examples.image_size, mixing_generator, fabric.device)
+            logits = state.parallel_model(mix_images(images, mixture), batch.slice_position).float()
+            targets = mix_labels(labels, mixture, logits.shape[-1])
+            loss_sum = compute_loss_sum(logits, targets, config)
             # Devices average their gradients, but their shares can differ by one example.
             fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
             if config.clip_norm is not None:
@@ -166,7 +174,7 @@ def _train_one_epoch(
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             losses.append(loss_sum.detach())
-            correct += (logits.detach().argmax(dim=-1) == labels).sum()
+            correct += count_correct(logits.detach(), targets)
             num_seen += len(labels)
             if len(losses) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == len(batches):
                 _check_finite(fabric, losses, config, epochs_done + 1)
@@ -199,8 +207,8 @@ def _validate(fabric: Fabric, state: TrainingState, examples: Examples, config: 
     for batch in read_batches(examples, parts):
         with fabric.autocast():
             scores = state.classifier(batch.images, batch.slice_position)
-        loss_sum += functional.nll_loss(scores, batch.labels, reduction="sum")
-        correct += (scores.argmax(dim=-1) == batch.labels).sum()
+        loss_sum += compute_answer_loss_sum(scores, batch.labels, config.loss)
+        correct += count_correct(scores, batch.labels)
     return _average(fabric, loss_sum, correct, len(own))
 
 

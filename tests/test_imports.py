@@ -9,7 +9,22 @@ ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console", "kinds"},
-    {"volumes", "slicing", "store", "history", "augment", "optimizers", "splits", "leakage", "datasets.sources"},
+    {
+        "volumes",
+        "slicing",
+        "pictures",
+        "store",
+        "history",
+        "augment",
+        "boxes",
+        "losses",
+        "mixing",
+        "permutation",
+        "optimizers",
+        "splits",
+        "leakage",
+        "datasets.sources",
+    },
     {"preparation", "datasets", "models", "examples"},
     {"checkpoint", "scoring", "experiment", "devices", "dump"},
     {
@@ -37,6 +52,7 @@ LAYERS = [
         "serving",
         "runs",
         "ready_made_store",
+        "evaluation_figures",
     },
     {"stages"},
     {"cli", "__main__"},
@@ -53,6 +69,8 @@ DOORS = {
     "jsonargparse": {"cli"},
     "pytorch_optimizer": {"optimizers"},
     "safetensors": {"checkpoint"},
+    "pooch": {"datasets.downloads"},
+    "requests": {"datasets.downloads"},
 }
 
 

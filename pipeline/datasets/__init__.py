@@ -9,10 +9,11 @@ from rich.console import Console
 
 from pipeline.config import DataConfig
 from pipeline.datasets.akoa import parse_name
-from pipeline.datasets.cifar import read_cifar10, read_cifar100
-from pipeline.datasets.mnist import read_mnist
-from pipeline.datasets.phantom import NOTE, make_phantom
+from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
+from pipeline.datasets.mnist import REMOTE_FILES, read_mnist
+from pipeline.datasets.phantom import COMPLETE_NAME, NOTE, STARTED_NAME, make_phantom
 from pipeline.datasets.ready_made import ReadyMade
+from pipeline.datasets.remote_files import MARK_NAME, RemoteFile
 from pipeline.datasets.sources import Source, list_named_sources
 from pipeline.errors import UserError
 from pipeline.kinds import Kind
@@ -32,6 +33,8 @@ class Dataset:
         list_sources: of volumes: lists the scans in a raw folder, given a pattern for their names.
         read: of images and points: reads all examples, given the raw folder.
         synthetic_note: the sentence that every report of a made-up set carries; empty for real ones.
+        marks: files that say that ``fetch`` fills the folder, be it complete or half; a folder without them is a
+            user's own.
     """
 
     fetch: Callable[["Experiment", Console], None]
@@ -39,6 +42,7 @@ class Dataset:
     list_sources: Callable[[Path, str], list[Source]] | None = None
     read: Callable[[Path, DataConfig], ReadyMade] | None = None
     synthetic_note: str = ""
+    marks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert (self.list_sources is None) == (self.kind != "volumes") == (self.read is not None)
@@ -60,10 +64,20 @@ def _make_phantom(experiment: "Experiment", console: Console) -> None:
     console.print(f"{experiment.raw_folder}: synthetic knees are there.")
 
 
-def _require_folder(experiment: "Experiment", console: Console) -> None:
-    if not experiment.raw_folder.is_dir():
-        raise UserError(f"{experiment.raw_folder}: no such folder. Name the folder of the files with --data.raw.")
-    console.print(f"{experiment.raw_folder}: raw data are there.")
+def download(*files: RemoteFile) -> Callable[["Experiment", Console], None]:
+    """Return a fetch function that brings published files.
+
+    Args:
+        files: where they are, and how they are known.
+    """
+
+    def fetch(experiment: "Experiment", console: Console) -> None:
+        # Processes that slice volumes import this module, and pooch would cost each of them a moment.
+        from pipeline.datasets.downloads import fetch_files
+
+        fetch_files(experiment.raw_folder, files, console)
+
+    return fetch
 
 
 def _list_knees(raw: Path, pattern: str) -> list[Source]:
@@ -76,8 +90,9 @@ DATASETS: dict[str, Dataset] = {
         _make_phantom,
         list_sources=_list_knees,
         synthetic_note=f"{NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
+        marks=(COMPLETE_NAME, STARTED_NAME),
     ),
-    "mnist": Dataset(_require_folder, "images", read=read_mnist),
-    "cifar10": Dataset(_require_folder, "images", read=read_cifar10),
-    "cifar100": Dataset(_require_folder, "images", read=read_cifar100),
+    "mnist": Dataset(download(*REMOTE_FILES), "images", read=read_mnist, marks=(MARK_NAME,)),
+    "cifar10": Dataset(download(REMOTE_CIFAR10), "images", read=read_cifar10, marks=(MARK_NAME,)),
+    "cifar100": Dataset(download(REMOTE_CIFAR100), "images", read=read_cifar100, marks=(MARK_NAME,)),
 }

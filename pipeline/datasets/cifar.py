@@ -14,6 +14,7 @@ from einops import rearrange
 
 from pipeline.config import DataConfig
 from pipeline.datasets.ready_made import ReadyMade, describe_missing, find_raw_file
+from pipeline.datasets.remote_files import RemoteFile
 from pipeline.errors import UserError
 
 Array = np.ndarray[Any, Any]
@@ -22,6 +23,14 @@ PUBLISHED = {"train": 50_000, "test": 10_000}
 SIDE = 32
 NUM_CHANNELS = 3
 MEND = "Take another copy of the published file."
+
+MIRRORS = ("https://www.cs.toronto.edu/~kriz", "https://cave.cs.toronto.edu/kriz")
+
+
+def _locate(name: str, md5: str, layout: "Layout") -> RemoteFile:
+    """Describe the archive, whose checksum stands on the set's page."""
+    members = (*(file for files in layout.files.values() for file in files), layout.names_file)
+    return RemoteFile(name, tuple(f"{mirror}/{name}" for mirror in MIRRORS), f"md5:{md5}", gives=members)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ CIFAR100 = Layout(
     num_labels=(20, 100),
     names_file="fine_label_names.txt",
 )
+REMOTE_CIFAR10 = _locate("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", CIFAR10)
+REMOTE_CIFAR100 = _locate("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", CIFAR100)
 
 
 def read_cifar10(raw: Path, config: DataConfig) -> ReadyMade:

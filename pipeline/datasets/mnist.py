@@ -15,6 +15,7 @@ from einops import rearrange
 
 from pipeline.config import DataConfig
 from pipeline.datasets.ready_made import ReadyMade, describe_missing, find_raw_file
+from pipeline.datasets.remote_files import RemoteFile
 from pipeline.errors import UserError
 
 Array = np.ndarray[Any, Any]
@@ -25,6 +26,19 @@ NUM_CLASSES = 10
 PREFIXES = {"train": "train", "test": "t10k"}
 TYPE_UINT8 = 8
 MEND = "Take another copy of the published file."
+
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
+# MD5 of the files that these mirrors give and the MNIST readers of other projects expect.
+CHECKSUMS = {
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+REMOTE_FILES = tuple(
+    RemoteFile(f"{name}.gz", tuple(f"{mirror}/{name}.gz" for mirror in MIRRORS), f"md5:{digest}", gives=(name,))
+    for name, digest in CHECKSUMS.items()
+)
 
 
 def read_mnist(raw: Path, config: DataConfig) -> ReadyMade:

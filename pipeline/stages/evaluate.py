@@ -1,6 +1,5 @@
-"""The evaluate stage: what the model is worth on patients it never saw, with everything behind the figure."""
+"""The evaluate stage: what the model is worth on data it never saw, with everything behind the figure."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,20 +7,18 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from pipeline.attention import KEPT, choose_examples, compute_maps
-from pipeline.attention_pictures import draw_maps
 from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
 from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
-from pipeline.curves import compute_calibration_bins, compute_roc_curves
 from pipeline.datasets import DATASETS
 from pipeline.devices import choose_accelerator
 from pipeline.dump import dump_experiment
+from pipeline.evaluation_figures import draw_attention, draw_curves, draw_figures
 from pipeline.experiment import Experiment
-from pipeline.figures import calibration_curve, confusion_matrix, contact_sheet, roc_curve, training_curves
 from pipeline.files import write_bytes, write_json
-from pipeline.history import find_best
-from pipeline.leakage import check_certificate
+from pipeline.kinds import WORDS, Words, count_words, plural
+from pipeline.leakage import check_certificate, describe_findings
 from pipeline.metrics import compute_metrics
+from pipeline.models import Classifier
 from pipeline.provenance import read_commit, read_hardware, read_versions
 from pipeline.report import show_percent, summarise_certificate, write_report
 from pipeline.runs import check_trained_on
@@ -31,11 +28,9 @@ from pipeline.store import Store, read_store
 from pipeline.tables import prediction_columns, write_table
 from pipeline.tracking import open_run
 
-NUM_MISTAKES = 24
-
 
 def evaluate(experiment: Experiment, console: Console) -> None:
-    """Score the validation and test patients; write predictions, metrics, pictures and the report.
+    """Score the validation and test rows; write predictions, metrics, pictures and the report.
 
     Raises:
         UserError: no trained model, or one that was trained on other pictures or splits than these.
@@ -50,18 +45,24 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     roles = resolve_roles(splits, experiment.split)
     split_of = store.index["group_id"].map(roles).to_numpy(dtype=str)
 
-    attention = _draw_attention(experiment, store, checkpoint, roles)
-    predictions = _predict_splits(experiment, store, checkpoint, split_of)
+    device = torch.device(choose_accelerator(experiment.train.accelerator))
+    classifier = build_from_checkpoint(checkpoint, device)
+    predictions = _predict_splits(classifier, device, store, split_of, experiment.evaluate.batch_size)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
+    words, options = WORDS[store.kind], experiment.evaluate
     metrics = {
         "split": "test",
         "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,
         "class_names": list(store.class_names),
-        "levels": compute_metrics(test, store.class_names, experiment.evaluate.num_resamples, experiment.evaluate.seed),
+        "levels": compute_metrics(test, store.class_names, options.num_resamples, options.seed, words),
         "baselines": _score_baselines(experiment, store, split_of, console),
     }
-    figures = _draw_figures(store, test, metrics) | attention
-    figures["training_curves"] = _draw_curves(experiment, checkpoint)
+    baseline_notes = _describe_baselines(experiment, metrics, int((split_of == "train").sum()), words)
+    warnings = _list_warnings(metrics, certificate, store.missing, words)
+    figures = draw_figures(store, test, metrics)
+    figures |= draw_attention(classifier, store, roles, experiment.attention.num_examples, checkpoint.epoch)
+    history = None if options.checkpoint is not None else pd.read_csv(paths.history)
+    figures["training_curves"] = draw_curves(checkpoint, history)
 
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))
     write_json(paths.metrics, metrics)
@@ -79,29 +80,33 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         certificate=summarise_certificate(certificate),
         provenance=_describe_provenance(checkpoint),
         config_text=dump_experiment(experiment),
-        warnings=_list_warnings(metrics, certificate),
+        warnings=warnings,
+        words=words,
+        baseline_notes=baseline_notes,
     )
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
-    tracker.log_metrics(_flatten_metrics(metrics))
+    tracker.log_metrics(_flatten_metrics(metrics, words))
     tracker.log_file(paths.report_folder, "evaluation")
     tracker.finish()
-    _print_summary(metrics, console)
+    _print_summary(metrics, words, console)
+    for note in baseline_notes:
+        console.print(f"  {note}", highlight=False)
+    if store.missing:
+        console.print(f"[yellow]warning:[/] {store.missing}", highlight=False)
     console.print(f"-> {paths.report_folder / 'report.html'}")
 
 
 def _predict_splits(
-    experiment: Experiment, store: Store, checkpoint: Checkpoint, split_of: np.ndarray[Any, Any]
+    classifier: Classifier, device: torch.device, store: Store, split_of: np.ndarray[Any, Any], batch_size: int
 ) -> pd.DataFrame:
     """Score the validation and the test rows."""
-    device = torch.device(choose_accelerator(experiment.train.accelerator))
-    classifier = build_from_checkpoint(checkpoint, device)
     tables = []
     for split in ("val", "test"):
         rows = np.flatnonzero(split_of == split)
         index = store.index.iloc[rows]
         images = store.examples[rows]
         positions = index["slice_position"].to_numpy()
-        scores = compute_probabilities(classifier, images, positions, device, experiment.evaluate.batch_size)
+        scores = compute_probabilities(classifier, images, positions, device, batch_size)
         tables.append(build_predictions(index, scores.astype(np.float64), store.class_names, split))
     return pd.concat(tables, ignore_index=True)
 
@@ -115,7 +120,7 @@ def _score_baselines(
     rows = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
     test_index = store.index.iloc[rows["test"]]
     probabilities = {"majority": majority(labels[rows["train"]], len(test_index), store.class_names)}
-    if options.logistic_regression:
+    if options.logistic_regression and store.kind != "points":
         with console.status("fitting the logistic regression"):
             probabilities["logistic_regression"] = logistic_regression(
                 store.examples[rows["train"]],
@@ -125,68 +130,34 @@ def _score_baselines(
                 store.examples[rows["test"]],
                 store.class_names,
                 options.seed,
+                options.logistic_regression_examples,
             )
+    words = WORDS[store.kind]
     return {
-        name: score_baseline(test_index, scores, store.class_names, options.num_resamples, options.seed)
+        name: score_baseline(test_index, scores, store.class_names, options.num_resamples, options.seed, words)
         for name, scores in probabilities.items()
     }
 
 
-def _draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, bytes]:
-    names = store.class_names
-    figures = {
-        f"confusion_{level}": confusion_matrix(content["confusion"], names, f"{level.capitalize()}s, test")
-        for level, content in metrics["levels"].items()
-    }
-    auroc = metrics["levels"]["slice"]["metrics"]["auroc"]
-    auroc_text = show_percent(auroc) if auroc["value"] is not None else ""
-    figures["roc"] = roc_curve(compute_roc_curves(test, names), "Slices, test", auroc_text)
-    figures["calibration"] = calibration_curve(compute_calibration_bins(test, names), "Slices, test")
-    mistakes = _draw_mistakes(store, test)
-    if mistakes is not None:
-        figures["worst_mistakes"] = mistakes
-    return figures
-
-
-def _draw_attention(
-    experiment: Experiment, store: Store, checkpoint: Checkpoint, roles: dict[str, str]
-) -> dict[str, bytes]:
-    """Draw where a Perceiver looks in a few validation pictures; a network without attention has no such picture."""
-    if checkpoint.model.kind == "cnn":
-        return {}
-    options = dataclasses.replace(KEPT, num_examples=experiment.attention.num_examples)
-    classifier = build_from_checkpoint(checkpoint, torch.device(choose_accelerator(experiment.train.accelerator)))
-    maps = compute_maps(classifier, store, choose_examples(store, roles, options), options, checkpoint.epoch)
-    return {"attention": draw_maps(maps, "validation")}
-
-
-def _draw_curves(experiment: Experiment, checkpoint: Checkpoint) -> bytes:
-    """Draw all epochs of the run; of a checkpoint from elsewhere those up to its own."""
-    history = pd.DataFrame([vars(result) for result in checkpoint.history])
-    if experiment.evaluate.checkpoint is None:
-        history = pd.read_csv(experiment.paths.history)
-    best = find_best(checkpoint.history, checkpoint.settings["train.select_by"]).epoch
-    return training_curves(history, best)
-
-
-def _draw_mistakes(store: Store, test: pd.DataFrame) -> bytes | None:
-    """Draw the wrong answers that the model was surest of; None where there are none."""
-    wrong = test[test["label"] != test["predicted"]].copy()
-    if wrong.empty:
-        return None
-    columns = [f"probability_{name}" for name in store.class_names]
-    wrong["confidence"] = wrong[columns].max(axis=1)
-    worst = wrong.sort_values(["confidence", "example_id"], ascending=[False, True]).head(NUM_MISTAKES)
-    place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
-    images = store.examples[place_of[worst["example_id"]].to_numpy()]
-    captions = [f"{row.group_id} is {row.label}, {row.predicted} {row.confidence:.2f}" for row in worst.itertuples()]
-    return contact_sheet(images, captions)
+def _describe_baselines(experiment: Experiment, metrics: dict[str, Any], num_train: int, words: Words) -> list[str]:
+    """Say on how much less than the training rows a baseline was fitted."""
+    num_fitted = experiment.evaluate.logistic_regression_examples
+    if "logistic_regression" not in metrics["baselines"] or num_fitted >= num_train:
+        return []
+    return [
+        f"The logistic regression was fitted on {num_fitted:,} of {num_train:,} training {plural(words.example)}, "
+        "drawn at random."
+    ]
 
 
 def _tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFrame:
+    words = WORDS[store.kind]
     rows = []
     for split in ("train", "val", "test"):
         index = store.index[split_of == split]
+        if words.is_single:
+            rows.append({"split": split, plural(words.example): len(index), "classes": index["label"].nunique()})
+            continue
         scans = index.groupby("label")["source_id"].nunique()
         row = {"split": split, "patients": index["group_id"].nunique(), "scans": index["source_id"].nunique()}
         rows.append(
@@ -208,45 +179,43 @@ def _describe_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _list_warnings(metrics: dict[str, Any], certificate: dict[str, Any]) -> list[str]:
-    warnings = []
-    num_patients = metrics["levels"]["slice"]["groups"]
-    if num_patients < 20:
+def _list_warnings(metrics: dict[str, Any], certificate: dict[str, Any], missing: str, words: Words) -> list[str]:
+    warnings = [missing] if missing else []
+    level = next(iter(metrics["levels"].values()))
+    num_groups = level["groups"]
+    if num_groups < 20:
         warnings.append(
-            f"Only {num_patients} patients were tested. A bootstrap over so few makes intervals that are too narrow."
+            f"Only {count_words(num_groups, words.group)} were tested. A bootstrap over so few makes intervals that "
+            "are too narrow."
         )
-    accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]
+    accuracy = level["metrics"]["accuracy"]
     baseline = metrics["baselines"].get("logistic_regression")
     if baseline is not None and accuracy["low"] is not None and accuracy["low"] <= baseline["accuracy"]["value"]:
         warnings.append("The interval of the model's accuracy holds the logistic regression's: no gain is shown.")
-    near = certificate["near_identical_images"]["count"]
-    if near:
-        warnings.append(
-            f"{near} pairs of pictures in different splits look alike; they are listed with the certificate."
-        )
-    return warnings
+    return warnings + [f"{finding} They are listed with the certificate." for finding in describe_findings(certificate)]
 
 
-def _flatten_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+def _flatten_metrics(metrics: dict[str, Any], words: Words) -> dict[str, float]:
     """Return what MLflow shows in its table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
     flat: dict[str, Any] = {}
     for level, content in metrics["levels"].items():
-        flat |= {f"test_{level}_n": content["n"], f"test_{level}_patients": content["groups"]}
+        flat |= {f"test_{level}_n": content["n"]}
+        if not words.is_single:
+            flat |= {f"test_{level}_{plural(words.group)}": content["groups"]}
         for name, metric in content["metrics"].items():
             flat |= {
                 f"test_{level}_{name}{end}": metric[key]
                 for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
             }
     for baseline, content in metrics["baselines"].items():
-        flat[f"test_slice_accuracy_{baseline}"] = content["accuracy"]["value"]
+        flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = content["accuracy"]["value"]
     return {name: float(value) for name, value in flat.items() if value is not None}
 
 
-def _print_summary(metrics: dict[str, Any], console: Console) -> None:
+def _print_summary(metrics: dict[str, Any], words: Words, console: Console) -> None:
     for level, content in metrics["levels"].items():
         accuracy = show_percent(content["metrics"]["accuracy"])
-        console.print(
-            f"  {level:8s} {content['n']:6d} of {content['groups']} patients: accuracy {accuracy}", highlight=False
-        )
+        groups = "" if words.is_single else f" of {content['groups']} {plural(words.group)}"
+        console.print(f"  {level:8s} {content['n']:6d}{groups}: accuracy {accuracy}", highlight=False)
     for name, content in metrics["baselines"].items():
         console.print(f"  {name.replace('_', ' ')}: accuracy {show_percent(content['accuracy'])}", highlight=False)

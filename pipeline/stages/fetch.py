@@ -10,12 +10,16 @@ from pipeline.experiment import Experiment
 def fetch(experiment: Experiment, console: Console) -> None:
     """Make or download the raw data where they are absent.
 
+    A folder that the user names and filled is taken as it is; one that this stage began to fill is completed.
+
     Raises:
         UserError: the data set cannot be downloaded; the message tells how to get it lawfully.
     """
-    name = experiment.data.dataset
+    name, raw = experiment.data.dataset, experiment.data.raw
     require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
-    if experiment.data.raw is not None and experiment.data.raw.is_dir():
-        console.print(f"{experiment.data.raw}: taken as it is.")
+    dataset = DATASETS[name]
+    is_ours = raw is None or not raw.is_dir() or any((raw / mark).exists() for mark in dataset.marks)
+    if raw is not None and not is_ours and any(raw.iterdir()):
+        console.print(f"{raw}: taken as it is.")
         return
-    DATASETS[name].fetch(experiment, console)
+    dataset.fetch(experiment, console)

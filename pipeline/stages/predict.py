@@ -1,6 +1,7 @@
-"""The predict stage: new scans in, one row each out; the checkpoint is all it needs."""
+"""The predict stage: new scans or images in, one row each out; the checkpoint is all it needs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,81 +11,135 @@ import torch
 from rich.console import Console
 
 from pipeline.baselines import build_predictions
-from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.console import progress
-from pipeline.datasets.sources import VOLUME_SUFFIXES, find_files
+from pipeline.datasets.sources import PICTURE_SUFFIXES, VOLUME_SUFFIXES, find_files
 from pipeline.devices import choose_accelerator
-from pipeline.errors import UserError, VolumeError
+from pipeline.errors import UserError
 from pipeline.experiment import Experiment
+from pipeline.kinds import Kind, plural
 from pipeline.metrics import aggregate
 from pipeline.models import Classifier
+from pipeline.pictures import read_picture
 from pipeline.scoring import compute_probabilities
 from pipeline.slicing import cut_stack
 from pipeline.tables import write_table
 from pipeline.volumes import read_volume
 
+Row = dict[str, Any]
+# What is called a file of each kind, and how its name ends.
+INPUTS: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "volumes": ("volume", VOLUME_SUFFIXES),
+    "images": ("image", PICTURE_SUFFIXES),
+}
+
 
 def predict(experiment: Experiment, console: Console) -> None:
-    """Score new volumes and write a row each: the class, its probabilities, the number of slices.
+    """Score new volumes, or PNG images, and write a row each: the class and the probabilities.
 
     Raises:
-        UserError: nothing to score, or volumes that cannot be read; the others are written first.
+        UserError: nothing to score, or files that cannot be read; the others are written first.
     """
     options = experiment.predict
     checkpoint = read_checkpoint(options.checkpoint or experiment.paths.best_checkpoint)
+    if checkpoint.kind not in INPUTS:
+        raise UserError(f"predict: the checkpoint's model reads {checkpoint.kind}; allowed are {', '.join(INPUTS)}.")
+    word, suffixes = INPUTS[checkpoint.kind]
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     classifier = build_from_checkpoint(checkpoint, device)
-    volume_paths = list(_find_volumes(options.inputs))
-    rows = []
-    for path in progress(volume_paths, "scoring", len(volume_paths), console):
-        try:
-            row = _score_volume(path, classifier, experiment, checkpoint.preprocess, checkpoint.class_names, device)
-        except VolumeError as error:
-            row = {"path": str(path), "reason": str(error)}
-        rows.append(row)
-    columns = ("path", "predicted", *(f"probability_{name}" for name in checkpoint.class_names), "num_slices", "reason")
+    paths = list(_find_inputs(options.inputs, suffixes))
+    score = {"volumes": _score_volumes, "images": _score_images}[checkpoint.kind]
+    rows = list(progress(score(paths, classifier, checkpoint, experiment, device), "scoring", len(paths), console))
+    per_volume = ("num_slices",) if checkpoint.kind == "volumes" else ()
+    columns = ("path", "predicted", *(f"probability_{name}" for name in checkpoint.class_names), *per_volume, "reason")
     table = pd.DataFrame(rows, columns=list(columns))
     output = options.output or experiment.paths.report_folder / "predictions_new.csv"
     write_table(output, table, columns)
-    scored = table[table["reason"].isna()]
-    for row in scored.itertuples():
-        confidence = getattr(row, f"probability_{row.predicted}")
-        console.print(f"  {row.path}: {row.predicted} {confidence:.3f}", highlight=False)
-    console.print(f"{len(scored)} of {len(table)} volumes scored -> {output}")
-    refused = table.loc[table["reason"].notna(), "reason"]
-    if len(refused):
+    scored = [row for row in rows if "reason" not in row]
+    for row in scored:
+        console.print(
+            f"  {row['path']}: {row['predicted']} {row['probability_' + row['predicted']]:.3f}", highlight=False
+        )
+    console.print(f"{len(scored)} of {len(table)} {plural(word)} scored -> {output}")
+    refused = [row["reason"] for row in rows if "reason" in row]
+    if refused:
         raise UserError(
-            f"{output}: {len(refused)} volumes were refused, each with its reason; first: {refused.iloc[0]}"
+            f"{output}: {len(refused)} {plural(word)} were refused, each with its reason; first: {refused[0]}"
         )
 
 
-def _find_volumes(inputs: tuple[Path, ...]) -> Iterator[Path]:
+def _find_inputs(inputs: tuple[Path, ...], suffixes: tuple[str, ...]) -> Iterator[Path]:
+    allowed = ", ".join(suffixes)
     if not inputs:
-        raise UserError("predict: no input. Name NIfTI files or folders: perceiver predict FILE ... --config ...")
+        raise UserError(
+            f"predict: no input. Name files ({allowed}) or folders of them: perceiver predict FILE ... --config ..."
+        )
     for path in inputs:
         if path.is_dir():
-            found = [path / name for name in find_files(path, "*") if name.name.lower().endswith(VOLUME_SUFFIXES)]
+            found = [path / name for name in find_files(path, "*") if name.name.lower().endswith(suffixes)]
             if not found:
-                raise UserError(f"{path}: no NIfTI file ({', '.join(VOLUME_SUFFIXES)}) in this folder.")
+                raise UserError(f"{path}: no file that the model reads ({allowed}) in this folder.")
             yield from found
         else:
             yield path
 
 
-def _score_volume(
-    path: Path,
-    classifier: Classifier,
-    experiment: Experiment,
-    preprocess: Any,
-    class_names: tuple[str, ...],
-    device: torch.device,
-) -> dict[str, Any]:
-    """Return one row of the output: probabilities are the means over the volume's slices, as in ``evaluate``."""
-    volume = read_volume(path, max_bytes=int(preprocess.max_volume_gib * 2**30))
-    stack = cut_stack(volume, preprocess, str(path))
-    scores = compute_probabilities(classifier, stack.images, stack.positions, device, experiment.evaluate.batch_size)
-    identity = {"example_id": "", "source_id": str(path), "group_id": "", "label": "", "slice_index": 0}
-    slices = pd.DataFrame([identity] * len(scores))
-    table = aggregate(build_predictions(slices, scores.astype(np.float64), class_names, "new"), "volume")
-    columns = ["predicted", *(f"probability_{name}" for name in class_names), "num_slices"]
-    return {"path": str(path), **table.loc[0, columns].to_dict()}
+def _attempt(path: Path, read: Callable[[], Any]) -> tuple[Any, Row | None]:
+    """Return what was read, or the row that says why it was not."""
+    try:
+        return read(), None
+    except UserError as error:
+        return None, {"path": str(path), "reason": str(error)}
+
+
+def _score_volumes(
+    paths: list[Path], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
+) -> Iterator[Row]:
+    """Yield one row a volume: probabilities are the means over its slices, as in ``evaluate``."""
+    options = checkpoint.preprocess
+
+    def cut(path: Path) -> Any:
+        return cut_stack(read_volume(path, max_bytes=int(options.max_volume_gib * 2**30)), options, str(path))
+
+    for path in paths:
+        stack, refusal = _attempt(path, partial(cut, path))
+        if refusal is not None:
+            yield refusal
+            continue
+        scores = compute_probabilities(
+            classifier, stack.images, stack.positions, device, experiment.evaluate.batch_size
+        )
+        table = aggregate(_tabulate([path] * len(scores), scores, checkpoint), "volume")
+        yield {"path": str(path)} | _take(table.iloc[0], checkpoint) | {"num_slices": int(table.loc[0, "num_slices"])}
+
+
+def _score_images(
+    paths: list[Path], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
+) -> Iterator[Row]:
+    """Yield one row an image, scored in batches."""
+    batch_size = experiment.evaluate.batch_size
+    for start in range(0, len(paths), batch_size):
+        read: list[tuple[Path, Any, Row | None]] = []
+        for path in paths[start : start + batch_size]:
+            image, refusal = _attempt(path, partial(read_picture, path, checkpoint.num_channels, checkpoint.image_size))
+            read.append((path, image, refusal))
+        good = [(path, image) for path, image, refusal in read if refusal is None]
+        scored: Iterator[Row] = iter(())
+        if good:
+            images = np.stack([image for _, image in good])
+            scores = compute_probabilities(classifier, images, np.zeros(len(images)), device, batch_size)
+            table = _tabulate([path for path, _ in good], scores, checkpoint)
+            scored = ({"path": row["source_id"]} | _take(row, checkpoint) for _, row in table.iterrows())
+        for _, _, refusal in read:
+            yield next(scored) if refusal is None else refusal
+
+
+def _tabulate(paths: list[Path], scores: np.ndarray[Any, Any], checkpoint: Checkpoint) -> pd.DataFrame:
+    identity = {"example_id": "", "group_id": "", "label": "", "slice_index": 0}
+    rows = pd.DataFrame([identity | {"source_id": str(path)} for path in paths])
+    return build_predictions(rows, scores.astype(np.float64), checkpoint.class_names, "new")
+
+
+def _take(row: Any, checkpoint: Checkpoint) -> Row:
+    columns = ["predicted", *(f"probability_{name}" for name in checkpoint.class_names)]
+    return {column: row[column] for column in columns}

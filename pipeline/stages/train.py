@@ -182,7 +182,7 @@ def _build_state(task: Task) -> TrainingState:
         mean, deviation = last.mean, last.deviation
         load_weights(model, last.weights)
     mirror_average = task.experiment.model.mirror_average
-    classifier = Classifier(model, mean, deviation, mirror_average).to(task.fabric.device)
+    classifier = Classifier(model, mean, deviation, mirror_average, config.loss).to(task.fabric.device)
     optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)

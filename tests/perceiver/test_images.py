@@ -82,6 +82,24 @@ def test_every_parameter_of_the_stem_gets_a_gradient(options, images):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize(
+    ("options", "num_places"), [({"stem": "pixels"}, 96), ({"stem": "patches", "patch_size": 4}, 6)]
+)
+def test_every_learned_position_gets_a_gradient_of_its_own(options, num_places, images):
+    perceiver = PerceiverConfig(num_latents=4, latent_dim=16, positions="learned", latent_init_std=1.0)
+    model = small_model(perceiver=perceiver, **options).train()
+    table = model.perceiver.positions.table
+    assert table.shape == (num_places, perceiver.learned_position_dim)
+    weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
+    (model(images) * weight).sum().backward()
+    assert (table.grad.abs().amax(dim=1) > 0).all()
+    assert len(torch.unique(table.grad, dim=0)) == num_places
+    before = model(images)
+    with torch.no_grad():
+        table[0] += 1
+    assert (model(images) - before).abs().max() > 1e-4
+
+
 def test_an_image_of_another_shape_is_refused(images):
     with pytest.raises(ValueError, match=r"found shape \(3, 12, 8, 2\), allowed is .* = \(batch, 2, 8, 12\)"):
         small_model()(images.permute(0, 3, 2, 1))

@@ -268,3 +268,19 @@ def test_epochs_of_other_examples_are_not_mixed(store):
     with pytest.raises(UserError, match="show different examples"):
         draw_epochs([first, other], "")
     assert draw_epochs([first, dataclasses.replace(first, epoch=2)], "")
+
+
+@pytest.mark.parametrize("stem", ["pixels", "patches"])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_maps_of_permuted_pixels_come_back_to_where_the_picture_has_them(stem, mirrored, store):
+    permuted = make_classifier(stem=stem, permute_seed=3)
+    maps = compute_maps(permuted, store, ROWS, AttentionConfig(mirrored=mirrored), 1)
+    permutation = permuted.model.permutation
+    seen = torch.tensor(store.examples[ROWS][:, :, ::-1].copy() if mirrored else store.examples[ROWS])
+    moved = dataclasses.replace(store, examples=store.examples.copy())
+    moved.examples[ROWS] = permutation(seen).numpy()
+    plain = compute_maps(make_classifier(stem=stem), moved, ROWS, AttentionConfig(), 1)
+    expected = permutation.undo(torch.tensor(spread_over_picture(plain, plain.weights))).numpy()
+    found = spread_over_picture(maps, maps.weights)
+    np.testing.assert_allclose(found, expected[..., ::-1] if mirrored else expected, rtol=1e-5)
+    assert "another, fixed order" in " ".join(describe_maps(maps, False))

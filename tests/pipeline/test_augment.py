@@ -3,7 +3,15 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.augment import change_images, change_labels, check_mirror, compute_geometry, draw_changes
+from pipeline.augment import (
+    change_images,
+    change_labels,
+    check_mirror,
+    compute_geometry,
+    displace_images,
+    draw_changes,
+)
+from pipeline.boxes import erase_boxes
 from pipeline.config import AugmentConfig
 from pipeline.errors import UserError
 
@@ -47,6 +55,7 @@ def test_no_strength_is_the_identity_bit_for_bit():
         {"brightness": 0.3},
         {"noise": 0.1},
         {"mirror": "keep"},
+        {"crop_padding": 2},
     ],
 )
 def test_each_change_alone_changes_pictures_repeatably_and_by_its_seed(options):
@@ -124,12 +133,46 @@ def test_swap_exchanges_labels_of_mirrored_pictures_alone():
     assert torch.equal(change_labels(labels, changes, only(mirror="keep")), labels)
 
 
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (1, -2), (-3, 2), (2, 3), (-7, -9)])
+def test_a_crop_is_the_window_of_a_padded_picture(down, right):
+    picture = images((1, 2, 8, 10))
+    padded = torch.nn.functional.pad(picture, (9, 9, 9, 9))
+    window = padded[:, :, 9 - down : 17 - down, 9 - right : 19 - right]
+    assert torch.equal(displace_images(picture, torch.tensor([[down, right]])), window)
+
+
+def test_each_picture_is_cropped_at_its_own_place_and_every_place_is_as_likely():
+    shape = (9000, 1, 4, 5)
+    displacement = draw(only(crop_padding=1), shape=shape).displacement
+    places, counts = torch.unique(displacement, dim=0, return_counts=True)
+    assert places.tolist() == [[down, right] for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    # 1,000 expected in each place; 120 is four standard errors.
+    assert (counts - 1000).abs().max() < 120
+
+
+def test_a_crop_larger_than_the_picture_is_refused():
+    with pytest.raises(UserError, match=r"augment\.crop_padding: found 8, but pictures of 8 x 10 pixels would leave"):
+        draw(only(crop_padding=8))
+    draw(only(crop_padding=7))
+
+
+def test_options_that_are_added_leave_the_draws_of_the_others_alone():
+    old = AugmentConfig(mirror="swap")
+    before, after = draw(old), draw(dataclasses.replace(old, crop_padding=2, erase_probability=0.5))
+    for name in ("mirrored", "geometry", "exponent", "factor", "noise"):
+        assert torch.equal(getattr(before, name), getattr(after, name)), name
+    assert before.displacement is None
+    assert before.erased is None
+
+
 def test_shares_of_a_batch_together_are_the_batch():
-    changes = draw(AugmentConfig(mirror="swap"))
-    whole = change_images(images(), changes)
+    changes = draw(AugmentConfig(mirror="swap", crop_padding=2, erase_probability=0.5))
+    whole = erase_boxes(change_images(images(), changes), changes.erased)
     for rank in range(2):
         share = slice(rank, None, 2)
-        torch.testing.assert_close(change_images(images()[share], changes.take(share)), whole[share])
+        own = changes.take(share)
+        found = erase_boxes(change_images(images()[share], own), own.erased)
+        torch.testing.assert_close(found, whole[share])
 
 
 @pytest.mark.parametrize(

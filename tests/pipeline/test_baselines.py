@@ -103,12 +103,11 @@ def test_without_validation_rows_a_penalty_is_given():
     assert accuracy_of(logistic_regression(*train, *nothing, test[0], CLASSES), test[1]) > 0.9
 
 
-def test_rows_above_the_cap_are_drawn_by_the_seed(monkeypatch):
+def test_rows_above_the_cap_are_drawn_by_the_seed():
     whole, _ = fit(strength=0.3)
-    monkeypatch.setattr(baselines, "MAX_FITTED_CELLS", 160)
-    first, _ = fit(strength=0.3, seed=0)
-    again, _ = fit(strength=0.3, seed=0)
-    other, _ = fit(strength=0.3, seed=1)
+    first, _ = fit(strength=0.3, seed=0, max_rows=80)
+    again, _ = fit(strength=0.3, seed=0, max_rows=80)
+    other, _ = fit(strength=0.3, seed=1, max_rows=80)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first, whole)
@@ -146,13 +145,12 @@ def test_majority_refuses_labels_it_cannot_count(labels, found):
         majority(labels, 2, CLASSES)
 
 
-def test_a_regression_needs_two_classes(monkeypatch):
+def test_a_regression_needs_two_classes():
     images, labels = build_images(10, 1.0, 0)
     with pytest.raises(UserError, match="all training labels are equal"):
         logistic_regression(images, ["left"] * 10, images, labels, images, CLASSES)
-    monkeypatch.setattr(baselines, "MAX_FITTED_CELLS", 2)
     with pytest.raises(UserError, match="1 rows drawn from training all have the label"):
-        logistic_regression(images, labels, images, labels, images, CLASSES)
+        logistic_regression(images, labels, images, labels, images, CLASSES, max_rows=1)
 
 
 def build_index(labels) -> pandas.DataFrame:

@@ -141,7 +141,7 @@ def write_run(root: Path, experiment: str, run: str, table: pd.DataFrame, **sett
     epochs = pd.DataFrame({"epoch": [1, 2, 3], "val_loss": [0.7, 0.5, 0.6], "val_accuracy": [0.5, 0.8, 0.7]})
     epochs.to_csv(paths.history, index=False)
     maps = AttentionMaps(
-        "cross", (0,), (0,), (), False, 4, 1, CLASSES, ("a",), ("left",), images[:1, None],
+        "cross", (0,), (0,), (), False, None, 4, 1, CLASSES, ("a",), ("left",), images[:1, None],
         np.full((1, 2), 0.5, dtype=np.float32), np.full((1, 1, 1, 1, 2, 2), 0.25, dtype=np.float32),
     )  # fmt: skip
     write_maps(name_kept_epoch(paths.attention_maps, 1), maps)

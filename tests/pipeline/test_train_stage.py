@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from perceiver import PerceiverConfig
@@ -19,6 +20,7 @@ from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.models import CnnConfig, ModelConfig
 from pipeline.preparation import describe_options
+from pipeline.scoring import compute_probabilities
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.store import read_store, write_store
@@ -26,6 +28,10 @@ from pipeline.tables import INDEX_COLUMNS
 
 SLICES = 4
 PREPROCESS = PreprocessConfig(size=(8, 8), num_slices=SLICES)
+# All that is drawn: what a run that goes on must draw again.
+AUGMENT = AugmentConfig(
+    mirror="swap", crop_padding=1, erase_probability=0.5, noise=0.05, mixup_alpha=0.2, cutmix_alpha=1.0
+)
 TINY = PerceiverConfig(
     num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2, dropout=0.2
 )
@@ -52,7 +58,7 @@ def make_experiment(workspace: Path, **changes) -> Experiment:
         preprocess=PREPROCESS,
         split=SplitConfig(val_fraction=0.2, test_fraction=0.2),
         model=ModelConfig(num_conv_layers=1, conv_channels=4, slice_position=True, perceiver=TINY),
-        augment=AugmentConfig(mirror="swap"),
+        augment=AUGMENT,
         train=TrainConfig(epochs=4, batch_size=16, precision="32-true", accelerator="cpu", learning_rate=0.02),
         tracking=TrackingConfig(enabled=False),
     )
@@ -213,6 +219,20 @@ def test_early_stopping_keeps_the_best_epoch_and_is_recorded(tmp_path):
     assert read_checkpoint(experiment.paths.last_checkpoint).epoch == 2
 
 
+def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
+    """The best checkpoint alone gives the validation loss that the run reports."""
+    experiment = with_train(make_experiment(tmp_path), loss="mse", epochs=2)
+    run(experiment)
+    checkpoint = read_checkpoint(experiment.paths.best_checkpoint)
+    store, roles = read_store(experiment.paths.prepared), pd.read_csv(experiment.paths.splits, dtype=str)
+    rows = store.index["group_id"].map(roles.set_index("group_id")["split"]) == "val"
+    images, index = store.images[rows.to_numpy()], store.index[rows]
+    places = index["slice_position"].to_numpy()
+    answers = compute_probabilities(build_from_checkpoint(checkpoint), images, places, torch.device("cpu"), 16)
+    wanted = index["label"].to_numpy()[:, None] == np.array(store.class_names)
+    assert checkpoint.history[-1].val_loss == pytest.approx(np.square(answers - wanted).mean(), rel=1e-5)
+
+
 def test_a_cut_off_run_goes_on_in_the_same_tracking_run(tmp_path, tracking_uri):
     experiment = with_train(make_experiment(tmp_path, tracking=TrackingConfig(uri=tracking_uri)), epochs=2)
     with pytest.raises(KeyboardInterrupt):
@@ -237,11 +257,12 @@ def test_a_cut_off_run_goes_on_in_the_same_tracking_run(tmp_path, tracking_uri):
 
 @pytest.mark.slow
 def test_two_processes_come_to_the_losses_of_one(undisturbed, tmp_path):
-    """The same global batches; dropout is drawn by each process, so it is off in both."""
+    """The same global batches; dropout and mixing are drawn by each process, so they are off in both."""
+    unmixed = dataclasses.replace(AUGMENT, mixup_alpha=0.0, cutmix_alpha=0.0)
     perceiver = dataclasses.replace(TINY, dropout=0.0)
     model = ModelConfig(stem="patches", patch_size=2, perceiver=perceiver)
-    one = make_experiment(tmp_path / "one", model=model)
-    two = make_experiment(tmp_path / "two", model=model)
+    one = make_experiment(tmp_path / "one", model=model, augment=unmixed)
+    two = make_experiment(tmp_path / "two", model=model, augment=unmixed)
     run(one)
     root = Path(__file__).parents[2]
     code = f"""
@@ -249,17 +270,18 @@ import dataclasses, sys
 sys.path[:0] = [{str(root)!r}]
 from pathlib import Path
 from rich.console import Console
-from tests.pipeline.test_train_stage import make_experiment, with_train, TINY
-from pipeline.models import CnnConfig, ModelConfig
+from tests.pipeline.test_train_stage import make_experiment, with_train, AUGMENT, TINY
+from pipeline.models import ModelConfig
 from pipeline.stages.train import train
 import tests.pipeline.test_train_stage as stage
 import os
 if __name__ == "__main__":
     model = ModelConfig(stem="patches", patch_size=2, perceiver=dataclasses.replace(TINY, dropout=0.0))
+    unmixed = dataclasses.replace(AUGMENT, mixup_alpha=0.0, cutmix_alpha=0.0)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     stage.split = stage.split if first else (lambda *arguments: None)
     stage.write_store = stage.write_store if first else (lambda *arguments: None)
-    experiment = make_experiment(Path({str(tmp_path / "two")!r}), model=model)
+    experiment = make_experiment(Path({str(tmp_path / "two")!r}), model=model, augment=unmixed)
     train(with_train(experiment, devices=2), Console())
 """
     script = tmp_path / "two.py"

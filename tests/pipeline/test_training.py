@@ -12,6 +12,7 @@ from pipeline.devices import build_fabric, choose_accelerator, choose_precision
 from pipeline.errors import UserError
 from pipeline.examples import compute_statistics, divide_order, place_examples, read_batches
 from pipeline.history import EpochResult, find_best, should_stop
+from pipeline.mixing import draw_mixture, mix_images
 from pipeline.models import Classifier, SliceModel
 from pipeline.optimizers import build_optimizer
 from pipeline.training import TrainingState, derive_seed, train_epochs
@@ -52,7 +53,9 @@ def start(config=CONFIG, train_examples=None, dropout=0.0):
     statistics = compute_statistics(train_examples if train_examples is not None else examples()[0])
     optimizer = build_optimizer(model, config)
     parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
-    return fabric, TrainingState(Classifier(model, *statistics), parallel_model, parallel_optimizer, [])
+    return fabric, TrainingState(
+        Classifier(model, *statistics, loss=config.loss), parallel_model, parallel_optimizer, []
+    )
 
 
 def train(config=CONFIG, augment=STILL, dropout=0.0, room_bytes=None):
@@ -74,7 +77,7 @@ def test_it_learns():
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
-    options = {"augment": AugmentConfig(mirror="swap"), "dropout": 0.5}
+    options = {"augment": AugmentConfig(mirror="swap", mixup_alpha=0.4, erase_probability=0.5), "dropout": 0.5}
     first = train(**options)
     torch.manual_seed(99)  # what others drew before does not matter
     second = train(**options)
@@ -117,6 +120,16 @@ def test_each_epoch_draws_its_own_changes():
     assert len(torch.unique(first, dim=0)) == 30
 
 
+def test_an_erased_box_reaches_the_model_as_the_mean():
+    """Both epochs, every picture: 12 to 24 of 48 pixels are exactly 0, and none is without erasing."""
+    erasing = dataclasses.replace(STILL, erase_probability=1.0, erase_area=(0.4, 0.4))
+    for inputs in collect_inputs(erasing, examples()[0]):
+        num_zeros = (inputs == 0).sum(dim=1)
+        assert num_zeros.min() >= 12
+        assert num_zeros.max() <= 24
+    assert (collect_inputs(STILL, examples()[0])[0] != 0).all()
+
+
 def test_training_leaves_the_callers_draws_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -125,25 +138,32 @@ def test_training_leaves_the_callers_draws_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand():
+@pytest.mark.parametrize("loss_name", ["cross_entropy", "mse"])
+def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
     """A linear model and one batch: the weights move by rate times gradient of the mean loss."""
     images, labels = make_pictures(8)
     all_rows = place(np.arange(8), images, labels)
-    config = dataclasses.replace(CONFIG, epochs=1, schedule="constant", clip_norm=0.05, label_smoothing=0.1)
+    config = dataclasses.replace(
+        CONFIG, epochs=1, schedule="constant", clip_norm=0.05, label_smoothing=0.1, loss=loss_name
+    )
     fabric = build_fabric(config)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     model = SliceModel(network, reads_slice_position=False)
     weight = network[1].weight.detach().clone().requires_grad_()
     bias = network[1].bias.detach().clone().requires_grad_()
     parallel_model, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=1.0))
-    state = TrainingState(Classifier(model, *compute_statistics(all_rows)), parallel_model, optimizer, [])
+    state = TrainingState(
+        Classifier(model, *compute_statistics(all_rows), loss=loss_name), parallel_model, optimizer, []
+    )
 
     units = images.astype(np.float64) / 255
     inputs = torch.from_numpy((units - units.mean()) / units.std()).float().reshape(8, 48)
     logits = inputs @ weight.T + bias
-    log_probabilities = logits.log_softmax(dim=1)
-    right = log_probabilities[torch.arange(8), torch.from_numpy(labels)]
-    loss = -(0.9 * right + 0.1 * log_probabilities.mean(dim=1)).mean()
+    wanted = torch.where(torch.from_numpy(labels)[:, None] == torch.arange(2), 0.95, 0.05)
+    if loss_name == "cross_entropy":
+        loss = -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    else:
+        loss = ((logits - wanted) ** 2).mean()
     loss.backward()
     norm = torch.cat([weight.grad.flatten(), bias.grad.flatten()]).norm()
     assert norm > 0.05  # clipping is at work
@@ -153,6 +173,52 @@ def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand():
     assert result.learning_rate == config.learning_rate
     step = config.learning_rate * 0.05 / norm
     torch.testing.assert_close(network[1].weight.detach(), (weight - step * weight.grad).detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_the_loss_of_mixed_pictures_is_the_mixed_loss(options):
+    """One batch, whose mixture is drawn here once more: the model sees it, and each label counts by its share."""
+    augment = dataclasses.replace(STILL, **options)
+    images, labels = make_pictures(8)
+    all_rows = place(np.arange(8), images, labels)
+    config = dataclasses.replace(CONFIG, epochs=1, label_smoothing=0.0)
+    fabric, state = start(config, all_rows)
+    seen = []
+    state.parallel_model.register_forward_hook(lambda module, arguments, logits: seen.append((arguments[0], logits)))
+    result = next(train_epochs(fabric, state, all_rows, all_rows, config, augment))
+    mixed, logits = seen[0]
+
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(derive_seed(config.seed, "order")))
+    mixture = draw_mixture(augment, 8, (6, 8), np.random.default_rng(derive_seed(config.seed, "mixing")), CPU)
+    plain = state.classifier.normalise(torch.from_numpy(images)[order][:, None].float() / 255)
+    torch.testing.assert_close(mixed, mix_images(plain, mixture))
+    assert (mixed - plain).abs().max() > 0.1
+    log_probabilities = logits.log_softmax(dim=1)
+    own, rows = torch.from_numpy(labels)[order], torch.arange(8)
+    losses = mixture.own_share * log_probabilities[rows, own]
+    losses += (1 - mixture.own_share) * log_probabilities[rows, own[mixture.partners]]
+    assert result.train_loss == pytest.approx(-losses.mean().item(), rel=1e-5)
+    larger = torch.where(mixture.own_share > 0.5, own, own[mixture.partners])
+    assert result.train_accuracy == (logits.argmax(dim=1) == larger).float().mean()
+
+
+def test_validation_reports_the_squared_error_of_the_probabilities():
+    state = train(dataclasses.replace(CONFIG, epochs=12, loss="mse"))
+    val_examples = examples()[1]
+    answers = state.classifier(val_examples.placed, val_examples.slice_position).exp()
+    wanted = (val_examples.labels[:, None] == torch.arange(2)).float()
+    assert state.history[-1].val_loss == pytest.approx(((answers - wanted) ** 2).mean().item(), rel=1e-5)
+    assert state.history[-1].val_accuracy == (answers.argmax(dim=1) == val_examples.labels).float().mean()
+    assert state.history[-1].val_loss < 0.25  # that of answering one half always
+
+
+def test_adam_with_an_exponential_schedule_has_the_rates_computed_by_hand():
+    """Rate 1e-4, times 0.9 after each epoch, with the squared error: all as one experiment uses them together."""
+    options = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "loss": "mse"}
+    state = train(dataclasses.replace(CONFIG, schedule="exponential", gamma=0.9, **options))
+    assert [result.learning_rate for result in state.history] == pytest.approx([1e-4, 9e-5, 8.1e-5])
+    losses = [result.train_loss for result in state.history]
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_dropout_is_off_in_validation():
