@@ -7,6 +7,7 @@ CONFIG ?= configs/phantom.yaml
 DATA ?=
 SET ?=
 INPUT ?=
+RUNS ?=
 PORT ?= 5000
 
 ifdef PYTHON
@@ -21,8 +22,8 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict mnist cifar10 cifar100 modelnet40 ui test check format \
-	bench clean
+.PHONY: help setup fetch preprocess split train evaluate predict attention report mnist cifar10 cifar100 modelnet40 \
+	ui test check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,12 @@ evaluate: $(READY) ## score the test rows and write the report
 
 predict: $(READY) ## score new scans or pictures: make predict INPUT="a.nii.gz folder"
 	$(STAGE) predict $(INPUT) $(OPTIONS)
+
+attention: $(READY) ## draw where the trained model looks
+	$(STAGE) attention $(OPTIONS)
+
+report: $(READY) ## put evaluated runs side by side: make report RUNS="phantom phantom/seed-1"
+	$(STAGE) report $(RUNS) $(OPTIONS)
 
 # All stages of one published set, with its config unless CONFIG names another of the same set.
 ALL_STAGES = $(MAKE) fetch preprocess split train evaluate CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),$1)
@@ -82,8 +89,9 @@ format: $(READY) ## put the code into its format
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-bench: $(READY) ## measure preprocessing against the plain way
+bench: $(READY) ## measure preprocessing against the plain way, the model against perceiver-pytorch
 	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data "$(DATA)")
+	$(RUN) reports/benchmarks/model.py
 
 clean: ## remove what the stages wrote, keep raw data and .venv
 	rm -rf data/*/prepared data/*/splits.csv data/*/leak_certificate.json runs mlflow.db* mlartifacts

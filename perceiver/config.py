@@ -57,10 +57,14 @@ class PerceiverConfig:
             none: the values are all that is read.
         num_bands: Fourier frequencies for each axis.
         max_freq: highest Fourier frequency for each axis, as twice the cycles over an axis of length 2; None
-            takes the axis's own resolution, the highest that its samples can carry (Nyquist).
+            takes the axis's own resolution, the highest that its samples can carry (Nyquist). A number more than
+            twice as high or as low gets a warning.
         learned_position_dim: width of a learned position; read only where ``positions`` is learned.
         dropout: share of activations dropped in feed-forward layers and after each attention, in training.
         attention_dropout: share of attention weights dropped in training; above 0 it makes training slower.
+        gradient_checkpointing: what is computed again in the backward pass instead of kept for it, with the same
+            gradients. none. feedforward: the feed-forward layers, whose activations are the widest, for about a
+            tenth more time. layers: all but the latents between layers, for a quarter to a third more time.
         latent_init_std: standard deviation of the truncated normal that the latents, and the query of ``pooling``
             query, start from.
     """
@@ -88,6 +92,7 @@ class PerceiverConfig:
     learned_position_dim: int = 32
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    gradient_checkpointing: Literal["none", "feedforward", "layers"] = "none"
     latent_init_std: float = 0.02
 
     def __post_init__(self) -> None:
@@ -115,6 +120,7 @@ class PerceiverConfig:
         check_choice(owner, "weight_sharing", self.weight_sharing, sharings)
         check_choice(owner, "activation", self.activation, ("geglu", "gelu"))
         check_choice(owner, "pooling", self.pooling, ("mean", "cls", "query"))
+        check_choice(owner, "gradient_checkpointing", self.gradient_checkpointing, ("none", "feedforward", "layers"))
         check_choice(owner, "positions", self.positions, ("fourier", "learned", "none"))
         check_probability(owner, "dropout", self.dropout)
         check_probability(owner, "attention_dropout", self.attention_dropout)

@@ -1,16 +1,18 @@
 """What every Perceiver begins with: latents that read the inputs and think in between."""
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import Memory, normalise_inputs
 from perceiver.config import PerceiverConfig, check_choice
 from perceiver.grids import flatten_grid
-from perceiver.layers import CrossLayer, LatentLayer
+from perceiver.layers import CrossLayer, LatentLayer, read_numbers
 from perceiver.maps import check_indices, cross_weights, self_weights
-from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels
+from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels, warn_far_from_nyquist
 
 # Coordinates of all axes, parts that together hold them, or None for a regular grid.
 Positions = Tensor | tuple[Tensor, ...] | None
@@ -66,6 +68,8 @@ def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositi
         assert axis_sizes is not None  # check_given has refused it
         return LearnedPositions(axis_sizes, config.learned_position_dim)
     if config.max_freq is not None:
+        if axis_sizes is not None:
+            warn_far_from_nyquist(config.max_freq, axis_sizes)
         return FourierPositions(config.max_freq, config.num_bands)
     assert axis_sizes is not None
     # The highest frequency that n samples on [-1, 1] carry is n / 2, so the axis's size is its max_freq.
@@ -117,10 +121,12 @@ class PerceiverEncoder(nn.Module):
         inputs, mask = self.prepare(values, positions, padding)
         latents = self.latents.expand(inputs.shape[0], -1, -1)
         memories: dict[int, Memory] = {}
+        if self.config.gradient_checkpointing != "none" and torch.compiler.is_compiling():
+            read_numbers(self)
         for repetition in range(self.config.num_cross_attends):
             latents = self._look(repetition, latents, inputs, mask, memories)
             for layer in self._latent_layers(repetition):
-                latents = layer(latents)
+                latents = self._run(layer, latents)
         return latents
 
     def attention_maps(
@@ -179,6 +185,16 @@ class PerceiverEncoder(nn.Module):
                 latents = layer(latents)
         return maps
 
+    def _learns_size_from_grid(self) -> bool:
+        fourier = self.config.positions == "fourier" and self.config.axis_sizes is None
+        return fourier and not torch.compiler.is_compiling()
+
+    def _run(self, layer: Callable[..., Tensor], *arguments: object) -> Tensor:
+        """Run a layer, or promise to run it again in the backward pass."""
+        if self.config.gradient_checkpointing == "layers" and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
+        return layer(*arguments)
+
     def _cross_layer(self, repetition: int) -> CrossLayer:
         return cast(CrossLayer, self.cross_layers[self.cross_weights[repetition]])
 
@@ -191,10 +207,11 @@ class PerceiverEncoder(nn.Module):
     ) -> Tensor:
         """Let latents read the inputs; layers that share weights share keys and values, kept in ``memories``."""
         cross_index, cross_layer = self.cross_weights[repetition], self._cross_layer(repetition)
+        if self.cross_weights.count(cross_index) == 1:  # then a checkpoint need not keep them
+            return self._run(cross_layer.look, latents, inputs, mask)
         if cross_index not in memories:
             memories[cross_index] = cross_layer.attention.read(inputs)
-        result: Tensor = cross_layer(latents, memories[cross_index], mask)
-        return result
+        return self._run(cross_layer, latents, memories[cross_index], mask)
 
     def prepare(self, values: Tensor, positions: Positions, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Join values and positions to what every cross-attend reads.
@@ -209,7 +226,10 @@ class PerceiverEncoder(nn.Module):
             input may be read, or None for all.
         """
         if positions is None:
+            axis_sizes = tuple(values.shape[1:-1])
             values, positions, padding = flatten_grid(values, padding, self.num_axes, self.input_channels)
+            if self._learns_size_from_grid():
+                warn_far_from_nyquist(self.config.max_freq or (), axis_sizes)
         parts = (positions,) if isinstance(positions, Tensor) else positions
         self._check(values, parts, padding)
         inputs = join_channels([values, self.positions(parts)])

@@ -98,6 +98,9 @@ def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Seq
 class ImagePerceiver(nn.Module):
     """A Perceiver for images of one size.
 
+    ``grid_size`` is the rows and columns of the inputs, ``cell_pixels`` the side of the square of pixels that each
+    stands for (behind convolutions it also sees some of its neighbours).
+
     Args:
         config: stem and Perceiver.
         channels: of an image.
@@ -131,7 +134,9 @@ class ImagePerceiver(nn.Module):
                     f"ImageConfig.num_conv_layers: found {config.num_conv_layers} for images of "
                     f"{self.image_shape[1]} x {self.image_shape[2]} pixels, which cannot be halved that often"
                 )
-        axis_sizes: tuple[int, ...] = (height // self.patch_size, width // self.patch_size)
+        self.grid_size = (height // self.patch_size, width // self.patch_size)
+        self.cell_pixels = 2**config.num_conv_layers if config.stem == "conv" else self.patch_size
+        axis_sizes: tuple[int, ...] = self.grid_size
         if config.slice_position:
             if num_slices is None:
                 raise ValueError("ImagePerceiver: num_slices not given; slice_position needs it for the third axis")
@@ -156,6 +161,46 @@ class ImagePerceiver(nn.Module):
         Raises:
             ValueError: an image of another shape, or a slice position that is missing or not used.
         """
+        logits: Tensor = self.perceiver(*self.read(images, slice_position))
+        return logits
+
+    def attention_maps(
+        self,
+        images: Tensor,
+        slice_position: Tensor | None = None,
+        *,
+        kind: Literal["cross", "self"] = "cross",
+        layers: tuple[int, ...] = (0,),
+        heads: tuple[int, ...] | None = None,
+    ) -> dict[int, Tensor]:
+        """Compute what latents attend to; see ``PerceiverEncoder.attention_maps``.
+
+        Args:
+            images: as for ``forward``.
+            slice_position: as for ``forward``.
+            kind: cross: weights of the places of an image. self: of the latents.
+            layers: which attentions of this kind, counted from 0.
+            heads: which heads; None for all.
+
+        Returns:
+            For each layer ``(batch, heads, latents, rows, columns)`` where ``kind`` is cross, with the rows and
+            columns of ``grid_size``; ``(batch, heads, latents, latents)`` where it is self. The weights that a
+            latent gives sum to 1.
+        """
+        values, positions = self.read(images, slice_position)
+        maps = self.perceiver.attention_maps(values, positions, kind=kind, layers=layers, heads=heads)
+        if kind == "self":
+            return maps
+        grid = "batch heads latents (rows columns) -> batch heads latents rows columns"
+        return {layer: rearrange(weights, grid, rows=self.grid_size[0]) for layer, weights in maps.items()}
+
+    def read(self, images: Tensor, slice_position: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Turn images into what the Perceiver reads: values and positions, as ``image_tokens`` returns them.
+
+        Args:
+            images: as for ``forward``.
+            slice_position: as for ``forward``.
+        """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"ImagePerceiver images: found shape {tuple(images.shape)}, "
@@ -168,9 +213,7 @@ class ImagePerceiver(nn.Module):
                 f"ImagePerceiver slice_position: found {found}, but the config says slice_position: "
                 f"{self.config.slice_position}"
             )
-        values, positions = image_tokens(self.stem(images), self.patch_size, slice_position)
-        logits: Tensor = self.perceiver(values, positions)
-        return logits
+        return image_tokens(self.stem(images), self.patch_size, slice_position)
 
 
 def fill_config(config: PerceiverConfig, facts: dict[str, int | tuple[int, ...]]) -> PerceiverConfig:

@@ -30,6 +30,11 @@ class CrossLayer(nn.Module):
         result: Tensor = latents + self.feedforward(latents)
         return result
 
+    def look(self, latents: Tensor, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Prepare the memory from ``inputs (batch, inputs, channels)`` and read it, for a layer used once."""
+        result: Tensor = self(latents, self.attention.read(inputs), mask)
+        return result
+
 
 class LatentLayer(nn.Module):
     """Self-attention and feed-forward, each with its residual."""
@@ -55,4 +60,23 @@ class LatentLayer(nn.Module):
 def build_feedforward(config: PerceiverConfig, dim: int) -> FeedForward:
     """Build the feed-forward layer that follows every attention, for vectors of ``dim`` channels."""
     activation: Literal["geglu", "gelu"] = config.activation
-    return FeedForward(dim, config.feedforward_widening, activation, config.dropout)
+    checkpointed = config.gradient_checkpointing == "feedforward"
+    return FeedForward(dim, config.feedforward_widening, activation, config.dropout, checkpointed)
+
+
+def read_numbers(model: nn.Module) -> float:
+    """Read every number that an attention or a dropout has as an attribute; call it before checkpoints are compiled.
+
+    Where models of other numbers were compiled before, ``torch.compile`` turns such a number into an input of the
+    graph. Read first within a checkpoint, it is then missing in the next checkpoint of the same layer, and PyTorch
+    2.13 fails with "lift_tracked_freevar_to_input": https://github.com/pytorch/pytorch/issues/193194. Read here, it
+    belongs to the whole graph.
+
+    Args:
+        model: whose layers are checkpointed.
+
+    Returns:
+        The sum, which has no meaning.
+    """
+    names = ("scale", "attention_dropout", "p")
+    return sum(float(getattr(module, name, 0.0)) for module in model.modules() for name in names)

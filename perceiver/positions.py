@@ -1,6 +1,7 @@
 """Where an input lies: coordinates in [-1, 1] and the features that a Perceiver reads from them."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,32 @@ def fourier_frequencies(max_freq: tuple[float, ...], num_bands: int) -> Tensor:
         ``(axes, bands)`` float32, in half cycles per unit of the coordinate.
     """
     return torch.stack([torch.linspace(1, highest / 2, num_bands) for highest in max_freq])
+
+
+def warn_far_from_nyquist(max_freq: tuple[float, ...], axis_sizes: tuple[int, ...]) -> None:
+    """Warn where a frequency is more than twice as high or as low as the samples of an axis can carry.
+
+    Above, places look alike that are not; far below, neighbours do.
+
+    Args:
+        max_freq: for each axis, twice the highest frequency.
+        axis_sizes: number of places along each axis.
+    """
+    far = []
+    for axis, (found, size) in enumerate(zip(max_freq, axis_sizes, strict=True)):
+        nyquist = max(size, 2)
+        factor = max(found / nyquist, nyquist / found)
+        if factor > 2:
+            far.append(
+                f"axis {axis}: found {found:g}, {factor:.1f} times {'above' if found > nyquist else 'below'} {size}"
+            )
+    if far:
+        warnings.warn(
+            f"PerceiverConfig.max_freq is far from what the resolution carries ({'; '.join(far)}); "
+            "leave max_freq out for the resolution itself, unless this is on purpose",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def fourier_features(positions: Tensor, frequencies: Tensor) -> Tensor:

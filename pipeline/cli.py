@@ -11,7 +11,6 @@ import jsonargparse
 import yaml
 from rich.console import Console
 
-from pipeline.config import PredictConfig
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.stages import STAGES
@@ -26,6 +25,11 @@ USER_ERRNOS = {
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EFBIG,
+}
+# Stages that take words without an option's name: the field of their section, and what it is.
+GIVEN = {
+    "predict": ("inputs", "files (NIfTI; PNG for models of images), or folders that hold them"),
+    "report": ("runs", "report folders, or names such as phantom/seed-1; without them, all runs of the experiment"),
 }
 
 
@@ -74,32 +78,32 @@ def parse_experiment(stage_name: str, words: Sequence[str]) -> Experiment:
     parser = _build_parser(stage_name)
     try:
         options = parser.parse_args(list(words))
-        inputs = tuple(options.pop("inputs", ()))
+        given = tuple(options.pop(GIVEN[stage_name][0], ())) if stage_name in GIVEN else ()
         options.pop("config", None)
         sections = parser.instantiate(options)
     except (jsonargparse.ArgumentError, yaml.YAMLError) as error:
         raise UserError(_one_line(error, stage_name)) from error
     experiment = Experiment(**{field.name: sections[field.name] for field in dataclasses.fields(Experiment)})
-    if inputs:
-        predict: PredictConfig = dataclasses.replace(experiment.predict, inputs=inputs)
-        experiment = dataclasses.replace(experiment, predict=predict)
+    if given:
+        field, _ = GIVEN[stage_name]
+        section = dataclasses.replace(getattr(experiment, stage_name), **{field: given})
+        experiment = dataclasses.replace(experiment, **{stage_name: section})
     return experiment
 
 
 def _build_parser(stage_name: str) -> jsonargparse.ArgumentParser:
-    files = " [FILE ...]" if stage_name == "predict" else ""
+    words = f" [{GIVEN[stage_name][0].upper().removesuffix('S')} ...]" if stage_name in GIVEN else ""
     parser = jsonargparse.ArgumentParser(
         prog=f"perceiver {stage_name}",
-        usage=f"perceiver {stage_name}{files} --config configs/NAME.yaml [--section.key value ...]",
+        usage=f"perceiver {stage_name}{words} --config configs/NAME.yaml [--section.key value ...]",
         description=_first_line(stage_name),
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="the experiment's YAML file; options after it override it")
-    if stage_name == "predict":
-        parser.add_argument(
-            "inputs", nargs="*", type=Path, help="files (NIfTI; PNG for models of images), or folders that hold them"
-        )
+    if stage_name in GIVEN:
+        field, meaning = GIVEN[stage_name]
+        parser.add_argument(field, nargs="*", type=Path, help=meaning)
     parser.add_class_arguments(Experiment)
     return parser
 

@@ -190,7 +190,8 @@ class TrainConfig:
         optimizer: the update rule.
         learning_rate: its highest value, after warm-up.
         betas: how much of the mean gradient and of the mean squared gradient a step keeps.
-        weight_decay: decoupled for AdamW and LAMB; biases, norms and embeddings are left out.
+        weight_decay: adamw subtracts it from the weights beside the update, lamb adds it to the update before its trust
+            ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
         schedule: how the rate falls: ``cosine`` by step; ``step``, ``multistep`` and ``exponential`` by epoch.
         warmup_epochs: epochs (fractions allowed) of linear growth from zero before the schedule.
         gamma: the factor of step, multistep (each time) and exponential (each epoch).
@@ -293,6 +294,69 @@ class PredictConfig:
     inputs: tuple[Path, ...] = ()
     checkpoint: Path | None = None
     output: Path | None = None
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Which attention is drawn over which inputs.
+
+    Args:
+        every_epochs: in training, keep the maps of some validation examples after every so many epochs
+            (cross-attention, all layers and heads, mean over the latents); 0 keeps none.
+        num_examples: how many examples, spread over classes and patients.
+        split: where they are taken from; ``test`` is for after the model was chosen.
+        examples: these ``example_id`` instead.
+        kind: cross: what latents read of the inputs. self: what latents read of latents.
+        layers: which attentions of this kind, counted from 0; none means all.
+        heads: which heads; none means all.
+        latents: which latents, each shown by itself; none means the mean over all.
+        mirrored: look at mirror images, the second pass of ``model.mirror_average``.
+        epochs: of the maps kept in training those to draw; none means up to six, evenly spread.
+        checkpoint: the weights; without it the run's best.
+    """
+
+    every_epochs: int = 0
+    num_examples: int = 6
+    split: Literal["train", "val", "test"] = "val"
+    examples: tuple[str, ...] = ()
+    kind: Literal["cross", "self"] = "cross"
+    layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+    latents: tuple[int, ...] = ()
+    mirrored: bool = False
+    epochs: tuple[int, ...] = ()
+    checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.every_epochs >= 0, "attention.every_epochs", self.every_epochs, "0 (never) or more")
+        require(self.num_examples >= 1, "attention.num_examples", self.num_examples, "1 or more")
+        for field in ("examples", "layers", "heads", "latents", "epochs"):
+            values = getattr(self, field)
+            require(len(set(values)) == len(values), f"attention.{field}", values, "each value once")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Which runs are put side by side.
+
+    Args:
+        runs: report folders, or names such as ``phantom/seed-1`` below the workspace's reports; without them, all
+            evaluated runs of the experiment. The first is the one that the others are compared with.
+        num_examples: test inputs shown with their true and predicted classes.
+        num_resamples: bootstrap draws over patients behind each interval of a difference.
+        seed: of the bootstrap and of the choice of examples.
+        output: the page to write; without it ``comparison.html`` in the experiment's report folder.
+    """
+
+    runs: tuple[Path, ...] = ()
+    num_examples: int = 24
+    num_resamples: int = 2000
+    seed: int = 0
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.num_examples >= 0, "report.num_examples", self.num_examples, "0 or more")
+        require(self.num_resamples >= 100, "report.num_resamples", self.num_resamples, "100 or more")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """The pictures of one evaluation, from predictions, metrics and history."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pipeline.attention import KEPT, choose_examples, compute_maps, has_attention
+from pipeline.attention_pictures import draw_maps
 from pipeline.checkpoint import Checkpoint
 from pipeline.curves import compute_calibration_bins, compute_roc_curves
 from pipeline.figures import calibration_curve, confusion_matrix, contact_sheet, roc_curve, training_curves
 from pipeline.history import find_best
+from pipeline.models import Classifier
 from pipeline.report import show_percent
 from pipeline.store import Store
 
@@ -41,6 +45,28 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> d
     if mistakes is not None:
         figures["worst_mistakes"] = mistakes
     return figures
+
+
+def draw_attention(
+    classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
+) -> dict[str, bytes]:
+    """Draw where a model looks in a few validation examples.
+
+    Args:
+        classifier: the trained model.
+        store: the examples.
+        roles: each patient's split.
+        num_examples: how many examples.
+        epoch: epochs that the weights were trained.
+
+    Returns:
+        One picture under its name; none of a network without attention.
+    """
+    if not has_attention(classifier.model):
+        return {}
+    options = dataclasses.replace(KEPT, num_examples=num_examples)
+    maps = compute_maps(classifier, store, choose_examples(store, roles, options), options, epoch)
+    return {"attention": draw_maps(maps, "validation")}
 
 
 def draw_curves(checkpoint: Checkpoint, history: pd.DataFrame | None = None) -> bytes:

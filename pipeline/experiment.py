@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config import (
+    AttentionConfig,
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
     PredictConfig,
     PreprocessConfig,
+    ReportConfig,
     SplitConfig,
     TrackingConfig,
     TrainConfig,
@@ -38,6 +40,8 @@ class Experiment:
         train: how the model is trained.
         evaluate: how it is judged.
         predict: new scans to score.
+        attention: which attention is drawn over which inputs.
+        report: which runs are put side by side.
         tracking: where MLflow keeps the records.
     """
 
@@ -53,6 +57,8 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class PixelPermutation(nn.Module):
 
     def __init__(self, image_size: tuple[int, int], seed: int) -> None:
         super().__init__()
+        self.seed = seed
         order = torch.tensor(compute_pixel_order(image_size[0] * image_size[1], seed))
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("inverse_order", order.argsort(), persistent=False)

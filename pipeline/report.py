@@ -1,18 +1,17 @@
 """One self-contained page that says what a model is worth: no network, no script, all text escaped."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas
 
 from pipeline.bootstrap import METRIC_NAMES
 from pipeline.files import write_bytes
 from pipeline.kinds import WORDS, Words, plural
 from pipeline.metrics import MAX_READABLE_CLASSES
+from pipeline.pages import build_figure, render_page
 
 TEMPLATE = "report.html"
 METRIC_TITLES = {
@@ -30,7 +29,6 @@ METRIC_TITLES = {
 LOWER_IS_BETTER = ("nll", "brier", "ece")
 BASELINE_TITLES = {"majority": "Commonest class", "logistic_regression": "Logistic regression on pixels"}
 MAX_FINDINGS = 50  # the certificate itself holds them all
-MIN_WIDE_PIXELS = 1000  # a picture that needs the width of the page
 LEVEL_TITLES = {
     "slice": "Slices",
     "volume": "Volumes",
@@ -61,6 +59,12 @@ FIGURE_TEXTS = {
     "worst_mistakes": (
         "Worst mistakes",
         "Wrong answers that the model was surest of, each with its true class and what was said.",
+    ),
+    "attention": (
+        "Where the model looks",
+        "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their place in "
+        "the list. It says where the model looks, not why it answers. Below each map: how many times its even share "
+        "the most-read part gets, and over how many parts the reading is spread.",
     ),
     "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
 }
@@ -101,15 +105,9 @@ def write_report(
         words: what a row and a group are called.
         baseline_notes: what a reader has to know of the baselines.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     findings = list(certificate.get("findings", []))
-    page = environment.get_template(TEMPLATE).render(
+    page = render_page(
+        TEMPLATE,
         title=title,
         synthetic_note=synthetic_note,
         sentences=summarise_in_words(metrics, words),
@@ -130,7 +128,7 @@ def write_report(
         config_text=config_text,
         warnings=list(warnings),
     )
-    write_bytes(path, page.encode())
+    write_bytes(path, page)
 
 
 def summarise_certificate(certificate: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,23 +271,7 @@ def build_figures(figures: Mapping[str, bytes]) -> list[dict[str, Any]]:
         *(name for name in FIGURE_TEXTS if name in figures),
         *(n for n in figures if n not in FIGURE_TEXTS),
     ]
-    built = []
-    for name in names:
-        title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
-        # Width and height of a PNG stand at bytes 16 to 24 (PNG specification, IHDR).
-        width, height = (int.from_bytes(figures[name][at : at + 4], "big") for at in (16, 20))
-        encoded = base64.b64encode(figures[name]).decode()
-        built.append(
-            {
-                "title": title,
-                "text": text,
-                "width": width,
-                "height": height,
-                "is_wide": width >= MIN_WIDE_PIXELS,
-                "address": f"data:image/png;base64,{encoded}",
-            }
-        )
-    return built
+    return [build_figure(*FIGURE_TEXTS.get(name, (humanise(name), "")), figures[name]) for name in names]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -4,8 +4,10 @@
 written last.
 """
 
+from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoint import Checkpoint
 from pipeline.config import PreprocessConfig
 from pipeline.devices import choose_accelerator, choose_precision
 from pipeline.errors import UserError
@@ -86,11 +88,29 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
         )
 
 
+def check_trained_on(path: Path, checkpoint: Checkpoint, store_fingerprint: str, split_fingerprint: str) -> None:
+    """Refuse a checkpoint that was trained on other pictures or splits.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: what was read from it.
+        store_fingerprint: of the pictures that are here.
+        split_fingerprint: of the division of patients that is here.
+
+    Raises:
+        UserError: one of them is another.
+    """
+    if (checkpoint.store_fingerprint, checkpoint.split_fingerprint) != (store_fingerprint, split_fingerprint):
+        raise UserError(f"{path}: trained on other pictures or splits than these. Run the train stage again.")
+
+
 def clear_run(paths: Workspace) -> None:
     """Remove a run's files; the one that says that it is finished goes first."""
     started = paths.run_folder / "started.json"
     for path in (paths.training_record, started, paths.last_checkpoint, paths.best_checkpoint, paths.history):
         path.unlink(missing_ok=True)
+    for path in paths.attention_maps.glob("epoch_*.npz"):
+        path.unlink()
 
 
 def write_started(paths: Workspace, settings: dict[str, Any], tracking_run: str) -> None:

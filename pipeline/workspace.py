@@ -71,6 +71,11 @@ class Workspace:
         return self.run_folder / "training.json"
 
     @property
+    def attention_maps(self) -> Path:
+        """Attention maps kept in training, a file an epoch."""
+        return self.run_folder / "attention"
+
+    @property
     def report_folder(self) -> Path:
         return self.root / "reports" / self.name / self.run
 

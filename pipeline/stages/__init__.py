@@ -5,10 +5,12 @@ from collections.abc import Callable
 from rich.console import Console
 
 from pipeline.experiment import Experiment
+from pipeline.stages.attention import attention
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.fetch import fetch
 from pipeline.stages.predict import predict
 from pipeline.stages.preprocess import preprocess
+from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 
@@ -19,4 +21,6 @@ STAGES: dict[str, Callable[[Experiment, Console], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "attention": attention,
+    "report": report,
 }

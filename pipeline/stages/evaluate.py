@@ -12,15 +12,16 @@ from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoi
 from pipeline.datasets import DATASETS
 from pipeline.devices import choose_accelerator
 from pipeline.dump import dump_experiment
-from pipeline.errors import UserError
-from pipeline.evaluation_figures import draw_curves, draw_figures
+from pipeline.evaluation_figures import draw_attention, draw_curves, draw_figures
 from pipeline.experiment import Experiment
 from pipeline.files import write_bytes, write_json
 from pipeline.kinds import WORDS, Words, count_words, plural
 from pipeline.leakage import check_certificate, describe_findings
 from pipeline.metrics import compute_metrics
+from pipeline.models import Classifier
 from pipeline.provenance import read_commit, read_hardware, read_versions
 from pipeline.report import show_percent, summarise_certificate, write_report
+from pipeline.runs import check_trained_on
 from pipeline.scoring import compute_probabilities
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
@@ -40,18 +41,18 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     certificate = check_certificate(paths.certificate, store, splits)
     checkpoint_path = experiment.evaluate.checkpoint or paths.best_checkpoint
     checkpoint = read_checkpoint(checkpoint_path)
-    trained_on = (checkpoint.store_fingerprint, checkpoint.split_fingerprint)
-    if trained_on != (store.fingerprint, certificate["splits_fingerprint"]):
-        raise UserError(
-            f"{checkpoint_path}: trained on other pictures or splits than these. Run the train stage again."
-        )
-    split_of = store.index["group_id"].map(resolve_roles(splits, experiment.split)).to_numpy(dtype=str)
+    check_trained_on(checkpoint_path, checkpoint, store.fingerprint, certificate["splits_fingerprint"])
+    roles = resolve_roles(splits, experiment.split)
+    split_of = store.index["group_id"].map(roles).to_numpy(dtype=str)
 
-    predictions = _predict_splits(experiment, store, checkpoint, split_of)
+    device = torch.device(choose_accelerator(experiment.train.accelerator))
+    classifier = build_from_checkpoint(checkpoint, device)
+    predictions = _predict_splits(classifier, device, store, split_of, experiment.evaluate.batch_size)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
     words, options = WORDS[store.kind], experiment.evaluate
     metrics = {
         "split": "test",
+        "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,
         "class_names": list(store.class_names),
         "levels": compute_metrics(test, store.class_names, options.num_resamples, options.seed, words),
         "baselines": _score_baselines(experiment, store, split_of, console),
@@ -59,6 +60,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     baseline_notes = _describe_baselines(experiment, metrics, int((split_of == "train").sum()), words)
     warnings = _list_warnings(metrics, certificate, store.missing, words)
     figures = draw_figures(store, test, metrics)
+    figures |= draw_attention(classifier, store, roles, experiment.attention.num_examples, checkpoint.epoch)
     history = None if options.checkpoint is not None else pd.read_csv(paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
 
@@ -95,18 +97,16 @@ def evaluate(experiment: Experiment, console: Console) -> None:
 
 
 def _predict_splits(
-    experiment: Experiment, store: Store, checkpoint: Checkpoint, split_of: np.ndarray[Any, Any]
+    classifier: Classifier, device: torch.device, store: Store, split_of: np.ndarray[Any, Any], batch_size: int
 ) -> pd.DataFrame:
     """Score the validation and the test rows."""
-    device = torch.device(choose_accelerator(experiment.train.accelerator))
-    classifier = build_from_checkpoint(checkpoint, device)
     tables = []
     for split in ("val", "test"):
         rows = np.flatnonzero(split_of == split)
         index = store.index.iloc[rows]
         images = store.examples[rows]
         positions = index["slice_position"].to_numpy()
-        scores = compute_probabilities(classifier, images, positions, device, experiment.evaluate.batch_size)
+        scores = compute_probabilities(classifier, images, positions, device, batch_size)
         tables.append(build_predictions(index, scores.astype(np.float64), store.class_names, split))
     return pd.concat(tables, ignore_index=True)
 

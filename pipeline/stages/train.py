@@ -9,6 +9,8 @@ import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 
+from pipeline.attention import KEPT, check_attention
+from pipeline.attention_files import keep_maps
 from pipeline.augment import check_mirror, check_swap
 from pipeline.checkpoint import (
     Checkpoint,
@@ -56,6 +58,8 @@ class Task:
         blank: the checkpoint as it is before training, without statistics and weights.
         train_examples: learned from.
         val_examples: judged by.
+        store: all pictures.
+        roles: each patient's split.
     """
 
     experiment: Experiment
@@ -63,6 +67,8 @@ class Task:
     blank: Checkpoint
     train_examples: Examples
     val_examples: Examples
+    store: Store
+    roles: dict[str, str]
 
     @property
     def is_first(self) -> bool:
@@ -97,13 +103,15 @@ def train(experiment: Experiment, console: Console) -> None:
     roles = resolve_roles(splits, experiment.split)
     train_examples = _select_examples(store, roles, "train", fabric.device)
     val_examples = _select_examples(store, roles, "val", fabric.device)
-    task = Task(experiment, fabric, blank, train_examples, val_examples)
+    task = Task(experiment, fabric, blank, train_examples, val_examples, store, roles)
     if task.is_first and not (config.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()):
         known_run = _find_tracking_run(experiment, blank.settings)
         clear_run(paths)
         write_started(paths, blank.settings, known_run)
     fabric.barrier()
     state = _build_state(task)
+    if experiment.attention.every_epochs > 0:
+        check_attention(state.classifier.model, KEPT)
     tracker = Tracker()
     if task.is_first:
         tracker = _open_tracker(task, state)
@@ -186,7 +194,7 @@ def _build_state(task: Task) -> TrainingState:
 
 
 def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
-    """Train, and after each epoch write the best checkpoint, the last one and the curves, in this order."""
+    """Train, and after each epoch write maps, the best checkpoint, the last one and the curves, in this order."""
     paths, config = task.experiment.paths, task.experiment.train
     arguments = (task.fabric, state, task.train_examples, task.val_examples, config, task.experiment.augment)
     if not task.is_first:
@@ -197,6 +205,10 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(*arguments, on_step=display.show_step if console.is_terminal else None):
             is_best = find_best(state.history, config.select_by) is result
+            # Before the last checkpoint: a run that is cut off here computes this epoch and its maps again.
+            keep_maps(
+                paths.attention_maps, state.classifier, task.store, task.roles, task.experiment.attention, result.epoch
+            )
             best = dataclasses.replace(
                 task.blank,
                 mean=state.classifier.mean_values,

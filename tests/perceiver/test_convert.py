@@ -11,6 +11,8 @@ from perceiver.convert import from_perceiver_pytorch, to_perceiver_pytorch
 from perceiver.positions import grid_positions
 
 reference = pytest.importorskip("perceiver_pytorch", reason="extra bench: perceiver-pytorch==0.11.0")
+# One frequency for all axes, as perceiver-pytorch has it, is far from the resolution of some.
+pytestmark = pytest.mark.filterwarnings("ignore:PerceiverConfig.max_freq is far")
 
 
 def draw_case(seed):

@@ -1,8 +1,10 @@
 """Which half of a GEGLU gates, and how its width counts."""
 
+import pytest
 import torch
+from torch.nn import functional
 
-from perceiver.feedforward import FeedForward, geglu
+from perceiver.feedforward import FeedForward, GatedProduct, geglu
 
 
 def test_the_second_half_gates():
@@ -23,7 +25,75 @@ def test_geglu_and_gelu_layers_compute_what_they_say():
         layer = FeedForward(4, 2, activation, 0.0)
         hidden = layer.widen(layer.norm(inputs))
         if activation == "geglu":
-            activated = hidden[..., :8] * torch.nn.functional.gelu(hidden[..., 8:])
+            activated = hidden[..., :8] * functional.gelu(hidden[..., 8:])
         else:
-            activated = torch.nn.functional.gelu(hidden)
+            activated = functional.gelu(hidden)
         torch.testing.assert_close(layer(inputs), layer.narrow(activated))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0.02)],  # some roundings of each type
+)
+def test_the_gated_product_has_the_plain_gradients_and_keeps_what_comes_in_alone(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(*shape, generator=generator) for shape in ((2, 3, 16), (5, 8), (5,))]
+    sent = torch.randn(2, 3, 5, generator=generator)
+
+    def outputs_and_gradients(function, dtype):
+        own = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.untyped_storage().data_ptr()) or tensor, lambda tensor: tensor
+        ):
+            output = function(*own)
+        return [output, *torch.autograd.grad(output, own, sent.to(dtype))], kept, own
+
+    found, kept, own = outputs_and_gradients(GatedProduct.apply, dtype)
+    expected, _, _ = outputs_and_gradients(lambda h, w, b: functional.linear(geglu(h), w, b), torch.float64)
+    assert set(kept) == {own[0].untyped_storage().data_ptr(), own[1].untyped_storage().data_ptr()}
+    for tensor, exact in zip(found, expected, strict=True):
+        assert tensor.dtype == dtype
+        assert (tensor.double() - exact).abs().max() < tolerance * exact.abs().max()
+
+
+def test_a_feedforward_layer_in_training_without_dropout_is_the_one_with_dropout_of_nothing():
+    """The two ways through the layer: one keeps the activations, the other computes them again."""
+    layer = FeedForward(6, 2, "geglu", 0.5)
+    latents = torch.randn(2, 3, 6)
+    silent = layer.eval()(latents)
+    for module in layer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 1e-30  # drops nothing, and is not 0
+    torch.testing.assert_close(layer.train()(latents), silent, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("activation", ["geglu", "gelu"])
+def test_dropout_drops_what_goes_in_and_what_comes_out_of_the_last_product(activation):
+    """Narrowing by the sum of 400 ones: each output is 0 in half of the cases, else 2 * sum of 2 or 0."""
+    layer = FeedForward(400, 1, activation, 0.5).train()
+    with torch.no_grad():
+        layer.widen.weight.zero_()
+        layer.widen.bias.fill_(10.0)  # gelu(10) = 10
+        layer.narrow.weight.fill_(0.1 if activation == "gelu" else 0.01)
+        layer.narrow.bias.zero_()
+    outputs = layer(torch.zeros(100, 400))
+    assert (outputs == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)  # 40,000 draws: deviation .0025
+    sums = outputs.max(dim=1).values / 2  # of 400 times 0 or 2: mean 400, deviation 20
+    assert sums.mean().item() == pytest.approx(400, abs=10)
+    assert sums.std().item() == pytest.approx(20, rel=0.3)  # of 100 deviations: 7 %
+
+
+def test_autocast_gives_float32_gradients_near_the_float32_ones():
+    layer = FeedForward(32, 2, "geglu", 0.0)
+    latents = torch.randn(2, 3, 32)
+    gradients = []
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            layer(latents).float().square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in layer.named_parameters()})
+    for name, exact in gradients[0].items():
+        assert gradients[1][name].dtype == torch.float32
+        difference = (gradients[1][name] - exact).norm() / exact.norm()
+        assert 0 < difference < 0.03, name  # bfloat16 keeps 8 bits, and some five roundings follow one another

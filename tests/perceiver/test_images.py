@@ -82,6 +82,24 @@ def test_every_parameter_of_the_stem_gets_a_gradient(options, images):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize(
+    ("options", "num_places"), [({"stem": "pixels"}, 96), ({"stem": "patches", "patch_size": 4}, 6)]
+)
+def test_every_learned_position_gets_a_gradient_of_its_own(options, num_places, images):
+    perceiver = PerceiverConfig(num_latents=4, latent_dim=16, positions="learned", latent_init_std=1.0)
+    model = small_model(perceiver=perceiver, **options).train()
+    table = model.perceiver.positions.table
+    assert table.shape == (num_places, perceiver.learned_position_dim)
+    weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
+    (model(images) * weight).sum().backward()
+    assert (table.grad.abs().amax(dim=1) > 0).all()
+    assert len(torch.unique(table.grad, dim=0)) == num_places
+    before = model(images)
+    with torch.no_grad():
+        table[0] += 1
+    assert (model(images) - before).abs().max() > 1e-4
+
+
 def test_an_image_of_another_shape_is_refused(images):
     with pytest.raises(ValueError, match=r"found shape \(3, 12, 8, 2\), allowed is .* = \(batch, 2, 8, 12\)"):
         small_model()(images.permute(0, 3, 2, 1))
@@ -116,3 +134,48 @@ def test_each_layer_of_the_stem_halves_the_image_and_doubles_the_channels():
     assert widths == [8, 16, 32]
     sizes = [stem[:count](torch.zeros(1, 3, 17, 24)).shape[2:] for count in (4, 8, 12)]
     assert sizes == [(8, 12), (4, 6), (2, 3)]
+
+
+def look_for_light(model):
+    """Let every latent of the first cross-attention score the first channel of an input, and nothing else."""
+    attention = model.perceiver.cross_layers[0].attention
+    with torch.no_grad():
+        attention.query_norm.weight.zero_()
+        attention.query_norm.bias.fill_(1.0)
+        for layer in (attention.to_query, attention.to_key):
+            layer.weight.zero_()
+        attention.to_query.weight[0] = 1.0
+        attention.to_key.weight[0, 0] = 1.0
+    return model
+
+
+@pytest.mark.parametrize(("options", "cell"), [({"stem": "pixels"}, 1), ({"stem": "patches", "patch_size": 2}, 2)])
+def test_a_map_is_brightest_where_the_image_is_what_the_latents_look_for(options, cell):
+    model = look_for_light(small_model(**options))
+    images = torch.zeros(2, 2, 8, 12)
+    images[0, 0, 2:4, 10:12] = 5.0
+    images[1, 0, 6:8, 0:2] = 5.0
+    maps = model.attention_maps(images)[0].mean(dim=(1, 2))
+    assert (model.grid_size, model.cell_pixels) == ((8 // cell, 12 // cell), cell)
+    assert tuple(maps.shape[1:]) == model.grid_size
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(2))
+    rows, columns = (maps[0] == maps[0].max()).nonzero(as_tuple=True)
+    assert {(int(r) * cell, int(c) * cell) for r, c in zip(rows, columns, strict=True)} <= {
+        (r, c) for r in (2, 3) for c in (10, 11)
+    }
+    assert divmod(int(maps[1].argmax()), model.grid_size[1])[0] * cell >= 6
+    assert int(maps[1].argmax()) % model.grid_size[1] * cell <= 1
+
+
+def test_maps_of_latents_and_of_chosen_layers_and_heads_are_the_perceivers_own(images):
+    model = small_model(stem="conv", slice_position=True)
+    place = torch.tensor([-1.0, 0.0, 1.0])
+    assert (model.grid_size, model.cell_pixels) == ((2, 3), 4)
+    with torch.no_grad():
+        values, positions = model.read(images, place)
+        for kind, options in (("self", {"heads": (1,)}), ("cross", {"heads": (0,)})):
+            found = model.attention_maps(images, place, kind=kind, **options)[0]
+            expected = model.perceiver.attention_maps(values, positions, kind=kind, **options)[0]
+            torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=0, atol=0)
+        other = model.attention_maps(images, -place, kind="self")[0]
+    assert not torch.equal(found, other)

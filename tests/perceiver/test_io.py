@@ -100,7 +100,7 @@ def test_padding_changes_no_output_and_every_parameter_gets_a_gradient(values, p
         assert parameter.grad.abs().max() > 1e-7, name
 
 
-def test_the_graph_is_compiled_in_one_piece(values, positions, queries):
+def test_the_graph_is_compiled_in_one_piece(values, positions, queries, fresh_compiler):
     model = randomised(PerceiverIO(small_config(), 6))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     expected = model(values, positions, queries=queries)

@@ -1,16 +1,19 @@
 """Positions by hand."""
 
 import math
+import warnings
 
 import pytest
 import torch
 
+from perceiver import Perceiver, PerceiverConfig
 from perceiver.positions import (
     FourierPositions,
     fourier_features,
     fourier_frequencies,
     grid_indices,
     grid_positions,
+    warn_far_from_nyquist,
 )
 
 
@@ -57,3 +60,31 @@ def test_a_place_of_the_grid_finds_its_own_row(sizes):
         -1, 1
     )
     assert grid_indices(shaken, sizes).tolist() == [list(range(positions.shape[1]))]
+
+
+@pytest.mark.parametrize(
+    ("max_freq", "message"),
+    [
+        ((10.0, 260.0), r"axis 0: found 10, 22\.8 times below 228\)"),
+        ((228.0, 1040.0), r"\(axis 1: found 1040, 4\.0 times above 260"),
+        ((113.0, 521.0), r"axis 0: found 113, 2\.0 times below 228; axis 1: found 521, 2\.0 times above 260"),
+    ],
+)
+def test_a_frequency_far_from_the_resolution_gets_one_warning(max_freq, message):
+    with pytest.warns(UserWarning, match=message) as caught:
+        warn_far_from_nyquist(max_freq, (228, 260))
+    assert len(caught) == 1
+
+
+def test_a_model_warns_when_it_is_built_or_meets_a_grid_and_else_not():
+    options = {"input_channels": 1, "num_classes": 2, "num_latents": 2, "latent_dim": 8}
+    with pytest.warns(UserWarning, match="axis 0: found 10, 2.5 times below 25"):
+        Perceiver(PerceiverConfig(axis_sizes=(25,), max_freq=(10.0,), **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = Perceiver(PerceiverConfig(max_freq=(10.0,), **options))
+        Perceiver(PerceiverConfig(axis_sizes=(20, 5, 1), max_freq=(10.0, 10.0, 4.0), **options))
+        Perceiver(PerceiverConfig(axis_sizes=(500,), **options))
+        model(torch.zeros(1, 20, 1))
+    with pytest.warns(UserWarning, match="axis 0: found 10, 2.5 times below 25"):
+        model(torch.zeros(1, 25, 1))

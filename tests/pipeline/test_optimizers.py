@@ -30,6 +30,12 @@ def test_schedule_has_the_rates_computed_by_hand(options, expected):
     assert rates(8, **options) == pytest.approx(expected)
 
 
+def test_the_papers_schedule_falls_tenfold_after_epochs_84_102_and_114_of_120():
+    found = rates(240, epochs=120, schedule="multistep", gamma=0.1, milestones=(84, 102, 114))
+    expected = [1.0] * 168 + [0.1] * 36 + [0.01] * 24 + [0.001] * 12  # two steps an epoch
+    assert found == pytest.approx(expected)
+
+
 def test_cosine_starts_at_one_passes_the_middle_and_ends_at_the_final_fraction():
     found = rates(9, steps_per_epoch=3, epochs=3, schedule="cosine", final_fraction=0.2)
     assert found[0] == pytest.approx(1)
@@ -95,6 +101,33 @@ def test_adamw_decays_a_matrix_and_not_a_bias():
     optimizer.step()
     assert layer.weight.item() == pytest.approx(2.0 - 0.1 * 0.5 * 2.0)
     assert layer.bias.item() == 2.0
+
+
+def test_adam_takes_the_two_steps_of_its_paper_and_decays_nothing_beside_them():
+    """Gradients 0.5 and -0.1: means 0.5, then 0.035 / 0.19, over the roots of 0.25 and of 0.00025975 / 0.001999."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 0.01)
+    optimizer = build_optimizer(layer, TrainConfig(optimizer="adam", learning_rate=1e-4, weight_decay=0.0))
+    steps = (1.0, (0.035 / 0.19) / math.sqrt(0.00025975 / 0.001999))
+    expected = 0.01
+    for gradient, step in zip((0.5, -0.1), steps, strict=True):
+        layer.weight.grad = torch.tensor([[gradient]])
+        optimizer.step()
+        expected -= 1e-4 * step
+        assert layer.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_adams_decay_is_a_part_of_its_gradient():
+    """A gradient of 0 and a decay of 0.5 times 4 make one of 2; Adam's first step is the rate, whatever it is."""
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.weight, 4.0)
+    nn.init.constant_(layer.bias, 4.0)
+    optimizer = build_optimizer(layer, TrainConfig(optimizer="adam", learning_rate=0.1, weight_decay=0.5))
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(4.0 - 0.1)
+    assert layer.bias.item() == 4.0
 
 
 def test_lamb_takes_the_step_of_its_paper():

@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 
 from perceiver import PerceiverConfig
+from pipeline.attention_files import list_kept_epochs, read_maps
 from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
-from pipeline.config import AugmentConfig, PreprocessConfig, SplitConfig, TrackingConfig, TrainConfig
+from pipeline.config import AttentionConfig, AugmentConfig, PreprocessConfig, SplitConfig, TrackingConfig, TrainConfig
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.files import read_json
-from pipeline.models import ModelConfig
+from pipeline.models import CnnConfig, ModelConfig
 from pipeline.preparation import describe_options
 from pipeline.scoring import compute_probabilities
 from pipeline.stages.split import split
@@ -225,7 +226,7 @@ def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
     checkpoint = read_checkpoint(experiment.paths.best_checkpoint)
     store, roles = read_store(experiment.paths.prepared), pd.read_csv(experiment.paths.splits, dtype=str)
     rows = store.index["group_id"].map(roles.set_index("group_id")["split"]) == "val"
-    images, index = store.images[rows.to_numpy()], store.index[rows]
+    images, index = store.examples[rows.to_numpy()], store.index[rows]
     places = index["slice_position"].to_numpy()
     answers = compute_probabilities(build_from_checkpoint(checkpoint), images, places, torch.device("cpu"), 16)
     wanted = index["label"].to_numpy()[:, None] == np.array(store.class_names)
@@ -295,3 +296,48 @@ if __name__ == "__main__":
     columns = ["train_loss", "val_loss", "train_accuracy", "val_accuracy"]
     pd.testing.assert_frame_equal(numbers(two.paths.history)[columns], numbers(one.paths.history)[columns], rtol=1e-3)
     assert build_from_checkpoint(read_checkpoint(two.paths.best_checkpoint)) is not None
+
+
+def with_maps(experiment: Experiment) -> Experiment:
+    return dataclasses.replace(experiment, attention=AttentionConfig(every_epochs=2, num_examples=4))
+
+
+def test_maps_are_kept_at_their_epochs_and_change_nothing_else(undisturbed, tmp_path):
+    experiment = with_maps(make_experiment(tmp_path))
+    run(experiment)
+    kept = list_kept_epochs(experiment.paths.attention_maps)
+    assert sorted(kept) == [2, 4]
+    maps = [read_maps(path) for path in kept.values()]
+    assert [item.epoch for item in maps] == [2, 4]
+    assert maps[0].example_ids == maps[1].example_ids
+    assert not np.array_equal(maps[0].weights, maps[1].weights)
+    roles = pd.read_csv(experiment.paths.splits, dtype=str).set_index("group_id")["split"]
+    index = read_store(experiment.paths.prepared).index.set_index("example_id")
+    assert set(index.loc[list(maps[0].example_ids), "group_id"].map(roles)) == {"val"}
+    for name in ("best_checkpoint", "last_checkpoint"):
+        assert read_weights(getattr(experiment.paths, name)) == read_weights(getattr(undisturbed.paths, name))
+    assert list_kept_epochs(undisturbed.paths.attention_maps) == {}
+
+
+def test_a_run_that_goes_on_keeps_its_maps_and_ends_with_those_of_an_undisturbed_one(tmp_path):
+    whole = with_maps(make_experiment(tmp_path / "whole"))
+    run(whole)
+    experiment = with_maps(make_experiment(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, Cut("epoch 3/4"))
+    first = list_kept_epochs(experiment.paths.attention_maps)[2]
+    before = first.stat().st_mtime_ns
+    run(experiment)
+    assert first.stat().st_mtime_ns == before
+    for epoch, path in list_kept_epochs(whole.paths.attention_maps).items():
+        found, expected = read_maps(list_kept_epochs(experiment.paths.attention_maps)[epoch]), read_maps(path)
+        assert found.weights.tobytes() == expected.weights.tobytes(), epoch
+    run(with_train(experiment, resume=False, epochs=1))
+    assert list_kept_epochs(experiment.paths.attention_maps) == {}, "of the run that was given up"
+
+
+def test_maps_of_a_network_without_attention_are_refused_before_training(tmp_path):
+    experiment = with_maps(make_experiment(tmp_path, model=ModelConfig(kind="cnn", cnn=CnnConfig(channels=(2, 2)))))
+    with pytest.raises(UserError, match="attention: this network has none"):
+        run(experiment)
+    assert not experiment.paths.last_checkpoint.is_file()

@@ -212,6 +212,15 @@ def test_validation_reports_the_squared_error_of_the_probabilities():
     assert state.history[-1].val_loss < 0.25  # that of answering one half always
 
 
+def test_adam_with_an_exponential_schedule_has_the_rates_computed_by_hand():
+    """Rate 1e-4, times 0.9 after each epoch, with the squared error: all as one experiment uses them together."""
+    options = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "loss": "mse"}
+    state = train(dataclasses.replace(CONFIG, schedule="exponential", gamma=0.9, **options))
+    assert [result.learning_rate for result in state.history] == pytest.approx([1e-4, 9e-5, 8.1e-5])
+    losses = [result.train_loss for result in state.history]
+    assert losses == sorted(losses, reverse=True)
+
+
 def test_dropout_is_off_in_validation():
     state = train(dataclasses.replace(CONFIG, epochs=1), dropout=0.9)
     val_examples = examples()[1]

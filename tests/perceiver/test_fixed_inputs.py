@@ -1,0 +1,122 @@
+"""The backward pass that leaves out the inputs' gradient gives the queries' own."""
+
+import pytest
+import torch
+
+from perceiver import Perceiver, PerceiverConfig, fixed_inputs
+from perceiver.fixed_inputs import FEW_INPUTS, attend_fixed, needs_query_gradient_alone
+from perceiver.positions import grid_positions
+
+# Relative to the longest vector. Four roundings of a product's result; bfloat16 keeps 8 bits, float16 11.
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+
+
+def textbook(queries, inputs, mask, scale):
+    scores = queries @ inputs.transpose(1, 2) * scale
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], -torch.inf)
+    return scores.softmax(-1) @ inputs
+
+
+def answers_and_gradient(function, queries, inputs, mask, weight):
+    queries = queries.clone().requires_grad_()
+    answers = function(queries, inputs, mask, 0.4)
+    answers.backward(weight)
+    return answers.detach(), queries.grad
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("block_elements", [1, 5 * 300, 5 * 300 * 2, 10**9])  # several blocks, and a rest
+def test_the_gradient_is_the_textbook_one(dtype, masked, block_elements, monkeypatch):
+    monkeypatch.setattr(fixed_inputs, "BLOCK_ELEMENTS", block_elements)
+    generator = torch.Generator().manual_seed(0)
+    queries, weight = (torch.randn(3, 5, 7, generator=generator).to(dtype) for _ in range(2))
+    inputs = torch.randn(3, 700, 7, generator=generator).to(dtype)
+    mask = torch.rand(3, 700, generator=generator) > 0.6 if masked else None
+    found = answers_and_gradient(attend_fixed, queries, inputs, mask, weight)
+    expected = answers_and_gradient(textbook, queries.double(), inputs.double(), mask, weight.double())
+    for tensor, exact in zip(found, expected, strict=True):
+        assert tensor.dtype == dtype
+        assert (tensor.double() - exact).abs().max() < TOLERANCES[dtype] * exact.norm(dim=-1).max()
+
+
+def test_large_scores_lose_nothing_in_bfloat16():
+    """All scores lie near 100 and differ by some 1: rounded to bfloat16 before the subtraction they would be off
+    by up to 0.25, and each weight by a quarter."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 400, 8, generator=generator)
+    inputs[..., 0] = 10
+    queries, weight = (torch.randn(1, 6, 8, generator=generator) for _ in range(2))
+    queries[..., 0] = 25
+    queries, inputs, weight = queries.bfloat16(), inputs.bfloat16(), weight.bfloat16()
+    _, found = answers_and_gradient(attend_fixed, queries, inputs, None, weight)
+    _, expected = answers_and_gradient(textbook, queries.double(), inputs.double(), None, weight.double())
+    # 8 bits of the answers' large channel, 10, are in D: 0.04 times the products' weights of 10 at most.
+    assert (found.double() - expected)[..., 1:].abs().max() < 0.03 * expected.abs().max()
+
+
+def test_what_padding_holds_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    queries, weight = (torch.randn(2, 4, 6, generator=generator) for _ in range(2))
+    inputs = torch.randn(2, 500, 6, generator=generator)
+    mask = torch.arange(500).expand(2, -1) < 300
+    short = answers_and_gradient(attend_fixed, queries, inputs[:, :300].contiguous(), None, weight)
+    for filling in (0.0, 100.0):
+        filled = torch.where(mask.unsqueeze(-1), inputs, filling)
+        for found, expected in zip(
+            answers_and_gradient(attend_fixed, queries, filled, mask, weight), short, strict=True
+        ):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)  # float32 sums in another order
+
+
+def test_it_is_taken_where_the_queries_alone_want_a_gradient():
+    queries, inputs = torch.randn(1, 4, 6), torch.randn(1, FEW_INPUTS + 1, 6)
+    learned = inputs.clone().requires_grad_()
+    assert not needs_query_gradient_alone(queries, inputs)
+    queries.requires_grad_()
+    assert needs_query_gradient_alone(queries, inputs)
+    assert not needs_query_gradient_alone(queries, learned)
+    assert not needs_query_gradient_alone(queries, inputs[:, :-1])
+    with torch.no_grad():
+        assert not needs_query_gradient_alone(queries, inputs)
+
+
+def test_the_operator_keeps_the_rules_of_torch():
+    queries, inputs = torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 300, 6)
+    mask = torch.arange(300).expand(2, -1) < 200
+    for chosen in (None, mask):
+        torch.library.opcheck(torch.ops.perceiver.attend_fixed.default, (queries, inputs, chosen, 0.5))
+
+
+@pytest.mark.parametrize("channels", [0, 1])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_model_has_the_same_gradients_with_it_and_without(channels, masked, monkeypatch):
+    config = PerceiverConfig(input_channels=channels, axis_sizes=(20, 20), num_classes=3, num_bands=3, cross_heads=2)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 400, channels, generator=generator)
+    padding = torch.rand(2, 400, generator=generator) > 0.7 if masked else None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Perceiver(config)
+
+    def compute_gradients():
+        model.zero_grad()
+        model(values, grid_positions((20, 20)).unsqueeze(0), padding).square().sum().backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    calls = []
+    original = fixed_inputs.attend_fixed
+
+    def count(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr("perceiver.attention.attend_fixed", count)
+    with_it = compute_gradients()
+    assert len(calls) == config.num_cross_attends
+    monkeypatch.setattr("perceiver.attention.needs_query_gradient_alone", lambda *_: False)
+    for name, gradient in compute_gradients().items():
+        # float32 sums in another order, relative to the largest of the parameter
+        limit = 1e-4 * gradient.abs().max().item()
+        torch.testing.assert_close(with_it[name], gradient, atol=limit, rtol=1e-4, msg=name)
