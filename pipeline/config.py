@@ -401,12 +401,15 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where MLflow keeps the records.
+    """Where the records of a run are kept beside its own folder.
 
     Args:
         enabled: false keeps no records in MLflow.
         uri: a tracking server or database; without it ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` here.
+        tensorboard: also write each epoch's and the evaluation's numbers as TensorBoard's event files, into the folder
+            ``tensorboard`` of the run; needs the package of that name.
     """
 
     enabled: bool = True
     uri: str | None = None
+    tensorboard: bool = False

@@ -42,7 +42,7 @@ class Experiment:
         predict: new scans to score.
         attention: which attention is drawn over which inputs.
         report: which runs are put side by side.
-        tracking: where MLflow keeps the records.
+        tracking: where the records are kept.
     """
 
     name: str = "akoa"

@@ -107,7 +107,8 @@ def check_trained_on(path: Path, checkpoint: Checkpoint, store_fingerprint: str,
 def clear_run(paths: Workspace) -> None:
     """Remove a run's files; the one that says that it is finished goes first."""
     started = paths.run_folder / "started.json"
-    for path in (paths.training_record, started, paths.last_checkpoint, paths.best_checkpoint, paths.history):
+    events = paths.event_folder.glob("events.out.tfevents.*")
+    for path in (paths.training_record, started, paths.last_checkpoint, paths.best_checkpoint, paths.history, *events):
         path.unlink(missing_ok=True)
     for path in paths.attention_maps.glob("epoch_*.npz"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""The one door to MLflow.
+"""The one door to MLflow, with TensorBoard's event files beside it where they are asked for.
 
 A run is addressed by its id and nothing is kept in MLflow's process-wide state, so that a stage can
 re-open the run of an earlier one.
@@ -22,6 +22,7 @@ from filelock import FileLock
 import perceiver
 from pipeline.config import TrackingConfig
 from pipeline.errors import UserError
+from pipeline.event_log import EventLog, open_event_log
 from pipeline.history import EpochResult
 from pipeline.provenance import read_versions
 from pipeline.workspace import Workspace
@@ -30,14 +31,16 @@ MAX_VALUE_LENGTH = 500
 
 
 class Tracker:
-    """Records of one run that go nowhere: what is used where tracking is off.
+    """Records of one run that go nowhere but into event files: what is used where MLflow is off.
 
     Args:
         run_id: of the run in MLflow; empty without one.
+        events: TensorBoard's files, which get curves and numbers; None where they are not asked for.
     """
 
-    def __init__(self, run_id: str = "") -> None:
+    def __init__(self, run_id: str = "", events: EventLog | None = None) -> None:
         self.run_id = run_id
+        self.events = events
 
     def log_settings(self, settings: Mapping[str, Any]) -> None:
         """Keep the options, ``section.field`` -> value."""
@@ -56,9 +59,14 @@ class Tracker:
 
     def log_history(self, history: Sequence[EpochResult]) -> None:
         """Keep the curves; epochs that are there already are left as they are."""
+        if self.events is not None:
+            for result in history:
+                self.events.write_scalars(_list_numbers(result), result.epoch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Keep numbers."""
+        if self.events is not None:
+            self.events.write_scalars(metrics, step)
 
     def log_model(
         self,
@@ -78,8 +86,10 @@ class Tracker:
             dtype: of the numbers in a picture or cloud.
         """
 
-    def finish(self, status: str = "FINISHED") -> None:
+    def finish(self, status: str = "FINISHED") -> None:  # noqa: ARG002 (event files have no place for it)
         """Say how the run ended: FINISHED, FAILED or KILLED."""
+        if self.events is not None:
+            self.events.close()
 
 
 class MlflowTracker(Tracker):
@@ -88,10 +98,11 @@ class MlflowTracker(Tracker):
     Args:
         client: of ``MlflowClient``.
         run_id: of a run that exists.
+        events: TensorBoard's files beside it, or None.
     """
 
-    def __init__(self, client: Any, run_id: str) -> None:
-        super().__init__(run_id)
+    def __init__(self, client: Any, run_id: str, events: EventLog | None = None) -> None:
+        super().__init__(run_id, events)
         self.client = client
 
     def log_settings(self, settings: Mapping[str, Any]) -> None:
@@ -124,14 +135,17 @@ class MlflowTracker(Tracker):
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
 
     def log_history(self, history: Sequence[EpochResult]) -> None:
+        super().log_history(history)
         known = {metric.step for metric in self.client.get_metric_history(self.run_id, "val_loss")}
         for result in history:
             if result.epoch not in known:
-                numbers = dataclasses.asdict(result)
-                numbers.pop("epoch")
-                self.log_metrics(numbers, step=result.epoch)
+                self._log_batch(_list_numbers(result), result.epoch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        super().log_metrics(metrics, step)
+        self._log_batch(metrics, step)
+
+    def _log_batch(self, metrics: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -188,6 +202,7 @@ class MlflowTracker(Tracker):
         self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
 
     def finish(self, status: str = "FINISHED") -> None:
+        super().finish(status)
         self.client.set_terminated(self.run_id, status)
 
 
@@ -213,10 +228,11 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
         Where to log; without tracking, one that keeps nothing.
 
     Raises:
-        UserError: the experiment was deleted in MLflow.
+        UserError: the experiment was deleted in MLflow, or TensorBoard is wanted and not installed.
     """
+    events = open_event_log(workspace.event_folder) if config.tensorboard else None
     if not config.enabled:
-        return Tracker()
+        return Tracker(events=events)
     _quieten()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -235,11 +251,16 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
     if run_id != "":
         try:
             client.update_run(run_id, status="RUNNING")
-            return MlflowTracker(client, run_id)
+            return MlflowTracker(client, run_id, events)
         except MlflowException:
             pass  # another database than the last time: the records start anew
     run = client.create_run(experiment_id, run_name=workspace.run if workspace.run != "" else workspace.name)
-    return MlflowTracker(client, run.info.run_id)
+    return MlflowTracker(client, run.info.run_id, events)
+
+
+def _list_numbers(result: EpochResult) -> dict[str, float]:
+    """Return an epoch's numbers without the epoch's own."""
+    return {name: value for name, value in dataclasses.asdict(result).items() if name != "epoch"}
 
 
 def _make_database(path: Path) -> None:

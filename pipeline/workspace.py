@@ -66,6 +66,11 @@ class Workspace:
         return self.run_folder / "history.csv"
 
     @property
+    def event_folder(self) -> Path:
+        """TensorBoard's files, where they are asked for."""
+        return self.run_folder / "tensorboard"
+
+    @property
     def training_record(self) -> Path:
         """What ``train`` writes last: the run is complete."""
         return self.run_folder / "training.json"

@@ -33,6 +33,7 @@ TINY_CONFIG = {
     "augment": {"mirror": "swap"},
     "train": {"epochs": 2, "batch_size": 16, "precision": "32-true"},
     "evaluate": {"num_resamples": 200},
+    "tracking": {"tensorboard": True},
 }
 
 

@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.cli import main
 from pipeline.tables import prediction_columns, read_table
@@ -94,6 +95,18 @@ def test_everything_is_in_one_mlflow_run(workspace):
     assert record.data.metrics["test_slice_accuracy_low"] == pytest.approx(slices["low"])
     names = {item.path for item in client.list_artifacts(record.info.run_id, "evaluation")}
     assert {"evaluation/report.html", "evaluation/confusion_slice.png", "evaluation/metrics.json"} <= names
+
+
+def test_tensorboard_shows_the_epochs_and_the_figures_of_the_evaluation(workspace):
+    events = EventAccumulator(str(workspace / "runs" / "tiny" / "tensorboard"))
+    events.Reload()
+    history = pd.read_csv(workspace / "runs" / "tiny" / "history.csv")
+    assert [item.step for item in events.Scalars("val_loss")] == [1, 2]
+    assert [item.value for item in events.Scalars("val_loss")] == pytest.approx(history["val_loss"].tolist())
+    metrics = json.loads((workspace / "reports" / "tiny" / "metrics.json").read_text())
+    for level, content in metrics["levels"].items():
+        (accuracy,) = events.Scalars(f"test_{level}_accuracy")
+        assert accuracy.value == pytest.approx(content["metrics"]["accuracy"]["value"])
 
 
 def test_a_second_run_of_each_stage_does_nothing_and_says_so(workspace, capsys):

@@ -49,6 +49,7 @@ LAYERS = [
         "figures_attention",
         "figures_cloud",
         "report",
+        "event_log",
         "tracking",
         "display",
         "serving",
@@ -75,6 +76,7 @@ DOORS = {
     "requests": {"datasets.downloads"},
     "h5py": {"datasets.hdf5_points"},
     "trimesh": {"datasets.surfaces", "datasets.primitives"},
+    "tensorboard": {"event_log"},
 }
 
 
