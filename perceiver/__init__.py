@@ -5,6 +5,7 @@ from perceiver.encoder import PerceiverEncoder
 from perceiver.images import ImageConfig, ImagePerceiver, image_tokens
 from perceiver.io import PerceiverIO
 from perceiver.model import Perceiver
+from perceiver.points import PointPerceiver, normalise_points, point_tokens
 
 __all__ = [
     "ImageConfig",
@@ -13,5 +14,8 @@ __all__ = [
     "PerceiverConfig",
     "PerceiverEncoder",
     "PerceiverIO",
+    "PointPerceiver",
     "image_tokens",
+    "normalise_points",
+    "point_tokens",
 ]

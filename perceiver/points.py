@@ -1,0 +1,88 @@
+"""Point clouds as sets of inputs, and a Perceiver that takes them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perceiver.config import PerceiverConfig
+from perceiver.images import fill_config
+from perceiver.model import Perceiver
+
+NUM_AXES = 3
+
+
+def normalise_points(points: Tensor) -> Tensor:
+    """Move each cloud's mean to the origin and scale it to fit the cube from -1 to 1 along every axis.
+
+    Displacing or scaling a whole cloud before this changes nothing.
+
+    Args:
+        points: ``(batch, points, axes)``.
+
+    Returns:
+        The same shape, float32: the mean is 0 and the largest absolute coordinate 1; all 0 where a cloud is a single
+        place.
+
+    Source:
+        Jaegle 2021, arXiv 2103.03206, section 4.3, "zero-mean and unit-cube normalization".
+    """
+    centred = points.float() - points.float().mean(dim=1, keepdim=True)
+    extent = centred.abs().amax(dim=(1, 2), keepdim=True)
+    return centred / torch.where(extent > 0, extent, 1.0)
+
+
+def point_tokens(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn point clouds into inputs of a Perceiver: there are no values, the coordinates are the positions.
+
+    Args:
+        points: ``(batch, points, axes)``, each coordinate in [-1, 1].
+
+    Returns:
+        Values ``(batch, points, 0)`` and positions ``(batch, points, axes)``.
+    """
+    return points[..., :0], points
+
+
+class PointPerceiver(nn.Module):
+    """A Perceiver for point clouds of any number of points.
+
+    Args:
+        config: of the Perceiver. A cloud has no resolution, so Fourier features need ``max_freq`` for each of three
+            axes, and learned positions the ``axis_sizes`` of the grid to which points are rounded.
+        num_classes: number of logits.
+    """
+
+    def __init__(self, config: PerceiverConfig, *, num_classes: int) -> None:
+        super().__init__()
+        needed = "axis_sizes" if config.positions == "learned" else "max_freq"
+        found = getattr(config, needed)
+        if found is None or len(found) != NUM_AXES:
+            raise ValueError(
+                f"PerceiverConfig.{needed}: found {found}, but a point cloud has no resolution to take it from; "
+                f"allowed are {NUM_AXES} numbers, e.g. "
+                f"{(32, 32, 32) if needed == 'axis_sizes' else (64.0, 64.0, 64.0)}"
+            )
+        facts: dict[str, Any] = {"input_channels": 0, "num_classes": num_classes}
+        self.perceiver = Perceiver(fill_config(config, facts))
+
+    def forward(self, points: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Classify point clouds.
+
+        Args:
+            points: ``(batch, points, 3)`` float, each coordinate in [-1, 1]; see :func:`normalise_points`.
+            padding: ``(batch, points)`` bool, True for a point to ignore.
+
+        Returns:
+            Logits ``(batch, classes)``.
+
+        Raises:
+            ValueError: points of another shape.
+        """
+        if points.ndim != 3 or points.shape[2] != NUM_AXES:
+            raise ValueError(
+                f"PointPerceiver points: found shape {tuple(points.shape)}, allowed is (batch, points, {NUM_AXES})"
+            )
+        values, positions = point_tokens(points)
+        logits: Tensor = self.perceiver(values, positions, padding)
+        return logits
