@@ -71,6 +71,8 @@ DOORS = {
     "safetensors": {"checkpoint"},
     "pooch": {"datasets.downloads"},
     "requests": {"datasets.downloads"},
+    "h5py": {"datasets.hdf5_points"},
+    "trimesh": {"datasets.surfaces"},
 }
 
 
