@@ -130,6 +130,43 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class PointAugmentConfig:
+    """Random changes of the training point clouds, drawn anew for every cloud and epoch.
+
+    Changes come in the order rotation, stretch, scale, jitter; then the cloud is normalised to mean 0 and the unit
+    cube, and displaced. Each cloud's points are a random choice of those stored.
+
+    Args:
+        scale: each point's distance from the centre is multiplied by its own factor, uniform between 1 - scale and
+            1 + scale; one factor for the whole cloud would be undone by normalising.
+        stretch: factor on each axis, log-uniform between 1 / (1 + stretch) and 1 + stretch.
+        rotation_degrees: about the up axis, uniform between minus and plus this angle.
+        up_axis: the axis that points up; z in all that our readers give, whatever the files have.
+        jitter: standard deviation of Gaussian noise on each coordinate; half the longest side of the object is 1.
+        shift: displacement along each axis, uniform between minus and plus; half the side of the unit cube is 1.
+        dropout: the largest part of a cloud that is dropped, and filled up with copies of points that stay.
+    """
+
+    scale: float = 0.01
+    stretch: float = 0.0
+    rotation_degrees: float = 0.0
+    up_axis: Literal["x", "y", "z"] = "z"
+    jitter: float = 0.0
+    shift: float = 0.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("scale", "dropout"):
+            value = getattr(self, field)
+            require(0 <= value < 1, f"augment.points.{field}", value, "0 to below 1")
+        for field in ("stretch", "jitter", "shift"):
+            value = getattr(self, field)
+            require(value >= 0, f"augment.points.{field}", value, "0 or more")
+        degrees = self.rotation_degrees
+        require(0 <= degrees <= 180, "augment.points.rotation_degrees", degrees, "0 to 180")
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Random changes of the training pictures, drawn anew for every picture and epoch.
 
