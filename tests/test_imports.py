@@ -16,6 +16,7 @@ LAYERS = [
         "store",
         "history",
         "augment",
+        "augment_points",
         "boxes",
         "losses",
         "mixing",
@@ -72,7 +73,7 @@ DOORS = {
     "pooch": {"datasets.downloads"},
     "requests": {"datasets.downloads"},
     "h5py": {"datasets.hdf5_points"},
-    "trimesh": {"datasets.surfaces"},
+    "trimesh": {"datasets.surfaces", "datasets.primitives"},
 }
 
 
@@ -134,7 +135,7 @@ def test_workers_load_nothing_slow():
     import subprocess
     import sys
 
-    slow = {"torch", "monai", "mlflow", "matplotlib", "sklearn"}
+    slow = {"torch", "monai", "mlflow", "matplotlib", "sklearn", "trimesh", "h5py"}
     code = f"import sys, pipeline.preparation; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -11,7 +11,11 @@ from pipeline.config import DataConfig
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
 from pipeline.datasets.mnist import REMOTE_FILES, read_mnist
+from pipeline.datasets.modelnet40 import read_modelnet40
 from pipeline.datasets.phantom import COMPLETE_NAME, NOTE, STARTED_NAME, make_phantom
+from pipeline.datasets.primitives import COMPLETE_NAME as PRIMITIVES_NAME
+from pipeline.datasets.primitives import NOTE as PRIMITIVES_NOTE
+from pipeline.datasets.primitives import make_primitives, read_primitives
 from pipeline.datasets.ready_made import ReadyMade
 from pipeline.datasets.remote_files import MARK_NAME, RemoteFile
 from pipeline.datasets.sources import Source, list_named_sources
@@ -82,6 +86,11 @@ def download(*files: RemoteFile) -> Callable[["Experiment", Console], None]:
     return fetch
 
 
+def _make_primitives(experiment: "Experiment", console: Console) -> None:
+    make_primitives(experiment.raw_folder, console)
+    console.print(f"{experiment.raw_folder}: synthetic solids are there.")
+
+
 def _list_knees(raw: Path, pattern: str) -> list[Source]:
     return list_named_sources(raw, pattern, parse_name)
 
@@ -97,4 +106,13 @@ DATASETS: dict[str, Dataset] = {
     "mnist": Dataset(download(*REMOTE_FILES), "images", read=read_mnist, marks=(MARK_NAME,), is_published=True),
     "cifar10": Dataset(download(REMOTE_CIFAR10), "images", read=read_cifar10, marks=(MARK_NAME,), is_published=True),
     "cifar100": Dataset(download(REMOTE_CIFAR100), "images", read=read_cifar100, marks=(MARK_NAME,), is_published=True),
+    "modelnet40": Dataset(download(), "points", read=read_modelnet40, marks=(MARK_NAME,), is_published=True),
+    "primitives": Dataset(
+        _make_primitives,
+        "points",
+        read=read_primitives,
+        synthetic_note=f"{PRIMITIVES_NOTE} The figures say that the pipeline works, not how well a model knows things.",
+        marks=(PRIMITIVES_NAME,),
+        is_published=True,
+    ),
 }

@@ -1,12 +1,14 @@
 """Point clouds in HDF5 files, read without following anything that leads out of the file."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import h5py
 
 MEND = "Take another copy of the published file."
 # The largest published file has 2,048 objects; a header that claims more than this is refused before it is read.
@@ -27,6 +29,8 @@ def read_hdf5_points(path: Path, num_points: int) -> tuple[np.ndarray[Any, Any],
         UserError: no HDF5 file, a truncated one, a dataset that is missing, linked from elsewhere, of another shape
             or type or absurdly large, or a coordinate that is not finite.
     """
+    import h5py  # slow to import, and only these files need it
+
     if not path.is_file():
         raise UserError(f"{path}: no such file. {MEND}")
     try:
@@ -51,8 +55,10 @@ def read_hdf5_points(path: Path, num_points: int) -> tuple[np.ndarray[Any, Any],
     return points, labels.reshape(-1).astype(np.int64)
 
 
-def _open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+def _open_dataset(file: "h5py.File", name: str, path: Path) -> "h5py.Dataset":
     """Open a dataset that lies in the file itself: a link, an external or a virtual one could name any other file."""
+    import h5py
+
     link = file.get(name, getlink=True)
     if link is None:
         raise UserError(f"{path}: there is no dataset {name!r}. {MEND}")
@@ -66,5 +72,5 @@ def _open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     return dataset
 
 
-def _describe(dataset: h5py.Dataset) -> str:
+def _describe(dataset: "h5py.Dataset") -> str:
     return f"{dataset.shape} of {dataset.dtype}"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trimesh
 
 from pipeline.datasets.off_files import Mesh, parse_off
 from pipeline.errors import UserError
@@ -54,6 +53,8 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndar
     Raises:
         UserError: all triangles are degenerate.
     """
+    import trimesh  # slow to import, and only meshes need it
+
     # A small object far away and an object in light years alike have areas that float64 can hold once this is done.
     vertices = mesh.vertices - mesh.vertices[mesh.triangles].reshape(-1, 3).mean(axis=0)
     extent = np.abs(vertices[mesh.triangles]).max()
