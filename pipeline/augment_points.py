@@ -11,7 +11,7 @@ import torch
 from einops import einsum
 
 from perceiver import normalise_points
-from pipeline.config import PointAugmentConfig
+from pipeline.config import AugmentConfig, PointAugmentConfig, require
 
 AXES = {"x": 0, "y": 1, "z": 2}
 
@@ -41,10 +41,23 @@ class PointChanges:
         return PointChanges(**{name: field[share] for name, field in vars(self).items() if field is not None})
 
 
+def check_point_changes(config: AugmentConfig) -> None:
+    """Refuse changes of pictures that someone asked for: on point clouds they would be passed over in silence.
+
+    Args:
+        config: the wish. Rotations and the like of pictures, which are on by default, are not looked at.
+
+    Raises:
+        UserError: a mirror, random crops, random erasing, mixup or cutmix.
+    """
+    for field_name in ("mirror", "crop_padding", "erase_probability", "mixup_alpha", "cutmix_alpha"):
+        found, allowed = getattr(config, field_name), getattr(AugmentConfig, field_name)
+        require(found == allowed, f"augment.{field_name}", found, f"{allowed!r} for point clouds")
+
+
 def draw_point_changes(
     config: PointAugmentConfig,
-    batch: int,
-    num_stored: int,
+    shape: tuple[int, ...],
     num_points: int,
     generator: torch.Generator,
     device: torch.device,
@@ -53,18 +66,18 @@ def draw_point_changes(
 
     Args:
         config: how strong they may be.
-        batch: number of clouds.
-        num_stored: points of each in the store.
-        num_points: points that the model reads, at most ``num_stored``.
+        shape: of the clouds as stored: batch, points, 3.
+        num_points: points that the model reads, at most those stored.
         generator: the source of all draws; it lives on ``device``.
         device: where the clouds are.
 
     Returns:
         Changes that :func:`change_points` applies.
     """
+    batch, num_stored = shape[:2]
 
-    def uniform(*shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=generator, device=device) * 2 - 1
+    def uniform(*sizes: int) -> torch.Tensor:
+        return torch.rand(sizes, generator=generator, device=device) * 2 - 1
 
     chosen = torch.rand((batch, num_stored), generator=generator, device=device).argsort(dim=1)[:, :num_points]
     if config.dropout > 0:

@@ -37,7 +37,7 @@ class Checkpoint:
         model: which network.
         class_names: what the logits stand for, in order.
         num_channels: of a picture.
-        image_size: height and width of a picture in pixels.
+        image_size: height and width of a picture in pixels; of point clouds the number of stored points, and 3.
         preprocess: how volumes became pictures.
         mean: of each channel over the training pictures, black 0 and white 1.
         deviation: the standard deviation of each channel.
@@ -209,6 +209,7 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
         num_classes=len(checkpoint.class_names),
         num_slices=checkpoint.preprocess.num_slices,
         seed=0,
+        data_kind=checkpoint.kind,
     )
     load_weights(model, checkpoint.weights)
     classifier = Classifier(
@@ -217,6 +218,8 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
         checkpoint.deviation,
         checkpoint.model.mirror_average,
         checkpoint.settings.get("train.loss", "cross_entropy"),  # the only one when there was no such option
+        checkpoint.kind,
+        checkpoint.model.num_points,
     )
     return classifier.to(device).eval()
 

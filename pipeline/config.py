@@ -4,6 +4,7 @@ Each field is a line of the YAML file and an option of the command line
 (``--section.field``); its description below is the text of ``--help``.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -187,6 +188,7 @@ class AugmentConfig:
             Beta(alpha, alpha): small alphas hardly mix, 1 is uniform, 0 is off.
         cutmix_alpha: paste a box of another picture of the batch, whose area is drawn from Beta(alpha, alpha), and mix
             the labels by the areas; 0 is off. With both, each batch gets one of the two.
+        points: changes of point clouds; the others are changes of pictures.
     """
 
     rotation_degrees: float = 10.0
@@ -201,6 +203,7 @@ class AugmentConfig:
     erase_area: tuple[float, float] = (0.02, 0.33)
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
+    points: PointAugmentConfig = dataclasses.field(default_factory=PointAugmentConfig)
 
     def __post_init__(self) -> None:
         require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "0 to 180")

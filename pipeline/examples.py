@@ -21,7 +21,7 @@ class Batch:
     """Some examples on the device.
 
     Args:
-        images: (batch, channels, height, width) uint8.
+        images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
         labels: (batch,) class indices.
         slice_position: (batch,) float32 in [-1, 1], the slice's place along its axis.
     """
@@ -36,8 +36,8 @@ class Examples:
     """The examples of one split.
 
     Args:
-        images: all pictures of the store, (all examples, height, width) or
-            (all examples, channels, height, width) uint8; memory-mapped.
+        images: all examples of the store, (all examples, height, width) or
+            (all examples, channels, height, width) uint8, or (all examples, points, 3) float32; memory-mapped.
         rows: (examples,) int64, which of them belong to this split.
         labels: (examples,) class indices on the device.
         slice_position: (examples,) float32 on the device.
@@ -85,7 +85,7 @@ def place_examples(
         Examples whose pictures lie on the device if they fit, else in the memory-mapped file.
     """
     room_bytes = int(SHARE_OF_FREE_MEMORY * read_free_memory(device)) if room_bytes is None else room_bytes
-    num_bytes = len(rows) * int(np.prod(images.shape[1:]))
+    num_bytes = len(rows) * int(np.prod(images.shape[1:])) * images.itemsize
     placed = read_images(images, rows).to(device) if num_bytes <= room_bytes else None
     return Examples(
         images=images,
@@ -112,9 +112,10 @@ def read_free_memory(device: torch.device) -> int:
 
 
 def read_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Copy pictures into memory, (rows, channels, height, width) uint8."""
+    """Copy examples into memory: (rows, channels, height, width) uint8, or (rows, points, 3) float32 of clouds."""
     chosen = torch.from_numpy(np.ascontiguousarray(images[rows]))
-    return rearrange(chosen, "n h w -> n 1 h w") if chosen.ndim == 3 else chosen
+    is_grey = chosen.ndim == 3 and chosen.dtype == torch.uint8
+    return rearrange(chosen, "n h w -> n 1 h w") if is_grey else chosen
 
 
 def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Batch]:

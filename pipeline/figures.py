@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.clouds import draw_cloud
 from pipeline.curves import RocCurve
 from pipeline.errors import UserError
 
@@ -230,7 +231,7 @@ def training_curves(history: pandas.DataFrame, best_epoch: int | None = None) ->
 
 
 def contact_sheet(
-    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    images: Sequence[NDArray[Any]] | NDArray[Any],
     captions: Sequence[str],
     columns: int = 6,
     is_right: Sequence[bool] | None = None,
@@ -241,7 +242,8 @@ def contact_sheet(
     Small images are enlarged by a whole factor, so that their pixels stay visible.
 
     Args:
-        images: ``(height, width)`` or ``(channels, height, width)`` uint8 each; 1 or 3 channels.
+        images: ``(height, width)`` or ``(channels, height, width)`` uint8 each; 1 or 3 channels. A point cloud,
+            ``(points, 3)`` float32, is drawn as seen from the front right.
         captions: one an image; its lines are shortened in the middle to fit.
         columns: images in a row.
         is_right: for each image whether the answer was right: a blue border and a tick,
@@ -287,9 +289,15 @@ def contact_sheet(
     return buffer.getvalue()
 
 
-def to_picture(image: NDArray[np.uint8]) -> Image.Image:
-    """Turn an array into an RGB picture, enlarged by a whole factor to at least a tile's width."""
+def to_picture(image: NDArray[np.uint8] | NDArray[np.float32]) -> Image.Image:
+    """Turn an array into an RGB picture, enlarged by a whole factor to at least a tile's width.
+
+    Args:
+        image: as for :func:`contact_sheet`.
+    """
     array = np.asarray(image)
+    if array.dtype == np.float32:
+        array = draw_cloud(array)
     if array.ndim == 3:
         array = rearrange(
             array[:3] if len(array) >= 3 else array[[0, 0, 0]], "channel row column -> row column channel"

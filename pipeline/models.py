@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig
+from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig, PointPerceiver, normalise_points
 from pipeline.config import LossName, require
 from pipeline.errors import UserError
+from pipeline.kinds import Kind
 from pipeline.losses import compute_log_probabilities
 from pipeline.permutation import PixelPermutation
 
@@ -49,6 +50,8 @@ class ModelConfig:
             exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other answer.
         permute_seed: move the pixels of all pictures by one fixed permutation drawn from this seed, after augmentation
             and before positions are attached, so that neighbours tell nothing; null leaves them in place.
+        num_points: of point clouds: how many points of an object are read, in training a random choice of those
+            stored, elsewhere the first ones; null reads all. Stem and patches are not read then.
         perceiver: the Perceiver behind the stem; read only where ``kind`` is perceiver.
         cnn: read only where ``kind`` is cnn.
     """
@@ -61,10 +64,13 @@ class ModelConfig:
     slice_position: bool = ImageConfig.slice_position
     mirror_average: bool = False
     permute_seed: int | None = None
+    num_points: int | None = None
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
     cnn: CnnConfig = field(default_factory=CnnConfig)
 
     def __post_init__(self) -> None:
+        good_number = self.num_points is None or self.num_points >= 1
+        require(good_number, "model.num_points", self.num_points, "1 or more, or null")
         for name in ("patch_size", "num_conv_layers", "conv_channels"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
 
@@ -77,16 +83,18 @@ def build_model(
     num_classes: int,
     num_slices: int,
     seed: int,
+    data_kind: Kind = "volumes",
 ) -> "SliceModel":
     """Build a network with fresh weights.
 
     Args:
         config: which one.
         num_channels: of a picture.
-        image_size: height and width in pixels.
+        image_size: height and width in pixels; of point clouds the number of stored points, and 3.
         num_classes: number of logits.
         num_slices: pictures in a volume, the resolution of the slice's place.
         seed: of the weights; the same on every device, because they are drawn on the processor.
+        data_kind: what the data set is made of.
 
     Returns:
         A model on the processor.
@@ -97,6 +105,8 @@ def build_model(
     permutation = None if config.permute_seed is None else PixelPermutation(image_size, config.permute_seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if data_kind == "points":
+            return SliceModel(_build_point_perceiver(config, image_size[0], num_classes), reads_slice_position=False)
         if config.kind == "cnn":
             return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False, permutation)
         image_config = ImageConfig(
@@ -125,6 +135,19 @@ def build_model(
         except ValueError as error:  # the package's only error for options that do not fit
             raise UserError(f"model: {error}. Mend the model section.") from error
         return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
+
+
+def _build_point_perceiver(config: ModelConfig, num_stored: int, num_classes: int) -> nn.Module:
+    """Build the Perceiver for point clouds, which has no stem; refuse options that are for pictures alone."""
+    for field_name in ("kind", "slice_position", "mirror_average", "permute_seed"):
+        found, allowed = getattr(config, field_name), getattr(ModelConfig, field_name)
+        require(found == allowed, f"model.{field_name}", found, f"{allowed!r} for point clouds")
+    if config.num_points is not None:
+        require(config.num_points <= num_stored, "model.num_points", config.num_points, f"at most {num_stored}")
+    try:
+        return PointPerceiver(config.perceiver, num_classes=num_classes)
+    except ValueError as error:  # the package's only error for options that do not fit
+        raise UserError(f"model: {error}. Mend the model section.") from error
 
 
 def _build_cnn(config: CnnConfig, num_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
@@ -173,10 +196,11 @@ def count_parameters(model: nn.Module) -> int:
 
 
 class SliceModel(nn.Module):
-    """A network for pictures, asked in one way whether or not it wants to know a slice's place.
+    """A network for pictures or clouds, asked in one way whether or not it wants to know a slice's place.
 
     Args:
-        network: takes normalised pictures (batch, channels, height, width), and perhaps places (batch,).
+        network: takes normalised pictures (batch, channels, height, width) or clouds (batch, points, 3), and perhaps
+            places (batch,).
         reads_slice_position: whether it takes the places.
         permutation: moves the pixels before the network sees them; None leaves them in place.
     """
@@ -203,10 +227,12 @@ class Classifier(nn.Module):
 
     Args:
         model: the network.
-        mean: of each channel over the training pictures, with black 0 and white 1.
-        deviation: the standard deviation of each channel.
+        mean: of each channel over the training pictures, with black 0 and white 1; empty for point clouds.
+        deviation: the standard deviation of each channel; empty for point clouds.
         mirror_average: whether the answer is the mean over a picture and its mirror image.
         loss: that the model is trained with; it says what the model's outputs mean.
+        data_kind: what the data set is made of.
+        num_points: of point clouds: how many of the stored points are read, the first ones; None for all.
     """
 
     mean: torch.Tensor
@@ -219,11 +245,15 @@ class Classifier(nn.Module):
         deviation: tuple[float, ...],
         mirror_average: bool = False,
         loss: LossName = "cross_entropy",
+        data_kind: Kind = "volumes",
+        num_points: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.mirror_average = mirror_average
         self.loss: LossName = loss
+        self.data_kind: Kind = data_kind
+        self.num_points = num_points
         self.mean_values, self.deviation_values = mean, deviation
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
@@ -232,17 +262,23 @@ class Classifier(nn.Module):
         """Give pictures with black 0 and white 1 the mean 0 and the deviation 1 of the training pictures."""
         return (images - self.mean) / self.deviation
 
+    def prepare(self, examples: torch.Tensor) -> torch.Tensor:
+        """Turn examples as the store holds them into what the network takes, without any random change."""
+        if self.data_kind == "points":
+            return normalise_points(examples[:, : self.num_points])
+        return self.normalise(to_unit_range(examples))
+
     def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
-        """Classify pictures as the store holds them.
+        """Classify examples as the store holds them.
 
         Args:
-            images: (batch, channels, height, width) uint8.
+            images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
             slice_position: (batch,) in [-1, 1].
 
         Returns:
             Logarithms of the probabilities (batch, classes), float32.
         """
-        pictures = self.normalise(to_unit_range(images))
+        pictures = self.prepare(images)
         scores = compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
         if self.mirror_average:
             mirrored = compute_log_probabilities(self.model(pictures.flip(-1), slice_position).float(), self.loss)

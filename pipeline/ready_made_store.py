@@ -117,8 +117,7 @@ def _write_all(paths: Workspace, found: ReadyMade, dataset: Dataset) -> None:
         "missing": found.missing,
     }
     write_json(paths.prepared / "coverage.json", coverage)
-    if dataset.kind == "images":
-        _draw_contact_sheet(paths.prepared)
+    _draw_contact_sheet(paths.prepared)
 
 
 def _draw_contact_sheet(folder: Path) -> None:

@@ -30,13 +30,15 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
         Args:
             context: not used.
             model_input: ``images`` (batch, height, width) or (batch, channels, height, width) uint8, prepared
-                as the checkpoint says, and ``slice_position`` (batch,) float32 in [-1, 1].
+                as the checkpoint says, or point clouds (batch, points, 3) float32, z up; and ``slice_position``
+                (batch,) float32 in [-1, 1].
             params: not used.
 
         Returns:
             Probabilities (batch, classes), classes in the checkpoint's order.
         """
-        images = np.asarray(model_input["images"], dtype=np.uint8)
+        dtype = np.float32 if self.checkpoint.kind == "points" else np.uint8
+        images = np.asarray(model_input["images"], dtype=dtype)
         slice_position = np.asarray(model_input["slice_position"], dtype=np.float32)
         return compute_probabilities(self.classifier, images, slice_position, torch.device("cpu"), batch_size=256)
 

@@ -61,15 +61,21 @@ class Tracker:
         """Keep numbers."""
 
     def log_model(
-        self, checkpoint_path: Path, image_shape: tuple[int, ...], num_classes: int, tags: Mapping[str, str]
+        self,
+        checkpoint_path: Path,
+        image_shape: tuple[int, ...],
+        num_classes: int,
+        tags: Mapping[str, str],
+        dtype: str = "uint8",
     ) -> None:
         """Keep the model with its signature, ready to be served; one a run.
 
         Args:
             checkpoint_path: the weights.
-            image_shape: of a picture, (height, width) or (channels, height, width).
+            image_shape: of a picture, (height, width) or (channels, height, width); of a cloud, (points, 3).
             num_classes: probabilities a picture.
             tags: facts about the model.
+            dtype: of the numbers in a picture or cloud.
         """
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -132,7 +138,12 @@ class MlflowTracker(Tracker):
         self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
     def log_model(
-        self, checkpoint_path: Path, image_shape: tuple[int, ...], num_classes: int, tags: Mapping[str, str]
+        self,
+        checkpoint_path: Path,
+        image_shape: tuple[int, ...],
+        num_classes: int,
+        tags: Mapping[str, str],
+        dtype: str = "uint8",
     ) -> None:
         import mlflow.pyfunc
         from mlflow.entities import LoggedModelOutput
@@ -142,7 +153,7 @@ class MlflowTracker(Tracker):
         signature = ModelSignature(
             inputs=Schema(
                 [
-                    TensorSpec(np.dtype("uint8"), (-1, *image_shape), "images"),
+                    TensorSpec(np.dtype(dtype), (-1, *image_shape), "images"),
                     TensorSpec(np.dtype("float32"), (-1,), "slice_position"),
                 ]
             ),

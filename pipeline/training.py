@@ -17,6 +17,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from pipeline.augment import change_images, change_labels, draw_changes
+from pipeline.augment_points import change_points, draw_point_changes
 from pipeline.boxes import erase_boxes
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.errors import UserError
@@ -157,11 +158,17 @@ def _train_one_epoch(
             rate = compute_rate(config, epochs_done * len(batches) + step, len(batches))
             set_learning_rate(state.optimizer, config.learning_rate * rate)
             shape = (len(batches[step]), *batch.images.shape[1:])
-            changes = draw_changes(augment, shape, generator, fabric.device).take(share)
-            images = state.classifier.normalise(change_images(to_unit_range(batch.images), changes))
-            images = erase_boxes(images, changes.erased)
-            labels = change_labels(batch.labels, changes, augment)
-            mixture = draw_mixture(augment, len(labels), examples.image_size, mixing_generator, fabric.device)
+            mixture = None
+            if state.classifier.data_kind == "points":
+                num_points = state.classifier.num_points or shape[1]
+                point_changes = draw_point_changes(augment.points, shape, num_points, generator, fabric.device)
+                images, labels = change_points(batch.images, point_changes.take(share)), batch.labels
+            else:
+                changes = draw_changes(augment, shape, generator, fabric.device).take(share)
+                images = state.classifier.normalise(change_images(to_unit_range(batch.images), changes))
+                images = erase_boxes(images, changes.erased)
+                labels = change_labels(batch.labels, changes, augment)
+                mixture = draw_mixture(augment, len(labels), examples.image_size, mixing_generator, fabric.device)
             logits = state.parallel_model(mix_images(images, mixture), batch.slice_position).float()
             targets = mix_labels(labels, mixture, logits.shape[-1])
             loss_sum = compute_loss_sum(logits, targets, config)

@@ -21,6 +21,7 @@ LAYERS = [
         "losses",
         "mixing",
         "permutation",
+        "clouds",
         "optimizers",
         "splits",
         "leakage",

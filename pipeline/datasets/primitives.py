@@ -32,7 +32,7 @@ NOISE = 0.01
 # From trimesh.creation, which is slow to import, and a generator to a mesh.
 SOLIDS: dict[str, Callable[[Any, Generator], Any]] = {
     "annulus": lambda creation, draw: creation.annulus(
-        draw.uniform(0.5, 0.8), 1.0, draw.uniform(0.4, 1.6), sections=24
+        draw.uniform(0.5, 0.8), 1.0, draw.uniform(0.6, 1.6), sections=24
     ),
     "box": lambda creation, draw: creation.box(draw.uniform(0.6, 1.6, 3)),
     "capsule": lambda creation, draw: creation.capsule(draw.uniform(1.0, 2.5), draw.uniform(0.5, 0.8), count=(12, 12)),
@@ -42,7 +42,7 @@ SOLIDS: dict[str, Callable[[Any, Generator], Any]] = {
     "prism": lambda creation, draw: creation.cylinder(1.0, draw.uniform(1.0, 3.0), sections=3),
     "pyramid": lambda creation, draw: creation.cone(1.0, draw.uniform(1.0, 2.0), sections=4),
     "tetrahedron": lambda creation, draw: creation.cone(1.0, draw.uniform(1.2, 1.8), sections=3),
-    "torus": lambda creation, draw: creation.torus(1.0, draw.uniform(0.2, 0.45), major_sections=24, minor_sections=12),
+    "torus": lambda creation, draw: creation.torus(1.0, draw.uniform(0.25, 0.45), major_sections=24, minor_sections=12),
 }
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from pipeline.datasets.off_files import Mesh, parse_off
 from pipeline.errors import UserError
 
+CLOUD_SUFFIXES = (".off", ".npy")
+
 
 def read_off_points(path: Path, num_points: int) -> np.ndarray[Any, Any]:
     """Read an OFF file and sample its surface.
@@ -62,7 +64,54 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndar
     if not surface.area > 0:
         raise UserError(f"{name}: no triangle has an area, so there is no surface. Mend or remove the file.")
     points, _ = trimesh.sample.sample_surface(surface, num_points, seed=seed)
+    return fit_into_cube(np.asarray(points))
+
+
+def fit_into_cube(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Centre the box around points on the origin and make its longest side 2.
+
+    Args:
+        points: ``(points, 3)``, finite.
+
+    Returns:
+        ``(points, 3)`` float32 in [-1, 1]; all 0 where the points are a single place.
+    """
     low, high = points.min(axis=0), points.max(axis=0)
     longest = (high - low).max()
-    centred: np.ndarray[Any, Any] = np.asarray(points) - (low + high) / 2
+    centred: np.ndarray[Any, Any] = points - (low + high) / 2
     return (centred / (longest / 2 if longest > 0 else 1.0)).astype(np.float32)
+
+
+def read_cloud(path: Path, num_points: int, num_stored: int) -> np.ndarray[Any, Any]:
+    """Read a new object: the surface of a mesh, or points as NumPy saves them.
+
+    Args:
+        path: ``.off``, or ``.npy`` of an array ``(points, 3)``; z up in both.
+        num_points: that the model reads, the first ones.
+        num_stored: points drawn from a mesh, as many as for training.
+
+    Returns:
+        ``(num_points, 3)`` float32, of about unit size.
+
+    Raises:
+        UserError: another kind of file, a damaged one, too few points, or one that is not finite.
+    """
+    if path.suffix.lower() == ".off":
+        return read_off_points(path, num_stored)[:num_points]
+    try:
+        # A map: the header may claim more numbers than memory can hold, and the file has.
+        points = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: neither an OFF file nor a .npy array of numbers ({error}).") from error
+    if not isinstance(points, np.ndarray):
+        raise UserError(f"{path}: holds several arrays. Give a .npy file with one, (points, 3).")
+    is_cloud = points.ndim == 2 and points.shape[1] == 3 and points.dtype.kind in "fiu"
+    if not is_cloud or len(points) < num_points:
+        raise UserError(
+            f"{path}: found {points.shape} of {points.dtype}, allowed is (points, 3) of numbers with {num_points} "
+            "points or more."
+        )
+    points = np.array(points, dtype=np.float64)
+    if not (np.abs(points) < 1e100).all():
+        raise UserError(f"{path}: a coordinate is not finite or beyond 1e100. Mend the file.")
+    return fit_into_cube(points[:num_points])

@@ -1,4 +1,4 @@
-"""The predict stage: new scans or images in, one row each out; the checkpoint is all it needs."""
+"""The predict stage: new scans, images or objects in, one row each out; the checkpoint is all it needs."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +14,7 @@ from pipeline.baselines import build_predictions
 from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.console import progress
 from pipeline.datasets.sources import PICTURE_SUFFIXES, VOLUME_SUFFIXES, find_files
+from pipeline.datasets.surfaces import CLOUD_SUFFIXES, read_cloud
 from pipeline.devices import choose_accelerator
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -31,24 +32,23 @@ Row = dict[str, Any]
 INPUTS: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "volumes": ("volume", VOLUME_SUFFIXES),
     "images": ("image", PICTURE_SUFFIXES),
+    "points": ("object", CLOUD_SUFFIXES),
 }
 
 
 def predict(experiment: Experiment, console: Console) -> None:
-    """Score new volumes, or PNG images, and write a row each: the class and the probabilities.
+    """Score new volumes, PNG images, or meshes and point clouds, and write a row each: the class and the probabilities.
 
     Raises:
         UserError: nothing to score, or files that cannot be read; the others are written first.
     """
     options = experiment.predict
     checkpoint = read_checkpoint(options.checkpoint or experiment.paths.best_checkpoint)
-    if checkpoint.kind not in INPUTS:
-        raise UserError(f"predict: the checkpoint's model reads {checkpoint.kind}; allowed are {', '.join(INPUTS)}.")
     word, suffixes = INPUTS[checkpoint.kind]
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     classifier = build_from_checkpoint(checkpoint, device)
     paths = list(_find_inputs(options.inputs, suffixes))
-    score = {"volumes": _score_volumes, "images": _score_images}[checkpoint.kind]
+    score = _score_volumes if checkpoint.kind == "volumes" else _score_single_examples
     rows = list(progress(score(paths, classifier, checkpoint, experiment, device), "scoring", len(paths), console))
     per_volume = ("num_slices",) if checkpoint.kind == "volumes" else ()
     columns = ("path", "predicted", *(f"probability_{name}" for name in checkpoint.class_names), *per_volume, "reason")
@@ -113,21 +113,29 @@ def _score_volumes(
         yield {"path": str(path)} | _take(table.iloc[0], checkpoint) | {"num_slices": int(table.loc[0, "num_slices"])}
 
 
-def _score_images(
+def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
+    """Read an image or a point cloud as a store holds it, of a cloud only the points that the model takes."""
+    if checkpoint.kind == "images":
+        return read_picture(path, checkpoint.num_channels, checkpoint.image_size)
+    num_stored = checkpoint.image_size[0]
+    return read_cloud(path, checkpoint.model.num_points or num_stored, num_stored)
+
+
+def _score_single_examples(
     paths: list[Path], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
 ) -> Iterator[Row]:
-    """Yield one row an image, scored in batches."""
+    """Yield one row an image or point cloud, scored in batches."""
     batch_size = experiment.evaluate.batch_size
     for start in range(0, len(paths), batch_size):
         read: list[tuple[Path, Any, Row | None]] = []
         for path in paths[start : start + batch_size]:
-            image, refusal = _attempt(path, partial(read_picture, path, checkpoint.num_channels, checkpoint.image_size))
-            read.append((path, image, refusal))
-        good = [(path, image) for path, image, refusal in read if refusal is None]
+            example, refusal = _attempt(path, partial(_read_example, path, checkpoint))
+            read.append((path, example, refusal))
+        good = [(path, example) for path, example, refusal in read if refusal is None]
         scored: Iterator[Row] = iter(())
         if good:
-            images = np.stack([image for _, image in good])
-            scores = compute_probabilities(classifier, images, np.zeros(len(images)), device, batch_size)
+            examples = np.stack([example for _, example in good])
+            scores = compute_probabilities(classifier, examples, np.zeros(len(examples)), device, batch_size)
             table = _tabulate([path for path, _ in good], scores, checkpoint)
             scored = ({"path": row["source_id"]} | _take(row, checkpoint) for _, row in table.iterrows())
         for _, _, refusal in read:

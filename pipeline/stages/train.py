@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.attention import KEPT, check_attention
 from pipeline.attention_files import keep_maps
 from pipeline.augment import check_mirror, check_swap
+from pipeline.augment_points import check_point_changes
 from pipeline.checkpoint import (
     Checkpoint,
     load_weights,
@@ -89,6 +90,8 @@ def train(experiment: Experiment, console: Console) -> None:
     store = read_store(paths.prepared, verify=True)
     splits = read_splits(paths.splits, experiment.split)
     certificate = check_certificate(paths.certificate, store, splits)
+    if store.kind == "points":
+        check_point_changes(experiment.augment)
     check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_average:
         check_swap("model.mirror_average", "false", store.class_names, experiment.preprocess.plane)
@@ -175,14 +178,18 @@ def _build_state(task: Task) -> TrainingState:
         num_classes=len(task.blank.class_names),
         num_slices=task.blank.preprocess.num_slices,
         seed=derive_seed(config.seed, "weights"),
+        data_kind=task.blank.kind,
     )
     if last is None:
-        mean, deviation = compute_statistics(task.train_examples)
+        is_points = task.blank.kind == "points"  # each cloud is normalised by itself
+        mean, deviation = ((), ()) if is_points else compute_statistics(task.train_examples)
     else:
         mean, deviation = last.mean, last.deviation
         load_weights(model, last.weights)
-    mirror_average = task.experiment.model.mirror_average
-    classifier = Classifier(model, mean, deviation, mirror_average, config.loss).to(task.fabric.device)
+    options = task.experiment.model
+    classifier = Classifier(
+        model, mean, deviation, options.mirror_average, config.loss, task.blank.kind, options.num_points
+    ).to(task.fabric.device)
     optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)
@@ -279,6 +286,7 @@ def _finish(task: Task, state: TrainingState, tracker: Tracker, console: Console
         paths.best_checkpoint,
         image_shape=(*channels, *blank.image_size),
         num_classes=len(blank.class_names),
+        dtype="float32" if blank.kind == "points" else "uint8",
         tags={"class_names": ", ".join(blank.class_names), "epoch": str(best.epoch)},
     )
     tracker.log_file(paths.history)

@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from perceiver import normalise_points
-from pipeline.augment_points import PointChanges, change_points, compute_rotation, draw_point_changes, drop_points
-from pipeline.config import PointAugmentConfig
+from pipeline.augment_points import (
+    PointChanges,
+    change_points,
+    check_point_changes,
+    compute_rotation,
+    draw_point_changes,
+    drop_points,
+)
+from pipeline.config import AugmentConfig, PointAugmentConfig
 from pipeline.errors import UserError
 
 NONE = PointAugmentConfig(scale=0)
@@ -25,7 +32,8 @@ def clouds(batch=4, num_points=12):
 
 
 def draw(config, seed=0, batch=4, num_stored=12, num_points=12):
-    return draw_point_changes(config, batch, num_stored, num_points, torch.Generator().manual_seed(seed), CPU)
+    generator = torch.Generator().manual_seed(seed)
+    return draw_point_changes(config, (batch, num_stored, 3), num_points, generator, CPU)
 
 
 def in_order(batch=4, num_points=12):
@@ -196,3 +204,20 @@ def test_the_result_is_centred_and_fits_the_cube_where_nothing_is_displaced():
 def test_a_strength_out_of_range_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         PointAugmentConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mirror": "keep"},
+        {"crop_padding": 4},
+        {"erase_probability": 0.5},
+        {"mixup_alpha": 0.2},
+        {"cutmix_alpha": 1.0},
+    ],
+)
+def test_changes_of_pictures_that_were_asked_for_are_refused(options):
+    check_point_changes(AugmentConfig())
+    (name,) = options
+    with pytest.raises(UserError, match=rf"augment\.{name}: found .*, allowed is .* for point clouds"):
+        check_point_changes(AugmentConfig(**options))

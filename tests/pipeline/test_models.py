@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -82,3 +84,38 @@ def test_the_plain_cnn_has_the_parameters_counted_by_hand():
     model = build(ModelConfig(kind="cnn", cnn=CnnConfig(channels=(4, 6))), num_channels=1)
     expected = (9 * 1 * 4 + 4 + 8) + (9 * 4 * 6 + 6 + 12) + (6 * 3 + 3)
     assert count_parameters(model) == expected
+
+
+POINTS = ModelConfig(num_points=6, perceiver=PerceiverConfig(**{**vars(TINY), "max_freq": (8.0, 8.0, 8.0)}))
+
+
+def build_for_points(config, num_stored=10):
+    return build(config, num_channels=1, image_size=(num_stored, 3), data_kind="points")
+
+
+def test_classifier_takes_the_first_stored_points_and_normalises_each_cloud():
+    classifier = Classifier(build_for_points(POINTS), (), (), data_kind="points", num_points=6)
+    clouds = torch.rand(2, 10, 3, generator=torch.Generator().manual_seed(0))
+    first = clouds[:, :6] - clouds[:, :6].mean(dim=1, keepdim=True)
+    expected = classifier.model(first / first.abs().amax(dim=(1, 2), keepdim=True), torch.zeros(2)).log_softmax(dim=-1)
+    torch.testing.assert_close(classifier(clouds, torch.zeros(2)), expected)
+    clouds[:, 6:] = 100.0
+    torch.testing.assert_close(classifier(clouds, torch.zeros(2)), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "cnn"}, r"model\.kind: found 'cnn', allowed is 'perceiver' for point clouds"),
+        ({"slice_position": True}, r"model\.slice_position: found True, allowed is False for point clouds"),
+        ({"mirror_average": True}, r"model\.mirror_average: found True, allowed is False for point clouds"),
+        ({"permute_seed": 0}, r"model\.permute_seed: found 0, allowed is None for point clouds"),
+        ({"num_points": 11}, r"model\.num_points: found 11, allowed is at most 10"),
+        ({"perceiver": TINY}, r"max_freq: found None, but a point cloud has no resolution"),
+    ],
+)
+def test_options_that_point_clouds_cannot_have_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        build_for_points(dataclasses.replace(POINTS, **options))
+    with pytest.raises(UserError, match=r"model\.num_points: found 0, allowed is 1 or more"):
+        ModelConfig(num_points=0)
