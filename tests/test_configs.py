@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline.augment import check_mirror, check_swap
+from pipeline.augment_points import check_point_changes
 from pipeline.cli import parse_experiment
 from pipeline.datasets import DATASETS
 from pipeline.models import build_model
@@ -27,6 +28,11 @@ def test_config_describes_an_experiment_that_can_be_run(path):
         experiment = parse_experiment(stage, ["--config", str(path)])
     assert experiment.name == path.stem
     assert experiment.data.dataset in DATASETS
+    if DATASETS[experiment.data.dataset].kind == "points":
+        facts = {"num_channels": 1, "image_size": (2048, 3), "num_classes": 40, "num_slices": 1}
+        build_model(experiment.model, **facts, seed=0, data_kind="points")
+        check_point_changes(experiment.augment)
+        return
     size = experiment.preprocess.size
     num_channels, image_size, num_classes = IMAGES.get(experiment.data.dataset, (1, size, 2))
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
@@ -109,6 +115,21 @@ def test_a_set_of_its_own_has_one_target_for_all_stages(words, config):
     stages = ("fetch", "preprocess", "split", "train", "evaluate")
     options = f'--config configs/{config}.yaml --data.raw "/my data" --run mine'
     assert ran == [f"python -m pipeline {stage} {options}" for stage in stages]
+
+
+def test_the_point_clouds_hyperparameters_are_those_that_were_published():
+    config = yaml.safe_load((Path(__file__).parents[1] / "configs" / "modelnet40.yaml").read_text())
+    model, train = config["model"]["perceiver"], config["train"]
+    assert (model["num_latents"], model["latent_dim"], model["latent_heads"], model["dropout"]) == (128, 512, 8, 0.1)
+    assert (model["num_cross_attends"], model["self_attends_per_cross"], model["num_bands"]) == (2, 6, 64)
+    assert model["max_freq"] == [2 * 1120.0] * 3  # published is the highest frequency itself
+    assert (train["optimizer"], train["learning_rate"], train["schedule"], train["batch_size"]) == (
+        "lamb",
+        1e-3,
+        "multistep",
+        8,
+    )
+    assert config["augment"]["points"] == {"scale": 0.01}
 
 
 def test_the_readme_names_only_targets_and_configs_that_exist():
