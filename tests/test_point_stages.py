@@ -1,6 +1,7 @@
 """Point clouds go from files to a report by the command line, in both forms that ModelNet40 has."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -205,6 +206,18 @@ def test_a_run_that_goes_on_draws_what_an_undisturbed_one_draws(workspace, tmp_p
         checkpoint = read_checkpoint(workspace / "runs" / "tiny_points" / f"parts-{len(parts)}" / "last.safetensors")
         histories.append([(result.train_loss, result.val_loss) for result in checkpoint.history])
     assert histories[0] == histories[1]
+
+
+@pytest.mark.slow
+def test_the_solids_are_learned(tmp_path):
+    """From nothing, with the config as it is: minutes on two cores."""
+    config = Path(__file__).parents[1] / "configs" / "primitives.yaml"
+    for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
+        assert main([stage, "--config", str(config), "--workspace", str(tmp_path), "--tracking.enabled", "false"]) == 0
+    metrics = json.loads((tmp_path / "reports" / "primitives" / "metrics.json").read_text())
+    assert metrics["levels"]["object"]["n"] == 500
+    assert metrics["levels"]["object"]["metrics"]["accuracy"]["value"] >= 0.95
+    assert "synthetic" in (tmp_path / "reports" / "primitives" / "report.html").read_text()
 
 
 def test_solids_are_read_as_a_data_set_of_their_own(tmp_path):
