@@ -41,7 +41,7 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> d
     auroc_text = show_percent(auroc) if auroc["value"] is not None else ""
     figures["roc"] = roc_curve(compute_roc_curves(test, names), title, auroc_text)
     figures["calibration"] = calibration_curve(compute_calibration_bins(test, names), title)
-    mistakes = draw_mistakes(store, test) if store.kind != "points" else None
+    mistakes = draw_mistakes(store, test)
     if mistakes is not None:
         figures["worst_mistakes"] = mistakes
     return figures

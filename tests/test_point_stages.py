@@ -1,6 +1,7 @@
 """Point clouds go from files to a report by the command line, in both forms that ModelNet40 has."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -22,7 +23,6 @@ from pipeline.store import read_store
 CLASSES = ("box", "torus")
 CONFIG = {
     "name": "tiny_points",
-    "data": {"dataset": "modelnet40", "allow_partial": True},
     "split": {"val_fraction": 0.25},
     "model": {
         "num_points": 64,
@@ -37,7 +37,7 @@ CONFIG = {
     },
     "augment": {"points": {"rotation_degrees": 180.0, "jitter": 0.01, "shift": 0.05, "stretch": 0.1, "dropout": 0.2}},
     "train": {"epochs": 2, "batch_size": 6, "precision": "32-true"},
-    "evaluate": {"num_resamples": 200, "logistic_regression": False},
+    "evaluate": {"num_resamples": 200},
     "tracking": {"enabled": False},
 }
 
@@ -73,8 +73,9 @@ def write_clouds(folder, meshes):
 def workspace(request, tmp_path_factory):
     """All stages on a few solids, as OFF meshes and as HDF5 files; tests read it and leave it as it is."""
     folder = tmp_path_factory.mktemp(request.param)
-    (folder / "tiny_points.yaml").write_text(yaml.safe_dump(CONFIG))
-    raw = folder / "data" / "tiny_points" / "raw"
+    raw = folder / "given"
+    config = CONFIG | {"data": {"dataset": "modelnet40", "allow_partial": True, "raw": str(raw)}}
+    (folder / "tiny_points.yaml").write_text(yaml.safe_dump(config))
     meshes = raw / "ModelNet40" if request.param == "meshes" else folder / "ModelNet40"
     write_meshes(meshes, {"train": 8, "test": 3})
     if request.param == "clouds":
@@ -103,10 +104,21 @@ def test_test_objects_are_those_of_the_publisher(workspace):
     test = predictions[predictions["split"] == "test"]
     assert set(test["group_id"]) == {f"test-{number:05d}" for number in range(6)}
     assert predictions["split"].value_counts().to_dict() == {"test": 6, "val": 4}
-    levels = json.loads((workspace / "reports" / "tiny_points" / "metrics.json").read_text())["levels"]
-    for content in levels.values():
-        assert content["n"] == 6
-        assert content["metrics"]["accuracy"]["value"] == pytest.approx((test["label"] == test["predicted"]).mean())
+    metrics = json.loads((workspace / "reports" / "tiny_points" / "metrics.json").read_text())
+    assert list(metrics["levels"]) == ["object"]
+    level = metrics["levels"]["object"]
+    assert level["n"] == level["groups"] == 6
+    assert level["metrics"]["accuracy"]["value"] == pytest.approx((test["label"] == test["predicted"]).mean())
+    assert list(metrics["baselines"]) == ["majority"], "there are no pixels to regress on"
+
+
+def test_the_report_speaks_of_objects_and_shows_the_wrong_answers(workspace):
+    folder = workspace / "reports" / "tiny_points"
+    page = (folder / "report.html").read_text()
+    assert "This is a part of the published set: 16 of 9,84" in page
+    predictions = pd.read_csv(folder / "predictions.csv")
+    test = predictions[predictions["split"] == "test"]
+    assert (folder / "worst_mistakes.png").is_file() == (test["label"] != test["predicted"]).any()
 
 
 def test_the_contact_sheet_shows_the_objects(workspace):
@@ -196,10 +208,22 @@ def test_a_run_that_goes_on_draws_what_an_undisturbed_one_draws(workspace, tmp_p
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
+def test_the_solids_are_learned(tmp_path):
+    """From nothing, with the config as it is: minutes on two cores."""
+    config = Path(__file__).parents[1] / "configs" / "primitives.yaml"
+    for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
+        assert main([stage, "--config", str(config), "--workspace", str(tmp_path), "--tracking.enabled", "false"]) == 0
+    metrics = json.loads((tmp_path / "reports" / "primitives" / "metrics.json").read_text())
+    assert metrics["levels"]["object"]["n"] == 500
+    assert metrics["levels"]["object"]["metrics"]["accuracy"]["value"] >= 0.95
+    assert "synthetic" in (tmp_path / "reports" / "primitives" / "report.html").read_text()
+
+
 def test_solids_are_read_as_a_data_set_of_their_own(tmp_path):
-    raw = tmp_path / "data" / "tiny_points" / "raw"
-    make_primitives(raw, Console(quiet=True), {"train": 2, "test": 1})
-    (tmp_path / "tiny_points.yaml").write_text(yaml.safe_dump(CONFIG | {"data": {"dataset": "primitives"}}))
+    make_primitives(tmp_path / "given", Console(quiet=True), {"train": 2, "test": 1})
+    data = {"dataset": "primitives", "raw": str(tmp_path / "given")}
+    (tmp_path / "tiny_points.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))
     assert run(tmp_path, "preprocess") == 0
     store = read_store(tmp_path / "data" / "tiny_points" / "prepared")
     assert store.class_names == tuple(SOLIDS)

@@ -11,7 +11,7 @@ from pipeline.config import DataConfig
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
 from pipeline.datasets.mnist import REMOTE_FILES, read_mnist
-from pipeline.datasets.modelnet40 import read_modelnet40
+from pipeline.datasets.modelnet40 import REMOTE_CLOUDS, REMOTE_MESHES, read_modelnet40, read_modelnet40_meshes
 from pipeline.datasets.phantom import COMPLETE_NAME, NOTE, STARTED_NAME, make_phantom
 from pipeline.datasets.primitives import COMPLETE_NAME as PRIMITIVES_NAME
 from pipeline.datasets.primitives import NOTE as PRIMITIVES_NOTE
@@ -106,7 +106,12 @@ DATASETS: dict[str, Dataset] = {
     "mnist": Dataset(download(*REMOTE_FILES), "images", read=read_mnist, marks=(MARK_NAME,), is_published=True),
     "cifar10": Dataset(download(REMOTE_CIFAR10), "images", read=read_cifar10, marks=(MARK_NAME,), is_published=True),
     "cifar100": Dataset(download(REMOTE_CIFAR100), "images", read=read_cifar100, marks=(MARK_NAME,), is_published=True),
-    "modelnet40": Dataset(download(), "points", read=read_modelnet40, marks=(MARK_NAME,), is_published=True),
+    "modelnet40": Dataset(
+        download(REMOTE_CLOUDS), "points", read=read_modelnet40, marks=(MARK_NAME,), is_published=True
+    ),
+    "modelnet40_meshes": Dataset(
+        download(REMOTE_MESHES), "points", read=read_modelnet40_meshes, marks=(MARK_NAME,), is_published=True
+    ),
     "primitives": Dataset(
         _make_primitives,
         "points",

@@ -104,6 +104,8 @@ def fetch_files(folder: Path, files: Sequence[RemoteFile], console: Console) -> 
         path = fetch_file(folder, remote, console)
         if remote.is_archive:
             unpack(path, folder, remote.gives)
+            if not remote.gives:
+                write_json(folder / remote.unpacked_name, {"checksum": remote.checksum})
             path.unlink()
     console.print(f"{folder}: all {len(files)} published files are there.")
 
@@ -146,7 +148,7 @@ def unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
     Args:
         archive: a ``.tar.gz`` or ``.zip``.
         folder: where to; the folders inside the archive are kept.
-        names: the wanted members, by their bare names.
+        names: the wanted members, by their bare names; none for all.
 
     Raises:
         UserError: the archive cannot be read, a member would lie outside the folder, or a wanted one is not in it.
@@ -168,10 +170,11 @@ def unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
     if missing:
         shutil.rmtree(unpacked)
         raise UserError(f"{archive}: no {', '.join(missing)} in it. It is not the published file.")
-    for name in names:
-        target = folder / found[name].relative_to(unpacked)
+    everything = (path for path in unpacked.rglob("*") if path.is_file() and not path.is_symlink())
+    for path in [found[name] for name in names] if names else sorted(everything):
+        target = folder / path.relative_to(unpacked)
         target.parent.mkdir(parents=True, exist_ok=True)
-        found[name].replace(target)
+        path.replace(target)
     shutil.rmtree(unpacked)
 
 
@@ -180,6 +183,8 @@ def _is_there(folder: Path, remote: RemoteFile) -> bool:
     published = folder / remote.name
     if published.is_file() and not remote.is_archive:
         return bool(pooch.hashes.hash_matches(published, remote.checksum))
+    if remote.is_archive and not remote.gives:
+        return (folder / remote.unpacked_name).is_file()
     return bool(remote.gives) and all(find_raw_file(folder, [name]) is not None for name in remote.gives)
 
 

@@ -22,6 +22,7 @@ from joblib import Parallel, delayed
 from pipeline.config import DataConfig
 from pipeline.datasets.hdf5_points import read_hdf5_points
 from pipeline.datasets.ready_made import OFFICIAL_SPLITS, ReadyMade, describe_missing, find_raw_file
+from pipeline.datasets.remote_files import RemoteFile
 from pipeline.datasets.surfaces import read_off_points
 from pipeline.errors import UserError
 from pipeline.provenance import count_cores
@@ -34,6 +35,28 @@ NUM_POINTS = 2048
 # A process takes a second to start; one reads so much in three.
 BYTES_WORTH_A_PROCESS = 2**26
 NAMES_FILE = "shape_names.txt"
+CLOUD_FILES = (
+    NAMES_FILE,
+    "train_files.txt",
+    "test_files.txt",
+    *(f"ply_data_train{number}.h5" for number in range(5)),
+    *(f"ply_data_test{number}.h5" for number in range(2)),
+)
+# 435,212,151 and 2,039,180,837 bytes.
+REMOTE_CLOUDS = RemoteFile(
+    "modelnet40_ply_hdf5_2048.zip",
+    (
+        "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip",
+        "https://huggingface.co/datasets/Msun/modelnet40/resolve/main/modelnet40_ply_hdf5_2048.zip",
+    ),
+    "sha256:07670e237db72ece0f723b9abb571534c9ad655a6456b389646587dc72bb8bae",
+    gives=CLOUD_FILES,
+)
+REMOTE_MESHES = RemoteFile(
+    "ModelNet40.zip",
+    ("https://modelnet.cs.princeton.edu/ModelNet40.zip", "http://modelnet.cs.princeton.edu/ModelNet40.zip"),
+    "sha256:42dc3e656932e387f554e25a4eb2cc0e1a1bd3ab54606e2a9eae444c60e536ac",
+)
 
 
 def read_modelnet40(raw: Path, config: DataConfig) -> ReadyMade:
@@ -50,6 +73,11 @@ def read_modelnet40(raw: Path, config: DataConfig) -> ReadyMade:
     names_path = find_raw_file(raw, [NAMES_FILE])
     if names_path is not None:
         return _read_clouds(raw, names_path, config.allow_partial)
+    return read_modelnet40_meshes(raw, config)
+
+
+def read_modelnet40_meshes(raw: Path, config: DataConfig) -> ReadyMade:
+    """Read the OFF meshes; arguments and errors as for :func:`read_modelnet40`."""
     return read_mesh_tree(raw, PUBLISHED_MESHES, config.allow_partial)
 
 

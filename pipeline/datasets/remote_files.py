@@ -14,8 +14,8 @@ class RemoteFile:
         name: what it is called here.
         urls: where it is to be had; the first that works is taken.
         checksum: ``md5:`` or ``sha256:`` and the digest.
-        gives: the files that are wanted of it: of an archive its members, by their bare names; of another file a
-            spelling that a user may have put there in its place.
+        gives: the files that are wanted of it: of an archive its members, by their bare names, or none for all;
+            of another file a spelling that a user may have put there in its place.
     """
 
     name: str
@@ -26,3 +26,8 @@ class RemoteFile:
     @property
     def is_archive(self) -> bool:
         return self.name.endswith((".tar.gz", ".tgz", ".zip"))
+
+    @property
+    def unpacked_name(self) -> str:
+        """Name of the file that says that all members of an archive are there."""
+        return f"{self.name}.unpacked"

@@ -187,6 +187,23 @@ def test_an_archive_is_unpacked_and_goes_and_a_lost_member_is_brought_back(suffi
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".tar.gz", pack_tar), (".zip", pack_zip)])
+def test_an_archive_without_a_list_is_unpacked_whole_and_once(suffix, pack, server, tmp_path):
+    """Files of one name in several folders are all kept, as the meshes of a data set are."""
+    members = {"set/chair/train/1.off": b"a", "set/chair/test/1.off": b"b", "set/sofa/train/1.off": b"c"}
+    server.files["set"] = pack(members)
+    remote = RemoteFile(f"set{suffix}", (server.url("set"),), md5(server.files["set"]))
+    run(tmp_path, remote)
+    found = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*.off")}
+    assert found == members
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARK_NAME, "set", f"set{suffix}.unpacked"]
+    run(tmp_path, remote)
+    assert len(server.asked) == 1
+    (tmp_path / f"set{suffix}.unpacked").unlink()  # as after an unpacking that was cut off
+    run(tmp_path, remote)
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".tar.gz", pack_tar), (".zip", pack_zip)])
 @pytest.mark.parametrize("name", ["../outside.bin", "set/../../outside.bin"])
 def test_a_member_outside_the_folder_is_refused(suffix, pack, name, tmp_path):
     archive = tmp_path / "folder" / f"set{suffix}"

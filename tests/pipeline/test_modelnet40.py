@@ -1,9 +1,19 @@
+import re
+
 import h5py
 import numpy as np
 import pytest
 
 from pipeline.config import DataConfig
-from pipeline.datasets.modelnet40 import NUM_POINTS, read_mesh_tree, read_modelnet40, turn_z_up
+from pipeline.datasets.modelnet40 import (
+    NUM_POINTS,
+    REMOTE_CLOUDS,
+    REMOTE_MESHES,
+    read_mesh_tree,
+    read_modelnet40,
+    read_modelnet40_meshes,
+    turn_z_up,
+)
 from pipeline.datasets.surfaces import read_off_points
 from pipeline.errors import UserError
 
@@ -42,6 +52,15 @@ def test_the_hdf5_files_come_in_the_order_of_their_lists_with_names_for_labels(h
     np.testing.assert_array_equal(found.examples[3:6], turn_z_up(clouds(3, 1)))
     np.testing.assert_array_equal(found.examples[6:], turn_z_up(clouds(3, 0)))
     assert found.missing.startswith("This is a part of the published set: 6 of 9,840 train objects and 3 of 2,468 test")
+
+
+def test_the_archive_gives_the_files_that_are_read(hdf5_set):
+    folder = hdf5_set / "modelnet40_ply_hdf5_2048"
+    names = set(REMOTE_CLOUDS.gives)
+    assert {path.name for path in folder.iterdir()} < names
+    for remote in (REMOTE_CLOUDS, REMOTE_MESHES):
+        assert remote.is_archive
+        assert re.fullmatch("sha256:[0-9a-f]{64}", remote.checksum)
 
 
 def test_y_up_becomes_z_up_without_a_mirror():
@@ -169,3 +188,10 @@ def test_a_folder_without_either_form_is_named(tmp_path):
         read_modelnet40(tmp_path, PART)
     with pytest.raises(UserError, match="no such folder"):
         read_modelnet40(tmp_path / "absent", PART)
+
+
+def test_the_meshes_are_read_as_a_set_of_their_own_even_beside_the_clouds(mesh_tree):
+    (mesh_tree / "shape_names.txt").write_text("airplane")
+    assert len(read_modelnet40_meshes(mesh_tree, PART).examples) == 6
+    with pytest.raises(UserError, match=r"train_files.txt: cannot be read"):
+        read_modelnet40(mesh_tree, PART)

@@ -90,6 +90,7 @@ def test_lines_keep_the_numbers_that_an_editor_shows():
             f"OFF\n5 2 0\n{BODY}4 0 1 2 3\n\n3 4 0 5\n",
             "line 10: a face names corner 5, but there are 5, counted from 0",
         ),
+        (f"OFF\n5 2 0\n{BODY}4 0 1 2 3\n3 9 0 1\n", "line 9: a face names corner 9"),
         (f"OFF\n5 2 0\n{BODY}4 0 1 2 -1\n3 4 0 1\n", "line 8: a face names corner -1"),
         (f"OFF\n5 2 0\n{BODY}4 0 1 2 3\n3 4 0 0.5\n", "line 9: a face names corner 0.5"),
         (f"OFF\n5 2 0\n{BODY}4 0 1 2 3\n3 4 0 nan\n", "line 9: a face names corner nan"),
