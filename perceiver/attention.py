@@ -36,21 +36,24 @@ class Memory(NamedTuple):
     projected: bool
 
 
-def normalise_inputs(inputs: Tensor) -> Tensor:
+def normalise_inputs(inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Scale each input to mean 0 and deviation 1 over its channels, once for all layers.
 
-    Under autocast the result has the lower precision, so that no layer casts it again.
+    That is computed in float32 or better, so that no large input overflows. Under autocast the result has the
+    lower precision, so that no layer casts it again.
 
     Args:
         inputs: ``(batch, inputs, channels)``.
+        dtype: of the result outside of autocast; None for that of the inputs.
 
     Returns:
         The same shape.
     """
-    normalised = functional.layer_norm(inputs.float(), inputs.shape[-1:])
+    exact = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    normalised = functional.layer_norm(exact, inputs.shape[-1:])
     if torch.is_autocast_enabled(inputs.device.type):
         return normalised.to(torch.get_autocast_dtype(inputs.device.type))
-    return normalised
+    return normalised.to(inputs.dtype if dtype is None else dtype)
 
 
 def is_written_out(queries: Tensor, keys: Tensor) -> bool:
@@ -58,8 +61,10 @@ def is_written_out(queries: Tensor, keys: Tensor) -> bool:
 
     That pays in one case: training in bfloat16 on a CPU with few keys, where the fused backward pass takes up
     to seven times as long (64 examples, 4 heads, 32 latents, width 32, on one core with AMX: 20.1 ms against
-    2.9 ms for forward and backward; level at 512 keys).
+    2.9 ms for forward and backward; level at 512 keys). An exported graph has no branch for it.
     """
+    if torch.compiler.is_exporting():
+        return False
     trained = queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and torch.is_grad_enabled()
     return trained and keys.shape[-2] <= 256
 

@@ -237,7 +237,7 @@ class PerceiverEncoder(nn.Module):
         if padding is not None:
             inputs = inputs.masked_fill(padding.unsqueeze(-1), 0.0)  # 0 times NaN would be NaN
             mask = ~padding[:, None, None, :]
-        return normalise_inputs(inputs), mask
+        return normalise_inputs(inputs, self.latents.dtype), mask
 
     def _check(self, values: Tensor, parts: tuple[Tensor, ...], padding: Tensor | None) -> None:
         if values.ndim != 3 or values.shape[2] != self.input_channels:

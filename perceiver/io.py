@@ -99,6 +99,6 @@ class PerceiverIO(PerceiverEncoder):
                 f"({values.shape[0]} or 1, queries, {self.query_dim})"
             )
         latents = self.encode(values, positions, padding)
-        answers = self.decoder(queries.expand(latents.shape[0], -1, -1), latents)
+        answers = self.decoder(queries.to(self.latents.dtype).expand(latents.shape[0], -1, -1), latents)
         outputs: Tensor = self.head(self.head_norm(answers))
         return outputs

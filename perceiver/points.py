@@ -1,6 +1,6 @@
 """Point clouds as sets of inputs, and a Perceiver that takes them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -79,10 +79,40 @@ class PointPerceiver(nn.Module):
         Raises:
             ValueError: points of another shape.
         """
+        logits: Tensor = self.perceiver(*self.read(points), padding)
+        return logits
+
+    def attention_maps(
+        self,
+        points: Tensor,
+        padding: Tensor | None = None,
+        *,
+        kind: Literal["cross", "self"] = "cross",
+        layers: tuple[int, ...] = (0,),
+        heads: tuple[int, ...] | None = None,
+    ) -> dict[int, Tensor]:
+        """Compute what latents attend to; see ``PerceiverEncoder.attention_maps``.
+
+        Args:
+            points: as for ``forward``.
+            padding: as for ``forward``.
+            kind: cross: weights of the points. self: of the latents.
+            layers: which attentions of this kind, counted from 0.
+            heads: which heads; None for all.
+
+        Returns:
+            For each layer ``(batch, heads, latents, points or latents)``; rows sum to 1.
+        """
+        return self.perceiver.attention_maps(*self.read(points), padding, kind=kind, layers=layers, heads=heads)
+
+    def read(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn points into what the Perceiver reads: values and positions, as ``point_tokens`` returns them.
+
+        Args:
+            points: as for ``forward``.
+        """
         if points.ndim != 3 or points.shape[2] != NUM_AXES:
             raise ValueError(
                 f"PointPerceiver points: found shape {tuple(points.shape)}, allowed is (batch, points, {NUM_AXES})"
             )
-        values, positions = point_tokens(points)
-        logits: Tensor = self.perceiver(values, positions, padding)
-        return logits
+        return point_tokens(points)

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +18,28 @@ def grid_positions(sizes: tuple[int, ...]) -> Tensor:
     Returns:
         ``(inputs, axes)`` float32: each axis runs from -1 to 1 in equal steps; a single place lies at 0.
     """
-    lines = [torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in sizes]
+    lines = [_axis_positions(size) for size in sizes]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(-1, len(sizes))
 
 
-def fourier_frequencies(max_freq: tuple[float, ...], num_bands: int) -> Tensor:
+def _axis_positions(size: int) -> Tensor:
+    if torch.compiler.is_compiling():  # linspace would make the size a constant of the graph
+        return (2 * torch.arange(size) - (size - 1)) / max(size - 1, 1)
+    return torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+
+
+def fourier_frequencies(max_freq: tuple[float, ...], num_bands: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Give the frequencies of each axis: ``num_bands`` equal steps from 1 to ``max_freq / 2``.
 
     Args:
         max_freq: for each axis, twice the highest frequency.
         num_bands: frequencies for each axis.
+        dtype: of the result.
 
     Returns:
-        ``(axes, bands)`` float32, in half cycles per unit of the coordinate.
+        ``(axes, bands)``, in half cycles per unit of the coordinate.
     """
-    return torch.stack([torch.linspace(1, highest / 2, num_bands) for highest in max_freq])
+    return torch.stack([torch.linspace(1, highest / 2, num_bands, dtype=dtype) for highest in max_freq])
 
 
 def warn_far_from_nyquist(max_freq: tuple[float, ...], axis_sizes: tuple[int, ...]) -> None:
@@ -67,12 +76,13 @@ def fourier_features(positions: Tensor, frequencies: Tensor) -> Tensor:
         frequencies: ``(axes, bands)``.
 
     Returns:
-        ``(batch, inputs, axes * (2 * bands + 1))`` float32, one axis after the other.
+        ``(batch, inputs, axes * (2 * bands + 1))``, one axis after the other, float32 or the higher precision
+        of the arguments.
 
     Source:
         Jaegle 2021, arXiv 2103.03206, section 3.2.
     """
-    coordinates = positions.float().unsqueeze(-1)
+    coordinates = positions.to(torch.promote_types(positions.dtype, frequencies.dtype)).unsqueeze(-1)
     angles = coordinates * (math.pi * frequencies)
     return torch.cat([angles.sin(), angles.cos(), coordinates], dim=-1).flatten(-2)
 
@@ -106,8 +116,18 @@ class FourierPositions(nn.Module):
 
     def __init__(self, max_freq: tuple[float, ...], num_bands: int) -> None:
         super().__init__()
+        self.max_freq = max_freq
+        self.num_bands = num_bands
         self.register_buffer("frequencies", fourier_frequencies(max_freq, num_bands), persistent=False)
         self.num_channels = len(max_freq) * (2 * num_bands + 1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow ``model.to``, but never below float32: in bfloat16 a frequency of 100 is wrong by up to 0.25."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        dtype = torch.promote_types(self.frequencies.dtype, torch.float32)
+        exact = fourier_frequencies(self.max_freq, self.num_bands, dtype)
+        self.frequencies = exact.to(self.frequencies.device)
+        return self
 
     def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
         """Compute the features of each part in its own shape and join them only then.
@@ -164,6 +184,5 @@ def join_channels(tensors: list[Tensor]) -> Tensor:
     """
     if len(tensors) == 1:
         return tensors[0]
-    batch = max(tensor.shape[0] for tensor in tensors)
-    inputs = max(tensor.shape[1] for tensor in tensors)
+    batch, inputs = torch.broadcast_shapes(*[tensor.shape[:2] for tensor in tensors])  # type: ignore[no-untyped-call]
     return torch.cat([tensor.expand(batch, inputs, -1) for tensor in tensors], dim=-1)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perceiver import ImagePerceiver, PerceiverConfig
+from perceiver import ImagePerceiver, PerceiverConfig, PointPerceiver
 from pipeline.config import AttentionConfig
 from pipeline.errors import UserError
 from pipeline.examples import read_images
-from pipeline.models import Classifier, SliceModel, to_unit_range
+from pipeline.models import Classifier, SliceModel
 from pipeline.store import Store
 
 # Matrices between latents grow fast: 48 layers of 8 heads and 512 latents are 400 MB an example.
@@ -43,10 +43,12 @@ class AttentionMaps:
         class_names: what the probabilities stand for.
         example_ids: the examples.
         labels: their true classes.
-        examples: as the store holds them, (examples, channels, height, width) uint8.
+        examples: as the store holds them, (examples, channels, height, width) uint8, or the points that the model
+            reads, (examples, points, 3) float32.
         probabilities: (examples, classes), the model's whole answer, of both passes where it takes two.
         weights: (examples, layers, heads, latents or 1, rows, columns) on the grid of the inputs as the network saw
-            them; of kind self (examples, layers, heads, latents or all, all latents). Sums over the inputs are 1.
+            them, or (examples, layers, heads, latents or 1, points); of kind self (examples, layers, heads, latents or
+            all, all latents). Sums over what is read are 1.
     """
 
     kind: str
@@ -119,10 +121,10 @@ def count_attentions(shape: PerceiverConfig, kind: str) -> dict[str, int]:
 
 def has_attention(model: SliceModel) -> bool:
     """Say whether a model has latents that attend to something."""
-    return isinstance(model.network, ImagePerceiver)
+    return isinstance(model.network, ImagePerceiver | PointPerceiver)
 
 
-def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiver:
+def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiver | PointPerceiver:
     """Refuse layers, heads and latents that a model does not have.
 
     Args:
@@ -136,8 +138,10 @@ def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiv
         UserError: the network has no attention, or not these layers, heads or latents.
     """
     network = model.network
-    if not isinstance(network, ImagePerceiver):
+    if not isinstance(network, ImagePerceiver | PointPerceiver):
         raise UserError("attention: this network has none. Choose a run of model.kind: perceiver.")
+    if options.mirrored and isinstance(network, PointPerceiver):
+        raise UserError("attention.mirrored: found True, but point clouds are not mirrored; allowed is False.")
     for name, count in count_attentions(network.perceiver.config, options.kind).items():
         found: tuple[int, ...] = getattr(options, name)
         if found and (min(found) < 0 or max(found) >= count):
@@ -170,7 +174,7 @@ def compute_maps(
     classifier.eval()
     pictures = read_images(store.examples, rows).to(device)
     places = torch.tensor(store.index["slice_position"].to_numpy(dtype=np.float32)[rows], device=device)
-    seen = classifier.normalise(to_unit_range(pictures.flip(-1) if options.mirrored else pictures))
+    seen = classifier.prepare(pictures.flip(-1) if options.mirrored else pictures)
     permutation = classifier.model.permutation
     if permutation is not None:
         seen = permutation(seen)
@@ -198,12 +202,12 @@ def compute_maps(
         latents=options.latents,
         mirrored=options.mirrored,
         permute_seed=None if permutation is None else permutation.seed,
-        cell_pixels=network.cell_pixels,
+        cell_pixels=network.cell_pixels if isinstance(network, ImagePerceiver) else 0,
         epoch=epoch,
         class_names=store.class_names,
         example_ids=tuple(store.index["example_id"].iloc[rows]),
         labels=tuple(store.index["label"].iloc[rows]),
-        examples=pictures.cpu().numpy(),
+        examples=(pictures if pictures.ndim == 4 else pictures[:, : classifier.num_points]).cpu().numpy(),
         probabilities=torch.stack(probabilities).cpu().numpy(),
         weights=torch.stack(parts).cpu().numpy(),
     )

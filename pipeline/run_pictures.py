@@ -4,13 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from einops import rearrange
-from numpy.typing import NDArray
 
 from pipeline.attention_files import list_kept_epochs, read_maps
 from pipeline.attention_pictures import choose_epochs, draw_epochs
 from pipeline.figures import contact_sheet
-from pipeline.figures_cloud import draw_cloud
 from pipeline.run_records import RunRecord
 from pipeline.store import Store, read_store
 
@@ -78,7 +75,7 @@ def _draw_sheet(
     store: Store, runs: Sequence[RunRecord], tables: Sequence[pd.DataFrame], example_ids: Sequence[str]
 ) -> bytes:
     place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
-    pictures = [_draw_example(np.asarray(store.examples[place_of[name]])) for name in example_ids]
+    pictures = [np.asarray(store.examples[place_of[name]]) for name in example_ids]
     captions, all_right = [], []
     for name in example_ids:
         rows = [table.loc[name] for table in tables]
@@ -92,10 +89,3 @@ def _draw_sheet(
         captions.append("\n".join(lines))
         all_right.append(all(row["predicted"] == label for row in rows))
     return contact_sheet(pictures, captions, COLUMNS, is_right=all_right)
-
-
-def _draw_example(example: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Return a picture as the sheet takes it; a point cloud is drawn first."""
-    if example.ndim == 2 and example.dtype != np.uint8:
-        return rearrange(draw_cloud(example.astype(np.float64)), "row column colour -> colour row column")
-    return example.astype(np.uint8)

@@ -1,6 +1,7 @@
 """Point clouds go from files to a report by the command line, in both forms that ModelNet40 has."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
+from pipeline.attention_files import read_maps
 from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.cli import main
 from pipeline.datasets.modelnet40 import turn_z_up
@@ -229,3 +231,17 @@ def test_solids_are_read_as_a_data_set_of_their_own(tmp_path):
     assert store.class_names == tuple(SOLIDS)
     assert store.examples.shape == (3 * len(SOLIDS), 2048, 3)
     assert store.missing == ""
+
+
+def test_attention_is_drawn_over_the_points_that_are_read(workspace, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(workspace, folder)
+    assert run(folder, "attention", "--attention.num_examples", "2") == 0
+    maps = read_maps(folder / "reports" / "tiny_points" / "attention" / "maps.npz")
+    assert maps.examples.shape == (2, 64, 3)
+    assert maps.weights.shape == (2, 1, 1, 1, 64)
+    np.testing.assert_allclose(maps.weights.sum(axis=-1), 1, rtol=1e-5)
+    assert run(folder, "report") == 0
+    page = (folder / "reports" / "tiny_points" / "comparison.html").read_text()
+    assert "Test inputs" in page
+    assert "Only 6 objects tested" in page

@@ -59,7 +59,7 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndar
 
     # A small object far away and an object in light years alike have areas that float64 can hold once this is done.
     vertices = mesh.vertices - mesh.vertices[mesh.triangles].reshape(-1, 3).mean(axis=0)
-    extent = np.abs(vertices[mesh.triangles]).max()
+    extent = np.abs(vertices).max()
     surface = trimesh.Trimesh(vertices / extent if extent > 0 else vertices, mesh.triangles, process=False)
     if not surface.area > 0:
         raise UserError(f"{name}: no triangle has an area, so there is no surface. Mend or remove the file.")

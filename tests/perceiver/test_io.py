@@ -100,13 +100,6 @@ def test_padding_changes_no_output_and_every_parameter_gets_a_gradient(values, p
         assert parameter.grad.abs().max() > 1e-7, name
 
 
-def test_the_graph_is_compiled_in_one_piece(values, positions, queries, fresh_compiler):
-    model = randomised(PerceiverIO(small_config(), 6))
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    expected = model(values, positions, queries=queries)
-    torch.testing.assert_close(compiled(values, positions, queries=queries), expected)
-
-
 def test_queries_that_do_not_fit_are_refused(values, positions, queries):
     model = PerceiverIO(small_config(), 6)
     for wrong in (queries[..., :5], queries[0], queries[[0, 0, 0]]):

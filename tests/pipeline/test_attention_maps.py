@@ -284,3 +284,34 @@ def test_maps_of_permuted_pixels_come_back_to_where_the_picture_has_them(stem, m
     found = spread_over_picture(maps, maps.weights)
     np.testing.assert_allclose(found, expected[..., ::-1] if mirrored else expected, rtol=1e-5)
     assert "another, fixed order" in " ".join(describe_maps(maps, False))
+
+
+def make_clouds() -> Store:
+    clouds = np.random.default_rng(1).normal(size=(6, 40, 3)).astype(np.float32)
+    rows = [(f"o{index}", f"o{index}", f"o{index}", ("cone", "cube")[index % 2], 0, 0.0) for index in range(6)]
+    return Store(clouds, pd.DataFrame(rows, columns=list(INDEX_COLUMNS)), ("cone", "cube"), {}, "abc", "points")
+
+
+def make_point_classifier() -> Classifier:
+    shape = dataclasses.replace(SHAPE, max_freq=(8.0, 8.0, 8.0))
+    facts = {"num_channels": 0, "image_size": (40, 3), "num_classes": 2, "num_slices": 1, "seed": 0}
+    model = build_model(ModelConfig(num_points=30, perceiver=shape), **facts, data_kind="points")
+    return Classifier(model, (), (), data_kind="points", num_points=30)
+
+
+def test_a_points_attention_goes_with_the_point(tmp_path):
+    store, rows = make_clouds(), np.array([1, 4])
+    maps = compute_maps(make_point_classifier(), store, rows, ALL, 1)
+    assert maps.weights.shape == (2, 2, 3, 1, 30)
+    np.testing.assert_allclose(maps.weights.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(maps.examples, store.examples[rows, :30])
+    order = np.random.default_rng(2).permutation(30)
+    shuffled = dataclasses.replace(store, examples=store.examples[:, order])
+    again = compute_maps(make_point_classifier(), shuffled, rows, ALL, 1)
+    np.testing.assert_allclose(again.weights, maps.weights[..., order], rtol=1e-4)  # sums in another order
+    assert np.ptp(maps.weights[0, 0, 0, 0]) > 0
+    write_maps(tmp_path / "maps.npz", maps)
+    assert draw_maps(read_maps(tmp_path / "maps.npz"), "") == draw_maps(maps, "")
+    assert draw_epochs([maps, dataclasses.replace(maps, epoch=2)], "")
+    with pytest.raises(UserError, match=r"attention\.mirrored: found True, but point clouds are not mirrored"):
+        compute_maps(make_point_classifier(), store, rows, AttentionConfig(mirrored=True), 1)

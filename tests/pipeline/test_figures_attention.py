@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.clouds import project_points
 from pipeline.errors import UserError
 from pipeline.figures_attention import SheetRow, attention_sheet, draw_input, draw_overlay, draw_weights, find_top
-from pipeline.figures_cloud import CLOUD_PIXELS, draw_cloud, project_points
+from pipeline.figures_cloud import CLOUD_PIXELS, draw_cloud
 
 LIGHT = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue look, ITU-R BT.709
 
@@ -90,29 +91,16 @@ def make_cloud() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(500, 3))
 
 
-@pytest.mark.parametrize("up_axis", [0, 1, 2])
-def test_the_up_axis_points_upwards_and_turning_keeps_distances(up_axis):
-    points = make_cloud()
-    across, upwards, near = project_points(points, up_axis, turn_degrees=0, tilt_degrees=0)
-    assert np.corrcoef(upwards, points[:, up_axis])[0, 1] == pytest.approx(1)
-    turned = np.stack(project_points(points, up_axis, 35, 20))
-    straight = np.stack([across, upwards, near])
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=0), np.linalg.norm(straight, axis=0))
-    above = project_points(points, up_axis, turn_degrees=0, tilt_degrees=90)
-    assert np.corrcoef(above[2], points[:, up_axis])[0, 1] == pytest.approx(1), "the top is nearest from above"
-    # Right, up and towards the viewer are right-handed, as the points' own axes are: nothing is mirrored.
-    corner = np.stack(project_points(np.concatenate([np.eye(3), -np.eye(3)]), up_axis, 35, 20))[:, :3]
-    assert np.linalg.det(corner) == pytest.approx(1)
-
-
 def test_the_most_read_points_of_a_cloud_are_brighter_than_all_others():
     points = make_cloud()
     weights = np.where(points[:, 2] > 0.5, 0.9, 0.1)
-    light = brightness(draw_cloud(points, weights, tilt_degrees=0))
+    light = brightness(draw_cloud(points, weights))
     assert light.shape == (CLOUD_PIXELS, CLOUD_PIXELS)
     rows = np.argwhere(light > 150)[:, 0]
-    across, upwards, _ = project_points(points, 2, 35, 0)
-    pixels_each = 0.46 * CLOUD_PIXELS / np.abs([across, upwards]).max()
+    seen = project_points(points)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    upwards = seen[:, 1] - (low[1] + high[1]) / 2
+    pixels_each = 0.92 * CLOUD_PIXELS / (high - low)[:2].max()
     lowest = CLOUD_PIXELS / 2 - pixels_each * upwards[weights == 0.9].min()  # rows count downwards
     assert len(rows) > 50
     assert rows.max() <= lowest + 4, "a radius of 2.6 pixels and rounding"
@@ -121,16 +109,15 @@ def test_the_most_read_points_of_a_cloud_are_brighter_than_all_others():
 
 
 def test_a_near_point_covers_a_far_one():
-    points = np.array([[0.0, -1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [-1.0, 0.0, -1.0]])
-    _, _, near = project_points(points, 2, 0, 0)
-    front = int(near[:2].argmax())
-    weights = np.full(4, 1e-9)
-    weights[front] = 1.0
-    middle = CLOUD_PIXELS // 2
-    seen = brightness(draw_cloud(points, weights, turn_degrees=0, tilt_degrees=0))[middle - 1 : middle + 1]
-    hidden = brightness(draw_cloud(points, weights[[1, 0, 2, 3]], turn_degrees=0, tilt_degrees=0))
-    assert seen.max() > 150
-    assert hidden[middle - 1 : middle + 1, middle - 1 : middle + 1].max() < 100
+    towards = np.linalg.inv(project_points(np.eye(3)))[2]  # from the middle to the viewer
+    right, up = np.linalg.inv(project_points(np.eye(3)))[:2]
+    points = np.stack([-towards, towards, right + up, -right - up])
+    weights = np.array([1e-9, 1.0, 1e-9, 1e-9])
+    middle = slice(CLOUD_PIXELS // 2 - 1, CLOUD_PIXELS // 2 + 1)
+    seen = brightness(draw_cloud(points, weights))[middle, middle]
+    hidden = brightness(draw_cloud(points, weights[[1, 0, 2, 3]]))[middle, middle]
+    assert seen.min() > 150
+    assert hidden.max() < 150
 
 
 def test_a_cloud_at_one_place_is_drawn_and_other_shapes_are_refused():

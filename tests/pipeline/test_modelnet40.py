@@ -130,7 +130,7 @@ def mesh_tree(tmp_path):
     for label in CLASSES:
         for split, rows in (("train", (1, 2)), ("test", (3,))):
             for row in rows:
-                path = folder / label / split / f"{label}_{row:04d}.off"
+                path = folder / label / split / f"object_{row:04d}.off"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 header = "OFF4 4 0" if row == 1 else "OFF\n4 4 0"
                 path.write_text(f"{header}\n0 0 0\n{row} 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n")
@@ -145,9 +145,9 @@ def mesh_tree(tmp_path):
 def test_meshes_are_labelled_and_split_by_their_folders(mesh_tree):
     found = read_modelnet40(mesh_tree, PART)
     assert list(found.origins[:3]) == [
-        "ModelNet40/airplane/test/airplane_0003.off",
-        "ModelNet40/airplane/train/airplane_0001.off",
-        "ModelNet40/airplane/train/airplane_0002.off",
+        "ModelNet40/airplane/test/object_0003.off",
+        "ModelNet40/airplane/train/object_0001.off",
+        "ModelNet40/airplane/train/object_0002.off",
     ]
     assert found.labels.tolist() == ["airplane"] * 3 + ["night_stand"] * 3
     assert found.official_splits.tolist() == ["test", "train", "train"] * 2
@@ -165,10 +165,10 @@ def test_points_do_not_depend_on_the_number_of_workers(mesh_tree, monkeypatch):
 
 
 def test_a_part_of_the_meshes_is_refused_before_any_is_read(mesh_tree):
-    (mesh_tree / "ModelNet40" / "airplane" / "train" / "airplane_0001.off").write_text("no mesh")
+    (mesh_tree / "ModelNet40" / "airplane" / "train" / "object_0001.off").write_text("no mesh")
     with pytest.raises(UserError, match=r"only 4 of 9,843 train objects"):
         read_modelnet40(mesh_tree, WHOLE)
-    with pytest.raises(UserError, match=r"airplane_0001.off: an OFF file begins with OFF, found 'no'"):
+    with pytest.raises(UserError, match=r"object_0001.off: an OFF file begins with OFF, found 'no'"):
         read_modelnet40(mesh_tree, PART)
 
 

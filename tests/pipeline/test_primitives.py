@@ -41,6 +41,7 @@ def test_another_number_replaces_the_solids_and_more_begin_with_fewer(tmp_path):
     make_primitives(tmp_path, CONSOLE, FEW)
     two = read_all(tmp_path)
     del two["primitives.json"]
+    assert len(two) == 3 * len(SOLIDS)
     assert set(two) < set(three)
     assert all(three[name] == content for name, content in two.items())
 

@@ -1,0 +1,90 @@
+"""Small models of every kind, for laws that hold for all of them."""
+
+import torch
+
+from perceiver import ImageConfig, ImagePerceiver, Perceiver, PerceiverConfig, PerceiverIO
+
+# A head of 32 is wider than the 16 channels of an input, so cross-attention works in input space; one of 8 projects.
+KINDS = [
+    {},
+    {"cross_head_dim": 8},
+    {"positions": "learned"},
+    {"positions": "none"},
+    {"input_channels": 0},
+    {"pooling": "cls", "activation": "gelu", "feedforward_widening": 3},
+    {"pooling": "query", "decoder_heads": 2, "decoder_head_dim": 8},
+    {"pooling": "query", "decoder_head_dim": 32, "self_attends_per_cross": 0},
+    {"weight_sharing": "all"},
+    {"weight_sharing": "all", "cross_head_dim": 8, "cross_heads": 3, "pooling": "query"},
+    {"weight_sharing": "all_but_first", "positions": "learned", "activation": "gelu"},
+    {"weight_sharing": "all_but_first_block", "max_freq": (4.0, 3.0), "pooling": "cls"},
+    {"gradient_checkpointing": "layers", "weight_sharing": "all_but_first", "cross_head_dim": 8},
+    {"gradient_checkpointing": "feedforward"},
+]
+STEMS = [
+    {"stem": "pixels"},
+    {"stem": "pixels", "slice_position": True},
+    {"stem": "patches", "patch_size": 4},
+    {"stem": "conv", "slice_position": True},
+]
+
+
+def small_config(**options):
+    small = {
+        "input_channels": 2,
+        "axis_sizes": (3, 4),
+        "num_classes": 3,
+        "num_latents": 5,
+        "latent_dim": 16,
+        "num_cross_attends": 3,
+        "self_attends_per_cross": 2,
+        "cross_heads": 2,
+        "cross_head_dim": 32,
+        "latent_heads": 2,
+        "latent_head_dim": 8,
+        "num_bands": 3,
+        "learned_position_dim": 6,
+        "latent_init_std": 1.0,
+    }
+    return PerceiverConfig(**{**small, **options})
+
+
+def build_seeded(build):
+    """The same model each time, in evaluation mode, in which no gain is 1 and no bias 0."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+def small_perceiver(**options):
+    return build_seeded(lambda: Perceiver(small_config(**options)))
+
+
+def small_perceiver_io(query_dim=6, **options):
+    return build_seeded(lambda: PerceiverIO(small_config(**options), query_dim))
+
+
+def small_image_perceiver(perceiver=None, **options):
+    """For images of 2 channels and 8 x 12 pixels, and volumes of 5 slices."""
+    free = {"input_channels": None, "axis_sizes": None, "num_classes": None}
+    config = ImageConfig(**{"conv_channels": 8, "perceiver": small_config(**free, **(perceiver or {})), **options})
+    num_slices = 5 if config.slice_position else None
+    shape = {"channels": 2, "height": 8, "width": 12, "num_classes": 3, "num_slices": num_slices}
+    return build_seeded(lambda: ImagePerceiver(config, **shape))
+
+
+def draw(*shape, seed=2):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def logits_and_gradients(model, *arguments, run=None, **options):
+    """Logits of ``run``, the model itself unless given, and each parameter's gradient of a weighted sum of them."""
+    model.zero_grad()
+    logits = (model if run is None else run)(*arguments, **options)
+    (logits * draw(*logits.shape, seed=4).to(logits)).sum().backward()
+    return logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}

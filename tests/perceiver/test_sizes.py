@@ -1,0 +1,71 @@
+"""One model reads any number of inputs, and an example's answer is its own."""
+
+import pytest
+import torch
+from small_models import KINDS, STEMS, draw, small_image_perceiver, small_perceiver, small_perceiver_io
+
+from perceiver import Perceiver
+from perceiver.positions import grid_positions
+
+# Other sizes of a product are added up in another order: float32 rounding through nine layers.
+ROUNDING = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_a_row_of_a_batch_is_the_batch_of_that_row(options):
+    model, channels = small_perceiver(**options), options.get("input_channels", 2)
+    values, positions = draw(4, 12, channels), grid_positions((3, 4)).expand(4, -1, -1) * draw(4, 1, 2, seed=3).tanh()
+    padding = torch.rand(4, 12, generator=torch.Generator().manual_seed(4)) > 0.7
+    for training in (False, True):  # no dropout, so training is the same function
+        model.train(training)
+        for hidden in (None, padding):
+            whole = model(values, positions, hidden)
+            for row in range(4):
+                own = slice(row, row + 1)
+                alone = model(values[own], positions[own], None if hidden is None else hidden[own])
+                torch.testing.assert_close(alone, whole[own], **ROUNDING)
+    assert (whole[0] - whole[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", STEMS)
+def test_a_row_of_a_batch_of_images_is_the_batch_of_that_row(options):
+    model, images = small_image_perceiver(**options), draw(3, 2, 8, 12)
+    places = (torch.tensor([-1.0, 0.0, 0.5]),) if options.get("slice_position") else ()
+    whole = model(images, *places)
+    for row in range(3):
+        own = slice(row, row + 1)
+        torch.testing.assert_close(model(images[own], *(place[own] for place in places)), whole[own], **ROUNDING)
+    assert (whole[0] - whole[1]).abs().max() > 1e-3
+
+
+def test_a_row_of_outputs_is_the_batch_of_that_row():
+    model, values, queries = small_perceiver_io(), draw(3, 12, 2), draw(3, 7, 6, seed=3)
+    positions = grid_positions((3, 4)).unsqueeze(0)
+    whole = model(values, positions, queries=queries)
+    for row in range(3):
+        own = slice(row, row + 1)
+        torch.testing.assert_close(model(values[own], positions, queries=queries[own]), whole[own], **ROUNDING)
+    assert (whole[0] - whole[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_an_input_given_many_times_counts_as_once(options):
+    """What a softmax reads is a mean: doubling all inputs leaves it, so it can be checked at any number of them."""
+    model, channels = small_perceiver(**options), options.get("input_channels", 2)
+    for num_inputs in (1, 5, 12, 150):
+        values, positions = draw(2, num_inputs, channels), draw(1, num_inputs, 2, seed=3).tanh()
+        expected = model(values, positions)
+        found = model(values.repeat(1, 2, 1), positions.repeat(1, 2, 1))
+        torch.testing.assert_close(found, expected, **ROUNDING)
+
+
+def test_a_large_grid_is_a_small_one_with_padding_around():
+    """The same places of two grids: those of (5, 5) are every second one of (9, 9)."""
+    model = Perceiver.from_image_config(3, (6.0, 6.0), 2, input_channels=1, num_latents=4, latent_dim=16, num_classes=3)
+    model.eval()
+    for sizes in ((5, 5), (3, 6), (4, 3)):
+        small = draw(2, *sizes, 1)
+        large_sizes = tuple(2 * size - 1 for size in sizes)
+        large, padding = torch.full((2, *large_sizes, 1), torch.nan), torch.ones(2, *large_sizes, dtype=torch.bool)
+        large[:, ::2, ::2], padding[:, ::2, ::2] = small, False
+        torch.testing.assert_close(model(large, padding=padding), model(small), **ROUNDING)
