@@ -26,7 +26,7 @@ CONFIG = {
 
 
 def run(folder, stage, *words):
-    return main([stage, *words, "--config", str(folder / "set.yaml"), "--workspace", str(folder)])
+    return main([stage, "--config", str(folder / "set.yaml"), "--workspace", str(folder), *words])
 
 
 @pytest.fixture(scope="module", params=["mnist", "cifar100"])
@@ -68,6 +68,18 @@ def test_the_report_speaks_of_images_and_says_what_is_missing(workspace):
         assert word not in page.split("<h3>Configuration</h3>")[0].split("<style>")[1].split("</style>")[1], word
     assert "This is a part of the published set" in page
     assert "The logistic regression was fitted on 30 of" in page
+
+
+def test_the_baseline_is_fitted_on_as_many_images_as_the_config_says(workspace):
+    checkpoint = str(workspace / "runs" / "set" / "best.safetensors")
+    words = ("--run", "whole", "--evaluate.checkpoint", checkpoint, "--evaluate.logistic_regression_examples", "2000")
+    assert run(workspace, "evaluate", *words) == 0
+    folders = (workspace / "reports" / "set", workspace / "reports" / "set" / "whole")
+    part, whole = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+    assert part["levels"] == whole["levels"]
+    losses = [metrics["baselines"]["logistic_regression"]["nll"]["value"] for metrics in (part, whole)]
+    assert losses[0] != losses[1]
+    assert "was fitted on" not in (folders[1] / "report.html").read_text()
 
 
 def test_statistics_come_from_the_train_rows_alone(workspace):
