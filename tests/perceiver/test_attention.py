@@ -130,3 +130,15 @@ def test_autocast_casts_the_inputs_once_for_all_layers():
     assert normalise_inputs(inputs).dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert normalise_inputs(inputs).dtype == torch.bfloat16
+
+
+def test_normalised_inputs_have_the_type_asked_for_and_are_computed_in_float32_or_better(generator):
+    inputs = torch.randn(2, 11, 4, generator=generator) * 1e4  # squares of these overflow float16
+    for dtype, rounding in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):
+        low = inputs.to(dtype)
+        normalised = normalise_inputs(low)
+        assert normalised.dtype == dtype
+        torch.testing.assert_close(normalised.float(), normalise_inputs(low.float()), atol=1e-6, rtol=rounding)
+        assert normalise_inputs(inputs, dtype).dtype == dtype
+    double = inputs.double()
+    assert torch.equal(normalise_inputs(double), functional.layer_norm(double, (4,)))
