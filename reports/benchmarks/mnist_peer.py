@@ -88,8 +88,8 @@ def main() -> None:
         f"`{arguments.config}`, {len(store.examples):,} images.",
         f"{read_hardware()}; torch {read_versions()['torch']}, perceiver-pytorch 0.11.0; commit {read_commit()}.",
         "",
-        "| model | parameters | epochs | images a second | best validation accuracy | test accuracy |",
-        "|---|---|---|---|---|---|",
+        "| model | parameters | epochs | minutes | images a second | best validation accuracy | test accuracy |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in arguments.models:
         lines.append(train_one(name, experiment, store, roles, arguments.minutes * 60))
@@ -107,31 +107,33 @@ def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, 
     few = place(store, train_rows[: NUM_PACE_STEPS * experiment.train.batch_size])
     mean, deviation = compute_statistics(train_examples)
 
-    def train(examples: Examples, epochs: int) -> tuple[Classifier, float]:
-        """Give the model at its best epoch, and its pace in seconds an example."""
+    def train(examples: Examples, epochs: int) -> tuple[Classifier, float, float]:
+        """Give the model at its best epoch, and the mean seconds of training on an example and of a validation."""
         config = dataclasses.replace(experiment.train, epochs=epochs)
         fabric = build_fabric(config)
         classifier = Classifier(build(name, experiment, store), mean, deviation)
         model, optimizer = fabric.setup(classifier.model, build_optimizer(classifier.model, config))
-        state, best, trained_s = TrainingState(classifier, model, optimizer, []), classifier, 0.0
+        state, best, all_s, trained_s = TrainingState(classifier, model, optimizer, []), classifier, 0.0, 0.0
         for result in train_epochs(fabric, state, examples, val_examples, config, experiment.augment):
-            trained_s += result.seconds
+            all_s += result.seconds
+            trained_s += len(examples) / result.images_per_second
             if find_best(state.history, config.select_by) is result:
                 best = copy.deepcopy(classifier)
-        return best, trained_s / len(examples) / epochs
+        return best, trained_s / len(examples) / epochs, (all_s - trained_s) / epochs
 
     train(few, 1)  # loads kernels
-    _, pace_s = train(few, 1)
-    num_epochs = max(1, int(seconds * USED_SHARE / (pace_s * len(train_examples))))
-    best, pace_s = train(train_examples, num_epochs)
+    _, pace_s, validation_s = train(few, 1)
+    num_epochs = max(1, int(seconds * USED_SHARE / (pace_s * len(train_examples) + validation_s)))
+    best, pace_s, validation_s = train(train_examples, num_epochs)
+    minutes = num_epochs * (pace_s * len(train_examples) + validation_s) / 60
     accuracies = []
     for rows in (val_rows, test_rows):
         positions = store.index["slice_position"].to_numpy()[rows]
         scores = compute_probabilities(best, store.examples[rows], positions, torch.device("cpu"), 256)
         accuracies.append(float((scores.argmax(axis=1) == read_labels(store)[rows]).mean()))
     return (
-        f"| {name} | {count_parameters(best):,} | {num_epochs} | {1 / pace_s:,.0f} | {accuracies[0]:.2%} | "
-        f"**{accuracies[1]:.2%}** |"
+        f"| {name} | {count_parameters(best):,} | {num_epochs} | {minutes:.1f} | {1 / pace_s:,.0f} | "
+        f"{accuracies[0]:.2%} | **{accuracies[1]:.2%}** |"
     )
 
 
