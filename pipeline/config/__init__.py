@@ -1,0 +1,27 @@
+"""The options of an experiment, one frozen dataclass a section.
+
+Each field is a line of the YAML file and an option of the command line
+(``--section.field``); its description is the text of ``--help``.
+"""
+
+from pipeline.config.checks import require
+from pipeline.config.data import DataConfig, Plane, PreprocessConfig, SplitConfig, TrackingConfig
+from pipeline.config.results import AttentionConfig, EvaluateConfig, PredictConfig, ReportConfig
+from pipeline.config.training import AugmentConfig, LossName, PointAugmentConfig, TrainConfig
+
+__all__ = [
+    "AttentionConfig",
+    "AugmentConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "LossName",
+    "Plane",
+    "PointAugmentConfig",
+    "PredictConfig",
+    "PreprocessConfig",
+    "ReportConfig",
+    "SplitConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "require",
+]

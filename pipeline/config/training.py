@@ -1,0 +1,173 @@
+"""The options of training: augmentation, loss, optimiser and machine."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config.checks import require
+
+LossName = Literal["cross_entropy", "mse"]
+
+
+@dataclass(frozen=True)
+class PointAugmentConfig:
+    """Random changes of the training point clouds, drawn anew for every cloud and epoch.
+
+    Changes come in the order rotation, stretch, scale, jitter; then the cloud is normalised to mean 0 and the unit
+    cube, and displaced. Each cloud's points are a random choice of those stored.
+
+    Args:
+        scale: each point's distance from the centre is multiplied by its own factor, uniform between 1 - scale and
+            1 + scale; one factor for the whole cloud would be undone by normalising.
+        stretch: factor on each axis, log-uniform between 1 / (1 + stretch) and 1 + stretch.
+        rotation_degrees: about the up axis, uniform between minus and plus this angle.
+        up_axis: the axis that points up; z in all that our readers give, whatever the files have.
+        jitter: standard deviation of Gaussian noise on each coordinate; half the longest side of the object is 1.
+        shift: displacement along each axis, uniform between minus and plus; half the side of the unit cube is 1.
+        dropout: the largest part of a cloud that is dropped, and filled up with copies of points that stay.
+    """
+
+    scale: float = 0.01
+    stretch: float = 0.0
+    rotation_degrees: float = 0.0
+    up_axis: Literal["x", "y", "z"] = "z"
+    jitter: float = 0.0
+    shift: float = 0.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("scale", "dropout"):
+            value = getattr(self, field)
+            require(0 <= value < 1, f"augment.points.{field}", value, "0 to below 1")
+        for field in ("stretch", "jitter", "shift"):
+            value = getattr(self, field)
+            require(value >= 0, f"augment.points.{field}", value, "0 or more")
+        degrees = self.rotation_degrees
+        require(0 <= degrees <= 180, "augment.points.rotation_degrees", degrees, "0 to 180")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training pictures, drawn anew for every picture and epoch.
+
+    Args:
+        rotation_degrees: in-plane rotation, uniform between minus and plus this angle.
+        zoom: relative size, uniform between 1 - zoom and 1 + zoom.
+        shift: displacement as a fraction of the picture's side, uniform between minus and plus.
+        contrast: exponent of the intensities (gamma), log-uniform between 1 / (1 + contrast) and 1 + contrast.
+        brightness: factor on the intensities, uniform between 1 - brightness and 1 + brightness.
+        noise: standard deviation of Gaussian noise; 1 is the range from black to white.
+        mirror: ``swap`` mirrors left and right in half of the pictures and swaps the label (laterality only);
+            ``keep`` mirrors and keeps the label (refused where the labels are left and right); ``none``.
+        crop_padding: random crops: each picture is padded with so many black pixels on every side and a window of
+            its own size is cut out at a random place.
+        erase_probability: share of the pictures that lose a random box, which takes the training pictures' mean.
+        erase_area: the box's area as a fraction of the picture's, uniform between these two.
+        mixup_alpha: average each picture, and its label, with another of the batch; its share is drawn from
+            Beta(alpha, alpha): small alphas hardly mix, 1 is uniform, 0 is off.
+        cutmix_alpha: paste a box of another picture of the batch, whose area is drawn from Beta(alpha, alpha), and mix
+            the labels by the areas; 0 is off. With both, each batch gets one of the two.
+        points: changes of point clouds; the others are changes of pictures.
+    """
+
+    rotation_degrees: float = 10.0
+    zoom: float = 0.1
+    shift: float = 0.05
+    contrast: float = 0.2
+    brightness: float = 0.1
+    noise: float = 0.02
+    mirror: Literal["none", "keep", "swap"] = "none"
+    crop_padding: int = 0
+    erase_probability: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.33)
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    points: PointAugmentConfig = dataclasses.field(default_factory=PointAugmentConfig)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "0 to 180")
+        for field in ("zoom", "shift", "brightness"):
+            value = getattr(self, field)
+            require(0 <= value < 1, f"augment.{field}", value, "0 to below 1")
+        for field in ("contrast", "noise", "crop_padding", "mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, field)
+            require(value >= 0, f"augment.{field}", value, "0 or more")
+        require(0 <= self.erase_probability <= 1, "augment.erase_probability", self.erase_probability, "0 to 1")
+        low, high = self.erase_area
+        require(0 < low <= high < 1, "augment.erase_area", self.erase_area, "two growing fractions between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained.
+
+    Args:
+        epochs: passes over the training examples.
+        batch_size: examples a step, over all devices together.
+        loss: what is minimised. cross_entropy: of the softmax of the outputs. mse: the squared error between the
+            outputs and the one-hot label, the mean over the classes; the outputs are then taken for probabilities.
+        optimizer: the update rule.
+        learning_rate: its highest value, after warm-up.
+        betas: how much of the mean gradient and of the mean squared gradient a step keeps.
+        weight_decay: adamw subtracts it from the weights beside the update, lamb adds it to the update before its trust
+            ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
+        schedule: how the rate falls: ``cosine`` by step; ``step``, ``multistep`` and ``exponential`` by epoch.
+        warmup_epochs: epochs (fractions allowed) of linear growth from zero before the schedule.
+        gamma: the factor of step, multistep (each time) and exponential (each epoch).
+        step_epochs: with ``step``, the epochs between two falls.
+        milestones: with ``multistep``, the epochs after which the rate falls.
+        final_fraction: with ``cosine``, the last rate as a fraction of the highest.
+        clip_norm: largest gradient norm; null leaves gradients as they are.
+        label_smoothing: share of the target that is spread over all classes.
+        early_stopping_epochs: stop after so many epochs without a better validation; 0 never stops.
+        select_by: what makes an epoch the best.
+        seed: of the initial weights, the order, the augmentation and dropout.
+        precision: ``auto`` takes bf16 where the processor computes in it, else float32.
+        accelerator: where training runs; ``auto`` takes a GPU where there is one.
+        devices: devices on each machine.
+        num_nodes: machines.
+        compile: compile the model with ``torch.compile``; pays on long GPU runs.
+        resume: go on from the last checkpoint of a run that was cut off; false starts afresh.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    loss: LossName = "cross_entropy"
+    optimizer: Literal["adam", "adamw", "lamb"] = "adamw"
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    schedule: Literal["constant", "step", "multistep", "cosine", "exponential"] = "cosine"
+    warmup_epochs: float = 1.0
+    gamma: float = 0.1
+    step_epochs: int = 10
+    milestones: tuple[int, ...] = ()
+    final_fraction: float = 0.01
+    clip_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    early_stopping_epochs: int = 0
+    select_by: Literal["val_loss", "val_accuracy"] = "val_loss"
+    seed: int = 0
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    compile: bool = False
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch_size", "step_epochs", "devices", "num_nodes"):
+            value = getattr(self, field)
+            require(value >= 1, f"train.{field}", value, "1 or more")
+        require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
+        require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "two numbers, 0 to below 1")
+        for field in ("weight_decay", "warmup_epochs", "early_stopping_epochs"):
+            value = getattr(self, field)
+            require(value >= 0, f"train.{field}", value, "0 or more")
+        require(0 < self.gamma <= 1, "train.gamma", self.gamma, "above 0, at most 1")
+        require(0 <= self.final_fraction <= 1, "train.final_fraction", self.final_fraction, "0 to 1")
+        require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 to below 1")
+        good_clip = self.clip_norm is None or self.clip_norm > 0
+        require(good_clip, "train.clip_norm", self.clip_norm, "above 0, or null")
+        growing = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
+        require(growing, "train.milestones", self.milestones, "growing epochs above 0")
