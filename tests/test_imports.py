@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those below it.
 LAYERS = [
-    {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console", "kinds"},
+    {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console", "kinds", "sections"},
     {
         "volumes",
         "slicing",
