@@ -8,17 +8,18 @@ from numpy.typing import NDArray
 
 from pipeline.attention import AttentionMaps
 from pipeline.attention_files import measure_spread
+from pipeline.clouds import draw_cloud
 from pipeline.errors import UserError
 from pipeline.figures_attention import (
     SheetRow,
     attention_sheet,
+    colour_points,
     draw_input,
     draw_overlay,
     draw_weights,
     find_top,
     spread_over_pixels,
 )
-from pipeline.figures_cloud import draw_cloud
 from pipeline.permutation import compute_pixel_order
 
 MAX_EPOCHS = 6
@@ -179,6 +180,6 @@ def _draw_panel(maps: AttentionMaps, example: int, weights: NDArray[np.floating[
         matrix = np.atleast_2d(weights)
         return draw_weights(matrix if len(matrix) > 1 else np.repeat(matrix, num_read, axis=0), find_top(matrix)), note
     if content.ndim == 2:
-        return draw_cloud(content, weights.reshape(-1)), note
+        return draw_cloud(content, *colour_points(weights.reshape(-1))), note
     pixels = spread_over_picture(maps, weights)
     return draw_overlay(content, pixels, find_top(pixels)), note

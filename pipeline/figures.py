@@ -297,7 +297,7 @@ def to_picture(image: NDArray[np.uint8] | NDArray[np.float32]) -> Image.Image:
     """
     array = np.asarray(image)
     if array.dtype == np.float32:
-        array = draw_cloud(array)
+        return Image.fromarray(draw_cloud(array))
     if array.ndim == 3:
         array = rearrange(
             array[:3] if len(array) >= 3 else array[[0, 0, 0]], "channel row column -> row column channel"

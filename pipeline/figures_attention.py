@@ -26,6 +26,7 @@ STRONGEST = 0.85  # how much of the input the highest weight covers
 # The colour of the highest weight begins here: a single input that stands out would leave all others dark.
 TOP_PERCENTILE = 99.5
 MAX_PANELS = 8  # beside an input; more go on in the next line
+UNREAD = 0.33  # the grey of points that get no attention
 TINY = float(np.finfo(np.float32).tiny)
 
 Floats = NDArray[np.floating[Any]]
@@ -82,6 +83,20 @@ def colour_weights(weights: Floats, top: float) -> NDArray[np.float64]:
     """Return red, green and blue from 0 to 1 for each weight, (..., 3)."""
     colours: NDArray[np.float64] = matplotlib.colormaps[COLOURS](np.clip(weights / top, 0, 1))[..., :3]
     return colours
+
+
+def colour_points(weights: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return for the points of a cloud what ``pipeline.clouds.draw_cloud`` takes: brighter and larger for more.
+
+    Args:
+        weights: (points,), the attention that each gets.
+
+    Returns:
+        Colours (points, 3) and sizes (points,), from 0 to 1.
+    """
+    top = find_top(weights)
+    sizes = np.clip(weights / top, 0, 1)
+    return UNREAD * (1 - sizes[:, None]) + colour_weights(weights, top) * sizes[:, None], sizes
 
 
 def choose_factor(width: int) -> int:

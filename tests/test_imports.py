@@ -47,7 +47,6 @@ LAYERS = [
         "pages",
         "figures",
         "figures_attention",
-        "figures_cloud",
         "report",
         "event_log",
         "tracking",

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline.clouds import draw_cloud, project_points
+from pipeline.clouds import SIDE, draw_cloud, project_points
+from pipeline.errors import UserError
+from pipeline.figures_attention import UNREAD, colour_points
 
 
 def test_the_view_is_a_rotation_with_z_up():
@@ -17,23 +19,38 @@ def test_the_view_is_a_rotation_with_z_up():
     assert towards[2] > 0
 
 
+def brightness(picture: np.ndarray) -> np.ndarray:
+    return picture.max(axis=2)
+
+
 def test_a_higher_point_is_drawn_higher_and_a_nearer_one_brighter():
     picture = draw_cloud(np.array([[0, 0, 1.0], [0, 0, -1.0]]), side=40)
-    rows, columns = np.nonzero(picture)
-    # Nine tenths of 38 pixels are 34.2 from dot to dot; a dot is two by two.
-    assert sorted(set(rows)) == [2, 3, 36, 37]
-    assert sorted(set(columns)) == [19, 20]
-    assert picture[2, 19] > picture[36, 19]  # seen from above, the upper one is nearer
-    assert (picture.max(), picture[picture > 0].min()) == (255, 70)
+    assert (picture[..., 0] == picture[..., 2]).all()  # grey
+    light = brightness(picture)
+    rows, columns = np.nonzero(light)
+    assert set(columns) <= {18, 19, 20, 21}
+    # Nine tenths of 40 pixels are 36 from dot to dot; a dot has a radius of one pixel.
+    assert (rows.min(), rows.max()) == (pytest.approx(2, abs=1), pytest.approx(38, abs=1))
+    assert light[:20].max() > light[20:].max() + 100  # seen from above, the upper one is nearer
 
 
-def test_of_two_points_in_one_place_the_nearer_is_seen():
-    cloud = np.array([[0.3, -0.5, 0.2], [-0.3, 0.5, -0.2], [0, 0, 2.0], [0, 0, -2.0]])
-    towards = project_points(np.eye(3))[:, 2]
-    cloud = np.concatenate([cloud, [3 * towards, -3 * towards]])
-    both = draw_cloud(cloud)
-    assert both[both.shape[0] // 2, both.shape[1] // 2] == 255
-    np.testing.assert_array_equal(both, draw_cloud(cloud[::-1]))
+def test_a_near_point_covers_a_far_one():
+    right, up, towards = project_points(np.eye(3)).T
+    points = np.stack([-towards, towards, right + up, -right - up])
+    dark, light = np.full(3, 0.1), np.ones(3)
+    middle = slice(SIDE // 2 - 1, SIDE // 2 + 1)
+    seen = draw_cloud(points, np.stack([dark, light, dark, dark]))[middle, middle]
+    hidden = draw_cloud(points, np.stack([light, dark, dark, dark]))[middle, middle]
+    assert seen.min() > 150
+    assert hidden.max() < 50
+    order = [2, 1, 3, 0]
+    np.testing.assert_array_equal(draw_cloud(points), draw_cloud(points[order]))
+
+
+def test_larger_sizes_cover_more_of_the_picture():
+    points = np.random.default_rng(0).normal(size=(20, 3))
+    covered = [(brightness(draw_cloud(points, None, np.full(20, size))) > 0).sum() for size in (0.0, 0.5, 1.0)]
+    assert covered[0] < covered[1] < covered[2]
 
 
 def test_size_and_place_of_a_cloud_change_nothing():
@@ -45,6 +62,20 @@ def test_size_and_place_of_a_cloud_change_nothing():
 
 def test_every_point_lies_inside_the_picture():
     for seed in range(5):
-        picture = draw_cloud(np.random.default_rng(seed).normal(size=(500, 3)), side=64)
-        assert picture.shape == (64, 64)
+        picture = draw_cloud(np.random.default_rng(seed).normal(size=(500, 3)), None, np.ones(500))
+        assert picture.shape == (SIDE, SIDE, 3)
         assert picture[[0, -1]].max() == 0
+
+
+def test_an_array_of_another_shape_is_refused():
+    with pytest.raises(UserError, match=r"found an array of shape \(3, 2\), allowed is \(points, 3\)"):
+        draw_cloud(np.ones((3, 2)))
+
+
+def test_the_most_read_points_are_brighter_and_larger_than_all_others():
+    weights = np.array([0.0, 0.1, 0.9, 0.9])
+    colours, sizes = colour_points(weights)
+    assert list(sizes) == pytest.approx([0, 1 / 9, 1, 1])
+    np.testing.assert_allclose(colours[0], UNREAD)
+    light = colours.max(axis=1)
+    assert light[0] < light[2] == light[3]

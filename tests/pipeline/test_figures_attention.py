@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.clouds import project_points
 from pipeline.errors import UserError
 from pipeline.figures_attention import SheetRow, attention_sheet, draw_input, draw_overlay, draw_weights, find_top
-from pipeline.figures_cloud import CLOUD_PIXELS, draw_cloud
 
 LIGHT = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue look, ITU-R BT.709
 
@@ -85,44 +83,3 @@ def test_a_sheet_shows_every_map_as_it_is(num_panels):
 def test_a_sheet_needs_a_title_for_each_map(rows):
     with pytest.raises(UserError, match="a title and a note for each map"):
         attention_sheet(rows, ["layer 0"], "")
-
-
-def make_cloud() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(500, 3))
-
-
-def test_the_most_read_points_of_a_cloud_are_brighter_than_all_others():
-    points = make_cloud()
-    weights = np.where(points[:, 2] > 0.5, 0.9, 0.1)
-    light = brightness(draw_cloud(points, weights))
-    assert light.shape == (CLOUD_PIXELS, CLOUD_PIXELS)
-    rows = np.argwhere(light > 150)[:, 0]
-    seen = project_points(points)
-    low, high = seen.min(axis=0), seen.max(axis=0)
-    upwards = seen[:, 1] - (low[1] + high[1]) / 2
-    pixels_each = 0.92 * CLOUD_PIXELS / (high - low)[:2].max()
-    lowest = CLOUD_PIXELS / 2 - pixels_each * upwards[weights == 0.9].min()  # rows count downwards
-    assert len(rows) > 50
-    assert rows.max() <= lowest + 4, "a radius of 2.6 pixels and rounding"
-    plain = draw_cloud(points)
-    assert (plain[..., 0] >= plain[..., 2] - 10).all(), "without weights there is no colour"
-
-
-def test_a_near_point_covers_a_far_one():
-    towards = np.linalg.inv(project_points(np.eye(3)))[2]  # from the middle to the viewer
-    right, up = np.linalg.inv(project_points(np.eye(3)))[:2]
-    points = np.stack([-towards, towards, right + up, -right - up])
-    weights = np.array([1e-9, 1.0, 1e-9, 1e-9])
-    middle = slice(CLOUD_PIXELS // 2 - 1, CLOUD_PIXELS // 2 + 1)
-    seen = brightness(draw_cloud(points, weights))[middle, middle]
-    hidden = brightness(draw_cloud(points, weights[[1, 0, 2, 3]]))[middle, middle]
-    assert seen.min() > 150
-    assert hidden.max() < 150
-
-
-def test_a_cloud_at_one_place_is_drawn_and_other_shapes_are_refused():
-    assert draw_cloud(np.ones((3, 3)), np.full(3, 1 / 3)).shape == (CLOUD_PIXELS, CLOUD_PIXELS, 3)
-    with pytest.raises(UserError, match=r"found an array of shape \(3, 2\), allowed is \(points, 3\)"):
-        draw_cloud(np.ones((3, 2)))
-    with pytest.raises(UserError, match=r"found weights of shape \(2,\) for 3 points"):
-        draw_cloud(np.ones((3, 3)), np.ones(2))
