@@ -52,6 +52,7 @@ LAYERS = [
         "tracking",
         "display",
         "serving",
+        "locks",
         "runs",
         "ready_made_store",
         "evaluation_figures",

@@ -65,7 +65,7 @@ def make_primitives(folder: Path, console: Console, num_objects: dict[str, int] 
         return
     if folder.is_dir():
         known = {COMPLETE_NAME, *SOLIDS}
-        foreign = [path.name for path in folder.iterdir() if path.name not in known]
+        foreign = [path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")]
         if foreign:
             raise UserError(f"{folder}: holds {foreign[0]}, which is no synthetic solid. Name an empty folder.")
     complete.unlink(missing_ok=True)

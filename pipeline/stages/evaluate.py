@@ -17,6 +17,7 @@ from pipeline.experiment import Experiment
 from pipeline.files import write_bytes, write_json
 from pipeline.kinds import WORDS, Words, count_words, plural
 from pipeline.leakage import check_certificate, describe_findings
+from pipeline.locks import alone_in
 from pipeline.metrics import compute_metrics
 from pipeline.models import Classifier
 from pipeline.provenance import read_commit, read_hardware, read_versions
@@ -29,6 +30,7 @@ from pipeline.tables import prediction_columns, write_table
 from pipeline.tracking import open_run
 
 
+@alone_in(lambda experiment: experiment.paths.report_folder)
 def evaluate(experiment: Experiment, console: Console) -> None:
     """Score the validation and test rows; write predictions, metrics, pictures and the report.
 

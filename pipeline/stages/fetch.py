@@ -5,6 +5,7 @@ from rich.console import Console
 from pipeline.config import require
 from pipeline.datasets import DATASETS
 from pipeline.experiment import Experiment
+from pipeline.locks import hold
 
 
 def fetch(experiment: Experiment, console: Console) -> None:
@@ -19,7 +20,8 @@ def fetch(experiment: Experiment, console: Console) -> None:
     require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
     dataset = DATASETS[name]
     is_ours = raw is None or not raw.is_dir() or any((raw / mark).exists() for mark in dataset.marks)
-    if raw is not None and not is_ours and any(raw.iterdir()):
+    if raw is not None and not is_ours and any(not path.name.startswith(".") for path in raw.iterdir()):
         console.print(f"{raw}: taken as it is.")
         return
-    dataset.fetch(experiment, console)
+    with hold(experiment.raw_folder):
+        dataset.fetch(experiment, console)

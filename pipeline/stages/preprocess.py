@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.figures import contact_sheet
 from pipeline.files import read_json, write_bytes, write_json
+from pipeline.locks import alone_in
 from pipeline.preparation import Part, compute_part_key, describe_options, export_pictures, prepare_part, read_part
 from pipeline.provenance import compute_fingerprint, count_cores
 from pipeline.ready_made_store import prepare_ready_made
@@ -28,6 +29,7 @@ from pipeline.workspace import Workspace
 NUM_SHEET_PICTURES = 48
 
 
+@alone_in(lambda experiment: experiment.paths.prepared)
 def preprocess(experiment: Experiment, console: Console) -> None:
     """Slice every scan, or read a published set; write manifest, store, coverage report and contact sheet.
 

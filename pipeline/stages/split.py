@@ -7,6 +7,7 @@ from pipeline.experiment import Experiment
 from pipeline.files import read_json, write_json
 from pipeline.kinds import WORDS, count_words
 from pipeline.leakage import certify, check_certificate, describe_findings, fingerprint_splits
+from pipeline.locks import alone_in
 from pipeline.splits import assign_official_splits, assign_splits
 from pipeline.store import Store, read_store
 from pipeline.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
@@ -15,6 +16,7 @@ from pipeline.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, w
 MAX_LISTED_LABELS = 12
 
 
+@alone_in(lambda experiment: experiment.paths.data)
 def split(experiment: Experiment, console: Console) -> None:
     """Divide the patients, or the training rows of a published set; write ``splits.csv`` and ``leak_certificate.json``.
 

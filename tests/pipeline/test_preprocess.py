@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(limit_bytes, struck,
         read_store(experiment.paths.prepared)
     run(experiment)
     assert len(read_store(experiment.paths.prepared, verify=True).examples) == 30
-    assert not list(experiment.paths.prepared.rglob(".*")), "no half-written file is left"
+    assert not list(experiment.paths.prepared.rglob(".*.tmp")), "no half-written file is left"
 
 
 def test_a_bug_in_a_worker_is_not_swallowed(tmp_path):

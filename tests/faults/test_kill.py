@@ -1,0 +1,84 @@
+"""kill -9 at any moment loses nothing: the same command goes on, and ends with the same bytes."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import TINY_CONFIG
+from tests.faults.crash import Ended, Moment, copy_workspace, describe, find_differences, run_stage
+
+STAGES = ("fetch", "preprocess", "split", "train", "evaluate")
+KILLED = ("preprocess", "train", "evaluate")
+NUM_FAST, NUM_SLOW = 3, 20
+
+
+def make_words(stage: str, workspace: Path) -> list[str]:
+    return [stage, "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[dict[str, Path], dict[str, Ended], Path]:
+    """Run all stages; give the workspace as it was before each, how each ended, and the last one's."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    workspace = folder / "now"
+    workspace.mkdir()
+    config = TINY_CONFIG | {"tracking": {"enabled": False}, "train": {**TINY_CONFIG["train"], "epochs": 3}}
+    (workspace / "tiny.yaml").write_text(yaml.safe_dump(config))
+    before, ended = {}, {}
+    for stage in STAGES:
+        before[stage] = copy_workspace(workspace, folder / f"before_{stage}")
+        ended[stage] = run_stage(make_words(stage, workspace))
+        assert ended[stage].code == 0, stage
+    return before, ended, workspace
+
+
+def choose_moments(ended: Ended, number: int, seed: str) -> list[Moment]:
+    """Draw moments: about half of them right before a change of a file, the others anywhere."""
+    generator = random.Random(seed)
+    changes = generator.sample(range(1, ended.num_changes + 1), min((number + 1) // 2, ended.num_changes))
+    others = number - len(changes)
+    # One in each of equal parts of the work; the last tenth may not be reached again.
+    cpu = [0.9 * ended.cpu_s * (place + generator.random()) / others for place in range(others)]
+    return [*(Moment(change=change) for change in changes), *(Moment(cpu_s=value) for value in cpu)]
+
+
+def kill_and_go_on(stage: str, moments: list[Moment], undisturbed, tmp_path: Path) -> int:
+    """Kill the stage at each moment and run it again; return how many processes really died."""
+    before, _, whole = undisturbed
+    following = STAGES[STAGES.index(stage) + 1 :]
+    num_killed = 0
+    expected = describe(whole)
+    for place, moment in enumerate(moments):
+        workspace = copy_workspace(before[stage], tmp_path / str(place))
+        killed = run_stage(make_words(stage, workspace), moment)
+        assert killed.code in (0, -signal.SIGKILL, -signal.SIGPROF), moment
+        num_killed += killed.code != 0
+        assert run_stage(make_words(stage, workspace)).code == 0, moment
+        for later in following:
+            assert run_stage(make_words(later, workspace)).code == 0, (moment, later)
+        assert find_differences(describe(workspace), expected) == [], moment
+    return num_killed
+
+
+@pytest.mark.parametrize("stage", KILLED)
+def test_a_stage_that_was_killed_ends_with_the_same_bytes(stage, undisturbed, tmp_path):
+    moments = choose_moments(undisturbed[1][stage], NUM_FAST, f"fast {stage}")
+    assert kill_and_go_on(stage, moments, undisturbed, tmp_path) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", KILLED)
+def test_a_stage_that_was_killed_often_ends_with_the_same_bytes(stage, undisturbed, tmp_path):
+    moments = choose_moments(undisturbed[1][stage], NUM_SLOW, f"slow {stage}")
+    assert kill_and_go_on(stage, moments, undisturbed, tmp_path) >= NUM_SLOW * 3 // 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_was_killed_before_each_change_of_a_file_ends_with_the_same_bytes(stage, undisturbed, tmp_path):
+    moments = [Moment(change=change) for change in range(1, undisturbed[1][stage].num_changes + 1)]
+    step = max(1, len(moments) // 40)
+    assert kill_and_go_on(stage, moments[::step], undisturbed, tmp_path) == len(moments[::step])
