@@ -1,5 +1,7 @@
 """Stages in processes that die without a word at a chosen moment, and what such a process left."""
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -16,6 +18,7 @@ import torch
 from pipeline.checkpoint import read_checkpoint
 from pipeline.cli import main
 
+STAGES = ("fetch", "preprocess", "split", "train", "evaluate")
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 # Records of when and where, which no two runs have in common.
 IGNORED = (".lock", ".lock.json", "mlflow.db", "mlflow.db.lock", "report.html", "comparison.html")
@@ -43,39 +46,43 @@ class Ended:
         code: its exit code, below 0 for a signal.
         num_changes: of files, where it came to its end.
         cpu_s: of its work, where it came to its end.
+        complaint: what it wrote to standard error.
     """
 
     code: int
     num_changes: int = 0
     cpu_s: float = 0.0
+    complaint: str = ""
 
 
-def run_stage(words: list[str], moment: Moment | None = None) -> Ended:
+def run_stage(words: list[str], moment: Moment | None = None, max_file_bytes: int | None = None) -> Ended:
     """Run a stage in a process of its own, which inherits nothing but imported modules.
 
     Args:
         words: of the command line.
         moment: when it dies; None lets it end.
+        max_file_bytes: no file can grow beyond, as on a full disk.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["pipeline.cli", "mlflow", "monai.networks", "sklearn.linear_model", "matplotlib.figure"]
     )
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(words, moment, sender))
+    process = context.Process(target=_work, args=(words, moment, max_file_bytes, sender))
     process.start()
     sender.close()
     try:
-        code, num_changes, cpu_s = receiver.recv()
-        ended = Ended(code, num_changes, cpu_s)
+        ended = Ended(*receiver.recv())
     except EOFError:
         ended = None
     process.join()
     return ended if ended is not None else Ended(process.exitcode)
 
 
-def _work(words: list[str], moment: Moment | None, sender: Any) -> None:
+def _work(words: list[str], moment: Moment | None, max_file_bytes: int | None, sender: Any) -> None:
     torch.set_num_threads(1)
+    if max_file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     num_changes = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -91,10 +98,17 @@ def _work(words: list[str], moment: Moment | None, sender: Any) -> None:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process as SIGKILL does, without any clean-up
         signal.setitimer(signal.ITIMER_PROF, moment.cpu_s)
     started = resource.getrusage(resource.RUSAGE_SELF)
-    code = main(words)
+    complaint = io.StringIO()
+    with contextlib.redirect_stderr(complaint):
+        code = main(words)
     ended = resource.getrusage(resource.RUSAGE_SELF)
     signal.setitimer(signal.ITIMER_PROF, 0)
-    sender.send((code, num_changes, ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime))
+    cpu_s = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
+    sender.send((code, num_changes, cpu_s, complaint.getvalue()))
+
+
+def make_words(stage: str, workspace: Path) -> list[str]:
+    return [stage, "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]
 
 
 def copy_workspace(source: Path, target: Path) -> Path:

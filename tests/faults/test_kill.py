@@ -5,34 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.conftest import TINY_CONFIG
-from tests.faults.crash import Ended, Moment, copy_workspace, describe, find_differences, run_stage
+from tests.faults.crash import STAGES, Ended, Moment, copy_workspace, describe, find_differences, make_words, run_stage
 
-STAGES = ("fetch", "preprocess", "split", "train", "evaluate")
 KILLED = ("preprocess", "train", "evaluate")
 NUM_FAST, NUM_SLOW = 3, 20
-
-
-def make_words(stage: str, workspace: Path) -> list[str]:
-    return [stage, "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[dict[str, Path], dict[str, Ended], Path]:
-    """Run all stages; give the workspace as it was before each, how each ended, and the last one's."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    workspace = folder / "now"
-    workspace.mkdir()
-    config = TINY_CONFIG | {"tracking": {"enabled": False}, "train": {**TINY_CONFIG["train"], "epochs": 3}}
-    (workspace / "tiny.yaml").write_text(yaml.safe_dump(config))
-    before, ended = {}, {}
-    for stage in STAGES:
-        before[stage] = copy_workspace(workspace, folder / f"before_{stage}")
-        ended[stage] = run_stage(make_words(stage, workspace))
-        assert ended[stage].code == 0, stage
-    return before, ended, workspace
 
 
 def choose_moments(ended: Ended, number: int, seed: str) -> list[Moment]:
