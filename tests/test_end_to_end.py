@@ -49,6 +49,19 @@ def test_the_report_is_one_file_that_needs_nothing_else(workspace):
         assert outside not in page
 
 
+def test_the_report_counts_its_files_and_says_what_its_authors_have_to_add(workspace):
+    folder = workspace / "reports" / "tiny"
+    page = (folder / "report.html").read_text()
+    manifest = pd.read_csv(workspace / "data" / "tiny" / "prepared" / "manifest.csv", dtype=str)
+    assert f"<li>{len(manifest)} files</li>" in page
+    claim, card = ((folder / f"{name}.md").read_text() for name in ("claim_checklist", "model_card"))
+    assert "seed 0" in claim
+    assert f"{(manifest['status'] == 'accepted').sum()} scans" in claim
+    assert "**To be filled in by the authors:**" in claim
+    assert "Research software" in card
+    assert page.count("Funding and the part of the funders") == 2, "in the list, and as text to copy"
+
+
 def test_predict_gives_the_numbers_of_evaluate_from_the_checkpoint_alone(workspace, tmp_path):
     checkpoint = shutil.copy(workspace / "runs" / "tiny" / "best.safetensors", tmp_path / "model.safetensors")
     output = tmp_path / "new.csv"

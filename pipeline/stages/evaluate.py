@@ -15,19 +15,23 @@ from pipeline.dump import dump_experiment
 from pipeline.evaluation_figures import draw_attention, draw_curves, draw_figures
 from pipeline.experiment import Experiment
 from pipeline.files import write_bytes, write_json
+from pipeline.flow import build_flow
 from pipeline.kinds import WORDS, Words, count_words, plural
 from pipeline.leakage import check_certificate, describe_findings
 from pipeline.locks import alone_in
 from pipeline.metrics import compute_metrics
 from pipeline.models import Classifier
 from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.report import show_percent, summarise_certificate, write_report
+from pipeline.report import write_report
+from pipeline.report_certificate import summarise_certificate
 from pipeline.runs import check_trained_on
 from pipeline.scoring import compute_probabilities
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
-from pipeline.tables import prediction_columns, write_table
+from pipeline.study import build_study, write_documents
+from pipeline.tables import MANIFEST_COLUMNS, prediction_columns, read_table, write_table
 from pipeline.tracking import open_run
+from pipeline.wording import show_percent
 
 
 @alone_in(lambda experiment: experiment.paths.report_folder)
@@ -70,6 +74,19 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     write_json(paths.metrics, metrics)
     for name, picture in figures.items():
         write_bytes(paths.report_folder / f"{name}.png", picture)
+    manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
+    study = build_study(
+        experiment,
+        checkpoint,
+        num_parameters=sum(weights.numel() for weights in classifier.model.parameters()),
+        manifest=manifest,
+        flow=build_flow(manifest, store.index, split_of, store.kind, store.missing),
+        metrics=metrics,
+        certificate=certificate,
+        missing=store.missing,
+        has_attention="attention" in figures,
+    )
+    write_documents(paths.report_folder, study)
     dataset = DATASETS[experiment.data.dataset]
     write_report(
         paths.report_folder / "report.html",
@@ -85,6 +102,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         warnings=warnings,
         words=words,
         baseline_notes=baseline_notes,
+        study=study,
     )
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
     tracker.log_metrics(_flatten_metrics(metrics, words))
