@@ -9,9 +9,9 @@ from pipeline.config import ReportConfig
 from pipeline.figures_runs import confusion_matrices, run_curves
 from pipeline.kinds import count_words
 from pipeline.pages import build_figure, write_page
-from pipeline.report import METRIC_TITLES, humanise, show_interval, show_number
 from pipeline.run_pictures import draw_run_epochs, draw_test_inputs
 from pipeline.run_records import RunRecord
+from pipeline.wording import METRIC_TITLES, humanise, show_interval, show_number
 
 MIN_PATIENTS = 20
 MIN_WIDE_PIXELS = 560  # of a sheet that would be too small beside another

@@ -13,8 +13,8 @@ from pipeline.curves import compute_calibration_bins, compute_roc_curves
 from pipeline.figures import calibration_curve, confusion_matrix, contact_sheet, roc_curve, training_curves
 from pipeline.history import find_best
 from pipeline.models import Classifier
-from pipeline.report import show_percent
 from pipeline.store import Store
+from pipeline.wording import show_percent
 
 NUM_MISTAKES = 24
 

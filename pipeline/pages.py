@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from pipeline.files import write_bytes
+from pipeline.sections import Picture
 
 MIN_WIDE_PIXELS = 1000  # a picture that needs the width of the page
 
@@ -28,6 +29,7 @@ def render_page(template: str, **values: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["as_figure"] = show_picture
     return environment.get_template(template).render(**values).encode()
 
 
@@ -40,6 +42,11 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         values: as for ``render_page``.
     """
     write_bytes(path, render_page(template, **values))
+
+
+def show_picture(picture: Picture) -> dict[str, Any]:
+    """Turn a picture of a section into what the macro ``show_figure`` needs."""
+    return build_figure(picture.title, picture.text, picture.png)
 
 
 def build_figure(title: str, text: str, png: bytes, min_wide_pixels: int = MIN_WIDE_PIXELS) -> dict[str, Any]:

@@ -8,7 +8,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those below it.
 LAYERS = [
-    {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console", "kinds", "sections"},
+    {
+        "errors",
+        "files",
+        "provenance",
+        "workspace",
+        "config",
+        "tables",
+        "records",
+        "console",
+        "kinds",
+        "sections",
+        "wording",
+    },
     {
         "volumes",
         "slicing",
@@ -49,6 +61,8 @@ LAYERS = [
         "figures_attention",
         "figures_cloud",
         "report",
+        "report_certificate",
+        "report_parts",
         "event_log",
         "tracking",
         "display",

@@ -20,13 +20,15 @@ from pipeline.leakage import check_certificate, describe_findings
 from pipeline.metrics import compute_metrics
 from pipeline.models import Classifier
 from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.report import show_percent, summarise_certificate, write_report
+from pipeline.report import write_report
+from pipeline.report_certificate import summarise_certificate
 from pipeline.runs import check_trained_on
 from pipeline.scoring import compute_probabilities
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
 from pipeline.tables import prediction_columns, write_table
 from pipeline.tracking import open_run
+from pipeline.wording import show_percent
 
 
 def evaluate(experiment: Experiment, console: Console) -> None:

@@ -11,8 +11,12 @@ from PIL import Image
 
 from pipeline.kinds import WORDS
 from pipeline.leakage import certify
-from pipeline.report import show_number, show_percent, summarise_certificate, summarise_in_words, write_report
+from pipeline.report import write_report
+from pipeline.report_certificate import summarise_certificate
+from pipeline.report_parts import summarise_in_words
+from pipeline.sections import Picture, Section, Table
 from pipeline.store import Store
+from pipeline.wording import show_number, show_percent
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -289,3 +293,33 @@ def test_a_page_on_images_speaks_of_no_patient(tmp_path):
     assert "a (train) and b (test) are identical." in text
     assert "Identical images across the published test split" in text
     assert "Fitted on 5 of 7." in text
+
+
+def test_parts_that_others_computed_are_shown_in_their_order(tmp_path):
+    table = Table("By visit", ("Visit", "Slices", "Said"), (("1", "1,200", "left"), ("2", "30", "right")), "Few.")
+    picture = Picture("probe", "Probe", "Nothing below one half.", build_png())
+    sections = [Section("First part", ("A finding.",), (table,), (picture,)), Section("Second part")]
+    page = build_page(tmp_path, sections=sections)
+    order = ["<h2>Pictures", "<h2>First part", "A finding.", "By visit", "Few.", "Probe", "<h2>Second", "<h2>Split"]
+    places = [page.index(words) for words in order]
+    assert places == sorted(places)
+    assert '<td class="number">1,200</td><td class="text">left</td>' in page
+    assert "Visit\tSlices\tSaid\n1\t1,200\tleft\n2\t30\tright</pre>" in page
+    assert 'alt="Probe. Nothing below one half."' in page
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (("0.971", "–"), "number"),
+        (("0.950 to 0.986", "1,234"), "number"),
+        (("97.1 % (95 to 98)", "4 of 7"), "number"),
+        (("-0.01", "2.0e-05"), "number"),
+        (("12", "left"), "text"),
+        (("–",), "text"),
+        (("e",), "text"),
+        (("0123456789abcdef" * 3,), "long"),
+    ],
+)
+def test_columns_of_numbers_are_told_from_words(cells, kind):
+    assert Table("t", ("a", "b"), tuple(("row", cell) for cell in cells)).kinds == ("text", kind)

@@ -1,0 +1,136 @@
+"""What the scores of metrics.json become in a report: sentences, tables, pictures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.bootstrap import METRIC_NAMES
+from pipeline.kinds import WORDS, Words, plural
+from pipeline.metrics import MAX_READABLE_CLASSES
+from pipeline.sections import Picture, Table
+from pipeline.wording import (
+    BASELINE_TITLES,
+    LEVEL_TITLES,
+    LOWER_IS_BETTER,
+    METRIC_TITLES,
+    humanise,
+    show_interval,
+    show_number,
+    show_percent,
+)
+
+# The order of the page; {level} stands for each level. Pictures with other names follow at the end.
+FIGURE_TEXTS = {
+    "confusion_slice": ("Confusion matrix of the slices", "Rows are the true class."),
+    "confusion_volume": (
+        "Confusion matrix of the volumes",
+        "A volume's probabilities are the means over its slices.",
+    ),
+    "confusion_patient": (
+        "Confusion matrix of the patients",
+        "A patient's probabilities are the means over all slices.",
+    ),
+    "confusion_image": ("Confusion matrix of the images", "Rows are the true class."),
+    "confusion_object": ("Confusion matrix of the objects", "Rows are the true class."),
+    "roc": ("ROC curve", "Sensitivity against false positive rate over all thresholds."),
+    "calibration": (
+        "Calibration curve",
+        "On the dashed line the model is right as often as it claims; orange is the gap. "
+        "Below, how many rows have that confidence.",
+    ),
+    "worst_mistakes": (
+        "Worst mistakes",
+        "Wrong answers that the model was surest of, each with its true class and what was said.",
+    ),
+    "attention": (
+        "Where the model looks",
+        "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their place in "
+        "the list. It says where the model looks, not why it answers. Below each map: how many times its even share "
+        "the most-read part gets, and over how many parts the reading is spread.",
+    ),
+    "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
+}
+
+
+def distinct_levels(levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out a level that has as many rows as the one before: there was nothing to average."""
+    kept: dict[str, Any] = {}
+    for name, level in levels.items():
+        if not kept or level["n"] != list(kept.values())[-1]["n"]:
+            kept[name] = level
+    return kept
+
+
+def summarise_in_words(metrics: Mapping[str, Any], words: Words = WORDS["volumes"]) -> list[str]:
+    """Say what was found: accuracy with its interval, on how many patients, and what it has to beat."""
+    levels = distinct_levels(metrics["levels"])
+    first_name, first = next(iter(levels.items()))
+    accuracy = first["metrics"]["accuracy"]
+    patients = f" of {first['groups']:,} independent {plural(words.group, first['groups'])}"
+    sentences = [
+        f"On {first['n']:,} {plural(first_name, first['n'])}{'' if words.is_single else patients} in the "
+        f"{metrics['split']} split, the model is right for {show_percent(accuracy)}."
+    ]
+    for name, level in list(levels.items())[1:]:
+        share = show_percent(level["metrics"]["accuracy"])
+        sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {share}.")
+    if accuracy["low"] is None:
+        sentences.append(f"There is no interval, so nothing can be said about other {plural(words.group)}.")
+    beside = [
+        f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
+        for name, scores in metrics.get("baselines", {}).items()
+    ]
+    if beside:
+        sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(beside)}.")
+    return sentences
+
+
+def build_level(name: str, level: Mapping[str, Any], words: Words) -> dict[str, Any]:
+    """Turn one level of metrics.json into a heading, a line on its rows, its table and its notes."""
+    title = LEVEL_TITLES.get(name, humanise(name))
+    rows = tuple(
+        (
+            METRIC_TITLES[metric] + (" ↓" if metric in LOWER_IS_BETTER else ""),
+            show_number(level["metrics"][metric]["value"]),
+            show_interval(level["metrics"][metric]),
+        )
+        for metric in METRIC_NAMES
+    )
+    counts = level.get("support", {})
+    support = ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    if len(counts) > MAX_READABLE_CLASSES:
+        support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
+    groups = f"rows, {level['groups']:,} independent {plural(words.group)}"
+    return {
+        "title": title,
+        "line": f"{level['n']:,} {plural(words.group) if words.is_single else groups}"
+        + (f"; {support}." if support else "."),
+        "table": Table(f"Scores: {title}", ("Score", "Value", "95\u00a0% interval"), rows),
+        "notes": level.get("notes", []),
+    }
+
+
+def tabulate_baselines(metrics: Mapping[str, Any]) -> Table:
+    """Put the model and its baselines side by side, at the first level."""
+    model = next(iter(metrics["levels"].values()))["metrics"]
+    named = {
+        "This model": model,
+        **{BASELINE_TITLES.get(k, humanise(k)): v for k, v in metrics.get("baselines", {}).items()},
+    }
+    rows = tuple(
+        (
+            title,
+            show_number(scores["accuracy"]["value"]),
+            show_interval(scores["accuracy"]),
+            show_number(scores["auroc"]["value"]),
+            show_number(scores["nll"]["value"]),
+        )
+        for title, scores in named.items()
+    )
+    columns = ("Model", "Accuracy", "95\u00a0% interval", "AUROC", "Negative log-likelihood")
+    return Table("Model and baselines", columns, rows, is_first_marked=True)
+
+
+def order_pictures(figures: Mapping[str, bytes]) -> list[Picture]:
+    """Give each picture its title and text, known ones first."""
+    names = [*(name for name in FIGURE_TEXTS if name in figures), *(n for n in figures if n not in FIGURE_TEXTS)]
+    return [Picture(name, *FIGURE_TEXTS.get(name, (humanise(name), "")), figures[name]) for name in names]

@@ -1,0 +1,86 @@
+"""How scores and cells are written for a reader: titles, rounding, intervals."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+METRIC_TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc": "AUROC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "mcc": "Matthews correlation",
+    "f1": "F1",
+    "nll": "Negative log-likelihood",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+}
+LOWER_IS_BETTER = ("nll", "brier", "ece")
+BASELINE_TITLES = {"majority": "Commonest class", "logistic_regression": "Logistic regression on pixels"}
+LEVEL_TITLES = {
+    "slice": "Slices",
+    "volume": "Volumes",
+    "patient": "Patients",
+    "image": "Images",
+    "object": "Objects",
+}
+
+
+def show_percent(metric: Mapping[str, float | None]) -> str:
+    """Write a share as "97.1 % (95 % interval 95.0 to 98.6 %)", no line break before a %."""
+    if metric["value"] is None:
+        return "not defined"
+    text = f"{round_below_one(100 * metric['value'], 1, 100)}\u00a0%"
+    if metric["low"] is None or metric["high"] is None:
+        return text
+    low, high = (round_below_one(100 * value, 1, 100) for value in (metric["low"], metric["high"]))
+    return f"{text} (95\u00a0% interval {low} to {high}\u00a0%)"
+
+
+def show_number(value: float | None) -> str:
+    """Write a score with three decimals; a dash where there is none."""
+    return "\u2013" if value is None else round_below_one(value, 3, 1)
+
+
+def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
+    """Round, but give a score that is not perfect as many decimals as it takes not to look perfect."""
+    text = f"{value:.{num_decimals}f}"
+    if value < perfect and float(text) == perfect and num_decimals < 6:
+        return round_below_one(value, num_decimals + 1, perfect)
+    return text
+
+
+def show_interval(metric: Mapping[str, float | None]) -> str:
+    """Write "0.950 to 0.986", or a dash where there is no interval."""
+    if metric["low"] is None:
+        return "\u2013"
+    return f"{show_number(metric['low'])} to {show_number(metric['high'])}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Turn nested mappings into (name, value) rows; names are joined by a dot."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows.extend(flatten(value, f"{prefix}{name}."))
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, default=str)))
+    return rows
+
+
+def show(value: Any) -> str:
+    """Write a cell: text as it is, whole numbers with commas, anything nested as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (Mapping, list, tuple)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def humanise(name: object) -> str:
+    """Turn a column's name into a heading: ``num_slices`` becomes "Num slices"."""
+    text = str(name).replace("_", " ").strip()
+    return text[:1].upper() + text[1:]
