@@ -10,7 +10,7 @@ import pandas
 
 from pipeline.abstention import choose_thresholds, compute_coverage_curve
 from pipeline.kinds import Words
-from pipeline.metrics import aggregate, compute_level
+from pipeline.metrics import aggregate, compute_level, read_probabilities
 from pipeline.probes import Draws
 from pipeline.temperature import fit_on_predictions, scale_predictions
 
@@ -34,9 +34,10 @@ def compute_decision(
         draws: of the intervals.
 
     Returns:
-        ``temperature``, ``temperature_is_at_bound`` and ``num_fitted`` validation rows; ``calibration``: for each level
-        the scores ``before`` and ``after`` scaling; ``coverage``: for each level what ``compute_coverage_curve``
-        returns, and ``thresholds``, what ``choose_thresholds`` returns.
+        ``temperature``, ``temperature_is_at_bound``, ``num_fitted`` validation rows and ``num_zero_probabilities``,
+        rows of both splits that have a probability of exactly 0; ``calibration``: for each level the scores
+        ``before`` and ``after`` scaling; ``coverage``: for each level what ``compute_coverage_curve`` returns, and
+        ``thresholds``, what ``choose_thresholds`` returns.
     """
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     temperature = fit_on_predictions(val, class_names)
@@ -60,6 +61,7 @@ def compute_decision(
         "temperature": temperature.value,
         "temperature_is_at_bound": temperature.is_bounded,
         "num_fitted": len(val),
+        "num_zero_probabilities": int((read_probabilities(predictions, class_names) == 0).any(axis=1).sum()),
         "calibration": calibration,
         "coverage": coverage,
     }

@@ -70,6 +70,7 @@ LAYERS = [
         "runs",
         "ready_made_store",
         "evaluation_figures",
+        "evaluation_notes",
         "shares",
         "pooling",
         "blind_models",
