@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas
-from einops import rearrange, reduce
 from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -14,12 +15,12 @@ from sklearn.metrics import log_loss
 from pipeline.errors import UserError
 from pipeline.kinds import WORDS, Words
 from pipeline.metrics import TIE_DECIMALS, check_predictions, compute_level
+from pipeline.pooling import pool_images
 
-MAX_POOLED_SIZE = 64  # pixels along the longer side
 INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-4  # of the largest gradient
-POOLED_ROWS_AT_ONCE = 1024
+NUM_TREES = 30
 
 Floats = NDArray[np.float64]
 Labels = Iterable[str]  # an array, a list or a column
@@ -90,12 +91,33 @@ def logistic_regression(
             f"baselines: {len(chosen_rows)} rows drawn from training all have the label "
             f"{fitted_labels[0]!r}; the rarer classes have too few rows for a logistic regression."
         )
-    train_pixels = pool_images(train_images, chosen_rows)
+    return fit_linear_model(
+        pool_images(train_images, chosen_rows),
+        fitted_labels,
+        pool_images(val_images),
+        val_labels,
+        pool_images(test_images),
+        class_names,
+    )
+
+
+def fit_linear_model(
+    train_pixels: NDArray[np.float32],
+    train_labels: Labels,
+    val_pixels: NDArray[np.float32],
+    val_labels: Labels,
+    test_pixels: NDArray[np.float32],
+    class_names: Sequence[str],
+) -> Floats:
+    """Fit a logistic regression as ``logistic_regression`` tells it, of pixels ``(rows, pixels)``, and score the test.
+
+    Returns:
+        ``(test rows, classes)``, each row sums to 1.
+    """
     mean, deviation = train_pixels.mean(axis=0), train_pixels.std(axis=0)
     deviation[deviation == 0] = 1.0  # a pixel that never changes carries nothing and stays 0
     train_pixels = (train_pixels - mean) / deviation
-    val_pixels = (pool_images(val_images) - mean) / deviation
-    test_pixels = (pool_images(test_images) - mean) / deviation
+    val_pixels, test_pixels = (val_pixels - mean) / deviation, (test_pixels - mean) / deviation
 
     model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=True)
     best_loss, best = np.inf, None
@@ -104,13 +126,35 @@ def logistic_regression(
         with warnings.catch_warnings():
             # A weak penalty on many pixels may need more steps than are worth their time; it stops where it is.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=inverse_regularisation).fit(train_pixels, fitted_labels)
+            model.set_params(C=inverse_regularisation).fit(train_pixels, train_labels)
         loss = validation_loss(model, val_pixels, val_labels, class_names)
         if best is not None and loss >= best_loss:
             break  # weaker penalties are worse still, and take longer
         best_loss, best = loss, predict_probabilities(model, test_pixels, class_names)
     assert best is not None
     return best
+
+
+def boosted_trees(
+    train_values: Floats, train_labels: Labels, test_values: Floats, class_names: Sequence[str], seed: int = 0
+) -> Floats:
+    """Fit gradient-boosted trees of a few numbers a row, which need no straight line, and score the test rows.
+
+    Args:
+        train_values: ``(rows, numbers)``.
+        train_labels: ``(rows,)`` class names; where all are equal, the answer is that class.
+        test_values: ``(test rows, numbers)``.
+        class_names: all classes; one that training lacks gets probability 0.
+        seed: of the trees.
+
+    Returns:
+        ``(test rows, classes)``, each row sums to 1.
+    """
+    labels = np.array(list(train_labels), dtype=str)
+    if (count_labels(labels, class_names) > 0).sum() < 2:
+        return majority(labels, len(test_values), class_names)
+    trees = HistGradientBoostingClassifier(max_iter=NUM_TREES, early_stopping=False, random_state=seed)
+    return predict_probabilities(trees.fit(train_values, labels), test_values, class_names)
 
 
 def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
@@ -121,34 +165,9 @@ def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
     return np.sort(drawn)
 
 
-def pool_images(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """Average images over square blocks until both sides have at most 64 pixels.
-
-    Rows and columns that fill no whole block are cut off, evenly from both ends.
-
-    Args:
-        images: ``(rows, height, width)`` or ``(rows, channels, height, width)``.
-        rows: which of them; all if None.
-
-    Returns:
-        ``(rows, channels * pooled height * pooled width)`` float32, still 0 to 255.
-    """
-    rows = np.arange(len(images)) if rows is None else rows
-    height, width = images.shape[-2:]
-    factor = -(-max(height, width) // MAX_POOLED_SIZE)
-    factor = min(factor, height, width)
-    top, left = (height % factor) // 2, (width % factor) // 2
-    bottom, right = top + height // factor * factor, left + width // factor * factor
-    num_pixels = (height // factor) * (width // factor) * int(np.prod(images.shape[1:-2], dtype=np.int64))
-    pooled = np.empty((len(rows), num_pixels), dtype=np.float32)
-    for start in range(0, len(rows), POOLED_ROWS_AT_ONCE):
-        batch = images[rows[start : start + POOLED_ROWS_AT_ONCE], ..., top:bottom, left:right]
-        blocks = reduce(batch.astype(np.float32), "... (y dy) (x dx) -> ... y x", "mean", dy=factor, dx=factor)
-        pooled[start : start + len(batch)] = rearrange(blocks, "row ... -> row (...)")
-    return pooled
-
-
-def predict_probabilities(model: LogisticRegression, pixels: NDArray[np.float32], class_names: Sequence[str]) -> Floats:
+def predict_probabilities(
+    model: LogisticRegression | HistGradientBoostingClassifier, pixels: NDArray[Any], class_names: Sequence[str]
+) -> Floats:
     """Return ``(rows, classes)`` in the order of the class names; a class never seen has 0."""
     probabilities = np.zeros((len(pixels), len(class_names)))
     if len(pixels) > 0:

@@ -195,6 +195,19 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    """Average the probabilities of pictures and of their mirror images, whose left is the picture's right.
+
+    Args:
+        straight: (batch, 2), logarithms.
+        mirrored: (batch, 2), logarithms.
+
+    Returns:
+        Logarithms (batch, 2).
+    """
+    return torch.logaddexp(straight, mirrored.flip(-1)) - math.log(2)
+
+
 class SliceModel(nn.Module):
     """A network for pictures or clouds, asked in one way whether or not it wants to know a slice's place.
 
@@ -278,10 +291,22 @@ class Classifier(nn.Module):
         Returns:
             Logarithms of the probabilities (batch, classes), float32.
         """
-        pictures = self.prepare(images)
-        scores = compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
         if self.mirror_average:
-            mirrored = compute_log_probabilities(self.model(pictures.flip(-1), slice_position).float(), self.loss)
-            # The mirror image's left is the picture's right.
-            scores = torch.logaddexp(scores, mirrored.flip(-1)) - math.log(2)
-        return scores
+            return average_mirrored(*self.score_both(images, slice_position))
+        return self._score(self.prepare(images), slice_position)
+
+    def score_both(self, images: torch.Tensor, slice_position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify pictures and their mirror images, each by itself, whether or not their answers are averaged.
+
+        Args:
+            images: as for ``forward``.
+            slice_position: as for ``forward``.
+
+        Returns:
+            Logarithms of the probabilities of the pictures and of their mirror images, as each was seen.
+        """
+        pictures = self.prepare(images)
+        return self._score(pictures, slice_position), self._score(pictures.flip(-1), slice_position)
+
+    def _score(self, pictures: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
+        return compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)

@@ -1,5 +1,6 @@
 """The evaluate stage: what the model is worth on data it never saw, with everything behind the figure."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,31 @@ import torch
 from rich.console import Console
 
 from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
-from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
+from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.datasets import DATASETS
+from pipeline.decision import compute_decision
+from pipeline.decision_section import build_decision_section
 from pipeline.devices import choose_accelerator
 from pipeline.dump import dump_experiment
 from pipeline.evaluation_figures import draw_attention, draw_curves, draw_figures
+from pipeline.evaluation_notes import (
+    describe_baselines,
+    describe_provenance,
+    flatten_metrics,
+    list_warnings,
+    tabulate_splits,
+)
 from pipeline.experiment import Experiment
 from pipeline.files import write_bytes, write_json
 from pipeline.flow import build_flow
-from pipeline.kinds import WORDS, Words, count_words, plural
-from pipeline.leakage import check_certificate, describe_findings
+from pipeline.kinds import WORDS, Words, plural
+from pipeline.leakage import check_certificate
 from pipeline.locks import alone_in
 from pipeline.metrics import compute_metrics
-from pipeline.models import Classifier
-from pipeline.provenance import read_commit, read_hardware, read_versions
+from pipeline.mirror_check import MirrorScores, score_with_mirrored, shows_laterality
+from pipeline.models import Classifier, count_parameters
+from pipeline.probe_section import build_probe_section, list_probe_warnings
+from pipeline.probes import Draws, compute_probes
 from pipeline.report import write_report
 from pipeline.report_certificate import summarise_certificate
 from pipeline.runs import check_trained_on
@@ -50,25 +62,42 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     check_trained_on(checkpoint_path, checkpoint, store.fingerprint, certificate["splits_fingerprint"])
     roles = resolve_roles(splits, experiment.split)
     split_of = store.index["group_id"].map(roles).to_numpy(dtype=str)
+    rows = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
 
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     classifier = build_from_checkpoint(checkpoint, device)
-    predictions = _predict_splits(classifier, device, store, split_of, experiment.evaluate.batch_size)
+    words, options, plane = WORDS[store.kind], experiment.evaluate, checkpoint.preprocess.plane
+    is_mirrored = shows_laterality(store.kind, store.class_names, plane)
+    predictions, mirror = _predict_splits(classifier, device, store, rows, options.batch_size, is_mirrored)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
-    words, options = WORDS[store.kind], experiment.evaluate
-    metrics = {
+    draws = Draws(options.num_resamples, options.seed)
+    metrics: dict[str, Any] = {
         "split": "test",
         "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,
         "class_names": list(store.class_names),
         "levels": compute_metrics(test, store.class_names, options.num_resamples, options.seed, words),
-        "baselines": _score_baselines(experiment, store, split_of, console),
+        "baselines": _score_baselines(experiment, store, rows, console),
     }
-    baseline_notes = _describe_baselines(experiment, metrics, int((split_of == "train").sum()), words)
-    warnings = _list_warnings(metrics, certificate, store.missing, words)
+    metrics["probes"] = compute_probes(
+        store,
+        rows,
+        test,
+        visits=_read_visits(paths.manifest) if store.kind == "volumes" else None,
+        mirror=mirror,
+        is_averaged=classifier.mirror_average,
+        max_fitted=options.logistic_regression_examples,
+        draws=draws,
+    )
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], store.class_names, words, draws)
+    baseline_notes = describe_baselines(options.logistic_regression_examples, metrics, len(rows["train"]), words)
+    warnings = list_warnings(metrics, certificate, store.missing, words)
     figures = draw_figures(store, test, metrics)
     figures |= draw_attention(classifier, store, roles, experiment.attention.num_examples, checkpoint.epoch)
     history = None if options.checkpoint is not None else pd.read_csv(paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
+    probe_section = build_probe_section(metrics["probes"], metrics, words, plane)
+    decision_section = build_decision_section(metrics, test, store.class_names, words)
+    sections = [section for section in (probe_section, decision_section) if section is not None]
 
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))
     write_json(paths.metrics, metrics)
@@ -78,7 +107,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     study = build_study(
         experiment,
         checkpoint,
-        num_parameters=sum(weights.numel() for weights in classifier.model.parameters()),
+        num_parameters=count_parameters(classifier.model),
         manifest=manifest,
         flow=build_flow(manifest, store.index, split_of, store.kind, store.missing),
         metrics=metrics,
@@ -87,6 +116,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         has_attention="attention" in figures,
     )
     write_documents(paths.report_folder, study)
+    for drawn in (picture for section in sections for picture in section.pictures):
+        write_bytes(paths.report_folder / f"{drawn.name}.png", drawn.png)
     dataset = DATASETS[experiment.data.dataset]
     write_report(
         paths.report_folder / "report.html",
@@ -95,49 +126,64 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         metrics=metrics,
         class_names=store.class_names,
         figures=figures,
-        split_counts=_tabulate_splits(store, split_of),
+        split_counts=tabulate_splits(store, split_of),
         certificate=summarise_certificate(certificate),
-        provenance=_describe_provenance(checkpoint),
+        provenance=describe_provenance(checkpoint),
         config_text=dump_experiment(experiment),
         warnings=warnings,
         words=words,
         baseline_notes=baseline_notes,
+        sections=sections,
         study=study,
     )
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
-    tracker.log_metrics(_flatten_metrics(metrics, words))
+    tracker.log_metrics(flatten_metrics(metrics, words))
     tracker.log_file(paths.report_folder, "evaluation")
     tracker.finish()
     _print_summary(metrics, words, console)
     for note in baseline_notes:
         console.print(f"  {note}", highlight=False)
-    if store.missing:
-        console.print(f"[yellow]warning:[/] {store.missing}", highlight=False)
+    for warning in (store.missing, *list_probe_warnings(metrics["probes"], metrics, words)):
+        if warning:
+            console.print("[yellow]warning:[/]", warning, highlight=False)
     console.print(f"-> {paths.report_folder / 'report.html'}")
 
 
 def _predict_splits(
-    classifier: Classifier, device: torch.device, store: Store, split_of: np.ndarray[Any, Any], batch_size: int
-) -> pd.DataFrame:
-    """Score the validation and the test rows."""
-    tables = []
+    classifier: Classifier,
+    device: torch.device,
+    store: Store,
+    rows: dict[str, np.ndarray[Any, Any]],
+    batch_size: int,
+    is_mirrored: bool,
+) -> tuple[pd.DataFrame, MirrorScores | None]:
+    """Score the validation and the test rows, and where it is wanted the mirror images of the test rows."""
+    tables, mirror = [], None
     for split in ("val", "test"):
-        rows = np.flatnonzero(split_of == split)
-        index = store.index.iloc[rows]
-        images = store.examples[rows]
-        positions = index["slice_position"].to_numpy()
-        scores = compute_probabilities(classifier, images, positions, device, batch_size)
+        index = store.index.iloc[rows[split]]
+        images, positions = store.examples[rows[split]], index["slice_position"].to_numpy()
+        if is_mirrored and split == "test":
+            mirror = score_with_mirrored(classifier, images, positions, device, batch_size)
+            scores = mirror.answers
+        else:
+            scores = compute_probabilities(classifier, images, positions, device, batch_size)
         tables.append(build_predictions(index, scores.astype(np.float64), store.class_names, split))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True), mirror
+
+
+def _read_visits(manifest: Path) -> pd.Series:
+    """Return each accepted scan's visit by its ``source_id``."""
+    table = read_table(manifest, ("source_id", "status", "visit"))
+    visits: pd.Series = table[table["status"] == "accepted"].set_index("source_id")["visit"]
+    return visits
 
 
 def _score_baselines(
-    experiment: Experiment, store: Store, split_of: np.ndarray[Any, Any], console: Console
+    experiment: Experiment, store: Store, rows: dict[str, np.ndarray[Any, Any]], console: Console
 ) -> dict[str, Any]:
     """Score what knows no image, and what knows pixels but no shape, on the same test rows."""
     options = experiment.evaluate
     labels = store.index["label"].to_numpy(dtype=str)
-    rows = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
     test_index = store.index.iloc[rows["test"]]
     probabilities = {"majority": majority(labels[rows["train"]], len(test_index), store.class_names)}
     if options.logistic_regression and store.kind != "points":
@@ -157,79 +203,6 @@ def _score_baselines(
         name: score_baseline(test_index, scores, store.class_names, options.num_resamples, options.seed, words)
         for name, scores in probabilities.items()
     }
-
-
-def _describe_baselines(experiment: Experiment, metrics: dict[str, Any], num_train: int, words: Words) -> list[str]:
-    """Say on how much less than the training rows a baseline was fitted."""
-    num_fitted = experiment.evaluate.logistic_regression_examples
-    if "logistic_regression" not in metrics["baselines"] or num_fitted >= num_train:
-        return []
-    return [
-        f"The logistic regression was fitted on {num_fitted:,} of {num_train:,} training {plural(words.example)}, "
-        "drawn at random."
-    ]
-
-
-def _tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFrame:
-    words = WORDS[store.kind]
-    rows = []
-    for split in ("train", "val", "test"):
-        index = store.index[split_of == split]
-        if words.is_single:
-            rows.append({"split": split, plural(words.example): len(index), "classes": index["label"].nunique()})
-            continue
-        scans = index.groupby("label")["source_id"].nunique()
-        row = {"split": split, "patients": index["group_id"].nunique(), "scans": index["source_id"].nunique()}
-        rows.append(
-            row | {f"scans: {name}": int(scans.get(name, 0)) for name in store.class_names} | {"slices": len(index)}
-        )
-    return pd.DataFrame(rows)
-
-
-def _describe_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "commit": checkpoint.commit,
-        "commit at evaluation": read_commit(),
-        "hardware at evaluation": read_hardware(),
-        "pictures": checkpoint.store_fingerprint,
-        "splits": checkpoint.split_fingerprint,
-        "epoch of the weights": checkpoint.epoch,
-        "MLflow run": checkpoint.tracking_run,
-        "versions": read_versions(),
-    }
-
-
-def _list_warnings(metrics: dict[str, Any], certificate: dict[str, Any], missing: str, words: Words) -> list[str]:
-    warnings = [missing] if missing else []
-    level = next(iter(metrics["levels"].values()))
-    num_groups = level["groups"]
-    if num_groups < 20:
-        warnings.append(
-            f"Only {count_words(num_groups, words.group)} were tested. A bootstrap over so few makes intervals that "
-            "are too narrow."
-        )
-    accuracy = level["metrics"]["accuracy"]
-    baseline = metrics["baselines"].get("logistic_regression")
-    if baseline is not None and accuracy["low"] is not None and accuracy["low"] <= baseline["accuracy"]["value"]:
-        warnings.append("The interval of the model's accuracy holds the logistic regression's: no gain is shown.")
-    return warnings + [f"{finding} They are listed with the certificate." for finding in describe_findings(certificate)]
-
-
-def _flatten_metrics(metrics: dict[str, Any], words: Words) -> dict[str, float]:
-    """Return what MLflow shows in its table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
-    flat: dict[str, Any] = {}
-    for level, content in metrics["levels"].items():
-        flat |= {f"test_{level}_n": content["n"]}
-        if not words.is_single:
-            flat |= {f"test_{level}_{plural(words.group)}": content["groups"]}
-        for name, metric in content["metrics"].items():
-            flat |= {
-                f"test_{level}_{name}{end}": metric[key]
-                for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
-    for baseline, content in metrics["baselines"].items():
-        flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = content["accuracy"]["value"]
-    return {name: float(value) for name, value in flat.items() if value is not None}
 
 
 def _print_summary(metrics: dict[str, Any], words: Words, console: Console) -> None:

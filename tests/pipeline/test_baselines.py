@@ -3,9 +3,10 @@ import pandas
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from pipeline import baselines
-from pipeline.baselines import build_predictions, logistic_regression, majority, pool_images, score_baseline
+from pipeline import baselines, pooling
+from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
 from pipeline.errors import UserError
+from pipeline.pooling import pool_images
 
 CLASSES = ("left", "right")
 
@@ -120,7 +121,7 @@ def test_drawn_rows_are_distinct_and_rising():
 
 
 def test_pooling_averages_blocks_and_cuts_what_is_left_evenly(monkeypatch):
-    monkeypatch.setattr(baselines, "MAX_POOLED_SIZE", 2)
+    monkeypatch.setattr(pooling, "MAX_POOLED_SIZE", 2)
     image = np.arange(5 * 4, dtype=np.uint8).reshape(1, 5, 4)
     # Factor 3: one block of rows 1 to 3 and columns 0 to 2 of a 5 x 4 image.
     np.testing.assert_array_equal(pool_images(image), [[image[0, 1:4, 0:3].mean()]])

@@ -1,0 +1,66 @@
+"""The mirror check: a left knee in the mirror is a right one, and a model that reads the knee must say so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.augment import LATERALITY
+from pipeline.config import Plane
+from pipeline.examples import read_images
+from pipeline.kinds import Kind
+from pipeline.models import Classifier, average_mirrored
+
+
+@dataclass(frozen=True)
+class MirrorScores:
+    """What a model says of pictures and of their mirror images; probabilities ``(rows, classes)`` float32.
+
+    Attributes:
+        answers: the classifier's, as ``compute_probabilities`` gives them, averaged or not.
+        straight: the network's, asked once a picture.
+        mirrored: the network's of the mirror images, as it saw them.
+    """
+
+    answers: NDArray[np.float32]
+    straight: NDArray[np.float32]
+    mirrored: NDArray[np.float32]
+
+
+def shows_laterality(kind: Kind, class_names: Sequence[str], plane: Plane) -> bool:
+    """Tell whether a mirror image is one of the other label: left and right, in axial or coronal slices."""
+    return kind == "volumes" and tuple(class_names) == LATERALITY and plane != "sagittal"
+
+
+@torch.inference_mode()
+def score_with_mirrored(
+    classifier: Classifier,
+    images: np.ndarray[Any, Any],
+    slice_position: np.ndarray[Any, Any],
+    device: torch.device,
+    batch_size: int,
+) -> MirrorScores:
+    """Score pictures and their mirror images.
+
+    A classifier that averages over a picture and its mirror image looks at both anyway: the network's two answers
+    then cost nothing more. Of another classifier they cost a pass over the mirror images.
+
+    Args:
+        classifier: as for ``compute_probabilities``, as are the other arguments.
+        images: grey pictures of the store.
+        slice_position: ``(examples,)``.
+        device: where the classifier is.
+        batch_size: pictures scored at once.
+    """
+    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    for start in range(0, len(images), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(images)))
+        pictures = read_images(images, rows).to(device)
+        places = torch.tensor(np.array(slice_position[rows], dtype=np.float32), device=device)
+        straight, mirrored = classifier.score_both(pictures, places)
+        answers = average_mirrored(straight, mirrored) if classifier.mirror_average else straight
+        parts.append((answers, straight, mirrored))
+    return MirrorScores(*(torch.cat(part).exp().cpu().numpy() for part in zip(*parts, strict=True)))
