@@ -27,6 +27,7 @@ from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
 from pipeline.tables import prediction_columns, write_table
 from pipeline.tracking import open_run
+from pipeline.tracking_data import list_own_files, log_split
 
 
 def evaluate(experiment: Experiment, console: Console) -> None:
@@ -86,7 +87,9 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     )
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
     tracker.log_metrics(_flatten_metrics(metrics, words))
-    tracker.log_file(paths.report_folder, "evaluation")
+    log_split(tracker, experiment, store, roles, "test")
+    for path in list_own_files(paths.report_folder):
+        tracker.log_file(path, "evaluation")
     tracker.finish()
     _print_summary(metrics, words, console)
     for note in baseline_notes:
