@@ -22,7 +22,7 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict attention report mnist cifar10 cifar100 modelnet40 \
+.PHONY: help setup fetch preprocess split train evaluate predict attention report audit mnist cifar10 cifar100 modelnet40 \
 	ui test check format bench clean
 
 help: ## list the targets
@@ -58,6 +58,9 @@ attention: $(READY) ## draw where the trained model looks
 
 report: $(READY) ## put evaluated runs side by side: make report RUNS="phantom phantom/seed-1"
 	$(STAGE) report $(RUNS) $(OPTIONS)
+
+audit: $(READY) ## show what leaks do: four ways to divide, true and shuffled labels
+	$(STAGE) audit $(OPTIONS)
 
 # All stages of one published set, with its config unless CONFIG names another of the same set.
 ALL_STAGES = $(MAKE) fetch preprocess split train evaluate CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),$1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.config import (
     AttentionConfig,
+    AuditConfig,
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
@@ -42,6 +43,7 @@ class Experiment:
         predict: new scans to score.
         attention: which attention is drawn over which inputs.
         report: which runs are put side by side.
+        audit: the leak demonstration.
         tracking: where the records are kept.
     """
 
@@ -59,6 +61,7 @@ class Experiment:
     predict: PredictConfig = field(default_factory=PredictConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

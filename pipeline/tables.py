@@ -51,6 +51,24 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
+def read_predictions(path: Path, class_names: tuple[str, ...]) -> pd.DataFrame:
+    """Read a predictions table; probabilities are numbers again.
+
+    Args:
+        path: the file.
+        class_names: of the columns.
+
+    Raises:
+        UserError: no such file, a missing column, or a probability that is no number.
+    """
+    table = read_table(path, prediction_columns(class_names))
+    columns = [f"probability_{name}" for name in class_names]
+    try:
+        return table.astype(dict.fromkeys(columns, float))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. Run the stage that wrote it again.") from error
+
+
 def write_table(path: Path, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
     """Write ``columns`` of a table as CSV, whole or not at all; floats keep all their digits."""
     buffer = io.StringIO()

@@ -7,27 +7,26 @@ re-open the run of an earlier one.
 import dataclasses
 import logging
 import os
-import sqlite3
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 import perceiver
 from pipeline.config import TrackingConfig
-from pipeline.errors import UserError
 from pipeline.event_log import EventLog, open_event_log
 from pipeline.history import EpochResult
 from pipeline.provenance import read_versions
+from pipeline.tracking_database import connect, resolve_uri
 from pipeline.workspace import Workspace
 
 MAX_VALUE_LENGTH = 500
+PARENT_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
+SECONDS_BETWEEN_SAMPLES = 5.0  # of the machine's load; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
 
 
 class Tracker:
@@ -55,7 +54,10 @@ class Tracker:
         """Keep a copy of a file, or of a folder with all that is in it."""
 
     def log_dataset(self, name: str, fingerprint: str, source: str, role: str) -> None:
-        """Say which data the run used as what."""
+        """Say which data the run used as what, such as ``train``; saying it again changes nothing."""
+
+    def watch_system(self) -> None:
+        """From now on until ``finish``, keep how busy the machine is."""
 
     def log_history(self, history: Sequence[EpochResult]) -> None:
         """Keep the curves; epochs that are there already are left as they are."""
@@ -104,6 +106,7 @@ class MlflowTracker(Tracker):
     def __init__(self, client: Any, run_id: str, events: EventLog | None = None) -> None:
         super().__init__(run_id, events)
         self.client = client
+        self.monitor: Any = None
 
     def log_settings(self, settings: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -130,9 +133,22 @@ class MlflowTracker(Tracker):
     def log_dataset(self, name: str, fingerprint: str, source: str, role: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        inputs = self.client.get_run(self.run_id).inputs
+        known = inputs.dataset_inputs if inputs is not None else []
+        if any((item.dataset.digest, item.tags[0].value) == (fingerprint, role) for item in known):
+            return
         dataset = Dataset(name=name, digest=fingerprint, source_type="local", source=f'{{"uri": "{source}"}}')
         tag = InputTag(key="mlflow.data.context", value=role)
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
+
+    def watch_system(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # Told which run and which database, it needs nothing of MLflow's process-wide state.
+        self.monitor = SystemMetricsMonitor(
+            self.run_id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=self.client.tracking_uri
+        )
+        self.monitor.start()
 
     def log_history(self, history: Sequence[EpochResult]) -> None:
         super().log_history(history)
@@ -203,24 +219,17 @@ class MlflowTracker(Tracker):
 
     def finish(self, status: str = "FINISHED") -> None:
         super().finish(status)
+        if self.monitor is not None:
+            self.monitor.finish()
+            self.monitor = None
         self.client.set_terminated(self.run_id, status)
-
-
-def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
-    """Say where the records go: the option, else ``MLFLOW_TRACKING_URI``, else the workspace's database."""
-    if config.uri is not None:
-        return config.uri
-    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if from_environment != "":
-        return from_environment
-    return f"sqlite:///{workspace.tracking_database.resolve()}"
 
 
 def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> Tracker:
     """Start a run, or go on with one.
 
     Args:
-        config: whether and where.
+        config: whether and where, and which run it is nested below.
         workspace: names the experiment and the run, and the folder of the default database.
         run_id: of a run to go on with; empty, or unknown to the server, starts a new one.
 
@@ -234,62 +243,27 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
     if not config.enabled:
         return Tracker(events=events)
     _quieten()
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    uri = resolve_uri(config, workspace)
-    is_local = uri.startswith("sqlite:///")
-    if is_local:
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    # Runs that start side by side must neither both make the database nor both make the experiment.
-    database = Path(uri.removeprefix("sqlite:///"))
-    with FileLock(f"{database}.lock") if is_local else nullcontext():
-        if is_local and not database.exists():
-            _make_database(database)
-        client = MlflowClient(tracking_uri=uri)
-        experiment_id = _find_experiment(client, uri, workspace, is_local)
+    client, experiment_id = connect(resolve_uri(config, workspace), workspace)
+    parent = {PARENT_TAG: config.parent_run} if config.parent_run != "" else {}
     if run_id != "":
         try:
             client.update_run(run_id, status="RUNNING")
-            return MlflowTracker(client, run_id, events)
+            tracker = MlflowTracker(client, run_id, events)
+            if parent:
+                tracker.set_tags(parent)
+            return tracker
         except MlflowException:
             pass  # another database than the last time: the records start anew
-    run = client.create_run(experiment_id, run_name=workspace.run if workspace.run != "" else workspace.name)
+    name = workspace.run if workspace.run != "" else workspace.name
+    run = client.create_run(experiment_id, run_name=name, tags=parent)
     return MlflowTracker(client, run.info.run_id, events)
 
 
 def _list_numbers(result: EpochResult) -> dict[str, float]:
     """Return an epoch's numbers without the epoch's own."""
     return {name: value for name, value in dataclasses.asdict(result).items() if name != "epoch"}
-
-
-def _make_database(path: Path) -> None:
-    """Make an empty database, whole or not at all.
-
-    MLflow makes it in many steps; one that was cut off could never be opened again.
-    """
-    from mlflow import MlflowClient
-
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
-        begun, whole = Path(folder) / "begun.db", Path(folder) / "whole.db"
-        MlflowClient(tracking_uri=f"sqlite:///{begun}").search_experiments()
-        with closing(sqlite3.connect(begun)) as connection:
-            connection.execute("VACUUM INTO ?", (str(whole),))
-        whole.replace(path)
-
-
-def _find_experiment(client: Any, uri: str, workspace: Workspace, is_local: bool) -> str:
-    """Return the id of the workspace's experiment; make it where there is none."""
-    experiment = client.get_experiment_by_name(workspace.name)
-    if experiment is None:
-        location = (workspace.tracking_artifacts.resolve() / workspace.name).as_uri() if is_local else None
-        return str(client.create_experiment(workspace.name, artifact_location=location))
-    if experiment.lifecycle_stage == "deleted":
-        raise UserError(
-            f"tracking: the experiment {workspace.name} was deleted in MLflow ({uri}). Restore it with "
-            f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or choose another name."
-        )
-    return str(experiment.experiment_id)
 
 
 def _quieten() -> None:

@@ -107,7 +107,12 @@ def test_everything_is_in_one_mlflow_run(workspace):
     assert record.data.metrics["test_slice_accuracy"] == pytest.approx(slices["value"])
     assert record.data.metrics["test_slice_accuracy_low"] == pytest.approx(slices["low"])
     names = {item.path for item in client.list_artifacts(record.info.run_id, "evaluation")}
+    own = [item for item in (workspace / "reports" / "tiny").iterdir() if item.is_file()]
+    assert names == {f"evaluation/{item.name}" for item in own}
     assert {"evaluation/report.html", "evaluation/confusion_slice.png", "evaluation/metrics.json"} <= names
+    datasets = {item.tags[0].value: item.dataset.digest for item in record.inputs.dataset_inputs}
+    assert set(datasets) == {"train", "val", "test"}
+    assert len(set(datasets.values())) == 3
 
 
 def test_tensorboard_shows_the_epochs_and_the_figures_of_the_evaluation(workspace):

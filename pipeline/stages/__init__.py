@@ -6,6 +6,7 @@ from rich.console import Console
 
 from pipeline.experiment import Experiment
 from pipeline.stages.attention import attention
+from pipeline.stages.audit import audit
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.fetch import fetch
 from pipeline.stages.predict import predict
@@ -23,4 +24,5 @@ STAGES: dict[str, Callable[[Experiment, Console], None]] = {
     "predict": predict,
     "attention": attention,
     "report": report,
+    "audit": audit,
 }

@@ -43,6 +43,7 @@ from pipeline.store import Store, read_store
 from pipeline.study import build_study, write_documents
 from pipeline.tables import MANIFEST_COLUMNS, prediction_columns, read_table, write_table
 from pipeline.tracking import open_run
+from pipeline.tracking_data import list_own_files, log_split
 from pipeline.wording import show_percent
 
 
@@ -138,7 +139,9 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     )
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
     tracker.log_metrics(flatten_metrics(metrics, words))
-    tracker.log_file(paths.report_folder, "evaluation")
+    log_split(tracker, experiment, store, roles, "test")
+    for path in list_own_files(paths.report_folder):
+        tracker.log_file(path, "evaluation")
     tracker.finish()
     _print_summary(metrics, words, console)
     for note in baseline_notes:

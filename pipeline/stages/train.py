@@ -46,6 +46,7 @@ from pipeline.runs import (
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
 from pipeline.tracking import Tracker, open_run
+from pipeline.tracking_data import log_split
 from pipeline.training import TrainingState, derive_seed, train_epochs
 
 
@@ -262,7 +263,10 @@ def _open_tracker(task: Task, state: TrainingState) -> Tracker:
     tracker.log_text(dump_experiment(task.experiment), "config.yaml")
     tracker.log_file(paths.splits)
     tracker.log_file(paths.certificate)
-    tracker.log_dataset(task.experiment.name, blank.store_fingerprint, str(paths.prepared), "training")
+    for role in ("train", "val"):
+        log_split(tracker, task.experiment, task.store, task.roles, role)
+    if task.experiment.tracking.system_metrics:
+        tracker.watch_system()
     return tracker
 
 

@@ -56,6 +56,52 @@ def test_a_run_keeps_what_it_is_given(open_named, tmp_path):
     assert {file.name for file in files} == {"config.yaml", "table.csv"}
 
 
+def test_a_run_is_nested_below_its_parent_also_when_it_goes_on(open_named, tracking_uri, tmp_path):
+    parent = open_named("family", run="folds")
+    config = TrackingConfig(uri=tracking_uri, parent_run=parent.run_id)
+    first = open_run(config, Workspace(tmp_path, "family", "fold-0"))
+    grown = open_named("family", run="fold-1")
+    open_run(config, Workspace(tmp_path, "family", "fold-1"), grown.run_id)
+    experiment_id = first.client.get_experiment_by_name("family").experiment_id
+    children = first.client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
+    assert {run.info.run_id for run in children} == {first.run_id, grown.run_id}
+    assert "mlflow.parentRunId" not in parent.client.get_run(parent.run_id).data.tags
+
+
+def test_a_dataset_is_kept_once_in_each_role(open_named):
+    tracker = open_named("data")
+    for _ in range(2):
+        tracker.log_dataset("data train", "0123", "/data", "train")
+        tracker.log_dataset("data val", "4567", "/data", "val")
+    found = [
+        (item.dataset.name, item.dataset.digest, item.tags[0].key, item.tags[0].value)
+        for item in tracker.client.get_run(tracker.run_id).inputs.dataset_inputs
+    ]
+    assert sorted(found) == [
+        ("data train", "0123", "mlflow.data.context", "train"),
+        ("data val", "4567", "mlflow.data.context", "val"),
+    ]
+
+
+def test_the_machines_load_goes_to_the_run_that_was_named_and_to_no_other(open_named, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    before = mlflow.get_tracking_uri()
+    tracker, other = open_named("load"), open_named("load")
+    tracker.watch_system()
+    monitor = tracker.monitor
+    while monitor._logging_step < 2 and monitor._process.is_alive():
+        monitor._process.join(0.02)
+    tracker.finish()
+    kept = tracker.client.get_run(tracker.run_id).data.metrics
+    assert 0 <= kept["system/cpu_utilization_percentage"] <= 100
+    assert kept["system/system_memory_usage_megabytes"] > 0
+    assert other.client.get_run(other.run_id).data.metrics == {}
+    assert mlflow.active_run() is None
+    assert mlflow.get_tracking_uri() == before
+
+
 def test_a_run_that_goes_on_has_each_epoch_once(open_named):
     first = open_named("curves")
     first.log_settings({"train.devices": 1})

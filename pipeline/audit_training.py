@@ -1,0 +1,143 @@
+"""Training and judging one model of the leak demonstration."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.baselines import build_predictions
+from pipeline.config import AuditConfig, AugmentConfig, TrainConfig
+from pipeline.devices import build_fabric
+from pipeline.examples import Examples, compute_statistics, place_examples
+from pipeline.experiment import Experiment
+from pipeline.history import EpochResult
+from pipeline.models import Classifier, ModelConfig, build_model
+from pipeline.optimizers import build_optimizer
+from pipeline.scoring import compute_probabilities
+from pipeline.store import Store
+from pipeline.training import TrainingState, derive_seed, train_epochs
+
+WARMUP_SHARE = 0.1
+# Nothing that would keep a model from learning pictures by heart, and nothing that exchanges labels.
+NO_CHANGES = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0, noise=0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model of the demonstration gave.
+
+    Args:
+        predictions: of the test pictures; ``label`` is the one that the model was to learn.
+        history: a row an epoch.
+        num_steps: of the optimiser.
+        num_train: pictures that it learned from.
+    """
+
+    predictions: pd.DataFrame
+    history: tuple[EpochResult, ...]
+    num_steps: int
+    num_train: int
+
+
+def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, TrainConfig]:
+    """Return the model and the training that all of the demonstration share.
+
+    What shapes the network, the batch size, the optimiser and the machine are the experiment's own. What works
+    against learning by heart is off: dropout, weight decay, label smoothing; so is the mirror average, which would
+    make shuffled labels wrong.
+
+    Args:
+        experiment: all options.
+        num_train: training pictures, which say how many epochs the steps are.
+    """
+    perceiver = dataclasses.replace(experiment.model.perceiver, dropout=0.0, attention_dropout=0.0)
+    model = dataclasses.replace(experiment.model, mirror_average=False, perceiver=perceiver)
+    options: AuditConfig = experiment.audit
+    epochs = -(-options.steps // count_steps(num_train, experiment.train.batch_size))
+    train = dataclasses.replace(
+        experiment.train,
+        epochs=epochs,
+        learning_rate=options.learning_rate,
+        schedule="cosine",
+        warmup_epochs=WARMUP_SHARE * epochs,
+        weight_decay=0.0,
+        label_smoothing=0.0,
+        loss="cross_entropy",
+        early_stopping_epochs=0,
+        devices=1,
+        num_nodes=1,
+    )
+    return model, train
+
+
+def count_steps(num_examples: int, batch_size: int) -> int:
+    """Return the steps of an epoch."""
+    return -(-num_examples // batch_size)
+
+
+def train_one(
+    experiment: Experiment,
+    store: Store,
+    rows: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    splits: np.ndarray[Any, Any],
+    seed: int,
+    on_epoch: Callable[[EpochResult], None],
+) -> Outcome:
+    """Train one model and score its test pictures with the weights after the last step.
+
+    Args:
+        experiment: all options.
+        store: the pictures.
+        rows: ``(pictures,)`` places in the store.
+        labels: ``(pictures,)`` class names to be learned.
+        splits: ``(pictures,)`` train, val, test, or an empty text for none.
+        seed: of weights and order.
+        on_epoch: told what each epoch gave.
+
+    Raises:
+        UserError: the loss stops being a number.
+    """
+    model_options, train_options = build_recipe(experiment, int((splits == "train").sum()))
+    train_options = dataclasses.replace(train_options, seed=seed)
+    fabric = build_fabric(train_options)
+    places = {role: np.flatnonzero(splits == role) for role in ("train", "val", "test")}
+    codes = np.searchsorted(np.array(store.class_names), labels)  # the names are sorted
+    positions = store.index["slice_position"].to_numpy()[rows]
+
+    def select(role: str) -> Examples:
+        chosen = places[role]
+        return place_examples(store.examples, rows[chosen], codes[chosen], positions[chosen], fabric.device)
+
+    train_examples, val_examples = select("train"), select("val")
+    model = build_model(
+        model_options,
+        num_channels=1 if store.examples.ndim == 3 else int(store.examples.shape[1]),
+        image_size=(int(store.examples.shape[-2]), int(store.examples.shape[-1])),
+        num_classes=len(store.class_names),
+        num_slices=experiment.preprocess.num_slices,
+        seed=derive_seed(seed, "weights"),
+    )
+    classifier = Classifier(model, *compute_statistics(train_examples)).to(fabric.device)
+    optimizer = build_optimizer(model, train_options, fused=train_options.precision != "16-mixed")
+    parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
+    state = TrainingState(classifier, parallel_model, parallel_optimizer, [])
+    for result in train_epochs(fabric, state, train_examples, val_examples, train_options, NO_CHANGES):
+        on_epoch(result)
+    classifier.eval()
+    test = rows[places["test"]]
+    index = store.index.iloc[test].assign(label=labels[places["test"]])
+    scores = compute_probabilities(
+        classifier,
+        store.examples[test],
+        positions[places["test"]],
+        torch.device(fabric.device),
+        experiment.evaluate.batch_size,
+    )
+    predictions = build_predictions(index, scores.astype(np.float64), store.class_names)
+    num_steps = count_steps(len(train_examples), train_options.batch_size) * len(state.history)
+    return Outcome(predictions, tuple(state.history), num_steps, len(train_examples))

@@ -1,0 +1,105 @@
+"""The leak demonstration runs from end to end, leaves the main job's files alone, and goes on after an interruption."""
+
+import json
+import shutil
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline.cli import main
+from tests.conftest import TINY_CONFIG
+
+WORDS = ("--audit.steps", "4", "--audit.slices", "3", "--split.val_fraction", "0.2")
+
+
+def run(folder, *words):
+    return main(["audit", "--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *WORDS, *words])
+
+
+def read_main_files(folder):
+    """All that the main job reads or wrote, byte for byte."""
+    places = [folder / "data" / "tiny", folder / "runs", folder / "reports" / "tiny" / "metrics.json"]
+    files = [item for place in places for item in ([place] if place.is_file() else place.rglob("*"))]
+    return {item: item.read_bytes() for item in files if item.is_file()}
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_workspace, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit") / "ws"
+    shutil.copytree(tiny_workspace, folder)
+    before = read_main_files(folder)
+    assert run(folder) == 0
+    assert read_main_files(folder) == before, "nothing of the demonstration is where training looks"
+    return folder
+
+
+def read_audit(folder):
+    return json.loads((folder / "reports" / "tiny" / "audit" / "audit.json").read_text())
+
+
+def test_eight_models_share_all_but_division_and_labels(workspace):
+    content = read_audit(workspace)
+    keys = [(run["division"], run["labels"]) for run in content["runs"]]
+    assert len(set(keys)) == len(keys) == 8
+    assert len({(run["num_train"], run["num_steps"]) for run in content["runs"]}) == 1
+    off = {"model.mirror_average": False, "augment.mirror": "none", "augment.rotation_degrees": 0}
+    assert {name: content["settings"][name] for name in off} == off
+    records = [json.loads(path.read_text()) for path in workspace.glob("reports/tiny/audit/runs/*.json")]
+    assert len(records) == 8
+    assert all(record["settings"] == content["settings"] for record in records)
+
+
+def test_numbers_are_those_of_the_predictions(workspace):
+    folder = workspace / "reports" / "tiny" / "audit"
+    table = pd.read_csv(folder / "audit.csv")
+    for row in table.itertuples():
+        predictions = pd.read_csv(folder / "runs" / f"{row.division}-{row.labels}-seed-0.csv", dtype=str)
+        assert row.accuracy == pytest.approx((predictions["label"] == predictions["predicted"]).mean())
+        assert (row.n, row.groups) == (len(predictions), predictions["group_id"].nunique())
+        if row.labels == "shuffled":
+            assert (predictions.groupby("group_id")["label"].nunique() == 1).all()
+    page = (folder / "audit.html").read_text()
+    for sentence in read_audit(workspace)["sentences"]:
+        assert sentence in page
+    assert (folder / "audit.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_mlflow_shows_the_eight_below_one_parent(workspace):
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'audit'")
+    children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert len(children) == 8
+    assert {child.info.status for child in (*children, parent)} == {"FINISHED"}
+    outcomes = {(row["division"], row["labels"]): row["accuracy"]["value"] for row in read_audit(workspace)["outcomes"]}
+    assert parent.data.metrics["slice_shuffled_accuracy"] == pytest.approx(outcomes["slice", "shuffled"])
+
+
+def test_a_judged_model_is_not_trained_again_and_the_numbers_are_the_same(workspace, tmp_path, capsys):
+    other = tmp_path / "ws"
+    shutil.copytree(workspace, other)
+    lost = other / "reports" / "tiny" / "audit" / "runs" / "volume-true-seed-0.json"
+    lost.unlink()
+    capsys.readouterr()
+    assert run(other, "--tracking.enabled", "false") == 0
+    trained = [line for line in capsys.readouterr().out.splitlines() if "seed-0: accuracy" in line]
+    assert len(trained) == 1
+    assert "volume-true" in trained[0]
+    assert read_audit(other)["outcomes"] == read_audit(workspace)["outcomes"]
+    assert run(other, "--tracking.enabled", "false", "--audit.learning_rate", "1e-3") == 0
+    trained = [line for line in capsys.readouterr().out.splitlines() if "seed-0: accuracy" in line]
+    assert len(trained) == 8, "another recipe is another demonstration"
+
+
+def test_published_sets_are_refused_in_one_line(write_mnist, tmp_path, capsys):
+    config = TINY_CONFIG | {"name": "digits", "data": {"dataset": "mnist"}}
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config))
+    raw = write_mnist(tmp_path / "raw")
+    words = ["--config", str(tmp_path / "digits.yaml"), "--workspace", str(tmp_path), "--data.raw", str(raw)]
+    assert main(["preprocess", *words, "--data.allow_partial", "true"]) == 0
+    capsys.readouterr()
+    assert main(["audit", *words, "--data.allow_partial", "true"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "audit: mnist has one example a group" in line
