@@ -31,6 +31,7 @@ LAYERS = [
     {"checkpoint", "scoring", "experiment", "devices", "dump"},
     {
         "attention",
+        "programs",
         "attention_files",
         "training",
         "metrics",
@@ -77,6 +78,8 @@ DOORS = {
     "h5py": {"datasets.hdf5_points"},
     "trimesh": {"datasets.surfaces", "datasets.primitives"},
     "tensorboard": {"event_log"},
+    "onnx": {"programs"},
+    "onnxruntime": {"programs"},
 }
 
 

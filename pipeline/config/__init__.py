@@ -6,7 +6,7 @@ Each field is a line of the YAML file and an option of the command line
 
 from pipeline.config.checks import require
 from pipeline.config.data import DataConfig, Plane, PreprocessConfig, SplitConfig, TrackingConfig
-from pipeline.config.results import AttentionConfig, EvaluateConfig, PredictConfig, ReportConfig
+from pipeline.config.results import AttentionConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig
 from pipeline.config.training import AugmentConfig, LossName, PointAugmentConfig, TrainConfig
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "AugmentConfig",
     "DataConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "LossName",
     "Plane",
     "PointAugmentConfig",

@@ -7,6 +7,7 @@ from rich.console import Console
 from pipeline.experiment import Experiment
 from pipeline.stages.attention import attention
 from pipeline.stages.evaluate import evaluate
+from pipeline.stages.export import export
 from pipeline.stages.fetch import fetch
 from pipeline.stages.predict import predict
 from pipeline.stages.preprocess import preprocess
@@ -21,6 +22,7 @@ STAGES: dict[str, Callable[[Experiment, Console], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "attention": attention,
     "report": report,
 }
