@@ -22,8 +22,8 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict attention report audit mnist cifar10 cifar100 modelnet40 \
-	ui test check format bench clean
+.PHONY: help setup fetch preprocess split train evaluate predict export attention report audit mnist cifar10 cifar100 \
+	modelnet40 ui test check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ evaluate: $(READY) ## score the test rows and write the report
 
 predict: $(READY) ## score new scans or pictures: make predict INPUT="a.nii.gz folder"
 	$(STAGE) predict $(INPUT) $(OPTIONS)
+
+export: $(READY) ## write the trained model for torch.export, ONNX and MONAI
+	$(STAGE) export $(OPTIONS)
 
 attention: $(READY) ## draw where the trained model looks
 	$(STAGE) attention $(OPTIONS)

@@ -13,9 +13,9 @@ from pipeline.figures_studies import labelled_accuracies
 from pipeline.files import write_bytes, write_json
 from pipeline.pages import build_figure, write_page
 from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.report import show_percent
 from pipeline.store import Store
 from pipeline.tables import write_table
+from pipeline.wording import show_percent
 
 METHOD = (
     "One model, one recipe and the same number of steps for all; four ways to divide, by the same fractions: slices, "

@@ -8,8 +8,8 @@ import pandas as pd
 from pipeline.audit_divisions import DIVISIONS, LABELLINGS
 from pipeline.kinds import plural
 from pipeline.metrics import compute_level
-from pipeline.report import show_percent
 from pipeline.sections import Table
+from pipeline.wording import show_percent
 
 # What is divided, in the plural; with left and right as labels a side of a patient is one knee.
 UNITS = {"slice": "slices", "volume": "scans", "side": "patients and labels", "patient": "patients"}

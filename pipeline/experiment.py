@@ -10,6 +10,7 @@ from pipeline.config import (
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
+    ExportConfig,
     PredictConfig,
     PreprocessConfig,
     ReportConfig,
@@ -41,6 +42,7 @@ class Experiment:
         train: how the model is trained.
         evaluate: how it is judged.
         predict: new scans to score.
+        export: in which forms the model leaves this project.
         attention: which attention is drawn over which inputs.
         report: which runs are put side by side.
         audit: the leak demonstration.
@@ -59,6 +61,7 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)

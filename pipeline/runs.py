@@ -4,6 +4,7 @@
 written last.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def clear_run(paths: Workspace) -> None:
         path.unlink(missing_ok=True)
     for path in paths.attention_maps.glob("epoch_*.npz"):
         path.unlink()
+    shutil.rmtree(paths.export_folder, ignore_errors=True)
 
 
 def write_started(paths: Workspace, settings: dict[str, Any], tracking_run: str) -> None:

@@ -81,6 +81,11 @@ class Workspace:
         return self.run_folder / "attention"
 
     @property
+    def export_folder(self) -> Path:
+        """The model in forms that other programs read; weights belong to their run."""
+        return self.run_folder / "export"
+
+    @property
     def report_folder(self) -> Path:
         return self.root / "reports" / self.name / self.run
 

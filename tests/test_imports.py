@@ -44,6 +44,7 @@ LAYERS = [
     {"checkpoint", "scoring", "experiment", "devices", "dump"},
     {
         "attention",
+        "programs",
         "attention_files",
         "training",
         "audit_training",
@@ -125,6 +126,8 @@ DOORS = {
     "h5py": {"datasets.hdf5_points"},
     "trimesh": {"datasets.surfaces", "datasets.primitives"},
     "tensorboard": {"event_log"},
+    "onnx": {"programs"},
+    "onnxruntime": {"programs"},
 }
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pipeline.config.checks import require
 
+ExportFormat = Literal["torch", "onnx", "bundle"]
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -47,6 +49,25 @@ class PredictConfig:
     inputs: tuple[Path, ...] = ()
     checkpoint: Path | None = None
     output: Path | None = None
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """In which forms the trained model leaves this project.
+
+    Args:
+        formats: torch: a ``torch.export`` program. onnx: an ONNX model. bundle: a MONAI bundle, of volumes alone.
+        checkpoint: the weights; without it the run's best.
+        output: the folder to write; without it ``export`` in the run's folder.
+    """
+
+    formats: tuple[ExportFormat, ...] = ("torch", "onnx", "bundle")
+    checkpoint: Path | None = None
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        good = len(self.formats) >= 1 and len(set(self.formats)) == len(self.formats)
+        require(good, "export.formats", self.formats, "one or more, each once")
 
 
 @dataclass(frozen=True)

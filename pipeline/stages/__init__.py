@@ -8,6 +8,7 @@ from pipeline.experiment import Experiment
 from pipeline.stages.attention import attention
 from pipeline.stages.audit import audit
 from pipeline.stages.evaluate import evaluate
+from pipeline.stages.export import export
 from pipeline.stages.fetch import fetch
 from pipeline.stages.predict import predict
 from pipeline.stages.preprocess import preprocess
@@ -22,6 +23,7 @@ STAGES: dict[str, Callable[[Experiment, Console], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "attention": attention,
     "report": report,
     "audit": audit,

@@ -1,0 +1,101 @@
+"""The export stage: from a checkpoint to files that other programs read."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.checkpoint import Checkpoint, read_checkpoint
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+from pipeline.files import write_json
+from pipeline.preparation import describe_options
+from pipeline.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
+from pipeline.provenance import read_versions
+
+FORMAT = 1
+RECORD = "model.json"
+PROGRAMS = {"torch": ("model.pt2", write_torch_program), "onnx": ("model.onnx", write_onnx)}
+OWN_NAMES = {RECORD, "bundle", *(name for name, _ in PROGRAMS.values())}
+
+
+def export(experiment: Experiment, console: Console) -> None:
+    """Write the trained model as torch.export program, ONNX model and MONAI bundle, checked against the checkpoint.
+
+    The folder appears when all of it is there and equal; an earlier export is replaced.
+
+    Raises:
+        UserError: a format gives other probabilities than the checkpoint, needs a package that is not installed, or
+            the folder holds something else.
+    """
+    options, paths = experiment.export, experiment.paths
+    path = options.checkpoint or paths.best_checkpoint
+    checkpoint = read_checkpoint(path)
+    folder = options.output or paths.export_folder
+    _check_folder(folder)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        differences = {}
+        wanted = [PROGRAMS[name] for name in options.formats if name in PROGRAMS]
+        traced = trace(checkpoint) if wanted else None
+        for file_name, write in wanted:
+            assert traced is not None
+            difference = write(unfinished / file_name, checkpoint, traced)
+            differences[file_name] = difference
+            console.print(f"  {file_name}: probabilities within {difference:.1e} of the checkpoint's", highlight=False)
+        write_json(unfinished / RECORD, _describe(checkpoint, path, differences))
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    console.print(f"-> {folder}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder with anything that an export does not write, because all of it is replaced."""
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in OWN_NAMES) if folder.exists() else []
+    if foreign:
+        raise UserError(
+            f"{folder}: holds {foreign[0]}, which is no part of an export. Choose another folder with --export.output."
+        )
+
+
+def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float]) -> dict[str, Any]:
+    """Collect what a user of the files must know."""
+    is_volume = checkpoint.kind == "volumes"
+    return {
+        "format": FORMAT,
+        "kind": checkpoint.kind,
+        "class_names": list(checkpoint.class_names),
+        "inputs": [
+            {"name": item.name, "dtype": item.dtype, "shape": ["batch", *item.shape], "meaning": item.meaning}
+            for item in describe_inputs(checkpoint)
+        ],
+        "output": {
+            "name": PROBABILITIES,
+            "dtype": "float32",
+            "shape": ["batch", len(checkpoint.class_names)],
+            "meaning": "the probability of each class, in the order of class_names"
+            + ("; of a volume, the mean over its slices" if is_volume else ""),
+        },
+        "inside_the_model": {
+            "mean": list(checkpoint.mean),
+            "deviation": list(checkpoint.deviation),
+            "mirror_average": checkpoint.model.mirror_average,
+            "loss": checkpoint.settings.get("train.loss", "cross_entropy"),
+        },
+        "preprocessing": describe_options(checkpoint.preprocess) if is_volume else None,
+        "largest_difference_to_the_checkpoint": differences,
+        "tolerance": TOLERANCE,
+        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "store_fingerprint": checkpoint.store_fingerprint,
+        "split_fingerprint": checkpoint.split_fingerprint,
+        "epoch": checkpoint.epoch,
+        "trained_with": checkpoint.versions | {"commit": checkpoint.commit},
+        "exported_with": read_versions(),
+        "intended_use": "research; no diagnosis, no medical device",
+    }
