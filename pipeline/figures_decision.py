@@ -63,7 +63,14 @@ def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFra
             # A point of few rows is small: what it says may be chance.
             sizes = 10 + 110 * np.sqrt(share)
             upper.scatter(
-                filled["confidence"], filled["accuracy"], sizes, colour, marker, label=label, clip_on=False, zorder=3
+                filled["confidence"],
+                filled["accuracy"],
+                sizes,
+                colour,
+                marker=marker,
+                label=label,
+                clip_on=False,
+                zorder=3,
             )
             width = (bins["high"] - bins["low"]) / 2
             left = bins["low"] + place * width

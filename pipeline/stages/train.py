@@ -1,6 +1,7 @@
 """The train stage: from the store and the splits to checkpoints, curves and records."""
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from pipeline.experiment import Experiment
 from pipeline.files import write_json
 from pipeline.history import find_best, write_history
 from pipeline.leakage import check_certificate
+from pipeline.locks import hold
 from pipeline.models import Classifier, build_model, count_parameters
 from pipeline.optimizers import build_optimizer
 from pipeline.provenance import read_commit, read_hardware, read_versions
@@ -105,6 +107,15 @@ def train(experiment: Experiment, console: Console) -> None:
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     roles = resolve_roles(splits, experiment.split)
+    with hold(paths.run_folder) if fabric.global_rank == 0 else nullcontext():
+        _train_alone(experiment, fabric, blank, store, roles, console)
+
+
+def _train_alone(
+    experiment: Experiment, fabric: Fabric, blank: Checkpoint, store: Store, roles: dict[str, str], console: Console
+) -> None:
+    """Train in a folder that no other training writes into."""
+    paths, config = experiment.paths, experiment.train
     train_examples = _select_examples(store, roles, "train", fabric.device)
     val_examples = _select_examples(store, roles, "val", fabric.device)
     task = Task(experiment, fabric, blank, train_examples, val_examples, store, roles)

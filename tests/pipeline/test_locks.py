@@ -1,16 +1,16 @@
 """A folder has one writer at a time, and a dead writer is none."""
 
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.locks import hold
-from tests.conftest import TINY_CONFIG
 
 # Holds a folder, says so, and waits for its standard input to end.
 HOLDER = """
@@ -77,13 +77,21 @@ def test_an_error_in_the_block_lets_go(tmp_path):
 
 @pytest.mark.parametrize(
     ("stage", "folder"),
-    [("preprocess", "data/tiny/prepared"), ("split", "data/tiny"), ("fetch", "data/tiny/raw")],
+    [
+        ("fetch", "data/tiny/raw"),
+        ("preprocess", "data/tiny/prepared"),
+        ("split", "data/tiny"),
+        ("train", "runs/tiny/other"),
+        ("evaluate", "reports/tiny"),
+    ],
 )
-def test_a_stage_does_not_write_where_another_process_does(tmp_path, holder, capsys, stage, folder):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY_CONFIG))
-    holder(tmp_path / folder)
-    before = sorted(tmp_path.rglob("*"))
-    assert main([stage, "--config", str(path), "--workspace", str(tmp_path)]) == 2
-    assert f"{tmp_path / folder}: in use by another process" in capsys.readouterr().err
-    assert sorted(tmp_path.rglob("*")) == before
+def test_a_stage_does_not_write_where_another_process_does(tmp_path, holder, tiny_workspace, capsys, stage, folder):
+    workspace = Path(shutil.copytree(tiny_workspace, tmp_path / "workspace"))
+    if stage == "fetch":
+        shutil.rmtree(workspace / "data" / "tiny" / "raw")
+    words = ["--run", "other"] if stage == "train" else []
+    holder(workspace / folder)
+    before = sorted(workspace.rglob("*"))
+    assert main([stage, "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), *words]) == 2
+    assert f"{workspace / folder}: in use by another process" in capsys.readouterr().err
+    assert sorted(workspace.rglob("*")) == before
