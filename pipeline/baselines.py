@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.tree import DecisionTreeClassifier
 
 from pipeline.errors import UserError
 from pipeline.kinds import WORDS, Words
@@ -20,7 +20,7 @@ from pipeline.pooling import pool_images
 INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-4  # of the largest gradient
-NUM_TREES = 30
+MIN_LEAF_ROWS = 10
 
 Floats = NDArray[np.float64]
 Labels = Iterable[str]  # an array, a list or a column
@@ -135,17 +135,19 @@ def fit_linear_model(
     return best
 
 
-def boosted_trees(
+def decision_tree(
     train_values: Floats, train_labels: Labels, test_values: Floats, class_names: Sequence[str], seed: int = 0
 ) -> Floats:
-    """Fit gradient-boosted trees of a few numbers a row, which need no straight line, and score the test rows.
+    """Fit a decision tree of a few numbers a row, which needs no straight line, and score the test rows.
+
+    Its leaves hold at least 10 training rows, so that a slice's index alone can have one.
 
     Args:
         train_values: ``(rows, numbers)``.
         train_labels: ``(rows,)`` class names; where all are equal, the answer is that class.
         test_values: ``(test rows, numbers)``.
         class_names: all classes; one that training lacks gets probability 0.
-        seed: of the trees.
+        seed: of the order in which equally good splits are tried.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
@@ -153,8 +155,8 @@ def boosted_trees(
     labels = np.array(list(train_labels), dtype=str)
     if (count_labels(labels, class_names) > 0).sum() < 2:
         return majority(labels, len(test_values), class_names)
-    trees = HistGradientBoostingClassifier(max_iter=NUM_TREES, early_stopping=False, random_state=seed)
-    return predict_probabilities(trees.fit(train_values, labels), test_values, class_names)
+    tree = DecisionTreeClassifier(min_samples_leaf=MIN_LEAF_ROWS, random_state=seed)
+    return predict_probabilities(tree.fit(train_values, labels), test_values, class_names)
 
 
 def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
@@ -166,7 +168,7 @@ def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
 
 
 def predict_probabilities(
-    model: LogisticRegression | HistGradientBoostingClassifier, pixels: NDArray[Any], class_names: Sequence[str]
+    model: LogisticRegression | DecisionTreeClassifier, pixels: NDArray[Any], class_names: Sequence[str]
 ) -> Floats:
     """Return ``(rows, classes)`` in the order of the class names; a class never seen has 0."""
     probabilities = np.zeros((len(pixels), len(class_names)))

@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
 
-from pipeline.baselines import boosted_trees, choose_rows, count_labels, fit_linear_model, majority
+from pipeline.baselines import choose_rows, count_labels, decision_tree, fit_linear_model, majority
 from pipeline.pooling import choose_pooling, pool_images
 from pipeline.store import Store
 
@@ -68,16 +68,16 @@ def take_border(images: NDArray[Any], rows: Indices) -> NDArray[np.float32]:
 
 
 def index_only(store: Store, rows: dict[str, Indices], seed: int) -> Floats:
-    """Fit boosted trees of a slice's index and its place along the axis, and score the test rows.
+    """Fit a decision tree of a slice's index and its place along the axis, and score the test rows.
 
     Args:
         store: the index, with labels.
         rows: of "train" and "test".
-        seed: of the trees.
+        seed: of the tree.
 
     Returns:
         ``(test rows, classes)``.
     """
     values = store.index[["slice_index", "slice_position"]].to_numpy(dtype=np.float64)
     labels = store.index["label"].to_numpy(dtype=str)
-    return boosted_trees(values[rows["train"]], labels[rows["train"]], values[rows["test"]], store.class_names, seed)
+    return decision_tree(values[rows["train"]], labels[rows["train"]], values[rows["test"]], store.class_names, seed)

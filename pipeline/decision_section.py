@@ -42,7 +42,8 @@ def build_decision_section(
         Picture(
             "calibration_scaled",
             "Calibration before and after temperature scaling",
-            "On the dashed line the model is right as often as it claims; a small point stands for few rows. Below, "
+            "On the dashed line the model is right as often as it claims; a small point stands for few rows, one "
+            "without a line for less than 20. Below, "
             "the share of rows of each confidence.",
             calibration_before_and_after(
                 compute_calibration_bins(test, class_names), compute_calibration_bins(scaled, class_names), title
@@ -51,7 +52,7 @@ def build_decision_section(
     )
     tables = [_tabulate_calibration(decision, levels)]
     for level in levels:
-        tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level)]
+        tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level, words)]
     sentences = (*_describe_coverage(decision, levels), *_describe_temperature(decision, words))
     return Section("Decision support", sentences, tuple(tables), pictures)
 
@@ -131,7 +132,7 @@ def _tabulate_coverage(decision: Mapping[str, Any], level: str) -> Table:
     )
 
 
-def _tabulate_thresholds(decision: Mapping[str, Any], level: str) -> Table:
+def _tabulate_thresholds(decision: Mapping[str, Any], level: str, words: Words) -> Table:
     return Table(
         f"Thresholds chosen on validation {plural(level)}, and what they do on the test",
         ("Answered on validation", "Threshold of confidence", "Answered on test", "Accuracy", "95 % interval"),
@@ -145,7 +146,7 @@ def _tabulate_thresholds(decision: Mapping[str, Any], level: str) -> Table:
             )
             for row in decision["coverage"][level]["thresholds"]
         ),
-        "A new scan can be judged by these thresholds: they were chosen without a look at the test.",
+        f"A new {words.source} can be judged by these thresholds: they were chosen without a look at the test.",
     )
 
 

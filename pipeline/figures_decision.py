@@ -6,11 +6,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pipeline.figures import BLUE, GREY, STYLE, VERMILION, save_png
 
+MIN_ROWS_IN_LINE = 20
 LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"))
 
 
@@ -51,16 +53,17 @@ def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFra
         after: the same of scaled ones.
         title: what was scored.
     """
-    styles = ((before, "as it is", VERMILION, "s", "--"), (after, "after temperature scaling", BLUE, "o", "-"))
+    styles = ((before, "as it is", VERMILION, "s", "--"), (after, "with temperature", BLUE, "o", "-"))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.8), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-        upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfect")
         for place, (bins, label, colour, marker, line) in enumerate(styles):
             filled = bins[bins["count"] > 0]
             share = filled["count"] / bins["count"].sum()
-            upper.plot(filled["confidence"], filled["accuracy"], line, color=colour, linewidth=1.2)
-            # A point of few rows is small: what it says may be chance.
+            # A point of few rows is small and has no line: what it says may be chance.
+            many = filled[filled["count"] >= MIN_ROWS_IN_LINE]
+            upper.plot(many["confidence"], many["accuracy"], line, color=colour, linewidth=1.4)
             sizes = 10 + 110 * np.sqrt(share)
             upper.scatter(
                 filled["confidence"],
@@ -77,9 +80,10 @@ def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFra
             lower.bar(left, bins["count"] / bins["count"].sum(), width=width, align="edge", color=colour)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share that is right")
         upper.set_title(title, fontweight="bold")
-        legend = upper.legend(loc="upper left", title="larger: more rows", alignment="left")
-        for handle in legend.legend_handles[1:]:
-            handle.set_sizes([45])
+        legend = figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+        for handle in legend.legend_handles:
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([45])
         lower.set(xlabel="Confidence (highest probability)", ylabel="Share of rows", ylim=(0, 1))
         lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         return save_png(figure)

@@ -133,7 +133,7 @@ def _describe_blind(probes: Mapping[str, Any]) -> list[str]:
         )
     if "index_only" in probes:
         sentences.append(
-            "Boosted trees that know only a slice's index and its place along the axis are right for "
+            "A decision tree that knows only a slice's index and its place along the axis is right for "
             f"{show_percent(probes['index_only']['accuracy'])}."
         )
     return sentences
