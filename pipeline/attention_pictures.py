@@ -55,8 +55,8 @@ def describe_maps(maps: AttentionMaps, mirror_average: bool) -> list[str]:
             "holds what lies around it."
         )
     sentences.append(
-        "Below each map: how many times its even share the most-read part gets, and over how many parts the reading is "
-        "spread (exponential of the entropy). Each map has its own brightest colour."
+        "With each map: how many times its even share the most-read part gets, and over how many parts the reading is "
+        "spread (exponential of the entropy). Colours go from dark violet (least) to yellow (most in that map)."
     )
     return sentences
 
