@@ -1,6 +1,6 @@
 """What the scores of metrics.json become in a report: sentences, tables, pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.bootstrap import METRIC_NAMES
@@ -130,7 +130,55 @@ def tabulate_baselines(metrics: Mapping[str, Any]) -> Table:
     return Table("Model and baselines", columns, rows, is_first_marked=True)
 
 
-def order_pictures(figures: Mapping[str, bytes]) -> list[Picture]:
-    """Give each picture its title and text, known ones first."""
+def order_pictures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> list[Picture]:
+    """Give each picture its title and text, with the numbers that it shows; known ones first.
+
+    Args:
+        figures: PNG bytes under their names.
+        metrics: the content of metrics.json.
+    """
     names = [*(name for name in FIGURE_TEXTS if name in figures), *(n for n in figures if n not in FIGURE_TEXTS)]
-    return [Picture(name, *FIGURE_TEXTS.get(name, (humanise(name), "")), figures[name]) for name in names]
+    pictures = []
+    for name in names:
+        title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
+        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), figures[name]))
+    return pictures
+
+
+def describe_finding(name: str, metrics: Mapping[str, Any]) -> str:
+    """Say in numbers what a picture shows; empty where they are not known.
+
+    Args:
+        name: of the picture.
+        metrics: the content of metrics.json.
+    """
+    levels = metrics["levels"]
+    first = next(iter(levels.values()))
+    kind, _, level_name = name.partition("_")
+    if kind == "confusion" and level_name in levels:
+        return _describe_confusion(levels[level_name])
+    if name == "roc":
+        return f"AUROC {show_number(first['metrics']['auroc']['value'])} ({show_interval(first['metrics']['auroc'])})."
+    if name == "calibration":
+        error = first["metrics"]["ece"]
+        return f"Expected calibration error {show_number(error['value'])} ({show_interval(error)})."
+    if name == "worst_mistakes":
+        total, correct = _count_correct(first["confusion"])
+        return f"{total - correct:,} of {total:,} answers were wrong."
+    return ""
+
+
+def _describe_confusion(level: Mapping[str, Any]) -> str:
+    matrix, names = level["confusion"], list(level.get("support", {}))
+    total, correct = _count_correct(matrix)
+    if len(names) != len(matrix) or len(names) > MAX_READABLE_CLASSES:
+        return f"{correct:,} of {total:,} answered correctly."
+    counts = (
+        f"{name} {row[place]:,} of {sum(row):,}" for place, (name, row) in enumerate(zip(names, matrix, strict=True))
+    )
+    return f"Answered correctly: {'; '.join(counts)}."
+
+
+def _count_correct(matrix: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return how many rows there are, and how many lie on the diagonal."""
+    return sum(map(sum, matrix)), sum(row[place] for place, row in enumerate(matrix))

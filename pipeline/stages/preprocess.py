@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
 from pipeline.config import require
@@ -89,8 +90,14 @@ def _run(jobs: list[Any], description: str, experiment: Experiment, console: Con
         return
     num_workers = min(experiment.preprocess.num_workers or count_cores(), len(jobs))
     runner = Parallel(n_jobs=num_workers, return_as="generator_unordered")
-    for _ in progress(runner(jobs), description, len(jobs), console):
-        pass
+    try:
+        for _ in progress(runner(jobs), description, len(jobs), console):
+            pass
+    except TerminatedWorkerError as error:
+        raise UserError(
+            f"preprocess: a worker process died while {description}, killed or out of memory. The scans that were done "
+            "are kept: run the stage again, and if memory was short with a smaller preprocess.num_workers."
+        ) from error
 
 
 def _write_manifest(paths: Workspace, sources: list[Source], part_paths: list[Path]) -> pd.DataFrame:
