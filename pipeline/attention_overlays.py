@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipeline.attention import AttentionMaps
 from pipeline.attention_pictures import note_weights, spread_over_picture
-from pipeline.figures_attention import blend, draw_weights, find_top
-from pipeline.figures_cloud import draw_cloud
+from pipeline.clouds import draw_cloud
+from pipeline.figures_attention import blend, colour_points, draw_weights, find_top
 
 OVERLAY_PIXELS = 512  # a map is at least as wide
 
@@ -87,7 +87,7 @@ def name_example(maps: AttentionMaps, example: int) -> str:
 def draw_plain(picture: NDArray[Any]) -> bytes:
     """Draw an example as large as its maps, in its own colours."""
     if picture.ndim == 2:
-        return save_pixels(draw_cloud(picture))
+        return save_pixels(draw_cloud(picture, side=OVERLAY_PIXELS))
     return save_pixels(_interpolate(picture, _choose_size(picture, picture.shape[-2:])))
 
 
@@ -147,7 +147,7 @@ def _draw(
         readers = matrix if len(matrix) > 1 else np.repeat(matrix, matrix.shape[1], axis=0)
         return draw_weights(readers, find_top(matrix), OVERLAY_PIXELS)
     if picture.ndim == 2:
-        return draw_cloud(picture, weights.reshape(-1))
+        return draw_cloud(picture, *colour_points(weights.reshape(-1)), side=OVERLAY_PIXELS)
     spread = spread_over_picture(maps, weights)
     if interpolation == "smooth" and maps.cell_pixels > 1:
         # Linear between the centres of the inputs, and not between the pixels of one.

@@ -67,4 +67,5 @@ def draw_cloud(points: Array, colours: Array | None = None, sizes: Array | None 
         x, y, radius = fine / 2 + scale * across[index], fine / 2 - scale * upwards[index], radii[index]
         colour = tuple(round(255 * value) for value in colours[index])
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-    return np.asarray(canvas.resize((side, side), Image.Resampling.BOX))
+    picture: Array = np.asarray(canvas.resize((side, side), Image.Resampling.BOX))
+    return picture
