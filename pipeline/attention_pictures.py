@@ -22,6 +22,8 @@ from pipeline.figures_cloud import draw_cloud
 from pipeline.permutation import compute_pixel_order
 
 MAX_EPOCHS = 6
+LARGE_TILE_PIXELS, SMALL_TILE_PIXELS = 512, 176
+MAX_LARGE_MAPS = 6  # of an example; more of them are drawn small
 
 Panel = tuple[NDArray[np.uint8], str]
 
@@ -77,13 +79,14 @@ def draw_maps(maps: AttentionMaps, heading: str) -> bytes:
             for latent in latents:
                 tail = "" if latent is None else f", latent {latent}"
                 titles.append(f"layer {layer}, head {head}{tail}")
+    tile_pixels = LARGE_TILE_PIXELS if len(titles) <= MAX_LARGE_MAPS else SMALL_TILE_PIXELS
     for example in range(len(maps.example_ids)):
         panels = []
         for layer_place in range(len(maps.layers)):
             for head_place in range(len(maps.heads)):
                 shown = maps.weights[example, layer_place, head_place]
-                panels += [_draw_panel(maps, example, w) for w in ([shown] if is_matrix else shown)]
-        rows.append(_build_row(maps, example, panels))
+                panels += [_draw_panel(maps, example, w, tile_pixels) for w in ([shown] if is_matrix else shown)]
+        rows.append(_build_row(maps, example, panels, tile_pixels))
     return attention_sheet(rows, titles, heading)
 
 
@@ -106,10 +109,10 @@ def draw_epochs(kept: Sequence[AttentionMaps], heading: str) -> bytes:
     for example in range(len(kept[0].example_ids)):
         panels: list[Panel] = []
         for maps in kept:
-            picture, _ = _draw_panel(maps, example, maps.weights[example].mean(axis=(0, 1, 2)))
+            picture, _ = _draw_panel(maps, example, maps.weights[example].mean(axis=(0, 1, 2)), SMALL_TILE_PIXELS)
             scores = maps.probabilities[example]
             panels.append((picture, f"says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"))
-        rows.append(_build_row(kept[-1], example, panels, is_answered=False))
+        rows.append(_build_row(kept[-1], example, panels, SMALL_TILE_PIXELS, is_answered=False))
     return attention_sheet(rows, [f"epoch {maps.epoch}" for maps in kept], heading)
 
 
@@ -128,6 +131,18 @@ def spread_over_picture(maps: AttentionMaps, weights: NDArray[np.floating[Any]])
         order = np.argsort(compute_pixel_order(pixels.shape[-2] * pixels.shape[-1], maps.permute_seed))
         pixels = pixels.reshape(*pixels.shape[:-2], -1)[..., order].reshape(pixels.shape)
     return pixels[..., ::-1] if maps.mirrored else pixels
+
+
+def note_weights(weights: NDArray[np.floating[Any]], kind: str) -> str:
+    """Write the two numbers about a map: how far its highest weight stands out, and how far the reading is spread.
+
+    Args:
+        weights: of the inputs, in any shape; of kind self (readers, read) or (read,).
+        kind: of the maps.
+    """
+    readers = weights if kind == "self" and weights.ndim == 2 else weights.reshape(1, -1)
+    num_read = readers.shape[-1]
+    return f"{readers.max(axis=-1).mean() * num_read:.1f} × even, {measure_spread(readers).mean():.0f} of {num_read}"
 
 
 def choose_epochs(kept: Sequence[int], wanted: Sequence[int]) -> list[int]:
@@ -152,33 +167,33 @@ def choose_epochs(kept: Sequence[int], wanted: Sequence[int]) -> list[int]:
     return [sorted(kept)[place] for place in places]
 
 
-def _build_row(maps: AttentionMaps, example: int, panels: Sequence[Panel], is_answered: bool = True) -> SheetRow:
+def _build_row(
+    maps: AttentionMaps, example: int, panels: Sequence[Panel], tile_pixels: int, is_answered: bool = True
+) -> SheetRow:
     scores = maps.probabilities[example]
     lines = [maps.example_ids[example], f"true: {maps.labels[example]}"]
     if is_answered:
         lines.append(f"says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}")
     return SheetRow(
-        picture=_draw_example(maps.examples[example]),
+        picture=_draw_example(maps.examples[example], tile_pixels),
         caption="\n".join(lines),
         panels=[picture for picture, _ in panels],
         notes=[note for _, note in panels],
     )
 
 
-def _draw_example(example: NDArray[Any]) -> NDArray[np.uint8]:
-    return draw_cloud(example) if example.ndim == 2 else draw_input(example)
+def _draw_example(example: NDArray[Any], tile_pixels: int) -> NDArray[np.uint8]:
+    return draw_cloud(example) if example.ndim == 2 else draw_input(example, tile_pixels)
 
 
-def _draw_panel(maps: AttentionMaps, example: int, weights: NDArray[np.floating[Any]]) -> Panel:
+def _draw_panel(maps: AttentionMaps, example: int, weights: NDArray[np.floating[Any]], tile_pixels: int) -> Panel:
     """Draw one map and write the two numbers about it."""
-    content = maps.examples[example]
-    readers = weights if maps.kind == "self" and weights.ndim == 2 else weights.reshape(1, -1)
-    num_read = readers.shape[-1]
-    note = f"{readers.max(axis=-1).mean() * num_read:.1f} × even, {measure_spread(readers).mean():.0f} of {num_read}"
+    content, note = maps.examples[example], note_weights(weights, maps.kind)
     if maps.kind == "self":
         matrix = np.atleast_2d(weights)
-        return draw_weights(matrix if len(matrix) > 1 else np.repeat(matrix, num_read, axis=0), find_top(matrix)), note
+        readers = matrix if len(matrix) > 1 else np.repeat(matrix, matrix.shape[-1], axis=0)
+        return draw_weights(readers, find_top(matrix), tile_pixels), note
     if content.ndim == 2:
         return draw_cloud(content, weights.reshape(-1)), note
     pixels = spread_over_picture(maps, weights)
-    return draw_overlay(content, pixels, find_top(pixels)), note
+    return draw_overlay(content, pixels, find_top(pixels), tile_pixels), note

@@ -26,6 +26,7 @@ STRONGEST = 0.85  # how much of the input the highest weight covers
 # The colour of the highest weight begins here: a single input that stands out would leave all others dark.
 TOP_PERCENTILE = 99.5
 MAX_PANELS = 8  # beside an input; more go on in the next line
+MAX_SHEET_PIXELS = 1850  # wide; larger maps are fewer in a line
 TINY = float(np.finfo(np.float32).tiny)
 
 Floats = NDArray[np.floating[Any]]
@@ -84,44 +85,61 @@ def colour_weights(weights: Floats, top: float) -> NDArray[np.float64]:
     return colours
 
 
-def choose_factor(width: int) -> int:
-    """Return the whole factor that makes a picture as wide as a tile."""
-    return max(1, math.ceil(MIN_TILE_PIXELS / width))
+def choose_factor(width: int, tile_pixels: int = MIN_TILE_PIXELS) -> int:
+    """Return the whole factor that makes a picture at least as wide as a tile."""
+    return max(1, math.ceil(tile_pixels / width))
 
 
-def draw_input(picture: Pixels) -> Pixels:
+def draw_input(picture: Pixels, tile_pixels: int = MIN_TILE_PIXELS) -> Pixels:
     """Draw an input as it is, enlarged.
 
     Args:
         picture: (channels, height, width); three channels are colours, of other numbers the first is grey.
+        tile_pixels: it becomes at least as wide.
 
     Returns:
         (height, width, 3).
     """
     colours = picture if len(picture) == 3 else picture[[0, 0, 0]]
-    return _enlarge(rearrange(colours, "channel row column -> row column channel"))
+    return _enlarge(rearrange(colours, "channel row column -> row column channel"), tile_pixels)
 
 
-def draw_overlay(picture: Pixels, weights: Floats, top: float) -> Pixels:
+def draw_overlay(picture: Pixels, weights: Floats, top: float, tile_pixels: int = MIN_TILE_PIXELS) -> Pixels:
     """Draw weights over an input in grey, enlarged.
 
     Args:
         picture: (channels, height, width).
         weights: (height, width), of each pixel.
         top: the weight that gets the brightest colour.
+        tile_pixels: it becomes at least as wide.
 
     Returns:
         (height, width, 3).
     """
-    grey = picture.mean(axis=0)[..., None] / 255 * DIMMED
+    return _enlarge(blend(picture.mean(axis=0), weights, top), tile_pixels)
+
+
+def blend(grey: Floats, weights: Floats, top: float) -> Pixels:
+    """Lay colours over a dimmed grey picture, the denser the higher the weight.
+
+    Args:
+        grey: (height, width), black 0 and white 255.
+        weights: (height, width).
+        top: the weight that gets the brightest colour.
+
+    Returns:
+        (height, width, 3).
+    """
+    dimmed = grey[..., None] / 255 * DIMMED
     opacity = STRONGEST * np.clip(weights / top, 0, 1)[..., None]
-    mixed = grey * (1 - opacity) + colour_weights(weights, top) * opacity
-    return _enlarge(np.round(mixed * 255).astype(np.uint8))
+    mixed = dimmed * (1 - opacity) + colour_weights(weights, top) * opacity
+    pixels: Pixels = np.round(mixed * 255).astype(np.uint8)
+    return pixels
 
 
-def draw_weights(weights: Floats, top: float) -> Pixels:
+def draw_weights(weights: Floats, top: float, tile_pixels: int = MIN_TILE_PIXELS) -> Pixels:
     """Draw a matrix of weights, such as those between latents, enlarged; returns (height, width, 3)."""
-    return _enlarge(np.round(colour_weights(weights, top) * 255).astype(np.uint8))
+    return _enlarge(np.round(colour_weights(weights, top) * 255).astype(np.uint8), tile_pixels)
 
 
 def attention_sheet(rows: Sequence[SheetRow], titles: Sequence[str], heading: str) -> bytes:
@@ -144,7 +162,7 @@ def attention_sheet(rows: Sequence[SheetRow], titles: Sequence[str], heading: st
     margin, line_height = 10, CAPTION_PIXELS + 5
     height = max(picture.shape[0] for row in rows for picture in (row.picture, *row.panels))
     width = max(picture.shape[1] for row in rows for picture in (row.picture, *row.panels))
-    num_columns = min(MAX_PANELS, len(titles))
+    num_columns = min(MAX_PANELS, len(titles), max(1, MAX_SHEET_PIXELS // (width + margin) - 1))
     num_lines = math.ceil(len(titles) / num_columns)
     caption_height = line_height * max(row.caption.count("\n") + 1 for row in rows)
     step_x, step_y = width + margin, line_height + height + line_height + margin
@@ -185,7 +203,7 @@ def _draw_scale(sheet: Image.Image, place: tuple[int, int]) -> None:
     draw.text((start + 126, y), "most in that map", fill=SOFT_INK, font=font)
 
 
-def _enlarge(picture: Pixels) -> Pixels:
+def _enlarge(picture: Pixels, tile_pixels: int) -> Pixels:
     """Repeat pixels until a picture is as wide as a tile."""
-    factor = choose_factor(picture.shape[1])
+    factor = choose_factor(picture.shape[1], tile_pixels)
     return np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)

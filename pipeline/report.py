@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas
 
+from pipeline.documents import tabulate_document
 from pipeline.kinds import WORDS, Words
 from pipeline.pages import write_page
 from pipeline.report_parts import build_level, distinct_levels, order_pictures, summarise_in_words, tabulate_baselines
 from pipeline.sections import Section, Table
+from pipeline.study import Study
 from pipeline.wording import flatten, humanise, show
 
 MAX_FINDINGS = 50  # the certificate itself holds them all
@@ -31,6 +33,7 @@ def write_report(
     words: Words = WORDS["volumes"],
     baseline_notes: Sequence[str] = (),
     sections: Sequence[Section] = (),
+    study: Study | None = None,
 ) -> None:
     """Write report.html, whole or not at all.
 
@@ -51,6 +54,7 @@ def write_report(
         words: what a row and a group are called.
         baseline_notes: what a reader has to know of the baselines.
         sections: further parts, shown in their order behind the pictures and before the split.
+        study: the flow of scans, model card and check-list; None leaves them out.
     """
     findings = list(certificate.get("findings", []))
     write_page(
@@ -67,6 +71,10 @@ def write_report(
         baselines=tabulate_baselines(metrics),
         pictures=order_pictures(figures),
         sections=sections,
+        flow=None if study is None else study.flow,
+        documents=[]
+        if study is None
+        else [(document, tabulate_document(document)) for document in study.documents.values()],
         splits=_tabulate_frame("Rows of each split", split_counts),
         certificate_passed=bool(certificate["passed"]),
         certificate_counts=_tabulate_pairs(

@@ -37,7 +37,9 @@ def test_attention_draws_validation_pictures_of_a_trained_run(workspace, capsys)
     page = (folder / "index.html").read_text()
     assert "where the model looks, not why it answers" in page
     assert "Synthetic data." in page
-    assert page.count("data:image/png") == 2 + (maps.epoch != 3), "maps, epochs, and the last epoch where it is another"
+    expected = 2 * 3 + 1 + (maps.epoch != 3)
+    assert page.count("data:image/png") == expected, "inputs and maps, epochs, and the last epoch where it is another"
+    assert len(list((folder / "overlays").glob("*_layer0_head0.png"))) == 3
     for outside in ("<script", "http://", "https://", "<link"):
         assert outside not in page
     predictions = pd.read_csv(workspace / "reports" / "tiny" / "longer" / "predictions.csv", dtype={"example_id": str})
@@ -45,6 +47,25 @@ def test_attention_draws_validation_pictures_of_a_trained_run(workspace, capsys)
     assert (scored["split"] == "val").all()
     columns = [f"probability_{name}" for name in maps.class_names]
     np.testing.assert_allclose(maps.probabilities, scored[columns], atol=1e-6)  # batches of other sizes
+
+
+def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
+    words = ("--attention.num_examples", "2", "--attention.native", "true", "--attention.interpolation", "smooth")
+    folder = workspace / "reports" / "tiny" / "attention"
+    assert run(workspace, "attention", *words[:2]) == 0
+    page = (folder / "index.html").read_text()
+    assert "the stored picture (16 x 16 pixels over the field that the model saw as 16 x 16)" in page
+    assert "drawn as a flat square" in page
+    stored = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
+    assert run(workspace, "attention", *words) == 0
+    page = (folder / "index.html").read_text()
+    assert "own pixels (32 x 32 pixels over the field that the model saw as 16 x 16)" in page, "9 mm against 6 mm"
+    assert "interpolated linearly" in page
+    native = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
+    assert native.keys() == stored.keys()
+    assert all(native[name] != stored[name] for name in stored)
+    assert run(workspace, "attention", *words, "--data.raw", str(workspace / "runs"), "--data.pattern", "*.json") == 2
+    assert "no scan is called" in capsys.readouterr().err
 
 
 def test_attention_says_what_is_missing(workspace, capsys):

@@ -64,6 +64,10 @@ class AttentionConfig:
         heads: which heads; none means all.
         latents: which latents, each shown by itself; none means the mean over all.
         mirrored: look at mirror images, the second pass of ``model.mirror_average``.
+        native: draw over the slices of the scans themselves, in their own pixels, instead of the stored pictures; only
+            for volumes whose files are still in the raw folder.
+        interpolation: of the weights in the large pictures. nearest: a flat square for each input. smooth: linear
+            between the centres of the inputs.
         epochs: of the maps kept in training those to draw; none means up to six, evenly spread.
         checkpoint: the weights; without it the run's best.
     """
@@ -77,6 +81,8 @@ class AttentionConfig:
     heads: tuple[int, ...] = ()
     latents: tuple[int, ...] = ()
     mirrored: bool = False
+    native: bool = False
+    interpolation: Literal["nearest", "smooth"] = "nearest"
     epochs: tuple[int, ...] = ()
     checkpoint: Path | None = None
 

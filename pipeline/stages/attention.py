@@ -3,27 +3,30 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.attention import AttentionMaps, choose_examples, compute_maps
-from pipeline.attention_files import list_kept_epochs, read_maps, tabulate_maps, write_map_table, write_maps
-from pipeline.attention_pictures import choose_epochs, describe_maps, draw_epochs, draw_maps
-from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
+from pipeline.attention_files import list_kept_epochs, read_maps, write_map_table, write_maps
+from pipeline.attention_overlays import draw_overlays
+from pipeline.attention_page import write_attention_page
+from pipeline.attention_pictures import choose_epochs, draw_epochs, draw_maps
+from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.datasets import DATASETS
+from pipeline.datasets.sources import list_table_sources
 from pipeline.devices import choose_accelerator
+from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.files import write_bytes
 from pipeline.leakage import check_certificate
-from pipeline.pages import build_figure, write_page
+from pipeline.native import read_native
 from pipeline.runs import check_trained_on
 from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import read_store
+from pipeline.store import Store, read_store
+from pipeline.tables import MANIFEST_COLUMNS, read_table
 from pipeline.tracking import open_run
-
-MIN_WIDE_PIXELS = 560  # of a sheet that would be too small beside another
-HOW_CHOSEN = "Chosen by their place in the list, spread over classes and patients, not by how they look."
 
 
 def attention(experiment: Experiment, console: Console) -> None:
@@ -46,21 +49,59 @@ def attention(experiment: Experiment, console: Console) -> None:
     rows = choose_examples(store, resolve_roles(splits, experiment.split), options)
     maps = compute_maps(classifier, store, rows, options, checkpoint.epoch)
 
+    below = _read_below(experiment, store, rows, maps)
+    overlays = draw_overlays(maps, below, options.interpolation)
+
     folder = paths.report_folder / "attention"
     write_maps(folder / "maps.npz", maps)
     write_map_table(folder / "maps.csv", maps)
     pictures = {"attention": draw_maps(maps, f"epoch {checkpoint.epoch}, {maps.kind}-attention")}
     pictures |= _draw_kept(list_kept_epochs(paths.attention_maps), options.epochs, checkpoint.epoch)
-    for old in folder.glob("epoch*.png"):
+    for old in (*folder.glob("epoch*.png"), *folder.glob("overlays/*_layer*_head*.png")):
         old.unlink()
     for name, picture in pictures.items():
         write_bytes(folder / f"{name}.png", picture)
-    _write_index(folder / "index.html", experiment, checkpoint, maps, pictures)
+    for overlay in overlays:
+        write_bytes(folder / "overlays" / f"{overlay.name}.png", overlay.png)
+    write_attention_page(folder / "index.html", experiment, checkpoint, maps, pictures, below, overlays)
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
     tracker.log_file(folder, "attention")
     tracker.finish()
     shape = f"{len(maps.layers)} layers, {len(maps.heads)} heads"
     console.print(f"{len(rows)} {options.split} examples, {shape} -> {folder / 'index.html'}", highlight=False)
+
+
+def _read_below(
+    experiment: Experiment, store: Store, rows: NDArray[np.int64], maps: AttentionMaps
+) -> list[NDArray[Any]]:
+    """Return what maps are drawn over: the stored pictures, or their slices in the scans' own pixels.
+
+    Raises:
+        UserError: the data set is not made of volumes, or a scan is not there or another.
+    """
+    if not experiment.attention.native:
+        return list(maps.examples)
+    if store.kind != "volumes":
+        raise UserError("attention.native: found True, but this data set has no volumes; allowed is False.")
+    manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
+    reader = DATASETS[experiment.data.dataset].list_sources
+    assert reader is not None, "a store of volumes comes from a reader of volumes"
+    if experiment.data.table is not None:
+        listed = list_table_sources(experiment.raw_folder, experiment.data.table)
+    else:
+        listed = reader(experiment.raw_folder, experiment.data.pattern)
+    sources = {source.source_id: source for source in listed}
+    chosen = store.index.iloc[rows]
+    missing = sorted(set(chosen["source_id"]) - set(sources))
+    if missing:
+        raise UserError(f"{experiment.raw_folder}: no scan is called {missing[0]}. Set attention.native: false.")
+    options = experiment.preprocess
+    return [
+        read_native(
+            experiment.raw_folder, sources[source_id], int(slice_index), options, str(manifest.loc[source_id, "sha256"])
+        )
+        for source_id, slice_index in zip(chosen["source_id"], chosen["slice_index"], strict=True)
+    ]
 
 
 def _draw_kept(kept: dict[int, Path], wanted: tuple[int, ...], epoch: int) -> dict[str, bytes]:
@@ -77,44 +118,3 @@ def _draw_kept(kept: dict[int, Path], wanted: tuple[int, ...], epoch: int) -> di
         name = f"epoch_{last.epoch:04d}"
         pictures[name] = draw_maps(last, f"epoch {last.epoch}, cross-attention, as kept in training")
     return pictures
-
-
-def _write_index(
-    path: Path, experiment: Experiment, checkpoint: Checkpoint, maps: AttentionMaps, pictures: dict[str, bytes]
-) -> None:
-    options = experiment.attention
-    texts = {
-        "attention": (f"Epoch {checkpoint.epoch}, {maps.kind}-attention", "One example a row."),
-        "epochs": ("In training", "The mean over layers and heads; below each map the answer after that epoch."),
-    }
-    figures = []
-    for name, picture in pictures.items():
-        title, text = texts.get(name, (f"In training: epoch {name.removeprefix('epoch_').lstrip('0')}", "All layers."))
-        figures.append(build_figure(title, text, picture, MIN_WIDE_PIXELS))
-    facts = {
-        "split of the examples": options.split,
-        "which examples": "named by the user" if options.examples else HOW_CHOSEN,
-        "weights": str(options.checkpoint or experiment.paths.best_checkpoint),
-        "epoch of the weights": str(checkpoint.epoch),
-        "commit of the training": checkpoint.commit,
-    }
-    write_page(
-        path,
-        "attention.html",
-        title=f"{' / '.join(part for part in (experiment.name, experiment.run_name) if part)}: attention",
-        synthetic_note=DATASETS[experiment.data.dataset].synthetic_note,
-        sentences=describe_maps(maps, checkpoint.model.mirror_average),
-        figures=figures,
-        summary=_summarise(tabulate_maps(maps)),
-        facts=facts,
-    )
-
-
-def _summarise(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a row a layer and head: the means of the two numbers over examples and latents."""
-    means = table.groupby(["layer", "head"], sort=True)[["num_read", "effective_read", "highest_over_even"]].mean()
-    return [
-        {"layer": layer, "head": head, "num_read": f"{row.num_read:.0f}"}
-        | {"spread": f"{row.effective_read:.1f}", "highest": f"{row.highest_over_even:.1f}"}
-        for (layer, head), row in zip(means.index, means.itertuples(index=False), strict=True)
-    ]

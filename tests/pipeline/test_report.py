@@ -1,13 +1,11 @@
-import io
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas
 import pytest
-from PIL import Image
+from small_reports import Tags, build_metric, build_metrics, build_png, build_scores
 
 from pipeline.kinds import WORDS
 from pipeline.leakage import certify
@@ -19,59 +17,6 @@ from pipeline.store import Store
 from pipeline.wording import show_number, show_percent
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
-
-
-class Tags(HTMLParser):
-    """Collect the tags with their attributes, and the text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def build_metric(value, low=None, high=None):
-    return {"value": value, "low": low, "high": high}
-
-
-def build_scores(accuracy):
-    names = ["balanced_accuracy", "auroc", "sensitivity", "specificity", "mcc", "f1", "nll", "brier", "ece"]
-    return {"accuracy": accuracy, **{name: build_metric(0.5, 0.25, 0.75) for name in names}}
-
-
-def build_metrics(levels=("slice", "volume")):
-    sizes = {"slice": 960, "volume": 40, "patient": 20}
-    return {
-        "split": "test",
-        "levels": {
-            level: {
-                "n": sizes[level],
-                "groups": 20,
-                "metrics": build_scores(build_metric(0.9714, 0.95, 0.9861)),
-                "confusion": [[1, 0], [0, 1]],
-                "support": {"left": 1, "right": 1},
-                "notes": [],
-            }
-            for level in levels
-        },
-        "baselines": {
-            "majority": build_scores(build_metric(0.5)),
-            "logistic_regression": build_scores(build_metric(0.86, 0.8, 0.9)),
-        },
-    }
-
-
-def build_png(width=20, height=10) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def build_page(tmp_path, **changes) -> str:

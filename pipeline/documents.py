@@ -1,0 +1,141 @@
+"""Forms that a run fills in as far as it can: what is known stands there, the rest is marked as open.
+
+A form names, for each entry, the facts that answer it and what only the authors can say. Nothing is guessed: an
+entry whose facts are not there is open as a whole.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.sections import Table
+
+OPEN = "To be filled in by the authors"
+
+
+@dataclass(frozen=True)
+class Question:
+    """An entry of a form.
+
+    Args:
+        name: what is asked for.
+        facts: keys of the facts that answer it, in this order.
+        authors: what only the authors can say; empty where the facts are the whole answer.
+        number: as published; empty where the form has none.
+    """
+
+    name: str
+    facts: tuple[str, ...] = ()
+    authors: str = ""
+    number: str = ""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form before it is filled in.
+
+    Args:
+        title: its heading.
+        introduction: what it is, and what the marks mean.
+        parts: headings with their questions.
+    """
+
+    title: str
+    introduction: str
+    parts: tuple[tuple[str, tuple[Question, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An answered question.
+
+    Args:
+        number: as published; may be empty.
+        name: what was asked for.
+        known: what the run says; empty where nothing.
+        open: what the authors have to add; empty where nothing.
+    """
+
+    number: str
+    name: str
+    known: str
+    open: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A form that was filled in.
+
+    Args:
+        title: its heading.
+        introduction: what it is.
+        parts: headings with their entries.
+    """
+
+    title: str
+    introduction: str
+    parts: tuple[tuple[str, tuple[Entry, ...]], ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries in their order."""
+        return tuple(entry for _, entries in self.parts for entry in entries)
+
+    @property
+    def num_open(self) -> int:
+        """How many entries the authors have to fill in or to complete."""
+        return sum(bool(entry.open) for entry in self.entries)
+
+
+def fill_form(form: Form, facts: Mapping[str, str]) -> Document:
+    """Answer what the facts answer, and mark the rest.
+
+    Args:
+        form: the questions.
+        facts: sentences by key; a key that is absent or empty is not known.
+    """
+    parts = tuple((title, tuple(_answer(question, facts) for question in questions)) for title, questions in form.parts)
+    return Document(form.title, form.introduction, parts)
+
+
+def tabulate_document(document: Document) -> Table:
+    """Turn a document into one table: a row an entry."""
+    rows = tuple(
+        (f"{entry.number} {entry.name}".strip(), part, entry.known, f"{OPEN}: {entry.open}" if entry.open else "")
+        for part, entries in document.parts
+        for entry in entries
+    )
+    return Table(document.title, ("Item", "Part", "From this run", "Open"), rows)
+
+
+def render_markdown(document: Document) -> str:
+    """Write a document as Markdown: a heading a part, a row an entry."""
+    lines = [f"# {_escape(document.title)}", "", _escape(document.introduction), ""]
+    for title, entries in document.parts:
+        has_numbers = any(entry.number for entry in entries)
+        lines += [f"## {_escape(title)}", ""]
+        lines += ["| no. | item | from this run | open |" if has_numbers else "| item | from this run | open |"]
+        lines += ["|---|---|---|---|" if has_numbers else "|---|---|---|"]
+        for entry in entries:
+            mark = f"**{OPEN}:** {_escape(entry.open)}" if entry.open else ""
+            cells = [entry.number] * has_numbers + [_escape(entry.name), _escape(entry.known), mark]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _answer(question: Question, facts: Mapping[str, str]) -> Entry:
+    known = " ".join(facts[key] for key in question.facts if facts.get(key))
+    open_part = question.authors or ("" if known else "nothing of this is known to the run.")
+    return Entry(question.number, question.name, known, open_part)
+
+
+def _escape(text: str) -> str:
+    """Keep a name such as ``a|b`` or ``<b>`` from becoming a cell or a tag."""
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def list_missing_facts(forms: Sequence[Form], facts: Mapping[str, str]) -> list[str]:
+    """Return the keys that forms ask for and that are not there."""
+    asked = {key for form in forms for _, questions in form.parts for question in questions for key in question.facts}
+    return sorted(asked - set(facts))
