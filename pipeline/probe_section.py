@@ -23,9 +23,9 @@ PART_TITLES = {"visit": "visit", "intensity_quartile": "intensity quartile"}
 QUARTILE_NAMES = ("darkest", "2nd", "3rd", "brightest")
 
 
-def build_probe_section(
+def build_probe_sections(
     probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words, plane: Plane
-) -> Section | None:
+) -> list[Section]:
     """Turn the probes into a part of the report.
 
     Args:
@@ -35,10 +35,10 @@ def build_probe_section(
         plane: of the slices.
 
     Returns:
-        Sentences, tables and pictures; None where no probe makes sense.
+        One section with sentences, tables and pictures; none where no probe makes sense.
     """
     if not probes:
-        return None
+        return []
     rows = plural(words.example)
     overall = next(iter(metrics["levels"].values()))["metrics"]["accuracy"]["value"]
     sentences = [
@@ -73,7 +73,7 @@ def build_probe_section(
     sentences += [*_describe_blind(probes), *_describe_mirror(probes, words, plane)]
     tables = [_tabulate_blind(probes, metrics)] if "border_only" in probes else []
     tables += [_tabulate_parts(name, parts, words) for name, parts in divided.items()]
-    return Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(pictures))
+    return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(pictures))]
 
 
 def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words) -> list[str]:
@@ -178,6 +178,8 @@ def _tabulate_parts(name: str, parts: Sequence[Mapping[str, Any]], words: Words)
             f"{label} ({part['from']:.3f} to {part['to']:.3f})" for label, part in zip(labels, parts, strict=True)
         ]
         note = f"By the mean of a prepared {words.example}'s pixels, black 0 and white 1; four parts of the test rows."
+    if any(part["accuracy"]["low"] == part["accuracy"]["high"] == 1 for part in parts):
+        note = f"{note} Where no error was seen, a bootstrap has none to draw: the interval has no width.".strip()
     groups = () if words.is_single else (plural(words.group).capitalize(),)
     return Table(
         f"Accuracy by {PART_TITLES[name]}",

@@ -45,7 +45,7 @@ def compute_probes(
     store: Store,
     rows: dict[str, Indices],
     test: pandas.DataFrame,
-    visits: pandas.Series | None,
+    visits: pandas.Series,
     mirror: MirrorScores | None,
     is_averaged: bool,
     max_fitted: int,
@@ -57,7 +57,7 @@ def compute_probes(
         store: pictures, labels and slice indices.
         rows: of the store, in "train", "val" and "test".
         test: predictions of the test rows, in their order.
-        visits: each scan's visit by its ``source_id``; None where there are none.
+        visits: each scan's visit by its ``source_id``; of volumes.
         mirror: of the test rows; None where a mirror image is not one of the other label.
         is_averaged: whether the classifier averages over mirror images.
         max_fitted: training pictures that the border's model is fitted on.
@@ -75,10 +75,8 @@ def compute_probes(
     index = store.index.iloc[rows["test"]]
     if store.kind == "volumes":
         probes["slice_index"] = score_parts(test, index["slice_index"].to_numpy(dtype=np.int64), "slice_index", draws)
-        if visits is not None:
-            names = name_visits(index["source_id"].map(visits))
-            parts = score_parts(test, names, "visit", draws)
-            probes["visit"] = sorted(parts, key=lambda part: order_visit(part["visit"]))
+        parts = score_parts(test, name_visits(index["source_id"].map(visits)), "visit", draws)
+        probes["visit"] = sorted(parts, key=lambda part: order_visit(part["visit"]))
     brightness = compute_brightness(store.examples, rows["test"])
     quartiles, edges = divide_into_quartiles(brightness)
     parts = score_parts(test, quartiles, "quartile", draws)

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline.cli import main
 from pipeline.tables import prediction_columns, read_table
+from pipeline.temperature import fit_on_predictions
 
 
 @pytest.fixture
@@ -32,6 +33,43 @@ def test_metrics_say_what_was_tested(workspace):
     assert metrics["baselines"]["majority"]["accuracy"]["value"] == 0.5
 
 
+def test_metrics_hold_probes_and_decision_support(workspace):
+    metrics = json.loads((workspace / "reports" / "tiny" / "metrics.json").read_text())
+    probes, decision = metrics["probes"], metrics["decision"]
+    assert set(probes) == {"slice_index", "visit", "intensity_quartile", "border_only", "index_only", "mirror"}
+    assert [part["slice_index"] for part in probes["slice_index"]] == [0, 1, 2, 3]
+    for name in ("slice_index", "visit", "intensity_quartile"):
+        assert sum(part["n"] for part in probes[name]) == metrics["levels"]["slice"]["n"], name
+        weighed = sum(part["n"] * part["accuracy"]["value"] for part in probes[name]) / metrics["levels"]["slice"]["n"]
+        assert weighed == pytest.approx(metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]), name
+    assert probes["index_only"]["accuracy"]["value"] == 0.5, "every volume has every index"
+    assert set(decision["coverage"]) == set(decision["calibration"]) == {"slice", "volume"}
+    assert decision["temperature"] > 0
+
+
+def test_the_temperature_is_that_of_the_unscaled_validation_rows_in_predictions(workspace):
+    folder = workspace / "reports" / "tiny"
+    table = pd.read_csv(folder / "predictions.csv", dtype={"group_id": str})
+    decision = json.loads((folder / "metrics.json").read_text())["decision"]
+    found = fit_on_predictions(table[table["split"] == "val"], ("left", "right"))
+    assert decision["temperature"] == pytest.approx(found.value)
+    assert decision["num_fitted"] == (table["split"] == "val").sum()
+
+
+def test_mirror_averaging_flips_by_construction_and_the_network_is_told_beside(workspace, tmp_path):
+    other = tmp_path / "averaged"
+    shutil.copytree(workspace, other, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    words = ("--model.mirror_average", "true", "--run", "averaged", "--tracking.enabled", "false")
+    for stage in ("train", "evaluate"):
+        assert run(other, stage, *words) == 0
+    folder = other / "reports" / "tiny" / "averaged"
+    mirror = json.loads((folder / "metrics.json").read_text())["probes"]["mirror"]
+    assert mirror["is_by_construction"]
+    assert mirror["flipped"]["value"] == 1.0
+    assert 0 <= mirror["flipped_without_averaging"]["value"] <= 1
+    assert "every answer flips by construction" in (folder / "report.html").read_text()
+
+
 def test_predictions_and_metrics_agree(workspace):
     folder = workspace / "reports" / "tiny"
     table = read_table(folder / "predictions.csv", prediction_columns(("left", "right")))
@@ -45,6 +83,8 @@ def test_predictions_and_metrics_agree(workspace):
 def test_the_report_is_one_file_that_needs_nothing_else(workspace):
     page = (workspace / "reports" / "tiny" / "report.html").read_text()
     assert "synthetic" in page
+    for title in ("Shortcut probes", "Decision support"):
+        assert f"<h2>{title}</h2>" in page
     for outside in ("<script", "http://", 'src="/', "<link"):
         assert outside not in page
 
@@ -106,6 +146,12 @@ def test_everything_is_in_one_mlflow_run(workspace):
     slices = metrics["levels"]["slice"]["metrics"]["accuracy"]
     assert record.data.metrics["test_slice_accuracy"] == pytest.approx(slices["value"])
     assert record.data.metrics["test_slice_accuracy_low"] == pytest.approx(slices["low"])
+    probes = metrics["probes"]
+    for name in ("border_only", "index_only"):
+        assert record.data.metrics[f"test_{name}_accuracy"] == pytest.approx(probes[name]["accuracy"]["value"])
+    flipped = probes["mirror"]["flipped_without_averaging"]["value"]
+    assert record.data.metrics["test_mirror_flip_share"] == pytest.approx(flipped)
+    assert record.data.metrics["temperature"] == pytest.approx(metrics["decision"]["temperature"])
     names = {item.path for item in client.list_artifacts(record.info.run_id, "evaluation")}
     own = [item for item in (workspace / "reports" / "tiny").iterdir() if item.is_file() and item.name[0] != "."]
     assert names == {f"evaluation/{item.name}" for item in own}

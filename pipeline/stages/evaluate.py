@@ -1,6 +1,5 @@
 """The evaluate stage: what the model is worth on data it never saw, with everything behind the figure."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from pipeline.locks import alone_in
 from pipeline.metrics import compute_metrics
 from pipeline.mirror_check import MirrorScores, score_with_mirrored, shows_laterality
 from pipeline.models import Classifier, count_parameters
-from pipeline.probe_section import build_probe_section, list_probe_warnings
+from pipeline.probe_section import build_probe_sections, list_probe_warnings
 from pipeline.probes import Draws, compute_probes
 from pipeline.report import write_report
 from pipeline.report_certificate import summarise_certificate
@@ -71,6 +70,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     is_mirrored = shows_laterality(store.kind, store.class_names, plane)
     predictions, mirror = _predict_splits(classifier, device, store, rows, options.batch_size, is_mirrored)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
+    manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
     draws = Draws(options.num_resamples, options.seed)
     metrics: dict[str, Any] = {
         "split": "test",
@@ -78,17 +78,17 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         "class_names": list(store.class_names),
         "levels": compute_metrics(test, store.class_names, options.num_resamples, options.seed, words),
         "baselines": _score_baselines(experiment, store, rows, console),
+        "probes": compute_probes(
+            store,
+            rows,
+            test,
+            visits=manifest[manifest["status"] == "accepted"].set_index("source_id")["visit"],
+            mirror=mirror,
+            is_averaged=classifier.mirror_average,
+            max_fitted=options.logistic_regression_examples,
+            draws=draws,
+        ),
     }
-    metrics["probes"] = compute_probes(
-        store,
-        rows,
-        test,
-        visits=_read_visits(paths.manifest) if store.kind == "volumes" else None,
-        mirror=mirror,
-        is_averaged=classifier.mirror_average,
-        max_fitted=options.logistic_regression_examples,
-        draws=draws,
-    )
     metrics["decision"] = compute_decision(predictions, metrics["levels"], store.class_names, words, draws)
     baseline_notes = describe_baselines(options.logistic_regression_examples, metrics, len(rows["train"]), words)
     warnings = list_warnings(metrics, certificate, store.missing, words)
@@ -96,15 +96,14 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     figures |= draw_attention(classifier, store, roles, experiment.attention.num_examples, checkpoint.epoch)
     history = None if options.checkpoint is not None else pd.read_csv(paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
-    probe_section = build_probe_section(metrics["probes"], metrics, words, plane)
-    decision_section = build_decision_section(metrics, test, store.class_names, words)
-    sections = [section for section in (probe_section, decision_section) if section is not None]
+    sections = build_probe_sections(metrics["probes"], metrics, words, plane)
+    sections += [build_decision_section(metrics, test, store.class_names, words)]
+    section_pictures = {picture.name: picture.png for section in sections for picture in section.pictures}
 
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))
     write_json(paths.metrics, metrics)
-    for name, picture in figures.items():
+    for name, picture in (figures | section_pictures).items():
         write_bytes(paths.report_folder / f"{name}.png", picture)
-    manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
     study = build_study(
         experiment,
         checkpoint,
@@ -115,10 +114,9 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         certificate=certificate,
         missing=store.missing,
         has_attention="attention" in figures,
+        section_titles=[section.title for section in sections],
     )
     write_documents(paths.report_folder, study)
-    for drawn in (picture for section in sections for picture in section.pictures):
-        write_bytes(paths.report_folder / f"{drawn.name}.png", drawn.png)
     dataset = DATASETS[experiment.data.dataset]
     write_report(
         paths.report_folder / "report.html",
@@ -172,13 +170,6 @@ def _predict_splits(
             scores = compute_probabilities(classifier, images, positions, device, batch_size)
         tables.append(build_predictions(index, scores.astype(np.float64), store.class_names, split))
     return pd.concat(tables, ignore_index=True), mirror
-
-
-def _read_visits(manifest: Path) -> pd.Series:
-    """Return each accepted scan's visit by its ``source_id``."""
-    table = read_table(manifest, ("source_id", "status", "visit"))
-    visits: pd.Series = table[table["status"] == "accepted"].set_index("source_id")["visit"]
-    return visits
 
 
 def _score_baselines(

@@ -10,7 +10,7 @@ from pipeline.baselines import build_predictions
 from pipeline.kinds import WORDS
 from pipeline.metrics import compute_level
 from pipeline.mirror_check import MirrorScores
-from pipeline.probe_section import build_probe_section, list_probe_warnings
+from pipeline.probe_section import build_probe_sections, list_probe_warnings
 from pipeline.probes import (
     Draws,
     compute_brightness,
@@ -36,6 +36,7 @@ def build_predicted(store, wrong=()) -> pd.DataFrame:
 
 def probe(store, wrong=(), mirror=None, visits=None):
     test = build_predicted(store, wrong)
+    visits = pd.Series("3", index=store.index["source_id"]) if visits is None else visits
     words = WORDS[store.kind]
     metrics = {
         "levels": {words.example: compute_level(test, NAMES, 50)},
@@ -92,12 +93,11 @@ def test_brightness_is_the_mean_of_all_pixels(shape, monkeypatch):
 
 def test_each_kind_of_data_has_the_probes_that_make_sense():
     store = build_store()
-    visits = pd.Series("3", index=store.index["source_id"])
-    found, *_ = probe(store, visits=visits)
+    found, *_ = probe(store)
     assert set(found) == {"slice_index", "visit", "intensity_quartile", "border_only", "index_only"}
     assert set(probe(dataclasses.replace(store, kind="images"))[0]) == {"intensity_quartile", "border_only"}
     assert probe(dataclasses.replace(store, kind="points"))[0] == {}
-    assert build_probe_section({}, {}, WORDS["points"], "axial") is None
+    assert build_probe_sections({}, {}, WORDS["points"], "axial") == []
 
 
 def test_noise_alarms_no_probe():
@@ -146,9 +146,8 @@ def test_too_few_flips_are_alarming(num_not_flipped, is_alarming):
 
 def test_the_section_says_what_was_found():
     store = build_store(slice_index=np.arange(400) % 4)
-    visits = pd.Series("3", index=store.index["source_id"])
-    found, metrics, words = probe(store, wrong=[0, 4], mirror=build_mirror(store, 7), visits=visits)
-    section = build_probe_section(found, metrics, words, "axial")
+    found, metrics, words = probe(store, wrong=[0, 4], mirror=build_mirror(store, 7))
+    (section,) = build_probe_sections(found, metrics, words, "axial")
     text = " ".join(section.sentences).replace("\u00a0", " ")
     assert "accuracy is lowest at 0 with 94.3 %" in text
     assert "95.0 % (95 % interval" in text
@@ -169,4 +168,4 @@ def test_the_section_says_what_was_found():
 )
 def test_the_section_says_why_there_is_no_mirror_check(plane, reason):
     found, metrics, words = probe(build_store())
-    assert reason in build_probe_section(found, metrics, words, plane).sentences[-1]
+    assert reason in build_probe_sections(found, metrics, words, plane)[0].sentences[-1]
