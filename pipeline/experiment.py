@@ -10,6 +10,7 @@ from pipeline.config import (
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
+    FoldsConfig,
     PredictConfig,
     PreprocessConfig,
     ReportConfig,
@@ -44,6 +45,7 @@ class Experiment:
         attention: which attention is drawn over which inputs.
         report: which runs are put side by side.
         audit: the leak demonstration.
+        folds: training and judging every fold or seed.
         tracking: where the records are kept.
     """
 
@@ -62,6 +64,7 @@ class Experiment:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
@@ -78,7 +81,7 @@ class Experiment:
 
     @property
     def paths(self) -> Workspace:
-        return Workspace(self.workspace, self.name, self.run_name)
+        return Workspace(self.workspace, self.name, self.run_name, self.split.num_folds)
 
     @property
     def raw_folder(self) -> Path:

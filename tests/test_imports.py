@@ -37,6 +37,8 @@ LAYERS = [
         "audit_training",
         "audit_results",
         "audit_page",
+        "pooling",
+        "folds_page",
         "figures_studies",
         "metrics",
         "bootstrap",

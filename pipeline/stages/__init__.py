@@ -9,6 +9,7 @@ from pipeline.stages.attention import attention
 from pipeline.stages.audit import audit
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.fetch import fetch
+from pipeline.stages.folds import folds
 from pipeline.stages.predict import predict
 from pipeline.stages.preprocess import preprocess
 from pipeline.stages.report import report
@@ -25,4 +26,5 @@ STAGES: dict[str, Callable[[Experiment, Console], None]] = {
     "attention": attention,
     "report": report,
     "audit": audit,
+    "folds": folds,
 }
