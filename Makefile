@@ -22,8 +22,8 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict export attention report audit mnist cifar10 cifar100 \
-	modelnet40 ui test check format bench clean
+.PHONY: help setup fetch preprocess split train evaluate predict export attention report audit folds mnist cifar10 \
+	cifar100 modelnet40 ui test check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ report: $(READY) ## put evaluated runs side by side: make report RUNS="phantom p
 audit: $(READY) ## show what leaks do: four ways to divide, true and shuffled labels
 	$(STAGE) audit $(OPTIONS)
 
+folds: $(READY) ## train and judge every fold, so that every patient is tested once
+	$(STAGE) folds $(OPTIONS)
+
 # All stages of one published set, with its config unless CONFIG names another of the same set.
 ALL_STAGES = $(MAKE) fetch preprocess split train evaluate CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),$1)
 
@@ -100,5 +103,5 @@ bench: $(READY) ## measure preprocessing against the plain way, the model agains
 	$(RUN) reports/benchmarks/model.py
 
 clean: ## remove what the stages wrote, keep raw data and .venv
-	rm -rf data/*/prepared data/*/splits.csv data/*/leak_certificate.json runs mlflow.db* mlartifacts
+	rm -rf data/*/prepared data/*/splits*.csv data/*/leak_certificate*.json runs mlflow.db* mlartifacts
 	find reports -mindepth 1 -maxdepth 1 -type d ! -name benchmarks -exec rm -rf {} +

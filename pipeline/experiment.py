@@ -11,6 +11,7 @@ from pipeline.config import (
     DataConfig,
     EvaluateConfig,
     ExportConfig,
+    FoldsConfig,
     PredictConfig,
     PreprocessConfig,
     ReportConfig,
@@ -46,6 +47,7 @@ class Experiment:
         attention: which attention is drawn over which inputs.
         report: which runs are put side by side.
         audit: the leak demonstration.
+        folds: training and judging every fold or seed.
         tracking: where the records are kept.
     """
 
@@ -65,6 +67,7 @@ class Experiment:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
@@ -81,7 +84,7 @@ class Experiment:
 
     @property
     def paths(self) -> Workspace:
-        return Workspace(self.workspace, self.name, self.run_name)
+        return Workspace(self.workspace, self.name, self.run_name, self.split.num_folds)
 
     @property
     def raw_folder(self) -> Path:

@@ -26,17 +26,18 @@ def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str
             _draw_interval(axes, shuffled, place + 0.13, VERMILION, "D", labels[1])
         axes.axvline(chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
         axes.set_yticks(range(len(rows)), [shorten(row[0], 32) for row in rows])
-        _finish(axes, len(rows))
+        _finish(axes, len(rows), "Accuracy on test slices, 95 % interval over patients")
         figure.legend(loc="outside lower center", ncols=3)
         return save_png(figure)
 
 
-def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mapping[str, Any]) -> bytes:
+def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mapping[str, Any], axis_title: str) -> bytes:
     """Draw the accuracy of each run with its interval, and all of them pooled below.
 
     Args:
         rows: name and accuracy (value, low, high) of each run.
         pooled: accuracy over all patients.
+        axis_title: what the accuracy is of.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 1.3 + 0.36 * (len(rows) + 1)), layout="constrained")
@@ -46,7 +47,7 @@ def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mappin
         _draw_interval(axes, pooled, len(rows), INK, "D", None)
         axes.axhline(len(rows) - 0.5, color=GREY, linewidth=0.8)
         axes.set_yticks(range(len(rows) + 1), [*(shorten(name, 32) for name, _ in rows), "pooled"])
-        _finish(axes, len(rows) + 1)
+        _finish(axes, len(rows) + 1, axis_title)
         return save_png(figure)
 
 
@@ -58,8 +59,8 @@ def _draw_interval(
     axes.plot([accuracy["value"]], [place], marker, color=colour, markersize=7, linestyle="none", label=label)
 
 
-def _finish(axes: Any, num_rows: int) -> None:
+def _finish(axes: Any, num_rows: int, axis_title: str) -> None:
     axes.set_ylim(num_rows - 0.5, -0.5)
-    axes.set_xlabel("Accuracy on test slices, 95 % interval over patients")
+    axes.set_xlabel(axis_title)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.grid(visible=False, axis="y")

@@ -12,11 +12,14 @@ class Workspace:
         root: the folder that holds ``data``, ``runs``, ``reports`` and the MLflow database.
         name: the experiment; its data and splits are shared by all its runs.
         run: a run beside others on the same data, such as a seed or a fold; empty for the only one.
+        num_folds: of the division of patients; each number of folds has a table and a certificate of its own, beside
+            those of the single split.
     """
 
     root: Path
     name: str
     run: str = ""
+    num_folds: int = 0
 
     @property
     def data(self) -> Path:
@@ -42,11 +45,12 @@ class Workspace:
 
     @property
     def splits(self) -> Path:
-        return self.data / "splits.csv"
+        return self.data / (f"splits-{self.num_folds}-folds.csv" if self.num_folds else "splits.csv")
 
     @property
     def certificate(self) -> Path:
-        return self.data / "leak_certificate.json"
+        name = f"leak_certificate-{self.num_folds}-folds.json" if self.num_folds else "leak_certificate.json"
+        return self.data / name
 
     @property
     def run_folder(self) -> Path:

@@ -50,6 +50,8 @@ LAYERS = [
         "audit_training",
         "audit_results",
         "audit_page",
+        "pooled_runs",
+        "folds_page",
         "figures_studies",
         "metrics",
         "bootstrap",

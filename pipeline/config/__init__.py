@@ -7,7 +7,7 @@ Each field is a line of the YAML file and an option of the command line
 from pipeline.config.checks import require
 from pipeline.config.data import DataConfig, Plane, PreprocessConfig, SplitConfig, TrackingConfig
 from pipeline.config.results import AttentionConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig
-from pipeline.config.studies import AuditConfig
+from pipeline.config.studies import AuditConfig, FoldsConfig
 from pipeline.config.training import AugmentConfig, LossName, PointAugmentConfig, TrainConfig
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FoldsConfig",
     "LossName",
     "Plane",
     "PointAugmentConfig",

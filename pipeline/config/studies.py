@@ -31,6 +31,27 @@ class AuditConfig:
         require_distinct("audit.seeds", self.seeds)
 
 
+@dataclass(frozen=True)
+class FoldsConfig:
+    """Training and judging every fold, so that every patient is tested once, and with several seeds.
+
+    There are ``split.num_folds`` folds, five where it is 0.
+
+    Args:
+        seeds: values of ``train.seed``; each trains every fold anew. None means the one of ``train.seed``.
+        keep_split: no folds: every seed on the single split, or on a published set's own.
+    """
+
+    seeds: tuple[int, ...] = ()
+    keep_split: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seeds:
+            require_distinct("folds.seeds", self.seeds)
+        given = len(self.seeds) > 0 or not self.keep_split
+        require(given, "folds.seeds", [], "one seed or more where folds.keep_split is true")
+
+
 def require_distinct(field: str, seeds: tuple[int, ...]) -> None:
     """Refuse an empty list of seeds, and one that names a seed twice."""
     require(len(seeds) >= 1 and len(set(seeds)) == len(seeds), field, list(seeds), "one seed or more, each once")

@@ -10,6 +10,7 @@ from pipeline.stages.audit import audit
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.fetch import fetch
+from pipeline.stages.folds import folds
 from pipeline.stages.predict import predict
 from pipeline.stages.preprocess import preprocess
 from pipeline.stages.report import report
@@ -27,4 +28,5 @@ STAGES: dict[str, Callable[[Experiment, Console], None]] = {
     "attention": attention,
     "report": report,
     "audit": audit,
+    "folds": folds,
 }

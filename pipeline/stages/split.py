@@ -18,7 +18,7 @@ MAX_LISTED_LABELS = 12
 
 @alone_in(lambda experiment: experiment.paths.data)
 def split(experiment: Experiment, console: Console) -> None:
-    """Divide the patients, or the training rows of a published set; write ``splits.csv`` and ``leak_certificate.json``.
+    """Divide the patients, or the training rows of a published set; write the table and its certificate.
 
     Raises:
         UserError: too few patients, a table that does not fit, or a leak.

@@ -1,0 +1,96 @@
+"""Several runs of one recipe, on other patients (folds) or from other seeds, put together.
+
+A patient is drawn with the rows of all seeds, so seeds are paired: the pooled score is the mean over the seeds, and its
+interval says what other patients might have changed. What another seed might change is the deviation over seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.kinds import Words
+from pipeline.metrics import aggregate, compute_level, compute_metrics
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """A run with what it says of its test rows.
+
+    Args:
+        name: of the run.
+        seed: of the training.
+        fold: that it was tested on; None for the single split.
+        test: predictions of the test rows.
+    """
+
+    name: str
+    seed: int
+    fold: int | None
+    test: pd.DataFrame
+
+
+def pool_runs(
+    runs: Sequence[JudgedRun], class_names: Sequence[str], num_resamples: int, seed: int, words: Words
+) -> dict[str, dict[str, Any]]:
+    """Score all test rows of all runs together, with intervals over all patients.
+
+    Args:
+        runs: of one recipe.
+        class_names: all classes.
+        num_resamples: bootstrap draws over patients.
+        seed: of the draws.
+        words: what a row and a group are called.
+
+    Returns:
+        As ``compute_metrics``, the levels of metrics.json. Slices are averaged to volumes and patients within each
+        seed: several seeds are no ensemble.
+    """
+    by_seed = [
+        pd.concat([run.test for run in runs if run.seed == one], ignore_index=True)
+        for one in dict.fromkeys(run.seed for run in runs)
+    ]
+    for table in by_seed:
+        assert not table["example_id"].duplicated().any(), "a row was tested twice with one seed"
+    names = list(compute_metrics(by_seed[0], class_names, 1, seed, words))
+    return {
+        level: compute_level(
+            pd.concat([table if words.is_single else aggregate(table, level) for table in by_seed], ignore_index=True),
+            class_names,
+            num_resamples,
+            seed,
+            words,
+        )
+        for level in names
+    }
+
+
+def compute_spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Return mean and standard deviation (n - 1) of runs; no deviation of a single one."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation}
+
+
+def spread_over_runs(runs: Sequence[Mapping[str, Any]], level: str) -> dict[str, dict[str, float | None]]:
+    """Say how much the accuracy of a level differs between runs, and between seeds over all folds.
+
+    Args:
+        runs: with ``seed`` and ``levels``, of which each has ``n`` and an accuracy.
+        level: such as ``slice``.
+
+    Returns:
+        ``runs``: over all of them. ``seeds``: over the seeds, each the share of right rows over all its folds; there
+        only where there are several seeds.
+    """
+    scores = [(run["seed"], run["levels"][level]["n"], run["levels"][level]["accuracy"]["value"]) for run in runs]
+    spread = {"runs": compute_spread([value for _, _, value in scores])}
+    seeds = dict.fromkeys(seed for seed, _, _ in scores)
+    if len(seeds) > 1:
+        means = [
+            np.average([v for s, _, v in scores if s == seed], weights=[n for s, n, _ in scores if s == seed])
+            for seed in seeds
+        ]
+        spread["seeds"] = compute_spread([float(mean) for mean in means])
+    return spread

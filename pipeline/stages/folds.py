@@ -1,0 +1,164 @@
+"""The folds stage: every fold and every seed trained and judged, and all of them put together."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.datasets import DATASETS
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+from pipeline.files import read_json, write_json
+from pipeline.folds_page import describe_pooled, write_folds
+from pipeline.kinds import WORDS
+from pipeline.pooled_runs import JudgedRun, pool_runs, spread_over_runs
+from pipeline.provenance import read_commit
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.store import Store, read_store
+from pipeline.tables import read_predictions
+from pipeline.tracking import Tracker, open_run
+from pipeline.workspace import Workspace
+
+DEFAULT_NUM_FOLDS = 5
+
+
+def folds(experiment: Experiment, console: Console) -> None:
+    """Train and judge every fold, with every seed, and report all patients together.
+
+    Runs that are trained and judged already are read, not computed again.
+
+    Raises:
+        UserError: folds of a published set, several devices, or what the train and evaluate stages refuse.
+    """
+    store = read_store(experiment.paths.prepared)
+    jobs = plan_runs(experiment, store)
+    name = "-".join(part for part in (experiment.run, "seeds" if experiment.folds.keep_split else "folds") if part)
+    folder = Workspace(experiment.workspace, experiment.name, name).report_folder
+    parent = _open_parent(experiment, name, folder)
+    try:
+        judged = [_run(job, parent, console) for job in jobs]
+    except KeyboardInterrupt:
+        parent.finish("KILLED")
+        raise
+    except BaseException:
+        parent.finish("FAILED")
+        raise
+    content = _gather(experiment, judged, store)
+    words = WORDS[store.kind]
+    write_folds(
+        folder,
+        content,
+        words,
+        f"{experiment.name} / {name}",
+        DATASETS[experiment.data.dataset].synthetic_note,
+        {"pictures": store.fingerprint, "commit": read_commit(), "bootstrap draws": str(content["num_resamples"])},
+    )
+    for level, found in content["pooled"].items():
+        accuracy = found["metrics"]["accuracy"]
+        numbers = {f"pooled_{level}_accuracy": accuracy["value"]}
+        numbers |= {f"pooled_{level}_accuracy_{end}": accuracy[end] for end in ("low", "high")}
+        numbers |= {f"{level}_accuracy_{key}": value for key, value in content["spread"][level]["runs"].items()}
+        parent.log_metrics({key: value for key, value in numbers.items() if value is not None})
+    for file in sorted(folder.glob("folds.*")):
+        parent.log_file(file)
+    parent.finish()
+    for sentence in describe_pooled(content, words):
+        console.print(f"  {sentence}", highlight=False)
+    console.print(f"-> {folder / 'folds.html'}")
+
+
+def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
+    """List the runs, each with its fold, seed and name.
+
+    Args:
+        experiment: all options.
+        store: the examples.
+
+    Raises:
+        UserError: folds of a published set, or several devices.
+    """
+    options, train_options = experiment.folds, experiment.train
+    if train_options.devices * train_options.num_nodes > 1:
+        raise UserError(
+            f"folds: found {train_options.devices * train_options.num_nodes} devices, allowed is one. Train folds on "
+            "several devices by themselves (--split.num_folds 5 --split.test_fold 0, then 1, ...); this stage then "
+            "reads them."
+        )
+    if store.kind != "volumes" and not options.keep_split:
+        raise UserError(
+            f"folds: {experiment.data.dataset} has published test rows, and folds would train on them. Vary the seed "
+            "alone: --folds.keep_split true --folds.seeds [0,1,2]."
+        )
+    num_folds = 0 if options.keep_split else experiment.split.num_folds or DEFAULT_NUM_FOLDS
+    jobs = []
+    for seed in options.seeds or (train_options.seed,):
+        word = f"seed-{seed}" if options.seeds else ""
+        for fold in range(max(1, num_folds)):
+            jobs.append(
+                dataclasses.replace(
+                    experiment,
+                    run="-".join(part for part in (experiment.run, word) if part),
+                    split=dataclasses.replace(experiment.split, num_folds=num_folds, test_fold=fold),
+                    train=dataclasses.replace(train_options, seed=seed),
+                )
+            )
+    return jobs
+
+
+def is_judged(paths: Workspace) -> bool:
+    """Tell whether a run was evaluated to the end since it was trained to the end."""
+    page = paths.report_folder / "report.html"
+    there = (paths.training_record, paths.metrics, paths.predictions, page)
+    return all(path.is_file() for path in there) and page.stat().st_mtime_ns >= paths.training_record.stat().st_mtime_ns
+
+
+def _open_parent(experiment: Experiment, name: str, folder: Path) -> Tracker:
+    """Start the MLflow run that the others are shown below, or go on with that of an earlier start."""
+    path = folder / "started.json"
+    known = read_json(path)["tracking_run"] if path.is_file() else ""
+    tracking = dataclasses.replace(experiment.tracking, tensorboard=False)
+    tracker = open_run(tracking, Workspace(experiment.workspace, experiment.name, name), known)
+    write_json(path, {"tracking_run": tracker.run_id})
+    return tracker
+
+
+def _run(job: Experiment, parent: Tracker, console: Console) -> Experiment:
+    """Divide, train and judge one run, as far as that was not done."""
+    job = dataclasses.replace(job, tracking=dataclasses.replace(job.tracking, parent_run=parent.run_id))
+    console.print(f"[bold]{job.run_name or job.name}[/]")
+    split(job, console)
+    train(job, console)
+    if is_judged(job.paths):
+        console.print(f"{job.paths.report_folder}: already evaluated; nothing to do.")
+    else:
+        evaluate(job, console)
+    return job
+
+
+def _gather(experiment: Experiment, jobs: list[Experiment], store: Store) -> dict[str, Any]:
+    """Read what the runs left and put it together."""
+    runs, rows = [], []
+    for job in jobs:
+        metrics = read_json(job.paths.metrics)
+        table = read_predictions(job.paths.predictions, store.class_names)
+        test = table[table["split"] == "test"].reset_index(drop=True)
+        fold = job.split.test_fold if job.split.num_folds else None
+        runs.append(JudgedRun(job.run_name, job.train.seed, fold, test))
+        levels = {
+            level: {"n": found["n"], "groups": found["groups"], "accuracy": found["metrics"]["accuracy"]}
+            for level, found in metrics["levels"].items()
+        }
+        rows.append({"run": job.run_name, "seed": job.train.seed, "fold": fold, "levels": levels})
+    options = experiment.evaluate
+    pooled = pool_runs(runs, store.class_names, options.num_resamples, options.seed, WORDS[store.kind])
+    return {
+        "class_names": list(store.class_names),
+        "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,
+        "num_resamples": options.num_resamples,
+        "runs": rows,
+        "spread": {level: spread_over_runs(rows, level) for level in pooled},
+        "pooled": pooled,
+    }

@@ -1,0 +1,114 @@
+"""Every fold is trained and judged once, beside the single split; every patient is tested once."""
+
+import json
+import shutil
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline.cli import main
+from tests.conftest import TINY_CONFIG
+
+WORDS = ("--split.num_folds", "3", "--train.epochs", "1", "--evaluate.logistic_regression", "false")
+
+
+def run(folder, *words):
+    return main(["folds", "--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *words])
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_workspace, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folds") / "ws"
+    shutil.copytree(tiny_workspace, folder)
+    assert run(folder, *WORDS) == 0
+    return folder
+
+
+def read_folds(folder, name="folds"):
+    return json.loads((folder / "reports" / "tiny" / name / "folds.json").read_text())
+
+
+def test_every_patient_is_tested_once_and_the_pooled_score_is_theirs(workspace):
+    tables = []
+    for fold in range(3):
+        table = pd.read_csv(workspace / "reports" / "tiny" / f"fold-{fold}" / "predictions.csv", dtype=str)
+        tables.append(table[table["split"] == "test"])
+    together = pd.concat(tables)
+    assert together["group_id"].nunique() == 10
+    assert not together["example_id"].duplicated().any()
+    content = read_folds(workspace)
+    pooled = content["pooled"]["slice"]
+    assert (pooled["n"], pooled["groups"]) == (len(together), 10)
+    assert pooled["metrics"]["accuracy"]["value"] == pytest.approx((together["label"] == together["predicted"]).mean())
+    assert [item["run"] for item in content["runs"]] == ["fold-0", "fold-1", "fold-2"]
+    page = (workspace / "reports" / "tiny" / "folds" / "folds.html").read_text()
+    assert all(sentence in page for sentence in content["sentences"])
+
+
+def test_the_single_split_and_its_run_stay_as_they_were(workspace, tiny_workspace, capsys):
+    for name in ("data/tiny/splits.csv", "data/tiny/leak_certificate.json", "runs/tiny/training.json"):
+        assert (workspace / name).read_bytes() == (tiny_workspace / name).read_bytes(), name
+    assert (workspace / "data" / "tiny" / "splits-3-folds.csv").is_file()
+    assert json.loads((workspace / "data" / "tiny" / "leak_certificate-3-folds.json").read_text())["passed"]
+    assert main(["train", "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]) == 0
+    assert "already trained" in capsys.readouterr().out
+
+
+def test_mlflow_shows_folds_below_one_parent(workspace):
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'folds'")
+    children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert {child.info.run_name for child in children} == {"fold-0", "fold-1", "fold-2"}
+    assert parent.info.status == "FINISHED"
+    pooled = read_folds(workspace)["pooled"]["slice"]["metrics"]["accuracy"]
+    assert parent.data.metrics["pooled_slice_accuracy"] == pytest.approx(pooled["value"])
+    for child in children:
+        assert {item.tags[0].value for item in child.inputs.dataset_inputs} == {"train", "val", "test"}
+
+
+def test_what_is_there_is_not_computed_again(workspace, tmp_path, capsys):
+    other = tmp_path / "ws"
+    shutil.copytree(workspace, other)
+    (other / "reports" / "tiny" / "fold-1" / "report.html").unlink()
+    (other / "runs" / "tiny" / "fold-2" / "training.json").unlink()  # cut off before the record was written
+    capsys.readouterr()
+    assert run(other, *WORDS, "--tracking.enabled", "false") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("already trained") == 2
+    assert shown.count("already evaluated") == 1
+    before, after = read_folds(workspace), read_folds(other)
+    assert after["pooled"] == before["pooled"]
+
+
+def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
+    config = TINY_CONFIG | {"name": "digits", "data": {"dataset": "mnist", "allow_partial": True}}
+    config |= {"model": TINY_CONFIG["model"] | {"patch_size": 7}, "augment": {}, "tracking": {"enabled": False}}
+    config |= {"train": TINY_CONFIG["train"] | {"epochs": 1}, "split": {"val_fraction": 0.2}}
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config))
+    raw = write_mnist(tmp_path / "raw")
+    words = ["--config", str(tmp_path / "digits.yaml"), "--workspace", str(tmp_path), "--data.raw", str(raw)]
+    words += ["--evaluate.logistic_regression", "false"]
+    assert main(["preprocess", *words]) == 0
+    capsys.readouterr()
+    assert main(["folds", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "folds: mnist has published test rows" in line
+    assert main(["folds", *words, "--folds.keep_split", "true", "--folds.seeds", "[0,1]"]) == 0
+    content = json.loads((tmp_path / "reports" / "digits" / "seeds" / "folds.json").read_text())
+    assert [item["run"] for item in content["runs"]] == ["seed-0", "seed-1"]
+    assert content["pooled"]["image"]["n"] == 40
+    assert content["pooled"]["image"]["groups"] == 20
+    values = [item["levels"]["image"]["accuracy"]["value"] for item in content["runs"]]
+    assert content["pooled"]["image"]["metrics"]["accuracy"]["value"] == pytest.approx(sum(values) / 2)
+
+
+def test_several_devices_and_a_wish_for_nothing_are_refused(workspace, capsys):
+    assert run(workspace, *WORDS, "--train.devices", "2") == 2
+    assert "folds: found 2 devices, allowed is one" in capsys.readouterr().err
+    assert run(workspace, *WORDS, "--folds.keep_split", "true") == 2
+    assert "folds.seeds: found []" in capsys.readouterr().err
+    assert run(workspace, *WORDS, "--folds.seeds", "[1,1]") == 2
+    assert "each once" in capsys.readouterr().err
