@@ -13,7 +13,8 @@ from sklearn.metrics import log_loss
 
 from pipeline.errors import UserError
 from pipeline.kinds import WORDS, Words
-from pipeline.metrics import TIE_DECIMALS, check_predictions, compute_level
+from pipeline.metrics import check_predictions, compute_level
+from pipeline.ties import TIE_DECIMALS
 
 MAX_POOLED_SIZE = 64  # pixels along the longer side
 INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

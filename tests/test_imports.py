@@ -8,7 +8,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those below it.
 LAYERS = [
-    {"errors", "files", "provenance", "workspace", "config", "tables", "records", "console", "kinds", "sections"},
+    {
+        "errors",
+        "files",
+        "provenance",
+        "workspace",
+        "config",
+        "tables",
+        "records",
+        "console",
+        "kinds",
+        "sections",
+        "ties",
+        "row_files",
+    },
     {
         "volumes",
         "slicing",
@@ -26,12 +39,14 @@ LAYERS = [
         "splits",
         "leakage",
         "datasets.sources",
+        "intensities",
     },
-    {"preparation", "datasets", "models", "examples"},
+    {"preparation", "datasets", "models", "examples", "dicom"},
     {"checkpoint", "scoring", "experiment", "devices", "dump"},
     {
         "attention",
         "programs",
+        "scans",
         "attention_files",
         "training",
         "metrics",
@@ -64,7 +79,8 @@ LAYERS = [
 DOORS = {
     "nibabel": {"volumes"},
     "isal": {"volumes"},
-    "monai": {"models"},
+    "monai": {"models", "dicom"},
+    "pydicom": {"dicom"},
     "mlflow": {"tracking", "serving"},
     "matplotlib": {"figures", "figures_attention", "figures_runs"},
     "jinja2": {"pages"},
