@@ -10,9 +10,10 @@ import scipy.sparse
 from einops import reduce
 from numpy.typing import NDArray
 
-from pipeline.metrics import TIE_DECIMALS, read_probabilities, summarise
+from pipeline.metrics import read_probabilities, summarise
 from pipeline.ranking import count_cells, divide
 from pipeline.shares import compute_share, compute_shares, draw_weights, number_patients
+from pipeline.ties import TIE_DECIMALS
 
 COVERAGES = tuple(percent / 100 for percent in range(1, 101))
 TOLD_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)

@@ -14,8 +14,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 from pipeline.errors import UserError
 from pipeline.kinds import WORDS, Words
-from pipeline.metrics import TIE_DECIMALS, check_predictions, compute_level
+from pipeline.metrics import check_predictions, compute_level
 from pipeline.pooling import pool_images
+from pipeline.ties import TIE_DECIMALS
 
 INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 MAX_ITERATIONS = 200

@@ -19,6 +19,7 @@ from pipeline.config import PreprocessConfig
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
 from pipeline.history import EpochResult
+from pipeline.intensities import IntensityReference
 from pipeline.kinds import Kind
 from pipeline.models import Classifier, ModelConfig, build_model
 from pipeline.records import build_record, encode_plain
@@ -51,6 +52,7 @@ class Checkpoint:
         tracking_run: the MLflow run, empty without one.
         weights: the model's tensors.
         kind: what the data set is made of.
+        intensities: how bright the training volumes were; None in checkpoints of other data or of earlier versions.
         optimizer: the optimizer's state, only in a checkpoint that training goes on from.
     """
 
@@ -71,6 +73,7 @@ class Checkpoint:
     tracking_run: str
     weights: dict[str, torch.Tensor] = field(repr=False)
     kind: Kind = "volumes"
+    intensities: IntensityReference | None = None
     optimizer: "OptimizerState | None" = field(default=None, repr=False)
 
 

@@ -28,7 +28,11 @@ USER_ERRNOS = {
 }
 # Stages that take words without an option's name: the field of their section, and what it is.
 GIVEN = {
-    "predict": ("inputs", "files (NIfTI; PNG for models of images), or folders that hold them"),
+    "predict": (
+        "inputs",
+        "files (NIfTI, slices as PNG; PNG for models of images), folders of them or of a DICOM series, or a .csv "
+        "with a column path",
+    ),
     "report": ("runs", "report folders, or names such as phantom/seed-1; without them, all runs of the experiment"),
 }
 

@@ -21,14 +21,12 @@ from pipeline.bootstrap import (
 )
 from pipeline.errors import UserError
 from pipeline.kinds import WORDS, Words, plural
+from pipeline.ties import TIE_DECIMALS
 
 ID_COLUMNS = ("example_id", "source_id", "group_id", "split", "label", "predicted")
 LEVEL_KEYS = {"volume": "source_id", "patient": "group_id"}
 # An interval needs this share of resamples in which the metric is defined.
 MIN_DEFINED_SHARE = 0.9
-# Averages that should be equal differ in the last digits with the order of the
-# rows; rounding keeps a tie a tie. The first class name wins a tie.
-TIE_DECIMALS = 12
 # With more classes a confusion matrix has no numbers in its cells, so the largest are told in words.
 MAX_READABLE_CLASSES = 12
 NUM_TOLD_MISTAKES = 10

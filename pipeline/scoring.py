@@ -7,6 +7,7 @@ import torch
 
 from pipeline.examples import read_images
 from pipeline.models import Classifier
+from pipeline.slicing import Stack
 
 
 @torch.inference_mode()
@@ -36,3 +37,20 @@ def compute_probabilities(
         places = torch.tensor(np.array(slice_position[rows], dtype=np.float32), device=device)
         parts.append(classifier(pictures, places).exp().cpu().numpy())
     return np.concatenate(parts)
+
+
+def score_stack(classifier: Classifier, stack: Stack, device: torch.device, batch_size: int) -> np.ndarray[Any, Any]:
+    """Score a volume: the mean over its slices.
+
+    Args:
+        classifier: of ``build_from_checkpoint``, on ``device``.
+        stack: the volume's slices.
+        device: where the classifier is.
+        batch_size: slices scored at once.
+
+    Returns:
+        Probabilities (classes,) float64.
+    """
+    slices = compute_probabilities(classifier, stack.images, stack.positions, device, batch_size)
+    probabilities: np.ndarray[Any, Any] = slices.astype(np.float64).mean(axis=0)
+    return probabilities

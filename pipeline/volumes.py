@@ -39,6 +39,8 @@ class Volume:
         stored_shape: the size along the stored axes.
         obliquity_degrees: the largest angle between a stored axis and its anatomical one.
         sha256: of the file (of header and data, one after the other, where they are two).
+        orientation_known: whether the file says which way its axes run; where not, they were taken as right,
+            anterior and superior.
     """
 
     voxels: np.ndarray[Any, Any]
@@ -50,13 +52,14 @@ class Volume:
     stored_shape: tuple[int, ...]
     obliquity_degrees: float
     sha256: str
+    orientation_known: bool = True
 
     def intensity(self) -> np.ndarray[Any, Any]:
         """Return all voxels in scanner units, float32, ``(right, anterior, superior)``."""
         return self.voxels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
 
 
-def read_volume(path: Path, max_bytes: int = 4 << 30) -> Volume:
+def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = True) -> Volume:
     """Read a NIfTI scan and turn its axes to right, anterior, superior.
 
     The same knee can be stored in 48 axis orders. Afterwards axis 0 grows towards
@@ -67,6 +70,8 @@ def read_volume(path: Path, max_bytes: int = 4 << 30) -> Volume:
         path: ``.nii`` or ``.hdr`` (with its ``.img`` beside it), each also as ``.gz``; NIfTI-1 or -2,
             either byte order. A 2-D image counts as one voxel thick; trailing axes of one are dropped.
         max_bytes: voxels that claim more than this are refused before they are read.
+        needs_orientation: refuse a file whose sform and qform are both marked unknown. Otherwise its axes are taken
+            as the standard says for it: along right, anterior and superior, without a rotation.
 
     Returns:
         The oriented volume.
@@ -82,7 +87,8 @@ def read_volume(path: Path, max_bytes: int = 4 << 30) -> Volume:
     header = _parse_header(path, content)
     shape = _check_shape(path, header)
     dtype = _check_dtype(path, header)
-    affine = _check_affine(path, header)
+    is_known = int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0
+    affine = _check_affine(path, header) if is_known or needs_orientation else _assume_affine(header)
     num_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if num_bytes > max_bytes:
         raise VolumeError(
@@ -98,13 +104,51 @@ def read_volume(path: Path, max_bytes: int = 4 << 30) -> Volume:
         digest.update(content)
     raw = _read_voxels(path, content, offset, num_bytes)
     voxels = np.frombuffer(raw, dtype, count=num_bytes // dtype.itemsize, offset=offset).reshape(shape, order="F")
-    slope, intercept = header.get_slope_inter()
-    _check_values(path, voxels, slope, intercept)
+    return build_volume(
+        str(path),
+        voxels,
+        affine,
+        scaling=header.get_slope_inter(),
+        stored_shape=tuple(int(size) for size in header.get_data_shape()),
+        sha256=digest.hexdigest(),
+        orientation_known=is_known,
+    )
 
+
+def build_volume(
+    name: str,
+    voxels: np.ndarray[Any, Any],
+    affine: np.ndarray[Any, Any],
+    *,
+    scaling: tuple[float | None, float | None] = (None, None),
+    stored_shape: tuple[int, ...] | None = None,
+    sha256: str = "",
+    orientation_known: bool = True,
+) -> Volume:
+    """Turn an array to right, anterior, superior.
+
+    Args:
+        name: of the scan, for messages.
+        voxels: three axes, integers or floats.
+        affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
+        scaling: slope and intercept from voxels to scanner units; None leaves them.
+        stored_shape: as the file has it; without it the array's.
+        sha256: of the file.
+        orientation_known: whether the affine was given and not assumed.
+
+    Raises:
+        VolumeError: not three axes; NaN; constant; an affine that is singular or not finite.
+    """
+    if voxels.ndim != 3 or 0 in voxels.shape or voxels.dtype.kind not in "iuf":
+        found = f"{'x'.join(map(str, voxels.shape))} of {voxels.dtype}"
+        raise VolumeError(f"{name}: voxels are {found}; an array with three axes of integers or floats is read.")
+    affine = _check_matrix(name, affine)
+    slope, intercept = scaling
+    _check_values(name, voxels, slope, intercept)
     orientation = io_orientation(affine)
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     order = np.argsort(orientation[:, 0])
-    centre = affine @ np.array([*((np.array(shape) - 1) / 2), 1.0])
+    centre = affine @ np.array([*((np.array(voxels.shape) - 1) / 2), 1.0])
     return Volume(
         voxels=apply_orientation(voxels, orientation),
         slope=1.0 if slope is None else float(slope),
@@ -112,9 +156,10 @@ def read_volume(path: Path, max_bytes: int = 4 << 30) -> Volume:
         spacing_mm=tuple(float(spacing[axis]) for axis in order),  # type: ignore[arg-type]  # three of them
         centre_mm=tuple(float(value) for value in centre[:3]),  # type: ignore[arg-type]  # three of them
         stored_axes="".join(nibabel.aff2axcodes(affine)),
-        stored_shape=tuple(int(size) for size in header.get_data_shape()),
+        stored_shape=voxels.shape if stored_shape is None else stored_shape,
         obliquity_degrees=float(np.rad2deg(nibabel.affines.obliquity(affine).max())),
-        sha256=digest.hexdigest(),
+        sha256=sha256,
+        orientation_known=orientation_known,
     )
 
 
@@ -223,13 +268,25 @@ def _check_affine(path: Path, header: Any) -> np.ndarray[Any, Any]:
         affine: np.ndarray[Any, Any] = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise VolumeError(f"{path}: no valid affine ({error}): left and right are unknown.") from error
+    return _check_matrix(str(path), affine)
+
+
+def _check_matrix(name: str, affine: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if (
-        not np.isfinite(affine).all()
+        affine.shape != (4, 4)
+        or not np.isfinite(affine).all()
         or abs(np.linalg.det(affine[:3, :3])) < 1e-9
         or np.isnan(io_orientation(affine)).any()
     ):
-        raise VolumeError(f"{path}: no valid affine (singular or not finite): left and right are unknown.")
+        raise VolumeError(f"{name}: no valid affine (singular or not finite): left and right are unknown.")
     return affine
+
+
+def _assume_affine(header: Any) -> np.ndarray[Any, Any]:
+    """Return what the standard says of a file without sform and qform, its method 1: voxel sizes and no rotation."""
+    spacing = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    # Zero stands for an axis of which nothing is known.
+    return np.diag([*np.where(np.isfinite(spacing) & (spacing > 0), spacing, 1.0), 1.0])
 
 
 def _check_offset(path: Path, header: Any, lowest: int) -> int:
@@ -251,14 +308,14 @@ def _read_voxels(path: Path, content: bytes, offset: int, num_bytes: int) -> byt
     return content
 
 
-def _check_values(path: Path, voxels: np.ndarray[Any, Any], slope: float | None, intercept: float | None) -> None:
+def _check_values(name: str, voxels: np.ndarray[Any, Any], slope: float | None, intercept: float | None) -> None:
     flat = voxels.ravel(order="K")
     # One pass without a copy is enough, because min() carries NaN along; integers have no NaN to look for.
     if flat.dtype.kind == "f" and not (np.isfinite(flat.min()) and np.isfinite(flat.max())):
-        raise VolumeError(f"{path}: NaN or infinite voxels. Repair or leave out the scan.")
+        raise VolumeError(f"{name}: NaN or infinite voxels. Repair or leave out the scan.")
     # In all but constant scans the first piece already differs from its first voxel.
     pieces = (flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
     if not any((piece != flat[0]).any() for piece in pieces):
-        raise VolumeError(f"{path}: constant, every voxel is {flat[0]}. There is nothing to see.")
+        raise VolumeError(f"{name}: constant, every voxel is {flat[0]}. There is nothing to see.")
     if slope is not None and not np.isfinite(slope + (intercept or 0.0)):
-        raise VolumeError(f"{path}: scl_slope or scl_inter is not finite. Repair the header.")
+        raise VolumeError(f"{name}: scl_slope or scl_inter is not finite. Repair the header.")

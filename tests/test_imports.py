@@ -20,6 +20,8 @@ LAYERS = [
         "kinds",
         "sections",
         "wording",
+        "ties",
+        "row_files",
     },
     {
         "volumes",
@@ -39,12 +41,14 @@ LAYERS = [
         "audit_divisions",
         "leakage",
         "datasets.sources",
+        "intensities",
     },
-    {"preparation", "datasets", "models", "examples"},
+    {"preparation", "datasets", "models", "examples", "dicom"},
     {"checkpoint", "scoring", "experiment", "devices", "dump"},
     {
         "attention",
         "programs",
+        "scans",
         "attention_files",
         "training",
         "audit_training",
@@ -111,7 +115,6 @@ LAYERS = [
 DOORS = {
     "nibabel": {"volumes"},
     "isal": {"volumes"},
-    "monai": {"models"},
     "mlflow": {"tracking", "tracking_database", "serving"},
     "matplotlib": {
         "figures",
@@ -121,6 +124,8 @@ DOORS = {
         "figures_runs",
         "figures_studies",
     },
+    "monai": {"models", "dicom"},
+    "pydicom": {"dicom"},
     "jinja2": {"pages"},
     "sklearn": {"baselines"},
     "lightning": {"devices", "training", "stages.train"},

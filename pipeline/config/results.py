@@ -41,14 +41,21 @@ class PredictConfig:
     """New scans to score.
 
     Args:
-        inputs: files, or folders that are searched for them.
+        inputs: files, folders that are searched for them, or tables (``.csv``) with a column ``path``.
         checkpoint: the weights; without it the run's best.
-        output: the CSV to write; without it ``predictions_new.csv`` in the report folder.
+        output: the table to write, ``.csv`` or ``.json``; without it ``predictions_new.csv`` in the report folder.
+        min_confidence: where the highest probability is below this, the row says ``abstained``; 0 never does.
     """
 
     inputs: tuple[Path, ...] = ()
     checkpoint: Path | None = None
     output: Path | None = None
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        good_suffix = self.output is None or self.output.suffix.lower() in (".csv", ".json")
+        require(good_suffix, "predict.output", self.output, "a name that ends in .csv or .json")
+        require(0 <= self.min_confidence <= 1, "predict.min_confidence", self.min_confidence, "0 to 1")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
             others.append(Source(str(path), "", "", (path,), refusal=str(error)))
             continue
         by_id[source.source_id].append((slice_index, source))
-    return [*(_join(by_id[source_id]) for source_id in sorted(by_id)), *others]
+    return [*(join_files(by_id[source_id]) for source_id in sorted(by_id)), *others]
 
 
 def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
@@ -131,11 +131,18 @@ def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
     by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
     for source in sources:
         by_id[source.source_id].append((-1, source))
-    return [_join(by_id[source_id]) for source_id in sorted(by_id)]
+    return [join_files(by_id[source_id]) for source_id in sorted(by_id)]
 
 
-def _join(found: list[tuple[int, Source]]) -> Source:
-    """Make one source of the files that bear its id: one volume, or pictures with different slice indices."""
+def join_files(found: list[tuple[int, Source]]) -> Source:
+    """Make one source of the files that bear its id: one volume, or pictures with different slice indices.
+
+    Args:
+        found: slice index (-1 for a volume) and source of each file; all with the same id.
+
+    Returns:
+        The source with all paths in the order of the slices; refused where two files claim one place.
+    """
     found = sorted(found, key=lambda item: (item[0], item[1].paths))
     paths = tuple(path for _, source in found for path in source.paths)
     source = replace(found[0][1], paths=paths)

@@ -30,6 +30,7 @@ from pipeline.examples import Examples, compute_statistics, place_examples
 from pipeline.experiment import Experiment
 from pipeline.files import write_json
 from pipeline.history import find_best, write_history
+from pipeline.intensities import IntensityReference, compute_reference
 from pipeline.leakage import check_certificate
 from pipeline.locks import hold
 from pipeline.models import Classifier, build_model, count_parameters
@@ -107,6 +108,7 @@ def train(experiment: Experiment, console: Console) -> None:
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     roles = resolve_roles(splits, experiment.split)
+    blank = dataclasses.replace(blank, intensities=_measure_intensities(store, roles))
     with hold(paths.run_folder) if fabric.global_rank == 0 else nullcontext():
         _train_alone(experiment, fabric, blank, store, roles, console)
 
@@ -164,6 +166,16 @@ def _describe_blank(experiment: Experiment, store: Store, split_fingerprint: str
         weights={},
         kind=store.kind,
     )
+
+
+def _measure_intensities(store: Store, roles: dict[str, str]) -> IntensityReference | None:
+    """Measure the training volumes, one after the other; images and point clouds have none."""
+    if store.kind != "volumes":
+        return None
+    train_rows = store.index.index[(store.index["group_id"].map(roles) == "train").to_numpy()]
+    rows_by_source = store.index.loc[train_rows].groupby("source_id", sort=True).indices
+    volumes = (store.examples[train_rows[places]] for places in rows_by_source.values())
+    return compute_reference(volumes) if rows_by_source else None
 
 
 def _select_examples(store: Store, roles: dict[str, str], role: str, device: torch.device) -> Examples:
