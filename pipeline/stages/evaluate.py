@@ -82,7 +82,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         metrics=metrics,
         certificate=certificate,
         missing=store.missing,
-        has_attention="attention" in figures,
+        has_attention=any(name.startswith("attention") for name in figures),
     )
     write_documents(paths.report_folder, study)
     dataset = DATASETS[experiment.data.dataset]
