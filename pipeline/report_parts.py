@@ -141,12 +141,13 @@ def order_pictures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> 
     pictures = []
     for name, png in sorted(figures.items(), key=lambda item: _find_place(item[0])):
         base, _, number = name.rpartition("_")
-        if base == "attention" and number.isdigit():
+        is_map = base == "attention" and number.isdigit()
+        if is_map:
             title, text = FIGURE_TEXTS[base]
             title, text = f"{title}, example {number}", text if number == "1" else NEXT_EXAMPLE
         else:
             title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
-        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png))
+        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
     return pictures
 
 
