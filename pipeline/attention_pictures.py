@@ -1,5 +1,6 @@
 """Attention maps as pictures: sheets of one checkpoint, and of one layer over the epochs."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,6 +90,24 @@ def draw_maps(maps: AttentionMaps, heading: str) -> bytes:
                 panels += [_draw_panel(maps, example, w, tile_pixels) for w in ([shown] if is_matrix else shown)]
         rows.append(_build_row(maps, example, panels, tile_pixels))
     return attention_sheet(rows, titles, heading)
+
+
+def choose_maps(maps: AttentionMaps, example: int) -> AttentionMaps:
+    """Return the maps of one example alone.
+
+    Args:
+        maps: of several.
+        example: its place.
+    """
+    one = slice(example, example + 1)
+    return dataclasses.replace(
+        maps,
+        example_ids=maps.example_ids[one],
+        labels=maps.labels[one],
+        examples=maps.examples[one],
+        probabilities=maps.probabilities[one],
+        weights=maps.weights[one],
+    )
 
 
 def draw_epochs(kept: Sequence[AttentionMaps], heading: str) -> bytes:

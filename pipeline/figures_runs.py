@@ -77,7 +77,7 @@ def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_name
         for place, (name, matrix) in zip(places, counts.items(), strict=False):
             shares, texts = _describe_cells(np.asarray(matrix, dtype=np.float64), len(class_names))
             draw_matrix(place, shares, class_names, texts, 1.0)
-            place.set_title(shorten(name, 30), fontweight="bold")
+            place.set_title(shorten(name, 24), fontweight="bold")
         for place in list(figure.axes)[len(counts) :]:
             place.set_axis_off()
         return save_png(figure)

@@ -46,10 +46,12 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 def show_picture(picture: Picture) -> dict[str, Any]:
     """Turn a picture of a section into what the macro ``show_figure`` needs."""
-    return build_figure(picture.title, picture.text, picture.png)
+    return build_figure(picture.title, picture.text, picture.png, can_shrink=picture.can_shrink)
 
 
-def build_figure(title: str, text: str, png: bytes, min_wide_pixels: int = MIN_WIDE_PIXELS) -> dict[str, Any]:
+def build_figure(
+    title: str, text: str, png: bytes, min_wide_pixels: int = MIN_WIDE_PIXELS, can_shrink: bool = False
+) -> dict[str, Any]:
     """Turn PNG bytes into what the macro ``show_figure`` needs, the picture itself as a data URI.
 
     Args:
@@ -57,6 +59,7 @@ def build_figure(title: str, text: str, png: bytes, min_wide_pixels: int = MIN_W
         text: what it shows.
         png: the picture.
         min_wide_pixels: from this width on it gets the width of the page.
+        can_shrink: as for ``Picture``.
     """
     # Width and height of a PNG stand at bytes 16 to 24 (PNG specification, IHDR).
     width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
@@ -66,5 +69,6 @@ def build_figure(title: str, text: str, png: bytes, min_wide_pixels: int = MIN_W
         "width": width,
         "height": height,
         "is_wide": width >= min_wide_pixels,
+        "can_shrink": can_shrink,
         "address": f"data:image/png;base64,{base64.b64encode(png).decode()}",
     }

@@ -44,11 +44,12 @@ FIGURE_TEXTS = {
     "attention": (
         "Where the model looks",
         "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their place in "
-        "the list. It says where the model looks, not why it answers. Below each map: how many times its even share "
+        "the list. It says where the model looks, not why it answers. With each map: how many times its even share "
         "the most-read part gets, and over how many parts the reading is spread.",
     ),
     "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
 }
+NEXT_EXAMPLE = "The same for another validation example."
 
 
 def distinct_levels(levels: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +138,24 @@ def order_pictures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> 
         figures: PNG bytes under their names.
         metrics: the content of metrics.json.
     """
-    names = [*(name for name in FIGURE_TEXTS if name in figures), *(n for n in figures if n not in FIGURE_TEXTS)]
     pictures = []
-    for name in names:
-        title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
-        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), figures[name]))
+    for name, png in sorted(figures.items(), key=lambda item: _find_place(item[0])):
+        base, _, number = name.rpartition("_")
+        is_map = base == "attention" and number.isdigit()
+        if is_map:
+            title, text = FIGURE_TEXTS[base]
+            title, text = f"{title}, example {number}", text if number == "1" else NEXT_EXAMPLE
+        else:
+            title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
+        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
     return pictures
+
+
+def _find_place(name: str) -> int:
+    """Return a picture's place on the page; the unknown ones come last, in the order in which they came."""
+    known = list(FIGURE_TEXTS)
+    key = name if name in known else name.rpartition("_")[0]
+    return known.index(key) if key in known else len(known)
 
 
 def describe_finding(name: str, metrics: Mapping[str, Any]) -> str:

@@ -54,12 +54,15 @@ class Picture:
         title: of the figure.
         text: what it shows; with the title also what is read out instead of it.
         png: the figure itself.
+        can_shrink: whether a phone may show it as narrow as its screen, because little of it is lettering; others
+            scroll where they are wide.
     """
 
     name: str
     title: str
     text: str
     png: bytes
+    can_shrink: bool = False
 
 
 @dataclass(frozen=True)

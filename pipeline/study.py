@@ -22,7 +22,15 @@ from pipeline.model_card import MODEL_CARD
 from pipeline.report_parts import summarise_in_words
 from pipeline.study_data import describe_data
 from pipeline.study_model import describe_model
-from pipeline.wording import LEVEL_TITLES, METRIC_TITLES, humanise, show_interval, show_number, show_percent
+from pipeline.wording import (
+    BASELINE_TITLES,
+    LEVEL_TITLES,
+    METRIC_TITLES,
+    humanise,
+    show_interval,
+    show_number,
+    show_percent,
+)
 
 MIN_PATIENTS = 20
 
@@ -117,7 +125,7 @@ def describe_results(metrics: Mapping[str, Any], kind: Kind, num_resamples: int,
         "internal": f"The {metrics['split']} split, of the same source as the training rows.",
         "results": " ".join(summarise_in_words({**metrics, "baselines": {}}, words)),
         "baselines": "; ".join(
-            f"{humanise(name).lower()} {show_percent(scores['accuracy'])}"
+            f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
             for name, scores in metrics.get("baselines", {}).items()
         ),
         "failures": _describe_failures(level_name, level),
