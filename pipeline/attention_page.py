@@ -85,7 +85,7 @@ def _describe_drawing(
     height, width = below[0].shape[-2:]
     what = "the slice in the scan's own pixels" if is_native else "the stored picture"
     return [
-        f"Below each map is {what} ({height} x {width} pixels over the field that the model saw as "
+        f"Under the colours lies {what} ({height} x {width} pixels over the field that the model saw as "
         f"{maps.examples.shape[-2]} x {maps.examples.shape[-1]}), interpolated. {INTERPOLATIONS[interpolation]}"
     ]
 
@@ -96,7 +96,6 @@ def _show_example(maps: AttentionMaps, place: int, below: NDArray[Any], overlays
     name = maps.example_ids[place]
     return {
         "title": name,
-        "line": answer,
         "figures": [
             build_figure("Input", f"{name}, {answer}.", draw_plain(below)),
             *(build_figure(overlay.title.capitalize(), f"{overlay.note}.", overlay.png) for overlay in overlays),

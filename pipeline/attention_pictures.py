@@ -1,5 +1,6 @@
 """Attention maps as pictures: sheets of one checkpoint, and of one layer over the epochs."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ def describe_maps(maps: AttentionMaps, mirror_average: bool) -> list[str]:
             "holds what lies around it."
         )
     sentences.append(
-        "Below each map: how many times its even share the most-read part gets, and over how many parts the reading is "
-        "spread (exponential of the entropy). Each map has its own brightest colour."
+        "With each map: how many times its even share the most-read part gets, and over how many parts the reading is "
+        "spread (exponential of the entropy). Colours go from dark violet (least) to yellow (most in that map)."
     )
     return sentences
 
@@ -88,6 +89,24 @@ def draw_maps(maps: AttentionMaps, heading: str) -> bytes:
                 panels += [_draw_panel(maps, example, w, tile_pixels) for w in ([shown] if is_matrix else shown)]
         rows.append(_build_row(maps, example, panels, tile_pixels))
     return attention_sheet(rows, titles, heading)
+
+
+def choose_maps(maps: AttentionMaps, example: int) -> AttentionMaps:
+    """Return the maps of one example alone.
+
+    Args:
+        maps: of several.
+        example: its place.
+    """
+    one = slice(example, example + 1)
+    return dataclasses.replace(
+        maps,
+        example_ids=maps.example_ids[one],
+        labels=maps.labels[one],
+        examples=maps.examples[one],
+        probabilities=maps.probabilities[one],
+        weights=maps.weights[one],
+    )
 
 
 def draw_epochs(kept: Sequence[AttentionMaps], heading: str) -> bytes:

@@ -97,6 +97,27 @@ def compare_pair(
     return differences
 
 
+def correct_for_many(p_values: Sequence[float | None]) -> list[float | None]:
+    """Raise p-values so that the chance of one false finding among all of them stays below the level (Holm's steps).
+
+    Args:
+        p_values: of comparisons that are made together; None, where there is none, counts for nothing.
+
+    Returns:
+        In the same order, each as it was or larger, at most 1.
+
+    Source:
+        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    known = sorted((value, place) for place, value in enumerate(p_values) if value is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (value, place) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - rank)))
+        corrected[place] = highest
+    return corrected
+
+
 def _sum(table: pd.DataFrame, patients: NDArray[np.int64], class_names: Sequence[str]) -> PatientSums:
     labels = read_class_indices(table["label"], class_names)
     predicted = read_class_indices(table["predicted"], class_names)

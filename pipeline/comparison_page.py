@@ -1,21 +1,22 @@
 """One self-contained page that puts runs side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison import Difference, compare_pair, explain_mismatch
+from pipeline.comparison import Difference, compare_pair, correct_for_many, explain_mismatch
+from pipeline.comparison_figures import draw_figures
 from pipeline.config import ReportConfig
-from pipeline.figures_runs import confusion_matrices, run_curves
 from pipeline.kinds import count_words
-from pipeline.pages import build_figure, write_page
-from pipeline.run_pictures import draw_run_epochs, draw_test_inputs
+from pipeline.pages import write_page
 from pipeline.run_records import RunRecord
+from pipeline.sections import Table
 from pipeline.wording import METRIC_TITLES, humanise, show_interval, show_number
 
 MIN_PATIENTS = 20
-MIN_WIDE_PIXELS = 560  # of a sheet that would be too small beside another
 LOWER_IS_BETTER = ("nll",)
+SIGNIFICANCE = 0.05
 DASH = "\u2013"
 
 
@@ -33,53 +34,96 @@ def write_comparison(path: Path, runs: Sequence[RunRecord], options: ReportConfi
         "comparison.html",
         title=f"{runs[0].paths.name}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side",
         synthetic_notes=sorted({note for run in runs if (note := run.metrics.get("synthetic_note"))}),
-        warnings=[*list_warnings(runs), *problems],
-        runs=[tabulate_run(run) for run in runs],
-        level_names=list(runs[0].metrics["levels"]),
+        warnings=[*list_warnings(runs, differences, options.num_resamples), *problems],
+        runs=tabulate_runs(runs),
         reference=runs[0].name,
-        differences=differences,
-        settings=list_differing_settings(runs),
+        num_resamples=f"{options.num_resamples:,}",
+        differences=tabulate_differences(differences),
+        settings=tabulate_settings(runs),
         figures=draw_figures(runs, options),
     )
 
 
-def tabulate_run(run: RunRecord) -> dict[str, Any]:
-    """Return the cells of a run's row; a dash where a file was not there."""
-    training = run.training
-    levels = list(run.metrics["levels"].items())
-    first = levels[0][1]
+def tabulate_runs(runs: Sequence[RunRecord]) -> Table:
+    """Return a row a run; a dash where a file was not there."""
+    levels = list(dict.fromkeys(level for run in runs for level in run.metrics["levels"]))
+    columns = (
+        "Run",
+        *(f"Accuracy, {level}s (95\u00a0% interval)" for level in levels),
+        "Independent groups",
+        "Negative log-likelihood",
+        "Parameters",
+        "Epoch kept",
+        "Minutes",
+        "Device",
+        "Commit",
+    )
+    note = (
+        "Minutes of training and validation. Groups (patients, or images and objects that stand for themselves) are "
+        "what the bootstrap draws. The negative log-likelihood is that of the first level."
+    )
+    return Table("Runs", columns, tuple(_list_cells(run, levels) for run in runs), note, is_first_marked=True)
+
+
+def _list_cells(run: RunRecord, levels: Sequence[str]) -> tuple[str, ...]:
+    training, first = run.training, next(iter(run.metrics["levels"].values()))
     seconds = training.get("seconds")
-    return {
-        "name": run.name,
-        "accuracies": [
-            {"level": level, "value": show_number(content["metrics"]["accuracy"]["value"])}
-            | {"interval": show_interval(content["metrics"]["accuracy"]), "n": f"{content['n']:,}"}
-            for level, content in levels
-        ],
-        "nll": show_number(first["metrics"]["nll"]["value"]),
-        "groups": f"{first['groups']:,}",
-        "parameters": f"{training['num_parameters']:,}" if training else DASH,
-        "epochs": f"{training['best']['epoch']} of {training['epochs']}" if training else DASH,
-        "minutes": f"{seconds / 60:.1f}" if seconds is not None else DASH,
-        "device": f"{training['world_size']} × {training['device']}, {training['precision']}" if training else DASH,
-        "commit": training.get("commit", DASH)[:12],
-    }
+    return (
+        run.name,
+        *(_show_accuracy(level, run.metrics["levels"].get(level)) for level in levels),
+        f"{first['groups']:,}",
+        show_number(first["metrics"]["nll"]["value"]),
+        f"{training['num_parameters']:,}" if training else DASH,
+        f"{training['best']['epoch']} of {training['epochs']}" if training else DASH,
+        f"{seconds / 60:.1f}" if seconds is not None else DASH,
+        f"{training['world_size']} × {training['device']}, {training['precision']}" if training else DASH,
+        training.get("commit", DASH)[:12],
+    )
 
 
-def list_differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """Return the options that are not the same in all runs: name, and the value in each run."""
+def _show_accuracy(level: str, content: Mapping[str, Any] | None) -> str:
+    if content is None:
+        return DASH
+    accuracy = content["metrics"]["accuracy"]
+    return f"{show_number(accuracy['value'])} ({show_interval(accuracy)}), {count_words(content['n'], level)}"
+
+
+def tabulate_settings(runs: Sequence[RunRecord]) -> Table:
+    """Return the options that are not the same in all runs, with the value in each run."""
     names = sorted({name for run in runs for name in run.settings})
-    rows = [(name, [str(run.settings[name]) if name in run.settings else DASH for run in runs]) for name in names]
-    return [(name, values) for name, values in rows if len(set(values)) > 1]
+    rows = [(name, *(str(run.settings[name]) if name in run.settings else DASH for run in runs)) for name in names]
+    differing = tuple(row for row in rows if len(set(row[1:])) > 1)
+    return Table("What differs in the options", ("Option", *(run.name for run in runs)), differing)
 
 
-def compare_with_first(runs: Sequence[RunRecord], options: ReportConfig) -> tuple[list[dict[str, Any]], list[str]]:
+@dataclass(frozen=True)
+class Compared:
+    """One score of one run beside the first run's.
+
+    Args:
+        run: its name.
+        level: of the rows.
+        metric: which score.
+        difference: the run's minus the first run's.
+        num_rows: rows of this level.
+        num_groups: patients, or what else the bootstrap draws.
+    """
+
+    run: str
+    level: str
+    metric: str
+    difference: Difference
+    num_rows: int
+    num_groups: int
+
+
+def compare_with_first(runs: Sequence[RunRecord], options: ReportConfig) -> tuple[list[Compared], list[str]]:
     """Compare each run with the first one, at every level that both have.
 
     Returns:
-        A row for each run, level and score, and a sentence for each run that could not be compared.
+        A record for each run, level and score, and a sentence for each run that could not be compared.
     """
-    first, rows, problems = runs[0], [], []
+    first, compared, problems = runs[0], [], []
     for run in runs[1:]:
         reason = explain_mismatch(first.test, run.test)
         if run.class_names != first.class_names:
@@ -89,70 +133,85 @@ def compare_with_first(runs: Sequence[RunRecord], options: ReportConfig) -> tupl
             continue
         for level in (name for name in first.metrics["levels"] if name in run.metrics["levels"]):
             found = compare_pair(first.test, run.test, first.class_names, level, options.num_resamples, options.seed)
-            rows += [_build_difference(run.name, level, name, item) for name, item in found.items()]
-    return rows, problems
+            content = first.metrics["levels"][level]
+            compared += [
+                Compared(run.name, level, metric, difference, content["n"], content["groups"])
+                for metric, difference in found.items()
+            ]
+    return compared, problems
 
 
-def _build_difference(run_name: str, level: str, metric: str, difference: Difference) -> dict[str, Any]:
-    interval = DASH if difference.low is None else f"{difference.low:+.4f} to {difference.high:+.4f}"
-    is_better = (difference.value > 0) != (metric in LOWER_IS_BETTER)
+def tabulate_differences(compared: Sequence[Compared]) -> Table:
+    """Return a row for each run, level and score; p-values are corrected over the runs of each level and score."""
+    corrected: dict[int, float | None] = {}
+    for family in dict.fromkeys((item.level, item.metric) for item in compared):
+        places = [place for place, item in enumerate(compared) if (item.level, item.metric) == family]
+        values = correct_for_many([compared[place].difference.p_value for place in places])
+        corrected |= dict(zip(places, values, strict=True))
+    columns = (
+        "Run",
+        "Level",
+        "Score",
+        "Rows (groups)",
+        "Difference",
+        "95\u00a0% interval",
+        "p (two-sided)",
+        "p, corrected",
+        "Verdict",
+    )
+    rows = tuple(_list_difference(item, corrected[place]) for place, item in enumerate(compared))
+    return Table("Differences", columns, rows)
+
+
+def _list_difference(item: Compared, corrected: float | None) -> tuple[str, ...]:
+    difference = item.difference
+    is_lower_better = item.metric in LOWER_IS_BETTER
     verdict = "no difference shown"
-    if difference.is_shown:
-        verdict = "better" if is_better else "worse"
-    return {
-        "run": run_name,
-        "level": humanise(level),
-        "metric": METRIC_TITLES[metric] + (" ↓" if metric in LOWER_IS_BETTER else ""),
-        "value": f"{difference.value:+.4f}",
-        "interval": interval,
-        "p_value": DASH if difference.p_value is None else f"{difference.p_value:.4f}",
-        "verdict": verdict,
-    }
+    if difference.is_shown and corrected is not None:
+        verdict = "better" if (difference.value > 0) != is_lower_better else "worse"
+        if corrected > SIGNIFICANCE:
+            verdict = "not shown after correction"
+    return (
+        item.run,
+        humanise(item.level),
+        METRIC_TITLES[item.metric] + (" ↓" if is_lower_better else ""),
+        f"{item.num_rows:,} ({item.num_groups:,})",
+        f"{difference.value:+.4f}",
+        DASH if difference.low is None else f"{difference.low:+.4f} to {difference.high:+.4f}",
+        *(DASH if value is None else f"{value:.4f}" for value in (difference.p_value, corrected)),
+        verdict,
+    )
 
 
-def list_warnings(runs: Sequence[RunRecord]) -> list[str]:
-    """Say what a reader has to know before believing the differences."""
+def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_resamples: int) -> list[str]:
+    """Say what a reader has to know before believing the differences.
+
+    Args:
+        runs: as for ``write_comparison``.
+        compared: what was compared.
+        num_resamples: draws of the bootstrap.
+    """
     warnings = []
-    level, content = next(iter(runs[0].metrics["levels"].items()))
+    fewest = min(runs, key=lambda run: next(iter(run.metrics["levels"].values()))["groups"])
+    level, content = next(iter(fewest.metrics["levels"].items()))
     if content["groups"] < MIN_PATIENTS:
         words = count_words(content["groups"], "patient" if level == "slice" else level)
-        warnings.append(f"Only {words} tested: intervals over so few are too narrow.")
-    if len(runs) > 2:
+        where = "" if len(runs) == 1 else f" in {fewest.name}"
+        warnings.append(f"Only {words} tested{where}: intervals over so few are too narrow.")
+    num_compared = len({item.run for item in compared})
+    if num_compared > 1:
         warnings.append(
-            f"{len(runs) - 1} runs are compared with {runs[0].name}, and nothing is corrected for that: of twenty "
-            "runs that are the same, one looks different."
+            f"{num_compared} runs are compared with {runs[0].name}. The corrected p-values count that, for each level "
+            "and score by itself; the intervals do not. Levels and scores are not corrected for: name the one that "
+            "counts before you look."
+        )
+    if num_compared * 2 / (num_resamples + 1) > SIGNIFICANCE:
+        warnings.append(
+            f"With {num_resamples:,} draws no difference among {num_compared} runs can be shown after correction: "
+            "raise report.num_resamples."
         )
     if len(runs) > 1:
         warnings.append(
             "Taking the run that looks best here would be a choice on test rows: choose on validation instead."
         )
     return warnings
-
-
-def draw_figures(runs: Sequence[RunRecord], options: ReportConfig) -> list[dict[str, Any]]:
-    """Draw what there is: curves, confusion matrices, test inputs, attention over the epochs."""
-    figures = []
-    histories = {run.name: run.history for run in runs if run.history is not None}
-    if histories:
-        best = {run.name: run.training["best"]["epoch"] for run in runs if run.training}
-        figures.append(build_figure("Curves", "Of validation, over the epochs.", run_curves(histories, best)))
-    for class_names in dict.fromkeys(run.class_names for run in runs):
-        same = [run for run in runs if run.class_names == class_names]
-        for level in same[0].metrics["levels"]:
-            counts = {
-                run.name: run.metrics["levels"][level]["confusion"] for run in same if level in run.metrics["levels"]
-            }
-            title = f"Confusion matrices, {level}s"
-            picture = confusion_matrices(counts, class_names)
-            figures.append(build_figure(title, "Rows are the true class; shares of each row.", picture))
-    for title, text, picture in draw_test_inputs(runs, options.num_examples, options.seed):
-        figures.append(build_figure(title, text, picture, MIN_WIDE_PIXELS))
-    for run in runs:
-        drawn = draw_run_epochs(run)
-        if drawn is not None:
-            text = (
-                "Validation examples after some epochs, the mean over layers, heads and latents. Attention is where "
-                "the model looks, not why it answers."
-            )
-            figures.append(build_figure(f"Attention in training: {run.name}", text, drawn, MIN_WIDE_PIXELS))
-    return figures

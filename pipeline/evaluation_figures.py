@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.attention import KEPT, choose_examples, compute_maps, has_attention
-from pipeline.attention_pictures import draw_maps
+from pipeline.attention_pictures import choose_maps, draw_maps
 from pipeline.checkpoint import Checkpoint
 from pipeline.curves import compute_calibration_bins, compute_roc_curves
 from pipeline.figures import calibration_curve, confusion_matrix, contact_sheet, roc_curve, training_curves
@@ -60,13 +60,14 @@ def draw_attention(
         epoch: epochs that the weights were trained.
 
     Returns:
-        One picture under its name; none of a network without attention.
+        A picture of each example, ``attention_1`` and so on; none of a network without attention.
     """
     if not has_attention(classifier.model):
         return {}
     options = dataclasses.replace(KEPT, num_examples=num_examples)
-    maps = compute_maps(classifier, store, choose_examples(store, roles, options), options, epoch)
-    return {"attention": draw_maps(maps, "validation")}
+    rows = choose_examples(store, roles, options)
+    maps = compute_maps(classifier, store, rows, options, epoch)
+    return {f"attention_{place + 1}": draw_maps(choose_maps(maps, place), "validation") for place in range(len(rows))}
 
 
 def draw_curves(checkpoint: Checkpoint, history: pd.DataFrame | None = None) -> bytes:

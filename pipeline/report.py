@@ -69,7 +69,7 @@ def write_report(
         positive_class=class_names[-1] if len(class_names) == 2 else None,
         levels=[build_level(name, level, words) for name, level in distinct_levels(metrics["levels"]).items()],
         baselines=tabulate_baselines(metrics),
-        pictures=order_pictures(figures),
+        pictures=order_pictures(figures, metrics),
         sections=sections,
         flow=None if study is None else study.flow,
         documents=[]

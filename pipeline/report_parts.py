@@ -1,6 +1,6 @@
 """What the scores of metrics.json become in a report: sentences, tables, pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.bootstrap import METRIC_NAMES
@@ -44,11 +44,12 @@ FIGURE_TEXTS = {
     "attention": (
         "Where the model looks",
         "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their place in "
-        "the list. It says where the model looks, not why it answers. Below each map: how many times its even share "
+        "the list. It says where the model looks, not why it answers. With each map: how many times its even share "
         "the most-read part gets, and over how many parts the reading is spread.",
     ),
     "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
 }
+NEXT_EXAMPLE = "The same for another validation example."
 
 
 def distinct_levels(levels: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +131,66 @@ def tabulate_baselines(metrics: Mapping[str, Any]) -> Table:
     return Table("Model and baselines", columns, rows, is_first_marked=True)
 
 
-def order_pictures(figures: Mapping[str, bytes]) -> list[Picture]:
-    """Give each picture its title and text, known ones first."""
-    names = [*(name for name in FIGURE_TEXTS if name in figures), *(n for n in figures if n not in FIGURE_TEXTS)]
-    return [Picture(name, *FIGURE_TEXTS.get(name, (humanise(name), "")), figures[name]) for name in names]
+def order_pictures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> list[Picture]:
+    """Give each picture its title and text, with the numbers that it shows; known ones first.
+
+    Args:
+        figures: PNG bytes under their names.
+        metrics: the content of metrics.json.
+    """
+    pictures = []
+    for name, png in sorted(figures.items(), key=lambda item: _find_place(item[0])):
+        base, _, number = name.rpartition("_")
+        if base == "attention" and number.isdigit():
+            title, text = FIGURE_TEXTS[base]
+            title, text = f"{title}, example {number}", text if number == "1" else NEXT_EXAMPLE
+        else:
+            title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
+        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png))
+    return pictures
+
+
+def _find_place(name: str) -> int:
+    """Return a picture's place on the page; the unknown ones come last, in the order in which they came."""
+    known = list(FIGURE_TEXTS)
+    key = name if name in known else name.rpartition("_")[0]
+    return known.index(key) if key in known else len(known)
+
+
+def describe_finding(name: str, metrics: Mapping[str, Any]) -> str:
+    """Say in numbers what a picture shows; empty where they are not known.
+
+    Args:
+        name: of the picture.
+        metrics: the content of metrics.json.
+    """
+    levels = metrics["levels"]
+    first = next(iter(levels.values()))
+    kind, _, level_name = name.partition("_")
+    if kind == "confusion" and level_name in levels:
+        return _describe_confusion(levels[level_name])
+    if name == "roc":
+        return f"AUROC {show_number(first['metrics']['auroc']['value'])} ({show_interval(first['metrics']['auroc'])})."
+    if name == "calibration":
+        error = first["metrics"]["ece"]
+        return f"Expected calibration error {show_number(error['value'])} ({show_interval(error)})."
+    if name == "worst_mistakes":
+        total, correct = _count_correct(first["confusion"])
+        return f"{total - correct:,} of {total:,} answers were wrong."
+    return ""
+
+
+def _describe_confusion(level: Mapping[str, Any]) -> str:
+    matrix, names = level["confusion"], list(level.get("support", {}))
+    total, correct = _count_correct(matrix)
+    if len(names) != len(matrix) or len(names) > MAX_READABLE_CLASSES:
+        return f"{correct:,} of {total:,} answered correctly."
+    counts = (
+        f"{name} {row[place]:,} of {sum(row):,}" for place, (name, row) in enumerate(zip(names, matrix, strict=True))
+    )
+    return f"Answered correctly: {'; '.join(counts)}."
+
+
+def _count_correct(matrix: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return how many rows there are, and how many lie on the diagonal."""
+    return sum(map(sum, matrix)), sum(row[place] for place, row in enumerate(matrix))

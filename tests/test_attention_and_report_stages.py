@@ -80,7 +80,7 @@ def test_attention_says_what_is_missing(workspace, capsys):
 
 def test_every_report_shows_attention(workspace):
     assert "Where the model looks" in (workspace / "reports" / "tiny" / "report.html").read_text()
-    assert (workspace / "reports" / "tiny" / "longer" / "attention.png").is_file()
+    assert (workspace / "reports" / "tiny" / "longer" / "attention_1.png").is_file()
 
 
 def test_report_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):

@@ -56,6 +56,7 @@ LAYERS = [
         "native",
         "comparison",
         "comparison_page",
+        "comparison_figures",
         "run_pictures",
         "run_records",
         "figures_runs",

@@ -110,7 +110,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         metrics=metrics,
         certificate=certificate,
         missing=store.missing,
-        has_attention="attention" in figures,
+        has_attention=any(name.startswith("attention") for name in figures),
         section_titles=[section.title for section in sections],
     )
     write_documents(paths.report_folder, study)

@@ -12,8 +12,8 @@ import pytest
 from pipeline.attention import AttentionMaps
 from pipeline.attention_files import name_kept_epoch, write_maps
 from pipeline.bootstrap import resample_scores, sum_over_patients
-from pipeline.comparison import COMPARED, compare_pair, explain_mismatch
-from pipeline.comparison_page import list_differing_settings, write_comparison
+from pipeline.comparison import COMPARED, Difference, compare_pair, correct_for_many, explain_mismatch
+from pipeline.comparison_page import Compared, list_warnings, tabulate_differences, tabulate_settings, write_comparison
 from pipeline.config import ReportConfig
 from pipeline.errors import UserError
 from pipeline.metrics import compute_metrics, read_class_indices, read_probabilities
@@ -196,7 +196,7 @@ def test_the_page_holds_the_numbers_of_the_runs_and_needs_nothing_else(root):
         "Curves", "Confusion matrices, slices", "Confusion matrices, volumes", "Test inputs",
         "Test inputs on which the runs differ", "Attention in training: knees", "Attention in training: wide",
     ]  # fmt: skip
-    assert "Only 12 patients tested" in page
+    assert "Only 12 patients tested in knees" in page
     for outside in ("<script", "http://", "https://", "<link", 'src="/'):
         assert outside not in page
     assert "Made up &lt;script&gt;" in page
@@ -231,12 +231,46 @@ def test_pictures_that_were_made_anew_are_not_shown_as_those_that_were_scored(ro
 
 def test_only_options_that_differ_are_listed(root):
     runs = read_runs(find_report_folders((), Workspace(root, "knees")))
-    assert list_differing_settings(runs) == [("train.epochs", ["\u2013", HOSTILE])]
+    assert tabulate_settings(runs).rows == (("train.epochs", "\u2013", HOSTILE),)
 
 
 def test_lower_is_better_where_it_is(root):
     page = write_page(root, "knees/wide", "knees")
-    cells = re.findall(r"<td>([^<]*)</td><td class=\"number\">([+-][\d.]+)</td>.*<td>(better|worse|no .*?)</td>", page)
+    pattern = r'<td class="text">([^<]*)</td><td class="number">[^<]*</td><td class="number">([+-][\d.]+)</td>.*'
+    cells = re.findall(pattern + r'<td class="text">(better|worse|no .*?)</td>', page)
     verdicts = {name: (value[0], verdict) for name, value, verdict in cells}
     assert verdicts["Accuracy"] == ("-", "worse")
     assert verdicts["Negative log-likelihood ↓"] == ("+", "worse")
+
+
+def test_p_values_are_raised_by_holms_steps():
+    """.01 x 4, then .02 x 3, then .03 x 2 and .04 x 1, which may not fall below the one before."""
+    found = correct_for_many([0.03, None, 0.01, 0.04, 0.02])
+    assert found == [pytest.approx(0.06), None, pytest.approx(0.04), pytest.approx(0.06), pytest.approx(0.06)]
+    assert correct_for_many([0.03]) == [0.03]
+    assert correct_for_many([0.6, 0.7]) == [1.0, 1.0]
+    assert correct_for_many([None]) == [None]
+
+
+def test_one_of_many_runs_has_to_show_more_than_a_single_one():
+    """An interval without 0 and p = .03: better as the only run, not shown as one of two, each score by itself."""
+    difference = Difference(0.1, 0.01, 0.2, 0.03)
+    one = Compared("a", "slice", "accuracy", difference, 72, 12)
+    other_score = dataclasses.replace(one, metric="auroc")
+    second = Compared("b", "slice", "accuracy", Difference(0.0, -0.1, 0.1, 0.9), 72, 12)
+    alone = tabulate_differences([one, other_score])
+    assert [row[-3:] for row in alone.rows] == [("0.0300", "0.0300", "better")] * 2
+    assert alone.rows[0][3] == "72 (12)"
+    both = tabulate_differences([one, second])
+    assert [row[-2:] for row in both.rows] == [
+        ("0.0600", "not shown after correction"),
+        ("0.9000", "no difference shown"),
+    ]
+
+
+def test_too_few_draws_for_many_runs_are_told(root):
+    runs = read_runs(find_report_folders((), Workspace(root, "knees")))
+    compared = [Compared(f"r{n}", "slice", "accuracy", Difference(0.1, 0.0, 0.2, 0.5), 72, 12) for n in range(6)]
+    assert any("raise report.num_resamples" in text for text in list_warnings(runs, compared, 200))
+    assert not any("raise report.num_resamples" in text for text in list_warnings(runs, compared, 2000))
+    assert any("6 runs are compared with knees" in text for text in list_warnings(runs, compared, 2000))

@@ -113,11 +113,15 @@ def test_the_page_asks_nothing_of_the_network(tmp_path):
 
 
 def test_each_picture_has_a_text_and_known_ones_come_first(tmp_path):
-    figures = {"extra_view": build_png(), "roc": build_png(), "confusion_slice": build_png()}
+    names = ("extra_view", "attention_1", "attention_2", "training_curves", "roc", "confusion_slice")
+    figures = {name: build_png() for name in names}
     images = [a for tag, a in Tags(build_page(tmp_path, figures=figures)).tags if tag == "img"]
     assert [image["alt"].split(".")[0] for image in images] == [
         "Confusion matrix of the slices",
         "ROC curve",
+        "Where the model looks, example 1",
+        "Where the model looks, example 2",
+        "Training curves",
         "Extra view",
     ]
     assert {(image["width"], image["height"]) for image in images} == {("20", "10")}

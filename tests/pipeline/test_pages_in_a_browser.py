@@ -1,0 +1,88 @@
+"""Pages as a phone, a desk and a printer show them."""
+
+import base64
+import re
+import shutil
+
+import pytest
+from selenium import webdriver
+from small_pages import BUILDERS
+
+pytestmark = pytest.mark.browser
+
+REACH = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+# What lies beyond the viewport and is not in a box that scrolls.
+BEYOND = """
+return [...document.querySelectorAll('main *')].filter(
+  (e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, .picture, pre, .unseen')
+).map((e) => e.tagName + ' ' + e.className)
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    profile = tmp_path_factory.mktemp("profile")
+    for word in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", f"user-data-dir={profile}"):
+        options.add_argument(f"--{word}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module", params=list(BUILDERS))
+def address(request, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp(request.param)
+    path = folder / "page.html"
+    path.write_text(BUILDERS[request.param](folder))
+    return path.as_uri()
+
+
+def show(browser, address: str, width: int, medium: str = "", scheme: str = "light") -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": features})
+    browser.get(address)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_reaches_beyond_the_screen_but_what_scrolls(browser, address, width):
+    show(browser, address, width)
+    reach, available = browser.execute_script(REACH)
+    assert width - 20 < available <= width, "but for the scroll bar of a desk"
+    assert reach == available
+    assert browser.execute_script(BEYOND) == []
+    for details in ("details.copy", "details.document"):
+        browser.execute_script(f"document.querySelectorAll('{details}').forEach((e) => e.open = true)")
+    assert browser.execute_script(REACH) == [available, available]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_readers_scheme(browser, address, scheme):
+    show(browser, address, 1280, scheme=scheme)
+    ground, ink = (
+        browser.execute_script(f"return getComputedStyle(document.body).{name}")
+        for name in ("backgroundColor", "color")
+    )
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ground, ink)]
+    assert (brightness[0] > brightness[1]) == (scheme == "light")
+
+
+def test_in_print_nothing_scrolls_all_is_open_and_all_is_on_the_sheet(browser, address):
+    show(browser, address, 680, medium="print", scheme="dark")  # an A4 sheet of 210 mm without its margins of 15 mm
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 680
+    beyond = """
+    return [...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > 681)
+      .filter((e) => !e.closest('.unseen')).map((e) => e.tagName + ' ' + e.className)
+    """
+    assert browser.execute_script(beyond) == []
+    heights = "return [...document.querySelectorAll('details.document dd')].map((e) => e.offsetHeight)"
+    assert all(height > 0 for height in browser.execute_script(heights)), "model card and check-list are open"
+    copies = "return [...document.querySelectorAll('details.copy')].map((e) => e.offsetHeight)"
+    assert set(browser.execute_script(copies)) == {0}, "what is there for copying is not printed twice"
+    ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert ground == "rgb(255, 255, 255)"
+    paper = browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert base64.b64decode(paper["data"]).startswith(b"%PDF")
