@@ -108,7 +108,7 @@ def _tabulate_calibration(decision: Mapping[str, Any], levels: Sequence[str]) ->
         "Calibration on the test before and after temperature scaling",
         ("Score ↓", "Before", "95 % interval before", "After", "95 % interval after"),
         tuple(rows),
-        f"↓ lower is better. The temperature, {decision['temperature']:.3g}, was fitted on validation alone.",
+        f"↓ lower is better. The temperature, {decision['temperature']:.3g}, comes from validation alone.",
     )
 
 

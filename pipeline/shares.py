@@ -31,7 +31,7 @@ def compute_shares(
 
     Returns:
         For each part ``n`` rows, ``groups`` patients and the ``share`` as value, low and high. As everywhere there is
-        no interval over a single patient, or where a tenth of the resamples say nothing.
+        no interval over a single patient, nor where a tenth of the resamples say nothing, as of a part of one or two.
     """
     num_patients = int(patients.max()) + 1
     rows = count_cells(parts, patients, (num_parts, num_patients))
@@ -49,7 +49,7 @@ def compute_shares(
         {
             "n": int(num_rows[part]),
             "groups": int(num_groups[part]),
-            "share": summarise(values[part], None if shares is None or num_groups[part] < 2 else shares[part]),
+            "share": summarise(values[part], None if shares is None else shares[part]),
         }
         for part in range(num_parts)
     ]
