@@ -38,6 +38,7 @@ LAYERS = [
         "audit_results",
         "audit_page",
         "pooling",
+        "study_words",
         "folds_page",
         "figures_studies",
         "metrics",
