@@ -15,7 +15,6 @@ from pipeline.pages import build_figure, write_page
 from pipeline.provenance import read_commit, read_hardware, read_versions
 from pipeline.store import Store
 from pipeline.tables import write_table
-from pipeline.wording import show_percent
 
 METHOD = (
     "One model, one recipe and the same number of steps for all; four ways to divide, by the same fractions: slices, "
@@ -76,7 +75,7 @@ def write_audit(
     }
     figure = build_figure(
         "Accuracy by what was divided",
-        " ".join(f"{name}: {show_percent(t)} true, {show_percent(s)} shuffled." for name, t, s in drawn),
+        "Dots with their 95\u00a0% intervals over patients; the dashed line is chance.",
         picture,
     )
     write_page(

@@ -9,7 +9,7 @@ from pipeline.audit_divisions import DIVISIONS, LABELLINGS
 from pipeline.kinds import plural
 from pipeline.metrics import compute_level
 from pipeline.sections import Table
-from pipeline.wording import show_percent
+from pipeline.wording import show_share
 
 # What is divided, in the plural; with left and right as labels a side of a patient is one knee.
 UNITS = {"slice": "slices", "volume": "scans", "side": "patients and labels", "patient": "patients"}
@@ -64,10 +64,11 @@ def describe_outcomes(rows: Sequence[Mapping[str, Any]], class_names: Sequence[s
     found = {(row["division"], row["labels"]): row["accuracy"] for row in rows}
     shuffled = {division: found[division, "shuffled"] for division in DIVISIONS}
     units = {division: name_units_in_words(division, class_names) for division in DIVISIONS}
-    listed = [f"{show_percent(shuffled[division])} where {units[division]} were divided" for division in DIVISIONS]
+    listed = [f"{show_share(shuffled[division])} where {units[division]} were divided" for division in DIVISIONS]
     sentences = [
         "With labels that were shuffled between patients, and so mean nothing, the model is right for "
-        f"{', '.join(listed[:-1])}, and {listed[-1]}; chance is {100 * chance:.0f}\u00a0%."
+        f"{', '.join(listed[:-1])}, and {listed[-1]}; chance is {100 * chance:.0f}\u00a0%. In brackets are 95\u00a0% "
+        "intervals over patients."
     ]
     leaky = [d for d in DIVISIONS[:-1] if shuffled[d]["low"] is not None and shuffled[d]["low"] > chance]
     if leaky:
@@ -94,12 +95,12 @@ def describe_outcomes(rows: Sequence[Mapping[str, Any]], class_names: Sequence[s
             "times by luck; with other seeds (audit.seeds) it should come back."
         )
     true = {division: found[division, "true"] for division in DIVISIONS}
-    listed = [f"{show_percent(true[division])} ({units[division]})" for division in DIVISIONS]
+    listed = [f"{units[division]} {show_share(true[division])}" for division in DIVISIONS]
     gap = 100 * (true["slice"]["value"] - true["patient"]["value"])
     compared = f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'}"
     sentences.append(
-        f"With true labels the same recipe is right for {', '.join(listed)}: dividing slices gives a score {compared} "
-        "that of dividing patients."
+        f"With true labels and the same recipe: {', '.join(listed)}. Dividing slices gives a score {compared} that of "
+        "dividing patients."
     )
     return sentences
 
@@ -113,14 +114,14 @@ def tabulate_outcomes(rows: Sequence[Mapping[str, Any]], class_names: Sequence[s
             for labelling in LABELLINGS
         )
         units = name_units_in_words(division, class_names)
-        texts = [show_percent(row["accuracy"]) for row in (true, shuffled)]
+        texts = [show_share(row["accuracy"]) for row in (true, shuffled)]
         cells.append((units, *texts, f"{true['n']:,}", f"{true['groups']:,}"))
     num_seeds = rows[0]["seeds"]
     return Table(
         caption="Accuracy on test slices",
         columns=("Divided are", "True labels", "Shuffled labels", "Test slices", "Patients"),
         rows=tuple(cells),
-        note="Intervals are over patients."
+        note="In brackets: 95\u00a0% intervals from a bootstrap over patients."
         + (f" Over {num_seeds} {plural('seed', num_seeds)} together." if num_seeds > 1 else ""),
     )
 

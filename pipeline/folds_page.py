@@ -12,7 +12,7 @@ from pipeline.kinds import Words, count_words, plural
 from pipeline.pages import build_figure, write_page
 from pipeline.sections import Table
 from pipeline.tables import write_table
-from pipeline.wording import METRIC_TITLES, humanise, show_interval, show_number, show_percent
+from pipeline.wording import METRIC_TITLES, humanise, show_interval, show_number, show_percent, show_share
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity", "nll")
 
@@ -107,8 +107,8 @@ def write_folds(
     write_json(folder / "folds.json", content | {"sentences": sentences})
     write_table(folder / "folds.csv", pd.DataFrame(flat), tuple(flat[0]))
     write_bytes(folder / "folds.png", picture)
-    pooled = show_percent(content["pooled"][first]["metrics"]["accuracy"])
-    text = f"Each run with its interval, and all of them pooled: {pooled}."
+    pooled = show_share(content["pooled"][first]["metrics"]["accuracy"])
+    text = f"Each run with its 95\u00a0% interval, and all of them pooled: {pooled}."
     write_page(
         folder / "folds.html",
         "study.html",
@@ -127,16 +127,17 @@ def tabulate_runs(content: Mapping[str, Any], words: Words) -> Table:
     levels = list(content["pooled"])
     rows = []
     for run in content["runs"]:
-        shown = [show_percent(run["levels"][level]["accuracy"]) for level in levels]
+        shown = [show_share(run["levels"][level]["accuracy"]) for level in levels]
         rows.append((run["run"], *shown, f"{run['levels'][levels[0]]['groups']:,}"))
     spread = [content["spread"][level]["runs"] for level in levels]
     rows.append(("mean over runs", *(f"{100 * item['mean']:.2f}\u00a0%" for item in spread), ""))
     if spread[0]["deviation"] is not None:
         rows.append(("standard deviation", *(f"{100 * item['deviation']:.2f} points" for item in spread), ""))
-    pooled = [show_percent(content["pooled"][level]["metrics"]["accuracy"]) for level in levels]
+    pooled = [show_share(content["pooled"][level]["metrics"]["accuracy"]) for level in levels]
     rows.append(("pooled", *pooled, f"{content['pooled'][levels[0]]['groups']:,}"))
     columns = ("Run", *(f"Accuracy, {plural(level)}" for level in levels), f"{plural(words.group).capitalize()}")
-    return Table("Runs", columns, tuple(rows))
+    note = f"In brackets: 95\u00a0% intervals from a bootstrap over {plural(words.group)}."
+    return Table("Runs", columns, tuple(rows), note)
 
 
 def tabulate_pooled(pooled: Mapping[str, Any]) -> Table:

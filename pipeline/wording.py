@@ -38,6 +38,17 @@ def show_percent(metric: Mapping[str, float | None]) -> str:
     return f"{text} (95\u00a0% interval {low} to {high}\u00a0%)"
 
 
+def show_share(metric: Mapping[str, float | None]) -> str:
+    """Write "97.1 % (95.0 to 98.6)", the interval in brackets where there is one; the page says what it is."""
+    if metric["value"] is None:
+        return "not defined"
+    text = f"{round_below_one(100 * metric['value'], 1, 100)}\u00a0%"
+    if metric["low"] is None or metric["high"] is None:
+        return text
+    low, high = (round_below_one(100 * value, 1, 100) for value in (metric["low"], metric["high"]))
+    return f"{text} ({low} to {high})"
+
+
 def show_number(value: float | None) -> str:
     """Write a score with three decimals; a dash where there is none."""
     return "\u2013" if value is None else round_below_one(value, 3, 1)

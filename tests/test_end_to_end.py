@@ -202,3 +202,20 @@ def test_folds_train_and_evaluate_in_folders_of_their_own(workspace, tmp_path):
         table = pd.read_csv(other / "reports" / "tiny" / f"fold-{fold}" / "predictions.csv", dtype=str)
         tested += sorted(set(table.loc[table["split"] == "test", "group_id"]))
     assert len(tested) == len(set(tested)) == 10, "every patient is tested once"
+
+
+def test_watching_the_machine_changes_no_number(workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    other = tmp_path / "watched"
+    shutil.copytree(workspace, other)
+    options = ("--tracking.tensorboard", "false")
+    assert run(other, "train", "--run", "watched", *options) == 0
+    assert run(other, "train", "--run", "alone", *options, "--tracking.system_metrics", "false") == 0
+    watched, alone = (pd.read_csv(other / "runs" / "tiny" / name / "history.csv") for name in ("watched", "alone"))
+    numbers = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+    pd.testing.assert_frame_equal(watched[numbers], alone[numbers], check_exact=True)
+    client = mlflow.MlflowClient(f"sqlite:///{other / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    kept = {record.info.run_name: record.data.metrics for record in client.search_runs([experiment.experiment_id])}
+    assert "system/cpu_utilization_percentage" in kept["watched"]
+    assert not [name for name in kept["alone"] if name.startswith("system/")]
