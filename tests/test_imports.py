@@ -46,6 +46,8 @@ LAYERS = [
     {
         "attention",
         "programs",
+        "bundle",
+        "bundled",
         "scans",
         "attention_files",
         "training",
