@@ -121,10 +121,12 @@ class TrackingConfig:
     Args:
         enabled: false keeps no records in MLflow.
         uri: a tracking server or database; without it ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` here.
+        register: give each trained model a version in MLflow's registry, under the experiment's name.
         tensorboard: also write each epoch's and the evaluation's numbers as TensorBoard's event files, into the folder
             ``tensorboard`` of the run; needs the package of that name.
     """
 
     enabled: bool = True
     uri: str | None = None
+    register: bool = True
     tensorboard: bool = False
