@@ -21,7 +21,7 @@ from pipeline.files import write_bytes
 from pipeline.history import EpochResult
 from pipeline.intensities import IntensityReference
 from pipeline.kinds import Kind
-from pipeline.models import Classifier, ModelConfig, build_model
+from pipeline.models import Classifier, ModelConfig, build_classifier
 from pipeline.records import build_record, encode_plain
 
 FORMAT = 1
@@ -205,26 +205,24 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
     Raises:
         UserError: the weights are not those of the checkpoint's model config.
     """
-    model = build_model(
-        checkpoint.model,
-        num_channels=checkpoint.num_channels,
-        image_size=checkpoint.image_size,
-        num_classes=len(checkpoint.class_names),
-        num_slices=checkpoint.preprocess.num_slices,
-        seed=0,
-        data_kind=checkpoint.kind,
-    )
-    load_weights(model, checkpoint.weights)
-    classifier = Classifier(
-        model,
-        checkpoint.mean,
-        checkpoint.deviation,
-        checkpoint.model.mirror_average,
-        checkpoint.settings.get("train.loss", "cross_entropy"),  # the only one when there was no such option
-        checkpoint.kind,
-        checkpoint.model.num_points,
-    )
+    classifier = build_classifier(checkpoint.model, **describe_network(checkpoint))
+    load_weights(classifier.model, checkpoint.weights)
     return classifier.to(device).eval()
+
+
+def describe_network(checkpoint: Checkpoint) -> dict[str, Any]:
+    """List what ``build_classifier`` asks for beside the model's config, as JSON can hold it."""
+    return {
+        "num_channels": checkpoint.num_channels,
+        "image_size": checkpoint.image_size,
+        "num_classes": len(checkpoint.class_names),
+        "num_slices": checkpoint.preprocess.num_slices,
+        "mean": checkpoint.mean,
+        "deviation": checkpoint.deviation,
+        # The only one when there was no such option.
+        "loss": checkpoint.settings.get("train.loss", "cross_entropy"),
+        "data_kind": checkpoint.kind,
+    }
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

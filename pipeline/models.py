@@ -137,6 +137,43 @@ def build_model(
         return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
 
 
+def build_classifier(
+    config: ModelConfig,
+    *,
+    num_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    num_slices: int,
+    mean: tuple[float, ...],
+    deviation: tuple[float, ...],
+    loss: LossName,
+    data_kind: Kind,
+) -> "Classifier":
+    """Build a classifier with fresh weights, to be loaded; arguments as of ``build_model`` and ``Classifier``.
+
+    Args:
+        config: which network.
+        num_channels: of a picture.
+        image_size: height and width in pixels; of point clouds the number of stored points, and 3.
+        num_classes: number of probabilities.
+        num_slices: pictures in a volume.
+        mean: of each channel over the training pictures.
+        deviation: the standard deviation of each channel.
+        loss: that the model was trained with.
+        data_kind: what the data set is made of.
+    """
+    model = build_model(
+        config,
+        num_channels=num_channels,
+        image_size=image_size,
+        num_classes=num_classes,
+        num_slices=num_slices,
+        seed=0,
+        data_kind=data_kind,
+    )
+    return Classifier(model, mean, deviation, config.mirror_average, loss, data_kind, config.num_points)
+
+
 def _build_point_perceiver(config: ModelConfig, num_stored: int, num_classes: int) -> nn.Module:
     """Build the Perceiver for point clouds, which has no stem; refuse options that are for pictures alone."""
     for field_name in ("kind", "slice_position", "mirror_average", "permute_seed"):
@@ -310,3 +347,21 @@ class Classifier(nn.Module):
 
     def _score(self, pictures: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
         return compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
+
+
+class ProbabilityModel(nn.Module):
+    """A classifier that answers with probabilities, and takes the slices' places only where it reads them.
+
+    Args:
+        classifier: in evaluation mode.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, examples: torch.Tensor, slice_position: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn examples as the store holds them, and places (batch,), into probabilities (batch, classes)."""
+        places = torch.empty(0) if slice_position is None else slice_position
+        scores: torch.Tensor = self.classifier(examples, places)
+        return scores.exp()

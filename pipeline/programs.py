@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.checkpoint import Checkpoint, build_from_checkpoint
 from pipeline.errors import UserError
-from pipeline.models import Classifier
+from pipeline.models import ProbabilityModel
 from pipeline.scoring import compute_probabilities
 
 Array = np.ndarray[Any, Any]
@@ -34,24 +33,6 @@ TOLERANCE = 1e-5
 CHECKED_BATCHES = (1, 3, 10)
 EXAMPLES, SLICE_POSITION, PROBABILITIES = "examples", "slice_position", "probabilities"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-class ProbabilityModel(nn.Module):
-    """A classifier that answers with probabilities, and takes the slices' places only where it reads them.
-
-    Args:
-        classifier: in evaluation mode.
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, examples: torch.Tensor, slice_position: torch.Tensor | None = None) -> torch.Tensor:
-        """Turn examples as the store holds them, and places (batch,), into probabilities (batch, classes)."""
-        places = torch.empty(0) if slice_position is None else slice_position
-        scores: torch.Tensor = self.classifier(examples, places)
-        return scores.exp()
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,15 @@ re-open the run of an earlier one.
 import dataclasses
 import logging
 import os
-import tempfile
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import perceiver
 from pipeline.config import TrackingConfig
 from pipeline.event_log import EventLog, open_event_log
 from pipeline.history import EpochResult
-from pipeline.provenance import read_versions
+from pipeline.logged_model import log_model
 from pipeline.tracking_database import connect, resolve_uri
 from pipeline.workspace import Workspace
 
@@ -70,22 +65,13 @@ class Tracker:
         if self.events is not None:
             self.events.write_scalars(metrics, step)
 
-    def log_model(
-        self,
-        checkpoint_path: Path,
-        image_shape: tuple[int, ...],
-        num_classes: int,
-        tags: Mapping[str, str],
-        dtype: str = "uint8",
-    ) -> None:
+    def log_model(self, checkpoint_path: Path, tags: Mapping[str, str], registered_name: str = "") -> None:
         """Keep the model with its signature, ready to be served; one a run.
 
         Args:
             checkpoint_path: the weights.
-            image_shape: of a picture, (height, width) or (channels, height, width); of a cloud, (points, 3).
-            num_classes: probabilities a picture.
             tags: facts about the model.
-            dtype: of the numbers in a picture or cloud.
+            registered_name: the model in the registry that gets a new version; empty registers nothing.
         """
 
     def finish(self, status: str = "FINISHED") -> None:  # noqa: ARG002 (event files have no place for it)
@@ -167,55 +153,8 @@ class MlflowTracker(Tracker):
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
-    def log_model(
-        self,
-        checkpoint_path: Path,
-        image_shape: tuple[int, ...],
-        num_classes: int,
-        tags: Mapping[str, str],
-        dtype: str = "uint8",
-    ) -> None:
-        import mlflow.pyfunc
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-        signature = ModelSignature(
-            inputs=Schema(
-                [
-                    TensorSpec(np.dtype(dtype), (-1, *image_shape), "images"),
-                    TensorSpec(np.dtype("float32"), (-1,), "slice_position"),
-                ]
-            ),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_classes))]),
-        )
-        run = self.client.get_run(self.run_id)
-        if run.outputs is not None and run.outputs.model_outputs:
-            return  # it was kept before the run was cut off
-        logged = self.client.create_logged_model(
-            run.info.experiment_id, name="classifier", source_run_id=self.run_id, tags=dict(tags)
-        )
-        code = Path(__file__).resolve().parent
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True):
-            # It advises type hints and an example of the input, and sets its own filters; the signature says it all.
-            target = Path(folder) / "model"
-            mlflow.pyfunc.save_model(
-                target,
-                mlflow_model=Model(
-                    artifact_path=logged.artifact_location,
-                    model_uuid=logged.model_id,
-                    run_id=self.run_id,
-                    model_id=logged.model_id,
-                ),
-                python_model=str(code / "serving.py"),
-                code_paths=[str(code), str(Path(perceiver.__file__).resolve().parent)],
-                artifacts={"checkpoint": str(checkpoint_path)},
-                signature=signature,
-                pip_requirements=_list_requirements(),
-            )
-            self.client.log_model_artifacts(logged.model_id, str(target))
-        self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    def log_model(self, checkpoint_path: Path, tags: Mapping[str, str], registered_name: str = "") -> None:
+        log_model(self.client, self.run_id, checkpoint_path, tags, registered_name)
 
     def finish(self, status: str = "FINISHED") -> None:
         super().finish(status)
@@ -274,11 +213,3 @@ def _quieten() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _list_requirements() -> list[str]:
-    """List what a server of the model needs beside this project's two packages."""
-    versions = read_versions()
-    return [
-        f"{name}=={versions[name]}" for name in ("torch", "lightning", "numpy", "pandas", "einops", "monai", "mlflow")
-    ]

@@ -161,6 +161,20 @@ def test_everything_is_in_one_mlflow_run(workspace):
     assert len(set(datasets.values())) == 3
 
 
+def test_a_trained_model_is_a_version_in_the_registry_unless_that_is_off(workspace, tmp_path):
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name = 'tiny'")
+    history = pd.read_csv(workspace / "runs" / "tiny" / "history.csv").set_index("epoch")
+    assert version.tags["class_names"] == "left, right"
+    assert float(version.tags["val_accuracy"]) == pytest.approx(history["val_accuracy"][int(version.tags["epoch"])])
+    other = tmp_path / "other"
+    shutil.copytree(workspace, other)
+    assert run(other, "train", "--run", "quiet", "--train.epochs", "1", "--tracking.register", "false") == 0
+    client = mlflow.MlflowClient(f"sqlite:///{other / 'mlflow.db'}")
+    assert len(client.search_runs([client.get_experiment_by_name("tiny").experiment_id])) == 2
+    assert len(client.search_model_versions("name = 'tiny'")) == 1
+
+
 def test_tensorboard_shows_the_epochs_and_the_figures_of_the_evaluation(workspace):
     events = EventAccumulator(str(workspace / "runs" / "tiny" / "tensorboard"))
     events.Reload()

@@ -48,6 +48,8 @@ LAYERS = [
     {
         "attention",
         "programs",
+        "bundle",
+        "bundled",
         "scans",
         "attention_files",
         "training",
@@ -89,6 +91,7 @@ LAYERS = [
         "tracking",
         "tracking_data",
         "tracking_database",
+        "logged_model",
         "display",
         "serving",
         "locks",
@@ -115,7 +118,7 @@ LAYERS = [
 DOORS = {
     "nibabel": {"volumes"},
     "isal": {"volumes"},
-    "mlflow": {"tracking", "tracking_database", "serving"},
+    "mlflow": {"tracking", "tracking_database", "logged_model", "serving"},
     "matplotlib": {
         "figures",
         "figures_attention",

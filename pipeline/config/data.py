@@ -121,6 +121,7 @@ class TrackingConfig:
     Args:
         enabled: false keeps no records in MLflow.
         uri: a tracking server or database; without it ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` here.
+        register: give each trained model a version in MLflow's registry, under the experiment's name.
         tensorboard: also write each epoch's and the evaluation's numbers as TensorBoard's event files, into the folder
             ``tensorboard`` of the run; needs the package of that name.
         system_metrics: while training, also keep how busy processor, memory, disk, network and GPU are.
@@ -129,6 +130,7 @@ class TrackingConfig:
 
     enabled: bool = True
     uri: str | None = None
+    register: bool = True
     tensorboard: bool = False
     system_metrics: bool = True
     parent_run: str = ""

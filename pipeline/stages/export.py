@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.bundle import write_bundle
 from pipeline.checkpoint import Checkpoint, read_checkpoint
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -18,7 +19,8 @@ from pipeline.provenance import read_versions
 FORMAT = 1
 RECORD = "model.json"
 PROGRAMS = {"torch": ("model.pt2", write_torch_program), "onnx": ("model.onnx", write_onnx)}
-OWN_NAMES = {RECORD, "bundle", *(name for name, _ in PROGRAMS.values())}
+BUNDLE = "bundle"
+OWN_NAMES = {RECORD, BUNDLE, *(name for name, _ in PROGRAMS.values())}
 
 
 def export(experiment: Experiment, console: Console) -> None:
@@ -47,6 +49,11 @@ def export(experiment: Experiment, console: Console) -> None:
             difference = write(unfinished / file_name, checkpoint, traced)
             differences[file_name] = difference
             console.print(f"  {file_name}: probabilities within {difference:.1e} of the checkpoint's", highlight=False)
+        if "bundle" in options.formats and checkpoint.kind == "volumes":
+            write_bundle(unfinished / BUNDLE, checkpoint, experiment.name)
+            console.print(f"  {BUNDLE}: runs with python -m monai.bundle", highlight=False)
+        elif "bundle" in options.formats:
+            console.print(f"  {BUNDLE}: left out, because a bundle is for volumes and these are {checkpoint.kind}")
         write_json(unfinished / RECORD, _describe(checkpoint, path, differences))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)

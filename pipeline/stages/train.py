@@ -308,14 +308,16 @@ def _finish(task: Task, state: TrainingState, tracker: Tracker, console: Console
     """Keep the model in MLflow and write the record that the run is complete."""
     paths, blank, fabric = task.experiment.paths, task.blank, task.fabric
     best = find_best(state.history, task.experiment.train.select_by)
-    channels = () if blank.num_channels == 1 else (blank.num_channels,)
-    tracker.log_model(
-        paths.best_checkpoint,
-        image_shape=(*channels, *blank.image_size),
-        num_classes=len(blank.class_names),
-        dtype="float32" if blank.kind == "points" else "uint8",
-        tags={"class_names": ", ".join(blank.class_names), "epoch": str(best.epoch)},
-    )
+    tags = {
+        "class_names": ", ".join(blank.class_names),
+        "epoch": str(best.epoch),
+        "run": paths.run,
+        "val_accuracy": f"{best.val_accuracy:.4f}",
+        "store_fingerprint": blank.store_fingerprint,
+        "split_fingerprint": blank.split_fingerprint,
+    }
+    registered_name = paths.name if task.experiment.tracking.register else ""
+    tracker.log_model(paths.best_checkpoint, tags, registered_name)
     tracker.log_file(paths.history)
     numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
     tracker.log_metrics(numbers)

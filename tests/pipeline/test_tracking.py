@@ -4,18 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from pipeline.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from pipeline.config import TrackingConfig
 from pipeline.errors import UserError
 from pipeline.history import EpochResult
-from pipeline.scoring import compute_probabilities
 from pipeline.tracking import open_run, resolve_uri
 from pipeline.workspace import Workspace
-from tests.pipeline.test_checkpoint import make_checkpoint, pictures
 
 HISTORY = [EpochResult(epoch, 1 / epoch, 0.5, 2 / epoch, 0.5, 0.1, 1.0, 1.0) for epoch in (1, 2, 3)]
 
@@ -133,57 +128,10 @@ def test_without_tracking_nothing_is_kept(tmp_path):
     tracker.set_tags({"a": "b"})
     tracker.log_history(HISTORY)
     tracker.log_file(tmp_path)
-    tracker.log_model(tmp_path, (8, 8), 2, {})
+    tracker.log_model(tmp_path, {})
     tracker.finish()
     assert tracker.run_id == ""
     assert not (tmp_path / "new").exists()
-
-
-def test_the_logged_model_gives_the_checkpoints_probabilities_without_pickles(open_named, tmp_path):
-    path = tmp_path / "best.safetensors"
-    write_checkpoint(path, make_checkpoint())
-    tracker = open_named("model")
-    tracker.log_model(path, (8, 8), 2, {"class_names": "left, right"})
-    tracker.log_model(path, (8, 8), 2, {"class_names": "left, right"})
-    outputs = tracker.client.get_run(tracker.run_id).outputs.model_outputs
-    assert len(outputs) == 1  # a stage that is run again does not log the model again
-    location = tracker.client.get_logged_model(outputs[0].model_id).artifact_location
-    folder = Path(location.removeprefix("file://"))
-    assert not list(folder.rglob("*.pkl"))
-
-    import mlflow.pyfunc
-
-    loaded = mlflow.pyfunc.load_model(str(folder))
-    images, places = pictures()
-    inputs = {"images": images, "slice_position": places.astype(np.float32)}
-    classifier = build_from_checkpoint(read_checkpoint(path))
-    expected = compute_probabilities(classifier, images, places, torch.device("cpu"), batch_size=2)
-    np.testing.assert_allclose(loaded.predict(inputs), expected, rtol=1e-6)
-    assert [item.name for item in loaded.metadata.signature.inputs.inputs] == ["images", "slice_position"]
-    with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
-        loaded.predict(inputs | {"images": images[:, :4]})
-
-
-def test_the_logged_model_brings_its_code_along(open_named, tmp_path):
-    path = tmp_path / "best.safetensors"
-    write_checkpoint(path, make_checkpoint())
-    tracker = open_named("served")
-    tracker.log_model(path, (8, 8), 2, {})
-    model_id = tracker.client.get_run(tracker.run_id).outputs.model_outputs[0].model_id
-    folder = tracker.client.get_logged_model(model_id).artifact_location.removeprefix("file://")
-    code = f"""
-import mlflow.pyfunc, numpy as np
-inputs = {{"images": np.zeros((1, 8, 8), np.uint8), "slice_position": np.zeros(1, np.float32)}}
-print(mlflow.pyfunc.load_model({folder!r}).predict(inputs).sum())
-import pipeline
-assert pipeline.__file__.startswith({folder!r}), pipeline.__file__
-"""
-    environment = {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    answer = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert float(answer.stdout.split()[0]) == pytest.approx(1)
 
 
 def test_a_kill_while_the_database_is_made_does_not_spoil_it(tmp_path):
