@@ -1,10 +1,9 @@
-"""The one door to MLflow, with TensorBoard's event files beside it where they are asked for.
+"""The door to MLflow's runs, with TensorBoard's event files beside them where they are asked for.
 
 A run is addressed by its id and nothing is kept in MLflow's process-wide state, so that a stage can
 re-open the run of an earlier one.
 """
 
-import dataclasses
 import logging
 import os
 import time
@@ -13,71 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import TrackingConfig
-from pipeline.event_log import EventLog, open_event_log
+from pipeline.event_log import open_event_log
 from pipeline.history import EpochResult
 from pipeline.logged_model import log_model
+from pipeline.tracker import Tracker, list_numbers
 from pipeline.tracking_database import connect, resolve_uri
+from pipeline.tracking_guard import GuardedTracker
 from pipeline.workspace import Workspace
 
 MAX_VALUE_LENGTH = 500
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
 SECONDS_BETWEEN_SAMPLES = 5.0  # of the machine's load; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
-
-
-class Tracker:
-    """Records of one run that go nowhere but into event files: what is used where MLflow is off.
-
-    Args:
-        run_id: of the run in MLflow; empty without one.
-        events: TensorBoard's files, which get curves and numbers; None where they are not asked for.
-    """
-
-    def __init__(self, run_id: str = "", events: EventLog | None = None) -> None:
-        self.run_id = run_id
-        self.events = events
-
-    def log_settings(self, settings: Mapping[str, Any]) -> None:
-        """Keep the options, ``section.field`` -> value."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Keep facts such as versions and fingerprints; later ones replace earlier ones."""
-
-    def log_text(self, text: str, name: str) -> None:
-        """Keep a text as a file called ``name``."""
-
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file, or of a folder with all that is in it."""
-
-    def log_dataset(self, name: str, fingerprint: str, source: str, role: str) -> None:
-        """Say which data the run used as what, such as ``train``; saying it again changes nothing."""
-
-    def watch_system(self) -> None:
-        """From now on until ``finish``, keep how busy the machine is."""
-
-    def log_history(self, history: Sequence[EpochResult]) -> None:
-        """Keep the curves; epochs that are there already are left as they are."""
-        if self.events is not None:
-            for result in history:
-                self.events.write_scalars(_list_numbers(result), result.epoch)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Keep numbers."""
-        if self.events is not None:
-            self.events.write_scalars(metrics, step)
-
-    def log_model(self, checkpoint_path: Path, tags: Mapping[str, str], registered_name: str = "") -> None:
-        """Keep the model with its signature, ready to be served; one a run.
-
-        Args:
-            checkpoint_path: the weights.
-            tags: facts about the model.
-            registered_name: the model in the registry that gets a new version; empty registers nothing.
-        """
-
-    def finish(self, status: str = "FINISHED") -> None:  # noqa: ARG002 (event files have no place for it)
-        """Say how the run ended: FINISHED, FAILED or KILLED."""
-        if self.events is not None:
-            self.events.close()
 
 
 class MlflowTracker(Tracker):
@@ -86,11 +31,10 @@ class MlflowTracker(Tracker):
     Args:
         client: of ``MlflowClient``.
         run_id: of a run that exists.
-        events: TensorBoard's files beside it, or None.
     """
 
-    def __init__(self, client: Any, run_id: str, events: EventLog | None = None) -> None:
-        super().__init__(run_id, events)
+    def __init__(self, client: Any, run_id: str) -> None:
+        super().__init__(run_id)
         self.client = client
         self.monitor: Any = None
 
@@ -137,14 +81,12 @@ class MlflowTracker(Tracker):
         self.monitor.start()
 
     def log_history(self, history: Sequence[EpochResult]) -> None:
-        super().log_history(history)
         known = {metric.step for metric in self.client.get_metric_history(self.run_id, "val_loss")}
         for result in history:
             if result.epoch not in known:
-                self._log_batch(_list_numbers(result), result.epoch)
+                self._log_batch(list_numbers(result), result.epoch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        super().log_metrics(metrics, step)
         self._log_batch(metrics, step)
 
     def _log_batch(self, metrics: Mapping[str, float], step: int) -> None:
@@ -157,7 +99,6 @@ class MlflowTracker(Tracker):
         log_model(self.client, self.run_id, checkpoint_path, tags, registered_name)
 
     def finish(self, status: str = "FINISHED") -> None:
-        super().finish(status)
         if self.monitor is not None:
             self.monitor.finish()
             self.monitor = None
@@ -173,7 +114,7 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
         run_id: of a run to go on with; empty, or unknown to the server, starts a new one.
 
     Returns:
-        Where to log; without tracking, one that keeps nothing.
+        Where to log; without tracking, one that keeps nothing. Where MLflow does not answer, records wait.
 
     Raises:
         UserError: the experiment was deleted in MLflow, or TensorBoard is wanted and not installed.
@@ -182,14 +123,21 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
     if not config.enabled:
         return Tracker(events=events)
     _quieten()
+    uri = resolve_uri(config, workspace)
+    tracker = GuardedTracker(lambda: _reach_run(uri, config, workspace, run_id), uri, workspace.run_folder, events)
+    tracker.deliver()
+    return tracker
+
+
+def _reach_run(uri: str, config: TrackingConfig, workspace: Workspace, run_id: str) -> MlflowTracker:
     from mlflow.exceptions import MlflowException
 
-    client, experiment_id = connect(resolve_uri(config, workspace), workspace)
+    client, experiment_id = connect(uri, workspace)
     parent = {PARENT_TAG: config.parent_run} if config.parent_run != "" else {}
     if run_id != "":
         try:
             client.update_run(run_id, status="RUNNING")
-            tracker = MlflowTracker(client, run_id, events)
+            tracker = MlflowTracker(client, run_id)
             if parent:
                 tracker.set_tags(parent)
             return tracker
@@ -197,12 +145,7 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
             pass  # another database than the last time: the records start anew
     name = workspace.run if workspace.run != "" else workspace.name
     run = client.create_run(experiment_id, run_name=name, tags=parent)
-    return MlflowTracker(client, run.info.run_id, events)
-
-
-def _list_numbers(result: EpochResult) -> dict[str, float]:
-    """Return an epoch's numbers without the epoch's own."""
-    return {name: value for name, value in dataclasses.asdict(result).items() if name != "epoch"}
+    return MlflowTracker(client, run.info.run_id)
 
 
 def _quieten() -> None:
@@ -211,5 +154,6 @@ def _quieten() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # by default a server that is down takes minutes
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

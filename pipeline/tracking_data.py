@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.experiment import Experiment
 from pipeline.provenance import compute_fingerprint
 from pipeline.store import Store
-from pipeline.tracking import Tracker
+from pipeline.tracker import Tracker
 
 # Other stages write these into the report folder: they are not what ``evaluate`` found about this run.
 FILES_OF_OTHERS = ("comparison.html", "predictions_new.csv")

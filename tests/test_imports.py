@@ -89,6 +89,8 @@ LAYERS = [
         "study_model",
         "event_log",
         "tracking",
+        "tracker",
+        "tracking_guard",
         "tracking_data",
         "tracking_database",
         "logged_model",

@@ -20,7 +20,8 @@ from pipeline.records import flatten
 from pipeline.runs import EXECUTION, read_preprocess
 from pipeline.store import Store, read_store
 from pipeline.tables import prediction_columns, read_predictions, write_table
-from pipeline.tracking import Tracker, open_run
+from pipeline.tracker import Tracker
+from pipeline.tracking import open_run
 from pipeline.workspace import Workspace
 
 

@@ -19,7 +19,8 @@ from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.store import Store, read_store
 from pipeline.tables import read_predictions
-from pipeline.tracking import Tracker, open_run
+from pipeline.tracker import Tracker
+from pipeline.tracking import open_run
 from pipeline.workspace import Workspace
 
 DEFAULT_NUM_FOLDS = 5

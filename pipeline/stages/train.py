@@ -48,7 +48,8 @@ from pipeline.runs import (
 )
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
-from pipeline.tracking import Tracker, open_run
+from pipeline.tracker import Tracker
+from pipeline.tracking import open_run
 from pipeline.tracking_data import log_split
 from pipeline.training import TrainingState, derive_seed, train_epochs
 

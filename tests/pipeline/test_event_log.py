@@ -82,11 +82,11 @@ def test_numbers_go_to_mlflow_and_to_tensorboard_alike(tracking_uri, tmp_path):
     tracker.log_history(HISTORY)
     tracker.log_metrics({"best_epoch": 2.0})
     tracker.finish()
-    assert tracker.client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert tracker.inner.client.get_run(tracker.run_id).info.status == "FINISHED"
     found = read(workspace.event_folder)
     assert "epoch" not in found
     for name in ("val_loss", "learning_rate", "best_epoch"):
-        kept = [(item.step, item.value) for item in tracker.client.get_metric_history(tracker.run_id, name)]
+        kept = [(item.step, item.value) for item in tracker.inner.client.get_metric_history(tracker.run_id, name)]
         assert [step for step, _ in found[name]] == [step for step, _ in kept]
         assert [value for _, value in found[name]] == pytest.approx([value for _, value in kept], rel=1e-6)
 

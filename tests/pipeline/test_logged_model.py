@@ -37,9 +37,9 @@ def logged(tracking_uri, tmp_path_factory):
     tracker = open_run(TrackingConfig(uri=tracking_uri), Workspace(folder, "served"))
     tracker.log_model(folder / "best.safetensors", {"class_names": "left, right", "epoch": "3"}, "served")
     tracker.log_model(folder / "best.safetensors", {}, "served")  # a stage that is run again logs nothing again
-    outputs = tracker.client.get_run(tracker.run_id).outputs.model_outputs
+    outputs = tracker.inner.client.get_run(tracker.run_id).outputs.model_outputs
     assert len(outputs) == 1
-    location = tracker.client.get_logged_model(outputs[0].model_id).artifact_location
+    location = tracker.inner.client.get_logged_model(outputs[0].model_id).artifact_location
     return folder / "best.safetensors", tracker, Path(location.removeprefix("file://"))
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_scored_is_refused_with_its_reason(inputs, message, loade
 
 def test_the_registry_has_a_version_with_its_facts(logged):
     _, tracker, folder = logged
-    (version,) = tracker.client.search_model_versions("name = 'served'")
+    (version,) = tracker.inner.client.search_model_versions("name = 'served'")
     assert (int(version.version), version.run_id) == (1, tracker.run_id)
     assert version.tags == {"class_names": "left, right", "epoch": "3"}
     assert version.source.removeprefix("file://") == str(folder)
@@ -115,7 +115,7 @@ def test_the_registry_has_a_version_with_its_facts(logged):
 def test_without_a_name_nothing_is_registered(tracking_uri, logged, tmp_path):
     tracker = open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, "unregistered"))
     tracker.log_model(logged[0], {})
-    assert not tracker.client.search_registered_models("name = 'unregistered'")
+    assert not tracker.inner.client.search_registered_models("name = 'unregistered'")
 
 
 def test_the_logged_model_brings_its_code_along(logged, knee, tmp_path):

@@ -41,7 +41,7 @@ def test_a_run_keeps_what_it_is_given(open_named, tmp_path):
     tracker.log_file(tmp_path / "table.csv", "tables")
     tracker.log_dataset("kept", "0123", "/data", "training")
     tracker.finish()
-    run = tracker.client.get_run(tracker.run_id)
+    run = tracker.inner.client.get_run(tracker.run_id)
     assert run.data.params["train.epochs"] == "3"
     assert run.data.tags["commit"] == "abc"
     assert run.info.run_name == "seed-1"
@@ -57,10 +57,10 @@ def test_a_run_is_nested_below_its_parent_also_when_it_goes_on(open_named, track
     first = open_run(config, Workspace(tmp_path, "family", "fold-0"))
     grown = open_named("family", run="fold-1")
     open_run(config, Workspace(tmp_path, "family", "fold-1"), grown.run_id)
-    experiment_id = first.client.get_experiment_by_name("family").experiment_id
-    children = first.client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
+    experiment_id = first.inner.client.get_experiment_by_name("family").experiment_id
+    children = first.inner.client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
     assert {run.info.run_id for run in children} == {first.run_id, grown.run_id}
-    assert "mlflow.parentRunId" not in parent.client.get_run(parent.run_id).data.tags
+    assert "mlflow.parentRunId" not in parent.inner.client.get_run(parent.run_id).data.tags
 
 
 def test_a_dataset_is_kept_once_in_each_role(open_named):
@@ -70,7 +70,7 @@ def test_a_dataset_is_kept_once_in_each_role(open_named):
         tracker.log_dataset("data val", "4567", "/data", "val")
     found = [
         (item.dataset.name, item.dataset.digest, item.tags[0].key, item.tags[0].value)
-        for item in tracker.client.get_run(tracker.run_id).inputs.dataset_inputs
+        for item in tracker.inner.client.get_run(tracker.run_id).inputs.dataset_inputs
     ]
     assert sorted(found) == [
         ("data train", "0123", "mlflow.data.context", "train"),
@@ -89,10 +89,10 @@ def test_the_machines_load_goes_to_the_run_that_was_named_and_to_no_other(open_n
     while monitor._logging_step < 2 and monitor._process.is_alive():
         monitor._process.join(0.02)
     tracker.finish()
-    kept = tracker.client.get_run(tracker.run_id).data.metrics
+    kept = tracker.inner.client.get_run(tracker.run_id).data.metrics
     assert 0 <= kept["system/cpu_utilization_percentage"] <= 100
     assert kept["system/system_memory_usage_megabytes"] > 0
-    assert other.client.get_run(other.run_id).data.metrics == {}
+    assert other.inner.client.get_run(other.run_id).data.metrics == {}
     assert mlflow.active_run() is None
     assert mlflow.get_tracking_uri() == before
 
@@ -105,9 +105,9 @@ def test_a_run_that_goes_on_has_each_epoch_once(open_named):
     assert second.run_id == first.run_id
     second.log_settings({"train.devices": 2, "new": 1})
     second.log_history(HISTORY)
-    losses = second.client.get_metric_history(second.run_id, "val_loss")
+    losses = second.inner.client.get_metric_history(second.run_id, "val_loss")
     assert [(metric.step, metric.value) for metric in losses] == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
-    assert second.client.get_run(second.run_id).data.params == {"train.devices": "1", "new": "1"}
+    assert second.inner.client.get_run(second.run_id).data.params == {"train.devices": "1", "new": "1"}
 
 
 def test_an_unknown_run_starts_anew(open_named):
@@ -117,7 +117,7 @@ def test_an_unknown_run_starts_anew(open_named):
 
 def test_a_deleted_experiment_is_named(open_named):
     tracker = open_named("gone")
-    tracker.client.delete_experiment(tracker.client.get_experiment_by_name("gone").experiment_id)
+    tracker.inner.client.delete_experiment(tracker.inner.client.get_experiment_by_name("gone").experiment_id)
     with pytest.raises(UserError, match="the experiment gone was deleted in MLflow"):
         open_named("gone")
 
@@ -160,4 +160,4 @@ open_run(TrackingConfig(), Workspace(Path("."), "knees"))
     )
     assert done.returncode == -signal.SIGKILL
     tracker = open_run(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), Workspace(tmp_path, "knees"))
-    assert tracker.client.get_run(tracker.run_id).info.status == "RUNNING"
+    assert tracker.inner.client.get_run(tracker.run_id).info.status == "RUNNING"

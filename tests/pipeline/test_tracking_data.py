@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from pipeline.experiment import Experiment
-from pipeline.tracking import Tracker
+from pipeline.tracker import Tracker
 from pipeline.tracking_data import list_own_files, log_split
 
 
