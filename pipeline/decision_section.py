@@ -36,7 +36,7 @@ def build_decision_section(
             "coverage",
             "Accuracy where the model may decline",
             "Answered are the rows of the highest confidence; on the right end all are. The bands are intervals over "
-            f"{plural(words.group)}.",
+            f"{plural(words.group)}. {_read_out_coverage(decision, levels)}",
             coverage_curves({level: decision["coverage"][level]["curve"] for level in levels}, "Surest rows, test"),
         ),
         Picture(
@@ -44,7 +44,8 @@ def build_decision_section(
             "Calibration before and after temperature scaling",
             "On the dashed line the model is right as often as it claims; a small point stands for few rows, one "
             "without a line for less than 20. Below, "
-            "the share of rows of each confidence.",
+            "the share of rows of each confidence. "
+            f"{_read_out_calibration(decision, levels[0])}",
             calibration_before_and_after(
                 compute_calibration_bins(test, class_names), compute_calibration_bins(scaled, class_names), title
             ),
@@ -66,6 +67,22 @@ def _describe_coverage(decision: Mapping[str, Any], levels: Sequence[str]) -> li
             f"surest 90\u00a0% alone, for {show_percent(curve[0.9])}."
         )
     return sentences
+
+
+def _read_out_coverage(decision: Mapping[str, Any], levels: Sequence[str]) -> str:
+    """Say the numbers of the curve."""
+    told = []
+    for level in levels:
+        curve = {point["coverage"]: point["accuracy"]["value"] for point in decision["coverage"][level]["curve"]}
+        shares = ", ".join(f"{curve[coverage]:.1%} at {coverage:.0%}" for coverage in TOLD_COVERAGES)
+        told.append(f"{plural(level).capitalize()}: {shares}.")
+    return " ".join(told)
+
+
+def _read_out_calibration(decision: Mapping[str, Any], level: str) -> str:
+    """Say the numbers of the curves."""
+    before, after = (decision["calibration"][level][when]["ece"]["value"] for when in ("before", "after"))
+    return f"Expected calibration error {show_number(before)} before, {show_number(after)} after."
 
 
 def _describe_temperature(decision: Mapping[str, Any], words: Words) -> list[str]:

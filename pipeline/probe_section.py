@@ -56,7 +56,8 @@ def build_probe_sections(
                 "accuracy_by_slice_index",
                 "Accuracy by slice index",
                 "The dashed line is the accuracy of all test slices. Slices at the ends show less of the joint; a fall "
-                "there is no shortcut, but high accuracy where nothing can be seen would be one.",
+                "there is no shortcut, but high accuracy where nothing can be seen would be one. "
+                f"{_describe_extremes(probes['slice_index']).capitalize()}.",
                 accuracy_over_index(indices, accuracies, overall, "Slices, test"),
             )
         )
@@ -66,12 +67,13 @@ def build_probe_sections(
             Picture(
                 "accuracy_by_part",
                 f"Accuracy by {' and by '.join(PART_TITLES[name] for name in divided)}",
-                "Each point is the accuracy of a part of the test rows; the dashed line is that of all.",
+                f"Each point is the accuracy of a part of the test rows, the dashed line that of all, {overall:.1%}. "
+                f"{_read_out(divided)}",
                 accuracy_of_parts([_build_panel(name, parts) for name, parts in divided.items()], overall),
             )
         )
-    sentences += [*_describe_blind(probes), *_describe_mirror(probes, words, plane)]
-    tables = [_tabulate_blind(probes, metrics)] if "border_only" in probes else []
+    sentences += [*_describe_blind(probes, words), *_describe_mirror(probes, words, plane)]
+    tables = [_tabulate_blind(probes, metrics, words)] if "border_only" in probes else []
     tables += [_tabulate_parts(name, parts, words) for name, parts in divided.items()]
     return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(pictures))]
 
@@ -85,8 +87,9 @@ def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], w
         auroc = probes[name]["auroc"]
         if auroc["low"] is not None and auroc["low"] > ALARMING_AUROC:
             warnings.append(
-                f"{title}, which shows no anatomy, tells the classes apart (AUROC {show_number(auroc['value'])}, "
-                f"95\u00a0% interval {show_interval(auroc)}; guessing has 0.5, a warning comes from {ALARMING_AUROC}). "
+                f"{title}, which shows {_name_unseen(words)}, tells the classes apart "
+                f"(AUROC {show_number(auroc['value'])}, 95\u00a0% interval {show_interval(auroc)}; "
+                f"guessing has 0.5, a warning comes from {ALARMING_AUROC}). "
                 "The model may use it too."
             )
     overall = next(iter(metrics["levels"].values()))["metrics"]["accuracy"]["value"]
@@ -123,12 +126,22 @@ def _describe_extremes(parts: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _describe_blind(probes: Mapping[str, Any]) -> list[str]:
+def _read_out(divided: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Say the numbers of a picture of parts."""
+    told = []
+    for name, parts in divided.items():
+        values = zip(_name_parts(name, parts), parts, strict=True)
+        shares = ", ".join(f"{label} {part['accuracy']['value']:.1%}" for label, part in values)
+        told.append(f"{PART_TITLES[name].capitalize()}: {shares}.")
+    return " ".join(told)
+
+
+def _describe_blind(probes: Mapping[str, Any], words: Words) -> list[str]:
     sentences = []
     if "border_only" in probes:
         sentences.append(
-            "A label that can be read off what shows no anatomy is a warning sign. A logistic regression that sees "
-            "only a frame of a sixteenth of each side is right for "
+            f"A label that can be read off what shows {_name_unseen(words)} is a warning sign. A logistic regression "
+            "that sees only a frame of a sixteenth of each side is right for "
             f"{show_percent(probes['border_only']['accuracy'])} of the test rows."
         )
     if "index_only" in probes:
@@ -137,6 +150,10 @@ def _describe_blind(probes: Mapping[str, Any]) -> list[str]:
             f"{show_percent(probes['index_only']['accuracy'])}."
         )
     return sentences
+
+
+def _name_unseen(words: Words) -> str:
+    return "nothing of the object" if words.is_single else "no anatomy"
 
 
 def _describe_mirror(probes: Mapping[str, Any], words: Words, plane: Plane) -> list[str]:
@@ -198,12 +215,12 @@ def _tabulate_parts(name: str, parts: Sequence[Mapping[str, Any]], words: Words)
     )
 
 
-def _tabulate_blind(probes: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
+def _tabulate_blind(probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words) -> Table:
     model = next(iter(metrics["levels"].values()))["metrics"]
     named = {"This model": model, "Commonest class": metrics["baselines"]["majority"]}
     named |= {title: probes[name] for name, title in BLIND_TITLES.items() if name in probes}
     return Table(
-        "Models that see no anatomy",
+        f"Models that see {_name_unseen(words)}",
         ("Model", "Accuracy", "95 % interval", "AUROC", "95 % interval of the AUROC"),
         tuple(
             (
