@@ -190,3 +190,22 @@ def test_every_awkward_file_is_read_or_refused(real_data):
             continue
     assert len(files) > 70
     assert read > 20
+
+
+def test_a_file_without_orientation_is_read_where_it_may_be_as_right_anterior_superior(tmp_path):
+    """The standard's method 1: voxel sizes along the stored axes, and no rotation."""
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    image = nibabel.Nifti1Image(values, np.diag([-0.5, 0.6, 3.0, 1.0]))
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    nibabel.save(image, tmp_path / "knee.nii")
+    with pytest.raises(VolumeError, match="left and right are unknown"):
+        read_volume(tmp_path / "knee.nii")
+    volume = read_volume(tmp_path / "knee.nii", needs_orientation=False)
+    np.testing.assert_array_equal(volume.voxels, values)
+    assert volume.spacing_mm == pytest.approx((0.5, 0.6, 3.0))
+    assert not volume.orientation_known
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-0.5, 0.6, 3.0, 1.0])), tmp_path / "known.nii")
+    known = read_volume(tmp_path / "known.nii", needs_orientation=False)
+    assert known.orientation_known
+    np.testing.assert_array_equal(known.voxels, values[::-1])
