@@ -33,7 +33,7 @@ MODEL_CARD = Form(
         (
             "Groups and conditions",
             (
-                Question("Conditions that may matter", ("acquisition",), "age, sex, disease, scanner, site."),
+                Question("Conditions that may matter", ("acquisition",), "age, sex, disease, machine, site."),
                 Question("Conditions that were looked at", ("robustness",)),
             ),
         ),

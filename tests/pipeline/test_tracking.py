@@ -85,7 +85,7 @@ def test_the_machines_load_goes_to_the_run_that_was_named_and_to_no_other(open_n
     before = mlflow.get_tracking_uri()
     tracker, other = open_named("load"), open_named("load")
     tracker.watch_system()
-    monitor = tracker.monitor
+    monitor = tracker.inner.monitor
     while monitor._logging_step < 2 and monitor._process.is_alive():
         monitor._process.join(0.02)
     tracker.finish()
