@@ -10,7 +10,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,20 @@ def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> 
     name = workspace.run if workspace.run != "" else workspace.name
     run = client.create_run(experiment_id, run_name=name, tags=parent)
     return MlflowTracker(client, run.info.run_id, events)
+
+
+@contextmanager
+def finishing(tracker: Tracker) -> Iterator[None]:
+    """Say how a run ended when the block ends: FINISHED, KILLED by an interruption, or FAILED."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tracker.finish("KILLED")
+        raise
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()
 
 
 def _list_numbers(result: EpochResult) -> dict[str, float]:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pipeline.config import TrackingConfig
 from pipeline.errors import UserError
 from pipeline.history import EpochResult
 from pipeline.scoring import compute_probabilities
-from pipeline.tracking import open_run, resolve_uri
+from pipeline.tracking import finishing, open_run, resolve_uri
 from pipeline.workspace import Workspace
 from tests.pipeline.test_checkpoint import make_checkpoint, pictures
 
@@ -66,6 +67,17 @@ def test_a_run_is_nested_below_its_parent_also_when_it_goes_on(open_named, track
     children = first.client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
     assert {run.info.run_id for run in children} == {first.run_id, grown.run_id}
     assert "mlflow.parentRunId" not in parent.client.get_run(parent.run_id).data.tags
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (UserError, "FAILED")]
+)
+def test_the_records_say_how_a_run_ended(open_named, error, status):
+    tracker = open_named("ends")
+    with contextlib.suppress(KeyboardInterrupt, UserError), finishing(tracker):
+        if error is not None:
+            raise error
+    assert tracker.client.get_run(tracker.run_id).info.status == status
 
 
 def test_a_dataset_is_kept_once_in_each_role(open_named):
