@@ -1,7 +1,8 @@
 """What a run's records are, wherever they are kept."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ class Tracker:
         """Say how the run ended: FINISHED, FAILED or KILLED."""
         if self.events is not None:
             self.events.close()
+
+
+@contextmanager
+def finishing(tracker: Tracker) -> Iterator[None]:
+    """Say how a run ended when the block ends: FINISHED, KILLED by an interruption, or FAILED."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tracker.finish("KILLED")
+        raise
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()
 
 
 def list_numbers(result: EpochResult) -> dict[str, float]:

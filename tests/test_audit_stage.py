@@ -73,6 +73,10 @@ def test_mlflow_shows_the_eight_below_one_parent(workspace):
     children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert len(children) == 8
     assert {child.info.status for child in (*children, parent)} == {"FINISHED"}
+    digests = {child.info.run_name: child.inputs.dataset_inputs[0].dataset.digest for child in children}
+    assert digests["audit-slice-true-seed-0"] == digests["audit-slice-shuffled-seed-0"]
+    # At one visit a knee is one scan, so two of the four divisions are the same here.
+    assert len(set(digests.values())) == 3, "a division is one data set, whatever its labels"
     outcomes = {(row["division"], row["labels"]): row["accuracy"]["value"] for row in read_audit(workspace)["outcomes"]}
     assert parent.data.metrics["slice_shuffled_accuracy"] == pytest.approx(outcomes["slice", "shuffled"])
 

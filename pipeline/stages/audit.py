@@ -1,6 +1,7 @@
 """The audit stage: what leaks do, shown on these pictures with this model."""
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from pipeline.audit_training import NO_CHANGES, build_recipe, train_one
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.files import read_json, write_json
+from pipeline.provenance import compute_fingerprint
 from pipeline.records import flatten
 from pipeline.runs import EXECUTION, read_preprocess
 from pipeline.store import Store, read_store
 from pipeline.tables import prediction_columns, read_predictions, write_table
-from pipeline.tracker import Tracker
+from pipeline.tracker import Tracker, finishing
 from pipeline.tracking import open_run
 from pipeline.workspace import Workspace
 
@@ -45,9 +47,34 @@ def audit(experiment: Experiment, console: Console) -> None:
         )
     read_preprocess(experiment, store)
     rows = choose_slices(store.index, experiment.audit.slices)
-    index = store.index.iloc[rows].reset_index(drop=True)
     folder = experiment.paths.report_folder / "audit"
     parent = _open_parent(experiment, folder)
+    with finishing(parent):
+        outcomes = _demonstrate(experiment, store, rows, folder, parent, console)
+        for outcome in outcomes:
+            numbers = {
+                f"{outcome['division']}_{outcome['labels']}_accuracy_{end}".removesuffix("_value"): number
+                for end, number in outcome["accuracy"].items()
+                if number is not None
+            }
+            parent.log_metrics(numbers)
+        for file in sorted(folder.glob("audit.*")):
+            parent.log_file(file)
+    for sentence in describe_outcomes(outcomes, store.class_names):
+        console.print(f"  {sentence}", highlight=False)
+    console.print(f"-> {folder / 'audit.html'}")
+
+
+def _demonstrate(
+    experiment: Experiment,
+    store: Store,
+    rows: np.ndarray[Any, Any],
+    folder: Path,
+    parent: Tracker,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Train and judge what was not yet, and write the page; return the outcomes."""
+    index = store.index.iloc[rows].reset_index(drop=True)
     predictions: dict[tuple[str, str], list[pd.DataFrame]] = {}
     records = []
     for seed in experiment.audit.seeds:
@@ -58,30 +85,19 @@ def audit(experiment: Experiment, console: Console) -> None:
             "true": index["label"].to_numpy(dtype=str),
             "shuffled": shuffle_labels(index, store.class_names, seed),
         }
-        for division in DIVISIONS:
-            for labelling in LABELLINGS:
-                name = f"{division}-{labelling}-seed-{seed}"
-                path = folder / "runs" / f"{name}.json"
-                if not _is_there(path, settings):
-                    job = (store, rows, labels[labelling], divided[division], seed)
-                    _train(experiment, job, path, settings, parent, console)
-                record = read_json(path)
-                table = read_predictions(path.with_suffix(".csv"), store.class_names)
-                predictions.setdefault((division, labelling), []).append(table)
-                records.append({"division": division, "labels": labelling, "seed": seed} | record["facts"])
+        for division, labelling in itertools.product(DIVISIONS, LABELLINGS):
+            path = folder / "runs" / f"{division}-{labelling}-seed-{seed}.json"
+            if not _is_there(path, settings):
+                job = (store, rows, labels[labelling], divided[division], seed)
+                _train(experiment, job, path, settings, parent, console)
+            record = read_json(path)
+            table = read_predictions(path.with_suffix(".csv"), store.class_names)
+            predictions.setdefault((division, labelling), []).append(table)
+            records.append({"division": division, "labels": labelling, "seed": seed} | record["facts"])
     options = experiment.evaluate
     outcomes = summarise_outcomes(predictions, store.class_names, options.num_resamples, options.seed)
     write_audit(folder, experiment, store, settings, outcomes, records)
-    for outcome in outcomes:
-        name = f"{outcome['division']}_{outcome['labels']}"
-        numbers = {name: number for name, number in outcome["accuracy"].items() if number is not None}
-        parent.log_metrics({f"{name}_accuracy_{end}".removesuffix("_value"): n for end, n in numbers.items()})
-    for file in sorted(folder.glob("audit.*")):
-        parent.log_file(file)
-    parent.finish()
-    for sentence in describe_outcomes(outcomes, store.class_names):
-        console.print(f"  {sentence}", highlight=False)
-    console.print(f"-> {folder / 'audit.html'}")
+    return outcomes
 
 
 def describe_recipe(experiment: Experiment, store: Store, num_train: int) -> dict[str, Any]:
@@ -141,39 +157,34 @@ def _train(
     paths = experiment.paths
     tracker = open_run(tracking, Workspace(paths.root, paths.name, f"audit-{path.stem}"))
     tracker.log_settings(settings | {"train.seed": seed})
+    digest = compute_fingerprint(store.fingerprint, job[3].tolist())
+    tracker.log_dataset(f"{paths.name} {path.stem}", digest, str(paths.prepared), "audit")
     started, started_cpu = time.perf_counter(), time.process_time()
-    try:
+    with finishing(tracker):
         with console.status(path.stem) as status:
             outcome = train_one(
                 experiment,
                 *job,
                 lambda result: status.update(f"{path.stem}: {result.epoch} of {settings['train.epochs']} epochs"),
             )
-    except KeyboardInterrupt:
-        tracker.finish("KILLED")
-        raise
-    except BaseException:
-        tracker.finish("FAILED")
-        raise
-    table = outcome.predictions
-    accuracy = float((table["label"] == table["predicted"]).mean())
-    facts = {
-        "accuracy": accuracy,
-        "n": len(table),
-        "groups": int(table["group_id"].nunique()),
-        "train_accuracy": outcome.history[-1].train_accuracy,
-        "num_train": outcome.num_train,
-        "num_steps": outcome.num_steps,
-        "seconds": round(time.perf_counter() - started, 1),
-        "processor_seconds": round(time.process_time() - started_cpu, 1),
-        "tracking_run": tracker.run_id,
-    }
-    write_table(path.with_suffix(".csv"), table, prediction_columns(store.class_names))
-    write_json(path, {"settings": settings, "facts": facts})
-    tracker.log_history(outcome.history)
-    tracker.log_metrics({"test_slice_accuracy": accuracy})
-    tracker.log_file(path.with_suffix(".csv"))
-    tracker.finish()
+        table = outcome.predictions
+        accuracy = float((table["label"] == table["predicted"]).mean())
+        facts = {
+            "accuracy": accuracy,
+            "n": len(table),
+            "groups": int(table["group_id"].nunique()),
+            "train_accuracy": outcome.history[-1].train_accuracy,
+            "num_train": outcome.num_train,
+            "num_steps": outcome.num_steps,
+            "seconds": round(time.perf_counter() - started, 1),
+            "processor_seconds": round(time.process_time() - started_cpu, 1),
+            "tracking_run": tracker.run_id,
+        }
+        write_table(path.with_suffix(".csv"), table, prediction_columns(store.class_names))
+        write_json(path, {"settings": settings, "facts": facts})
+        tracker.log_history(outcome.history)
+        tracker.log_metrics({"test_slice_accuracy": accuracy})
+        tracker.log_file(path.with_suffix(".csv"))
     console.print(
         f"  {path.stem}: accuracy {100 * accuracy:.1f} % on {len(table)} slices of {facts['groups']} patients, "
         f"{facts['seconds']:.0f} s",

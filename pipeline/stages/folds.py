@@ -19,7 +19,7 @@ from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.store import Store, read_store
 from pipeline.tables import read_predictions
-from pipeline.tracker import Tracker
+from pipeline.tracker import Tracker, finishing
 from pipeline.tracking import open_run
 from pipeline.workspace import Workspace
 
@@ -39,33 +39,24 @@ def folds(experiment: Experiment, console: Console) -> None:
     name = "-".join(part for part in (experiment.run, "seeds" if experiment.folds.keep_split else "folds") if part)
     folder = Workspace(experiment.workspace, experiment.name, name).report_folder
     parent = _open_parent(experiment, name, folder)
-    try:
-        judged = [_run(job, parent, console) for job in jobs]
-    except KeyboardInterrupt:
-        parent.finish("KILLED")
-        raise
-    except BaseException:
-        parent.finish("FAILED")
-        raise
-    content = _gather(experiment, judged, store)
     words = WORDS[store.kind]
-    write_folds(
-        folder,
-        content,
-        words,
-        f"{experiment.name} / {name}",
-        DATASETS[experiment.data.dataset].synthetic_note,
-        {"pictures": store.fingerprint, "commit": read_commit(), "bootstrap draws": str(content["num_resamples"])},
-    )
-    for level, found in content["pooled"].items():
-        accuracy = found["metrics"]["accuracy"]
-        numbers = {f"pooled_{level}_accuracy": accuracy["value"]}
-        numbers |= {f"pooled_{level}_accuracy_{end}": accuracy[end] for end in ("low", "high")}
-        numbers |= {f"{level}_accuracy_{key}": value for key, value in content["spread"][level]["runs"].items()}
-        parent.log_metrics({key: value for key, value in numbers.items() if value is not None})
-    for file in sorted(folder.glob("folds.*")):
-        parent.log_file(file)
-    parent.finish()
+    with finishing(parent):
+        content = _gather(experiment, [_run(job, parent, console) for job in jobs], store)
+        note = DATASETS[experiment.data.dataset].synthetic_note
+        facts = {
+            "pictures": store.fingerprint,
+            "commit": read_commit(),
+            "bootstrap draws": str(content["num_resamples"]),
+        }
+        write_folds(folder, content, words, f"{experiment.name} / {name}", note, facts)
+        for level, found in content["pooled"].items():
+            accuracy = found["metrics"]["accuracy"]
+            numbers = {f"pooled_{level}_accuracy": accuracy["value"]}
+            numbers |= {f"pooled_{level}_accuracy_{end}": accuracy[end] for end in ("low", "high")}
+            numbers |= {f"{level}_accuracy_{key}": value for key, value in content["spread"][level]["runs"].items()}
+            parent.log_metrics({key: value for key, value in numbers.items() if value is not None})
+        for file in sorted(folder.glob("folds.*")):
+            parent.log_file(file)
     for sentence in describe_pooled(content, words):
         console.print(f"  {sentence}", highlight=False)
     console.print(f"-> {folder / 'folds.html'}")

@@ -116,6 +116,12 @@ def test_the_seed_is_the_draw():
     assert (first != other).any()
 
 
+def test_a_patients_label_is_open_whatever_the_number_of_pictures():
+    index = make_index(range(1, 8))
+    dealt = [shuffle_labels(index, ("left", "right"), seed) for seed in range(20)]
+    assert all(len({labels[place] for labels in dealt}) == 2 for place in range(len(index)))
+
+
 def test_every_division_trains_on_as_many_pictures_and_tests_what_it_tested():
     index = make_index([1, 2, 3, 3, 1, 2, 2])
     splits = {division: divide(index, division, SplitConfig(), 0) for division in DIVISIONS}

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 from pipeline.config import TrackingConfig
 from pipeline.errors import UserError
 from pipeline.history import EpochResult
+from pipeline.tracker import finishing
 from pipeline.tracking import open_run, resolve_uri
 from pipeline.workspace import Workspace
 
@@ -61,6 +63,17 @@ def test_a_run_is_nested_below_its_parent_also_when_it_goes_on(open_named, track
     children = first.inner.client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
     assert {run.info.run_id for run in children} == {first.run_id, grown.run_id}
     assert "mlflow.parentRunId" not in parent.inner.client.get_run(parent.run_id).data.tags
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (UserError, "FAILED")]
+)
+def test_the_records_say_how_a_run_ended(open_named, error, status):
+    tracker = open_named("ends")
+    with contextlib.suppress(KeyboardInterrupt, UserError), finishing(tracker):
+        if error is not None:
+            raise error
+    assert tracker.inner.client.get_run(tracker.run_id).info.status == status
 
 
 def test_a_dataset_is_kept_once_in_each_role(open_named):
