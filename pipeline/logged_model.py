@@ -10,14 +10,13 @@ import numpy as np
 
 import perceiver
 from pipeline.checkpoint import Checkpoint, read_checkpoint
-from pipeline.errors import UserError
 from pipeline.provenance import read_versions
 
 REQUIRED = ("torch", "lightning", "numpy", "pandas", "einops", "monai", "nibabel", "mlflow")
 
 
 def log_model(client: Any, run_id: str, checkpoint_path: Path, tags: Mapping[str, str], registered_name: str) -> None:
-    """Log a checkpoint as a pyfunc model; one a run.
+    """Log a checkpoint as a pyfunc model and register it; one a run, so that what is there already is left as it is.
 
     Args:
         client: of ``MlflowClient``.
@@ -25,17 +24,29 @@ def log_model(client: Any, run_id: str, checkpoint_path: Path, tags: Mapping[str
         checkpoint_path: the weights.
         tags: facts about the model, kept with it and with its version.
         registered_name: the model in the registry that gets a new version; empty registers nothing.
-
-    Raises:
-        UserError: the tracking server has no registry.
     """
+    run = client.get_run(run_id)
+    if run.outputs is not None and run.outputs.model_outputs:
+        logged = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    else:
+        logged = _keep_model(client, run, checkpoint_path, tags)
+    if registered_name == "":
+        return
+    if not client.search_registered_models(f"name = '{registered_name}'"):
+        client.create_registered_model(registered_name)
+    if not client.search_model_versions(f"name = '{registered_name}' and run_id = '{run_id}'"):
+        client.create_model_version(
+            registered_name, logged.artifact_location, run_id=run_id, tags=dict(tags), model_id=logged.model_id
+        )
+
+
+def _keep_model(client: Any, run: Any, checkpoint_path: Path, tags: Mapping[str, str]) -> Any:
+    """Log the model's files; return what MLflow knows of it."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    run = client.get_run(run_id)
-    if run.outputs is not None and run.outputs.model_outputs:
-        return  # it was kept before the run was cut off
+    run_id = run.info.run_id
     logged = client.create_logged_model(
         run.info.experiment_id, name="classifier", source_run_id=run_id, tags=dict(tags)
     )
@@ -61,9 +72,8 @@ def log_model(client: Any, run_id: str, checkpoint_path: Path, tags: Mapping[str
         )
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
-    if registered_name != "":
-        _register(client, registered_name, logged, tags)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged
 
 
 def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -93,23 +103,6 @@ def _build_signature(checkpoint: Checkpoint) -> Any:
         columns.append(ColSpec(DataType.string, "nifti", required=False))
     outputs = Schema([TensorSpec(np.dtype("float64"), (-1, len(checkpoint.class_names)))])
     return ModelSignature(inputs=Schema(columns), outputs=outputs)
-
-
-def _register(client: Any, name: str, logged: Any, tags: Mapping[str, str]) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        client.create_model_version(
-            name, logged.artifact_location, run_id=logged.source_run_id, tags=dict(tags), model_id=logged.model_id
-        )
-    except MlflowException as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(
-            f"tracking.register: the model could not be registered as {name} ({first_line}). "
-            "Set tracking.register: false, or use a server with a registry, and start the same command again."
-        ) from error
 
 
 def _list_versions() -> dict[str, str]:

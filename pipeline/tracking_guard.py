@@ -9,9 +9,12 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.event_log import EventLog
 from pipeline.history import EpochResult
+from pipeline.kinds import count_words
 from pipeline.tracker import Tracker
 
 logger = logging.getLogger(__name__)
+# At the end: a store that refuses more records than these one after the other is not there.
+MAX_REFUSED = 3
 
 
 class GuardedTracker(Tracker):
@@ -34,33 +37,47 @@ class GuardedTracker(Tracker):
         self.inner: Tracker | None = None
         self.waiting: deque[Callable[[Tracker], None]] = deque()
         self.is_away = False
+        self.has_warned = False
 
-    def deliver(self) -> None:
-        """Send what waits.
+    def deliver(self, is_last: bool = False) -> None:
+        """Send what waits, in order, up to the first record that is not taken.
+
+        Args:
+            is_last: try the others too: one record may never be taken, and a run has to be closed.
 
         Raises:
             UserError: the store answers, and says what a user has to mend.
         """
-        try:
-            if self.inner is None:
-                self.inner = self.connect()
-                self.run_id = self.inner.run_id
-            while self.waiting:
+        self.is_away = False
+        refused: deque[Callable[[Tracker], None]] = deque()
+        while self.inner is None or self.waiting:
+            try:
+                if self.inner is None:
+                    self.inner = self.connect()
+                    self.run_id = self.inner.run_id
+                    continue
                 self.waiting[0](self.inner)
                 self.waiting.popleft()
-        except UserError:
-            raise
-        except Exception as error:  # noqa: BLE001 (a store raises what its own back end raises; the work is worth more)
-            if not self.is_away:
-                first_line = str(error).strip().partition("\n")[0]
-                logger.warning(
-                    "warning: tracking: %s does not take records (%s). The work goes on, and they are sent later.",
-                    self.place,
-                    first_line,
-                )
-            self.is_away = True
-        else:
-            self.is_away = False
+            except UserError:
+                raise
+            except Exception as error:  # noqa: BLE001 (a store raises what its own back end raises)
+                self._warn(error)
+                self.is_away = True
+                if self.inner is None or not is_last or len(refused) == MAX_REFUSED:
+                    break
+                refused.append(self.waiting.popleft())
+        self.waiting.extendleft(reversed(refused))
+
+    def _warn(self, error: Exception) -> None:
+        """Say once that, and why, records are not taken."""
+        if not self.has_warned:
+            first_line = str(error).strip().partition("\n")[0]
+            logger.warning(
+                "warning: tracking: %s does not take records (%s). The work goes on, and they are sent later.",
+                self.place,
+                first_line,
+            )
+        self.has_warned = True
 
     def _send(self, record: Callable[[Tracker], None]) -> None:
         self.waiting.append(record)
@@ -100,12 +117,12 @@ class GuardedTracker(Tracker):
 
     def finish(self, status: str = "FINISHED") -> None:
         super().finish(status)
-        self.is_away = False  # the last time to ask
-        self._send(lambda tracker: tracker.finish(status))
+        self.waiting.append(lambda tracker: tracker.finish(status))
+        self.deliver(is_last=True)
         if self.waiting:
             logger.warning(
-                "warning: tracking: %d records did not reach %s. What they say is kept in %s.",
-                len(self.waiting),
+                "warning: tracking: %s did not reach %s. What they say is kept in %s.",
+                count_words(len(self.waiting), "record"),
                 self.place,
                 self.kept_in,
             )

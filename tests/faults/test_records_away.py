@@ -85,6 +85,12 @@ class Notes(Tracker):
             raise ConnectionError("nobody answers")
         self.taken.append(tags)
 
+    def log_file(self, path, folder=None):
+        path.read_bytes()
+
+    def finish(self, status="FINISHED"):
+        self.taken.append(status)
+
 
 def test_records_arrive_once_and_in_order(tmp_path):
     notes = Notes()
@@ -95,6 +101,17 @@ def test_records_arrive_once_and_in_order(tmp_path):
             tracker.log_history([])  # an epoch ends: it asks again
         tracker.set_tags({"number": str(number)})
     assert [tags["number"] for tags in notes.taken] == [str(number) for number in range(8)]
+
+
+def test_one_record_that_is_never_taken_does_not_hold_up_the_end(tmp_path, caplog):
+    notes = Notes()
+    tracker = GuardedTracker(lambda: notes, "notes", tmp_path)
+    tracker.log_file(tmp_path / "not_there.csv")
+    tracker.set_tags({"number": "1"})
+    assert notes.taken == []
+    tracker.finish()
+    assert notes.taken == [{"number": "1"}, "FINISHED"]
+    assert f"1 record did not reach notes. What they say is kept in {tmp_path}." in caplog.text
 
 
 def test_what_the_user_has_to_mend_is_said_at_once(tmp_path):
