@@ -23,10 +23,10 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup fetch preprocess split train evaluate predict export attention report audit folds mnist cifar10 \
-	cifar100 modelnet40 ui test check format bench clean
+	cifar100 modelnet40 ui test test-slow check format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -88,6 +88,9 @@ ui: $(READY) ## open the MLflow pages on http://127.0.0.1:5000 (PORT=)
 
 test: $(READY) ## run the tests
 	$(RUN) -m pytest -n auto
+
+test-slow: $(READY) ## run all tests, those of minutes too
+	$(RUN) -m pytest -n auto --slow
 
 check: $(READY) ## format, lint and types
 	$(RUN) -m ruff format --check .

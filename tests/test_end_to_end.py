@@ -233,3 +233,12 @@ def test_watching_the_machine_changes_no_number(workspace, tmp_path, monkeypatch
     kept = {record.info.run_name: record.data.metrics for record in client.search_runs([experiment.experiment_id])}
     assert "system/cpu_utilization_percentage" in kept["watched"]
     assert not [name for name in kept["alone"] if name.startswith("system/")]
+
+
+def test_evaluate_leaves_no_picture_of_an_earlier_evaluation(workspace, tmp_path):
+    folder = shutil.copytree(workspace, tmp_path / "copy")
+    report = folder / "reports" / "tiny"
+    (report / "attention_99.png").write_bytes(b"drawn of other weights")
+    before = {path.name for path in (workspace / "reports" / "tiny").glob("*.png")}
+    assert run(folder, "evaluate") == 0
+    assert {path.name for path in report.glob("*.png")} == before

@@ -102,8 +102,11 @@ def evaluate(experiment: Experiment, console: Console) -> None:
 
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))
     write_json(paths.metrics, metrics)
-    for name, picture in (figures | section_pictures).items():
-        write_bytes(paths.report_folder / f"{name}.png", picture)
+    drawn = {paths.report_folder / f"{name}.png": picture for name, picture in (figures | section_pictures).items()}
+    for path, picture in drawn.items():
+        write_bytes(path, picture)
+    for leftover in set(paths.report_folder.glob("*.png")) - drawn.keys():
+        leftover.unlink()  # an earlier evaluation had mistakes, or epochs, that this one has not
     study = build_study(
         experiment,
         checkpoint,
