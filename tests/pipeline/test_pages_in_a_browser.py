@@ -78,8 +78,8 @@ def test_in_print_nothing_scrolls_all_is_open_and_all_is_on_the_sheet(browser, a
       .filter((e) => !e.closest('.unseen')).map((e) => e.tagName + ' ' + e.className)
     """
     assert browser.execute_script(beyond) == []
-    heights = "return [...document.querySelectorAll('details.document dd')].map((e) => e.offsetHeight)"
-    assert all(height > 0 for height in browser.execute_script(heights)), "model card and check-list are open"
+    seen = "return [...document.querySelectorAll('details.document dd')].map((e) => e.checkVisibility())"
+    assert all(browser.execute_script(seen)), "model card and check-list are open"
     copies = "return [...document.querySelectorAll('details.copy')].map((e) => e.offsetHeight)"
     assert set(browser.execute_script(copies)) == {0}, "what is there for copying is not printed twice"
     ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
