@@ -63,10 +63,6 @@ class MlflowTracker(Tracker):
     def log_dataset(self, name: str, fingerprint: str, source: str, role: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        inputs = self.client.get_run(self.run_id).inputs
-        known = inputs.dataset_inputs if inputs is not None else []
-        if any((item.dataset.digest, item.tags[0].value) == (fingerprint, role) for item in known):
-            return
         dataset = Dataset(name=name, digest=fingerprint, source_type="local", source=f'{{"uri": "{source}"}}')
         tag = InputTag(key="mlflow.data.context", value=role)
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
