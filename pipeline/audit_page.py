@@ -11,8 +11,9 @@ from pipeline.datasets import DATASETS
 from pipeline.experiment import Experiment
 from pipeline.figures_studies import labelled_accuracies
 from pipeline.files import write_bytes, write_json
-from pipeline.pages import build_figure, write_page
+from pipeline.pages import write_page
 from pipeline.provenance import read_commit, read_hardware, read_versions
+from pipeline.sections import Picture, Section, Table
 from pipeline.store import Store
 from pipeline.tables import write_table
 
@@ -25,6 +26,8 @@ METHOD = (
     "decay, label smoothing. So are the mirror that exchanges labels and the mirror average, because shuffled labels "
     "have no mirror image. The weights after the last step are judged; nothing is chosen on validation or test.",
 )
+
+AGAIN = "How to get these numbers again"
 
 
 def write_audit(
@@ -73,19 +76,17 @@ def write_audit(
         "pictures": store.fingerprint,
         "commit": read_commit(),
     }
-    figure = build_figure(
-        "Accuracy by what was divided",
-        "Dots with their 95\u00a0% intervals over patients; the dashed line is chance.",
-        picture,
-    )
+    text = "Dots with their 95\u00a0% intervals over patients; the dashed line is chance."
+    shown = Picture("audit", "Accuracy by what was divided", text, picture)
+    rows = tuple((name, str(value)) for name, value in (facts | settings).items())
     write_page(
         folder / "audit.html",
         "study.html",
         title=f"{' / '.join(part for part in (experiment.name, experiment.run_name) if part)}: leak demonstration",
         synthetic_note=note,
         sentences=sentences,
-        tables=[tabulate_outcomes(outcomes, names)],
-        figures=[figure],
-        method=METHOD,
-        facts=facts | {name: str(value) for name, value in settings.items()},
+        sections=[
+            Section("What was found", tables=(tabulate_outcomes(outcomes, names),), pictures=(shown,)),
+            Section("How it was done", METHOD, (Table(AGAIN, ("What", "Value"), rows),)),
+        ],
     )

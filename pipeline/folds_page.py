@@ -9,8 +9,8 @@ import pandas as pd
 from pipeline.figures_studies import run_accuracies
 from pipeline.files import write_bytes, write_json
 from pipeline.kinds import Words, count_words, plural
-from pipeline.pages import build_figure, write_page
-from pipeline.sections import Table
+from pipeline.pages import write_page
+from pipeline.sections import Picture, Section, Table
 from pipeline.tables import write_table
 from pipeline.wording import METRIC_TITLES, humanise, show_interval, show_number, show_percent, show_share
 
@@ -115,10 +115,18 @@ def write_folds(
         title=title,
         synthetic_note=synthetic_note,
         sentences=sentences,
-        tables=[tabulate_runs(content, words), tabulate_pooled(content["pooled"])],
-        figures=[build_figure("Runs", text, picture)],
-        method=describe_method(content, words),
-        facts=facts,
+        sections=[
+            Section(
+                "What was found",
+                tables=(tabulate_runs(content, words), tabulate_pooled(content["pooled"])),
+                pictures=(Picture("folds", "Accuracy of each run", text, picture),),
+            ),
+            Section(
+                "How it was done",
+                tuple(describe_method(content, words)),
+                (Table("How to get these numbers again", ("What", "Value"), tuple(facts.items())),),
+            ),
+        ],
     )
 
 
