@@ -234,6 +234,7 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
             pass
         return
     tracker.log_history(state.history)
+    write_history(paths.history, state.history)  # a run may have been cut off between its checkpoint and this
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(*arguments, on_step=display.show_step if console.is_terminal else None):
             is_best = find_best(state.history, config.select_by) is result
