@@ -7,6 +7,7 @@ from lightning.fabric import Fabric
 
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
+from pipeline.processes import check_launcher
 
 
 def choose_accelerator(accelerator: str) -> str:
@@ -56,8 +57,9 @@ def build_fabric(config: TrainConfig) -> Fabric:
         config: accelerator, devices, machines and precision.
 
     Raises:
-        UserError: the machine does not have them.
+        UserError: the machine does not have them, or torchrun started another number of processes.
     """
+    check_launcher(config)
     accelerator = choose_accelerator(config.accelerator)
     num_present = torch.cuda.device_count() if accelerator == "cuda" else 1 if accelerator == "mps" else os.cpu_count()
     if num_present is not None and config.devices > num_present:

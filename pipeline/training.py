@@ -203,10 +203,6 @@ def _train_one_epoch(
 @torch.no_grad()
 def _validate(fabric: Fabric, state: TrainingState, examples: Examples, config: TrainConfig) -> tuple[float, float]:
     """Return the mean loss and the accuracy over all devices' shares of the examples."""
-    if fabric.world_size > 1:
-        # Running averages of batch norms are each device's own; the saved ones are the first's.
-        for buffer in state.classifier.model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
     own = torch.arange(fabric.global_rank, len(examples), fabric.world_size)
     parts = [own[start : start + config.batch_size] for start in range(0, len(own), config.batch_size)]
     loss_sum, correct = torch.zeros((), device=fabric.device), torch.zeros((), device=fabric.device)

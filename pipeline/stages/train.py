@@ -1,7 +1,6 @@
 """The train stage: from the store and the splits to checkpoints, curves and records."""
 
 import dataclasses
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +31,9 @@ from pipeline.files import write_json
 from pipeline.history import find_best, write_history
 from pipeline.intensities import IntensityReference, compute_reference
 from pipeline.leakage import check_certificate
-from pipeline.locks import hold
 from pipeline.models import Classifier, build_model, count_parameters
 from pipeline.optimizers import build_optimizer
+from pipeline.processes import hold_together, is_first_process
 from pipeline.provenance import read_commit, read_hardware, read_versions
 from pipeline.records import flatten
 from pipeline.runs import (
@@ -46,6 +45,7 @@ from pipeline.runs import (
     read_started,
     write_started,
 )
+from pipeline.shared_norm import share_batch_norms
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, read_store
 from pipeline.tracker import Tracker
@@ -104,13 +104,15 @@ def train(experiment: Experiment, console: Console) -> None:
     if config.resume:
         check_same_settings(paths, blank.settings)
         if is_finished(paths):
-            console.print(f"{paths.run_folder}: already trained; nothing to do. --train.resume false trains afresh.")
+            if is_first_process():
+                words = "already trained; nothing to do. --train.resume false trains afresh."
+                console.print(f"{paths.run_folder}: {words}")
             return
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     roles = resolve_roles(splits, experiment.split)
     blank = dataclasses.replace(blank, intensities=_measure_intensities(store, roles))
-    with hold(paths.run_folder) if fabric.global_rank == 0 else nullcontext():
+    with hold_together(fabric, paths.run_folder):
         _train_alone(experiment, fabric, blank, store, roles, console)
 
 
@@ -211,6 +213,7 @@ def _build_state(task: Task) -> TrainingState:
     else:
         mean, deviation = last.mean, last.deviation
         load_weights(model, last.weights)
+    share_batch_norms(model)
     options = task.experiment.model
     classifier = Classifier(
         model, mean, deviation, options.mirror_average, config.loss, task.blank.kind, options.num_points
