@@ -180,16 +180,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
     damaged = UserError(f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train again.")
     try:
         record = json.loads(header)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise damaged from error
+    if not isinstance(record, dict):
+        raise damaged
     if record.get("format") != FORMAT:
         raise UserError(
             f"{path}: checkpoint format {record.get('format')!r}, this version reads {FORMAT}. Train again, or use "
             "the version that wrote it."
         )
-    if "facts" not in record or record.get("sha256") != _compute_checksum(record["facts"], tensors):
+    text = record.get("facts")
+    if not isinstance(text, str) or record.get("sha256") != _compute_checksum(text, tensors):
         raise damaged
-    return _build_checkpoint(json.loads(record["facts"]), tensors)
+    try:
+        return _build_checkpoint(json.loads(text), tensors)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        # Its checksum is right: another program, or another person, made it.
+        raise UserError(
+            f"{path}: its facts are not those of a checkpoint ({type(error).__name__}). Give one that the train stage "
+            "wrote."
+        ) from error
 
 
 def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Classifier:
@@ -253,7 +265,7 @@ def _build_checkpoint(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -
 
 
 def _compute_checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)

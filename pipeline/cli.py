@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jsonargparse
 import yaml
-from rich.console import Console
 
+from pipeline.console import open_console
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.stages import STAGES
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stage_name not in STAGES:
             raise UserError(f"stage: found {stage_name!r}, allowed are {', '.join(STAGES)}. See perceiver --help.")
         experiment = parse_experiment(stage_name, words)
-        STAGES[stage_name](experiment, Console(soft_wrap=True))
+        STAGES[stage_name](experiment, open_console())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,8 +14,21 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
+
+from pipeline.printable import make_printable
 
 Item = TypeVar("Item")
+
+
+def open_console() -> Console:
+    """Open standard output; nothing that is printed there is a command to the console, however a file is named."""
+    return Console(soft_wrap=True, markup=False, emoji=False)
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a warning."""
+    console.print(Text.assemble(("warning:", "yellow"), " ", make_printable(text)), highlight=False)
 
 
 def progress(items: Iterable[Item], description: str, total: int, console: Console) -> Iterator[Item]:

@@ -6,6 +6,8 @@ pixels is read; names and other free text never pass this door.
 """
 
 import importlib.util
+import io
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from pipeline.errors import UserError, VolumeError
 from pipeline.volumes import Volume, build_volume
 
 SUFFIXES = (".dcm", ".ima")
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM PS3.5, A.5: all but the first bytes are packed, however much that is
+# pydicom takes a header's values apart when they are asked for; damaged ones were seen to end in most of these.
+DAMAGE = (
+    OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, RuntimeError, struct.error,
+)  # fmt: skip
 PREAMBLE_BYTES, MAGIC = 128, b"DICM"
 # Slices of one stack differ in their distance by rounding alone; positions have a hundredth of a millimetre or better.
 MAX_UNEVENNESS_MM = 0.05
@@ -60,7 +67,12 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
     from monai.data import PydicomReader
 
     slices = [(_read_slice(path), str(path)) for path in paths]
-    _check_stack(name, [header for header, _ in slices])
+    try:
+        _check_stack(name, [header for header, _ in slices])
+    except DAMAGE as error:
+        if isinstance(error, UserError):
+            raise
+        raise VolumeError(f"{name}: DICOM with a damaged header ({type(error).__name__}). Export it anew.") from error
     reader = PydicomReader()
     reader.has_series, reader.filenames = len(slices) > 1, [path for _, path in slices]
     if reader.has_series:
@@ -69,7 +81,7 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they tell is checked above, and they may quote a header
             voxels, facts = reader.get_data([header for header, _ in slices])
-    except (ValueError, AttributeError, RuntimeError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise VolumeError(
             f"{name}: pixels cannot be read ({type(error).__name__}); compressed ones need another program. "
             "Convert the series to NIfTI, for instance with dcm2niix."
@@ -87,15 +99,23 @@ def _read_slice(path: Path) -> Any:
     import pydicom
 
     try:
-        header = pydicom.dcmread(path)
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError) as error:
+        # From memory, because a length in the file may promise more than there is.
+        content = path.read_bytes()
+        if DEFLATED in content:
+            raise VolumeError(f"{path}: DICOM that is packed as a whole (deflated). Convert the series to NIfTI.")
+        header = pydicom.dcmread(io.BytesIO(content))
+        missing = [tag for tag in (*NEEDED, "PixelData") if tag not in header or header[tag].is_empty]
+        num_frames = int(header.get("NumberOfFrames", None) or 1)
+        photometric = str(header.get("PhotometricInterpretation", ""))
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *DAMAGE) as error:
+        if isinstance(error, UserError):
+            raise
         raise VolumeError(f"{path}: not readable as DICOM ({type(error).__name__}). Copy or export it anew.") from error
-    missing = [tag for tag in (*NEEDED, "PixelData") if tag not in header or header[tag].is_empty]
     if missing:
         raise VolumeError(f"{path}: DICOM without {', '.join(missing)}. Convert the series to NIfTI.")
-    if int(header.get("NumberOfFrames", None) or 1) > 1:
+    if num_frames > 1:
         raise VolumeError(f"{path}: DICOM with several frames in a file. Convert it to NIfTI.")
-    if header.get("PhotometricInterpretation", "") != "MONOCHROME2":
+    if photometric != "MONOCHROME2":
         raise VolumeError(f"{path}: DICOM that is not grey with black as 0 (MONOCHROME2). Convert it to NIfTI.")
     return header
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.config import PreprocessConfig
 from pipeline.datasets.sources import Source
 from pipeline.errors import UserError
+from pipeline.pictures import open_picture
 from pipeline.slicing import PLANE_AXIS, cut_stack, read_picture_stack
 from pipeline.volumes import read_volume
 
@@ -53,7 +53,7 @@ def read_native(
         images = cut_stack(volume, fine, str(paths[0])).images if digest == sha256 else None
     else:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-        with Image.open(paths[0]) as picture:
+        with open_picture(paths[0]) as picture:
             width, height = picture.size
         fine = refine(dataclasses.replace(options, spacing_mm=None), (height, width), (1.0, 1.0))
         # Pictures have no millimetres: they are fitted whole, as for the store.

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from pipeline.console import warn
 from pipeline.datasets import Dataset
 from pipeline.datasets.ready_made import OFFICIAL_SPLITS, ReadyMade
 from pipeline.datasets.sources import find_files
@@ -140,5 +141,5 @@ def _report(paths: Workspace, dataset: Dataset, console: Console) -> None:
             highlight=False,
         )
     if coverage["missing"]:
-        console.print(f"[yellow]warning:[/] {coverage['missing']}", highlight=False)
+        warn(console, coverage["missing"])
     console.print(f"-> {paths.prepared}")

@@ -101,9 +101,13 @@ def write_csv_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str,
         columns: in order.
     """
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    quoting = csv.DictWriter(file, columns, restval="", lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _to_cell(value) for name, value in row.items()})
+        cells = {name: _to_cell(value) for name, value in row.items()}
+        # A carriage return is no line's end to the writer and one to many readers, except in quotes.
+        has_return = any("\r" in str(cell) for cell in cells.values())
+        (quoting if has_return else writer).writerow(cells)
 
 
 def write_json_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str, ...]) -> None:

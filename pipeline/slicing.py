@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
-from PIL import Image, UnidentifiedImageError
 
 from pipeline.config import Plane, PreprocessConfig
 from pipeline.errors import VolumeError
+from pipeline.pictures import open_picture
 from pipeline.volumes import Volume
 
 PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -159,8 +159,5 @@ def _window(slices: Array, percentiles: tuple[float, float]) -> tuple[float, flo
 
 
 def _read_picture(path: Path) -> Array:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("L"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise VolumeError(f"{path}: not readable as a picture ({error}). Copy it anew.") from error
+    with open_picture(path) as picture:
+        return np.asarray(picture.convert("L"))

@@ -3,6 +3,7 @@
 Ids are text and stay text: a patient may be called ``007`` or ``NA``.
 """
 
+import csv
 import io
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise UserError(f"{path}: no such table. Check the path, or run the stage that writes it.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as CSV ({error}). Save it as UTF-8, comma-separated.") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(f"{path}: rows have more cells than the header. Put cells with a comma into quotes.")
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise UserError(f"{path}: columns {', '.join(missing)} are missing; found {', '.join(table.columns)}.")
@@ -73,4 +76,9 @@ def write_table(path: Path, table: pd.DataFrame, columns: tuple[str, ...]) -> No
     """Write ``columns`` of a table as CSV, whole or not at all; floats keep all their digits."""
     buffer = io.StringIO()
     table.loc[:, list(columns)].to_csv(buffer, index=False, lineterminator="\n")
-    write_bytes(path, buffer.getvalue().encode())
+    if "\r" in buffer.getvalue():
+        # It is no line's end to the writer and one to the reader, except in quotes.
+        buffer = io.StringIO()
+        table.loc[:, list(columns)].to_csv(buffer, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    # Bytes of a name that are no Unicode text become \\xNN.
+    write_bytes(path, buffer.getvalue().encode("utf-8", "backslashreplace"))

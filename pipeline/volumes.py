@@ -22,6 +22,9 @@ from pipeline.files import open_atomically
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 PIECE = 1 << 20
+GZIP_PIECE = 1 << 14
+# Intensities beyond this leave float32 where they are windowed and interpolated.
+MAX_INTENSITY = 1e30
 HEADER_MAGIC = {b"n+1", b"ni1", b"n+2", b"ni2"}
 
 
@@ -69,7 +72,8 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     Args:
         path: ``.nii`` or ``.hdr`` (with its ``.img`` beside it), each also as ``.gz``; NIfTI-1 or -2,
             either byte order. A 2-D image counts as one voxel thick; trailing axes of one are dropped.
-        max_bytes: voxels that claim more than this are refused before they are read.
+        max_bytes: a header that claims more than this for the voxels and what lies before them is refused before
+            anything is unpacked.
         needs_orientation: refuse a file whose sform and qform are both marked unknown. Otherwise its axes are taken
             as the standard says for it: along right, anterior and superior, without a rotation.
 
@@ -90,16 +94,18 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     is_known = int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0
     affine = _check_affine(path, header) if is_known or needs_orientation else _assume_affine(header)
     num_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if num_bytes > max_bytes:
+    is_pair = bytes(header["magic"])[:2] == b"ni"
+    offset = _check_offset(path, header, 0 if is_pair else int(header["sizeof_hdr"]))
+    # What lies before the voxels is unpacked with them.
+    if num_bytes + offset > max_bytes:
         raise VolumeError(
-            f"{path}: the header claims {num_bytes / 2**30:.1f} GiB of voxels ({'x'.join(map(str, shape))}), "
+            f"{path}: the header claims {(num_bytes + offset) / 2**30:.1f} GiB of voxels "
+            f"({'x'.join(map(str, shape))}), "
             f"at most {max_bytes / 2**30:.1f} GiB are read. Raise preprocess.max_volume_gib if that is meant."
         )
     digest = hashlib.sha256(content)
-    is_pair = bytes(header["magic"])[:2] == b"ni"
-    offset = _check_offset(path, header, 0 if is_pair else int(header["sizeof_hdr"]))
     if is_pair:
-        data_path = _data_path(path)
+        data_path = find_data_path(path)
         content = _read_file(data_path)
         digest.update(content)
     raw = _read_voxels(path, content, offset, num_bytes)
@@ -196,7 +202,7 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
-def _data_path(header_path: Path) -> Path:
+def find_data_path(header_path: Path) -> Path:
     """Return where the voxels of a two-file image are: ``.img``, or ``.img.gz`` where only that is there."""
     stem = header_path.name[: header_path.name.lower().rindex(".hdr")]
     candidates = [header_path.with_name(stem + suffix) for suffix in (".img", ".img.gz", ".IMG", ".IMG.GZ")]
@@ -206,13 +212,18 @@ def _data_path(header_path: Path) -> Path:
 def _inflate(path: Path, content: bytes, max_bytes: int) -> bytes:
     """Return at most ``max_bytes`` of a gzip file's content, over all its members."""
     parts: list[bytes] = []
-    missing = max_bytes
+    missing, view, start = max_bytes, memoryview(content), 0
+    # Nearly every file is one member. What lies behind a member is copied, so a file of thousands is read in pieces.
+    size = len(content)
     try:
-        while missing > 0 and content.startswith(GZIP_MAGIC):
+        while missing > 0 and view[start : start + 2] == GZIP_MAGIC:
             member = isal_zlib.decompressobj(wbits=31)
-            parts.append(member.decompress(content, missing))
-            missing -= len(parts[-1])
-            content = member.unused_data
+            while missing > 0 and start < len(view) and not member.eof:
+                piece = view[start : start + size]
+                parts.append(member.decompress(piece, missing))
+                missing -= len(parts[-1])
+                start += len(piece) - len(member.unused_data)
+            size = GZIP_PIECE
     except isal_zlib.error as error:  # type: ignore[misc]  # its stub lacks the base class
         raise VolumeError(f"{path}: damaged gzip data ({error}). Copy or export it anew.") from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -311,7 +322,9 @@ def _read_voxels(path: Path, content: bytes, offset: int, num_bytes: int) -> byt
 def _check_values(name: str, voxels: np.ndarray[Any, Any], slope: float | None, intercept: float | None) -> None:
     flat = voxels.ravel(order="K")
     # One pass without a copy is enough, because min() carries NaN along; integers have no NaN to look for.
-    if flat.dtype.kind == "f" and not (np.isfinite(flat.min()) and np.isfinite(flat.max())):
+    limits = flat if flat.dtype.kind == "f" else np.array([np.iinfo(flat.dtype).min, np.iinfo(flat.dtype).max])
+    low, high = float(limits.min()), float(limits.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise VolumeError(f"{name}: NaN or infinite voxels. Repair or leave out the scan.")
     # In all but constant scans the first piece already differs from its first voxel.
     pieces = (flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
@@ -319,3 +332,6 @@ def _check_values(name: str, voxels: np.ndarray[Any, Any], slope: float | None, 
         raise VolumeError(f"{name}: constant, every voxel is {flat[0]}. There is nothing to see.")
     if slope is not None and not np.isfinite(slope + (intercept or 0.0)):
         raise VolumeError(f"{name}: scl_slope or scl_inter is not finite. Repair the header.")
+    factor, largest = 1.0 if slope is None else abs(slope), max(abs(low), abs(high))
+    if max(largest, factor, largest * factor, abs(intercept or 0.0)) > MAX_INTENSITY:
+        raise VolumeError(f"{name}: intensities reach beyond {MAX_INTENSITY:g}. Repair the header or the voxels.")

@@ -190,7 +190,7 @@ def test_predict_names_what_it_cannot_read(workspace, tmp_path, capsys):
             "flat.npy: found (64, 2)",
             "nan.npy: a coordinate is not finite",
             "object.npy: neither an OFF file nor a .npy array of numbers",
-            "two.npy: holds several arrays",
+            "two.npy: neither an OFF file nor a .npy array of numbers",
         ),
         strict=True,
     ):

@@ -12,14 +12,14 @@ from pipeline.datasets.sources import Source
 # OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz, and with _0.png behind it for a slice;
 # also 3de3d1, visits such as 101, and Right, R_I_G_H_T, Left, L_E_F_T.
 AKOA_NAME = re.compile(
-    r"OAI(?P<patient>\d{7})_BaseLine_(?P<visit>\d+)(?P<gap>_?)de3d1_SAG_3D_DESS_WE_"
-    r"(?P<side>R_?I_?G_?H_?T|L_?E_?F_?T)\.(?:nii|hdr)(?:\.gz)?(?:_(?P<slice>\d+)\.png)?",
+    r"OAI(?P<patient>[0-9]{7})_BaseLine_(?P<visit>[0-9]+)(?P<gap>_?)de3d1_SAG_3D_DESS_WE_"
+    r"(?P<side>R_?I_?G_?H_?T|L_?E_?F_?T)\.(?:nii|hdr)(?:\.gz)?(?:_(?P<slice>[0-9]+)\.png)?",
     re.IGNORECASE,
 )
 # 9000099_20050712_SAG_3D_DESS_LEFT_10424405_image.nii.gz: the visit is a date, a bar code names the scan.
 EXPORT_NAME = re.compile(
-    r"(?P<patient>\d{7})_(?P<visit>\d{8})_SAG_3D_DESS_(?P<side>R_?I_?G_?H_?T|L_?E_?F_?T)_(?P<barcode>\d+)"
-    r"(?:[_.][\w.\-]*?)??\.(?:nii|hdr)(?:\.gz)?(?:_(?P<slice>\d+)\.png)?",
+    r"(?P<patient>[0-9]{7})_(?P<visit>[0-9]{8})_SAG_3D_DESS_(?P<side>R_?I_?G_?H_?T|L_?E_?F_?T)_(?P<barcode>[0-9]+)"
+    r"(?:[_.][\w.\-]*?)??\.(?:nii|hdr)(?:\.gz)?(?:_(?P<slice>[0-9]+)\.png)?",
     re.IGNORECASE,
 )
 # A side as a word of its own anywhere in a name; of "bright" or "leftover" nothing follows.

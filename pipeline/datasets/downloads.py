@@ -16,7 +16,7 @@ import pooch
 import requests
 from rich.console import Console
 
-from pipeline.console import byte_progress
+from pipeline.console import byte_progress, warn
 from pipeline.datasets.ready_made import find_raw_file
 from pipeline.datasets.remote_files import MARK_NAME, RemoteFile
 from pipeline.errors import UserError
@@ -135,7 +135,7 @@ def fetch_file(folder: Path, remote: RemoteFile, console: Console) -> Path:
         if not reason:
             return folder / remote.name
         reasons.append(f"{url}: {reason}")
-        console.print(f"[yellow]warning:[/] {url}: {reason}", highlight=False)
+        warn(console, f"{url}: {reason}")
     raise UserError(
         f"{folder / remote.name}: no mirror gave it ({'; '.join(reasons)}). Look at the network, run the command again "
         "(it goes on where it was), or bring the file yourself and name its folder with --data.raw (make: DATA=folder)."

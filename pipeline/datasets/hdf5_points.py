@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     import h5py
 
 MEND = "Take another copy of the published file."
-# The largest published file has 2,048 objects; a header that claims more than this is refused before it is read.
-MAX_OBJECTS = 100_000
+# The whole published set has 12,308 objects. A header that claims more than this is refused before it is read: values
+# that the file does not even hold are read as zeros.
+MAX_OBJECTS = 20_000
 
 
 def read_hdf5_points(path: Path, num_points: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -47,7 +48,9 @@ def read_hdf5_points(path: Path, num_points: int) -> tuple[np.ndarray[Any, Any],
             if not 1 <= num_objects <= MAX_OBJECTS:
                 raise UserError(f"{path}: data has {num_objects} objects, allowed are 1 to {MAX_OBJECTS}. {MEND}")
             points, labels = data[:], label[:]
-    except OSError as error:
+    except UserError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py has no error of its own
         raise UserError(f"{path}: not a whole HDF5 file ({error}). {MEND}") from error
     wrong = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
     if len(wrong):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.tables import SOURCE_TABLE_COLUMNS, read_table
+from pipeline.volumes import find_data_path
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 PICTURE_SUFFIXES = (".png",)
@@ -82,13 +83,20 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
         Scans sorted by id; refused and ignored files are among them, with the reason.
     """
     by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
-    others = []
+    others = [
+        Source(str(path), "", "", (path,), refusal="a linked folder; these are not searched", ignored=True)
+        for path in _find_linked_folders(raw)
+    ]
     for path in find_files(raw, pattern):
         name = path.name.lower()
         if name.endswith(DATA_SUFFIXES) and _has_header(raw / path):
             continue
         if not name.endswith((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)):
             others.append(_ignore(path))
+            continue
+        refusal = _describe_bad_name(path) or describe_link(raw, path)
+        if refusal:
+            others.append(Source(str(path), "", "", (path,), refusal=refusal))
             continue
         try:
             source, slice_index = parse_name(path)
@@ -119,12 +127,12 @@ def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
         if empty:
             raise UserError(f"{table_path}, line {number}: {', '.join(empty)} is empty. Fill it in, or delete the row.")
         path = Path(os.path.normpath(row.path))
-        if path.is_absolute() or path.parts[0] == "..":
+        if path.is_absolute() or path.parts[:1] == ("..",):
             raise UserError(
                 f"{table_path}, line {number}: {row.path} is outside {root}. Paths are relative to data.raw."
             )
         side = row.label.lower() if row.label.lower() in ("left", "right") else ""
-        refusal = "" if (raw / path).is_file() else f"{raw / path}: no such file."
+        refusal = describe_link(raw, path) if _is_file(raw / path) else "no such file."
         sources.append(
             Source(path.as_posix(), row.patient, row.label, (path,), side=side, spelling="table", refusal=refusal)
         )
@@ -152,6 +160,47 @@ def join_files(found: list[tuple[int, Source]]) -> Source:
     twice = next((a, b) for a, b in itertools.pairwise(found) if a[0] == b[0] or a[0] < 0)
     names = " and ".join(str(source.paths[0]) for _, source in twice)
     return replace(source, refusal=f"two files for one scan: {names}. Keep one, or select it with --data.pattern.")
+
+
+def describe_link(raw: Path, path: Path) -> str:
+    """Say why a file is not read that lies elsewhere in truth; nothing where it lies in the raw folder.
+
+    A folder that came from somebody else may hold links to any file of this machine.
+
+    Args:
+        raw: the folder; it may be a link itself.
+        path: a file, relative to it.
+    """
+    places = [raw / path]
+    if path.name.lower().endswith((".hdr", ".hdr.gz")):
+        places.append(find_data_path(raw / path))
+    root = os.path.realpath(raw)
+    if all(Path(os.path.realpath(place)).is_relative_to(root) for place in places):
+        return ""
+    return "a symbolic link that leads out of the raw folder. Put the file itself there, or name its folder (data.raw)."
+
+
+def _describe_bad_name(path: Path) -> str:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "the name is no Unicode text, which tables cannot hold. Rename it."
+    return ""
+
+
+def _find_linked_folders(raw: Path) -> list[Path]:
+    linked = []
+    for folder, subfolders, _ in os.walk(raw):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        linked += [(Path(folder) / name).relative_to(raw) for name in subfolders if (Path(folder) / name).is_symlink()]
+    return sorted(linked)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for any file
+        return False
 
 
 def _has_header(data_path: Path) -> bool:

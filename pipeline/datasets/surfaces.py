@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -99,19 +100,17 @@ def read_cloud(path: Path, num_points: int, num_stored: int) -> np.ndarray[Any, 
     if path.suffix.lower() == ".off":
         return read_off_points(path, num_stored)[:num_points]
     try:
-        # A map: the header may claim more numbers than memory can hold, and the file has.
-        points = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # A map: the header may claim more numbers than memory can hold, and the file has. No archive and no pickle.
+        stored = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, TokenError) as error:
         raise UserError(f"{path}: neither an OFF file nor a .npy array of numbers ({error}).") from error
-    if not isinstance(points, np.ndarray):
-        raise UserError(f"{path}: holds several arrays. Give a .npy file with one, (points, 3).")
-    is_cloud = points.ndim == 2 and points.shape[1] == 3 and points.dtype.kind in "fiu"
-    if not is_cloud or len(points) < num_points:
+    is_cloud = stored.ndim == 2 and stored.shape[1] == 3 and stored.dtype.kind in "fiu"
+    if not is_cloud or len(stored) < num_points:
         raise UserError(
-            f"{path}: found {points.shape} of {points.dtype}, allowed is (points, 3) of numbers with {num_points} "
+            f"{path}: found {stored.shape} of {stored.dtype}, allowed is (points, 3) of numbers with {num_points} "
             "points or more."
         )
-    points = np.array(points, dtype=np.float64)
+    points = np.array(stored[:num_points], dtype=np.float64)
     if not (np.abs(points) < 1e100).all():
         raise UserError(f"{path}: a coordinate is not finite or beyond 1e100. Mend the file.")
-    return fit_into_cube(points[:num_points])
+    return fit_into_cube(points)

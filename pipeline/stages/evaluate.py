@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
 from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.console import warn
 from pipeline.datasets import DATASETS
 from pipeline.decision import compute_decision
 from pipeline.decision_section import build_decision_section
@@ -149,7 +150,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         console.print(f"  {note}", highlight=False)
     for warning in (store.missing, *list_probe_warnings(metrics["probes"], metrics, words)):
         if warning:
-            console.print("[yellow]warning:[/]", warning, highlight=False)
+            warn(console, warning)
     console.print(f"-> {paths.report_folder / 'report.html'}")
 
 

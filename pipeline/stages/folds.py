@@ -120,7 +120,7 @@ def _open_parent(experiment: Experiment, name: str, folder: Path) -> Tracker:
 def _run(job: Experiment, parent: Tracker, console: Console) -> Experiment:
     """Divide, train and judge one run, as far as that was not done."""
     job = dataclasses.replace(job, tracking=dataclasses.replace(job.tracking, parent_run=parent.run_id))
-    console.print(f"[bold]{job.run_name or job.name}[/]")
+    console.print(job.run_name or job.name, style="bold")
     split(job, console)
     train(job, console)
     if is_judged(job.paths):

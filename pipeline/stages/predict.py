@@ -22,6 +22,7 @@ from pipeline.intensities import describe_distance
 from pipeline.kinds import plural
 from pipeline.models import Classifier
 from pipeline.pictures import read_picture
+from pipeline.printable import make_printable
 from pipeline.provenance import compute_fingerprint
 from pipeline.row_files import Row, RowWriter
 from pipeline.scans import INPUTS, Scan, find_scans
@@ -62,7 +63,7 @@ def predict(experiment: Experiment, console: Console) -> None:
         for row in progress(rows, "scoring", len(rest), console):
             writer.write(row)
             if len(scans) <= MAX_TOLD and "reason" not in row:
-                console.print(_tell(row), highlight=False, markup=False)
+                console.print(make_printable(_tell(row)), highlight=False, markup=False)
         counts, first_reason = _count(writer.read())
         writer.finish(columns)
     word = INPUTS[checkpoint.kind][0]

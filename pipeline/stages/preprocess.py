@@ -12,7 +12,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
 from pipeline.config import require
-from pipeline.console import progress
+from pipeline.console import progress, warn
 from pipeline.datasets import DATASETS
 from pipeline.datasets.sources import Source, list_table_sources
 from pipeline.errors import UserError
@@ -21,6 +21,7 @@ from pipeline.figures import contact_sheet
 from pipeline.files import read_json, write_bytes, write_json
 from pipeline.locks import alone_in
 from pipeline.preparation import Part, compute_part_key, describe_options, export_pictures, prepare_part, read_part
+from pipeline.printable import make_printable
 from pipeline.provenance import compute_fingerprint, count_cores
 from pipeline.ready_made_store import prepare_ready_made
 from pipeline.store import FORMAT, read_store, write_store
@@ -193,13 +194,12 @@ def _report(paths: Workspace, manifest: pd.DataFrame, console: Console) -> None:
     labels = ", ".join(f"{count} {label}" for label, count in coverage["scans_by_label"].items())
     console.print(f"{len(accepted)} scans of {accepted['group_id'].nunique()} patients ({labels}) -> {paths.prepared}")
     for path in coverage["side_disagreements"]:
-        console.print(
-            f"[yellow]warning:[/] {path}: the name's side and the knee's place in the scanner disagree", markup=True
-        )
+        warn(console, f"{path}: the name's side and the knee's place in the scanner disagree")
     ignored = manifest[manifest["status"] == "ignored"]
     if len(ignored):
         first = ignored.iloc[0]
-        console.print(f"{len(ignored)} file(s) ignored, such as {first['path']}: {first['reason']}", highlight=False)
+        such = make_printable(f"such as {first['path']}: {first['reason']}")
+        console.print(f"{len(ignored)} file(s) ignored, {such}", highlight=False, markup=False)
 
 
 def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool) -> None:

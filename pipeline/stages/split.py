@@ -3,6 +3,7 @@
 import pandas as pd
 from rich.console import Console
 
+from pipeline.console import warn
 from pipeline.experiment import Experiment
 from pipeline.files import read_json, write_json
 from pipeline.kinds import WORDS, count_words
@@ -52,7 +53,7 @@ def split(experiment: Experiment, console: Console) -> None:
                 highlight=False,
             )
     for warning in describe_findings(certificate):
-        console.print(f"[yellow]warning:[/] {warning} Listed in {paths.certificate}.", highlight=False)
+        warn(console, f"{warning} Listed in {paths.certificate}.")
     check_certificate(paths.certificate, store, splits)
     kept_apart = f"No {words.group}" if words.is_single else f"No {words.group} and no picture"
     console.print(f"{kept_apart} is in two splits -> {paths.splits}, {paths.certificate.name}")

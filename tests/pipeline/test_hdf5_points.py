@@ -51,7 +51,7 @@ def test_flat_labels_are_read_too(write):
         (None, labels(2), r"label is \(2, 1\) of uint8, allowed is \(3, 1\) of uint8"),
         (None, labels().astype(np.int64), r"label is \(3, 1\) of int64"),
         (np.float32(1), None, r"data is \(\) of float32"),
-        (clouds()[:0], labels(0), "data has 0 objects, allowed are 1 to 100000"),
+        (clouds()[:0], labels(0), "data has 0 objects, allowed are 1 to 20000"),
     ],
 )
 def test_other_shapes_and_types_are_refused(write, data, label, message):
@@ -71,7 +71,7 @@ def test_absurd_sizes_are_refused_before_anything_is_read(tmp_path):
     with h5py.File(path, "w") as file:  # 10^12 objects in a file of a few kilobytes
         file.create_dataset("data", (10**12, NUM_POINTS, 3), np.float32, chunks=(100, NUM_POINTS, 3))
         file.create_dataset("label", (10**12, 1), np.uint8, chunks=(100, 1))
-    with pytest.raises(UserError, match="data has 1000000000000 objects, allowed are 1 to 100000"):
+    with pytest.raises(UserError, match="data has 1000000000000 objects, allowed are 1 to 20000"):
         read_hdf5_points(path, NUM_POINTS)
 
 

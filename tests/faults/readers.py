@@ -1,0 +1,190 @@
+"""All doors for files from outside, with small valid files for each."""
+
+import gzip
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+
+from pipeline.checkpoint import HEADER_KEY, read_checkpoint, write_checkpoint
+from pipeline.config import PreprocessConfig
+from pipeline.datasets.akoa import parse_name
+from pipeline.datasets.cifar import CIFAR10, CIFAR100, read_records
+from pipeline.datasets.hdf5_points import read_hdf5_points
+from pipeline.datasets.mnist import read_idx
+from pipeline.datasets.surfaces import read_cloud
+from pipeline.dicom import read_series
+from pipeline.pictures import read_picture
+from pipeline.slicing import cut_stack
+from pipeline.tables import SOURCE_TABLE_COLUMNS, read_table
+from pipeline.volumes import read_volume
+from tests.conftest import to_idx
+from tests.faults.fuzz import Reader
+from tests.pipeline.test_checkpoint import make_checkpoint
+from tests.pipeline.test_dicom import write_series
+
+MAX_VOXEL_BYTES = 1 << 20
+
+
+def make_volumes(folder: Path) -> list[bytes]:
+    voxels = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    oblique = nibabel.Nifti1Image(voxels.astype(np.float32), None)
+    oblique.header.set_qform(np.array([[0, 1, 0, 3], [0, 0, 2, 4], [3, 0, 0, 5], [0, 0, 0, 1.0]]), code=1)
+    oblique.header["sform_code"] = 0
+    oblique.header.set_slope_inter(2.0, 1.0)
+    plain = nibabel.Nifti1Image(voxels, affine).to_bytes()
+    second = nibabel.Nifti2Image(voxels, affine).to_bytes()
+    return [plain, oblique.to_bytes(), second, gzip.compress(plain, 1), gzip.compress(plain, 0)]
+
+
+def read_slices(path: Path) -> Any:
+    volume = read_volume(path, MAX_VOXEL_BYTES, needs_orientation=False)
+    assert np.isfinite([*volume.spacing_mm, *volume.centre_mm, volume.obliquity_degrees]).all()
+    assert min(volume.spacing_mm) > 0
+    assert np.isfinite(volume.intensity()).all()
+    with np.errstate(invalid="raise"):  # a NaN that becomes a grey level
+        return cut_stack(volume, PreprocessConfig(num_slices=3, size=(8, 8), spacing_mm=4.0), str(path))
+
+
+def make_idx(folder: Path) -> list[bytes]:
+    return [to_idx(np.arange(2 * 28 * 28).reshape(2, 28, 28).astype(np.uint8)), to_idx(np.zeros((0, 28, 28), np.uint8))]
+
+
+def make_packed_idx(folder: Path) -> list[bytes]:
+    return [gzip.compress(content, level) for content in make_idx(folder) for level in (0, 9)]
+
+
+def make_cifar10(folder: Path) -> list[bytes]:
+    return [bytes(3 * 3073), bytes(range(10)) * 3073]
+
+
+def make_cifar100(folder: Path) -> list[bytes]:
+    return [bytes(3 * 3074), bytes([5, 7]) * 1537]
+
+
+def make_meshes(folder: Path) -> list[bytes]:
+    solid = b"OFF\n4 4 6\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
+    triangle = b"OFF # c\r\n3 1\r\n0 0 0\r\n1.5 0 0\r\n0 1e0 0\r\n3 0 1 2 255 0 0\r\n"
+    return [solid, solid.replace(b"OFF\n", b"OFF"), triangle]
+
+
+def make_arrays(folder: Path) -> list[bytes]:
+    contents = []
+    fortran = np.asfortranarray(np.arange(27, dtype=np.float32).reshape(9, 3))
+    for values in (np.eye(3), np.arange(24, dtype=np.int16).reshape(8, 3), fortran):
+        buffer = io.BytesIO()
+        np.save(buffer, values)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def make_clouds(folder: Path) -> list[bytes]:
+    contents = []
+    for number, options in enumerate(({}, {"compression": "gzip", "chunks": (1, 8, 3)})):
+        path = folder / f"seed{number}.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("data", data=np.random.default_rng(0).random((3, 8, 3), dtype=np.float32), **options)
+            file.create_dataset("label", data=np.arange(3, dtype=np.uint8)[:, None])
+        contents.append(path.read_bytes())
+    return contents
+
+
+def make_pictures(folder: Path) -> list[bytes]:
+    pixels = Image.fromarray(np.arange(8 * 8, dtype=np.uint8).reshape(8, 8))
+    contents = []
+    for mode, kind in (("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("RGB", "PNG"), ("L", "JPEG"), ("RGB", "BMP")):
+        buffer = io.BytesIO()
+        pixels.convert(mode).save(buffer, kind)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def make_checkpoints(folder: Path) -> list[bytes]:
+    write_checkpoint(folder / "seed.safetensors", make_checkpoint())
+    return [(folder / "seed.safetensors").read_bytes()]
+
+
+def make_facts(folder: Path) -> list[bytes]:
+    (content,) = make_checkpoints(folder)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return [json.loads(header["__metadata__"][HEADER_KEY])["facts"].encode()]
+
+
+def read_facts(path: Path) -> Any:
+    """Put facts into a checkpoint whose checksum is right, as a liar would."""
+    text = path.read_bytes().decode("utf-8", "replace")
+    tensors = {"model.weight": torch.zeros(2)}
+    digest = hashlib.sha256(text.encode())
+    digest.update(b"model.weight torch.float32 (2,)" + bytes(8))
+    header = json.dumps({"format": 1, "sha256": digest.hexdigest(), "facts": text})
+    liar = path.with_suffix(".safetensors")
+    liar.write_bytes(safetensors.torch.save(tensors, {HEADER_KEY: header}))
+    return read_checkpoint(liar)
+
+
+def make_dicom(folder: Path) -> list[bytes]:
+    series = write_series(folder / "series", np.arange(8 * 9, dtype=np.int16).reshape(1, 8, 9))
+    return [path.read_bytes() for path in sorted(series.iterdir())]
+
+
+def make_tables(folder: Path) -> list[bytes]:
+    return ['\ufeffpath,patient,label\na.nii,007,left\n"b,\n.nii",NA,right\n'.encode()]
+
+
+def make_names(folder: Path) -> list[bytes]:
+    return [
+        b"OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz_0.png",
+        b"OAI9961728_BaseLine_3de3d1_SAG_3D_DESS_WE_L_E_F_T.hdr",
+        b"9000099_20050712_SAG_3D_DESS_LEFT_10424405_image.nii.gz",
+    ]
+
+
+def read_name(path: Path) -> Any:
+    name = path.read_bytes().decode("utf-8", "surrogateescape").replace("/", "_").replace("\x00", "_")[:255]
+    source, slice_index = parse_name(Path("folder") / (name or "_"))
+    assert len(source.group_id) == 7
+    assert source.label == source.side
+    assert source.side in ("left", "right")
+    assert slice_index >= -1
+    assert not set(source.source_id) - set("0123456789_eflghirt")
+    return source
+
+
+NAME_WORDS = [
+    *(b"OAI", b"BaseLine", b"de3d1", b"_SAG_3D_DESS_WE_", b"_SAG_3D_DESS_", b"RIGHT", b"L_E_F_T", b".nii", b".gz"),
+    *(b".hdr", b".png", b"_", b"9014797", b"\n", b".", b"..", b"-", *(text.encode() for text in ("٣", "９", "ſ", "ı"))),
+]
+MESH_WORDS = [
+    *(b"OFF", b"\n", b" ", b"3", b"0", b"1", b"-1", b"1.5", b"1e5", b"#", b"\r", b"\x0b", b"99999999999", b"0x1"),
+    *(b"1_0", b"1e400", b"infinity"),
+]
+TABLE_WORDS = [b"path", b"patient", b"label", b",", b"\n", b'"', b"\r", b"a", b"\xff", b"\x00", b"=1+1", b"NA", b"007"]
+ARRAY_WORDS = [b"'descr'", b"'<f8'", b"'O'", b"(", b")", b"'shape'", b"99999999999999", b",", b"True", b"-1", b"'|V3'"]
+PICTURE_WORDS = [b"IDAT", b"tRNS", b"zTXt", b"iTXt", b"IHDR", b"PLTE", b"IEND", b"acTL", b"eXIf", b"\x7f\xff\xff\xff"]
+FACT_WORDS = [b"null", b"[]", b"{}", b"-1", b"1e999", b"true", b'"x"', b"NaN", b",", b":", b"99999999999999999999"]
+
+READERS = {
+    "names": Reader("name.txt", make_names, read_name, ValueError, NAME_WORDS),
+    "NIfTI": Reader("knee.nii", make_volumes, read_slices),
+    "IDX": Reader("images-idx3-ubyte", make_idx, lambda path: read_idx(path, (60_000, 28, 28))),
+    "IDX-gzip": Reader("images-idx3-ubyte.gz", make_packed_idx, lambda path: read_idx(path, (60_000, 28, 28))),
+    "CIFAR-10": Reader("a.bin", make_cifar10, lambda path: read_records(path, CIFAR10.num_labels, 10_000)),
+    "CIFAR-100": Reader("a.bin", make_cifar100, lambda path: read_records(path, CIFAR100.num_labels, 50_000)),
+    "OFF": Reader("a.off", make_meshes, lambda path: read_cloud(path, 8, 16), words=MESH_WORDS),
+    "npy": Reader("a.npy", make_arrays, lambda path: read_cloud(path, 3, 16), words=ARRAY_WORDS),
+    "HDF5": Reader("a.h5", make_clouds, lambda path: read_hdf5_points(path, 8)),
+    "picture": Reader("a.png", make_pictures, lambda path: read_picture(path, 3, (8, 8)), words=PICTURE_WORDS),
+    "checkpoint": Reader("a.safetensors", make_checkpoints, read_checkpoint),
+    "facts": Reader("facts.json", make_facts, read_facts, words=FACT_WORDS),
+    "DICOM": Reader("a.dcm", make_dicom, lambda path: read_series("series", (path,), MAX_VOXEL_BYTES)),
+    "table": Reader("a.csv", make_tables, lambda path: read_table(path, SOURCE_TABLE_COLUMNS), words=TABLE_WORDS),
+}

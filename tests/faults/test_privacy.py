@@ -1,0 +1,132 @@
+"""What a scan's header says of a person stays in the scan: every byte of everything that the stages write is searched."""
+
+import base64
+import gzip
+import io
+import re
+import sqlite3
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.cli import main
+from tests.conftest import TINY_CONFIG
+from tests.pipeline.test_dicom import write_series
+
+SECRET = "Zyxwv^Quetzal"
+BIRTH_DATE = "19020304"
+ROOT = Path(__file__).parents[2]
+# A text in a table of 16-bit characters, or in base64 inside of a page, is the same text.
+FORMS = (SECRET.encode(), SECRET.encode("utf-16-le"), SECRET.encode("utf-16-be"), BIRTH_DATE.encode())
+STAGES = ("fetch", "preprocess", "split", "train", "evaluate", "attention", "export", "report", "audit")
+
+
+def plant(path: Path) -> None:
+    """Write the secret into every field of free text that a NIfTI header has."""
+    image = nibabel.load(path)
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        size = image.header[field].dtype.itemsize
+        image.header[field] = SECRET.encode()[:size]
+    for code in ("comment", "afni", "xcede"):
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(code, f"<name>{SECRET}</name>".encode()))
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header), path)
+
+
+def unpack(content: bytes, depth: int = 0) -> Iterator[bytes]:
+    """Yield a content and, over and over, what is packed in it: gzip, zip, zlib in PNG, base64 in pages."""
+    yield content
+    if depth == 3:
+        return
+    if content.startswith(b"\x1f\x8b"):
+        yield from unpack(gzip.decompress(content), depth + 1)
+    elif content.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                yield name.encode()
+                yield from unpack(archive.read(name), depth + 1)
+    elif content.startswith(b"\x89PNG"):
+        for match in re.finditer(rb"zTXt|iTXt|iCCP|IDAT", content):
+            start = match.start()
+            size = int.from_bytes(content[start - 4 : start], "big")
+            data = content[start + 4 : start + 4 + size]
+            at = data.find(b"\x78") if match[0] != b"IDAT" else 0
+            try:
+                yield zlib.decompressobj().decompress(data[max(at, 0) :])
+            except zlib.error:
+                continue
+    elif re.match(rb"\s*(<!|\{|\[)", content):
+        for match in re.finditer(rb"[A-Za-z0-9+/]{16,}={0,2}", content):
+            text = match[0][: len(match[0]) // 4 * 4]
+            yield from unpack(base64.b64decode(text), depth + 1)
+
+
+def find_secret(folder: Path, passed_over: Path) -> list[str]:
+    """Return the files below a folder whose name or content, packed or not, holds the secret."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.is_relative_to(passed_over):
+            continue
+        contents = [path.name.encode(), *unpack(path.read_bytes())]
+        if path.suffix == ".db":
+            with sqlite3.connect(path) as database:
+                contents += [line.encode() for line in database.iterdump()]
+        if any(form in content for content in contents for form in FORMS):
+            found.append(path.relative_to(folder).as_posix())
+    return found
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """All stages on knees whose headers hold the secret, and predictions for new ones and a DICOM series."""
+    workspace = tmp_path_factory.mktemp("planted")
+    config = TINY_CONFIG | {
+        "export": {"formats": ["torch", "bundle"]},
+        "attention": {"num_examples": 2, "native": True},
+    }
+    (workspace / "tiny.yaml").write_text(yaml.safe_dump(config))
+    words = ["--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]
+    for stage in STAGES:
+        assert main([stage, *words]) == 0, stage
+        if stage == "fetch":
+            for path in (workspace / "data" / "tiny" / "raw").glob("*.nii.gz"):
+                plant(path)
+    new = tmp_path_factory.mktemp("new")
+    knee = sorted((workspace / "data" / "tiny" / "raw").glob("*.nii.gz"))[0]
+    (new / "good.nii.gz").write_bytes(knee.read_bytes())
+    # What is wrong is told, and so could be the text beside it.
+    (new / "cut.nii.gz").write_bytes(gzip.compress(gzip.decompress(knee.read_bytes())[:700]))
+    named = dict.fromkeys(("PatientName", "InstitutionName", "StudyDescription", "PatientID", "OperatorsName"), SECRET)
+    intensity = np.random.default_rng(0).integers(0, 1000, (12, 14, 16)).astype(np.int16)
+    write_series(new / "series", intensity, PatientBirthDate=BIRTH_DATE, **named)
+    spoilt = {"PhotometricInterpretation": SECRET, "ImageComments": SECRET}
+    write_series(new / "spoilt", intensity, **named | spoilt)
+    for path in sorted((new / "series").iterdir())[:3]:
+        (new / "broken").mkdir(exist_ok=True)
+        content = path.read_bytes()
+        (new / "broken" / path.name).write_bytes(content[: content.index(b"Zyxwv") + 40])
+    assert main(["predict", str(new), *words, "--predict.output", str(workspace / "new.csv")]) == 2
+    assert main(["predict", str(new), *words, "--predict.output", str(workspace / "new.json")]) == 2
+    return workspace
+
+
+def test_servers_listen_to_this_machine_alone():
+    """What the make target and the README start; without the option MLflow would do so today, but may not tomorrow."""
+    makefile, readme = ((ROOT / name).read_text() for name in ("Makefile", "README.md"))
+    commands = re.findall(r"^.*mlflow (?:ui|server|models serve)\b.*$", makefile + readme, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert re.search(r"(--host|-h) 127\.0\.0\.1\b", command), command
+    assert "0.0.0.0" not in makefile + readme
+
+
+def test_no_output_holds_the_free_text_of_a_header(planted):
+    raw = planted / "data" / "tiny" / "raw"
+    assert len(find_secret(raw, raw / "none")) == len(list(raw.glob("*.nii.gz")))  # the search finds what is there
+    assert find_secret(planted, raw) == []
+    assert len([path for path in planted.rglob("*") if path.is_file()]) > 100
