@@ -1,4 +1,4 @@
-"""What a scan's header says of a person stays in the scan: every byte of everything that the stages write is searched."""
+"""What a scan's header says of a person stays in the scan: every byte that the stages write is searched."""
 
 import base64
 import gzip
