@@ -135,7 +135,7 @@ def smooth(weights: NDArray[np.float64], num_pixels: int) -> NDArray[np.float64]
 def save_pixels(pixels: Pixels) -> bytes:
     """Return pixels (height, width, 3) as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

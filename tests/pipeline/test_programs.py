@@ -84,7 +84,9 @@ def compute_expected(checkpoint, values):
     return compute_probabilities(build_from_checkpoint(checkpoint), values[0], places, torch.device("cpu"), 256)
 
 
-@pytest.mark.parametrize("name", ["images", "points", pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["images", *(pytest.param(name, marks=pytest.mark.slow) for name in ("points", "cnn"))]
+)
 def test_programs_give_the_checkpoints_probabilities(name, tmp_path):
     checkpoint = build_checkpoint(name)
     traced = trace(checkpoint)

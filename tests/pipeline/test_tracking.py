@@ -66,7 +66,7 @@ def test_a_run_is_nested_below_its_parent_also_when_it_goes_on(open_named, track
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (UserError, "FAILED")]
+    ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (UserError("refused"), "FAILED")]
 )
 def test_the_records_say_how_a_run_ended(open_named, error, status):
     tracker = open_named("ends")
