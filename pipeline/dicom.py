@@ -66,21 +66,25 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
     # It takes seconds to import, and a model that scores NIfTI files does without.
     from monai.data import PydicomReader
 
-    slices = [(_read_slice(path), str(path)) for path in paths]
-    try:
-        _check_stack(name, [header for header, _ in slices])
-    except DAMAGE as error:
-        if isinstance(error, UserError):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they tell is checked here, and they may quote a header
+        try:
+            return _read_stack(name, paths, PydicomReader())
+        except UserError:
             raise
-        raise VolumeError(f"{name}: DICOM with a damaged header ({type(error).__name__}). Export it anew.") from error
-    reader = PydicomReader()
+        except DAMAGE as error:
+            found = type(error).__name__  # its text may quote the header
+            raise VolumeError(f"{name}: DICOM with a damaged header ({found}). Export it anew.") from error
+
+
+def _read_stack(name: str, paths: tuple[Path, ...], reader: Any) -> Volume:
+    slices = [(_read_slice(path), str(path)) for path in paths]
+    _check_stack(name, [header for header, _ in slices])
     reader.has_series, reader.filenames = len(slices) > 1, [path for _, path in slices]
     if reader.has_series:
         reader.filenames = [reader.filenames]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they tell is checked above, and they may quote a header
-            voxels, facts = reader.get_data([header for header, _ in slices])
+        voxels, facts = reader.get_data([header for header, _ in slices])
     except DAMAGE as error:
         raise VolumeError(
             f"{name}: pixels cannot be read ({type(error).__name__}); compressed ones need another program. "

@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.clouds import draw_cloud
 from pipeline.curves import RocCurve
 from pipeline.errors import UserError
+from pipeline.printable import make_printable
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 INK, PAPER = "#1F2328", "#FFFFFF"
@@ -56,6 +57,7 @@ MAX_ROC_CURVES = 8  # more are drawn thin, with their mean
 MAX_WRITTEN_CLASSES = 12  # a larger confusion matrix has no numbers in its cells
 MIN_TILE_PIXELS = 176
 CAPTION_PIXELS = 13
+MAX_LETTERS = 500
 
 
 def save_png(figure: Figure) -> bytes:
@@ -315,6 +317,8 @@ def load_font(name: str) -> ImageFont.FreeTypeFont:
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Cut the middle out of a text until it is at most ``width`` pixels wide."""
+    # The font's engine ends on commands to a terminal and the like; and no picture has room for more letters.
+    text = shorten(make_printable(text), MAX_LETTERS)
     for num_letters in range(len(text), 1, -1):
         shorter = shorten(text, num_letters)
         if font.getlength(shorter) <= width:

@@ -21,6 +21,7 @@ INDEX_COLUMNS = ("example_id", "source_id", "group_id", "label", "slice_index", 
 SPLIT_COLUMNS = ("group_id", "split")
 OFFICIAL_SPLIT_COLUMNS = ("group_id", "split", "sha256")
 SOURCE_TABLE_COLUMNS = ("path", "patient", "label")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def prediction_columns(class_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,6 +71,21 @@ def read_predictions(path: Path, class_names: tuple[str, ...]) -> pd.DataFrame:
         return table.astype(dict.fromkeys(columns, float))
     except ValueError as error:
         raise UserError(f"{path}: {error}. Run the stage that wrote it again.") from error
+
+
+def find_formula(table: pd.DataFrame) -> str:
+    """Return the first id, label or path that a spreadsheet program would run as a formula; nothing where none is.
+
+    Tables hold such cells as they are: an apostrophe before them, as some advise, would make them other ids.
+
+    Args:
+        table: with the columns of a manifest.
+    """
+    for column in ("group_id", "source_id", "label", "path"):
+        starts = table[column].str.startswith(FORMULA_STARTS)
+        if starts.any():
+            return str(table.loc[starts, column].iloc[0])
+    return ""
 
 
 def write_table(path: Path, table: pd.DataFrame, columns: tuple[str, ...]) -> None:

@@ -100,8 +100,8 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     if num_bytes + offset > max_bytes:
         raise VolumeError(
             f"{path}: the header claims {(num_bytes + offset) / 2**30:.1f} GiB of voxels "
-            f"({'x'.join(map(str, shape))}), "
-            f"at most {max_bytes / 2**30:.1f} GiB are read. Raise preprocess.max_volume_gib if that is meant."
+            f"({'x'.join(map(str, shape))}), at most {max_bytes / 2**30:.1f} GiB are read. "
+            "Raise preprocess.max_volume_gib if that is meant."
         )
     digest = hashlib.sha256(content)
     if is_pair:
@@ -114,7 +114,7 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
         str(path),
         voxels,
         affine,
-        scaling=header.get_slope_inter(),
+        scaling=_check_scaling(path, header),
         stored_shape=tuple(int(size) for size in header.get_data_shape()),
         sha256=digest.hexdigest(),
         orientation_known=is_known,
@@ -280,6 +280,14 @@ def _check_affine(path: Path, header: Any) -> np.ndarray[Any, Any]:
     except (HeaderDataError, ValueError) as error:
         raise VolumeError(f"{path}: no valid affine ({error}): left and right are unknown.") from error
     return _check_matrix(str(path), affine)
+
+
+def _check_scaling(path: Path, header: Any) -> tuple[float | None, float | None]:
+    try:
+        scaling: tuple[float | None, float | None] = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise VolumeError(f"{path}: scl_slope or scl_inter is not finite ({error}). Repair the header.") from error
+    return scaling
 
 
 def _check_matrix(name: str, affine: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -58,7 +58,7 @@ def real_data() -> Path:
     return REAL_DATA
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_knee() -> Callable[..., Path]:
     """Write a small random knee: no two voxels need be equal, and the affine puts it on its side."""
 

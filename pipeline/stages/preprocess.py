@@ -25,7 +25,7 @@ from pipeline.printable import make_printable
 from pipeline.provenance import compute_fingerprint, count_cores
 from pipeline.ready_made_store import prepare_ready_made
 from pipeline.store import FORMAT, read_store, write_store
-from pipeline.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, read_table, write_table
+from pipeline.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
 from pipeline.workspace import Workspace
 
 NUM_SHEET_PICTURES = 48
@@ -182,7 +182,7 @@ def _draw_contact_sheet(paths: Workspace) -> None:
     rows = np.flatnonzero(store.index["slice_index"] == middle)
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SHEET_PICTURES).round().astype(int))]
     table = store.index.iloc[chosen]
-    captions = [f"{row.group_id} {row.label}" for row in table.itertuples()]
+    captions = [make_printable(f"{row.group_id} {row.label}") for row in table.itertuples()]
     write_bytes(paths.prepared / "contact_sheet.png", contact_sheet(store.examples[chosen], captions))
 
 
@@ -195,6 +195,9 @@ def _report(paths: Workspace, manifest: pd.DataFrame, console: Console) -> None:
     console.print(f"{len(accepted)} scans of {accepted['group_id'].nunique()} patients ({labels}) -> {paths.prepared}")
     for path in coverage["side_disagreements"]:
         warn(console, f"{path}: the name's side and the knee's place in the scanner disagree")
+    formula = find_formula(accepted)
+    if formula:
+        warn(console, f"{formula!r}: a spreadsheet takes this for a formula. Import the tables' columns as text.")
     ignored = manifest[manifest["status"] == "ignored"]
     if len(ignored):
         first = ignored.iloc[0]
