@@ -13,7 +13,7 @@ class UserError(ValueError):
         message: it may quote names and contents of files; what is not visible in them becomes its code.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         super().__init__(make_printable(message))
 
 

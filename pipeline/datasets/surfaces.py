@@ -11,6 +11,10 @@ from pipeline.datasets.off_files import Mesh, parse_off
 from pipeline.errors import UserError
 
 CLOUD_SUFFIXES = (".off", ".npy")
+# What NumPy was seen to end in on damaged headers; one may also ask for gigabytes.
+DAMAGE = (
+    OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, TokenError, MemoryError,
+)  # fmt: skip
 
 
 def read_off_points(path: Path, num_points: int) -> np.ndarray[Any, Any]:
@@ -102,7 +106,7 @@ def read_cloud(path: Path, num_points: int, num_stored: int) -> np.ndarray[Any, 
     try:
         # A map: the header may claim more numbers than memory can hold, and the file has. No archive and no pickle.
         stored = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, TokenError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: neither an OFF file nor a .npy array of numbers ({error}).") from error
     is_cloud = stored.ndim == 2 and stored.shape[1] == 3 and stored.dtype.kind in "fiu"
     if not is_cloud or len(stored) < num_points:
