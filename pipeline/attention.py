@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from perceiver import ImagePerceiver, PerceiverConfig, PointPerceiver
+from pipeline.classifier import Classifier
 from pipeline.config import AttentionConfig
 from pipeline.errors import UserError
 from pipeline.examples import read_images
-from pipeline.models import Classifier, SliceModel
+from pipeline.models import SliceModel
 from pipeline.store import Store
 
 # Matrices between latents grow fast: 48 layers of 8 heads and 512 latents are 400 MB an example.

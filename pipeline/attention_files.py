@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.attention import KEPT, AttentionMaps, choose_examples, compute_maps
+from pipeline.classifier import Classifier
 from pipeline.config import AttentionConfig
 from pipeline.errors import UserError
 from pipeline.files import open_atomically
-from pipeline.models import Classifier
 from pipeline.records import build_record
 from pipeline.store import Store
 from pipeline.tables import write_table

@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 
 from pipeline.baselines import build_predictions
+from pipeline.classifier import Classifier
 from pipeline.config import AuditConfig, AugmentConfig, TrainConfig
 from pipeline.devices import build_fabric
 from pipeline.examples import Examples, compute_statistics, place_examples
 from pipeline.experiment import Experiment
 from pipeline.history import EpochResult
-from pipeline.models import Classifier, ModelConfig, build_model
+from pipeline.models import ModelConfig, build_model
 from pipeline.optimizers import build_optimizer
 from pipeline.scoring import compute_probabilities
 from pipeline.store import Store

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from pipeline.checkpoint import Checkpoint, build_from_checkpoint, describe_network
+from pipeline.classifier import ProbabilityModel
 from pipeline.files import write_bytes, write_json
-from pipeline.models import ProbabilityModel
 from pipeline.provenance import read_versions
 
 ROOT = Path(__file__).resolve().parents[1]

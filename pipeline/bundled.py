@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from pipeline.classifier import ProbabilityModel, build_classifier
 from pipeline.config import PreprocessConfig
-from pipeline.models import ModelConfig, ProbabilityModel, build_classifier
+from pipeline.models import ModelConfig
 from pipeline.records import build_record
 from pipeline.scoring import score_stack
 from pipeline.slicing import cut_stack

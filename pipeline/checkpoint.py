@@ -15,13 +15,14 @@ import safetensors
 import safetensors.torch
 import torch
 
+from pipeline.classifier import Classifier, build_classifier
 from pipeline.config import PreprocessConfig
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
 from pipeline.history import EpochResult
 from pipeline.intensities import IntensityReference
 from pipeline.kinds import Kind
-from pipeline.models import Classifier, ModelConfig, build_classifier
+from pipeline.models import ModelConfig
 from pipeline.records import build_record, encode_plain
 
 FORMAT = 1

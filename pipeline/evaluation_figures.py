@@ -9,10 +9,10 @@ import pandas as pd
 from pipeline.attention import KEPT, choose_examples, compute_maps, has_attention
 from pipeline.attention_pictures import choose_maps, draw_maps
 from pipeline.checkpoint import Checkpoint
+from pipeline.classifier import Classifier
 from pipeline.curves import compute_calibration_bins, compute_roc_curves
 from pipeline.figures import calibration_curve, confusion_matrix, contact_sheet, roc_curve, training_curves
 from pipeline.history import find_best
-from pipeline.models import Classifier
 from pipeline.store import Store
 from pipeline.wording import show_percent
 

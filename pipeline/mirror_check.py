@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.augment import LATERALITY
+from pipeline.classifier import Classifier, average_mirrored
 from pipeline.config import Plane
 from pipeline.examples import read_images
 from pipeline.kinds import Kind
-from pipeline.models import Classifier, average_mirrored
 
 
 @dataclass(frozen=True)

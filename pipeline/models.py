@@ -1,17 +1,15 @@
 """The networks that an experiment can choose from, behind one call."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import nn
 
-from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig, PointPerceiver, normalise_points
-from pipeline.config import LossName, require
+from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig, PointPerceiver
+from pipeline.config import require
 from pipeline.errors import UserError
 from pipeline.kinds import Kind
-from pipeline.losses import compute_log_probabilities
 from pipeline.permutation import PixelPermutation
 
 
@@ -137,43 +135,6 @@ def build_model(
         return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
 
 
-def build_classifier(
-    config: ModelConfig,
-    *,
-    num_channels: int,
-    image_size: tuple[int, int],
-    num_classes: int,
-    num_slices: int,
-    mean: tuple[float, ...],
-    deviation: tuple[float, ...],
-    loss: LossName,
-    data_kind: Kind,
-) -> "Classifier":
-    """Build a classifier with fresh weights, to be loaded; arguments as of ``build_model`` and ``Classifier``.
-
-    Args:
-        config: which network.
-        num_channels: of a picture.
-        image_size: height and width in pixels; of point clouds the number of stored points, and 3.
-        num_classes: number of probabilities.
-        num_slices: pictures in a volume.
-        mean: of each channel over the training pictures.
-        deviation: the standard deviation of each channel.
-        loss: that the model was trained with.
-        data_kind: what the data set is made of.
-    """
-    model = build_model(
-        config,
-        num_channels=num_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        num_slices=num_slices,
-        seed=0,
-        data_kind=data_kind,
-    )
-    return Classifier(model, mean, deviation, config.mirror_average, loss, data_kind, config.num_points)
-
-
 def _build_point_perceiver(config: ModelConfig, num_stored: int, num_classes: int) -> nn.Module:
     """Build the Perceiver for point clouds, which has no stem; refuse options that are for pictures alone."""
     for field_name in ("kind", "slice_position", "mirror_average", "permute_seed"):
@@ -222,27 +183,9 @@ def _build_cnn(config: CnnConfig, num_channels: int, image_size: tuple[int, int]
     return network
 
 
-def to_unit_range(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 pictures into float32, black 0 and white 1."""
-    return images.float() / 255
-
-
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trained numbers in a model."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    """Average the probabilities of pictures and of their mirror images, whose left is the picture's right.
-
-    Args:
-        straight: (batch, 2), logarithms.
-        mirrored: (batch, 2), logarithms.
-
-    Returns:
-        Logarithms (batch, 2).
-    """
-    return torch.logaddexp(straight, mirrored.flip(-1)) - math.log(2)
 
 
 class SliceModel(nn.Module):
@@ -270,98 +213,3 @@ class SliceModel(nn.Module):
         arguments = (images, slice_position) if self.reads_slice_position else (images,)
         logits: torch.Tensor = self.network(*arguments)
         return logits
-
-
-class Classifier(nn.Module):
-    """A model with the statistics of the pictures that it was trained on: all that a stored picture needs.
-
-    Args:
-        model: the network.
-        mean: of each channel over the training pictures, with black 0 and white 1; empty for point clouds.
-        deviation: the standard deviation of each channel; empty for point clouds.
-        mirror_average: whether the answer is the mean over a picture and its mirror image.
-        loss: that the model is trained with; it says what the model's outputs mean.
-        data_kind: what the data set is made of.
-        num_points: of point clouds: how many of the stored points are read, the first ones; None for all.
-    """
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-    def __init__(
-        self,
-        model: SliceModel,
-        mean: tuple[float, ...],
-        deviation: tuple[float, ...],
-        mirror_average: bool = False,
-        loss: LossName = "cross_entropy",
-        data_kind: Kind = "volumes",
-        num_points: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.mirror_average = mirror_average
-        self.loss: LossName = loss
-        self.data_kind: Kind = data_kind
-        self.num_points = num_points
-        self.mean_values, self.deviation_values = mean, deviation
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
-
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Give pictures with black 0 and white 1 the mean 0 and the deviation 1 of the training pictures."""
-        return (images - self.mean) / self.deviation
-
-    def prepare(self, examples: torch.Tensor) -> torch.Tensor:
-        """Turn examples as the store holds them into what the network takes, without any random change."""
-        if self.data_kind == "points":
-            return normalise_points(examples[:, : self.num_points])
-        return self.normalise(to_unit_range(examples))
-
-    def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
-        """Classify examples as the store holds them.
-
-        Args:
-            images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
-            slice_position: (batch,) in [-1, 1].
-
-        Returns:
-            Logarithms of the probabilities (batch, classes), float32.
-        """
-        if self.mirror_average:
-            return average_mirrored(*self.score_both(images, slice_position))
-        return self._score(self.prepare(images), slice_position)
-
-    def score_both(self, images: torch.Tensor, slice_position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classify pictures and their mirror images, each by itself, whether or not their answers are averaged.
-
-        Args:
-            images: as for ``forward``.
-            slice_position: as for ``forward``.
-
-        Returns:
-            Logarithms of the probabilities of the pictures and of their mirror images, as each was seen.
-        """
-        pictures = self.prepare(images)
-        return self._score(pictures, slice_position), self._score(pictures.flip(-1), slice_position)
-
-    def _score(self, pictures: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
-        return compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
-
-
-class ProbabilityModel(nn.Module):
-    """A classifier that answers with probabilities, and takes the slices' places only where it reads them.
-
-    Args:
-        classifier: in evaluation mode.
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, examples: torch.Tensor, slice_position: torch.Tensor | None = None) -> torch.Tensor:
-        """Turn examples as the store holds them, and places (batch,), into probabilities (batch, classes)."""
-        places = torch.empty(0) if slice_position is None else slice_position
-        scores: torch.Tensor = self.classifier(examples, places)
-        return scores.exp()

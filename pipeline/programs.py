@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from pipeline.checkpoint import Checkpoint, build_from_checkpoint
+from pipeline.classifier import ProbabilityModel
 from pipeline.errors import UserError
-from pipeline.models import ProbabilityModel
 from pipeline.scoring import compute_probabilities
 
 Array = np.ndarray[Any, Any]

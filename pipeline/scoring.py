@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.classifier import Classifier
 from pipeline.examples import read_images
-from pipeline.models import Classifier
 from pipeline.slicing import Stack
 
 

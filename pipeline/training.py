@@ -19,13 +19,13 @@ from torch import nn
 from pipeline.augment import change_images, change_labels, draw_changes
 from pipeline.augment_points import change_points, draw_point_changes
 from pipeline.boxes import erase_boxes
+from pipeline.classifier import Classifier, to_unit_range
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.errors import UserError
 from pipeline.examples import Examples, divide_order, read_batches
 from pipeline.history import EpochResult, should_stop
 from pipeline.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
 from pipeline.mixing import draw_mixture, mix_images, mix_labels
-from pipeline.models import Classifier, to_unit_range
 from pipeline.optimizers import compute_rate, set_learning_rate
 
 # Looking at a loss makes a GPU wait, so it is done every so many steps.

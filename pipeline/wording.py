@@ -29,24 +29,26 @@ LEVEL_TITLES = {
 
 def show_percent(metric: Mapping[str, float | None]) -> str:
     """Write a share as "97.1 % (95 % interval 95.0 to 98.6 %)", no line break before a %."""
-    if metric["value"] is None:
-        return "not defined"
-    text = f"{round_below_one(100 * metric['value'], 1, 100)}\u00a0%"
-    if metric["low"] is None or metric["high"] is None:
-        return text
-    low, high = (round_below_one(100 * value, 1, 100) for value in (metric["low"], metric["high"]))
-    return f"{text} (95\u00a0% interval {low} to {high}\u00a0%)"
+    return _show_with_interval(metric, "(95\u00a0% interval {low} to {high}\u00a0%)")
 
 
 def show_share(metric: Mapping[str, float | None]) -> str:
     """Write "97.1 % (95.0 to 98.6)", the interval in brackets where there is one; the page says what it is."""
-    if metric["value"] is None:
+    return _show_with_interval(metric, "({low} to {high})")
+
+
+def _show_with_interval(metric: Mapping[str, float | None], form: str) -> str:
+    value, low, high = metric["value"], metric["low"], metric["high"]
+    if value is None:
         return "not defined"
-    text = f"{round_below_one(100 * metric['value'], 1, 100)}\u00a0%"
-    if metric["low"] is None or metric["high"] is None:
+    text = f"{_round_percent(value)}\u00a0%"
+    if low is None or high is None:
         return text
-    low, high = (round_below_one(100 * value, 1, 100) for value in (metric["low"], metric["high"]))
-    return f"{text} ({low} to {high})"
+    return f"{text} {form.format(low=_round_percent(low), high=_round_percent(high))}"
+
+
+def _round_percent(share: float) -> str:
+    return round_below_one(100 * share, 1, 100)
 
 
 def show_number(value: float | None) -> str:

@@ -58,6 +58,22 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium without a window, driven by selenium."""
+    from selenium import webdriver  # only tests marked browser need it
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    profile = tmp_path_factory.mktemp("profile")
+    for word in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", f"user-data-dir={profile}"):
+        options.add_argument(f"--{word}")
+    options.add_argument("--window-size=1600,1400")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
 @pytest.fixture(scope="session")
 def write_knee() -> Callable[..., Path]:
     """Write a small random knee: no two voxels need be equal, and the affine puts it on its side."""

@@ -15,12 +15,13 @@ from rich.console import Console
 from torch import nn
 
 from perceiver.images import build_conv_stem
+from pipeline.classifier import Classifier
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.devices import build_fabric
 from pipeline.errors import UserError
 from pipeline.examples import place_examples
 from pipeline.experiment import Experiment
-from pipeline.models import Classifier, SliceModel
+from pipeline.models import SliceModel
 from pipeline.shared_norm import share_batch_norms
 from pipeline.stages.train import train
 from pipeline.training import TrainingState, train_epochs

@@ -1,13 +1,11 @@
 """What a person sees in the MLflow pages that ``make ui`` serves: the run, its curves, its confusion matrix."""
 
-import shutil
 import socket
 import subprocess
 import sys
 
 import mlflow
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -34,19 +32,6 @@ def address(tiny_workspace):
     yield f"http://127.0.0.1:{port}"
     server.terminate()
     server.wait(PATIENCE_S)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    profile = tmp_path_factory.mktemp("profile")
-    for word in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", f"user-data-dir={profile}"):
-        options.add_argument(f"--{word}")
-    options.add_argument("--window-size=1600,1400")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def wait_for(browser, selector, is_ready=bool):

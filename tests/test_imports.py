@@ -46,6 +46,7 @@ LAYERS = [
         "intensities",
     },
     {"preparation", "datasets", "models", "examples", "dicom"},
+    {"classifier"},
     {"checkpoint", "scoring", "experiment", "devices", "dump", "locks", "processes"},
     {
         "attention",

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
 from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.classifier import Classifier
 from pipeline.console import warn
 from pipeline.datasets import DATASETS
 from pipeline.decision import compute_decision
@@ -31,7 +32,7 @@ from pipeline.leakage import check_certificate
 from pipeline.locks import alone_in
 from pipeline.metrics import compute_metrics
 from pipeline.mirror_check import MirrorScores, score_with_mirrored, shows_laterality
-from pipeline.models import Classifier, count_parameters
+from pipeline.models import count_parameters
 from pipeline.probe_section import build_probe_sections, list_probe_warnings
 from pipeline.probes import Draws, compute_probes
 from pipeline.report import write_report

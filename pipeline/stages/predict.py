@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from pipeline.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
+from pipeline.classifier import Classifier
 from pipeline.console import progress
 from pipeline.datasets.akoa import find_side
 from pipeline.datasets.surfaces import read_cloud
@@ -20,7 +21,6 @@ from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.intensities import describe_distance
 from pipeline.kinds import plural
-from pipeline.models import Classifier
 from pipeline.pictures import read_picture
 from pipeline.printable import make_printable
 from pipeline.provenance import compute_fingerprint

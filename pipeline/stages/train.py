@@ -21,6 +21,7 @@ from pipeline.checkpoint import (
     restore_optimizer,
     write_checkpoint,
 )
+from pipeline.classifier import Classifier
 from pipeline.devices import build_fabric
 from pipeline.display import TrainingDisplay
 from pipeline.dump import dump_experiment
@@ -31,7 +32,7 @@ from pipeline.files import write_json
 from pipeline.history import find_best, write_history
 from pipeline.intensities import IntensityReference, compute_reference
 from pipeline.leakage import check_certificate
-from pipeline.models import Classifier, build_model, count_parameters
+from pipeline.models import build_model, count_parameters
 from pipeline.optimizers import build_optimizer
 from pipeline.processes import hold_together, is_first_process
 from pipeline.provenance import read_commit, read_hardware, read_versions

@@ -20,13 +20,14 @@ from einops import rearrange
 from perceiver_pytorch import Perceiver as Peer
 from torch import Tensor, nn
 
+from pipeline.classifier import Classifier
 from pipeline.cli import parse_experiment
 from pipeline.devices import build_fabric
 from pipeline.examples import Examples, compute_statistics, place_examples
 from pipeline.experiment import Experiment
 from pipeline.files import write_bytes
 from pipeline.history import find_best
-from pipeline.models import Classifier, SliceModel, build_model, count_parameters
+from pipeline.models import SliceModel, build_model, count_parameters
 from pipeline.optimizers import build_optimizer
 from pipeline.provenance import read_commit, read_hardware, read_versions
 from pipeline.scoring import compute_probabilities

@@ -18,10 +18,11 @@ from pipeline.attention_files import (
     write_maps,
 )
 from pipeline.attention_pictures import choose_epochs, describe_maps, draw_epochs, draw_maps, spread_over_picture
+from pipeline.classifier import Classifier, to_unit_range
 from pipeline.config import AttentionConfig
 from pipeline.errors import UserError
 from pipeline.figures_attention import spread_over_pixels
-from pipeline.models import Classifier, ModelConfig, build_model, to_unit_range
+from pipeline.models import ModelConfig, build_model
 from pipeline.store import Store
 from pipeline.tables import INDEX_COLUMNS
 

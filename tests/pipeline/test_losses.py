@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
+from pipeline.classifier import Classifier
 from pipeline.config import TrainConfig
 from pipeline.losses import (
     compute_answer_loss_sum,
@@ -16,7 +17,6 @@ from pipeline.losses import (
     count_correct,
     project_to_simplex,
 )
-from pipeline.models import Classifier
 from pipeline.scoring import compute_probabilities
 from tests.pipeline.test_checkpoint import make_checkpoint, pictures
 

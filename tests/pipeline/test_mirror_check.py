@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.classifier import Classifier
 from pipeline.mirror_check import score_with_mirrored, shows_laterality
-from pipeline.models import Classifier, SliceModel
+from pipeline.models import SliceModel
 from pipeline.probes import Draws, score_mirror
 from pipeline.scoring import compute_probabilities
 from tests.pipeline.test_metrics import build_table

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from perceiver import PerceiverConfig
+from pipeline.classifier import Classifier
 from pipeline.errors import UserError
-from pipeline.models import Classifier, CnnConfig, ModelConfig, build_model, count_parameters
+from pipeline.models import CnnConfig, ModelConfig, build_model, count_parameters
 
 TINY = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2)
 KINDS = [

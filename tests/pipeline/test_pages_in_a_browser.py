@@ -2,10 +2,8 @@
 
 import base64
 import re
-import shutil
 
 import pytest
-from selenium import webdriver
 from small_pages import BUILDERS
 
 pytestmark = pytest.mark.browser
@@ -17,18 +15,6 @@ return [...document.querySelectorAll('main *')].filter(
   (e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, .picture, pre, .unseen')
 ).map((e) => e.tagName + ' ' + e.className)
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    profile = tmp_path_factory.mktemp("profile")
-    for word in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", f"user-data-dir={profile}"):
-        options.add_argument(f"--{word}")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module", params=list(BUILDERS))

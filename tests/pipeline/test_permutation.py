@@ -8,9 +8,10 @@ from einops import rearrange
 
 from perceiver import PerceiverConfig
 from pipeline.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
+from pipeline.classifier import Classifier
 from pipeline.dump import dump_experiment
 from pipeline.experiment import Experiment
-from pipeline.models import Classifier, CnnConfig, ModelConfig, build_model
+from pipeline.models import CnnConfig, ModelConfig, build_model
 from pipeline.permutation import PixelPermutation, compute_pixel_order
 from tests.pipeline.test_checkpoint import make_checkpoint
 

@@ -7,13 +7,14 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from pipeline.classifier import Classifier
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.devices import build_fabric, choose_accelerator, choose_precision
 from pipeline.errors import UserError
 from pipeline.examples import compute_statistics, divide_order, place_examples, read_batches
 from pipeline.history import EpochResult, find_best, should_stop
 from pipeline.mixing import draw_mixture, mix_images
-from pipeline.models import Classifier, SliceModel
+from pipeline.models import SliceModel
 from pipeline.optimizers import build_optimizer
 from pipeline.training import TrainingState, derive_seed, train_epochs
 
