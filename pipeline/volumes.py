@@ -207,6 +207,11 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that are read for a scan's path: the file itself, and of a header the file with its voxels."""
+    return (path, find_data_path(path)) if path.name.lower().endswith((".hdr", ".hdr.gz")) else (path,)
+
+
 def find_data_path(header_path: Path) -> Path:
     """Return where the voxels of a two-file image are: ``.img``, or ``.img.gz`` where only that is there."""
     stem = header_path.name[: header_path.name.lower().rindex(".hdr")]
