@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.config import PreprocessConfig
 from pipeline.datasets.sources import Source
-from pipeline.errors import VolumeError
+from pipeline.errors import UserError, VolumeError
 from pipeline.files import write_bytes
 from pipeline.provenance import compute_fingerprint
 from pipeline.slicing import Stack, cut_stack, read_picture_stack
@@ -71,7 +71,7 @@ def compute_part_key(raw: Path, source: Source, options: PreprocessConfig) -> st
     return compute_fingerprint(identity, files, describe_options(options))
 
 
-def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path: Path) -> None:
+def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path: Path, raw_name: str) -> None:
     """Read one source and write its part, or the reason why there is none.
 
     Args:
@@ -79,18 +79,35 @@ def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path
         source: the scan.
         options: how to cut it.
         part_path: where the part goes.
+        raw_name: what the reason of a refusal calls ``raw``, the same on every machine.
     """
     try:
         stack, facts = _read_source(raw, source, options)
         facts |= {"status": "accepted", "reason": "", "intensity_low": stack.low, "intensity_high": stack.high}
         part = Part(stack.images, stack.positions, facts)
     except (VolumeError, MemoryError) as error:
-        reason = str(error) or "the scan does not fit into memory"
+        reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
         empty = np.zeros((0, *options.size), np.uint8)
         part = Part(empty, np.zeros(0, np.float32), {"status": "refused", "reason": reason})
     buffer = io.BytesIO()
     np.savez(buffer, images=part.images, positions=part.positions, facts=np.array(json.dumps(part.facts)))
     write_bytes(part_path, buffer.getvalue())
+
+
+def check_written(part_paths: list[Path]) -> None:
+    """Check that parts which other processes wrote are seen here.
+
+    Raises:
+        UserError: one is not, as on a network folder that keeps old listings.
+    """
+    # A listing asks the server of a network folder again, a look for one name does not.
+    seen = {path.name for folder in {path.parent for path in part_paths} for path in folder.glob("*.npz")}
+    unseen = [path for path in part_paths if path.name not in seen]
+    if unseen:
+        raise UserError(
+            f"{unseen[0]}: written by a worker, but not seen here. Wait until the folder shows it, and run the stage "
+            "again."
+        )
 
 
 def read_part(part_path: Path) -> Part:

@@ -11,6 +11,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
+from pipeline.cluster import Job, run_on_cluster
 from pipeline.config import require
 from pipeline.console import progress, warn
 from pipeline.datasets import DATASETS
@@ -20,7 +21,15 @@ from pipeline.experiment import Experiment
 from pipeline.figures import contact_sheet
 from pipeline.files import read_json, write_bytes, write_json
 from pipeline.locks import alone_in
-from pipeline.preparation import Part, compute_part_key, describe_options, export_pictures, prepare_part, read_part
+from pipeline.preparation import (
+    Part,
+    check_written,
+    compute_part_key,
+    describe_options,
+    export_pictures,
+    prepare_part,
+    read_part,
+)
 from pipeline.printable import make_printable
 from pipeline.provenance import compute_fingerprint, count_cores
 from pipeline.ready_made_store import prepare_ready_made
@@ -80,19 +89,28 @@ def _prepare_parts(experiment: Experiment, sources: list[Source], part_paths: li
     missing = [(source, path) for source, path in work if not path.is_file()]
     if len(missing) < len(work):
         console.print(f"{len(work) - len(missing)} of {len(work)} scans need no work.")
+    raw, options = experiment.raw_folder, experiment.preprocess
     jobs = [
-        delayed(prepare_part)(experiment.raw_folder, source, experiment.preprocess, path) for source, path in missing
+        (source.paths[0].as_posix(), delayed(prepare_part)(raw, source, options, part_path, str(raw)))
+        for source, part_path in missing
     ]
     _run(jobs, "slicing", experiment, console)
+    check_written([part_path for _, part_path in missing])
 
 
-def _run(jobs: list[Any], description: str, experiment: Experiment, console: Console) -> None:
+def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, console: Console) -> None:
+    """Do all jobs, here or on a cluster; each has the name of its scan."""
     if not jobs:
         return
-    num_workers = min(experiment.preprocess.num_workers or count_cores(), len(jobs))
-    runner = Parallel(n_jobs=num_workers, return_as="generator_unordered")
+    options, raw = experiment.preprocess, experiment.raw_folder
+    if options.scheduler is not None:
+        sample = next((raw / name for name, _ in jobs if (raw / name).is_file()), None)
+        done = run_on_cluster(options.scheduler, jobs, experiment.paths.prepared, sample)
+    else:
+        num_workers = min(options.num_workers or count_cores(), len(jobs))
+        done = Parallel(n_jobs=num_workers, return_as="generator_unordered")(job for _, job in jobs)
     try:
-        for _ in progress(runner(jobs), description, len(jobs), console):
+        for _ in progress(done, description, len(jobs), console):
             pass
     except TerminatedWorkerError as error:
         raise UserError(
@@ -128,7 +146,11 @@ def _assemble(experiment: Experiment, sources: list[Source], part_paths: list[Pa
     _draw_contact_sheet(paths)
     shutil.rmtree(paths.prepared / "png", ignore_errors=True)
     if experiment.preprocess.export_png:
-        jobs = [delayed(export_pictures)(path, source, paths.prepared / "png") for source, path in accepted]
+        folder = paths.prepared / "png"
+        jobs = [
+            (source.paths[0].as_posix(), delayed(export_pictures)(part_path, source, folder))
+            for source, part_path in accepted
+        ]
         _run(jobs, "exporting", experiment, console)
 
 

@@ -109,7 +109,7 @@ def timed(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counte
 
 def prepare_one(path: Path, folder: Path) -> None:
     source = Source(path.name, path.name, "", (Path(path.name),))
-    prepare_part(path.parent, source, OPTIONS, folder / f"{path.name}.npz")
+    prepare_part(path.parent, source, OPTIONS, folder / f"{path.name}.npz", str(path.parent))
 
 
 def inflate(path: Path) -> int:
