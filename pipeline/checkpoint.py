@@ -161,7 +161,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            # A copy: the library's own tensor is the file itself, and could change after its checksum was found right.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except safetensors.SafetensorError as error:
         with path.open("rb") as broken:
             start = broken.read(8)
@@ -174,11 +175,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 "Give a .safetensors checkpoint that the train stage wrote."
             ) from error
         raise UserError(
-            f"{path}: not a whole safetensors file ({error}). Take another copy, or train again."
+            f"{path}: not a whole safetensors file ({error}). Take another copy, or train afresh "
+            "(--train.resume false)."
         ) from error
     if header is None:
         raise UserError(f"{path}: a safetensors file of another program. Give one that the train stage wrote.")
-    damaged = UserError(f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train again.")
+    damaged = UserError(
+        f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train afresh "
+        "(--train.resume false)."
+    )
     try:
         record = json.loads(header)
     except (json.JSONDecodeError, RecursionError) as error:

@@ -48,7 +48,7 @@ LAYERS = [
     },
     {"preparation", "datasets", "models", "examples", "dicom"},
     {"classifier"},
-    {"checkpoint", "scoring", "experiment", "devices", "dump", "locks", "processes"},
+    {"checkpoint", "scoring", "experiment", "devices", "dump", "locks", "processes", "cluster"},
     {
         "attention",
         "programs",
@@ -138,6 +138,8 @@ DOORS = {
     "sklearn": {"baselines"},
     "lightning": {"devices", "processes", "training", "stages.train"},
     "jsonargparse": {"cli"},
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
     "pytorch_optimizer": {"optimizers"},
     "safetensors": {"checkpoint"},
     "pooch": {"datasets.downloads"},
