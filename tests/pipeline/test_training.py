@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,6 +248,40 @@ def test_batches_hold_the_right_pictures_in_both_places():
         for batch, chosen in zip(found, places, strict=True):
             np.testing.assert_array_equal(batch.images.numpy(), images[rows[chosen.numpy()]])
             np.testing.assert_array_equal(batch.labels.numpy(), labels[rows[chosen.numpy()]])
+
+
+@pytest.mark.parametrize("shape", [(300, 2, 5, 7), (40, 64, 64), (3, 130, 130)])
+def test_pictures_of_a_mapped_file_are_those_of_memory_at_every_place_of_a_page(shape, tmp_path):
+    """Rows start and end anywhere in a page; the file's last page is not full."""
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "examples.npy", images)
+    mapped = np.load(tmp_path / "examples.npy", mmap_mode="r")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    labels = np.zeros(len(images), np.int64)
+    found = read_batches(place(np.arange(len(images)), mapped, labels, 0), divide_order(order, 8))
+    pictures = torch.cat([batch.images for batch in found]).numpy()
+    np.testing.assert_array_equal(pictures.reshape(shape), images[order.numpy()])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="counts what Linux reads from the disk")
+def test_a_batch_does_not_read_its_neighbourhood_from_the_disk(tmp_path):
+    """Of 64 MiB sixteen pictures of 4 KiB are needed: with read-ahead, megabytes came along with each."""
+    path = tmp_path / "examples.npy"
+    np.save(path, np.zeros((16_384, 64, 64), np.uint8))
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    mapped = np.load(path, mmap_mode="r")
+    examples = place(np.arange(16_384), mapped, np.zeros(16_384, np.int64), 0)
+
+    def count_read() -> int:
+        lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(lines["read_bytes"])
+
+    before = count_read()
+    list(read_batches(examples, [torch.arange(500, 16_384, 1_000)]))
+    # Nothing at all is read where the folder lies in memory.
+    assert count_read() - before <= 4 * 16 * 4096
 
 
 def test_statistics_are_those_of_the_split_alone_and_of_each_channel():
