@@ -122,8 +122,10 @@ def _train_alone(
 ) -> None:
     """Train in a folder that no other training writes into."""
     paths, config = experiment.paths, experiment.train
-    train_examples = _select_examples(store, roles, "train", fabric.device)
-    val_examples = _select_examples(store, roles, "val", fabric.device)
+    # Each process has a GPU of its own, but all those of a machine have the same memory.
+    num_sharing = config.devices if fabric.device.type == "cpu" else 1
+    train_examples = _select_examples(store, roles, "train", fabric.device, num_sharing)
+    val_examples = _select_examples(store, roles, "val", fabric.device, num_sharing)
     task = Task(experiment, fabric, blank, train_examples, val_examples, store, roles)
     if task.is_first and not (config.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()):
         known_run = _find_tracking_run(experiment, blank.settings)
@@ -185,7 +187,9 @@ def _measure_intensities(store: Store, roles: dict[str, str]) -> IntensityRefere
     return compute_reference(volumes) if rows_by_source else None
 
 
-def _select_examples(store: Store, roles: dict[str, str], role: str, device: torch.device) -> Examples:
+def _select_examples(
+    store: Store, roles: dict[str, str], role: str, device: torch.device, num_sharing: int
+) -> Examples:
     """Place the examples of the patients of one role."""
     rows = np.flatnonzero((store.index["group_id"].map(roles) == role).to_numpy())
     chosen = store.index.iloc[rows]
@@ -195,7 +199,8 @@ def _select_examples(store: Store, roles: dict[str, str], role: str, device: tor
     if len(rows) == 0 or missing:
         lacking = f"no picture labelled {missing[0]}" if missing else "no picture"
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
-    return place_examples(store.examples, rows, labels, chosen["slice_position"].to_numpy(), device)
+    positions = chosen["slice_position"].to_numpy()
+    return place_examples(store.examples, rows, labels, positions, device, num_sharing=num_sharing)
 
 
 def _build_state(task: Task) -> TrainingState:
