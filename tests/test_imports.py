@@ -41,6 +41,7 @@ LAYERS = [
         "shared_norm",
         "splits",
         "audit_divisions",
+        "close_hashes",
         "leakage",
         "datasets.sources",
         "intensities",
