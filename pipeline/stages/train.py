@@ -52,7 +52,7 @@ from pipeline.store import Store, check_store, read_store
 from pipeline.tracker import Tracker
 from pipeline.tracking import open_run
 from pipeline.tracking_data import log_split
-from pipeline.training import TrainingState, derive_seed, train_epochs
+from pipeline.training import DivergenceError, TrainingState, derive_seed, train_epochs
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,9 @@ def _train_alone(
     except KeyboardInterrupt:
         tracker.finish("KILLED")
         raise
+    except DivergenceError as error:
+        tracker.finish("FAILED")
+        raise UserError(_name_batch(task, error)) from error
     except BaseException:
         tracker.finish("FAILED")
         raise
@@ -237,6 +240,7 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
         for _ in train_epochs(*arguments):
             pass
         return
+    paths.divergence.unlink(missing_ok=True)  # of an earlier start
     tracker.log_history(state.history)
     write_history(paths.history, state.history)  # a run may have been cut off between its checkpoint and this
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
@@ -264,6 +268,17 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
             write_history(paths.history, state.history)
             tracker.log_history(state.history[-1:])
             display.show_epoch(result, is_best)
+
+
+def _name_batch(task: Task, error: DivergenceError) -> str:
+    """List the examples of the step that ended training in a file, and return what to tell of them."""
+    if error.rows is None:
+        return str(error)
+    path = task.experiment.paths.divergence
+    example_ids = task.store.index["example_id"].iloc[error.rows].tolist()
+    if task.is_first:
+        write_json(path, {"message": str(error), "example_ids": example_ids})
+    return f"{error} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
 
 
 def _check_unchanged(task: Task) -> None:
