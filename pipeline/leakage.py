@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from einops import rearrange
 
+from pipeline.close_hashes import find_close_hashes
 from pipeline.errors import UserError
 from pipeline.files import read_sealed
 from pipeline.kinds import WORDS, count_words, plural
@@ -23,8 +24,6 @@ MIN_STEP = 2.0
 CHUNK = 512
 # Of the pixels of two pictures: copies that were brightened, compressed or scaled a little correlate more.
 MIN_CORRELATION = 0.99
-# A block of products, 512 x 2,048 float32, stays in a processor's cache.
-OTHERS_CHUNK = 2048
 MAX_LISTED = 100
 DIGEST_BYTES = 16
 
@@ -217,36 +216,22 @@ def _find_near_identical(
     max_bits: int,
     doubles: list[tuple[int, int, int]],
 ) -> tuple[int, list[tuple[int, int, int]]]:
-    """Compare all pictures with those of the other splits, but for the pairs that are known as doubles.
+    """Compare pictures with those of the other splits, but for the pairs that are known as doubles.
 
-    With bits written as -1 and 1, the product of two hashes is their length minus twice their distance; products
-    of matrices compare a billion pairs in seconds. Pictures that are mostly black have few bits that could differ,
-    so pairs with close hashes are then compared pixel by pixel.
+    Pictures that are mostly black have few bits that could differ, so pairs with close hashes are then compared pixel
+    by pixel.
 
     Returns:
         How many pairs are alike, and those with the closest hashes.
     """
-    bits = np.unpackbits(hashes.view(np.uint8), axis=1)
-    signs = (2 * bits.astype(np.int8) - 1).astype(np.int8)
-    num_bits = signs.shape[1]
-    rows_of = [np.flatnonzero(informative & (codes == code)) for code in np.unique(codes)]
+    rows = np.flatnonzero(informative)
     count, found = 0, np.zeros((0, 3), np.int64)
     num_kept = MAX_LISTED + len(doubles)
-    for rows, others in itertools.combinations(rows_of, 2):
-        for first_rows, second_rows in itertools.product(_chunks(rows, CHUNK), _chunks(others, OTHERS_CHUNK)):
-            # Sums of so few ones are exact in float32.
-            products = signs[first_rows].astype(np.float32) @ signs[second_rows].astype(np.float32).T
-            # Of a flat array the search is eight times as quick.
-            close = np.flatnonzero(products >= num_bits - 2 * max_bits)
-            if len(close) == 0:
-                continue
-            first, second = np.divmod(close, len(second_rows))
-            distance = (num_bits - products[first, second].astype(np.int64)) // 2
-            pairs = np.sort(np.stack([first_rows[first], second_rows[second]], axis=1), axis=1)
-            alike = _correlate(images, pairs) >= MIN_CORRELATION
-            pairs, distance = pairs[alike], distance[alike]
-            count += len(pairs)
-            found = _keep_closest(np.vstack([found, np.column_stack([pairs, distance])]), num_kept)
+    for first, second, bits in find_close_hashes(hashes[rows], codes[rows], max_bits):
+        pairs = np.stack([rows[first], rows[second]], axis=1)
+        alike = _correlate(images, pairs) >= MIN_CORRELATION
+        count += int(alike.sum())
+        found = _keep_closest(np.vstack([found, np.column_stack([pairs, bits])[alike]]), num_kept)
     known = {pair[:2] for pair in doubles}
     near = [(int(a), int(b), int(distance)) for a, b, distance in found if (int(a), int(b)) not in known]
     return count - len(known), near
@@ -254,7 +239,7 @@ def _find_near_identical(
 
 def _correlate(images: Array, pairs: Array) -> Array:
     """Return the correlation of the pixels of each pair of pictures, ``(pairs,)``; brightness does not matter."""
-    correlations = []
+    correlations = [np.zeros(0, np.float32)]
     for chunk in _chunks(pairs, CHUNK):
         first, second = (
             rearrange(images[chunk[:, side]].astype(np.float32), "pair ... -> pair (...)") for side in range(2)

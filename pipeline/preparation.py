@@ -74,7 +74,9 @@ def compute_part_key(raw: Path, source: Source, options: PreprocessConfig) -> st
     return compute_fingerprint(identity, files, describe_options(options))
 
 
-def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path: Path) -> str:
+def prepare_part(
+    raw: Path, source: Source, options: PreprocessConfig, part_path: Path, raw_name: str
+) -> tuple[str, str] | None:
     """Read one source and write its part, or why it is refused.
 
     Args:
@@ -82,26 +84,44 @@ def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path
         source: the scan.
         options: how to cut it.
         part_path: where the part goes; its name is the source's key from before it was read.
+        raw_name: what the reason of a refusal calls ``raw``, the same on every machine.
 
     Returns:
-        Why nothing was written, which another run may find otherwise; empty where a part was.
+        The part's name and why nothing was written, which another run may find otherwise; None where a part was.
     """
+    name = Path(raw_name) / source.paths[0]
     try:
-        part = _make_part(raw, source, options)
+        part = _make_part(raw, source, options, raw_name)
     except OSError as error:
-        return f"{raw / source.paths[0]}: {error.strerror or type(error).__name__}. Mend its permissions, or copy it."
+        return part_path.name, f"{name}: {error.strerror or type(error).__name__}. Mend its permissions, or copy it."
     if compute_part_key(raw, source, options) != part_path.stem:
-        return f"{raw / source.paths[0]}: changed or went away while it was read. Run preprocess again."
+        return part_path.name, f"{name}: changed or went away while it was read. Run preprocess again."
     buffer = io.BytesIO()
     np.savez(buffer, images=part.images, positions=part.positions, facts=np.array(json.dumps(part.facts)))
     content = buffer.getvalue()
     write_bytes(part_path, content + hashlib.sha256(content).digest())
-    return ""
+    return None
 
 
 def is_whole(part_path: Path) -> bool:
     """Say whether a part is there and as it was written."""
     return part_path.is_file() and _strip_digest(part_path.read_bytes()) is not None
+
+
+def check_written(part_paths: list[Path]) -> None:
+    """Check that parts which other processes wrote are seen here.
+
+    Raises:
+        UserError: one is not, as on a network folder that keeps old listings.
+    """
+    # A listing asks the server of a network folder again, a look for one name does not.
+    seen = {path.name for folder in {path.parent for path in part_paths} for path in folder.glob("*.npz")}
+    unseen = [path for path in part_paths if path.name not in seen]
+    if unseen:
+        raise UserError(
+            f"{unseen[0]}: written by a worker, but not seen here. Wait until the folder shows it, and run the stage "
+            "again."
+        )
 
 
 def read_part(part_path: Path) -> Part:
@@ -134,13 +154,13 @@ def _strip_digest(content: bytes) -> bytes | None:
     return body if hashlib.sha256(body).digest() == digest else None
 
 
-def _make_part(raw: Path, source: Source, options: PreprocessConfig) -> Part:
+def _make_part(raw: Path, source: Source, options: PreprocessConfig, raw_name: str) -> Part:
     try:
         stack, facts = _read_source(raw, source, options)
         facts |= {"status": "accepted", "reason": "", "intensity_low": stack.low, "intensity_high": stack.high}
         return Part(stack.images, stack.positions, facts)
     except (VolumeError, MemoryError) as error:
-        reason = str(error) or "the scan does not fit into memory"
+        reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
         empty = np.zeros((0, *options.size), np.uint8)
         return Part(empty, np.zeros(0, np.float32), {"status": "refused", "reason": reason})
 

@@ -52,7 +52,8 @@ def read_preprocess(experiment: Experiment, store: Store) -> PreprocessConfig:
                 f"preprocess.{name}: the pictures in {experiment.paths.prepared} were made with {value}, the "
                 f"config says {wanted[name]}. Run the preprocess stage again, or set the option back."
             )
-    return build_record(PreprocessConfig, wanted)
+    # A checkpoint goes to others, whom the machines of the cluster do not concern.
+    return build_record(PreprocessConfig, wanted | {"scheduler": None})
 
 
 def read_started(paths: Workspace) -> dict[str, Any] | None:

@@ -105,6 +105,11 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
         )
     digest = hashlib.sha256(content)
     if is_pair:
+        if ".hdr" not in path.name.lower():
+            raise VolumeError(
+                f"{path}: the header says that the voxels are in an .img file beside it, so its name ends in .hdr or "
+                ".hdr.gz. Rename it and put the .img beside it, or export one .nii file."
+            )
         data_path = find_data_path(path)
         content = _read_file(data_path)
         digest.update(content)

@@ -1,5 +1,6 @@
 """The options of what is read, sliced and divided, and of where records are kept."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,6 +47,8 @@ class PreprocessConfig:
         export_png: also write the pictures as PNG files under AKOA's own names.
         skip_refused: go on without the files that were refused, instead of ending with exit code 2.
         num_workers: processes; 0 means one a core.
+        scheduler: volumes are cut on the workers of the dask scheduler at this address, ``tcp://host:8786``, and
+            ``num_workers`` is not read; null cuts them on this machine.
     """
 
     plane: Plane = "axial"
@@ -58,6 +61,7 @@ class PreprocessConfig:
     export_png: bool = False
     skip_refused: bool = False
     num_workers: int = 0
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         require(self.num_slices >= 1, "preprocess.num_slices", self.num_slices, "1 or more")
@@ -70,6 +74,8 @@ class PreprocessConfig:
         require(good_spacing, "preprocess.spacing_mm", self.spacing_mm, "a length above 0 mm, or null")
         require(self.max_volume_gib > 0, "preprocess.max_volume_gib", self.max_volume_gib, "above 0")
         require(self.num_workers >= 0, "preprocess.num_workers", self.num_workers, "0 (one a core) or more")
+        good_address = self.scheduler is None or re.fullmatch(r"(tcp|tls)://\S+:\d+", self.scheduler) is not None
+        require(good_address, "preprocess.scheduler", self.scheduler, "an address as tcp://host:8786, or null")
 
 
 @dataclass(frozen=True)

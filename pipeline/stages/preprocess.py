@@ -11,6 +11,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
+from pipeline.cluster import Job, run_on_cluster
 from pipeline.config import require
 from pipeline.console import progress, warn
 from pipeline.datasets import DATASETS
@@ -22,6 +23,7 @@ from pipeline.files import read_json, write_bytes, write_json
 from pipeline.locks import alone_in
 from pipeline.preparation import (
     Part,
+    check_written,
     compute_part_key,
     describe_options,
     export_pictures,
@@ -85,29 +87,37 @@ def preprocess(experiment: Experiment, console: Console) -> None:
 
 def _prepare_parts(
     experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console
-) -> dict[Path, str]:
-    """Make the parts that are not there yet, or damaged, in parallel; return why some could not be made."""
+) -> dict[str, str]:
+    """Make the parts that are not there yet, or damaged, in parallel; return why parts, by name, were not made."""
     work = [(source, path) for source, path in zip(sources, part_paths, strict=True) if not source.ignored]
     missing = [(source, path) for source, path in work if not is_whole(path)]
     if len(missing) < len(work):
         console.print(f"{len(work) - len(missing)} of {len(work)} scans need no work.")
+    raw, options = experiment.raw_folder, experiment.preprocess
     jobs = [
-        delayed(prepare_part)(experiment.raw_folder, source, experiment.preprocess, path) for source, path in missing
+        (source.paths[0].as_posix(), delayed(prepare_part)(raw, source, options, part_path, str(raw)))
+        for source, part_path in missing
     ]
     for _, path in missing:
         path.unlink(missing_ok=True)  # damaged
-    found = zip((path for _, path in missing), _run(jobs, "slicing", experiment, console), strict=True)
-    return {path: problem for path, problem in found if problem}
+    problems = dict(found for found in _run(jobs, "slicing", experiment, console) if found is not None)
+    check_written([path for _, path in missing if path.name not in problems])
+    return problems
 
 
-def _run(jobs: list[Any], description: str, experiment: Experiment, console: Console) -> list[Any]:
-    """Do jobs in parallel; return what each gave, in their order."""
+def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, console: Console) -> list[Any]:
+    """Do all jobs, here or on a cluster; each has the name of its scan. Return what they gave, in any order."""
     if not jobs:
         return []
-    num_workers = min(experiment.preprocess.num_workers or count_cores(), len(jobs))
-    runner = Parallel(n_jobs=num_workers, return_as="generator")
+    options, raw = experiment.preprocess, experiment.raw_folder
+    if options.scheduler is not None:
+        sample = next((raw / name for name, _ in jobs if (raw / name).is_file()), None)
+        done = run_on_cluster(options.scheduler, jobs, experiment.paths.prepared, sample)
+    else:
+        num_workers = min(options.num_workers or count_cores(), len(jobs))
+        done = Parallel(n_jobs=num_workers, return_as="generator_unordered")(job for _, job in jobs)
     try:
-        return list(progress(runner(jobs), description, len(jobs), console))
+        return list(progress(done, description, len(jobs), console))
     except TerminatedWorkerError as error:
         raise UserError(
             f"preprocess: a worker process died while {description}, killed or out of memory. The scans that were done "
@@ -116,15 +126,15 @@ def _run(jobs: list[Any], description: str, experiment: Experiment, console: Con
 
 
 def _write_manifest(
-    paths: Workspace, sources: list[Source], part_paths: list[Path], problems: dict[Path, str]
+    paths: Workspace, sources: list[Source], part_paths: list[Path], problems: dict[str, str]
 ) -> pd.DataFrame:
     """Write what became of every file, and how many each spelling of name matched."""
     rows = []
     for source, part_path in zip(sources, part_paths, strict=True):
         if source.ignored:
             facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
-        elif part_path in problems:
-            facts, num_examples = {"status": "refused", "reason": problems[part_path]}, 0
+        elif part_path.name in problems:
+            facts, num_examples = {"status": "refused", "reason": problems[part_path.name]}, 0
         else:
             part = read_part(part_path)
             facts, num_examples = part.facts, len(part.images)
@@ -146,7 +156,11 @@ def _assemble(experiment: Experiment, sources: list[Source], part_paths: list[Pa
     _draw_contact_sheet(paths)
     shutil.rmtree(paths.prepared / "png", ignore_errors=True)
     if experiment.preprocess.export_png:
-        jobs = [delayed(export_pictures)(path, source, paths.prepared / "png") for source, path in accepted]
+        folder = paths.prepared / "png"
+        jobs = [
+            (source.paths[0].as_posix(), delayed(export_pictures)(part_path, source, folder))
+            for source, part_path in accepted
+        ]
         _run(jobs, "exporting", experiment, console)
 
 

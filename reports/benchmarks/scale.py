@@ -1,10 +1,10 @@
 """Measure how tables, splits, certificate and scores grow up to the size of the whole OAI.
 
-    python reports/benchmarks/scale.py [--volumes 5000 50000] [--hashes 100000] [--output FILE]
+    python reports/benchmarks/scale.py [--volumes 5000 50000] [--output FILE]
 
 The archive is made up: 160 slices a volume, ten volumes a patient, labels by side. Pictures are 4 x 4 pixels of noise,
 because what is measured is the tables. Each size runs in a process of its own, so that its peak of memory is its own.
-The search for near-identical pictures compares all pairs and is measured by itself, on random hashes.
+The search for near-identical pictures is measured by itself, in hashes.py.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import pandas as pd
 from pipeline.baselines import build_predictions
 from pipeline.config import SplitConfig
 from pipeline.files import write_bytes
-from pipeline.leakage import _find_near_identical, certify, check_certificate
+from pipeline.leakage import certify, check_certificate
 from pipeline.metrics import compute_metrics
 from pipeline.provenance import read_commit, read_hardware, read_versions
 from pipeline.splits import assign_splits, resolve_roles
@@ -42,7 +42,6 @@ NUM_RESAMPLES = 2000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--volumes", type=int, nargs="+", default=[5_000, 50_000], help="sizes of the archive")
-    parser.add_argument("--hashes", type=int, nargs="*", default=[25_000, 50_000, 100_000], help="pictures compared")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     parser.add_argument("--one", type=int, help="measure this size alone and print JSON")
     arguments = parser.parse_args()
@@ -51,7 +50,7 @@ def main() -> None:
             print(json.dumps(measure(Path(folder), arguments.one)))
         return
     results = [run_alone(number) for number in arguments.volumes]
-    text = describe(results, [(number, compare_hashes(number)) for number in arguments.hashes])
+    text = describe(results)
     print(text)
     if arguments.output:
         write_bytes(arguments.output, text.encode())
@@ -140,17 +139,7 @@ def make_predictions(store: Any, roles: dict[str, str]) -> pd.DataFrame:
     return build_predictions(index, np.stack([1 - right, right], axis=1), SIDES, "test")
 
 
-def compare_hashes(number: int) -> float:
-    generator = np.random.default_rng(0)
-    hashes = generator.integers(0, 2**63, (number, 4), dtype=np.uint64)
-    codes = np.where(np.arange(number) % 10 < 6, "train", np.where(np.arange(number) % 10 < 8, "val", "test"))
-    images = np.zeros((number, 1, 1), np.uint8)
-    started = time.perf_counter()
-    _find_near_identical(images, hashes, np.ones(number, bool), codes, 10, [])
-    return time.perf_counter() - started
-
-
-def describe(results: list[dict[str, Any]], comparisons: list[tuple[int, float]]) -> str:
+def describe(results: list[dict[str, Any]]) -> str:
     versions = read_versions()
     lines = [
         "Tables, splits, certificate and scores of a made-up archive, 160 slices a volume, ten volumes a patient.",
@@ -170,10 +159,6 @@ def describe(results: list[dict[str, Any]], comparisons: list[tuple[int, float]]
     lines.append(f"| peak of memory | {' | '.join(f'{p:.2f} GiB' for p in peaks)} | {peaks[-1] / peaks[0]:.1f} times |")
     tests = [f"{result['test_rows']:,} rows of {result['test_patients']:,} patients" for result in results]
     lines.append(f"| tested | {' | '.join(tests)} | |")
-    if comparisons:
-        lines += ["", "Search for near-identical pictures, all pairs across splits, random hashes:", ""]
-        lines += ["| pictures | seconds |", "|---|---|"]
-        lines += [f"| {number:,} | {seconds:.1f} |" for number, seconds in comparisons]
     return "\n".join(lines) + "\n"
 
 

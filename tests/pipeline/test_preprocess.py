@@ -201,4 +201,4 @@ def test_a_picture_one_voxel_thick_is_its_own_slice(write_knee, tmp_path):
 
 def test_a_bug_in_a_worker_is_not_swallowed(tmp_path):
     with pytest.raises(AttributeError):
-        prepare_part(Path(), None, OPTIONS, tmp_path / "part.npz")
+        prepare_part(Path(), None, OPTIONS, tmp_path / "part.npz", "raw")
