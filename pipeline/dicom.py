@@ -5,10 +5,13 @@ affine; it does not ask whether they are one stack. That is asked here first. Of
 pixels is read; names and other free text never pass this door.
 """
 
+import contextlib
 import importlib.util
 import io
+import logging
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +69,7 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
     # It takes seconds to import, and a model that scores NIfTI files does without.
     from monai.data import PydicomReader
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they tell is checked here, and they may quote a header
+    with _silence_pydicom():
         try:
             return _read_stack(name, paths, PydicomReader())
         except UserError:
@@ -75,6 +77,19 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
         except DAMAGE as error:
             found = type(error).__name__  # its text may quote the header
             raise VolumeError(f"{name}: DICOM with a damaged header ({found}). Export it anew.") from error
+
+
+@contextlib.contextmanager
+def _silence_pydicom() -> Iterator[None]:
+    """Keep warnings and log records away: what they tell is checked here, and they quote headers."""
+    logger = logging.getLogger("pydicom")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def _read_stack(name: str, paths: tuple[Path, ...], reader: Any) -> Volume:

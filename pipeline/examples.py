@@ -71,6 +71,7 @@ def place_examples(
     slice_position: np.ndarray[Any, Any],
     device: torch.device,
     room_bytes: int | None = None,
+    num_sharing: int = 1,
 ) -> Examples:
     """Put a split's examples where training reads them fastest.
 
@@ -80,12 +81,13 @@ def place_examples(
         labels: (examples,) class indices.
         slice_position: (examples,).
         device: where training runs.
-        room_bytes: pictures that need more stay on disk; without it, a share of the free memory.
+        room_bytes: pictures that need more stay on disk; without it, what ``compute_room`` allows.
+        num_sharing: processes on this machine that place their examples on the same device.
 
     Returns:
         Examples whose pictures lie on the device if they fit, else in the memory-mapped file.
     """
-    room_bytes = int(SHARE_OF_FREE_MEMORY * read_free_memory(device)) if room_bytes is None else room_bytes
+    room_bytes = compute_room(device, num_sharing) if room_bytes is None else room_bytes
     num_bytes = len(rows) * int(np.prod(images.shape[1:])) * images.itemsize
     placed = read_images(images, rows).to(device) if num_bytes <= room_bytes else None
     return Examples(
@@ -95,6 +97,11 @@ def place_examples(
         slice_position=torch.tensor(np.array(slice_position, dtype=np.float32), device=device),
         placed=placed,
     )
+
+
+def compute_room(device: torch.device, num_sharing: int) -> int:
+    """Return the bytes that a split's pictures may take, of several processes in one memory each its part."""
+    return int(SHARE_OF_FREE_MEMORY * read_free_memory(device)) // num_sharing
 
 
 def read_free_memory(device: torch.device) -> int:

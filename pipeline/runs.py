@@ -110,7 +110,8 @@ def clear_run(paths: Workspace) -> None:
     """Remove a run's files; the one that says that it is finished goes first."""
     started = paths.run_folder / "started.json"
     events = paths.event_folder.glob("events.out.tfevents.*")
-    for path in (paths.training_record, started, paths.last_checkpoint, paths.best_checkpoint, paths.history, *events):
+    checkpoints = (paths.last_checkpoint, paths.best_checkpoint)
+    for path in (paths.training_record, started, *checkpoints, paths.history, paths.divergence, *events):
         path.unlink(missing_ok=True)
     for path in paths.attention_maps.glob("epoch_*.npz"):
         path.unlink()

@@ -4,6 +4,7 @@ A run is addressed by its id and nothing is kept in MLflow's process-wide state,
 re-open the run of an earlier one.
 """
 
+import json
 import logging
 import os
 import time
@@ -63,7 +64,7 @@ class MlflowTracker(Tracker):
     def log_dataset(self, name: str, fingerprint: str, source: str, role: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(name=name, digest=fingerprint, source_type="local", source=f'{{"uri": "{source}"}}')
+        dataset = Dataset(name=name, digest=fingerprint, source_type="local", source=json.dumps({"uri": source}))
         tag = InputTag(key="mlflow.data.context", value=role)
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,19 @@ class TrainingState:
     history: list[EpochResult]
 
 
+class DivergenceError(UserError):
+    """A loss that is not a finite number.
+
+    Args:
+        message: where, and what to do.
+        rows: of the store, the examples of the step over all devices; None where it was no step of training.
+    """
+
+    def __init__(self, message: str, rows: np.ndarray[Any, Any] | None = None) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 def derive_seed(seed: int, purpose: str, epoch: int = 0, rank: int = 0) -> int:
     """Derive the seed of one purpose; seeds of different purposes, epochs and ranks are unrelated.
 
@@ -102,7 +116,8 @@ def train_epochs(
         One result an epoch, also appended to ``state.history``.
 
     Raises:
-        UserError: the loss is not finite, or a batch has fewer examples than there are devices.
+        DivergenceError: the loss is not finite.
+        UserError: a batch has fewer examples than there are devices.
     """
     while not should_stop(state.history, config):
         started = time.perf_counter()
@@ -111,7 +126,7 @@ def train_epochs(
         val_loss, val_accuracy = _validate(fabric, state, val_examples, config)
         epoch = len(state.history) + 1
         if not math.isfinite(val_loss):
-            raise UserError(_describe_divergence(f"epoch {epoch}, validation", val_loss, config, epoch))
+            raise DivergenceError(_describe_divergence(f"epoch {epoch}, validation", val_loss, config, epoch))
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
@@ -184,7 +199,12 @@ def _train_one_epoch(
             correct += count_correct(logits.detach(), targets)
             num_seen += len(labels)
             if len(losses) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == len(batches):
-                _check_finite(fabric, losses, config, epochs_done + 1)
+                wrong = _find_not_finite(fabric, losses)
+                if wrong is not None:
+                    place, loss = wrong
+                    where = f"epoch {epochs_done + 1}, step {place + 1}"
+                    message = _describe_divergence(where, loss, config, epochs_done + 1)
+                    raise DivergenceError(message, examples.rows[batches[place].numpy()])
             if on_step is not None and time.perf_counter() - last_report >= SECONDS_BETWEEN_REPORTS:
                 last_report = time.perf_counter()
                 on_step(
@@ -222,14 +242,11 @@ def _average(fabric: Fabric, loss_sum: torch.Tensor, correct: torch.Tensor, numb
     return float(sums[0] / sums[2]), float(sums[1] / sums[2])
 
 
-def _check_finite(fabric: Fabric, losses: list[torch.Tensor], config: TrainConfig, epoch: int) -> None:
-    """Stop all devices at once where a loss of any is not finite."""
+def _find_not_finite(fabric: Fabric, losses: list[torch.Tensor]) -> tuple[int, float] | None:
+    """Return the first step in which a loss of any device is not finite, and what they sum to; the same on all."""
     summed = fabric.all_reduce(torch.stack(losses), reduce_op="sum")
     wrong = torch.nonzero(~torch.isfinite(summed)).flatten()
-    if len(wrong) > 0:
-        step = int(wrong[0])
-        where = f"epoch {epoch}, step {step + 1}"
-        raise UserError(_describe_divergence(where, float(summed[step]), config, epoch))
+    return (int(wrong[0]), float(summed[wrong[0]])) if len(wrong) > 0 else None
 
 
 def _describe_divergence(where: str, loss: float, config: TrainConfig, epoch: int) -> str:

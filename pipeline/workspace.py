@@ -70,6 +70,11 @@ class Workspace:
         return self.run_folder / "history.csv"
 
     @property
+    def divergence(self) -> Path:
+        """Which examples were in the step whose loss was no number, where training ended so."""
+        return self.run_folder / "diverged.json"
+
+    @property
     def event_folder(self) -> Path:
         """TensorBoard's files, where they are asked for."""
         return self.run_folder / "tensorboard"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.bundle import describe_metadata, find_modules, write_bundle
+from pipeline.bundle import OWN_IMPORT, describe_metadata, find_modules, write_bundle
 from pipeline.checkpoint import read_checkpoint
 from pipeline.cli import main
 from tests.pipeline.test_programs import BLOCKED
@@ -109,3 +109,11 @@ def test_copies_are_the_modules_but_for_their_imports(bundle):
     for name in ("slicing", "volumes"):
         copied = (bundle / "scripts" / "pipeline" / f"{name}.py").read_text()
         assert copied.replace("from scripts.pipeline", "from pipeline") == modules[f"pipeline.{name}"].read_text()
+
+
+def test_own_imports_are_led_to_the_copies_wherever_they_stand_and_no_others_are():
+    text = "from pipeline.a import b\n    from perceiver import c\nfrom pipelines import d\nfrom torch import e\n"
+    wanted = text.replace("from pipeline.a", "from scripts.pipeline.a").replace(
+        "from perceiver", "from scripts.perceiver"
+    )
+    assert OWN_IMPORT.sub(r"\1scripts.\2", text) == wanted

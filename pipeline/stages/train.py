@@ -52,7 +52,7 @@ from pipeline.store import Store, check_store, read_store
 from pipeline.tracker import Tracker
 from pipeline.tracking import open_run
 from pipeline.tracking_data import log_split
-from pipeline.training import TrainingState, derive_seed, train_epochs
+from pipeline.training import DivergenceError, TrainingState, derive_seed, train_epochs
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,10 @@ def _train_alone(
 ) -> None:
     """Train in a folder that no other training writes into."""
     paths, config = experiment.paths, experiment.train
-    train_examples = _select_examples(store, roles, "train", fabric.device)
-    val_examples = _select_examples(store, roles, "val", fabric.device)
+    # Each process has a GPU of its own, but all those of a machine have the same memory.
+    num_sharing = config.devices if fabric.device.type == "cpu" else 1
+    train_examples = _select_examples(store, roles, "train", fabric.device, num_sharing)
+    val_examples = _select_examples(store, roles, "val", fabric.device, num_sharing)
     task = Task(experiment, fabric, blank, train_examples, val_examples, store, roles)
     if task.is_first and not (config.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()):
         known_run = _find_tracking_run(experiment, blank.settings)
@@ -142,6 +144,9 @@ def _train_alone(
     except KeyboardInterrupt:
         tracker.finish("KILLED")
         raise
+    except DivergenceError as error:
+        tracker.finish("FAILED")
+        raise UserError(_name_batch(task, error)) from error
     except BaseException:
         tracker.finish("FAILED")
         raise
@@ -182,7 +187,9 @@ def _measure_intensities(store: Store, roles: dict[str, str]) -> IntensityRefere
     return compute_reference(volumes) if rows_by_source else None
 
 
-def _select_examples(store: Store, roles: dict[str, str], role: str, device: torch.device) -> Examples:
+def _select_examples(
+    store: Store, roles: dict[str, str], role: str, device: torch.device, num_sharing: int
+) -> Examples:
     """Place the examples of the patients of one role."""
     rows = np.flatnonzero((store.index["group_id"].map(roles) == role).to_numpy())
     chosen = store.index.iloc[rows]
@@ -192,7 +199,8 @@ def _select_examples(store: Store, roles: dict[str, str], role: str, device: tor
     if len(rows) == 0 or missing:
         lacking = f"no picture labelled {missing[0]}" if missing else "no picture"
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
-    return place_examples(store.examples, rows, labels, chosen["slice_position"].to_numpy(), device)
+    positions = chosen["slice_position"].to_numpy()
+    return place_examples(store.examples, rows, labels, positions, device, num_sharing=num_sharing)
 
 
 def _build_state(task: Task) -> TrainingState:
@@ -237,6 +245,7 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
         for _ in train_epochs(*arguments):
             pass
         return
+    paths.divergence.unlink(missing_ok=True)  # of an earlier start
     tracker.log_history(state.history)
     write_history(paths.history, state.history)  # a run may have been cut off between its checkpoint and this
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
@@ -264,6 +273,17 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
             write_history(paths.history, state.history)
             tracker.log_history(state.history[-1:])
             display.show_epoch(result, is_best)
+
+
+def _name_batch(task: Task, error: DivergenceError) -> str:
+    """List the examples of the step that ended training in a file, and return what to tell of them."""
+    if error.rows is None:
+        return str(error)
+    path = task.experiment.paths.divergence
+    example_ids = task.store.index["example_id"].iloc[error.rows].tolist()
+    if task.is_first:
+        write_json(path, {"message": str(error), "example_ids": example_ids})
+    return f"{error} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
 
 
 def _check_unchanged(task: Task) -> None:

@@ -1,6 +1,7 @@
 """Stages in processes that die without a word at a chosen moment, and what such a process left."""
 
 import contextlib
+import ctypes
 import io
 import json
 import multiprocessing
@@ -8,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,20 +57,23 @@ class Ended:
     complaint: str = ""
 
 
-def run_stage(words: list[str], moment: Moment | None = None, max_file_bytes: int | None = None) -> Ended:
+def run_stage(
+    words: list[str], moment: Moment | None = None, max_file_bytes: int | None = None, is_ordinary: bool = False
+) -> Ended:
     """Run a stage in a process of its own, which inherits nothing but imported modules.
 
     Args:
         words: of the command line.
         moment: when it dies; None lets it end.
         max_file_bytes: no file can grow beyond, as on a full disk.
+        is_ordinary: permissions hold for it, also where it belongs to the superuser.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["pipeline.cli", "mlflow", "monai.networks", "sklearn.linear_model", "matplotlib.figure"]
     )
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(words, moment, max_file_bytes, sender))
+    process = context.Process(target=_work, args=(words, moment, max_file_bytes, is_ordinary, sender))
     process.start()
     sender.close()
     try:
@@ -79,8 +84,10 @@ def run_stage(words: list[str], moment: Moment | None = None, max_file_bytes: in
     return ended if ended is not None else Ended(process.exitcode)
 
 
-def _work(words: list[str], moment: Moment | None, max_file_bytes: int | None, sender: Any) -> None:
+def _work(words: list[str], moment: Moment | None, max_file_bytes: int | None, is_ordinary: bool, sender: Any) -> None:
     torch.set_num_threads(1)
+    if is_ordinary and os.geteuid() == 0:
+        _give_up_powers()
     if max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     num_changes = 0
@@ -105,6 +112,17 @@ def _work(words: list[str], moment: Moment | None, max_file_bytes: int | None, s
     signal.setitimer(signal.ITIMER_PROF, 0)
     cpu_s = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
     sender.send((code, num_changes, cpu_s, complaint.getvalue()))
+
+
+def _give_up_powers() -> None:
+    """Give up all that Linux lets the superuser do beyond the permissions of a file, which it then owns as others do.
+
+    Source:
+        capset(2), version 3 of the capabilities, all sets empty.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def make_words(stage: str, workspace: Path) -> list[str]:

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,17 @@ def test_a_run_keeps_what_it_is_given(open_named, tmp_path):
     assert run.inputs.dataset_inputs[0].dataset.digest == "0123"
     files = list((tmp_path / "mlartifacts" / "kept").rglob("*.*"))
     assert {file.name for file in files} == {"config.yaml", "table.csv"}
+
+
+def test_the_place_of_a_dataset_is_json_whatever_its_name(open_named):
+    sources = ['/data/"knees"', "/data/back\\slash", "/data/new\nline", "/data/Kniebänder"]
+    tracker = open_named("quoted")
+    for number, source in enumerate(sources):
+        tracker.log_dataset("quoted train", str(number), source, "train")
+    tracker.finish()
+    found = tracker.inner.client.get_run(tracker.run_id).inputs.dataset_inputs
+    places = {int(item.dataset.digest): json.loads(item.dataset.source) for item in found}
+    assert places == {number: {"uri": source} for number, source in enumerate(sources)}
 
 
 def test_a_run_is_nested_below_its_parent_also_when_it_goes_on(open_named, tracking_uri, tmp_path):

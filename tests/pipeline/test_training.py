@@ -9,11 +9,19 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+import pipeline.examples
 from pipeline.classifier import Classifier
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.devices import build_fabric, choose_accelerator, choose_precision
 from pipeline.errors import UserError
-from pipeline.examples import compute_statistics, divide_order, place_examples, read_batches
+from pipeline.examples import (
+    compute_room,
+    compute_statistics,
+    divide_order,
+    place_examples,
+    read_batches,
+    read_free_memory,
+)
 from pipeline.history import EpochResult, find_best, should_stop
 from pipeline.mixing import draw_mixture, mix_images
 from pipeline.models import SliceModel
@@ -380,3 +388,12 @@ def test_bf16_trains_to_about_the_same_loss():
     # bf16 keeps 8 bits: a loss of 0.6 is known to some thousandths.
     assert mixed.history[-1].val_loss == pytest.approx(plain.history[-1].val_loss, abs=0.02)
     assert isinstance(build_fabric(CONFIG), Fabric)
+
+
+def test_processes_of_one_machine_share_the_room_for_pictures(monkeypatch):
+    # What is free changes a little from one look to the next.
+    assert compute_room(CPU, 4) == pytest.approx(compute_room(CPU, 1) / 4, rel=0.2)
+    monkeypatch.setattr(pipeline.examples, "SHARE_OF_FREE_MEMORY", 2**20 / read_free_memory(CPU))
+    images, rows, labels = np.zeros((2, 1, 2**18), np.uint8), np.arange(2), np.zeros(2)
+    assert place_examples(images, rows, labels, labels, CPU, num_sharing=1).placed is not None
+    assert place_examples(images, rows, labels, labels, CPU, num_sharing=4).placed is None
