@@ -4,8 +4,8 @@
 
 The store is made up. Both ways take the same batches, drawn from all of it, in processes of their own, by turns. No
 control group limits the memory: instead, every few batches nothing of the store is left in memory, neither mapped nor
-in the system's cache. That is stricter than a limit, which would keep what fits, so that nearly every picture comes from
-the disk; the system counts the bytes that the disk gave.
+in the system's cache. That is stricter than a limit, which would keep what fits: nearly every picture comes from the
+disk, and the system counts the bytes that the disk gave.
 """
 
 import argparse
