@@ -7,6 +7,7 @@ the checkpoint's facts and a checksum over facts and tensors.
 import dataclasses
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.files import write_bytes
 from pipeline.history import EpochResult
 from pipeline.intensities import IntensityReference
 from pipeline.kinds import Kind
-from pipeline.models import ModelConfig
+from pipeline.models import ModelConfig, build_model
 from pipeline.records import build_record, encode_plain
 from pipeline.sharding import divide_as, gather
 
@@ -30,6 +31,9 @@ FORMAT = 1
 HEADER_KEY = "perceiver_checkpoint"
 WEIGHTS = "model."
 OPTIMIZER = "optimizer."
+# Of networks that files describe; far beyond any that was trained.
+MAX_LAYERS = 4096
+MAX_PERMUTED_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            # A copy: the library's own tensor is the file itself, and could change after its checksum was found right.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except safetensors.SafetensorError as error:
         with path.open("rb") as broken:
             start = broken.read(8)
@@ -178,11 +183,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 "Give a .safetensors checkpoint that the train stage wrote."
             ) from error
         raise UserError(
-            f"{path}: not a whole safetensors file ({error}). Take another copy, or train again."
+            f"{path}: not a whole safetensors file ({error}). Take another copy, or train afresh "
+            "(--train.resume false)."
         ) from error
     if header is None:
         raise UserError(f"{path}: a safetensors file of another program. Give one that the train stage wrote.")
-    damaged = UserError(f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train again.")
+    damaged = UserError(
+        f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train afresh "
+        "(--train.resume false)."
+    )
     try:
         record = json.loads(header)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -222,6 +231,7 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
     Raises:
         UserError: the weights are not those of the checkpoint's model config.
     """
+    _check_claims(checkpoint)
     classifier = build_classifier(checkpoint.model, **describe_network(checkpoint))
     load_weights(classifier.model, checkpoint.weights)
     return classifier.to(device).eval()
@@ -248,6 +258,43 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
     Raises:
         UserError: a tensor is missing, unknown or of another shape; the message names the first.
     """
+    _check_shapes(model, weights)
+    model.load_state_dict(weights)
+
+
+def _check_claims(checkpoint: Checkpoint) -> None:
+    """Refuse a config that asks for a larger network than the weights are, before any memory is taken for it."""
+    model = checkpoint.model
+    perceiver = model.perceiver
+    # Python itself counts layers and pixels one by one, and a picture's pixels need no weights.
+    counts = (perceiver.num_cross_attends, perceiver.self_attends_per_cross, model.num_conv_layers)
+    num_pixels = 0 if model.permute_seed is None else checkpoint.image_size[0] * checkpoint.image_size[1]
+    if max(counts) > MAX_LAYERS or num_pixels > MAX_PERMUTED_PIXELS:
+        raise UserError(
+            f"checkpoint: its config claims {max(counts)} layers and pictures of {checkpoint.image_size}; at most "
+            f"{MAX_LAYERS} layers and {MAX_PERMUTED_PIXELS} permuted pixels are built. Give one that the train stage "
+            "wrote."
+        )
+    try:
+        with torch.device("meta"), warnings.catch_warnings():  # tensors with shapes and without values
+            warnings.simplefilter("ignore")  # the network itself is built next, and warns
+            described = build_model(
+                dataclasses.replace(model, permute_seed=None),
+                num_channels=checkpoint.num_channels,
+                image_size=checkpoint.image_size,
+                num_classes=len(checkpoint.class_names),
+                num_slices=checkpoint.preprocess.num_slices,
+                seed=0,
+                data_kind=checkpoint.kind,
+            )
+    except (RuntimeError, TypeError, OverflowError) as error:  # a size beyond any number, or none at all
+        raise UserError(
+            f"checkpoint: no network is as its config says ({type(error).__name__}). Give one that train wrote."
+        ) from error
+    _check_shapes(described, checkpoint.weights)
+
+
+def _check_shapes(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -256,7 +303,6 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
                 f"checkpoint: tensor {name} has shape {found.get(name, 'none')}, the model needs "
                 f"{expected.get(name, 'none')}. File and version do not fit; train again."
             )
-    model.load_state_dict(weights)
 
 
 def _build_checkpoint(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Checkpoint:

@@ -13,6 +13,7 @@ import yaml
 from pipeline.console import open_console
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
+from pipeline.printable import make_printable
 from pipeline.stages import STAGES
 
 # What the machine refuses, a user can mend: a full disk, a folder without permission, a path through a file.
@@ -26,6 +27,8 @@ USER_ERRNOS = {
     errno.EISDIR,
     errno.EFBIG,
 }
+# A file or folder that went away or cannot be read any more: another program, a disk, or a network folder.
+GONE_ERRNOS = {errno.ENOENT, errno.ESTALE, errno.EIO}
 # Stages that take words without an option's name: the field of their section, and what it is.
 GIVEN = {
     "predict": (
@@ -60,12 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in USER_ERRNOS:
+        if error.errno not in USER_ERRNOS | GONE_ERRNOS:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {place}{error.strerror}. Free or choose another place; work done so far is kept.", file=sys.stderr
+        place = f"{make_printable(str(error.filename))}: " if error.filename else ""
+        advice = (
+            "Free or choose another place" if error.errno in USER_ERRNOS else "Bring it back and run the stage again"
         )
+        print(f"error: {place}{error.strerror}. {advice}; work done so far is kept.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here.", file=sys.stderr)

@@ -15,12 +15,12 @@ import queue
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.errors import UserError
 
 # What joblib's ``delayed`` makes: a function, its arguments and its named arguments.
-Job = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]
+Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 OPTION = "preprocess.scheduler"
 CONNECT_TIMEOUT_S = 10
@@ -30,7 +30,7 @@ PATIENCE_S = 30
 PACKAGES = ("numpy", "nibabel", "pillow")
 
 
-def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, sample: Path | None) -> Iterator[None]:
+def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, sample: Path | None) -> Iterator[Any]:
     """Do each job once on some worker of a cluster; dask gives the jobs of a worker that dies to others.
 
     Args:
@@ -41,7 +41,7 @@ def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, 
         sample: a file that is read, which every worker must see alike; None where there is none.
 
     Yields:
-        None for each job that is done.
+        What each job gave, as they are done.
 
     Raises:
         UserError: no answer at the address, no worker, a worker with other versions or without the folders, a job that
@@ -114,24 +114,24 @@ def _connect(distributed: Any, address: str) -> Any:
         ) from error
 
 
-def _make_task(program: dict[str, str], sizes: dict[str, int]) -> Callable[[bytes], None]:
+def _make_task(program: dict[str, str], sizes: dict[str, int]) -> Callable[[bytes], Any]:
     """Make the function that workers run; it travels as code, so that a worker without this program can say so."""
 
-    def work(packed: bytes) -> None:
+    def work(packed: bytes) -> Any:
         from distributed import get_worker
 
         from pipeline.cluster import refuse_differences
 
         refuse_differences(get_worker().address, program, sizes)
         function, arguments, named = pickle.loads(packed)  # noqa: S301 (sent by the stage, as this code is)
-        function(*arguments, **named)
+        return function(*arguments, **named)
 
     return work
 
 
 def _work_off(
-    distributed: Any, client: Any, address: str, jobs: Sequence[tuple[str, Job]], task: Callable[[bytes], None]
-) -> Iterator[None]:
+    distributed: Any, client: Any, address: str, jobs: Sequence[tuple[str, Job]], task: Callable[[bytes], Any]
+) -> Iterator[Any]:
     packed = [
         pickle.dumps((function, [_make_absolute(argument) for argument in arguments], named))
         for _, (function, arguments, named) in jobs
@@ -148,7 +148,7 @@ def _work_off(
         except queue.Empty:
             _check_workers(client, address)
             continue
-        name, _ = waiting.pop(future.key)
+        name, _ = waiting[future.key]
         if future.status == "error":
             _raise(distributed, future.exception(), name)
         if future.status == "cancelled":
@@ -156,10 +156,19 @@ def _work_off(
                 f"{OPTION}: the dask scheduler at {address} went away. What was done is kept: start it and run the "
                 "stage again."
             )
-        yield
+        try:
+            given = future.result(timeout=PATIENCE_S)
+        except TimeoutError:  # its worker died before it gave the result, and another one has to do the job again
+            _check_workers(client, address)
+            ended.put(future)
+            continue
+        except distributed.KilledWorker as error:
+            _raise(distributed, error, name)
+        del waiting[future.key]
+        yield given
 
 
-def _raise(distributed: Any, error: BaseException, name: str) -> None:
+def _raise(distributed: Any, error: BaseException, name: str) -> NoReturn:
     if isinstance(error, distributed.KilledWorker):
         raise UserError(
             f"{OPTION}: {name} ended every worker that took it, killed or out of memory. What was done is kept: give "

@@ -1,6 +1,7 @@
 """Writing files so that a reader finds the old one or the new one, never half of one."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -55,3 +56,33 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}). Delete it and run its stage again.") from error
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself, whole or not at all.
+
+    Args:
+        path: the file to write.
+        content: keys are text; ``seal`` is this function's own.
+    """
+    write_json(path, content | {"seal": _compute_seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_sealed` wrote.
+
+    Raises:
+        UserError: the file is not JSON, or not what was written.
+    """
+    content = read_json(path)
+    seal = content.pop("seal", None) if isinstance(content, dict) else None
+    if seal != _compute_seal(content):
+        raise UserError(f"{path}: damaged or edited, it does not fit its own checksum. Run the stage that writes it.")
+    assert isinstance(content, dict)
+    return content
+
+
+def _compute_seal(content: Any) -> str:
+    # Through JSON and back, because there a key is text and a tuple a list.
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ import pandas as pd
 from einops import rearrange
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.files import read_sealed
 from pipeline.kinds import WORDS, count_words, plural
 from pipeline.provenance import compute_fingerprint
 from pipeline.slicing import resampling_weights
@@ -103,11 +103,11 @@ def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[st
     """Read the certificate and refuse to go on where it does not vouch for this data and these splits.
 
     Raises:
-        UserError: absent, failed, or made for other data or splits.
+        UserError: absent, damaged, failed, or made for other data or splits.
     """
     if not path.is_file():
         raise UserError(f"{path}: no leak certificate. Run the split stage first.")
-    certificate: dict[str, Any] = read_json(path)
+    certificate = read_sealed(path)
     made_for = (certificate["store_fingerprint"], certificate["splits_fingerprint"])
     if made_for != (store.fingerprint, fingerprint_splits(splits)):
         raise UserError(f"{path}: made for other pictures or other splits than these. Run the split stage again.")

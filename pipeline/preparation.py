@@ -7,6 +7,7 @@ nothing that is slow to load.
 
 import hashlib
 import io
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from pipeline.errors import UserError, VolumeError
 from pipeline.files import write_bytes
 from pipeline.provenance import compute_fingerprint
 from pipeline.slicing import Stack, cut_stack, read_picture_stack
-from pipeline.volumes import read_volume
+from pipeline.volumes import list_files, read_volume
 
+DIGEST_BYTES = hashlib.sha256().digest_size
 # Changes when the same options make other pictures; it makes old parts invalid.
 VERSION = 1
 # Nearer to the scanner's middle plane than this, a volume's place does not tell its side.
@@ -61,37 +63,49 @@ def describe_options(options: PreprocessConfig) -> dict[str, Any]:
 def compute_part_key(raw: Path, source: Source, options: PreprocessConfig) -> str:
     """Return a name that changes with the source, its files (name, size, time) or the options."""
     files = []
-    for path in source.paths:
+    for path in itertools.chain.from_iterable(list_files(raw / path) for path in source.paths):
+        name = str(path.relative_to(raw))
         try:
-            status = (raw / path).stat()
-            files.append([str(path), status.st_size, status.st_mtime_ns])
+            status = path.stat()
+            files.append([name, status.st_size, status.st_mtime_ns])
         except OSError:
-            files.append([str(path), -1, -1])
+            files.append([name, -1, -1])
     identity = [source.source_id, source.group_id, source.label, source.side, source.refusal]
     return compute_fingerprint(identity, files, describe_options(options))
 
 
-def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path: Path, raw_name: str) -> None:
-    """Read one source and write its part, or the reason why there is none.
+def prepare_part(
+    raw: Path, source: Source, options: PreprocessConfig, part_path: Path, raw_name: str
+) -> tuple[str, str] | None:
+    """Read one source and write its part, or why it is refused.
 
     Args:
         raw: the folder that the source's paths are relative to.
         source: the scan.
         options: how to cut it.
-        part_path: where the part goes.
+        part_path: where the part goes; its name is the source's key from before it was read.
         raw_name: what the reason of a refusal calls ``raw``, the same on every machine.
+
+    Returns:
+        The part's name and why nothing was written, which another run may find otherwise; None where a part was.
     """
+    name = Path(raw_name) / source.paths[0]
     try:
-        stack, facts = _read_source(raw, source, options)
-        facts |= {"status": "accepted", "reason": "", "intensity_low": stack.low, "intensity_high": stack.high}
-        part = Part(stack.images, stack.positions, facts)
-    except (VolumeError, MemoryError) as error:
-        reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
-        empty = np.zeros((0, *options.size), np.uint8)
-        part = Part(empty, np.zeros(0, np.float32), {"status": "refused", "reason": reason})
+        part = _make_part(raw, source, options, raw_name)
+    except OSError as error:
+        return part_path.name, f"{name}: {error.strerror or type(error).__name__}. Mend its permissions, or copy it."
+    if compute_part_key(raw, source, options) != part_path.stem:
+        return part_path.name, f"{name}: changed or went away while it was read. Run preprocess again."
     buffer = io.BytesIO()
     np.savez(buffer, images=part.images, positions=part.positions, facts=np.array(json.dumps(part.facts)))
-    write_bytes(part_path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_bytes(part_path, content + hashlib.sha256(content).digest())
+    return None
+
+
+def is_whole(part_path: Path) -> bool:
+    """Say whether a part is there and as it was written."""
+    return part_path.is_file() and _strip_digest(part_path.read_bytes()) is not None
 
 
 def check_written(part_paths: list[Path]) -> None:
@@ -111,8 +125,17 @@ def check_written(part_paths: list[Path]) -> None:
 
 
 def read_part(part_path: Path) -> Part:
-    """Read a part back."""
-    with np.load(part_path, allow_pickle=False) as content:
+    """Read a part back.
+
+    Raises:
+        UserError: it is not what was written.
+    """
+    body = _strip_digest(part_path.read_bytes())
+    if body is None:
+        raise UserError(
+            f"{part_path}: damaged, it does not fit its checksum. Run preprocess again, which makes it anew."
+        )
+    with np.load(io.BytesIO(body), allow_pickle=False) as content:
         return Part(content["images"], content["positions"], json.loads(str(content["facts"])))
 
 
@@ -123,6 +146,23 @@ def export_pictures(part_path: Path, source: Source, folder: Path) -> None:
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         write_bytes(folder / source.paths[0].parent / f"{name}_{slice_index}.png", buffer.getvalue())
+
+
+def _strip_digest(content: bytes) -> bytes | None:
+    """Return a part's content without the checksum behind it, or None where they do not fit each other."""
+    body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    return body if hashlib.sha256(body).digest() == digest else None
+
+
+def _make_part(raw: Path, source: Source, options: PreprocessConfig, raw_name: str) -> Part:
+    try:
+        stack, facts = _read_source(raw, source, options)
+        facts |= {"status": "accepted", "reason": "", "intensity_low": stack.low, "intensity_high": stack.high}
+        return Part(stack.images, stack.positions, facts)
+    except (VolumeError, MemoryError) as error:
+        reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
+        empty = np.zeros((0, *options.size), np.uint8)
+        return Part(empty, np.zeros(0, np.float32), {"status": "refused", "reason": reason})
 
 
 def _read_source(raw: Path, source: Source, options: PreprocessConfig) -> tuple[Stack, dict[str, Any]]:

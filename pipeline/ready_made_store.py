@@ -43,7 +43,7 @@ def prepare_ready_made(experiment: Experiment, dataset: Dataset, console: Consol
     _refuse_volume_options(experiment)
     complete = paths.prepared / "complete.json"
     plan = _fingerprint_plan(experiment)
-    if complete.is_file() and read_json(complete)["plan"] == plan:
+    if complete.is_file() and read_json(complete).get("plan") == plan:
         console.print(f"{paths.prepared}: up to date; nothing to do.")
     else:
         # From here until the end, no stage finds a store that the options no longer describe.
@@ -52,6 +52,8 @@ def prepare_ready_made(experiment: Experiment, dataset: Dataset, console: Consol
         assert dataset.read is not None
         with console.status(f"reading {raw}"):
             found = dataset.read(raw, experiment.data)
+            if _fingerprint_plan(experiment) != plan:
+                raise UserError(f"{raw}: files changed while they were read. Run the preprocess stage again.")
             _write_all(paths, found, dataset)
         write_json(complete, {"plan": plan})
     _report(paths, dataset, console)

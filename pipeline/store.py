@@ -2,7 +2,7 @@
 
 A folder with ``examples.npy`` (memory-mapped), ``index.csv`` (a row an example,
 in the same order) and ``store.json``, which is written last and holds the
-checksums: a store without it is not complete.
+checksums, of the tables beside them too: a store without it is not complete.
 """
 
 import hashlib
@@ -15,11 +15,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.files import open_atomically, read_json, write_json
+from pipeline.files import open_atomically, read_json, read_sealed, write_sealed
 from pipeline.kinds import Kind
 from pipeline.tables import INDEX_COLUMNS, read_table, write_table
 
-FORMAT = 2
+FORMAT = 3
+EXAMPLES, INDEX = "examples.npy", "index.csv"
+# Tables that stages read as they read the store; not every store has them.
+TABLES = ("manifest.csv", "official_splits.csv")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def write_store(
     """Write a store; an earlier one in the folder stops being valid first.
 
     Args:
-        folder: where it goes.
+        folder: where it goes; a manifest and official splits that are there already become part of it.
         stacks: arrays of one type, ``(examples, ...)``, that follow each other as the index does.
         index: columns ``INDEX_COLUMNS``.
         settings: the options that made the examples, kept for ``predict``.
@@ -70,7 +73,7 @@ def write_store(
     (folder / "store.json").unlink(missing_ok=True)
     # Written as a stream and not through a memory map: on a full disk a map ends the process without a word.
     filled = 0
-    with open_atomically(folder / "examples.npy") as file:
+    with open_atomically(folder / EXAMPLES) as file:
         for stack in stacks:
             if filled == 0:
                 dtype, shape = stack.dtype, (len(index), *stack.shape[1:])
@@ -80,10 +83,10 @@ def write_store(
             file.write(np.ascontiguousarray(stack).data)
             filled += len(stack)
     assert filled == len(index), (filled, len(index))
-    write_table(folder / "index.csv", index, INDEX_COLUMNS)
+    write_table(folder / INDEX, index, INDEX_COLUMNS)
     checksums = _compute_checksums(folder)
     class_names = sorted(set(index["label"]))
-    fingerprint = hashlib.sha256("".join(checksums.values()).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256((checksums[EXAMPLES] + checksums[INDEX]).encode()).hexdigest()[:16]
     content = {
         "format": FORMAT,
         "num_examples": len(index),
@@ -94,7 +97,7 @@ def write_store(
         "checksums": checksums,
         "fingerprint": fingerprint,
     }
-    write_json(folder / "store.json", content)
+    write_sealed(folder / "store.json", content)
     return fingerprint
 
 
@@ -103,31 +106,22 @@ def read_store(folder: Path, verify: bool = False) -> Store:
 
     Args:
         folder: where ``preprocess`` wrote it.
-        verify: also compare the checksums, which reads every byte.
+        verify: also compare the checksums (:func:`check_store`), which reads every byte.
 
     Raises:
         UserError: there is no complete store, or its files are not those that were written.
     """
-    record_path = folder / "store.json"
-    if not record_path.is_file():
-        raise UserError(f"{folder}: no complete example store. Run the preprocess stage first.")
-    record = read_json(record_path)
-    if record.get("format") != FORMAT:
-        raise UserError(
-            f"{record_path}: format {record.get('format')!r}, this version reads {FORMAT}. Preprocess anew."
-        )
-    if verify and _compute_checksums(folder) != record["checksums"]:
-        raise UserError(
-            f"{folder}: the store's files changed since they were written. Delete the folder, preprocess anew."
-        )
+    record = _read_record(folder)
+    if verify:
+        check_store(folder, record["fingerprint"])
     assert record["kind"] in get_args(Kind), record["kind"]
     try:
-        examples = np.load(folder / "examples.npy", mmap_mode="r", allow_pickle=False)
+        examples = np.load(folder / EXAMPLES, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder / 'examples.npy'}: not readable ({error}). Delete the folder, preprocess anew."
         ) from error
-    index = read_table(folder / "index.csv", INDEX_COLUMNS)
+    index = read_table(folder / INDEX, INDEX_COLUMNS)
     if not len(index) == len(examples) == record["num_examples"]:
         raise UserError(f"{folder}: {len(examples)} examples but {len(index)} rows in index.csv. Preprocess anew.")
     index["slice_index"] = index["slice_index"].astype(int)
@@ -136,9 +130,42 @@ def read_store(folder: Path, verify: bool = False) -> Store:
     return Store(examples, index, names, record["settings"], record["fingerprint"], record["kind"], record["missing"])
 
 
+def check_store(folder: Path, fingerprint: str) -> None:
+    """Refuse a store whose files are not those that were written: a flipped bit, a copy that went wrong, an edit.
+
+    Args:
+        folder: where ``preprocess`` wrote it.
+        fingerprint: that it had when it was opened.
+
+    Raises:
+        UserError: it is gone, is another store now, or a file of it changed.
+    """
+    record = _read_record(folder)
+    found = _compute_checksums(folder)
+    for name, checksum in record["checksums"].items():
+        if found.get(name) != checksum:
+            raise UserError(
+                f"{folder / name}: the store's files changed since they were written. Delete the folder, preprocess "
+                "anew."
+            )
+    if record["fingerprint"] != fingerprint:
+        raise UserError(f"{folder}: preprocessed anew in the meantime. Run the stage again.")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / "store.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no complete example store. Run the preprocess stage first.")
+    record = read_json(path)
+    if isinstance(record, dict) and record.get("format") != FORMAT:
+        raise UserError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT}. Preprocess anew.")
+    return read_sealed(path)
+
+
 def _compute_checksums(folder: Path) -> dict[str, str]:
     checksums = {}
-    for name in ("examples.npy", "index.csv"):
-        with (folder / name).open("rb") as file:
-            checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in (EXAMPLES, INDEX, *TABLES):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return checksums

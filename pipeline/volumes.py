@@ -105,6 +105,11 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
         )
     digest = hashlib.sha256(content)
     if is_pair:
+        if ".hdr" not in path.name.lower():
+            raise VolumeError(
+                f"{path}: the header says that the voxels are in an .img file beside it, so its name ends in .hdr or "
+                ".hdr.gz. Rename it and put the .img beside it, or export one .nii file."
+            )
         data_path = find_data_path(path)
         content = _read_file(data_path)
         digest.update(content)
@@ -200,6 +205,11 @@ def _read_file(path: Path) -> bytes:
     if not content:
         raise VolumeError(f"{path}: the file is empty. Copy or export it anew.")
     return content
+
+
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that are read for a scan's path: the file itself, and of a header the file with its voxels."""
+    return (path, find_data_path(path)) if path.name.lower().endswith((".hdr", ".hdr.gz")) else (path,)
 
 
 def find_data_path(header_path: Path) -> Path:

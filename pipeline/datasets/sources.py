@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.tables import SOURCE_TABLE_COLUMNS, read_table
-from pipeline.volumes import find_data_path
+from pipeline.volumes import list_files
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 PICTURE_SUFFIXES = (".png",)
@@ -171,11 +171,8 @@ def describe_link(raw: Path, path: Path) -> str:
         raw: the folder; it may be a link itself.
         path: a file, relative to it.
     """
-    places = [raw / path]
-    if path.name.lower().endswith((".hdr", ".hdr.gz")):
-        places.append(find_data_path(raw / path))
     root = os.path.realpath(raw)
-    if all(Path(os.path.realpath(place)).is_relative_to(root) for place in places):
+    if all(Path(os.path.realpath(place)).is_relative_to(root) for place in list_files(raw / path)):
         return ""
     return "a symbolic link that leads out of the raw folder. Put the file itself there, or name its folder (data.raw)."
 

@@ -63,7 +63,8 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndar
     import trimesh  # slow to import, and only meshes need it
 
     # A small object far away and an object in light years alike have areas that float64 can hold once this is done.
-    vertices = mesh.vertices - mesh.vertices[mesh.triangles].reshape(-1, 3).mean(axis=0)
+    corners = mesh.vertices[mesh.triangles].reshape(-1, 3)
+    vertices = mesh.vertices - corners.sum(axis=0) / max(1, len(corners))
     extent = np.abs(vertices).max()
     surface = trimesh.Trimesh(vertices / extent if extent > 0 else vertices, mesh.triangles, process=False)
     if not surface.area > 0:

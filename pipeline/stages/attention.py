@@ -39,7 +39,7 @@ def attention(experiment: Experiment, console: Console) -> None:
         UserError: no trained model, a model without attention, or examples, layers or heads that are not there.
     """
     options, paths = experiment.attention, experiment.paths
-    store = read_store(paths.prepared)
+    store = read_store(paths.prepared, verify=True)
     splits = read_splits(paths.splits, experiment.split)
     certificate = check_certificate(paths.certificate, store, splits)
     checkpoint_path = options.checkpoint or paths.best_checkpoint

@@ -20,7 +20,7 @@ from pipeline.files import read_json, write_json
 from pipeline.provenance import compute_fingerprint
 from pipeline.records import flatten
 from pipeline.runs import EXECUTION, read_preprocess
-from pipeline.store import Store, read_store
+from pipeline.store import Store, check_store, read_store
 from pipeline.tables import prediction_columns, read_predictions, write_table
 from pipeline.tracker import Tracker, finishing
 from pipeline.tracking import open_run
@@ -96,6 +96,7 @@ def _demonstrate(
             records.append({"division": division, "labels": labelling, "seed": seed} | record["facts"])
     options = experiment.evaluate
     outcomes = summarise_outcomes(predictions, store.class_names, options.num_resamples, options.seed)
+    check_store(experiment.paths.prepared, store.fingerprint)
     write_audit(folder, experiment, store, settings, outcomes, records)
     return outcomes
 

@@ -40,7 +40,7 @@ from pipeline.report_certificate import summarise_certificate
 from pipeline.runs import check_trained_on
 from pipeline.scoring import compute_probabilities
 from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import Store, read_store
+from pipeline.store import Store, check_store, read_store
 from pipeline.study import build_study, write_documents
 from pipeline.tables import MANIFEST_COLUMNS, prediction_columns, read_table, write_table
 from pipeline.tracking import open_run
@@ -102,6 +102,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     sections += [build_decision_section(metrics, test, store.class_names, words)]
     section_pictures = {picture.name: picture.png for section in sections for picture in section.pictures}
 
+    check_store(paths.prepared, store.fingerprint)  # all that was read of it since it was opened was as written
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))
     write_json(paths.metrics, metrics)
     drawn = {paths.report_folder / f"{name}.png": picture for name, picture in (figures | section_pictures).items()}

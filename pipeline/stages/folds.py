@@ -34,7 +34,7 @@ def folds(experiment: Experiment, console: Console) -> None:
     Raises:
         UserError: folds of a published set, several devices, or what the train and evaluate stages refuse.
     """
-    store = read_store(experiment.paths.prepared)
+    store = read_store(experiment.paths.prepared, verify=True)
     jobs = plan_runs(experiment, store)
     name = "-".join(part for part in (experiment.run, "seeds" if experiment.folds.keep_split else "folds") if part)
     folder = Workspace(experiment.workspace, experiment.name, name).report_folder

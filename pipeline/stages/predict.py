@@ -1,6 +1,7 @@
 """The predict stage: new scans, images or objects in, one row each out; the checkpoint is all it needs."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from pipeline.scans import INPUTS, Scan, find_scans
 from pipeline.scoring import compute_probabilities, score_stack
 from pipeline.slicing import Stack, cut_stack, read_picture_stack
 from pipeline.ties import choose_class
-from pipeline.volumes import read_volume
+from pipeline.volumes import list_files, read_volume
 
 FORMAT = 1
 # Of more scans the console tells the sum alone; each is in the table.
@@ -82,7 +83,7 @@ def _identify(path: Path, scans: list[Scan], min_confidence: float) -> str:
     """Return what changes with the checkpoint, the options, or any file's name, size or time."""
     digest = hashlib.sha256(path.read_bytes())
     for scan in scans:
-        for file in scan.paths:
+        for file in itertools.chain.from_iterable(map(list_files, scan.paths)):
             status = file.stat() if file.exists() else None
             facts = None if status is None else (status.st_size, status.st_mtime_ns)
             digest.update(repr((scan.name, str(file), facts)).encode("utf-8", "backslashreplace"))

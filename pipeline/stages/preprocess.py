@@ -27,6 +27,7 @@ from pipeline.preparation import (
     compute_part_key,
     describe_options,
     export_pictures,
+    is_whole,
     prepare_part,
     read_part,
 )
@@ -65,28 +66,31 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     names = [path.name for path in part_paths]
     plan = compute_fingerprint(FORMAT, names, [source.spelling for source in sources], experiment.preprocess.export_png)
     complete = paths.prepared / "complete.json"
-    if complete.is_file() and read_json(complete)["plan"] == plan:
+    if complete.is_file() and read_json(complete).get("plan") == plan:
         manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
         console.print(f"{paths.prepared}: {len(sources)} scans are up to date; nothing to do.")
     else:
         # From here until the end, no stage finds a store that the options no longer describe.
         complete.unlink(missing_ok=True)
         (paths.prepared / "store.json").unlink(missing_ok=True)
-        _prepare_parts(experiment, sources, part_paths, console)
-        manifest = _write_manifest(paths, sources, part_paths)
+        problems = _prepare_parts(experiment, sources, part_paths, console)
+        manifest = _write_manifest(paths, sources, part_paths, problems)
         if (manifest["status"] == "accepted").any():
             _assemble(experiment, sources, part_paths, console)
             for leftover in set(parts.iterdir()) - set(part_paths):
                 leftover.unlink()
-            write_json(complete, {"plan": plan})
+            if not problems:
+                write_json(complete, {"plan": plan})
     _report(paths, manifest, console)
     _refuse(paths, manifest, experiment.preprocess.skip_refused)
 
 
-def _prepare_parts(experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console) -> None:
-    """Make the parts that are not there yet, in parallel."""
+def _prepare_parts(
+    experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console
+) -> dict[str, str]:
+    """Make the parts that are not there yet, or damaged, in parallel; return why parts, by name, were not made."""
     work = [(source, path) for source, path in zip(sources, part_paths, strict=True) if not source.ignored]
-    missing = [(source, path) for source, path in work if not path.is_file()]
+    missing = [(source, path) for source, path in work if not is_whole(path)]
     if len(missing) < len(work):
         console.print(f"{len(work) - len(missing)} of {len(work)} scans need no work.")
     raw, options = experiment.raw_folder, experiment.preprocess
@@ -94,14 +98,17 @@ def _prepare_parts(experiment: Experiment, sources: list[Source], part_paths: li
         (source.paths[0].as_posix(), delayed(prepare_part)(raw, source, options, part_path, str(raw)))
         for source, part_path in missing
     ]
-    _run(jobs, "slicing", experiment, console)
-    check_written([part_path for _, part_path in missing])
+    for _, path in missing:
+        path.unlink(missing_ok=True)  # damaged
+    problems = dict(found for found in _run(jobs, "slicing", experiment, console) if found is not None)
+    check_written([path for _, path in missing if path.name not in problems])
+    return problems
 
 
-def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, console: Console) -> None:
-    """Do all jobs, here or on a cluster; each has the name of its scan."""
+def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, console: Console) -> list[Any]:
+    """Do all jobs, here or on a cluster; each has the name of its scan. Return what they gave, in any order."""
     if not jobs:
-        return
+        return []
     options, raw = experiment.preprocess, experiment.raw_folder
     if options.scheduler is not None:
         sample = next((raw / name for name, _ in jobs if (raw / name).is_file()), None)
@@ -110,8 +117,7 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
         num_workers = min(options.num_workers or count_cores(), len(jobs))
         done = Parallel(n_jobs=num_workers, return_as="generator_unordered")(job for _, job in jobs)
     try:
-        for _ in progress(done, description, len(jobs), console):
-            pass
+        return list(progress(done, description, len(jobs), console))
     except TerminatedWorkerError as error:
         raise UserError(
             f"preprocess: a worker process died while {description}, killed or out of memory. The scans that were done "
@@ -119,12 +125,16 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
         ) from error
 
 
-def _write_manifest(paths: Workspace, sources: list[Source], part_paths: list[Path]) -> pd.DataFrame:
+def _write_manifest(
+    paths: Workspace, sources: list[Source], part_paths: list[Path], problems: dict[str, str]
+) -> pd.DataFrame:
     """Write what became of every file, and how many each spelling of name matched."""
     rows = []
     for source, part_path in zip(sources, part_paths, strict=True):
         if source.ignored:
             facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
+        elif part_path.name in problems:
+            facts, num_examples = {"status": "refused", "reason": problems[part_path.name]}, 0
         else:
             part = read_part(part_path)
             facts, num_examples = part.facts, len(part.images)
@@ -138,8 +148,8 @@ def _write_manifest(paths: Workspace, sources: list[Source], part_paths: list[Pa
 def _assemble(experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console) -> None:
     """Join the accepted parts, in the order of their ids, into the store; draw the contact sheet; export."""
     paths = experiment.paths
-    work = [(source, path) for source, path in zip(sources, part_paths, strict=True) if not source.ignored]
-    accepted = [(source, path) for source, path in work if read_part(path).facts["status"] == "accepted"]
+    there = [(source, path) for source, path in zip(sources, part_paths, strict=True) if path.is_file()]
+    accepted = [(source, path) for source, path in there if read_part(path).facts["status"] == "accepted"]
     index = pd.concat([_index_rows(source, read_part(path)) for source, path in accepted], ignore_index=True)
     stacks = (read_part(path).images for _, path in accepted)
     write_store(paths.prepared, stacks, index, describe_options(experiment.preprocess))

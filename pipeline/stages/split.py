@@ -4,8 +4,9 @@ import pandas as pd
 from rich.console import Console
 
 from pipeline.console import warn
+from pipeline.errors import UserError
 from pipeline.experiment import Experiment
-from pipeline.files import read_json, write_json
+from pipeline.files import read_sealed, write_sealed
 from pipeline.kinds import WORDS, count_words
 from pipeline.leakage import certify, check_certificate, describe_findings, fingerprint_splits
 from pipeline.locks import alone_in
@@ -25,7 +26,7 @@ def split(experiment: Experiment, console: Console) -> None:
         UserError: too few patients, a table that does not fit, or a leak.
     """
     paths = experiment.paths
-    store = read_store(paths.prepared)
+    store = read_store(paths.prepared, verify=True)
     has_published_test = store.kind != "volumes"
     if has_published_test:
         official = read_table(paths.official_splits, OFFICIAL_SPLIT_COLUMNS)
@@ -38,7 +39,7 @@ def split(experiment: Experiment, console: Console) -> None:
         return
     certificate = certify(store, splits, experiment.split.near_identical_bits, has_published_test)
     write_table(paths.splits, splits, SPLIT_COLUMNS)
-    write_json(paths.certificate, certificate)
+    write_sealed(paths.certificate, certificate)
     words = WORDS[store.kind]
     for name, count in certificate["splits"].items():
         labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
@@ -64,13 +65,15 @@ def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool
     paths = experiment.paths
     if not (paths.splits.is_file() and paths.certificate.is_file()):
         return False
-    certificate = read_json(paths.certificate)
+    try:
+        certificate = read_sealed(paths.certificate)
+        found = fingerprint_splits(read_table(paths.splits, SPLIT_COLUMNS))
+    except UserError:  # damaged: both are made anew
+        return False
     made_for = (
         certificate["store_fingerprint"],
         certificate["splits_fingerprint"],
         certificate["near_identical_images"]["bits"],
     )
     fingerprint = fingerprint_splits(splits)
-    return made_for == (store.fingerprint, fingerprint, experiment.split.near_identical_bits) and (
-        fingerprint_splits(read_table(paths.splits, SPLIT_COLUMNS)) == fingerprint
-    )
+    return made_for == (store.fingerprint, fingerprint, experiment.split.near_identical_bits) and found == fingerprint

@@ -51,7 +51,7 @@ from pipeline.runs import (
 from pipeline.sharding import gather_all
 from pipeline.shared_norm import share_batch_norms
 from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import Store, read_store
+from pipeline.store import Store, check_store, read_store
 from pipeline.tracker import Tracker
 from pipeline.tracking import open_run
 from pipeline.tracking_data import log_split
@@ -251,6 +251,7 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(*arguments, on_step=display.show_step if console.is_terminal else None):
             weights, optimizer = _gather(task, state)
+            _check_unchanged(task)
             is_best = find_best(state.history, config.select_by) is result
             # Before the last checkpoint: a run that is cut off here computes this epoch and its maps again.
             keep_maps(
@@ -277,6 +278,18 @@ def _gather(task: Task, state: TrainingState) -> tuple[dict[str, torch.Tensor], 
     """Put together what a checkpoint holds; all processes do it at the same time."""
     scaler = task.fabric.strategy.precision.state_dict()
     return gather_all(state.classifier.model.state_dict()), pack_optimizer(state.optimizer, scaler)
+
+
+def _check_unchanged(task: Task) -> None:
+    """Refuse to keep an epoch whose pictures, read from disk all the while, changed, or whose folder went away.
+
+    Pictures in memory were checked when they were read.
+    """
+    paths = task.experiment.paths
+    if read_started(paths) is None:
+        raise UserError(f"{paths.run_folder}: it was removed while training ran. Run the train stage again.")
+    if task.train_examples.placed is None or task.val_examples.placed is None:
+        check_store(paths.prepared, task.store.fingerprint)
 
 
 def _find_tracking_run(experiment: Experiment, settings: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from pipeline.config import PreprocessConfig
 from pipeline.datasets.phantom import PhantomConfig, make_phantom
 from pipeline.datasets.sources import VOLUME_SUFFIXES, Source
 from pipeline.files import write_bytes
-from pipeline.preparation import prepare_part
+from pipeline.preparation import compute_part_key, prepare_part
 from pipeline.provenance import count_cores, read_commit, read_hardware, read_versions
 
 OPTIONS = PreprocessConfig(num_slices=40, size=(64, 64), spacing_mm=2.2)
@@ -109,7 +109,9 @@ def timed(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counte
 
 def prepare_one(path: Path, folder: Path) -> None:
     source = Source(path.name, path.name, "", (Path(path.name),))
-    prepare_part(path.parent, source, OPTIONS, folder / f"{path.name}.npz", str(path.parent))
+    key = compute_part_key(path.parent, source, OPTIONS)
+    problem = prepare_part(path.parent, source, OPTIONS, folder / f"{key}.npz", str(path.parent))
+    assert problem is None, problem
 
 
 def inflate(path: Path) -> int:

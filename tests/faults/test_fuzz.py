@@ -1,5 +1,8 @@
 """Whatever stands in a file, a reader gives a value or refuses it in one line, and takes neither memory nor time."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from tests.faults.fuzz import HARD_NUMBERS, HARD_TEXTS, KINDS, edit, find_fault, fuzz_apart
 from tests.faults.readers import READERS
 
-NUM_FAST, NUM_SLOW = 200, 100_000
+NUM_FAST, NUM_SLOW, NUM_COVERAGE = 200, 100_000, 20_000
 # pydicom and monai take milliseconds a file, so that a hundred thousand would take the time of all others together.
 SLOW_INPUT = [HealthCheck.too_slow, HealthCheck.large_base_example, HealthCheck.data_too_large]
 SLOWER = {"DICOM": 20_000}
@@ -43,3 +46,13 @@ def test_files_made_at_random_are_read_or_refused(name, tmp_path):
 def test_a_hundred_thousand_hostile_files_are_read_or_refused(name):
     number = SLOWER.get(name, NUM_SLOW)
     assert fuzz_apart(name, 0, number) == (number, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_files_that_grow_towards_new_code_are_read_or_refused(name, tmp_path):
+    pytest.importorskip("atheris", reason="pip install perceiver-knees[fuzz]")
+    words = [sys.executable, "-m", "tests.faults.coverage_fuzz", name, str(NUM_COVERAGE), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"Done {NUM_COVERAGE}" in done.stderr

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import write_sealed
 from pipeline.leakage import (
     _find_near_identical,
     certify,
@@ -106,7 +106,7 @@ def test_training_is_refused_without_a_certificate_that_fits(images, tmp_path):
     path = tmp_path / "leak_certificate.json"
     with pytest.raises(UserError, match="no leak certificate"):
         check_certificate(path, store, SPLITS)
-    write_json(path, certify(store, SPLITS, 6))
+    write_sealed(path, certify(store, SPLITS, 6))
     assert check_certificate(path, store, SPLITS)["passed"]
     moved = SPLITS.assign(split=["val", "train", "train", "val", "test", "test"])
     with pytest.raises(UserError, match="made for other pictures or other splits"):
@@ -116,7 +116,7 @@ def test_training_is_refused_without_a_certificate_that_fits(images, tmp_path):
         check_certificate(path, make_store(tmp_path, images), SPLITS)
     images[11] = images[0]
     leaky = make_store(tmp_path, images)
-    write_json(path, certify(leaky, SPLITS, 6))
+    write_sealed(path, certify(leaky, SPLITS, 6))
     with pytest.raises(UserError, match=r"the splits leak \(0 patients in two splits, 0 in none, 1 identical pictures"):
         check_certificate(path, leaky, SPLITS)
 

@@ -82,7 +82,8 @@ def test_corners_of_no_face_change_nothing():
     np.testing.assert_array_equal(sample_surface(stray, 200, seed=4, name="mesh"), expected)
 
 
-@pytest.mark.parametrize("triangles", [[[0, 0, 1]], [[2, 2, 2]], [[0, 1, 8]]])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("triangles", [[[0, 0, 1]], [[2, 2, 2]], [[0, 1, 8]], np.zeros((0, 3), np.int64)])
 def test_a_mesh_without_area_is_refused(triangles):
     mesh = squares()
     mesh = Mesh(np.concatenate([mesh.vertices, [[0.5, 0.0, 0.0]]]), np.array(triangles))

@@ -177,6 +177,8 @@ def test_a_header_without_data_is_refused(intensity, tmp_path):
     nibabel.save(as_image(intensity, nibabel.Nifti1Pair), tmp_path / "knee.hdr")
     (tmp_path / "knee.img").unlink()
     refused(tmp_path / "knee.hdr", "knee.img: no such file")
+    (tmp_path / "knee.hdr").rename(tmp_path / "knee.nii")
+    refused(tmp_path / "knee.nii", "knee.nii: the header says that the voxels are in an .img file beside it")
 
 
 @pytest.mark.real_data

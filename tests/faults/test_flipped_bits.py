@@ -1,0 +1,113 @@
+"""One flipped bit in any file that a stage reads is found before the stage does anything, or does no harm."""
+
+import functools
+import io
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pipeline.cli import parse_experiment
+from pipeline.errors import UserError
+from pipeline.preparation import is_whole, read_part
+from pipeline.stages import STAGES
+from pipeline.store import read_store
+from tests.faults.crash import describe, find_differences
+from tests.pipeline.test_preprocess import make_experiment, run, snapshot
+
+STORE = ["prepared/examples.npy", "prepared/index.csv", "prepared/manifest.csv", "prepared/store.json"]
+SPLITS = ["splits.csv", "leak_certificate.json"]
+READ = {
+    "split": STORE,
+    "train": STORE + SPLITS,
+    "evaluate": [*STORE, *SPLITS, "best.safetensors"],
+    "attention": [*STORE, *SPLITS, "best.safetensors"],
+    "audit": STORE,
+    "folds": STORE,
+    "predict": ["best.safetensors"],
+    "export": ["best.safetensors"],
+}
+PLACES = 4
+
+
+def flip(path: Path, bit: int) -> None:
+    """Flip one bit, counted over the whole file; twice is as before."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def draw_bits(path: Path, number: int) -> list[int]:
+    generator = np.random.default_rng(zlib.crc32(path.name.encode()))
+    return [int(bit) for bit in generator.integers(0, 8 * path.stat().st_size, number)]
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_workspace, tmp_path_factory) -> Path:
+    return Path(shutil.copytree(tiny_workspace, tmp_path_factory.mktemp("flips") / "work"))
+
+
+@functools.cache
+def parse(stage: str, workspace: Path):
+    scan = next((workspace / "data" / "tiny" / "raw").rglob("*.nii.gz"))
+    words = [str(scan)] if stage == "predict" else []
+    words += ["--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), "--tracking.enabled", "false"]
+    return parse_experiment(stage, [*words, *(["--train.resume", "false"] if stage == "train" else [])])
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage, names in READ.items() for name in names])
+def test_a_flipped_bit_is_refused_before_anything_is_written(stage, name, workspace):
+    path = workspace / ("runs/tiny" if name.endswith(".safetensors") else "data/tiny") / name
+    before = describe_times(workspace)
+    for bit in draw_bits(path, PLACES):
+        flip(path, bit)
+        with pytest.raises(UserError) as refusal:
+            STAGES[stage](parse(stage, workspace), Console(file=io.StringIO()))
+        flip(path, bit)
+        assert str(path) in str(refusal.value) or str(path.parent) in str(refusal.value), bit
+    changed = {other for other, time in describe_times(workspace).items() if before.get(other) != time}
+    assert changed <= {path}
+
+
+def describe_times(workspace: Path) -> dict[Path, int]:
+    """Say when each file was written; locks come and go."""
+    files = (path for path in workspace.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_damaged_splits_are_made_anew_by_their_own_stage(workspace):
+    before = describe(workspace)
+    for name in SPLITS:
+        path = workspace / "data" / "tiny" / name
+        for bit in draw_bits(path, 10 * PLACES):
+            flip(path, bit)
+            STAGES["split"](parse("split", workspace), Console(file=io.StringIO()))
+            assert find_differences(describe(workspace), before) == [], (name, bit)
+
+
+def test_a_flipped_bit_in_a_part_is_found_and_the_part_made_anew(write_patients, tmp_path):
+    write_patients(tmp_path / "raw", num_patients=2)
+    experiment = make_experiment(tmp_path)
+    run(experiment)
+    expected = snapshot(experiment)
+    parts = sorted((experiment.paths.prepared / "parts").iterdir())
+    for bit in [*range(64), *draw_bits(parts[0], 300)]:
+        flip(parts[0], bit)
+        assert not is_whole(parts[0])
+        with pytest.raises(UserError, match=r"npz: damaged, .* Run preprocess again"):
+            read_part(parts[0])
+        flip(parts[0], bit)
+    # As an interrupted run leaves it, and then a disk.
+    for bit in draw_bits(parts[0], 3):
+        flip(parts[0], bit)
+        (experiment.paths.prepared / "complete.json").unlink()
+        assert "3 of 4 scans need no work" in run(experiment)
+        assert snapshot(experiment) == expected
+    parts[1].write_bytes(parts[1].read_bytes()[:-100])
+    (experiment.paths.prepared / "complete.json").unlink()
+    assert "3 of 4 scans need no work" in run(experiment)
+    assert snapshot(experiment) == expected
+    read_store(experiment.paths.prepared, verify=True)
