@@ -25,6 +25,7 @@ from pipeline.intensities import IntensityReference
 from pipeline.kinds import Kind
 from pipeline.models import ModelConfig, build_model
 from pipeline.records import build_record, encode_plain
+from pipeline.sharding import divide_as, gather
 
 FORMAT = 1
 HEADER_KEY = "perceiver_checkpoint"
@@ -100,14 +101,14 @@ class OptimizerState:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, scaler: dict[str, Any]) -> OptimizerState:
-    """Take an optimizer's state apart."""
+    """Take an optimizer's state apart; all processes of a divided model must call it."""
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
     for parameter_index, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{parameter_index}.{name}"] = value
+                tensors[f"{parameter_index}.{name}"] = gather(value)
             else:
                 numbers[f"{parameter_index}.{name}"] = value
     groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
@@ -117,9 +118,12 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, scaler: dict[str, Any]) -> 
 def restore_optimizer(optimizer: torch.optim.Optimizer, packed: OptimizerState) -> None:
     """Put a packed state into an optimizer over the same parameters."""
     state: dict[int, dict[str, Any]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in (packed.tensors | packed.numbers).items():
         parameter_index, name = key.split(".", 1)
-        state.setdefault(int(parameter_index), {})[name] = value
+        whole = not isinstance(value, torch.Tensor)
+        parameter = parameters[int(parameter_index)]
+        state.setdefault(int(parameter_index), {})[name] = value if whole else divide_as(value, parameter)
     members = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = [group | {"params": params} for group, params in zip(packed.groups, members, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

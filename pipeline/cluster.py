@@ -14,6 +14,7 @@ import platform
 import queue
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -152,10 +153,7 @@ def _work_off(
         if future.status == "error":
             _raise(distributed, future.exception(), name)
         if future.status == "cancelled":
-            raise UserError(
-                f"{OPTION}: the dask scheduler at {address} went away. What was done is kept: start it and run the "
-                "stage again."
-            )
+            raise _describe_loss(address)
         try:
             given = future.result(timeout=PATIENCE_S)
         except TimeoutError:  # its worker died before it gave the result, and another one has to do the job again
@@ -164,8 +162,16 @@ def _work_off(
             continue
         except distributed.KilledWorker as error:
             _raise(distributed, error, name)
+        except (CancelledError, distributed.comm.CommClosedError) as error:  # it went while the result was on its way
+            raise _describe_loss(address) from error
         del waiting[future.key]
         yield given
+
+
+def _describe_loss(address: str) -> UserError:
+    return UserError(
+        f"{OPTION}: the dask scheduler at {address} went away. What was done is kept: start it and run the stage again."
+    )
 
 
 def _raise(distributed: Any, error: BaseException, name: str) -> NoReturn:

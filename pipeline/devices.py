@@ -4,10 +4,12 @@ import os
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import ModelParallelStrategy
 
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.processes import check_launcher
+from pipeline.sharding import shard_model
 
 
 def choose_accelerator(accelerator: str) -> str:
@@ -54,7 +56,7 @@ def build_fabric(config: TrainConfig) -> Fabric:
     """Build the object that holds devices, processes and precision.
 
     Args:
-        config: accelerator, devices, machines and precision.
+        config: accelerator, devices, machines, strategy and precision.
 
     Raises:
         UserError: the machine does not have them, or torchrun started another number of processes.
@@ -66,9 +68,15 @@ def build_fabric(config: TrainConfig) -> Fabric:
         raise UserError(
             f"train.devices: found {config.devices}, but this machine has {num_present} ({accelerator}). Use fewer."
         )
+    num_processes = config.devices * config.num_nodes
+    strategy: str | ModelParallelStrategy = "auto"
+    if config.strategy == "fsdp" and num_processes > 1:
+        # Lightning's own FSDPStrategy wraps the older FSDP, which it refuses on processors.
+        strategy = ModelParallelStrategy(shard_model, data_parallel_size=num_processes, tensor_parallel_size=1)
     return Fabric(
         accelerator=accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
         precision=choose_precision(config.precision, accelerator),
+        strategy=strategy,
     )

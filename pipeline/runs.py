@@ -19,7 +19,7 @@ from pipeline.store import Store
 from pipeline.workspace import Workspace
 
 # How a run is executed, not what it computes: these may change when a run goes on.
-EXECUTION = ("train.accelerator", "train.devices", "train.num_nodes", "train.compile", "train.resume")
+EXECUTION = ("train.accelerator", "train.devices", "train.num_nodes", "train.strategy", "train.compile", "train.resume")
 
 
 def describe_settings(experiment: Experiment, store: Store, split_fingerprint: str) -> dict[str, Any]:

@@ -224,12 +224,18 @@ def _train_one_epoch(
 def _validate(fabric: Fabric, state: TrainingState, examples: Examples, config: TrainConfig) -> tuple[float, float]:
     """Return the mean loss and the accuracy over all devices' shares of the examples."""
     own = torch.arange(fabric.global_rank, len(examples), fabric.world_size)
-    parts = [own[start : start + config.batch_size] for start in range(0, len(own), config.batch_size)]
+    # The first process has the most. A divided model computes in all processes or in none: who has nothing left
+    # computes any example, and does not count it.
+    num_most = math.ceil(len(examples) / fabric.world_size)
+    counted = [own[start : start + config.batch_size] for start in range(0, num_most, config.batch_size)]
+    parts = [part if len(part) > 0 else torch.zeros(1, dtype=torch.long) for part in counted]
     loss_sum, correct = torch.zeros((), device=fabric.device), torch.zeros((), device=fabric.device)
     state.classifier.eval()
-    for batch in read_batches(examples, parts):
+    for part, batch in zip(counted, read_batches(examples, parts), strict=True):
         with fabric.autocast():
             scores = state.classifier(batch.images, batch.slice_position)
+        if len(part) == 0:
+            continue
         loss_sum += compute_answer_loss_sum(scores, batch.labels, config.loss)
         correct += count_correct(scores, batch.labels)
     return _average(fabric, loss_sum, correct, len(own))

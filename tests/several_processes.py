@@ -14,7 +14,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from perceiver import PerceiverConfig
 from perceiver.images import build_conv_stem
+from perceiver.layers import LatentLayer
 from pipeline.classifier import Classifier
 from pipeline.config import AugmentConfig, TrainConfig
 from pipeline.devices import build_fabric
@@ -22,13 +24,14 @@ from pipeline.errors import UserError
 from pipeline.examples import place_examples
 from pipeline.experiment import Experiment
 from pipeline.models import SliceModel
+from pipeline.sharding import gather_all
 from pipeline.shared_norm import share_batch_norms
 from pipeline.stages.train import train
 from pipeline.training import TrainingState, train_epochs
 
 TIMEOUT_S = 240
 # Numbers that neither four examples a step nor two processes divide: shares differ by one.
-NUM_TRAIN, NUM_VAL = 31, 11
+NUM_TRAIN, NUM_VAL = 31, 9
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     fabric.launch()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = nn.Sequential(build_conv_stem(1, 1, 4), nn.Flatten(), nn.Linear(48, 2))
+        latents = LatentLayer(PerceiverConfig(latent_dim=12, latent_heads=2, latent_head_dim=6))
+        network = nn.Sequential(build_conv_stem(1, 1, 4), nn.Flatten(2), latents, nn.Flatten(), nn.Linear(48, 2))
     model = SliceModel(network, reads_slice_position=False)
     share_batch_norms(model)
     seen: dict[bool, list[np.ndarray]] = {True: [], False: []}
@@ -148,8 +152,8 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
                 else logits
             )
         )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
+    parallel_model = fabric.setup_module(model)
+    parallel_optimizer = fabric.setup_optimizers(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     state = TrainingState(Classifier(model, (0.2,), (0.2,)), parallel_model, parallel_optimizer, [])
     noisy = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0.1, noise=0.02, mirror="swap")
     epochs: dict[bool, list[np.ndarray]] = {True: [], False: []}
@@ -161,5 +165,5 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     except UserError as error:
         return f"error: {error}"
     numbers = [dataclasses.astuple(result)[:6] for result in state.history]
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    weights = {name: value.numpy() for name, value in gather_all(model.state_dict()).items()}
     return Seen(epochs[True], epochs[False], numbers, weights)

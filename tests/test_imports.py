@@ -48,7 +48,7 @@ LAYERS = [
     },
     {"preparation", "datasets", "models", "examples", "dicom"},
     {"classifier"},
-    {"checkpoint", "scoring", "experiment", "devices", "dump", "locks", "processes", "cluster"},
+    {"checkpoint", "scoring", "experiment", "devices", "dump", "locks", "processes", "cluster", "sharding"},
     {
         "attention",
         "programs",

@@ -126,6 +126,8 @@ class TrainConfig:
         accelerator: where training runs; ``auto`` takes a GPU where there is one.
         devices: devices on each machine.
         num_nodes: machines.
+        strategy: what each of several devices keeps. ddp: the whole model. fsdp: a part of each weight and of the
+            optimizer's state, for models that are too large for one device; with adam or adamw, not compiled.
         compile: compile the model with ``torch.compile``; pays on long GPU runs.
         resume: go on from the last checkpoint of a run that was cut off; false starts afresh.
     """
@@ -152,6 +154,7 @@ class TrainConfig:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     num_nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     resume: bool = True
 
@@ -171,3 +174,7 @@ class TrainConfig:
         require(good_clip, "train.clip_norm", self.clip_norm, "above 0, or null")
         growing = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
         require(growing, "train.milestones", self.milestones, "growing epochs above 0")
+        for field, refused in (("optimizer", "lamb"), ("precision", "16-mixed"), ("compile", True)):
+            value = getattr(self, field)
+            good = self.strategy == "ddp" or value != refused
+            require(good, f"train.{field}", value, "another value, or train.strategy ddp")

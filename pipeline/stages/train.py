@@ -15,6 +15,7 @@ from pipeline.augment import check_mirror, check_swap
 from pipeline.augment_points import check_point_changes
 from pipeline.checkpoint import (
     Checkpoint,
+    OptimizerState,
     load_weights,
     pack_optimizer,
     read_checkpoint,
@@ -22,6 +23,7 @@ from pipeline.checkpoint import (
     write_checkpoint,
 )
 from pipeline.classifier import Classifier
+from pipeline.config import require
 from pipeline.devices import build_fabric
 from pipeline.display import TrainingDisplay
 from pipeline.dump import dump_experiment
@@ -46,6 +48,7 @@ from pipeline.runs import (
     read_started,
     write_started,
 )
+from pipeline.sharding import gather_all
 from pipeline.shared_norm import share_batch_norms
 from pipeline.splits import read_splits, resolve_roles
 from pipeline.store import Store, check_store, read_store
@@ -101,6 +104,9 @@ def train(experiment: Experiment, console: Console) -> None:
     check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_average:
         check_swap("model.mirror_average", "false", store.class_names, experiment.preprocess.plane)
+    if config.strategy == "fsdp":  # the first process draws them alone, and has a part of the model alone
+        every = experiment.attention.every_epochs
+        require(every == 0, "attention.every_epochs", every, "0 with train.strategy fsdp; draw maps after training")
     blank = _describe_blank(experiment, store, certificate["splits_fingerprint"])
     if config.resume:
         check_same_settings(paths, blank.settings)
@@ -226,14 +232,17 @@ def _build_state(task: Task) -> TrainingState:
     options = task.experiment.model
     classifier = Classifier(
         model, mean, deviation, options.mirror_average, config.loss, task.blank.kind, options.num_points
-    ).to(task.fabric.device)
+    )
+    if config.strategy == "ddp":  # a divided model may not fit on one device
+        classifier.to(task.fabric.device)
+    parallel_model = task.fabric.setup_module(torch.compile(model) if config.compile else model)
+    classifier.to(task.fabric.device)
     optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)
         if last.optimizer.scaler:
             task.fabric.strategy.precision.load_state_dict(last.optimizer.scaler)
-    compiled = torch.compile(model) if config.compile else model
-    parallel_model, parallel_optimizer = task.fabric.setup(compiled, optimizer)
+    parallel_optimizer = task.fabric.setup_optimizers(optimizer)
     return TrainingState(classifier, parallel_model, parallel_optimizer, list(last.history) if last else [])
 
 
@@ -243,13 +252,14 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
     arguments = (task.fabric, state, task.train_examples, task.val_examples, config, task.experiment.augment)
     if not task.is_first:
         for _ in train_epochs(*arguments):
-            pass
+            _gather(task, state)
         return
     paths.divergence.unlink(missing_ok=True)  # of an earlier start
     tracker.log_history(state.history)
     write_history(paths.history, state.history)  # a run may have been cut off between its checkpoint and this
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(*arguments, on_step=display.show_step if console.is_terminal else None):
+            weights, optimizer = _gather(task, state)
             _check_unchanged(task)
             is_best = find_best(state.history, config.select_by) is result
             # Before the last checkpoint: a run that is cut off here computes this epoch and its maps again.
@@ -263,13 +273,11 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
                 epoch=result.epoch,
                 history=tuple(state.history),
                 tracking_run=tracker.run_id,
-                weights=state.classifier.model.state_dict(),
+                weights=weights,
             )
             if is_best:
                 write_checkpoint(paths.best_checkpoint, best)
-            scaler = task.fabric.strategy.precision.state_dict()
-            last = dataclasses.replace(best, optimizer=pack_optimizer(state.optimizer, scaler))
-            write_checkpoint(paths.last_checkpoint, last)
+            write_checkpoint(paths.last_checkpoint, dataclasses.replace(best, optimizer=optimizer))
             write_history(paths.history, state.history)
             tracker.log_history(state.history[-1:])
             display.show_epoch(result, is_best)
@@ -284,6 +292,12 @@ def _name_batch(task: Task, error: DivergenceError) -> str:
     if task.is_first:
         write_json(path, {"message": str(error), "example_ids": example_ids})
     return f"{error} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
+
+
+def _gather(task: Task, state: TrainingState) -> tuple[dict[str, torch.Tensor], OptimizerState]:
+    """Put together what a checkpoint holds; all processes do it at the same time."""
+    scaler = task.fabric.strategy.precision.state_dict()
+    return gather_all(state.classifier.model.state_dict()), pack_optimizer(state.optimizer, scaler)
 
 
 def _check_unchanged(task: Task) -> None:
