@@ -1,12 +1,9 @@
 """The train stage: from the store and the splits to checkpoints, curves and records."""
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.fabric import Fabric
 from rich.console import Console
 
 from pipeline.attention import KEPT, check_attention
@@ -14,76 +11,38 @@ from pipeline.attention_files import keep_maps
 from pipeline.augment import check_mirror, check_swap
 from pipeline.augment_points import check_point_changes
 from pipeline.checkpoint import (
-    Checkpoint,
     OptimizerState,
-    load_weights,
     pack_optimizer,
-    read_checkpoint,
-    restore_optimizer,
     write_checkpoint,
 )
-from pipeline.classifier import Classifier
 from pipeline.config import require
 from pipeline.devices import build_fabric
 from pipeline.display import TrainingDisplay
 from pipeline.dump import dump_experiment
 from pipeline.errors import UserError
-from pipeline.examples import Examples, compute_statistics, place_examples
 from pipeline.experiment import Experiment
 from pipeline.files import write_json
 from pipeline.history import find_best, write_history
-from pipeline.intensities import IntensityReference, compute_reference
 from pipeline.leakage import check_certificate
-from pipeline.models import build_model, count_parameters
-from pipeline.optimizers import build_optimizer
+from pipeline.models import count_parameters
 from pipeline.processes import hold_together, is_first_process
-from pipeline.provenance import read_commit, read_hardware, read_versions
+from pipeline.provenance import read_hardware
 from pipeline.records import flatten
 from pipeline.runs import (
     check_same_settings,
     clear_run,
-    describe_settings,
     is_finished,
-    read_preprocess,
     read_started,
     write_started,
 )
 from pipeline.sharding import gather_all
-from pipeline.shared_norm import share_batch_norms
 from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import Store, check_store, read_store
-from pipeline.tracker import Tracker
+from pipeline.store import check_store, read_store
+from pipeline.tracker import Tracker, finishing
 from pipeline.tracking import open_run
 from pipeline.tracking_data import log_split
-from pipeline.training import DivergenceError, TrainingState, derive_seed, train_epochs
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a run works with and does not change.
-
-    Args:
-        experiment: all options.
-        fabric: devices and precision.
-        blank: the checkpoint as it is before training, without statistics and weights.
-        train_examples: learned from.
-        val_examples: judged by.
-        store: all pictures.
-        roles: each patient's split.
-    """
-
-    experiment: Experiment
-    fabric: Fabric
-    blank: Checkpoint
-    train_examples: Examples
-    val_examples: Examples
-    store: Store
-    roles: dict[str, str]
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
-        return bool(self.fabric.global_rank == 0)
+from pipeline.training import DivergenceError, TrainingState, train_epochs
+from pipeline.training_task import Task, build_state, build_task, describe_blank
 
 
 def train(experiment: Experiment, console: Console) -> None:
@@ -107,7 +66,7 @@ def train(experiment: Experiment, console: Console) -> None:
     if config.strategy == "fsdp":  # the first process draws them alone, and has a part of the model alone
         every = experiment.attention.every_epochs
         require(every == 0, "attention.every_epochs", every, "0 with train.strategy fsdp; draw maps after training")
-    blank = _describe_blank(experiment, store, certificate["splits_fingerprint"])
+    blank = describe_blank(experiment, store, certificate["splits_fingerprint"])
     if config.resume:
         check_same_settings(paths, blank.settings)
         if is_finished(paths):
@@ -118,27 +77,20 @@ def train(experiment: Experiment, console: Console) -> None:
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     roles = resolve_roles(splits, experiment.split)
-    blank = dataclasses.replace(blank, intensities=_measure_intensities(store, roles))
     with hold_together(fabric, paths.run_folder):
-        _train_alone(experiment, fabric, blank, store, roles, console)
+        _train_alone(build_task(experiment, fabric, blank, store, roles), console)
 
 
-def _train_alone(
-    experiment: Experiment, fabric: Fabric, blank: Checkpoint, store: Store, roles: dict[str, str], console: Console
-) -> None:
+def _train_alone(task: Task, console: Console) -> None:
     """Train in a folder that no other training writes into."""
-    paths, config = experiment.paths, experiment.train
-    # Each process has a GPU of its own, but all those of a machine have the same memory.
-    num_sharing = config.devices if fabric.device.type == "cpu" else 1
-    train_examples = _select_examples(store, roles, "train", fabric.device, num_sharing)
-    val_examples = _select_examples(store, roles, "val", fabric.device, num_sharing)
-    task = Task(experiment, fabric, blank, train_examples, val_examples, store, roles)
-    if task.is_first and not (config.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()):
-        known_run = _find_tracking_run(experiment, blank.settings)
+    experiment, paths = task.experiment, task.experiment.paths
+    goes_on = experiment.train.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()
+    if task.is_first and not goes_on:
+        known_run = _find_tracking_run(experiment, task.blank.settings)
         clear_run(paths)
-        write_started(paths, blank.settings, known_run)
-    fabric.barrier()
-    state = _build_state(task)
+        write_started(paths, task.blank.settings, known_run)
+    task.fabric.barrier()
+    state = build_state(task)
     if experiment.attention.every_epochs > 0:
         check_attention(state.classifier.model, KEPT)
     tracker = Tracker()
@@ -146,104 +98,14 @@ def _train_alone(
         tracker = _open_tracker(task, state)
         console.print(_describe_start(task, state), highlight=False)
     try:
-        _run(task, state, tracker, console)
-    except KeyboardInterrupt:
-        tracker.finish("KILLED")
-        raise
+        with finishing(tracker):
+            _run(task, state, tracker, console)
+            if task.is_first:
+                _keep_best(task, state, tracker)
     except DivergenceError as error:
-        tracker.finish("FAILED")
         raise UserError(_name_batch(task, error)) from error
-    except BaseException:
-        tracker.finish("FAILED")
-        raise
     if task.is_first:
-        _finish(task, state, tracker, console)
-
-
-def _describe_blank(experiment: Experiment, store: Store, split_fingerprint: str) -> Checkpoint:
-    """Fill in what is known of the checkpoints before training."""
-    return Checkpoint(
-        model=experiment.model,
-        class_names=store.class_names,
-        num_channels=1 if store.examples.ndim == 3 else int(store.examples.shape[1]),
-        image_size=(int(store.examples.shape[-2]), int(store.examples.shape[-1])),
-        preprocess=read_preprocess(experiment, store),
-        mean=(),
-        deviation=(),
-        store_fingerprint=store.fingerprint,
-        split_fingerprint=split_fingerprint,
-        settings=describe_settings(experiment, store, split_fingerprint),
-        versions=read_versions(),
-        commit=read_commit(),
-        epoch=0,
-        history=(),
-        tracking_run="",
-        weights={},
-        kind=store.kind,
-    )
-
-
-def _measure_intensities(store: Store, roles: dict[str, str]) -> IntensityReference | None:
-    """Measure the training volumes, one after the other; images and point clouds have none."""
-    if store.kind != "volumes":
-        return None
-    train_rows = store.index.index[(store.index["group_id"].map(roles) == "train").to_numpy()]
-    rows_by_source = store.index.loc[train_rows].groupby("source_id", sort=True).indices
-    volumes = (store.examples[train_rows[places]] for places in rows_by_source.values())
-    return compute_reference(volumes) if rows_by_source else None
-
-
-def _select_examples(
-    store: Store, roles: dict[str, str], role: str, device: torch.device, num_sharing: int
-) -> Examples:
-    """Place the examples of the patients of one role."""
-    rows = np.flatnonzero((store.index["group_id"].map(roles) == role).to_numpy())
-    chosen = store.index.iloc[rows]
-    code_of = {name: code for code, name in enumerate(store.class_names)}
-    labels = chosen["label"].map(code_of).to_numpy(dtype=np.int64)
-    missing = [name for name, code in code_of.items() if role == "train" and code not in labels]
-    if len(rows) == 0 or missing:
-        lacking = f"no picture labelled {missing[0]}" if missing else "no picture"
-        raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
-    positions = chosen["slice_position"].to_numpy()
-    return place_examples(store.examples, rows, labels, positions, device, num_sharing=num_sharing)
-
-
-def _build_state(task: Task) -> TrainingState:
-    """Build model and optimizer, fresh or as the last checkpoint has them."""
-    config, path = task.experiment.train, task.experiment.paths.last_checkpoint
-    last = read_checkpoint(path) if path.is_file() else None
-    model = build_model(
-        task.experiment.model,
-        num_channels=task.blank.num_channels,
-        image_size=task.blank.image_size,
-        num_classes=len(task.blank.class_names),
-        num_slices=task.blank.preprocess.num_slices,
-        seed=derive_seed(config.seed, "weights"),
-        data_kind=task.blank.kind,
-    )
-    if last is None:
-        is_points = task.blank.kind == "points"  # each cloud is normalised by itself
-        mean, deviation = ((), ()) if is_points else compute_statistics(task.train_examples)
-    else:
-        mean, deviation = last.mean, last.deviation
-        load_weights(model, last.weights)
-    share_batch_norms(model)
-    options = task.experiment.model
-    classifier = Classifier(
-        model, mean, deviation, options.mirror_average, config.loss, task.blank.kind, options.num_points
-    )
-    if config.strategy == "ddp":  # a divided model may not fit on one device
-        classifier.to(task.fabric.device)
-    parallel_model = task.fabric.setup_module(torch.compile(model) if config.compile else model)
-    classifier.to(task.fabric.device)
-    optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
-    if last is not None and last.optimizer is not None:
-        restore_optimizer(optimizer, last.optimizer)
-        if last.optimizer.scaler:
-            task.fabric.strategy.precision.load_state_dict(last.optimizer.scaler)
-    parallel_optimizer = task.fabric.setup_optimizers(optimizer)
-    return TrainingState(classifier, parallel_model, parallel_optimizer, list(last.history) if last else [])
+        _write_record(task, state, tracker, console)
 
 
 def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
@@ -357,9 +219,9 @@ def _describe_start(task: Task, state: TrainingState) -> str:
     )
 
 
-def _finish(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
-    """Keep the model in MLflow and write the record that the run is complete."""
-    paths, blank, fabric = task.experiment.paths, task.blank, task.fabric
+def _keep_best(task: Task, state: TrainingState, tracker: Tracker) -> None:
+    """Keep the best epoch's model and numbers in MLflow."""
+    paths, blank = task.experiment.paths, task.blank
     best = find_best(state.history, task.experiment.train.select_by)
     tags = {
         "class_names": ", ".join(blank.class_names),
@@ -374,7 +236,12 @@ def _finish(task: Task, state: TrainingState, tracker: Tracker, console: Console
     tracker.log_file(paths.history)
     numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
     tracker.log_metrics(numbers)
-    tracker.finish()
+
+
+def _write_record(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
+    """Write the record that the run is complete."""
+    paths, blank, fabric = task.experiment.paths, task.blank, task.fabric
+    best = find_best(state.history, task.experiment.train.select_by)
     record = {
         "epochs": len(state.history),
         "stopped_early": len(state.history) < task.experiment.train.epochs,
