@@ -8,7 +8,7 @@ from lightning.fabric.strategies import ModelParallelStrategy
 
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
-from pipeline.processes import check_launcher
+from pipeline.processes import check_launcher, leave_in_order
 from pipeline.sharding import shard_model
 
 
@@ -69,6 +69,8 @@ def build_fabric(config: TrainConfig) -> Fabric:
             f"train.devices: found {config.devices}, but this machine has {num_present} ({accelerator}). Use fewer."
         )
     num_processes = config.devices * config.num_nodes
+    if num_processes > 1:
+        leave_in_order()
     strategy: str | ModelParallelStrategy = "auto"
     if config.strategy == "fsdp" and num_processes > 1:
         # Lightning's own FSDPStrategy wraps the older FSDP, which it refuses on processors.
