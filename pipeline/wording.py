@@ -57,11 +57,15 @@ def show_number(value: float | None) -> str:
 
 
 def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
-    """Round, but give a score that is not perfect as many decimals as it takes not to look perfect."""
-    text = f"{value:.{num_decimals}f}"
-    if value < perfect and float(text) == perfect and num_decimals < 6:
-        return round_below_one(value, num_decimals + 1, perfect)
-    return text
+    """Round, but give a score that is not perfect as many decimals as it takes not to look perfect.
+
+    What differs from perfect behind the ninth decimal does so because floats are rounded, and is written as perfect.
+    """
+    for decimals in range(num_decimals, 10):
+        text = f"{value:.{decimals}f}"
+        if value >= perfect or float(text) != perfect:
+            return text
+    return f"{perfect:.{num_decimals}f}"
 
 
 def show_interval(metric: Mapping[str, float | None]) -> str:

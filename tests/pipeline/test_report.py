@@ -49,7 +49,14 @@ def test_the_summary_says_how_good_how_sure_on_whom_and_against_what():
 
 @pytest.mark.parametrize(
     ("value", "percent", "number"),
-    [(0.97149, "97.1", "0.971"), (1.0, "100.0", "1.000"), (0.99964, "99.96", "0.9996"), (0.99999, "99.999", "0.99999")],
+    [
+        (0.97149, "97.1", "0.971"),
+        (1.0, "100.0", "1.000"),
+        (1 - 2**-52, "100.0", "1.000"),  # as sums of floats are
+        (0.99964, "99.96", "0.9996"),
+        (0.99999, "99.999", "0.99999"),
+        (1 - 1 / 8_000_000, "99.99999", "0.9999999"),
+    ],
 )
 def test_one_mistake_in_thousands_does_not_look_like_none(value, percent, number):
     assert show_percent({"value": value, "low": None, "high": None}) == f"{percent}\u00a0%"
