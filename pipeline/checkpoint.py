@@ -121,9 +121,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, packed: OptimizerState) 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in (packed.tensors | packed.numbers).items():
         parameter_index, name = key.split(".", 1)
-        whole = not isinstance(value, torch.Tensor)
+        is_tensor = isinstance(value, torch.Tensor)
         parameter = parameters[int(parameter_index)]
-        state.setdefault(int(parameter_index), {})[name] = value if whole else divide_as(value, parameter)
+        state.setdefault(int(parameter_index), {})[name] = divide_as(value, parameter) if is_tensor else value
     members = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = [group | {"params": params} for group, params in zip(packed.groups, members, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -148,9 +148,13 @@ def _write_manifest(
 def _assemble(experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console) -> None:
     """Join the accepted parts, in the order of their ids, into the store; draw the contact sheet; export."""
     paths = experiment.paths
-    there = [(source, path) for source, path in zip(sources, part_paths, strict=True) if path.is_file()]
-    accepted = [(source, path) for source, path in there if read_part(path).facts["status"] == "accepted"]
-    index = pd.concat([_index_rows(source, read_part(path)) for source, path in accepted], ignore_index=True)
+    accepted, tables = [], []
+    for source, path in zip(sources, part_paths, strict=True):
+        part = read_part(path) if path.is_file() else None
+        if part is not None and part.facts["status"] == "accepted":
+            accepted.append((source, path))
+            tables.append(_index_rows(source, part))
+    index = pd.concat(tables, ignore_index=True)
     stacks = (read_part(path).images for _, path in accepted)
     write_store(paths.prepared, stacks, index, describe_options(experiment.preprocess))
     _draw_contact_sheet(paths)
