@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.kinds import WORDS, Words
 from pipeline.metrics import check_predictions, compute_level
 from pipeline.pooling import pool_images
+from pipeline.store import Store
 from pipeline.ties import TIE_DECIMALS
 
 INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -51,29 +52,18 @@ def count_labels(labels: Labels, class_names: Sequence[str]) -> NDArray[np.int64
 
 
 def logistic_regression(
-    train_images: NDArray[np.uint8],
-    train_labels: Labels,
-    val_images: NDArray[np.uint8],
-    val_labels: Labels,
-    test_images: NDArray[np.uint8],
-    class_names: Sequence[str],
-    seed: int = 0,
-    max_rows: int = 10_000,
+    store: Store, rows: dict[str, NDArray[np.int64]], seed: int = 0, max_rows: int = 10_000
 ) -> Floats:
     """Fit a linear model of the pixels and score the test images.
 
     Images are averaged over square blocks to at most 64 pixels a side and standardised
     with the mean and deviation of each training pixel. Of five penalties, the strongest first,
     the one before the first that is worse on validation is taken; without validation rows it
-    is the third.
+    is the third. Of the store no more is read at once than a thousand images.
 
     Args:
-        train_images: ``(rows, height, width)`` or ``(rows, channels, height, width)``, 0 to 255.
-        train_labels: ``(rows,)`` class names.
-        val_images: as train_images; used for the penalty alone.
-        val_labels: as train_labels.
-        test_images: as train_images.
-        class_names: all classes; one that training lacks gets probability 0.
+        store: images and their labels; a class that training lacks gets probability 0.
+        rows: of "train", "val" (used for the penalty alone) and "test".
         seed: of the rows that are drawn where there are too many.
         max_rows: training rows that are fitted; of more, so many are drawn without replacement.
 
@@ -83,23 +73,17 @@ def logistic_regression(
     Raises:
         UserError: training holds fewer than two classes, or an unknown label.
     """
-    if (count_labels(train_labels, class_names) > 0).sum() < 2:
+    labels = store.index["label"].to_numpy(dtype=str)
+    if (count_labels(labels[rows["train"]], store.class_names) > 0).sum() < 2:
         raise UserError("baselines: all training labels are equal; a logistic regression needs two classes.")
-    chosen_rows = choose_rows(len(train_images), max_rows, seed)
-    fitted_labels = np.array(list(train_labels), dtype=str)[chosen_rows]
-    if len(set(fitted_labels)) < 2:
+    fitted = rows["train"][choose_rows(len(rows["train"]), max_rows, seed)]
+    if len(set(labels[fitted])) < 2:
         raise UserError(
-            f"baselines: {len(chosen_rows)} rows drawn from training all have the label "
-            f"{fitted_labels[0]!r}; the rarer classes have too few rows for a logistic regression."
+            f"baselines: {len(fitted)} rows drawn from training all have the label "
+            f"{labels[fitted][0]!r}; the rarer classes have too few rows for a logistic regression."
         )
-    return fit_linear_model(
-        pool_images(train_images, chosen_rows),
-        fitted_labels,
-        pool_images(val_images),
-        val_labels,
-        pool_images(test_images),
-        class_names,
-    )
+    train, val, test = (pool_images(store.examples, part) for part in (fitted, rows["val"], rows["test"]))
+    return fit_linear_model(train, labels[fitted], val, labels[rows["val"]], test, store.class_names)
 
 
 def fit_linear_model(

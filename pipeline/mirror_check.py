@@ -42,6 +42,7 @@ def score_with_mirrored(
     slice_position: np.ndarray[Any, Any],
     device: torch.device,
     batch_size: int,
+    rows: np.ndarray[Any, Any] | None = None,
 ) -> MirrorScores:
     """Score pictures and their mirror images.
 
@@ -54,12 +55,14 @@ def score_with_mirrored(
         slice_position: ``(examples,)``.
         device: where the classifier is.
         batch_size: pictures scored at once.
+        rows: which of the pictures are scored, in this order; None for all.
     """
+    rows = np.arange(len(images)) if rows is None else rows
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for start in range(0, len(images), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(images)))
-        pictures = read_images(images, rows).to(device)
-        places = torch.tensor(np.array(slice_position[rows], dtype=np.float32), device=device)
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        pictures = read_images(images, batch).to(device)
+        places = torch.tensor(np.array(slice_position[batch], dtype=np.float32), device=device)
         straight, mirrored = classifier.score_both(pictures, places)
         answers = average_mirrored(straight, mirrored) if classifier.mirror_average else straight
         parts.append((answers, straight, mirrored))

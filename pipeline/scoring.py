@@ -17,8 +17,9 @@ def compute_probabilities(
     slice_position: np.ndarray[Any, Any],
     device: torch.device,
     batch_size: int,
+    rows: np.ndarray[Any, Any] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Score pictures as the store holds them.
+    """Score pictures as the store holds them, of which a batch at a time is read.
 
     Args:
         classifier: of ``build_from_checkpoint``, on ``device``.
@@ -26,15 +27,17 @@ def compute_probabilities(
         slice_position: (examples,) in [-1, 1].
         device: where the classifier is.
         batch_size: pictures scored at once.
+        rows: which of the examples are scored, in this order; None for all.
 
     Returns:
-        Probabilities (examples, classes) float32.
+        Probabilities (rows, classes) float32.
     """
+    rows = np.arange(len(images)) if rows is None else rows
     parts = []
-    for start in range(0, len(images), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(images)))
-        pictures = read_images(images, rows).to(device)
-        places = torch.tensor(np.array(slice_position[rows], dtype=np.float32), device=device)
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        pictures = read_images(images, batch).to(device)
+        places = torch.tensor(np.array(slice_position[batch], dtype=np.float32), device=device)
         parts.append(classifier(pictures, places).exp().cpu().numpy())
     return np.concatenate(parts)
 

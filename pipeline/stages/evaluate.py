@@ -166,14 +166,14 @@ def _predict_splits(
 ) -> tuple[pd.DataFrame, MirrorScores | None]:
     """Score the validation and the test rows, and where it is wanted the mirror images of the test rows."""
     tables, mirror = [], None
+    positions = store.index["slice_position"].to_numpy()
     for split in ("val", "test"):
-        index = store.index.iloc[rows[split]]
-        images, positions = store.examples[rows[split]], index["slice_position"].to_numpy()
         if is_mirrored and split == "test":
-            mirror = score_with_mirrored(classifier, images, positions, device, batch_size)
+            mirror = score_with_mirrored(classifier, store.examples, positions, device, batch_size, rows[split])
             scores = mirror.answers
         else:
-            scores = compute_probabilities(classifier, images, positions, device, batch_size)
+            scores = compute_probabilities(classifier, store.examples, positions, device, batch_size, rows[split])
+        index = store.index.iloc[rows[split]]
         tables.append(build_predictions(index, scores.astype(np.float64), store.class_names, split))
     return pd.concat(tables, ignore_index=True), mirror
 
@@ -189,14 +189,7 @@ def _score_baselines(
     if options.logistic_regression and store.kind != "points":
         with console.status("fitting the logistic regression"):
             probabilities["logistic_regression"] = logistic_regression(
-                store.examples[rows["train"]],
-                labels[rows["train"]],
-                store.examples[rows["val"]],
-                labels[rows["val"]],
-                store.examples[rows["test"]],
-                store.class_names,
-                options.seed,
-                options.logistic_regression_examples,
+                store, rows, options.seed, options.logistic_regression_examples
             )
     words = WORDS[store.kind]
     return {

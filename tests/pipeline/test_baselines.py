@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas
 import pytest
@@ -7,6 +9,8 @@ from pipeline import baselines, pooling
 from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
 from pipeline.errors import UserError
 from pipeline.pooling import pool_images
+from pipeline.store import Store
+from tests.pipeline.row_reads import RowReads
 
 CLASSES = ("left", "right")
 
@@ -21,9 +25,22 @@ def build_images(num_rows: int, strength: float, seed: int, size: int = 16):
     return images, np.array(CLASSES)[labels]
 
 
+def build_store(parts, class_names=CLASSES) -> tuple[Store, dict[str, np.ndarray]]:
+    """Put (images, labels) of training, validation and test into one store."""
+    images = np.concatenate([images for images, _ in parts])
+    labels = np.concatenate([np.asarray(labels, dtype=str) for _, labels in parts])
+    ends = np.cumsum([len(images) for images, _ in parts])
+    rows = dict(zip(("train", "val", "test"), np.split(np.arange(len(images)), ends[:-1]), strict=True))
+    return Store(images, build_index(labels), tuple(class_names), {}, ""), rows
+
+
+def fit_parts(parts, class_names=CLASSES, **options) -> np.ndarray:
+    return logistic_regression(*build_store(parts, class_names), **options)
+
+
 def fit(strength: float, **options) -> tuple[np.ndarray, np.ndarray]:
-    train, val, test = (build_images(n, strength, seed) for n, seed in ((200, 0), (60, 1), (100, 2)))
-    return logistic_regression(*train, *val, test[0], CLASSES, **options), test[1]
+    parts = [build_images(n, strength, seed) for n, seed in ((200, 0), (60, 1), (100, 2))]
+    return fit_parts(parts, **options), parts[2][1]
 
 
 def accuracy_of(probabilities, labels) -> float:
@@ -45,8 +62,8 @@ def test_rows_sum_to_one_and_the_same_data_give_the_same_numbers():
 
 def test_test_images_do_not_influence_each_other():
     train, val, test = (build_images(n, 0.5, seed) for n, seed in ((200, 0), (60, 1), (20, 2)))
-    together = logistic_regression(*train, *val, test[0], CLASSES)
-    alone = logistic_regression(*train, *val, test[0][:1], CLASSES)
+    together = fit_parts((train, val, test))
+    alone = fit_parts((train, val, (test[0][:1], test[1][:1])))
     # Products of matrices of another size round differently, in float32.
     np.testing.assert_allclose(alone, together[:1], atol=1e-5)
 
@@ -54,9 +71,9 @@ def test_test_images_do_not_influence_each_other():
 def test_brightness_and_contrast_of_the_whole_set_change_nothing():
     parts = [build_images(n, 0.5, seed) for n, seed in ((200, 0), (60, 1), (20, 2))]
     parts = [((images // 4).astype(np.uint8), labels) for images, labels in parts]
-    plain = logistic_regression(*parts[0], *parts[1], parts[2][0], CLASSES)
+    plain = fit_parts(parts)
     parts = [((2 * images + 50).astype(np.uint8), labels) for images, labels in parts]
-    changed = logistic_regression(*parts[0], *parts[1], parts[2][0], CLASSES)
+    changed = fit_parts(parts)
     # The solver stops within its tolerance, and the statistics are float32.
     np.testing.assert_allclose(changed, plain, atol=1e-3)
 
@@ -64,9 +81,9 @@ def test_brightness_and_contrast_of_the_whole_set_change_nothing():
 def test_channels_are_pixels_too():
     parts = [build_images(n, 2.0, seed) for n, seed in ((200, 0), (60, 1), (50, 2))]
     colour = [(np.stack([np.zeros_like(images), images], axis=1), labels) for images, labels in parts]
-    grey = logistic_regression(*parts[0], *parts[1], parts[2][0], CLASSES)
+    grey = fit_parts(parts)
     # A channel that never changes carries nothing; its deviation of 0 divides nothing.
-    np.testing.assert_allclose(logistic_regression(*colour[0], *colour[1], colour[2][0], CLASSES), grey, atol=1e-5)
+    np.testing.assert_allclose(fit_parts(colour), grey, atol=1e-5)
 
 
 def test_validation_chooses_the_penalty(monkeypatch):
@@ -75,9 +92,9 @@ def test_validation_chooses_the_penalty(monkeypatch):
     losses, answers = [], []
     for inverse_regularisation in baselines.INVERSE_REGULARISATIONS:
         monkeypatch.setattr(baselines, "INVERSE_REGULARISATIONS", (inverse_regularisation,))
-        on_val = logistic_regression(*train, *val, val[0], CLASSES)
+        on_val = fit_parts((train, val, val))
         losses.append(-np.log(on_val[np.arange(60), (val[1] == "right").astype(int)]).mean())
-        answers.append(logistic_regression(*train, *val, test[0], CLASSES))
+        answers.append(fit_parts((train, val, test)))
     distances = [np.abs(answer - expected).max() for answer in answers]
     assert np.argmin(distances) == np.argmin(losses)
     # A warm start ends within the solver's tolerance of a cold one.
@@ -86,22 +103,22 @@ def test_validation_chooses_the_penalty(monkeypatch):
 
 def test_a_class_that_training_lacks_has_probability_zero():
     train, val, test = (build_images(n, 2.0, seed) for n, seed in ((100, 0), (30, 1), (20, 2)))
-    probabilities = logistic_regression(*train, *val, test[0], ("bottom", "left", "right"))
+    probabilities = fit_parts((train, val, test), ("bottom", "left", "right"))
     assert (probabilities[:, 0] == 0).all()
     assert accuracy_of(probabilities[:, 1:], test[1]) > 0.9
 
 
 def test_class_names_may_stand_in_any_order():
     train, val, test = (build_images(n, 0.5, seed) for n, seed in ((100, 0), (30, 1), (20, 2)))
-    sorted_names = logistic_regression(*train, *val, test[0], CLASSES)
-    reversed_names = logistic_regression(*train, *val, test[0], CLASSES[::-1])
+    sorted_names = fit_parts((train, val, test))
+    reversed_names = fit_parts((train, val, test), CLASSES[::-1])
     np.testing.assert_array_equal(reversed_names[:, ::-1], sorted_names)
 
 
 def test_without_validation_rows_a_penalty_is_given():
     train, test = build_images(100, 2.0, 0), build_images(20, 2.0, 2)
     nothing = (np.empty((0, 16, 16), dtype=np.uint8), [])
-    assert accuracy_of(logistic_regression(*train, *nothing, test[0], CLASSES), test[1]) > 0.9
+    assert accuracy_of(fit_parts((train, nothing, test)), test[1]) > 0.9
 
 
 def test_rows_above_the_cap_are_drawn_by_the_seed():
@@ -149,9 +166,9 @@ def test_majority_refuses_labels_it_cannot_count(labels, found):
 def test_a_regression_needs_two_classes():
     images, labels = build_images(10, 1.0, 0)
     with pytest.raises(UserError, match="all training labels are equal"):
-        logistic_regression(images, ["left"] * 10, images, labels, images, CLASSES)
+        fit_parts([(images, ["left"] * 10), (images, labels), (images, labels)])
     with pytest.raises(UserError, match="1 rows drawn from training all have the label"):
-        logistic_regression(images, labels, images, labels, images, CLASSES, max_rows=1)
+        fit_parts([(images, labels)] * 3, max_rows=1)
 
 
 def build_index(labels) -> pandas.DataFrame:
@@ -194,3 +211,13 @@ def test_weaker_penalties_than_the_first_worse_one_are_not_tried(monkeypatch):
     third, _ = fit(strength=0.3)
     # A warm start ends within the solver's tolerance of a cold one.
     np.testing.assert_allclose(found, third, atol=0.01)
+
+
+def test_of_a_large_training_set_only_the_drawn_rows_are_read_and_a_thousand_at_once():
+    parts = [build_images(n, 0.5, seed) for n, seed in ((3000, 0), (60, 1), (100, 2))]
+    store, rows = build_store(parts)
+    reads = RowReads(store.examples)
+    probabilities = logistic_regression(dataclasses.replace(store, examples=reads), rows, max_rows=1500)
+    np.testing.assert_array_equal(probabilities, logistic_regression(store, rows, max_rows=1500))
+    assert sum(reads.counts) == 1500 + 60 + 100
+    assert max(reads.counts) <= pooling.POOLED_ROWS_AT_ONCE

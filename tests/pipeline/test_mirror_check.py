@@ -8,6 +8,7 @@ from pipeline.mirror_check import score_with_mirrored, shows_laterality
 from pipeline.models import SliceModel
 from pipeline.probes import Draws, score_mirror
 from pipeline.scoring import compute_probabilities
+from tests.pipeline.row_reads import RowReads
 from tests.pipeline.test_metrics import build_table
 
 NAMES = ("left", "right")
@@ -119,3 +120,14 @@ def test_accuracy_without_averaging_is_that_of_the_network(images):
 )
 def test_a_mirror_turns_sides_where_labels_are_sides_and_columns_run_across_the_body(kind, names, plane, expected):
     assert shows_laterality(kind, names, plane) is expected
+
+
+@pytest.mark.parametrize("score", [compute_probabilities, score_with_mirrored])
+def test_of_a_split_a_batch_at_a_time_is_read_and_no_row_of_another(score, images):
+    """A split may be larger than memory: what is scored is read from the store batch by batch."""
+    rows, places = np.arange(3, 48, 2), np.zeros(len(images))
+    classifier, reads = build_classifier("mixed", mirror_average=True), RowReads(images)
+    found = score(classifier, reads, places, DEVICE, 7, rows)
+    expected = score(classifier, images[rows], places[rows], DEVICE, 7)
+    assert reads.counts == [7, 7, 7, 2]
+    np.testing.assert_array_equal(getattr(found, "answers", found), getattr(expected, "answers", expected))
