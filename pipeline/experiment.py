@@ -20,8 +20,7 @@ from pipeline.config import (
     TrainConfig,
     require,
 )
-from pipeline.datasets import DATASETS
-from pipeline.datasets.phantom import PhantomConfig
+from pipeline.config.phantom import PhantomConfig
 from pipeline.models import ModelConfig
 from pipeline.workspace import Workspace
 
@@ -85,12 +84,3 @@ class Experiment:
     @property
     def paths(self) -> Workspace:
         return Workspace(self.workspace, self.name, self.run_name, self.split.num_folds)
-
-    @property
-    def raw_folder(self) -> Path:
-        """Where the files as they came are; all experiments on a published set share it."""
-        if self.data.raw is not None:
-            return self.data.raw
-        dataset = DATASETS.get(self.data.dataset)
-        is_shared = dataset is not None and dataset.is_published
-        return Workspace(self.workspace, self.data.dataset).raw if is_shared else self.paths.raw

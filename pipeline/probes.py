@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pipeline.baselines import score_baseline
 from pipeline.blind_models import border_only, index_only
 from pipeline.kinds import WORDS
-from pipeline.mirror_check import MirrorScores
 from pipeline.shares import compute_share, compute_shares, number_patients
 from pipeline.store import Store
 
@@ -46,7 +45,7 @@ def compute_probes(
     rows: dict[str, Indices],
     test: pandas.DataFrame,
     visits: pandas.Series,
-    mirror: MirrorScores | None,
+    mirror: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     is_averaged: bool,
     max_fitted: int,
     draws: Draws,
@@ -58,7 +57,8 @@ def compute_probes(
         rows: of the store, in "train", "val" and "test".
         test: predictions of the test rows, in their order.
         visits: each scan's visit by its ``source_id``; of volumes.
-        mirror: of the test rows; None where a mirror image is not one of the other label.
+        mirror: the network's probabilities of the test rows, straight and mirrored; None where a mirror image is not
+            one of the other label.
         is_averaged: whether the classifier averages over mirror images.
         max_fitted: training pictures that the border's model is fitted on.
         draws: of the intervals.
@@ -89,7 +89,7 @@ def compute_probes(
     for name, scores in blind.items():
         probes[name] = score_baseline(index, scores, store.class_names, draws.num_resamples, draws.seed, words)
     if mirror is not None:
-        probes["mirror"] = score_mirror(mirror, test, store.class_names, is_averaged, draws)
+        probes["mirror"] = score_mirror(*mirror, test, store.class_names, is_averaged, draws)
     return probes
 
 
@@ -154,12 +154,18 @@ def divide_into_quartiles(values: Floats) -> tuple[Indices, list[float]]:
 
 
 def score_mirror(
-    mirror: MirrorScores, test: pandas.DataFrame, class_names: tuple[str, ...], is_averaged: bool, draws: Draws
+    straight: NDArray[np.float32],
+    mirrored: NDArray[np.float32],
+    test: pandas.DataFrame,
+    class_names: tuple[str, ...],
+    is_averaged: bool,
+    draws: Draws,
 ) -> dict[str, Any]:
     """Compute how often the answer flips when a slice is mirrored.
 
     Args:
-        mirror: what classifier and network say of the test rows.
+        straight: the network's probabilities ``(rows, classes)``, asked once a slice.
+        mirrored: the network's of the mirror images, as it saw them.
         test: predictions of the same rows.
         class_names: left and right.
         is_averaged: whether the classifier averages over mirror images.
@@ -171,9 +177,9 @@ def score_mirror(
         once a slice.
     """
     patients = number_patients(test["group_id"])
-    straight, mirrored = (scores.argmax(axis=1) for scores in (mirror.straight, mirror.mirrored))
-    is_flipped = straight != mirrored
-    is_right = np.asarray(class_names)[straight] == test["label"].to_numpy(dtype=str)
+    first, second = straight.argmax(axis=1), mirrored.argmax(axis=1)
+    is_flipped = first != second
+    is_right = np.asarray(class_names)[first] == test["label"].to_numpy(dtype=str)
     flipped = compute_share(is_flipped, patients, draws.num_resamples, draws.seed)
     return {
         "flipped": {"value": 1.0, "low": 1.0, "high": 1.0} if is_averaged else flipped,

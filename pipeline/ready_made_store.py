@@ -1,7 +1,7 @@
 """From a ready-made data set to manifest, official splits and example store."""
 
 import hashlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,37 +9,38 @@ import pandas as pd
 from rich.console import Console
 
 from pipeline.console import warn
-from pipeline.datasets import Dataset
+from pipeline.datasets import Dataset, find_raw_folder
 from pipeline.datasets.ready_made import OFFICIAL_SPLITS, ReadyMade
 from pipeline.datasets.sources import find_files
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
-from pipeline.figures import contact_sheet
-from pipeline.files import read_json, write_bytes, write_json
+from pipeline.files import read_json, write_json
 from pipeline.kinds import WORDS, count_words
 from pipeline.provenance import compute_fingerprint
 from pipeline.records import flatten
-from pipeline.store import FORMAT, read_store, write_store
+from pipeline.store import FORMAT, write_store
 from pipeline.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, write_table
 from pipeline.workspace import Workspace
 
 # Changes when the same files make other tables; it makes old ones invalid.
 VERSION = 1
-NUM_SHEET_PICTURES = 48
 
 
-def prepare_ready_made(experiment: Experiment, dataset: Dataset, console: Console) -> None:
-    """Read a published set and write manifest, official splits, store, coverage report and contact sheet.
+def prepare_ready_made(
+    experiment: Experiment, dataset: Dataset, console: Console, draw_sheet: Callable[[], None]
+) -> None:
+    """Read a published set and write manifest, official splits, store and coverage report.
 
     Args:
         experiment: where to, and what is allowed.
         dataset: has a reader.
         console: told what is there.
+        draw_sheet: draws the contact sheet of the store, before the record that all is complete.
 
     Raises:
         UserError: options that are for volumes alone, or what the reader refuses.
     """
-    paths, raw = experiment.paths, experiment.raw_folder
+    paths, raw = experiment.paths, find_raw_folder(experiment)
     _refuse_volume_options(experiment)
     complete = paths.prepared / "complete.json"
     plan = _fingerprint_plan(experiment)
@@ -55,6 +56,7 @@ def prepare_ready_made(experiment: Experiment, dataset: Dataset, console: Consol
             if _fingerprint_plan(experiment) != plan:
                 raise UserError(f"{raw}: files changed while they were read. Run the preprocess stage again.")
             _write_all(paths, found, dataset)
+            draw_sheet()
         write_json(complete, {"plan": plan})
     _report(paths, dataset, console)
 
@@ -86,7 +88,7 @@ def _refuse_volume_options(experiment: Experiment) -> None:
 
 def _fingerprint_plan(experiment: Experiment) -> str:
     """Return what changes with the options and with the raw files' names, sizes and times."""
-    raw = experiment.raw_folder
+    raw = find_raw_folder(experiment)
     if not raw.is_dir():
         raise UserError(
             f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with --data.raw "
@@ -120,16 +122,6 @@ def _write_all(paths: Workspace, found: ReadyMade, dataset: Dataset) -> None:
         "missing": found.missing,
     }
     write_json(paths.prepared / "coverage.json", coverage)
-    _draw_contact_sheet(paths.prepared)
-
-
-def _draw_contact_sheet(folder: Path) -> None:
-    """Draw examples that are spread evenly over the store."""
-    store = read_store(folder)
-    chosen = np.unique(np.linspace(0, len(store.index) - 1, NUM_SHEET_PICTURES).round().astype(int))
-    table = store.index.iloc[chosen]
-    captions = [f"{group_id} {label}" for group_id, label in zip(table["group_id"], table["label"], strict=True)]
-    write_bytes(folder / "contact_sheet.png", contact_sheet(store.examples[chosen], captions))
 
 
 def _report(paths: Workspace, dataset: Dataset, console: Console) -> None:

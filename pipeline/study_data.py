@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import PreprocessConfig, SplitConfig
-from pipeline.datasets import DATASETS
+from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.experiment import Experiment
 from pipeline.flow import Flow
 from pipeline.kinds import WORDS, Words, plural
@@ -70,7 +70,7 @@ def _describe_source(experiment: Experiment, missing: str) -> str:
         return dataset.synthetic_note
     if dataset.is_published:
         return f"The published set {experiment.data.dataset}. {missing}".strip()
-    return f"Scans of the folder {experiment.raw_folder}, read as {experiment.data.dataset}."
+    return f"Scans of the folder {find_raw_folder(experiment)}, read as {experiment.data.dataset}."
 
 
 def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:

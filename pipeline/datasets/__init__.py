@@ -22,6 +22,7 @@ from pipeline.datasets.sources import Source, list_named_sources
 from pipeline.errors import UserError
 from pipeline.kinds import Kind
 from pipeline.provenance import count_cores
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.experiment import Experiment
@@ -55,19 +56,21 @@ class Dataset:
 
 
 def _require_akoa(experiment: "Experiment", console: Console) -> None:
-    if not experiment.raw_folder.is_dir():
+    raw = find_raw_folder(experiment)
+    if not raw.is_dir():
         raise UserError(
-            f"{experiment.raw_folder}: no such folder. OAI images may not be passed on: ask for access at "
+            f"{raw}: no such folder. OAI images may not be passed on: ask for access at "
             "https://nda.nih.gov/oai, then put the NIfTI or PNG files there or name their folder with --data.raw "
             "(make: DATA=folder). To try the pipeline without data use configs/phantom.yaml."
         )
-    console.print(f"{experiment.raw_folder}: raw data are there.")
+    console.print(f"{raw}: raw data are there.")
 
 
 def _make_phantom(experiment: "Experiment", console: Console) -> None:
     workers = experiment.preprocess.num_workers or count_cores()
-    make_phantom(experiment.raw_folder, experiment.phantom, workers, console)
-    console.print(f"{experiment.raw_folder}: synthetic knees are there.")
+    raw = find_raw_folder(experiment)
+    make_phantom(raw, experiment.phantom, workers, console)
+    console.print(f"{raw}: synthetic knees are there.")
 
 
 def download(*files: RemoteFile) -> Callable[["Experiment", Console], None]:
@@ -81,14 +84,15 @@ def download(*files: RemoteFile) -> Callable[["Experiment", Console], None]:
         # Processes that slice volumes import this module, and pooch would cost each of them a moment.
         from pipeline.datasets.downloads import fetch_files
 
-        fetch_files(experiment.raw_folder, files, console)
+        fetch_files(find_raw_folder(experiment), files, console)
 
     return fetch
 
 
 def _make_primitives(experiment: "Experiment", console: Console) -> None:
-    make_primitives(experiment.raw_folder, console)
-    console.print(f"{experiment.raw_folder}: synthetic solids are there.")
+    raw = find_raw_folder(experiment)
+    make_primitives(raw, console)
+    console.print(f"{raw}: synthetic solids are there.")
 
 
 def _list_knees(raw: Path, pattern: str) -> list[Source]:
@@ -121,3 +125,12 @@ DATASETS: dict[str, Dataset] = {
         is_published=True,
     ),
 }
+
+
+def find_raw_folder(experiment: "Experiment") -> Path:
+    """Return where the files as they came are; all experiments on a published set share it."""
+    if experiment.data.raw is not None:
+        return experiment.data.raw
+    dataset = DATASETS.get(experiment.data.dataset)
+    is_shared = dataset is not None and dataset.is_published
+    return Workspace(experiment.workspace, experiment.data.dataset).raw if is_shared else experiment.paths.raw

@@ -13,8 +13,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from rich.console import Console
 
+from pipeline.config.phantom import PhantomConfig
 from pipeline.console import progress
-from pipeline.datasets.phantom_config import PhantomConfig
 from pipeline.datasets.phantom_geometry import Array
 from pipeline.datasets.phantom_images import paint_knee
 from pipeline.errors import UserError

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from einops import rearrange
 
+from pipeline.config.phantom import PhantomConfig
 from pipeline.datasets.phantom_anatomy import Tube
-from pipeline.datasets.phantom_config import PhantomConfig
 
 Array = np.ndarray[Any, Any]
 

@@ -3,8 +3,8 @@
 import numpy as np
 from einops import rearrange
 
+from pipeline.config.phantom import PhantomConfig
 from pipeline.datasets.phantom_anatomy import build_bones, build_joint, build_limb, build_soft_tissues
-from pipeline.datasets.phantom_config import PhantomConfig
 from pipeline.datasets.phantom_geometry import (
     Array,
     Coordinates,

@@ -14,7 +14,7 @@ from pipeline.attention_overlays import draw_overlays
 from pipeline.attention_page import write_attention_page
 from pipeline.attention_pictures import choose_epochs, draw_epochs, draw_maps
 from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
-from pipeline.datasets import DATASETS
+from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.datasets.sources import list_table_sources
 from pipeline.devices import choose_accelerator
 from pipeline.errors import UserError
@@ -86,20 +86,19 @@ def _read_below(
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
     reader = DATASETS[experiment.data.dataset].list_sources
     assert reader is not None, "a store of volumes comes from a reader of volumes"
+    raw = find_raw_folder(experiment)
     if experiment.data.table is not None:
-        listed = list_table_sources(experiment.raw_folder, experiment.data.table)
+        listed = list_table_sources(raw, experiment.data.table)
     else:
-        listed = reader(experiment.raw_folder, experiment.data.pattern)
+        listed = reader(raw, experiment.data.pattern)
     sources = {source.source_id: source for source in listed}
     chosen = store.index.iloc[rows]
     missing = sorted(set(chosen["source_id"]) - set(sources))
     if missing:
-        raise UserError(f"{experiment.raw_folder}: no scan is called {missing[0]}. Set attention.native: false.")
+        raise UserError(f"{raw}: no scan is called {missing[0]}. Set attention.native: false.")
     options = experiment.preprocess
     return [
-        read_native(
-            experiment.raw_folder, sources[source_id], int(slice_index), options, str(manifest.loc[source_id, "sha256"])
-        )
+        read_native(raw, sources[source_id], int(slice_index), options, str(manifest.loc[source_id, "sha256"]))
         for source_id, slice_index in zip(chosen["source_id"], chosen["slice_index"], strict=True)
     ]
 

@@ -85,7 +85,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
             rows,
             test,
             visits=manifest[manifest["status"] == "accepted"].set_index("source_id")["visit"],
-            mirror=mirror,
+            mirror=None if mirror is None else (mirror.straight, mirror.mirrored),
             is_averaged=classifier.mirror_average,
             max_fitted=options.logistic_regression_examples,
             draws=draws,

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from pipeline.config import require
-from pipeline.datasets import DATASETS
+from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.experiment import Experiment
 from pipeline.locks import hold
 
@@ -23,5 +23,5 @@ def fetch(experiment: Experiment, console: Console) -> None:
     if raw is not None and not is_ours and any(not path.name.startswith(".") for path in raw.iterdir()):
         console.print(f"{raw}: taken as it is.")
         return
-    with hold(experiment.raw_folder):
+    with hold(find_raw_folder(experiment)):
         dataset.fetch(experiment, console)

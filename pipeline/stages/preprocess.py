@@ -14,7 +14,7 @@ from rich.console import Console
 from pipeline.cluster import Job, run_on_cluster
 from pipeline.config import require
 from pipeline.console import progress, warn
-from pipeline.datasets import DATASETS
+from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.datasets.sources import Source, list_table_sources
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -53,10 +53,10 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
     dataset = DATASETS[name]
     if dataset.list_sources is None:
-        prepare_ready_made(experiment, dataset, console)
+        prepare_ready_made(experiment, dataset, console, lambda: _draw_contact_sheet(experiment.paths))
         return
     paths = experiment.paths
-    raw = experiment.raw_folder
+    raw = find_raw_folder(experiment)
     if experiment.data.table is not None:
         sources = list_table_sources(raw, experiment.data.table)
     else:
@@ -77,6 +77,7 @@ def preprocess(experiment: Experiment, console: Console) -> None:
         manifest = _write_manifest(paths, sources, part_paths, problems)
         if (manifest["status"] == "accepted").any():
             _assemble(experiment, sources, part_paths, console)
+            _draw_contact_sheet(paths)
             for leftover in set(parts.iterdir()) - set(part_paths):
                 leftover.unlink()
             if not problems:
@@ -93,7 +94,7 @@ def _prepare_parts(
     missing = [(source, path) for source, path in work if not is_whole(path)]
     if len(missing) < len(work):
         console.print(f"{len(work) - len(missing)} of {len(work)} scans need no work.")
-    raw, options = experiment.raw_folder, experiment.preprocess
+    raw, options = find_raw_folder(experiment), experiment.preprocess
     jobs = [
         (source.paths[0].as_posix(), delayed(prepare_part)(raw, source, options, part_path, str(raw)))
         for source, part_path in missing
@@ -109,7 +110,7 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
     """Do all jobs, here or on a cluster; each has the name of its scan. Return what they gave, in any order."""
     if not jobs:
         return []
-    options, raw = experiment.preprocess, experiment.raw_folder
+    options, raw = experiment.preprocess, find_raw_folder(experiment)
     if options.scheduler is not None:
         sample = next((raw / name for name, _ in jobs if (raw / name).is_file()), None)
         done = run_on_cluster(options.scheduler, jobs, experiment.paths.prepared, sample)
@@ -146,7 +147,7 @@ def _write_manifest(
 
 
 def _assemble(experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console) -> None:
-    """Join the accepted parts, in the order of their ids, into the store; draw the contact sheet; export."""
+    """Join the accepted parts, in the order of their ids, into the store; export."""
     paths = experiment.paths
     accepted, tables = [], []
     for source, path in zip(sources, part_paths, strict=True):
@@ -157,7 +158,6 @@ def _assemble(experiment: Experiment, sources: list[Source], part_paths: list[Pa
     index = pd.concat(tables, ignore_index=True)
     stacks = (read_part(path).images for _, path in accepted)
     write_store(paths.prepared, stacks, index, describe_options(experiment.preprocess))
-    _draw_contact_sheet(paths)
     shutil.rmtree(paths.prepared / "png", ignore_errors=True)
     if experiment.preprocess.export_png:
         folder = paths.prepared / "png"
@@ -212,7 +212,7 @@ def _count_coverage(manifest: pd.DataFrame) -> dict[str, Any]:
 
 
 def _draw_contact_sheet(paths: Workspace) -> None:
-    """Draw the middle picture of scans that are spread evenly over the store."""
+    """Draw the middle picture of scans, or images, that are spread evenly over the store."""
     store = read_store(paths.prepared)
     middle = store.index.groupby("source_id", sort=False)["slice_index"].transform("size") // 2
     rows = np.flatnonzero(store.index["slice_index"] == middle)

@@ -26,7 +26,8 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from pipeline.config import PreprocessConfig
-from pipeline.datasets.phantom import PhantomConfig, make_phantom
+from pipeline.config.phantom import PhantomConfig
+from pipeline.datasets.phantom import make_phantom
 from pipeline.datasets.sources import VOLUME_SUFFIXES, Source
 from pipeline.files import write_bytes
 from pipeline.preparation import compute_part_key, prepare_part

@@ -16,7 +16,6 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.kinds import WORDS
 from pipeline.metrics import compute_metrics
-from pipeline.mirror_check import MirrorScores
 from pipeline.probes import Draws, compute_probes
 from pipeline.store import Store
 from pipeline.tables import INDEX_COLUMNS
@@ -83,7 +82,7 @@ def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_
             rows,
             tables["test"],
             visits=pd.Series(dtype=str),
-            mirror=MirrorScores(scores, scores, scores[:, ::-1]),
+            mirror=(scores, scores[:, ::-1]),
             is_averaged=False,
             max_fitted=100,
             draws=DRAWS,

@@ -282,7 +282,7 @@ def test_the_checksums_are_those_of_the_real_files(real_data, tmp_path):
 
 def test_experiments_on_a_published_set_share_its_raw_folder(tmp_path):
     first, second, own = (
-        Experiment(name, workspace=tmp_path, data=DataConfig(dataset=dataset)).raw_folder
+        datasets.find_raw_folder(Experiment(name, workspace=tmp_path, data=DataConfig(dataset=dataset)))
         for name, dataset in (("one", "cifar10"), ("two", "cifar10"), ("one", "akoa"))
     )
     assert first == second == tmp_path / "data" / "cifar10" / "raw"

@@ -48,7 +48,7 @@ def check(classifier: Classifier, images: np.ndarray, batch_size: int = 7):
     scores = score_with_mirrored(classifier, images, np.zeros(len(images)), DEVICE, batch_size)
     labels = np.asarray(NAMES)[scores.straight.argmax(axis=1)]
     table = build_table(scores.answers.astype(np.float64), labels, NAMES)
-    return scores, score_mirror(scores, table, NAMES, classifier.mirror_average, DRAWS)
+    return scores, score_mirror(scores.straight, scores.mirrored, table, NAMES, classifier.mirror_average, DRAWS)
 
 
 @pytest.mark.parametrize(("kind", "share"), [("antisymmetric", 1.0), ("symmetric", 0.0)])
@@ -102,7 +102,7 @@ def test_accuracy_without_averaging_is_that_of_the_network(images):
     scores = score_with_mirrored(classifier, images, np.zeros(50), DEVICE, 50)
     labels = np.array(NAMES)[np.arange(50) % 2]
     table = build_table(scores.answers.astype(np.float64), labels, NAMES)
-    result = score_mirror(scores, table, NAMES, True, DRAWS)
+    result = score_mirror(scores.straight, scores.mirrored, table, NAMES, True, DRAWS)
     is_left = images[..., :4].mean(axis=(1, 2)) / 255 > 0.5
     assert result["accuracy_without_averaging"]["value"] == ((labels == "left") == is_left).mean()
 

@@ -9,7 +9,6 @@ from PIL import Image
 from pipeline.baselines import build_predictions
 from pipeline.kinds import WORDS
 from pipeline.metrics import compute_level
-from pipeline.mirror_check import MirrorScores
 from pipeline.probe_section import build_probe_sections, list_probe_warnings
 from pipeline.probes import (
     Draws,
@@ -128,12 +127,12 @@ def test_a_visit_that_the_model_fails_at_is_alarming():
     assert "of all for 89.3%" in warning
 
 
-def build_mirror(store, num_not_flipped) -> MirrorScores:
+def build_mirror(store, num_not_flipped):
     is_left = (store.index["label"].to_numpy()[ROWS["test"]] == "left").astype(np.float32)
     straight = np.stack([is_left, 1 - is_left], axis=1)
     mirrored = straight[:, ::-1].copy()
     mirrored[:num_not_flipped] = straight[:num_not_flipped]
-    return MirrorScores(straight, straight, mirrored)
+    return straight, mirrored
 
 
 @pytest.mark.parametrize(("num_not_flipped", "is_alarming"), [(0, False), (4, False), (60, True)])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.config import require
+from pipeline.config.checks import require
 
 
 @dataclass(frozen=True)
