@@ -10,10 +10,10 @@ from pathlib import Path
 import jsonargparse
 import yaml
 
-from pipeline.console import open_console
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.printable import make_printable
+from pipeline.config.experiment import Experiment
+from pipeline.core.console import open_console
+from pipeline.core.errors import UserError
+from pipeline.core.text import make_printable
 from pipeline.stages import STAGES
 
 # What the machine refuses, a user can mend: a full disk, a folder without permission, a path through a file.

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.volumes import write_volume
+from pipeline.formats.nifti import write_volume
 
 # Test processes share the cores; one thread each is quicker than many that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -174,3 +174,9 @@ def tiny_workspace(tmp_path_factory) -> Path:
     for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
         assert main([stage, "--config", str(folder / "tiny.yaml"), "--workspace", str(folder)]) == 0, stage
     return folder
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory) -> str:
+    """One MLflow database for all tests: making its tables takes ten seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'mlflow.db'}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config.checks import require
+from pipeline.config.validation import require
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -118,25 +118,3 @@ class SplitConfig:
         good_fold = 0 <= self.test_fold < max(1, self.num_folds)
         require(good_fold, "split.test_fold", self.test_fold, f"0 to {max(1, self.num_folds) - 1}")
         require(0 <= self.near_identical_bits <= 255, "split.near_identical_bits", self.near_identical_bits, "0 to 255")
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Where the records of a run are kept beside its own folder.
-
-    Args:
-        enabled: false keeps no records in MLflow.
-        uri: a tracking server or database; without it ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` here.
-        register: give each trained model a version in MLflow's registry, under the experiment's name.
-        tensorboard: also write each epoch's and the evaluation's numbers as TensorBoard's event files, into the folder
-            ``tensorboard`` of the run; needs the package of that name.
-        system_metrics: while training, also keep how busy processor, memory, disk, network and GPU are.
-        parent_run: id of the MLflow run that this one is shown below; the stage ``folds`` sets it for its runs.
-    """
-
-    enabled: bool = True
-    uri: str | None = None
-    register: bool = True
-    tensorboard: bool = False
-    system_metrics: bool = True
-    parent_run: str = ""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.config.checks import require
+from pipeline.config.validation import require
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.checks import require
+from pipeline.config.validation import require
 
 LossName = Literal["cross_entropy", "mse"]
 

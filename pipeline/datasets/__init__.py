@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
+from pipeline.core.data_kinds import Kind
+from pipeline.core.errors import UserError
+from pipeline.core.provenance import count_cores
+from pipeline.core.workspace import Workspace
+from pipeline.data.sources import Source, list_named_sources
 from pipeline.datasets.akoa import parse_name
+from pipeline.datasets.base import MARK_NAME, ReadyMade, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
 from pipeline.datasets.mnist import REMOTE_FILES, read_mnist
 from pipeline.datasets.modelnet40 import REMOTE_CLOUDS, REMOTE_MESHES, read_modelnet40, read_modelnet40_meshes
-from pipeline.datasets.phantom import COMPLETE_NAME, NOTE, STARTED_NAME, make_phantom
+from pipeline.datasets.phantom.scans import COMPLETE_NAME, NOTE, STARTED_NAME, make_phantom
 from pipeline.datasets.primitives import COMPLETE_NAME as PRIMITIVES_NAME
 from pipeline.datasets.primitives import NOTE as PRIMITIVES_NOTE
 from pipeline.datasets.primitives import make_primitives, read_primitives
-from pipeline.datasets.ready_made import ReadyMade
-from pipeline.datasets.remote_files import MARK_NAME, RemoteFile
-from pipeline.datasets.sources import Source, list_named_sources
-from pipeline.errors import UserError
-from pipeline.kinds import Kind
-from pipeline.provenance import count_cores
-from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Experiment
+    from pipeline.config.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ ways; a comparison with ``RIGHT`` alone would mislabel or lose a knee in ten.
 import re
 from pathlib import Path
 
-from pipeline.datasets.sources import Source
+from pipeline.data.sources import Source
 
 # OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz, and with _0.png behind it for a slice;
 # also 3de3d1, visits such as 101, and Right, R_I_G_H_T, Left, L_E_F_T.

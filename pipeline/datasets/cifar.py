@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from pipeline.config import DataConfig
-from pipeline.datasets.ready_made import ReadyMade, describe_missing, find_raw_file
-from pipeline.datasets.remote_files import RemoteFile
-from pipeline.errors import UserError
+from pipeline.config.data import DataConfig
+from pipeline.core.errors import UserError
+from pipeline.datasets.base import ReadyMade, RemoteFile, describe_missing, find_raw_file
 
 Array = np.ndarray[Any, Any]
 

@@ -16,11 +16,10 @@ import pooch
 import requests
 from rich.console import Console
 
-from pipeline.console import byte_progress, warn
-from pipeline.datasets.ready_made import find_raw_file
-from pipeline.datasets.remote_files import MARK_NAME, RemoteFile
-from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.core.console import byte_progress, warn
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_json
+from pipeline.datasets.base import MARK_NAME, RemoteFile, find_raw_file
 
 # Of a transfer that breaks off the chunk that was being read is lost.
 CHUNK_BYTES = 1 << 12

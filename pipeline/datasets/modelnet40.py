@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from pipeline.config import DataConfig
-from pipeline.datasets.hdf5_points import read_hdf5_points
-from pipeline.datasets.ready_made import OFFICIAL_SPLITS, ReadyMade, describe_missing, find_raw_file
-from pipeline.datasets.remote_files import RemoteFile
-from pipeline.datasets.surfaces import read_off_points
-from pipeline.errors import UserError
-from pipeline.provenance import count_cores
+from pipeline.config.data import DataConfig
+from pipeline.core.errors import UserError
+from pipeline.core.provenance import count_cores
+from pipeline.datasets.base import OFFICIAL_SPLITS, ReadyMade, RemoteFile, describe_missing, find_raw_file
+from pipeline.formats.hdf5 import read_hdf5_points
+from pipeline.formats.point_clouds import read_off_points
 
 Array = np.ndarray[Any, Any]
 

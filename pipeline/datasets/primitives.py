@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from pipeline.config import DataConfig
-from pipeline.console import progress
+from pipeline.config.data import DataConfig
+from pipeline.core.console import progress
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json, write_bytes, write_json
+from pipeline.datasets.base import ReadyMade
 from pipeline.datasets.modelnet40 import read_mesh_tree
-from pipeline.datasets.ready_made import ReadyMade
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_bytes, write_json
 
 Array = np.ndarray[Any, Any]
 Generator = np.random.Generator

@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from pipeline.experiment import Experiment
+from pipeline.config.experiment import Experiment
 from pipeline.stages.attention import attention
-from pipeline.stages.audit import audit
+from pipeline.stages.compare import report
+from pipeline.stages.cross_validate import folds
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.fetch import fetch
-from pipeline.stages.folds import folds
+from pipeline.stages.leak_study import audit
 from pipeline.stages.predict import predict
 from pipeline.stages.preprocess import preprocess
-from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 

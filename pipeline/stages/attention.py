@@ -8,25 +8,25 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline.attention import AttentionMaps, choose_examples, compute_maps
-from pipeline.attention_files import list_kept_epochs, read_maps, write_map_table, write_maps
-from pipeline.attention_overlays import draw_overlays
-from pipeline.attention_page import write_attention_page
-from pipeline.attention_pictures import choose_epochs, draw_epochs, draw_maps
-from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.attention.maps import AttentionMaps, choose_examples, compute_maps
+from pipeline.attention.native_slices import read_native
+from pipeline.attention.storage import list_kept_epochs, read_maps, write_map_table, write_maps
+from pipeline.config.experiment import Experiment
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_bytes
+from pipeline.core.tables import MANIFEST_COLUMNS, read_table
+from pipeline.data.leak_certificate import check_certificate
+from pipeline.data.sources import list_table_sources
+from pipeline.data.splits import read_splits, resolve_roles
+from pipeline.data.store import Store, read_store
 from pipeline.datasets import DATASETS, find_raw_folder
-from pipeline.datasets.sources import list_table_sources
-from pipeline.devices import choose_accelerator
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.files import write_bytes
-from pipeline.leakage import check_certificate
-from pipeline.native import read_native
-from pipeline.runs import check_trained_on
-from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import Store, read_store
-from pipeline.tables import MANIFEST_COLUMNS, read_table
-from pipeline.tracking import open_run
+from pipeline.reporting.attention.overlays import draw_overlays
+from pipeline.reporting.attention.page import write_attention_page
+from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs, draw_maps
+from pipeline.tracking.mlflow_run import open_run
+from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.training.devices import choose_accelerator
+from pipeline.training.run_state import check_trained_on
 
 
 def attention(experiment: Experiment, console: Console) -> None:

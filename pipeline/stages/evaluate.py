@@ -7,45 +7,40 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from pipeline.baselines import build_predictions, logistic_regression, majority, score_baseline
-from pipeline.checkpoint import build_from_checkpoint, read_checkpoint
-from pipeline.classifier import Classifier
-from pipeline.console import warn
+from pipeline.config.experiment import Experiment, dump_experiment
+from pipeline.core.console import warn
+from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.files import write_bytes, write_json
+from pipeline.core.tables import MANIFEST_COLUMNS, prediction_columns, read_table, write_table
+from pipeline.core.text import plural
+from pipeline.data.leak_certificate import check_certificate
+from pipeline.data.splits import read_splits, resolve_roles
+from pipeline.data.store import Store, check_store, read_store
 from pipeline.datasets import DATASETS
-from pipeline.decision import compute_decision
-from pipeline.decision_section import build_decision_section
-from pipeline.devices import choose_accelerator
-from pipeline.dump import dump_experiment
-from pipeline.evaluation_figures import draw_attention, draw_curves, draw_figures
-from pipeline.evaluation_notes import (
-    describe_baselines,
-    describe_provenance,
-    flatten_metrics,
-    list_warnings,
-    tabulate_splits,
-)
-from pipeline.experiment import Experiment
-from pipeline.files import write_bytes, write_json
-from pipeline.flow import build_flow
-from pipeline.kinds import WORDS, Words, plural
-from pipeline.leakage import check_certificate
-from pipeline.locks import alone_in
-from pipeline.metrics import compute_metrics
-from pipeline.mirror_check import MirrorScores, score_with_mirrored, shows_laterality
-from pipeline.models import count_parameters
-from pipeline.probe_section import build_probe_sections, list_probe_warnings
-from pipeline.probes import Draws, compute_probes
-from pipeline.report import write_report
-from pipeline.report_certificate import summarise_certificate
-from pipeline.runs import check_trained_on
-from pipeline.scoring import compute_probabilities
-from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import Store, check_store, read_store
-from pipeline.study import build_study, write_documents
-from pipeline.tables import MANIFEST_COLUMNS, prediction_columns, read_table, write_table
-from pipeline.tracking import open_run
-from pipeline.tracking_data import list_own_files, log_split
-from pipeline.wording import show_percent
+from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
+from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.decision_support import compute_decision
+from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.predictions import build_predictions
+from pipeline.evaluation.shortcut_probes import compute_probes
+from pipeline.inference.probabilities import MirrorScores, compute_probabilities, score_with_mirrored
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import count_parameters
+from pipeline.reporting.documents.facts import build_study, write_documents
+from pipeline.reporting.evaluation.decision_section import build_decision_section
+from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
+from pipeline.reporting.evaluation.flow_diagram import build_flow
+from pipeline.reporting.evaluation.notes import describe_baselines, describe_provenance, list_warnings, tabulate_splits
+from pipeline.reporting.evaluation.page import summarise_certificate, write_report
+from pipeline.reporting.evaluation.shortcut_section import build_probe_sections, list_probe_warnings
+from pipeline.reporting.formatting import show_percent
+from pipeline.stages.base import alone_in
+from pipeline.tracking.mlflow_run import open_run
+from pipeline.tracking.tracker import flatten_metrics, list_own_files, log_split
+from pipeline.training.augmentation import shows_laterality
+from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.training.devices import choose_accelerator
+from pipeline.training.run_state import check_trained_on
 
 
 @alone_in(lambda experiment: experiment.paths.report_folder)

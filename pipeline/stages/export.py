@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.bundle import write_bundle
-from pipeline.checkpoint import Checkpoint, read_checkpoint
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.files import write_json
-from pipeline.preparation import describe_options
-from pipeline.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
-from pipeline.provenance import read_versions
+from pipeline.config.experiment import Experiment
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_json
+from pipeline.core.provenance import read_versions
+from pipeline.export.monai_bundle import write_bundle
+from pipeline.export.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
+from pipeline.preprocessing.parts import describe_options
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 
 FORMAT = 1
 RECORD = "model.json"

@@ -2,10 +2,10 @@
 
 from rich.console import Console
 
-from pipeline.config import require
+from pipeline.config.experiment import Experiment
+from pipeline.config.validation import require
+from pipeline.core.locks import hold
 from pipeline.datasets import DATASETS, find_raw_folder
-from pipeline.experiment import Experiment
-from pipeline.locks import hold
 
 
 def fetch(experiment: Experiment, console: Console) -> None:

@@ -3,16 +3,17 @@
 import pandas as pd
 from rich.console import Console
 
-from pipeline.console import warn
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.files import read_sealed, write_sealed
-from pipeline.kinds import WORDS, count_words
-from pipeline.leakage import certify, check_certificate, describe_findings, fingerprint_splits
-from pipeline.locks import alone_in
-from pipeline.splits import assign_official_splits, assign_splits
-from pipeline.store import Store, read_store
-from pipeline.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
+from pipeline.config.experiment import Experiment
+from pipeline.core.console import warn
+from pipeline.core.data_kinds import WORDS
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_sealed, write_sealed
+from pipeline.core.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
+from pipeline.core.text import count_words
+from pipeline.data.leak_certificate import certify, check_certificate, describe_findings, fingerprint_splits
+from pipeline.data.splits import assign_official_splits, assign_splits
+from pipeline.data.store import Store, read_store
+from pipeline.stages.base import alone_in
 
 # More labels than these are counted, not listed.
 MAX_LISTED_LABELS = 12

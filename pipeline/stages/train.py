@@ -6,43 +6,31 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from pipeline.attention import KEPT, check_attention
-from pipeline.attention_files import keep_maps
-from pipeline.augment import check_mirror, check_swap
-from pipeline.augment_points import check_point_changes
-from pipeline.checkpoint import (
-    OptimizerState,
-    pack_optimizer,
-    write_checkpoint,
-)
-from pipeline.config import require
-from pipeline.devices import build_fabric
-from pipeline.display import TrainingDisplay
-from pipeline.dump import dump_experiment
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.files import write_json
-from pipeline.history import find_best, write_history
-from pipeline.leakage import check_certificate
-from pipeline.models import count_parameters
-from pipeline.processes import hold_together, is_first_process
-from pipeline.provenance import read_hardware
-from pipeline.records import flatten
-from pipeline.runs import (
-    check_same_settings,
-    clear_run,
-    is_finished,
-    read_started,
-    write_started,
-)
-from pipeline.sharding import gather_all
-from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import check_store, read_store
-from pipeline.tracker import Tracker, finishing
-from pipeline.tracking import open_run
-from pipeline.tracking_data import log_split
-from pipeline.training import DivergenceError, TrainingState, train_epochs
-from pipeline.training_task import Task, build_state, build_task, describe_blank
+from pipeline.attention.maps import KEPT, check_attention
+from pipeline.attention.storage import keep_maps
+from pipeline.config.experiment import Experiment, dump_experiment
+from pipeline.config.validation import require
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_json
+from pipeline.core.provenance import read_hardware
+from pipeline.core.serialization import flatten
+from pipeline.data.leak_certificate import check_certificate
+from pipeline.data.splits import read_splits, resolve_roles
+from pipeline.data.store import check_store, read_store
+from pipeline.models.networks import count_parameters
+from pipeline.tracking.mlflow_run import open_run
+from pipeline.tracking.tracker import Tracker, finishing, log_split
+from pipeline.training.augmentation import check_mirror, check_swap
+from pipeline.training.checkpoint import write_checkpoint
+from pipeline.training.devices import build_fabric
+from pipeline.training.distributed import gather_all, hold_together, is_first_process
+from pipeline.training.history import find_best, write_history
+from pipeline.training.loop import DivergenceError, TrainingState, train_epochs
+from pipeline.training.optimizers import OptimizerState, pack_optimizer
+from pipeline.training.point_augmentation import check_point_changes
+from pipeline.training.progress import TrainingDisplay
+from pipeline.training.run_state import check_same_settings, clear_run, is_finished, read_started, write_started
+from pipeline.training.setup import Task, build_state, build_task, describe_blank
 
 
 def train(experiment: Experiment, console: Console) -> None:

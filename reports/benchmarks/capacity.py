@@ -22,25 +22,25 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 
-from pipeline.baselines import build_predictions
-from pipeline.classifier import Classifier
 from pipeline.cli import parse_experiment
-from pipeline.datasets.sources import VOLUME_SUFFIXES, Source
-from pipeline.devices import build_fabric
-from pipeline.examples import place_examples
-from pipeline.experiment import Experiment
-from pipeline.files import write_bytes
-from pipeline.kinds import count_words
-from pipeline.leakage import certify
-from pipeline.models import build_model
-from pipeline.optimizers import build_optimizer
-from pipeline.preparation import compute_part_key, prepare_part
-from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.scoring import compute_probabilities
-from pipeline.splits import assign_splits
-from pipeline.store import read_store, write_store
-from pipeline.tables import INDEX_COLUMNS, prediction_columns, write_table
-from pipeline.training import TrainingState, train_epochs
+from pipeline.config.experiment import Experiment
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
+from pipeline.core.text import count_words
+from pipeline.data.batches import place_examples
+from pipeline.data.leak_certificate import certify
+from pipeline.data.sources import VOLUME_SUFFIXES, Source
+from pipeline.data.splits import assign_splits
+from pipeline.data.store import read_store, write_store
+from pipeline.evaluation.predictions import build_predictions
+from pipeline.inference.probabilities import compute_probabilities
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import build_model
+from pipeline.preprocessing.parts import compute_part_key, prepare_part
+from pipeline.training.devices import build_fabric
+from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.optimizers import build_optimizer
 
 FOLDER = Path(__file__).parent
 SIDES = ("left", "right")

@@ -27,16 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 
-import pipeline.training
-from pipeline.classifier import Classifier
+import pipeline.training.loop
 from pipeline.cli import parse_experiment
-from pipeline.devices import build_fabric
-from pipeline.examples import Batch, Examples, place_examples, read_batches
-from pipeline.files import write_bytes
-from pipeline.models import build_model
-from pipeline.optimizers import build_optimizer
-from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.training import TrainingState, train_epochs
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.data.batches import Batch, Examples, place_examples, read_batches
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import build_model
+from pipeline.training.devices import build_fabric
+from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.optimizers import build_optimizer
 
 SIDE = 64
 WAYS = ("memory", "disk")
@@ -100,7 +100,7 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
     few = place_examples(images, np.arange(2), labels[:2], positions[:2], fabric.device)
     watch = Watch(path, images if is_on_disk else None, num_steps)
     # The loop is the product's; only what it takes its batches from is watched and, after the timed steps, ended.
-    pipeline.training.read_batches = watch.read  # type: ignore[assignment]
+    pipeline.training.loop.read_batches = watch.read  # type: ignore[assignment]
     model = build_model(
         experiment.model,
         num_channels=1,

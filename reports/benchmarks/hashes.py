@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.close_hashes import NUM_BITS, find_close_hashes
-from pipeline.files import write_bytes
-from pipeline.leakage import compute_perceptual_hashes
-from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.store import read_store
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.data.hamming_search import NUM_BITS, find_close_hashes
+from pipeline.data.near_duplicates import compute_perceptual_hashes
+from pipeline.data.store import read_store
 
 PICTURES_PER_PATIENT = 1600
 MAX_BITS = 6

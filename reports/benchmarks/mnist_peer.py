@@ -20,20 +20,22 @@ from einops import rearrange
 from perceiver_pytorch import Perceiver as Peer
 from torch import Tensor, nn
 
-from pipeline.classifier import Classifier
 from pipeline.cli import parse_experiment
-from pipeline.devices import build_fabric
-from pipeline.examples import Examples, compute_statistics, place_examples
-from pipeline.experiment import Experiment
-from pipeline.files import write_bytes
-from pipeline.history import find_best
-from pipeline.models import SliceModel, build_model, count_parameters
-from pipeline.optimizers import build_optimizer
-from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.scoring import compute_probabilities
-from pipeline.splits import read_splits, resolve_roles
-from pipeline.store import Store, read_store
-from pipeline.training import TrainingState, derive_seed, train_epochs
+from pipeline.config.experiment import Experiment
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.core.seeds import derive_seed
+from pipeline.data.batches import Examples, place_examples
+from pipeline.data.splits import read_splits, resolve_roles
+from pipeline.data.statistics import compute_statistics
+from pipeline.data.store import Store, read_store
+from pipeline.inference.probabilities import compute_probabilities
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import SliceModel, build_model, count_parameters
+from pipeline.training.devices import build_fabric
+from pipeline.training.history import find_best
+from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.optimizers import build_optimizer
 
 MODELS = ("ours", "perceiver-pytorch")
 # Steps whose pace tells how many epochs fit; as many before them load kernels.

@@ -30,8 +30,8 @@ from torch.nn import functional
 
 from perceiver import Perceiver
 from perceiver.convert import from_perceiver_pytorch
-from pipeline.files import write_bytes
-from pipeline.provenance import read_commit, read_hardware, read_versions
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
 
 SIZES = ((28, 28), (64, 64), (128, 114), (260, 228))
 NUM_LATENTS, WIDTH, DEPTH, HEADS, HEAD_DIM, WIDENING, BANDS, CLASSES = 512, 512, 6, 8, 64, 4, 6, 2

@@ -25,13 +25,13 @@ from joblib import Parallel, delayed
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from pipeline.config import PreprocessConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.phantom import PhantomConfig
-from pipeline.datasets.phantom import make_phantom
-from pipeline.datasets.sources import VOLUME_SUFFIXES, Source
-from pipeline.files import write_bytes
-from pipeline.preparation import compute_part_key, prepare_part
-from pipeline.provenance import count_cores, read_commit, read_hardware, read_versions
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import count_cores, read_commit, read_hardware, read_versions
+from pipeline.data.sources import VOLUME_SUFFIXES, Source
+from pipeline.datasets.phantom.scans import make_phantom
+from pipeline.preprocessing.parts import compute_part_key, prepare_part
 
 OPTIONS = PreprocessConfig(num_slices=40, size=(64, 64), spacing_mm=2.2)
 

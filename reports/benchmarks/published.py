@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline.cli import main as run_stage
 from pipeline.cli import parse_experiment
-from pipeline.files import read_json, write_bytes
-from pipeline.provenance import read_commit, read_hardware, read_versions
+from pipeline.core.files import read_json, write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
 
 
 def main() -> None:

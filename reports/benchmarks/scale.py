@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.baselines import build_predictions
-from pipeline.config import SplitConfig
-from pipeline.files import write_bytes
-from pipeline.leakage import certify, check_certificate
-from pipeline.metrics import compute_metrics
-from pipeline.provenance import read_commit, read_hardware, read_versions
-from pipeline.splits import assign_splits, resolve_roles
-from pipeline.store import read_store, write_store
-from pipeline.tables import INDEX_COLUMNS, SPLIT_COLUMNS, prediction_columns, read_predictions, write_table
+from pipeline.config.data import SplitConfig
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.core.tables import INDEX_COLUMNS, SPLIT_COLUMNS, prediction_columns, write_table
+from pipeline.data.leak_certificate import certify, check_certificate
+from pipeline.data.splits import assign_splits, resolve_roles
+from pipeline.data.store import read_store, write_store
+from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.predictions import build_predictions, read_predictions
 
 SLICES = 160
 VOLUMES_PER_PATIENT = 10

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoint import read_checkpoint
 from pipeline.cli import main
+from pipeline.training.checkpoint import read_checkpoint
 
 STAGES = ("fetch", "preprocess", "split", "train", "evaluate")
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 # What reading may take beyond what the process had before; each file here is below 100 kB.
 MAX_EXTRA_BYTES = 1 << 30

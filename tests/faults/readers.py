@@ -14,22 +14,22 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from pipeline.checkpoint import HEADER_KEY, read_checkpoint, write_checkpoint
-from pipeline.config import PreprocessConfig
+from pipeline.config.data import PreprocessConfig
+from pipeline.core.tables import SOURCE_TABLE_COLUMNS, read_table
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.cifar import CIFAR10, CIFAR100, read_records
-from pipeline.datasets.hdf5_points import read_hdf5_points
 from pipeline.datasets.mnist import read_idx
-from pipeline.datasets.surfaces import read_cloud
-from pipeline.dicom import read_series
-from pipeline.pictures import read_picture
-from pipeline.slicing import cut_stack
-from pipeline.tables import SOURCE_TABLE_COLUMNS, read_table
-from pipeline.volumes import read_volume
+from pipeline.formats.dicom import read_series
+from pipeline.formats.hdf5 import read_hdf5_points
+from pipeline.formats.image_files import read_picture
+from pipeline.formats.nifti import read_volume
+from pipeline.formats.point_clouds import read_cloud
+from pipeline.preprocessing.slicing import cut_stack
+from pipeline.training.checkpoint import HEADER_KEY, read_checkpoint, write_checkpoint
 from tests.conftest import to_idx
 from tests.faults.fuzz import Reader
-from tests.pipeline.test_checkpoint import make_checkpoint
-from tests.pipeline.test_dicom import write_series
+from tests.formats.test_dicom import write_series
+from tests.training.test_checkpoint import make_checkpoint
 
 MAX_VOXEL_BYTES = 1 << 20
 

@@ -11,19 +11,19 @@ import nibabel
 import numpy as np
 import pytest
 
-import pipeline.examples
-from pipeline.checkpoint import read_checkpoint
+import pipeline.data.batches
 from pipeline.cli import main
-from pipeline.errors import UserError
-from pipeline.leakage import check_certificate
-from pipeline.preparation import compute_part_key
-from pipeline.splits import read_splits
+from pipeline.core.errors import UserError
+from pipeline.core.tables import MANIFEST_COLUMNS, SPLIT_COLUMNS, read_table, write_table
+from pipeline.data.leak_certificate import check_certificate
+from pipeline.data.splits import read_splits
+from pipeline.data.store import read_store
+from pipeline.preprocessing.parts import compute_part_key
 from pipeline.stages.predict import _identify
-from pipeline.store import read_store
-from pipeline.tables import MANIFEST_COLUMNS, SPLIT_COLUMNS, read_table, write_table
+from pipeline.training.checkpoint import read_checkpoint
 from tests.faults.test_flipped_bits import draw_bits, flip
-from tests.pipeline import test_preprocess as scans
-from tests.pipeline import test_train_stage as training
+from tests.stages import test_preprocess as scans
+from tests.stages import test_train as training
 
 # What happens when a path is opened for the first time from now on; a hook of the interpreter cannot be taken away.
 ON_OPEN: dict[str, Callable[[], object]] = {}
@@ -102,8 +102,8 @@ def test_a_scan_that_may_not_be_read_is_refused_and_tried_again(write_patients, 
 @pytest.mark.parametrize("suffix", [".img", ".img.gz"])
 def test_other_voxels_beside_the_same_header_are_another_scan(suffix, tmp_path):
     """Analyze and NIfTI pairs: preprocess and predict know the scan again by both files."""
-    from pipeline.datasets.sources import Source
-    from pipeline.scans import Scan
+    from pipeline.data.sources import Source
+    from pipeline.inference.inputs import Scan
 
     header, voxels = tmp_path / "knee.hdr", tmp_path / f"knee{suffix}"
     image = nibabel.Nifti1Pair(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
@@ -137,7 +137,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def read_from_disk(monkeypatch):
     """No room for pictures in memory."""
-    monkeypatch.setattr(pipeline.examples, "SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr(pipeline.data.batches, "SHARE_OF_FREE_MEMORY", 0.0)
 
 
 def assert_same_result(experiment, whole):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline import cluster
-from pipeline.cluster import describe_program, refuse_differences
-from pipeline.config import DataConfig, PreprocessConfig
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.preparation import check_written
-from pipeline.runs import read_preprocess
+from pipeline.config.data import DataConfig, PreprocessConfig
+from pipeline.config.experiment import Experiment
+from pipeline.core.errors import UserError
+from pipeline.data.store import read_store
+from pipeline.preprocessing import dask_jobs as cluster
+from pipeline.preprocessing.dask_jobs import describe_program, refuse_differences
+from pipeline.preprocessing.parts import check_written
 from pipeline.stages.preprocess import preprocess
-from pipeline.store import read_store
+from pipeline.training.run_state import read_preprocess
 from tests.faults.cluster import ROOT, find_address, start_cluster
 
 # In a worker's Python: notes who opens a scan; at the victim it dies, once or always, or ends the scheduler.

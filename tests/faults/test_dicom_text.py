@@ -7,9 +7,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from pipeline.dicom import read_series
-from pipeline.errors import UserError
-from tests.pipeline.test_dicom import write_series
+from pipeline.core.errors import UserError
+from pipeline.formats.dicom import read_series
+from tests.formats.test_dicom import write_series
 
 SECRET = b"Zyxwv^Quetzal "  # of even length, as the format wants it
 FIELDS = {

@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.audit_training import NO_CHANGES
-from pipeline.checkpoint import read_checkpoint
-from pipeline.errors import UserError
-from pipeline.files import read_json
-from pipeline.models import SliceModel
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json
+from pipeline.data.store import read_store, write_store
+from pipeline.models.networks import SliceModel
 from pipeline.stages.split import split
-from pipeline.store import read_store, write_store
-from tests.pipeline import test_train_stage as training
-from tests.pipeline.test_several_processes import make, with_devices
-from tests.several_processes import run_processes, run_train_stage
+from pipeline.studies.leak_training import NO_CHANGES
+from pipeline.training.checkpoint import read_checkpoint
+from tests.builders.several_processes import run_processes, run_train_stage
+from tests.stages import test_train as training
+from tests.training.test_several_processes import make, with_devices
 
 
 @contextlib.contextmanager

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import parse_experiment
-from pipeline.errors import UserError
-from pipeline.preparation import is_whole, read_part
+from pipeline.core.errors import UserError
+from pipeline.data.store import read_store
+from pipeline.preprocessing.parts import is_whole, read_part
 from pipeline.stages import STAGES
-from pipeline.store import read_store
 from tests.faults.crash import describe, find_differences
-from tests.pipeline.test_preprocess import make_experiment, run, snapshot
+from tests.stages.test_preprocess import make_experiment, run, snapshot
 
 STORE = ["prepared/examples.npy", "prepared/index.csv", "prepared/manifest.csv", "prepared/store.json"]
 SPLITS = ["splits.csv", "leak_certificate.json"]

@@ -15,18 +15,18 @@ import pydicom
 import pytest
 from PIL import Image
 
-from pipeline.config import PreprocessConfig
+from pipeline.config.data import PreprocessConfig
+from pipeline.core.errors import UserError, VolumeError
 from pipeline.datasets.akoa import parse_name
-from pipeline.datasets.hdf5_points import read_hdf5_points
 from pipeline.datasets.mnist import read_idx
-from pipeline.datasets.surfaces import read_cloud
-from pipeline.dicom import read_series
-from pipeline.errors import UserError, VolumeError
-from pipeline.pictures import read_picture
-from pipeline.slicing import read_picture_stack
-from pipeline.volumes import read_volume
+from pipeline.formats.dicom import read_series
+from pipeline.formats.hdf5 import read_hdf5_points
+from pipeline.formats.image_files import read_picture
+from pipeline.formats.nifti import read_volume
+from pipeline.formats.point_clouds import read_cloud
+from pipeline.preprocessing.slicing import read_picture_stack
 from tests.faults.readers import make_clouds, read_facts
-from tests.pipeline.test_dicom import write_series
+from tests.formats.test_dicom import write_series
 
 NAME = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_{}.nii.gz"
 VOXELS = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from pipeline.cli import main
+from pipeline.core.errors import UserError
+from pipeline.core.resumable_table import RowWriter
+from pipeline.core.tables import SPLIT_COLUMNS, find_formula, read_table, write_table
+from pipeline.core.text import make_printable
+from pipeline.data.sources import list_named_sources, list_table_sources
 from pipeline.datasets.akoa import parse_name
-from pipeline.datasets.sources import list_named_sources, list_table_sources
-from pipeline.errors import UserError
-from pipeline.printable import make_printable
-from pipeline.row_files import RowWriter
-from pipeline.tables import SPLIT_COLUMNS, find_formula, read_table, write_table
 
 NAME = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_{}.nii.gz"
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
-from pipeline.errors import UserError
-from pipeline.models import CnnConfig, ModelConfig
-from tests.pipeline.test_checkpoint import MODEL, make_checkpoint
+from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.errors import UserError
+from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
+from tests.training.test_checkpoint import MODEL, make_checkpoint
 
 HUGE = 10**6
 

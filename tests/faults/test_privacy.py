@@ -19,7 +19,7 @@ import yaml
 
 from pipeline.cli import main
 from tests.conftest import TINY_CONFIG
-from tests.pipeline.test_dicom import write_series
+from tests.formats.test_dicom import write_series
 
 SECRET = "Zyxwv^Quetzal"
 BIRTH_DATE = "19020304"

@@ -10,14 +10,14 @@ import yaml
 from mlflow import MlflowClient
 
 from pipeline.cli import main
-from pipeline.config import TrackingConfig
-from pipeline.errors import UserError
-from pipeline.tracker import Tracker
-from pipeline.tracking import open_run
-from pipeline.tracking_guard import GuardedTracker
-from pipeline.workspace import Workspace
+from pipeline.config.tracking import TrackingConfig
+from pipeline.core.errors import UserError
+from pipeline.core.workspace import Workspace
+from pipeline.tracking.mlflow_run import open_run
+from pipeline.tracking.offline_buffer import GuardedTracker
+from pipeline.tracking.tracker import Tracker
 from tests.conftest import TINY_CONFIG
-from tests.pipeline.test_tracking import HISTORY
+from tests.tracking.test_mlflow_run import HISTORY
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.decision import compute_decision
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.kinds import WORDS
-from pipeline.metrics import compute_metrics
-from pipeline.probes import Draws, compute_probes
-from pipeline.store import Store
-from pipeline.tables import INDEX_COLUMNS
+from pipeline.core.data_kinds import WORDS
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_json
+from pipeline.core.tables import INDEX_COLUMNS
+from pipeline.data.store import Store
+from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.decision_support import compute_decision
+from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.shortcut_probes import compute_probes
 from tests.conftest import TINY_CONFIG
 
 CLASSES = ("left", "right")

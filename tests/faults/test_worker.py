@@ -7,7 +7,7 @@ import sys
 import yaml
 
 from pipeline.cli import main
-from pipeline.store import read_store
+from pipeline.data.store import read_store
 from tests.conftest import TINY_CONFIG
 
 # Workers are new interpreters, so they import this; the one that first opens the victim dies there.

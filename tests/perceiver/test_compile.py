@@ -4,7 +4,11 @@ import io
 
 import pytest
 import torch
-from small_models import (
+from torch.export import Dim
+
+from perceiver import Perceiver
+from perceiver.positions import grid_positions
+from tests.perceiver.small_models import (
     KINDS,
     STEMS,
     draw,
@@ -13,10 +17,6 @@ from small_models import (
     small_perceiver,
     small_perceiver_io,
 )
-from torch.export import Dim
-
-from perceiver import Perceiver
-from perceiver.positions import grid_positions
 
 BATCH, INPUTS, QUERIES = Dim("batch"), Dim("inputs"), Dim("queries")
 # Two repetitions show what one that follows another adds to a graph.

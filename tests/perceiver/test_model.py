@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_models import KINDS, logits_and_gradients, small_config, small_perceiver
 
 from perceiver import Perceiver, PerceiverConfig
 from perceiver.positions import grid_positions
+from tests.perceiver.small_models import KINDS, logits_and_gradients, small_config, small_perceiver
 
 
 @pytest.fixture

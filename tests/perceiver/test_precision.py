@@ -4,7 +4,9 @@ import contextlib
 
 import pytest
 import torch
-from small_models import (
+
+from perceiver.positions import FourierPositions, fourier_frequencies, grid_positions
+from tests.perceiver.small_models import (
     KINDS,
     STEMS,
     draw,
@@ -13,8 +15,6 @@ from small_models import (
     small_perceiver,
     small_perceiver_io,
 )
-
-from perceiver.positions import FourierPositions, fourier_frequencies, grid_positions
 
 # Shares of the largest logit and of the length of the gradient. bfloat16 keeps 8 bits (0.4 %), float16 11 (0.05 %),
 # and some forty roundings follow one another. No case here passes two thirds of them, convolutions aside.

@@ -6,10 +6,10 @@ import random
 import pytest
 import reference
 import torch
-from small_models import build_seeded, draw
 
 from perceiver import Perceiver, PerceiverConfig, PerceiverIO
 from perceiver.positions import grid_positions
+from tests.perceiver.small_models import build_seeded, draw
 
 # The same sums in another order: float64 rounding (1e-16) through at most 20 layers, relative to the largest number.
 SHARE = 1e-10

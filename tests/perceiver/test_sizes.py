@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_models import KINDS, STEMS, draw, small_image_perceiver, small_perceiver, small_perceiver_io
 
 from perceiver import Perceiver
 from perceiver.positions import grid_positions
+from tests.perceiver.small_models import KINDS, STEMS, draw, small_image_perceiver, small_perceiver, small_perceiver_io
 
 # Other sizes of a product are added up in another order: float32 rounding through nine layers.
 ROUNDING = {"atol": 1e-5, "rtol": 1e-5}

@@ -1,0 +1,1 @@
+"""Attention maps: computing, storing, and drawing over the scans' own slices."""

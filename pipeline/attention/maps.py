@@ -1,0 +1,237 @@
+"""What a trained model attends to: chosen examples, layers, heads and latents.
+
+A map says where the model looks. It does not say why it answers what it answers: weights of one layer pass
+through many others, and other weights can give the same answer (Jain and Wallace, "Attention is not
+explanation", 2019).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from perceiver import ImagePerceiver, PerceiverConfig, PointPerceiver
+from pipeline.config.outputs import AttentionConfig
+from pipeline.core.array_types import Floats
+from pipeline.core.errors import UserError
+from pipeline.data.batches import read_images
+from pipeline.data.store import Store
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import SliceModel
+
+# Matrices between latents grow fast: 48 layers of 8 heads and 512 latents are 400 MB an example.
+MAX_BYTES = 1 << 30
+# What training keeps: of the inputs, with the mean over the latents, small enough to be kept again and again.
+KEPT = AttentionConfig()
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """What latents attend to in some examples; the facts that a picture of it needs are with it.
+
+    Args:
+        kind: cross: weights of the inputs. self: of the latents.
+        layers: which attentions of this kind, counted from 0.
+        heads: which heads.
+        latents: which latents; none means that the mean over all was taken.
+        mirrored: whether the model saw the mirror images.
+        permute_seed: of the order in which the network saw the pixels; None where they were in place.
+        cell_pixels: side of the square of pixels that an input stands for; 0 where it is no square.
+        epoch: epochs that the weights were trained.
+        class_names: what the probabilities stand for.
+        example_ids: the examples.
+        labels: their true classes.
+        examples: as the store holds them, (examples, channels, height, width) uint8, or the points that the model
+            reads, (examples, points, 3) float32.
+        probabilities: (examples, classes), the model's whole answer, of both passes where it takes two.
+        weights: (examples, layers, heads, latents or 1, rows, columns) on the grid of the inputs as the network saw
+            them, or (examples, layers, heads, latents or 1, points); of kind self (examples, layers, heads, latents or
+            all, all latents). Sums over what is read are 1.
+    """
+
+    kind: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    latents: tuple[int, ...]
+    mirrored: bool
+    permute_seed: int | None
+    cell_pixels: int
+    epoch: int
+    class_names: tuple[str, ...]
+    example_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    examples: NDArray[Any]
+    probabilities: Floats
+    weights: Floats
+
+
+def choose_examples(store: Store, roles: dict[str, str], options: AttentionConfig) -> NDArray[np.int64]:
+    """Choose rows of the store: those that are named, or some that are spread over classes and patients.
+
+    The choice depends on the store, the splits and the options alone, so every epoch and every run on the same
+    data shows the same examples.
+
+    Args:
+        store: the examples.
+        roles: each patient's split.
+        options: the split and the number, or the examples' names.
+
+    Returns:
+        Places in the store's index.
+
+    Raises:
+        UserError: an example is not there, or in the test split although that was not asked for.
+    """
+    split_of = store.index["group_id"].map(roles).to_numpy(dtype=str)
+    if options.examples:
+        place_of = {name: place for place, name in enumerate(store.index["example_id"])}
+        for name in options.examples:
+            if name not in place_of:
+                raise UserError(f"attention.examples: no example is called {name!r}; index.csv of the store lists all.")
+            split = split_of[place_of[name]]
+            if split == "test" and options.split != "test":
+                raise UserError(
+                    f"attention.examples: {name!r} belongs to the test split. Whoever chooses a model shall not look "
+                    "at it; set attention.split: test if the choice is made."
+                )
+        return np.array([place_of[name] for name in options.examples])
+    labels = store.index["label"].to_numpy(dtype=str)
+    chosen: list[int] = []
+    num_classes = len(store.class_names)
+    for class_index, name in enumerate(store.class_names):
+        rows = np.flatnonzero((split_of == options.split) & (labels == name))
+        count = len(range(class_index, options.num_examples, num_classes))
+        # The middle of each of ``count`` equal parts: rows follow each other by patient and by slice.
+        places = (np.arange(count) + 0.5) * len(rows) / max(1, count)
+        chosen += rows[np.unique(places.astype(np.int64))].tolist() if len(rows) else []
+    if not chosen:
+        raise UserError(f"attention.split: no example is in {options.split}. Choose another split.")
+    return np.array(chosen)
+
+
+def count_attentions(shape: PerceiverConfig, kind: str) -> dict[str, int]:
+    """Return how many ``layers``, ``heads`` and ``latents`` a Perceiver has for attention of this kind."""
+    if kind == "cross":
+        return {"layers": shape.num_cross_attends, "heads": shape.cross_heads, "latents": shape.num_latents}
+    num_layers = shape.num_cross_attends * shape.self_attends_per_cross
+    return {"layers": num_layers, "heads": shape.latent_heads, "latents": shape.num_latents}
+
+
+def has_attention(model: SliceModel) -> bool:
+    """Say whether a model has latents that attend to something."""
+    return isinstance(model.network, ImagePerceiver | PointPerceiver)
+
+
+def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiver | PointPerceiver:
+    """Refuse layers, heads and latents that a model does not have.
+
+    Args:
+        model: what ``build_model`` returned.
+        options: what was asked for.
+
+    Returns:
+        The network that computes the maps.
+
+    Raises:
+        UserError: the network has no attention, or not these layers, heads or latents.
+    """
+    network = model.network
+    if not isinstance(network, ImagePerceiver | PointPerceiver):
+        raise UserError("attention: this network has none. Choose a run of model.kind: perceiver.")
+    if options.mirrored and isinstance(network, PointPerceiver):
+        raise UserError("attention.mirrored: found True, but point clouds are not mirrored; allowed is False.")
+    for name, count in count_attentions(network.perceiver.config, options.kind).items():
+        found: tuple[int, ...] = getattr(options, name)
+        if found and (min(found) < 0 or max(found) >= count):
+            raise UserError(
+                f"attention.{name}: found {list(found)}, but the model has {count} for kind {options.kind}; "
+                f"allowed are 0 to {count - 1}, or none for all."
+            )
+    return network
+
+
+@torch.no_grad()
+def compute_maps(
+    classifier: Classifier, store: Store, rows: NDArray[np.int64], options: AttentionConfig, epoch: int
+) -> AttentionMaps:
+    """Compute maps in float32, without dropout and without a trace in the model.
+
+    Args:
+        classifier: on any device, in any mode; its mode is left as it was.
+        store: the examples.
+        rows: which of them.
+        options: layers, heads, latents, the pass.
+        epoch: epochs that the weights were trained.
+
+    Raises:
+        UserError: the network has no such attention, or the maps are too many to hold.
+    """
+    network = check_attention(classifier.model, options)
+    device = classifier.mean.device
+    was_training = classifier.training
+    classifier.eval()
+    pictures = read_images(store.examples, rows).to(device)
+    places = torch.tensor(store.index["slice_position"].to_numpy(dtype=np.float32)[rows], device=device)
+    seen = classifier.prepare(pictures.flip(-1) if options.mirrored else pictures)
+    permutation = classifier.model.permutation
+    if permutation is not None:
+        seen = permutation(seen)
+    counts = count_attentions(network.perceiver.config, options.kind)
+    layers = options.layers or tuple(range(counts["layers"]))
+    heads = options.heads or tuple(range(counts["heads"]))
+    parts, probabilities = [], []
+    for place in range(len(rows)):
+        one = slice(place, place + 1)
+        place_of_slice = places[one] if classifier.model.reads_slice_position else None
+        maps = network.attention_maps(seen[one], place_of_slice, kind=options.kind, layers=layers, heads=heads)
+        weights = torch.stack([_reduce(maps[layer][0], options) for layer in layers])
+        if weights.numel() * 4 * len(rows) > MAX_BYTES:
+            raise UserError(
+                f"attention: {len(rows)} examples, {len(layers)} layers and {len(heads)} heads make maps of "
+                f"{weights.numel() * 4 * len(rows) / 2**30:.1f} GiB. Choose fewer examples, layers, heads or latents."
+            )
+        parts.append(weights)
+        probabilities.append(classifier(pictures[one], places[one])[0].exp())
+    classifier.train(was_training)
+    return AttentionMaps(
+        kind=options.kind,
+        layers=layers,
+        heads=heads,
+        latents=options.latents,
+        mirrored=options.mirrored,
+        permute_seed=None if permutation is None else permutation.seed,
+        cell_pixels=network.cell_pixels if isinstance(network, ImagePerceiver) else 0,
+        epoch=epoch,
+        class_names=store.class_names,
+        example_ids=tuple(store.index["example_id"].iloc[rows]),
+        labels=tuple(store.index["label"].iloc[rows]),
+        examples=(pictures if pictures.ndim == 4 else pictures[:, : classifier.num_points]).cpu().numpy(),
+        probabilities=torch.stack(probabilities).cpu().numpy(),
+        weights=torch.stack(parts).cpu().numpy(),
+    )
+
+
+def _reduce(weights: torch.Tensor, options: AttentionConfig) -> torch.Tensor:
+    """Take the chosen latents of (heads, latents, ...), or the mean over all where inputs are looked at."""
+    if options.latents:
+        return weights[:, list(options.latents)]
+    return weights.mean(dim=1, keepdim=True) if options.kind == "cross" else weights
+
+
+def measure_spread(weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Return over how many inputs weights are spread: the exponential of their entropy.
+
+    One input that has all the weight gives 1, the same weight for each of n inputs gives n.
+
+    Args:
+        weights: (..., inputs), each sums to 1.
+
+    Returns:
+        (...).
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    logarithms = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    spread: NDArray[np.float64] = np.exp(-(shares * logarithms).sum(axis=-1))
+    return spread

@@ -1,0 +1,85 @@
+"""The slice behind a stored picture, in the pixels that the scan has, over the same field of view."""
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config.data import PreprocessConfig
+from pipeline.core.errors import UserError
+from pipeline.data.sources import Source
+from pipeline.formats.image_files import open_picture
+from pipeline.formats.nifti import read_volume
+from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_picture_stack
+
+MAX_RATIO = 16  # native pixels beside each other in a stored one; finer scans are drawn at this
+
+
+def read_native(
+    raw: Path, source: Source, slice_index: int, options: PreprocessConfig, sha256: str
+) -> np.ndarray[Any, Any]:
+    """Cut a slice once more as it was cut for the store, into as many more pixels as the scan has.
+
+    Plane, slice, window and field of view are those of the stored picture: each of its pixels is replaced by a square
+    of whole pixels, of which one is no larger than the scan's own.
+
+    Args:
+        raw: the folder that the source's paths are relative to.
+        source: the scan.
+        slice_index: of the picture, as in the store's index.
+        options: how the store was cut.
+        sha256: of the scan when it was cut, as in the manifest.
+
+    Returns:
+        (1, height, width) uint8, whole multiples of ``options.size``.
+
+    Raises:
+        UserError: the scan is not there, cannot be read, or is another than the one that was cut.
+    """
+    paths = [raw / path for path in source.paths]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, so the slice cannot be drawn. Set attention.native: false.")
+    if source.is_volume:
+        volume = read_volume(paths[0], max_bytes=int(options.max_volume_gib * 2**30))
+        digest, shape = volume.sha256, volume.voxels.shape
+        axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
+        column_axis, row_axis = (other for other in range(3) if other != axis)
+        pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
+        fine = refine(options, (shape[row_axis], shape[column_axis]), pixel_mm)
+        images = cut_stack(volume, fine, str(paths[0])).images if digest == sha256 else None
+    else:
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+        with open_picture(paths[0]) as picture:
+            width, height = picture.size
+        fine = refine(dataclasses.replace(options, spacing_mm=None), (height, width), (1.0, 1.0))
+        # Pictures have no millimetres: they are fitted whole, as for the store.
+        fine = dataclasses.replace(fine, spacing_mm=None)
+        images = read_picture_stack(tuple(paths), fine).images if digest == sha256 else None
+    if images is None:
+        raise UserError(f"{paths[0]}: not the file that was cut for the store. Run preprocess again, or restore it.")
+    native: np.ndarray[Any, Any] = images[slice_index][None]
+    return native
+
+
+def refine(options: PreprocessConfig, num_pixels: tuple[int, int], pixel_mm: tuple[float, float]) -> PreprocessConfig:
+    """Choose a size that is a whole multiple of the stored one and has pixels as small as the scan's.
+
+    Args:
+        options: how the store was cut.
+        num_pixels: rows and columns of the slice.
+        pixel_mm: height and width of its pixels.
+
+    Returns:
+        The same options with ``size`` and ``spacing_mm`` replaced, the field of view kept.
+    """
+    stored_mm = options.spacing_mm
+    if stored_mm is None:
+        stored_mm = max(count * mm / size for count, mm, size in zip(num_pixels, pixel_mm, options.size, strict=True))
+    # A ratio that is whole but for rounding is not raised to the next.
+    ratio = min(MAX_RATIO, max(1, math.ceil(stored_mm / min(pixel_mm) - 1e-6)))
+    size = (options.size[0] * ratio, options.size[1] * ratio)
+    return dataclasses.replace(options, size=size, spacing_mm=stored_mm / ratio)

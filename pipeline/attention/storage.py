@@ -1,0 +1,135 @@
+"""Attention maps on disk: one file without pickle, and a table that says what each map in it is."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.attention.maps import KEPT, AttentionMaps, choose_examples, compute_maps, measure_spread
+from pipeline.config.outputs import AttentionConfig
+from pipeline.core.errors import UserError
+from pipeline.core.files import open_atomically
+from pipeline.core.serialization import build_record
+from pipeline.core.tables import write_table
+from pipeline.data.store import Store
+from pipeline.models.classifier import Classifier
+
+ARRAYS = ("examples", "probabilities", "weights")
+MAP_COLUMNS = (
+    "example_place", "layer_place", "head_place", "latent_place", "example_id", "label", "predicted", "probability",
+    "kind", "layer", "head", "latent", "seen", "epoch", "num_read", "effective_read", "highest_over_even",
+)  # fmt: skip
+
+
+def write_maps(path: Path, maps: AttentionMaps) -> None:
+    """Write maps as ``.npz``, whole or not at all.
+
+    Args:
+        path: ends with ``.npz``. It holds ``examples``, ``probabilities`` and ``weights``, as in ``AttentionMaps``,
+            and ``facts``, the rest as JSON.
+        maps: what to write.
+    """
+    facts = {field.name: getattr(maps, field.name) for field in dataclasses.fields(maps) if field.name not in ARRAYS}
+    with open_atomically(path) as file:
+        arrays: dict[str, Any] = {name: getattr(maps, name) for name in ARRAYS}
+        np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
+
+
+def read_maps(path: Path) -> AttentionMaps:
+    """Read maps that ``write_maps`` wrote.
+
+    Raises:
+        UserError: the file is not there or not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            arrays = {name: file[name] for name in ARRAYS}
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such file. Run the attention stage, or train with attention.every_epochs."
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a file of attention maps ({error}). Delete it and make it again.") from error
+    return build_record(AttentionMaps, facts | arrays)
+
+
+def list_kept_epochs(folder: Path) -> dict[int, Path]:
+    """Return the files that training left, by epoch."""
+    return {int(path.stem.removeprefix("epoch_")): path for path in sorted(folder.glob("epoch_*.npz"))}
+
+
+def name_kept_epoch(folder: Path, epoch: int) -> Path:
+    """Return the file of one epoch."""
+    return folder / f"epoch_{epoch:04d}.npz"
+
+
+def keep_maps(
+    folder: Path, classifier: Classifier, store: Store, roles: dict[str, str], options: AttentionConfig, epoch: int
+) -> None:
+    """Write the maps of an epoch that ends now, if it is one of those whose maps are kept.
+
+    Args:
+        folder: of the run's maps.
+        classifier: as it is after the epoch.
+        store: the examples.
+        roles: each patient's split; validation examples are shown.
+        options: after how many epochs, and how many examples.
+        epoch: epochs done.
+
+    Raises:
+        UserError: the network has no attention.
+    """
+    if options.every_epochs == 0 or epoch % options.every_epochs != 0:
+        return
+    kept = dataclasses.replace(KEPT, num_examples=options.num_examples)
+    rows = choose_examples(store, roles, kept)
+    write_maps(name_kept_epoch(folder, epoch), compute_maps(classifier, store, rows, kept, epoch))
+
+
+def tabulate_maps(maps: AttentionMaps) -> pd.DataFrame:
+    """Return a row for each map: where in ``weights`` it is, what it is, and two numbers about it.
+
+    ``effective_read`` is ``measure_spread``; ``highest_over_even`` is the highest weight over the weight that each
+    input would have if all had the same. Of kind self with all latents, these are means over the latents that read.
+    """
+    rows = []
+    latents: list[int | str] = list(maps.latents) or ["mean" if maps.kind == "cross" else "all"]
+    for example in range(len(maps.example_ids)):
+        scores = maps.probabilities[example]
+        for layer_place, layer in enumerate(maps.layers):
+            for head_place, head in enumerate(maps.heads):
+                for latent_place, latent in enumerate(latents):
+                    shown = maps.weights[example, layer_place, head_place]
+                    readers = shown if latent == "all" else shown[latent_place : latent_place + 1]
+                    flat = readers.reshape(len(readers), -1)
+                    rows.append(
+                        {
+                            "example_place": example,
+                            "layer_place": layer_place,
+                            "head_place": head_place,
+                            "latent_place": latent_place,
+                            "example_id": maps.example_ids[example],
+                            "label": maps.labels[example],
+                            "predicted": maps.class_names[int(scores.argmax())],
+                            "probability": float(scores.max()),
+                            "kind": maps.kind,
+                            "layer": layer,
+                            "head": head,
+                            "latent": latent,
+                            "seen": "mirror image" if maps.mirrored else "example",
+                            "epoch": maps.epoch,
+                            "num_read": flat.shape[1],
+                            "effective_read": float(measure_spread(flat).mean()),
+                            "highest_over_even": float(flat.max(axis=1).mean() * flat.shape[1]),
+                        }
+                    )
+    return pd.DataFrame(rows, columns=list(MAP_COLUMNS))
+
+
+def write_map_table(path: Path, maps: AttentionMaps) -> None:
+    """Write ``tabulate_maps`` as CSV, whole or not at all."""
+    write_table(path, tabulate_maps(maps), MAP_COLUMNS)

@@ -1,0 +1,91 @@
+"""An experiment: its name and the sections of its YAML file."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
+from pipeline.config.model import ModelConfig
+from pipeline.config.outputs import AttentionConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig
+from pipeline.config.phantom import PhantomConfig
+from pipeline.config.studies import AuditConfig, FoldsConfig
+from pipeline.config.tracking import TrackingConfig
+from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.config.validation import require
+from pipeline.core.serialization import flatten
+from pipeline.core.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All options of an experiment.
+
+    Args:
+        name: names the folders under data, runs and reports.
+        run: a run beside others on the same data, such as ``seed-1``; with folds it is ``fold-N`` by itself.
+        workspace: the folder that everything is written to.
+        data: which files are read.
+        phantom: the synthetic knees that are made where ``data.dataset`` is ``phantom``.
+        preprocess: how a volume becomes pictures.
+        split: how patients are divided.
+        model: the network.
+        augment: random changes of the training pictures.
+        train: how the model is trained.
+        evaluate: how it is judged.
+        predict: new scans to score.
+        export: in which forms the model leaves this project.
+        attention: which attention is drawn over which inputs.
+        report: which runs are put side by side.
+        audit: the leak demonstration.
+        folds: training and judging every fold or seed.
+        tracking: where the records are kept.
+    """
+
+    name: str = "akoa"
+    run: str = ""
+    workspace: Path = Path()
+    data: DataConfig = field(default_factory=DataConfig)
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        word = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+        require(re.fullmatch(word, self.name) is not None, "name", self.name, "letters, digits, '.', '_' and '-'")
+        good_run = re.fullmatch(f"({word})?", self.run) is not None
+        require(good_run, "run", self.run, "letters, digits, '.', '_' and '-', or nothing")
+
+    @property
+    def run_name(self) -> str:
+        """The run's folder below the experiment's: as given, and the fold where there are folds."""
+        fold = f"fold-{self.split.test_fold}" if self.split.num_folds else ""
+        return "-".join(part for part in (self.run, fold) if part)
+
+    @property
+    def paths(self) -> Workspace:
+        return Workspace(self.workspace, self.name, self.run_name, self.split.num_folds)
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """Return all options as YAML, in the order of their sections; ``--config`` reads it back."""
+    nested: dict[str, object] = {}
+    for name, value in flatten(experiment).items():
+        place = nested
+        *sections, field = name.split(".")
+        for section in sections:
+            place = place.setdefault(section, {})  # type: ignore[assignment]  # sections are dicts
+        place[field] = value
+    return yaml.safe_dump(nested, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,67 @@
+"""The options of the networks."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from perceiver import ImageConfig, PerceiverConfig
+from pipeline.config.validation import require
+
+
+@dataclass(frozen=True)
+class CnnConfig:
+    """A small convolutional network, the baseline that the Perceiver is compared with.
+
+    Args:
+        blocks: plain: a convolution and a max-pooling a stage. residual: a residual network.
+        channels: of each stage; each halves height and width.
+    """
+
+    blocks: Literal["plain", "residual"] = "plain"
+    channels: tuple[int, ...] = (24, 48, 96, 192)
+
+    def __post_init__(self) -> None:
+        num_stages = len(self.channels)
+        good_number = num_stages == 4 or (self.blocks == "plain" and num_stages >= 1)
+        allowed = "numbers of 1 or more; four of them for residual blocks"
+        require(good_number and min(self.channels) >= 1, "model.cnn.channels", self.channels, allowed)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and its shape.
+
+    Args:
+        kind: perceiver, or cnn for a small convolutional network as a baseline.
+        stem: what the Perceiver's inputs are. pixels: each pixel is one. patches: each square patch is one.
+            conv: each place of a small convolutional network's output is one.
+        patch_size: side of a patch in pixels; read only where ``stem`` is patches.
+        num_conv_layers: stride-2 convolutions, each halves height and width; read only where ``stem`` is conv.
+        conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
+        slice_position: tell the Perceiver where in its volume a slice lies.
+        mirror_average: outside training, answer with the mean of the probabilities of a picture and, left and right
+            exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other answer.
+        permute_seed: move the pixels of all pictures by one fixed permutation drawn from this seed, after augmentation
+            and before positions are attached, so that neighbours tell nothing; null leaves them in place.
+        num_points: of point clouds: how many points of an object are read, in training a random choice of those
+            stored, elsewhere the first ones; null reads all. Stem and patches are not read then.
+        perceiver: the Perceiver behind the stem; read only where ``kind`` is perceiver.
+        cnn: read only where ``kind`` is cnn.
+    """
+
+    kind: Literal["perceiver", "cnn"] = "perceiver"
+    stem: Literal["pixels", "patches", "conv"] = ImageConfig.stem
+    patch_size: int = ImageConfig.patch_size
+    num_conv_layers: int = ImageConfig.num_conv_layers
+    conv_channels: int = ImageConfig.conv_channels
+    slice_position: bool = ImageConfig.slice_position
+    mirror_average: bool = False
+    permute_seed: int | None = None
+    num_points: int | None = None
+    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
+    cnn: CnnConfig = field(default_factory=CnnConfig)
+
+    def __post_init__(self) -> None:
+        good_number = self.num_points is None or self.num_points >= 1
+        require(good_number, "model.num_points", self.num_points, "1 or more, or null")
+        for name in ("patch_size", "num_conv_layers", "conv_channels"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")

@@ -1,0 +1,88 @@
+"""Writing files so that a reader finds the old one or the new one, never half of one."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.core.errors import UserError
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name only when the block ends without an error.
+
+    Args:
+        path: the file to write; its folder is made where absent.
+
+    Yields:
+        A binary file open for writing, beside ``path`` under a temporary name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not say where
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, whole or not at all; NaN is refused because JSON has none."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}). Delete it and run its stage again.") from error
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself, whole or not at all.
+
+    Args:
+        path: the file to write.
+        content: keys are text; ``seal`` is this function's own.
+    """
+    write_json(path, content | {"seal": _compute_seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_sealed` wrote.
+
+    Raises:
+        UserError: the file is not JSON, or not what was written.
+    """
+    content = read_json(path)
+    seal = content.pop("seal", None) if isinstance(content, dict) else None
+    if seal != _compute_seal(content):
+        raise UserError(f"{path}: damaged or edited, it does not fit its own checksum. Run the stage that writes it.")
+    assert isinstance(content, dict)
+    return content
+
+
+def _compute_seal(content: Any) -> str:
+    # Through JSON and back, because there a key is text and a tuple a list.
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""One process at a time writes into a folder; a second one is refused and told who is there."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_json
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder until the block ends; the system lets go where a process dies.
+
+    Args:
+        folder: it gets a hidden lock file, and beside it the holder's process number and machine. What a killed
+            process left half-written in it is removed.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / ".lock.json"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"{folder}: in use by another process{_describe(holder)}. Wait until it has ended, or choose another name "
+            "(name: or run:)."
+        ) from error
+    try:
+        for leftover in folder.glob(".*.tmp"):  # half-written, by a process that was killed
+            leftover.unlink()
+        write_json(holder, {"process": os.getpid(), "machine": socket.gethostname()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe(holder: Path) -> str:
+    """Say who holds a folder, as far as is known: the file may not be written yet."""
+    with contextlib.suppress(OSError, json.JSONDecodeError, KeyError, TypeError):
+        known = json.loads(holder.read_text(encoding="utf-8"))
+        return f" ({known['process']} on {known['machine']})"
+    return ""

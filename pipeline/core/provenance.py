@@ -1,0 +1,61 @@
+"""Where a result comes from: fingerprints of data and options, versions, commit, hardware."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.serialization import encode_plain
+
+PACKAGES = ("torch", "lightning", "monai", "nibabel", "numpy", "pandas", "scikit-learn", "einops", "mlflow")
+
+
+def compute_fingerprint(*parts: Any) -> str:
+    """Return 16 hexadecimal digits that change when any of ``parts`` changes.
+
+    Args:
+        parts: dataclasses, or what JSON can hold; paths count by their text.
+    """
+    text = json.dumps(parts, default=encode_plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape a result."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+def read_commit() -> str:
+    """Return the commit that this source tree is at, with ``+changes`` where it was edited, or ``unknown``."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+
+
+def read_hardware() -> str:
+    """Return the processor's name and the number of cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    cpu_facts = Path("/proc/cpuinfo")
+    if cpu_facts.is_file():
+        models = [line.split(":", 1)[1].strip() for line in cpu_facts.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{name}, {count_cores()} cores"
+
+
+def count_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

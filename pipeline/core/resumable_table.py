@@ -1,0 +1,131 @@
+"""A table that is written row by row: nothing is kept in memory, and what was cut off goes on where it was.
+
+Rows go to ``NAME.partial`` beside the table, one JSON text a line, each flushed. When all are there, the table itself
+is written, whole, and the partial file goes.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.core.files import open_atomically
+
+Row = dict[str, Any]
+
+
+class RowWriter:
+    """Writes a table row by row, after those that an interrupted call with the same identity has left.
+
+    Args:
+        output: the table, ``.csv`` or ``.json``.
+        identity: changes with whatever makes the rows other rows.
+    """
+
+    def __init__(self, output: Path, identity: str) -> None:
+        self.output = output
+        self.partial = output.with_name(f"{output.name}.partial")
+        self.num_rows = 0
+        output.parent.mkdir(parents=True, exist_ok=True)
+        start = (json.dumps({"identity": identity}) + "\n").encode()
+        end = self._find_end(start)
+        self.file = self.partial.open("r+b" if end else "wb")
+        if end:
+            self.file.truncate(end)
+            self.file.seek(end)
+        else:
+            self.file.write(start)
+            self.file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+    def write(self, row: Row) -> None:
+        """Append a row; when this returns, it is in the file."""
+        self.file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        self.file.flush()
+        self.num_rows += 1
+
+    def read(self) -> Iterator[Row]:
+        """Read the rows back, one at a time."""
+        with self.partial.open("rb") as file:
+            next(file)
+            for line in file:
+                yield json.loads(line)
+
+    def finish(self, columns: tuple[str, ...]) -> None:
+        """Write the table and remove the partial file.
+
+        Args:
+            columns: of the table; a row without one has an empty cell, in JSON null.
+        """
+        self.file.close()
+        with open_atomically(self.output) as file:
+            # A name that is no Unicode text is written with its bytes as \xNN.
+            text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", write_through=True)
+            write = write_json_rows if self.output.suffix.lower() == ".json" else write_csv_rows
+            write(text, self.read(), columns)
+            text.detach()
+        self.partial.unlink()
+
+    def _find_end(self, start: bytes) -> int:
+        """Return where the last whole row of an earlier call ends, 0 where there is none to go on with."""
+        if not self.partial.is_file():
+            return 0
+        with self.partial.open("rb") as file:
+            if file.readline() != start:
+                return 0
+            end = file.tell()
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                self.num_rows += 1
+        return end
+
+
+def write_csv_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str, ...]) -> None:
+    """Write rows as CSV: lists joined by semicolons, truth as true and false.
+
+    Args:
+        file: open for writing.
+        rows: read one at a time.
+        columns: in order.
+    """
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    quoting = csv.DictWriter(file, columns, restval="", lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    for row in rows:
+        cells = {name: _to_cell(value) for name, value in row.items()}
+        # A carriage return is no line's end to the writer and one to many readers, except in quotes.
+        has_return = any("\r" in str(cell) for cell in cells.values())
+        (quoting if has_return else writer).writerow(cells)
+
+
+def write_json_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str, ...]) -> None:
+    """Write rows as a JSON list of objects, one a line.
+
+    Args:
+        file: open for writing.
+        rows: read one at a time.
+        columns: in order.
+    """
+    separator = "["
+    for row in rows:
+        file.write(f"{separator}\n{json.dumps({name: row.get(name) for name in columns})}")
+        separator = ","
+    file.write("[]\n" if separator == "[" else "\n]\n")
+
+
+def _to_cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return "; ".join(value)
+    return str(value).lower() if isinstance(value, bool) else value

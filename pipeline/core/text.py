@@ -1,0 +1,28 @@
+"""Text from outside, such as a file's name, made fit to be shown on one line."""
+
+
+def plural(word: str, count: int = 2) -> str:
+    """Return the word, with an s unless there is one."""
+    return word if count == 1 else f"{word}s"
+
+
+def count_words(count: int, word: str) -> str:
+    """Return "1 image" or "10,000 images"."""
+    return f"{count:,} {plural(word, count)}"
+
+
+def make_printable(text: str) -> str:
+    """Write what is no visible character as its code.
+
+    A name can hold line ends, commands to a terminal (it begins to write in red, or wipes the screen) and bytes that
+    are no Unicode, on which printing fails. Letters of any language stay.
+
+    Args:
+        text: of any origin.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        symbol if symbol.isprintable() else symbol.encode("unicode_escape", "backslashreplace").decode()
+        for symbol in text
+    )

@@ -1,0 +1,1 @@
+"""Sources, the example store, splits by patient, the leak certificate and batches."""

@@ -1,0 +1,187 @@
+"""The examples of one split, served in batches on the device."""
+
+import mmap
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+
+# Room for weights, gradients and activations: examples may take this part of the free memory.
+SHARE_OF_FREE_MEMORY = 0.4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples on the device.
+
+    Args:
+        images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
+        labels: (batch,) class indices.
+        slice_position: (batch,) float32 in [-1, 1], the slice's place along its axis.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    slice_position: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of one split.
+
+    Args:
+        images: all examples of the store, (all examples, height, width) or
+            (all examples, channels, height, width) uint8, or (all examples, points, 3) float32; memory-mapped.
+        rows: (examples,) int64, which of them belong to this split.
+        labels: (examples,) class indices on the device.
+        slice_position: (examples,) float32 on the device.
+        placed: the split's pictures on the device, or None where they are read from ``images``
+            batch by batch.
+    """
+
+    images: np.ndarray[Any, Any]
+    rows: np.ndarray[Any, Any]
+    labels: torch.Tensor
+    slice_position: torch.Tensor
+    placed: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_channels(self) -> int:
+        return 1 if self.images.ndim == 3 else int(self.images.shape[1])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return int(self.images.shape[-2]), int(self.images.shape[-1])
+
+
+def place_examples(
+    images: np.ndarray[Any, Any],
+    rows: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    slice_position: np.ndarray[Any, Any],
+    device: torch.device,
+    room_bytes: int | None = None,
+    num_sharing: int = 1,
+) -> Examples:
+    """Put a split's examples where training reads them fastest.
+
+    Args:
+        images: all pictures of the store.
+        rows: (examples,), those of this split.
+        labels: (examples,) class indices.
+        slice_position: (examples,).
+        device: where training runs.
+        room_bytes: pictures that need more stay on disk; without it, what ``compute_room`` allows.
+        num_sharing: processes on this machine that place their examples on the same device.
+
+    Returns:
+        Examples whose pictures lie on the device if they fit, else in the memory-mapped file.
+    """
+    room_bytes = compute_room(device, num_sharing) if room_bytes is None else room_bytes
+    num_bytes = len(rows) * int(np.prod(images.shape[1:])) * images.itemsize
+    placed = read_images(images, rows).to(device) if num_bytes <= room_bytes else None
+    return Examples(
+        images=images,
+        rows=np.asarray(rows, dtype=np.int64),
+        labels=torch.tensor(np.array(labels, dtype=np.int64), device=device),
+        slice_position=torch.tensor(np.array(slice_position, dtype=np.float32), device=device),
+        placed=placed,
+    )
+
+
+def compute_room(device: torch.device, num_sharing: int) -> int:
+    """Return the bytes that a split's pictures may take, of several processes in one memory each its part."""
+    return int(SHARE_OF_FREE_MEMORY * read_free_memory(device)) // num_sharing
+
+
+def read_free_memory(device: torch.device) -> int:
+    """Return the bytes that the device has left; for the processor, within the limit of its control group."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    facts = Path("/proc/meminfo")
+    if not facts.is_file():
+        return 4 << 30  # macOS and Windows: a modest guess; larger splits are read from disk
+    lines = dict(line.split(":", 1) for line in facts.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
+
+
+def read_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Copy examples into memory: (rows, channels, height, width) uint8, or (rows, points, 3) float32 of clouds."""
+    chosen = torch.from_numpy(np.ascontiguousarray(images[rows]))
+    is_grey = chosen.ndim == 3 and chosen.dtype == torch.uint8
+    return rearrange(chosen, "n h w -> n 1 h w") if is_grey else chosen
+
+
+def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Batch]:
+    """Serve batches in order.
+
+    Pictures that are not on the device are read by a thread, one batch ahead, into pinned memory and
+    copied while the device computes.
+
+    Args:
+        examples: of one split.
+        places: for each batch, (batch,) places within the split.
+
+    Yields:
+        The batches.
+    """
+    device = examples.labels.device
+    if examples.placed is not None:
+        for indices in places:
+            chosen = indices.to(device, non_blocking=True)
+            yield Batch(examples.placed[chosen], examples.labels[chosen], examples.slice_position[chosen])
+        return
+
+    def read(indices: torch.Tensor) -> torch.Tensor:
+        pictures = _fetch_images(examples.images, examples.rows[indices.numpy()])
+        return pictures.pin_memory() if device.type == "cuda" else pictures
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead: Future[torch.Tensor] | None = reader.submit(read, places[0]) if places else None
+        for number, indices in enumerate(places):
+            assert ahead is not None
+            pictures = ahead.result()
+            ahead = reader.submit(read, places[number + 1]) if number + 1 < len(places) else None
+            chosen = indices.to(device, non_blocking=True)
+            on_device = pictures.to(device, non_blocking=True)
+            yield Batch(on_device, examples.labels[chosen], examples.slice_position[chosen])
+
+
+def _fetch_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Copy examples into memory; of a memory-mapped array the rows are asked for at once, and none of their neighbours.
+
+    Otherwise each row waits for the one before, and megabytes around it are read that the batch does not need.
+    """
+    mapped = getattr(images, "_mmap", None)
+    if mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
+        return read_images(images, rows)
+    mapped.madvise(mmap.MADV_RANDOM)
+    num_bytes = images[0].nbytes
+    for row in np.sort(rows).tolist():
+        start = images.offset % mmap.ALLOCATIONGRANULARITY + row * num_bytes  # type: ignore[attr-defined]
+        page = start - start % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, page, start + num_bytes - page)
+    chosen = read_images(images, rows)
+    mapped.madvise(mmap.MADV_NORMAL)
+    return chosen
+
+
+def divide_order(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+    """Divide an epoch's order into as few batches as ``batch_size`` allows, of sizes that differ by one at most.
+
+    A remainder would make a last batch of a few examples, whose noisy gradient counts as much as any.
+    """
+    num_batches = -(-len(order) // batch_size)
+    return list(torch.tensor_split(order, num_batches))

@@ -1,0 +1,175 @@
+"""Find all pairs of hashes that differ in few bits, without comparing all of them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.core.array_types import Array
+
+# First rows, second rows, and in how many bits they differ: three arrays of one length.
+Pairs = tuple[Array, Array, Array]
+
+NUM_BITS = 256
+WORD_BITS = 64
+# Up to so many hashes, to compare them all is quicker than to sort them seven times.
+MAX_COMPARED = 2048
+# Groups up to this size are compared all at once, one neighbour after the other; larger ones by themselves.
+MAX_SMALL_GROUP = 64
+# A search that would still compare more than this part of all pairs is not worth its sorting. It also bounds the depth:
+# each further search has an eighth of the pairs.
+MAX_SHARE = 1 / 8
+SAMPLE = 1 << 16
+# Blocks of 64 x 512 words stay in a processor's cache, and so do 8,192 hashes.
+BLOCK = (64, 512)
+CHUNK = 8192
+
+
+def find_close_hashes(hashes: Array, codes: Array, max_bits: int) -> Iterator[Pairs]:
+    """Yield each pair of hashes that differ in few bits and carry different codes, once.
+
+    Hashes that differ in ``max_bits`` bits at most agree in one of ``max_bits + 1`` parts at least, so only those that
+    share a part are compared. Parts are dealt from the bits that vary most: pictures that are black at their border
+    have whole rows of equal bits, and neighbouring bits would make parts that all pictures share. A part that many
+    share even so is searched by itself in the same way, with the bits that vary within it.
+
+    Args:
+        hashes: ``(rows, 4)`` uint64.
+        codes: ``(rows,)``; rows of the same code are not compared.
+        max_bits: the largest number of differing bits.
+
+    Yields:
+        Rows, the smaller first, and bits; in no particular order.
+
+    Source:
+        M. Norouzi, A. Punjani, D. J. Fleet, "Fast Search in Hamming Space with Multi-Index Hashing" (2012).
+    """
+    codes = np.unique(codes, return_inverse=True)[1]
+    by_code = np.argsort(codes, kind="stable")
+    for first, second, bits in _search(hashes[by_code], codes[by_code], max_bits):
+        rows = by_code[first], by_code[second]
+        yield np.minimum(*rows), np.maximum(*rows), bits
+
+
+def _search(hashes: Array, codes: Array, max_bits: int) -> Iterator[Pairs]:
+    """Find the close pairs of hashes that are in the order of their codes."""
+    sample = slice(None, None, -(-len(hashes) // SAMPLE))
+    hashes = take_bits(hashes, _order_bits(hashes[sample]))
+    parts = [range(start, NUM_BITS, max_bits + 1)[:WORD_BITS] for start in range(max_bits + 1)]
+    if len(hashes) <= MAX_COMPARED or not _is_worthwhile(hashes[sample], codes[sample], parts):
+        yield from _compare_all(hashes, codes, max_bits)
+        return
+    for number, part in enumerate(parts):
+        keys = take_bits(hashes, part)[:, 0]
+        for first, second, bits in _search_groups(hashes, codes, keys, max_bits):
+            differing = hashes[first] ^ hashes[second]
+            # Who shares an earlier part was found there.
+            is_new = np.ones(len(first), bool)
+            for earlier in parts[:number]:
+                is_new &= take_bits(differing, earlier)[:, 0] != 0
+            yield first[is_new], second[is_new], bits[is_new]
+
+
+def _order_bits(hashes: Array) -> Array:
+    """Return the places of the bits, those that vary most first."""
+    ones = np.unpackbits(hashes.view(np.uint8), axis=1, bitorder="little").sum(axis=0)
+    return np.argsort(np.abs(ones - len(hashes) / 2), kind="stable")
+
+
+def take_bits(hashes: Array, places: Array | range) -> Array:
+    """Return the chosen bits of each hash, ``(rows, words)`` uint64, the first in the lowest place of the first word.
+
+    Args:
+        hashes: ``(rows, words)`` uint64.
+        places: bits to take; bit 64 is the lowest of the second word.
+    """
+    taken = np.zeros((len(hashes), -(-len(places) // WORD_BITS)), np.uint64)
+    for start in range(0, len(hashes), CHUNK):
+        words = np.ascontiguousarray(hashes[start : start + CHUNK].T)
+        chosen = np.zeros((taken.shape[1], words.shape[1]), np.uint64)
+        for target, place in enumerate(places):
+            bit = (words[place // WORD_BITS] >> np.uint64(place % WORD_BITS)) & np.uint64(1)
+            chosen[target // WORD_BITS] |= bit << np.uint64(target % WORD_BITS)
+        taken[start : start + CHUNK] = chosen.T
+    return taken
+
+
+def _is_worthwhile(hashes: Array, codes: Array, parts: list[range]) -> bool:
+    """Tell from a sample whether comparing what shares a part is much less than comparing all."""
+    compared, limit = 0, MAX_SHARE * _count_pairs(*_find_runs(np.zeros(len(codes), np.uint64), codes))
+    for part in parts:
+        keys = take_bits(hashes, part)[:, 0]
+        order = np.argsort(keys, kind="stable")
+        compared += _count_pairs(*_find_runs(keys[order], codes[order]))
+        if compared > limit:
+            return False
+    return True
+
+
+def _find_runs(keys: Array, codes: Array) -> tuple[Array, Array, Array]:
+    """Return start and end of each run of equal key and code, and the end of its group of equal key.
+
+    Args:
+        keys: ``(rows,)``, equal ones beside each other.
+        codes: ``(rows,)``, equal ones of a key beside each other.
+    """
+    is_other_key = keys[1:] != keys[:-1]
+    key_ends = np.append(np.flatnonzero(is_other_key) + 1, len(keys))
+    ends = np.append(np.flatnonzero(is_other_key | (codes[1:] != codes[:-1])) + 1, len(keys))
+    starts = np.concatenate([[0], ends[:-1]])
+    return starts, ends, key_ends[np.searchsorted(key_ends, ends)]
+
+
+def _count_pairs(starts: Array, ends: Array, group_ends: Array) -> int:
+    return int(((ends - starts) * (group_ends - ends)).sum())
+
+
+def _search_groups(hashes: Array, codes: Array, keys: Array, max_bits: int) -> Iterator[Pairs]:
+    """Find the close pairs among hashes of equal keys."""
+    order = np.argsort(keys, kind="stable")
+    hashes, codes, keys = hashes[order], codes[order], keys[order]
+    starts, ends, group_ends = _find_runs(keys, codes)
+    is_first = np.append(True, group_ends[1:] != group_ends[:-1])
+    group_starts = starts[is_first][np.cumsum(is_first) - 1]
+    is_small = group_ends - group_starts <= MAX_SMALL_GROUP
+    for first, second, bits in _compare_small(hashes, starts, ends, np.where(is_small, group_ends, ends), max_bits):
+        yield order[first], order[second], bits
+    for run in np.flatnonzero(is_first & ~is_small & (ends < group_ends)):
+        group = slice(starts[run], group_ends[run])
+        rows = order[group]
+        search = _compare_all if len(rows) <= MAX_COMPARED else _search
+        for first, second, bits in search(hashes[group], codes[group], max_bits):
+            yield rows[first], rows[second], bits
+
+
+def _compare_small(hashes: Array, starts: Array, ends: Array, group_ends: Array, max_bits: int) -> Iterator[Pairs]:
+    """Compare each row of a run with the rows behind the run, up to the end of its group, one after the other."""
+    words = np.ascontiguousarray(hashes.T)
+    lengths = np.where(ends < group_ends, ends - starts, 0)
+    others, last = np.repeat(ends, lengths), np.repeat(group_ends, lengths)
+    rows = np.flatnonzero(np.repeat(lengths > 0, ends - starts))
+    while len(rows) > 0:
+        # The first word has the bits that vary most; few pairs are left after it.
+        close = np.flatnonzero(np.bitwise_count(words[0][rows] ^ words[0][others]) <= max_bits)
+        bits = np.bitwise_count(hashes[rows[close]] ^ hashes[others[close]]).sum(axis=1, dtype=np.int64)
+        close, bits = close[bits <= max_bits], bits[bits <= max_bits]
+        yield rows[close], others[close], bits
+        others = others + 1
+        goes_on = others < last
+        rows, others, last = rows[goes_on], others[goes_on], last[goes_on]
+
+
+def _compare_all(hashes: Array, codes: Array, max_bits: int) -> Iterator[Pairs]:
+    """Compare all pairs of hashes that are in the order of their codes, and whose codes differ."""
+    for start, end, _ in zip(*_find_runs(np.zeros(len(codes), np.uint64), codes), strict=True):
+        for row in range(start, end, BLOCK[0]):
+            words = np.ascontiguousarray(hashes[row : min(row + BLOCK[0], end)].T)[:, :, None]
+            for other in range(end, len(hashes), BLOCK[1]):
+                other_words = np.ascontiguousarray(hashes[other : other + BLOCK[1]].T)[:, None, :]
+                # Sixteen bits: all 256 may differ, which eight bits would call none.
+                bits = np.bitwise_count(words[0] ^ other_words[0]).astype(np.uint16)
+                for place in range(1, len(words)):
+                    bits += np.bitwise_count(words[place] ^ other_words[place])
+                close = np.flatnonzero(bits <= max_bits)
+                if len(close) > 0:
+                    first, second = np.divmod(close, bits.shape[1])
+                    yield row + first, other + second, bits.reshape(-1)[close].astype(np.int64)

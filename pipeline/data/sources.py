@@ -1,0 +1,216 @@
+"""Which files of a folder are scans, and whose they are."""
+
+import itertools
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+from pipeline.core.tables import SOURCE_TABLE_COLUMNS, read_table
+from pipeline.formats.nifti import list_files
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
+PICTURE_SUFFIXES = (".png",)
+# The voxels of a .hdr file; they are read through it.
+DATA_SUFFIXES = (".img", ".img.gz")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One scan: a volume, or the pictures that a volume was sliced into.
+
+    Args:
+        source_id: the scan.
+        group_id: the patient.
+        label: the class.
+        paths: one volume, or pictures in the order of their slices; relative to the raw folder.
+        visit: as the name has it, empty where unknown.
+        side: ``left``, ``right`` or empty.
+        spelling: the form of name that matched, for the coverage report.
+        refusal: why the scan cannot be used; empty where it can.
+        ignored: true for files that are no scans at all.
+    """
+
+    source_id: str
+    group_id: str
+    label: str
+    paths: tuple[Path, ...]
+    visit: str = ""
+    side: str = ""
+    spelling: str = ""
+    refusal: str = ""
+    ignored: bool = False
+
+    @property
+    def is_volume(self) -> bool:
+        return not self.paths[0].name.lower().endswith(PICTURE_SUFFIXES)
+
+
+NameParser = Callable[[Path], tuple[Source, int]]
+
+
+def find_files(raw: Path, pattern: str) -> list[Path]:
+    """Return the files below a folder whose names match, relative to it and sorted; hidden ones are passed over.
+
+    Raises:
+        UserError: no such folder, or no file in it matches.
+    """
+    if not raw.is_dir():
+        raise UserError(f"{raw}: no such folder. Put the scans there, or name their folder with --data.raw.")
+    found = []
+    for folder, subfolders, names in os.walk(raw):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        relative = Path(folder).relative_to(raw)
+        found += [relative / name for name in names if not name.startswith(".") and fnmatchcase(name, pattern)]
+    if not found:
+        raise UserError(f"{raw}: no file matches {pattern!r}. Put the scans there, or change --data.pattern.")
+    return sorted(found)
+
+
+def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[Source]:
+    """List the scans of a folder by their names.
+
+    Args:
+        raw: the folder, searched with its subfolders.
+        pattern: only names that match.
+        parse_name: turns a path into a source and its slice index (-1 for a volume), or raises ValueError.
+
+    Returns:
+        Scans sorted by id; refused and ignored files are among them, with the reason.
+    """
+    by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
+    others = [
+        Source(str(path), "", "", (path,), refusal="a linked folder; these are not searched", ignored=True)
+        for path in _find_linked_folders(raw)
+    ]
+    for path in find_files(raw, pattern):
+        name = path.name.lower()
+        if name.endswith(DATA_SUFFIXES) and _has_header(raw / path):
+            continue
+        if not name.endswith((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)):
+            others.append(_ignore(path))
+            continue
+        refusal = _describe_bad_name(path) or describe_link(raw, path)
+        if refusal:
+            others.append(Source(str(path), "", "", (path,), refusal=refusal))
+            continue
+        try:
+            source, slice_index = parse_name(path)
+        except ValueError as error:
+            others.append(Source(str(path), "", "", (path,), refusal=str(error)))
+            continue
+        by_id[source.source_id].append((slice_index, source))
+    return [*(join_files(by_id[source_id]) for source_id in sorted(by_id)), *others]
+
+
+def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
+    """List the scans that a user's table names.
+
+    Args:
+        raw: the folder that its paths are relative to.
+        table_path: a CSV with columns ``path, patient, label``.
+
+    Raises:
+        UserError: an empty cell, a path that leaves the folder, or a file named twice.
+    """
+    table = read_table(table_path, SOURCE_TABLE_COLUMNS)
+    if table.empty:
+        raise UserError(f"{table_path}: no rows. Each scan needs one: {', '.join(SOURCE_TABLE_COLUMNS)}.")
+    sources = []
+    root = raw.resolve()
+    for number, row in enumerate(table.itertuples(index=False), start=2):
+        empty = [column for column in SOURCE_TABLE_COLUMNS if not getattr(row, column).strip()]
+        if empty:
+            raise UserError(f"{table_path}, line {number}: {', '.join(empty)} is empty. Fill it in, or delete the row.")
+        path = Path(os.path.normpath(row.path))
+        if path.is_absolute() or path.parts[:1] == ("..",):
+            raise UserError(
+                f"{table_path}, line {number}: {row.path} is outside {root}. Paths are relative to data.raw."
+            )
+        side = row.label.lower() if row.label.lower() in ("left", "right") else ""
+        refusal = describe_link(raw, path) if _is_file(raw / path) else "no such file."
+        sources.append(
+            Source(path.as_posix(), row.patient, row.label, (path,), side=side, spelling="table", refusal=refusal)
+        )
+    by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
+    for source in sources:
+        by_id[source.source_id].append((-1, source))
+    return [join_files(by_id[source_id]) for source_id in sorted(by_id)]
+
+
+def join_files(found: list[tuple[int, Source]]) -> Source:
+    """Make one source of the files that bear its id: one volume, or pictures with different slice indices.
+
+    Args:
+        found: slice index (-1 for a volume) and source of each file; all with the same id.
+
+    Returns:
+        The source with all paths in the order of the slices; refused where two files claim one place.
+    """
+    found = sorted(found, key=lambda item: (item[0], item[1].paths))
+    paths = tuple(path for _, source in found for path in source.paths)
+    source = replace(found[0][1], paths=paths)
+    slice_indices = [slice_index for slice_index, _ in found]
+    if len(set(slice_indices)) == len(found) and (len(found) == 1 or slice_indices[0] >= 0):
+        return source
+    twice = next((a, b) for a, b in itertools.pairwise(found) if a[0] == b[0] or a[0] < 0)
+    names = " and ".join(str(source.paths[0]) for _, source in twice)
+    return replace(source, refusal=f"two files for one scan: {names}. Keep one, or select it with --data.pattern.")
+
+
+def describe_link(raw: Path, path: Path) -> str:
+    """Say why a file is not read that lies elsewhere in truth; nothing where it lies in the raw folder.
+
+    A folder that came from somebody else may hold links to any file of this machine.
+
+    Args:
+        raw: the folder; it may be a link itself.
+        path: a file, relative to it.
+    """
+    root = os.path.realpath(raw)
+    if all(Path(os.path.realpath(place)).is_relative_to(root) for place in list_files(raw / path)):
+        return ""
+    return "a symbolic link that leads out of the raw folder. Put the file itself there, or name its folder (data.raw)."
+
+
+def _describe_bad_name(path: Path) -> str:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "the name is no Unicode text, which tables cannot hold. Rename it."
+    return ""
+
+
+def _find_linked_folders(raw: Path) -> list[Path]:
+    linked = []
+    for folder, subfolders, _ in os.walk(raw):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        linked += [(Path(folder) / name).relative_to(raw) for name in subfolders if (Path(folder) / name).is_symlink()]
+    return sorted(linked)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for any file
+        return False
+
+
+def _has_header(data_path: Path) -> bool:
+    stem = re.sub(r"\.img(\.gz)?$", "", data_path.name, flags=re.IGNORECASE)
+    return any(data_path.with_name(stem + suffix).is_file() for suffix in (".hdr", ".hdr.gz", ".HDR", ".HDR.GZ"))
+
+
+def _ignore(path: Path) -> Source:
+    name = path.name.lower()
+    if name.endswith((".dcm", ".ima")):
+        reason = "DICOM; convert it to NIfTI first, for instance with dcm2niix"
+    elif name.endswith(DATA_SUFFIXES):
+        reason = "no .hdr file beside it"
+    else:
+        reason = f"not named as an image ({', '.join((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))})"
+    return Source(str(path), "", "", (path,), refusal=reason, ignored=True)

@@ -1,0 +1,222 @@
+"""Dividing patients, never pictures: a picture inherits the split of its patient.
+
+A published set keeps its own test rows; there each image or object is a group of its own.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.config.data import SplitConfig
+from pipeline.core.errors import UserError
+from pipeline.core.tables import SPLIT_COLUMNS, read_table
+
+SPLITS = ("train", "val", "test")
+
+
+def collect_strata(index: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the patients of each stratum, sorted.
+
+    Args:
+        index: a row an example, with ``group_id`` and ``label``.
+
+    Returns:
+        From a set of labels, written ``left+right``, to the patients who have just these.
+    """
+    strata: dict[str, list[str]] = defaultdict(list)
+    for group_id, labels in index.groupby("group_id", sort=True)["label"]:
+        strata["+".join(sorted(set(labels)))].append(str(group_id))
+    return dict(sorted(strata.items()))
+
+
+def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
+    """Give every patient a split, or a fold where ``num_folds`` is set.
+
+    Args:
+        index: a row an example, with ``group_id`` and ``label``.
+        options: fractions, folds or a table; strata; seed.
+
+    Returns:
+        Columns ``group_id`` and ``split`` (train, val, test; or 0, 1, ...), sorted by patient.
+
+    Raises:
+        UserError: one label only; too few patients, in all or in a stratum; or a table that does not fit them.
+    """
+    _check_labels(index)
+    if options.val_count is not None:
+        raise UserError(
+            f"split.val_count: found {options.val_count}; it is for sets with published test rows. Patients are "
+            "divided by split.val_fraction; set val_count to null."
+        )
+    if options.table is not None:
+        return _read_given_splits(index, options)
+    strata = collect_strata(index)
+    num_patients = sum(len(patients) for patients in strata.values())
+    num_needed = max(len(SPLITS), options.num_folds)
+    if num_patients < num_needed:
+        raise UserError(f"split: {num_patients} patients, at least {num_needed} are needed. Add scans of others.")
+    if not options.stratify:
+        strata = {"all": sorted(patient for patients in strata.values() for patient in patients)}
+    for labels, patients in strata.items():
+        if len(patients) < len(SPLITS):
+            raise UserError(
+                f"split: only {len(patients)} patient(s) have the labels {labels} ({', '.join(patients)}); "
+                "train, val and test need at least 3. Merge the label with another, or set split.stratify: false."
+            )
+    generator = np.random.default_rng(options.seed)
+    shuffled = [[patients[i] for i in generator.permutation(len(patients))] for patients in strata.values()]
+    assigned = _deal_folds(shuffled, options.num_folds) if options.num_folds else _deal_fractions(shuffled, options)
+    return pd.DataFrame(sorted(assigned.items()), columns=list(SPLIT_COLUMNS))
+
+
+def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
+    """Keep the publisher's test rows and draw validation from the training rows.
+
+    A training row that has an exact double among the training rows stays in train, so that validation and
+    train never share a picture.
+
+    Args:
+        index: a row an example, with ``group_id`` and ``label``; each group once.
+        official: columns ``group_id``, ``split`` (train or test) and ``sha256`` of the content, a row each group.
+        options: the share or number of the training rows that become validation; strata; seed; or a table.
+
+    Returns:
+        Columns ``group_id`` and ``split``, sorted by group.
+
+    Raises:
+        UserError: one label only, folds, too many or too few rows for validation, or a table with other test rows.
+    """
+    _check_labels(index)
+    if options.num_folds:
+        raise UserError(
+            f"split.num_folds: found {options.num_folds}, but the set has published test rows, and folds would train "
+            "on them. Set it to 0."
+        )
+    if options.table is not None:
+        return _read_given_official_splits(index, official, options)
+    rows = official.merge(index[["group_id", "label"]], on="group_id", validate="one_to_one")
+    rows = rows.sort_values("group_id", ignore_index=True)
+    train = rows[rows["split"] == "train"]
+    count = options.val_count if options.val_count is not None else round(options.val_fraction * len(train))
+    free = train[~train["sha256"].duplicated(keep=False)]
+    strata = [free.index[free["label"] == label] for label in sorted(set(train["label"]))]
+    if not options.stratify:
+        strata = [free.index]
+    # One row of each label stays to train on.
+    largest = [max(0, len(stratum) - 1) for stratum in strata]
+    if not 1 <= count <= sum(largest):
+        name = "split.val_fraction" if options.val_count is None else "split.val_count"
+        raise UserError(
+            f"{name}: {count} of {len(train)} training rows for validation; allowed are 1 to {sum(largest)} "
+            "(one of each label stays to train on)."
+        )
+    generator = np.random.default_rng(options.seed)
+    counts = _share_out(count, np.array(largest), np.array([len(stratum) for stratum in strata]))
+    splits = rows["split"].to_numpy(dtype=object, copy=True)
+    for stratum, number in zip(strata, counts, strict=True):
+        splits[generator.permutation(stratum.to_numpy())[:number]] = "val"
+    return pd.DataFrame({"group_id": rows["group_id"], "split": splits.astype(str)})
+
+
+def resolve_roles(splits: pd.DataFrame, options: SplitConfig) -> dict[str, str]:
+    """Return each patient's role: train, val or test.
+
+    With folds, ``test_fold`` is the test, the next fold validates, the others train.
+    """
+    if not options.num_folds:
+        return dict(zip(splits["group_id"], splits["split"], strict=True))
+    roles = {str(options.test_fold): "test", str((options.test_fold + 1) % options.num_folds): "val"}
+    return {row.group_id: roles.get(row.split, "train") for row in splits.itertuples()}
+
+
+def read_splits(path: Path, options: SplitConfig) -> pd.DataFrame:
+    """Read ``splits.csv`` and check that it is of the kind that the options ask for.
+
+    Raises:
+        UserError: absent, a patient twice, or folds where splits are wanted or the reverse.
+    """
+    table = read_table(path, SPLIT_COLUMNS)
+    twice = table.loc[table["group_id"].duplicated(), "group_id"]
+    if len(twice):
+        raise UserError(f"{path}: patient {twice.iloc[0]} has more than one row. Give each patient one.")
+    allowed = {str(fold) for fold in range(options.num_folds)} or set(SPLITS)
+    strange = sorted(set(table["split"]) - allowed)
+    if strange:
+        raise UserError(
+            f"{path}: found split {strange[0]!r}, allowed are {', '.join(sorted(allowed))} "
+            f"(split.num_folds is {options.num_folds}). Run the split stage again, or change the option."
+        )
+    return table
+
+
+def _check_labels(index: pd.DataFrame) -> None:
+    labels_found = sorted(set(index["label"]))
+    if len(labels_found) < 2:
+        raise UserError(
+            f"split: every scan has the label {labels_found[0]}; a classifier needs two or more. Add others."
+        )
+
+
+def _share_out(total: int, largest: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Divide a number in proportion to sizes, in whole parts that sum to it; no part exceeds its largest."""
+    shares = total * sizes / sizes.sum()
+    counts: np.ndarray[Any, Any] = np.minimum(np.floor(shares).astype(int), largest)
+    while counts.sum() < total:
+        lacking = np.where(counts < largest, shares - counts, -np.inf)
+        counts[lacking.argmax()] += 1
+    return counts
+
+
+def _read_given_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
+    chosen = _read_given_splits(index, options)
+    published = official.set_index("group_id")["split"].reindex(chosen["group_id"])
+    moved = chosen["group_id"][(chosen["split"] == "test").to_numpy() != (published == "test").to_numpy()]
+    if len(moved):
+        raise UserError(
+            f"{options.table}: {moved.iloc[0]} is {published[moved.iloc[0]]} in the published set. A table may divide "
+            "its training rows into train and val; the test rows stay test."
+        )
+    return chosen
+
+
+def _read_given_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
+    assert options.table is not None
+    table = read_splits(options.table, options)
+    patients = sorted(set(index["group_id"]))
+    missing = sorted(set(patients) - set(table["group_id"]))
+    if missing:
+        raise UserError(f"{options.table}: {len(missing)} patients have no row, such as {missing[0]}. Add them.")
+    chosen = table[table["group_id"].isin(patients)].sort_values("group_id", ignore_index=True)
+    empty = [role for role in SPLITS if role not in resolve_roles(chosen, options).values()]
+    if empty:
+        raise UserError(f"{options.table}: no patient of the data is in {', '.join(empty)}. Add some.")
+    return chosen
+
+
+def _deal_folds(strata: list[list[str]], num_folds: int) -> dict[str, str]:
+    """Deal patients to the folds in turn, going on from stratum to stratum, so that sizes differ by one at most."""
+    dealt = [patient for patients in strata for patient in patients]
+    return {patient: str(place % num_folds) for place, patient in enumerate(dealt)}
+
+
+def _deal_fractions(strata: list[list[str]], options: SplitConfig) -> dict[str, str]:
+    """Give each stratum's splits their share, rounded so that the totals over the strata stay closest to theirs."""
+    fractions = np.array(
+        [1 - options.val_fraction - options.test_fraction, options.val_fraction, options.test_fraction]
+    )
+    assigned: dict[str, str] = {}
+    wanted, given = np.zeros(3), np.zeros(3)
+    for patients in strata:
+        wanted += fractions * len(patients)
+        counts = np.maximum(1, np.floor(fractions * len(patients)).astype(int))
+        while counts.sum() > len(patients):
+            counts[counts.argmax()] -= 1
+        while counts.sum() < len(patients):
+            counts[(wanted - given - counts).argmax()] += 1
+        given += counts
+        roles = np.repeat(SPLITS, counts)
+        assigned.update(zip(patients, (str(role) for role in roles), strict=True))
+    return assigned

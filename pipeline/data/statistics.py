@@ -1,0 +1,109 @@
+"""How bright and how rich in contrast the training volumes were, to notice a new one that is far from all of them.
+
+Slices are windowed before a model sees them, so that scanner units do not matter; what differs is the share of the
+picture that is black, or bright: another sequence, another field of view, another body part.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.array_types import Array
+from pipeline.core.errors import UserError
+from pipeline.data.batches import Examples, read_images
+
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+# Quantiles of fewer volumes say little.
+MIN_VOLUMES = 8
+
+
+def compute_statistics(examples: Examples, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Compute each channel's mean and standard deviation over all pixels, with black 0 and white 1.
+
+    Sums are whole numbers, so that neither order nor device changes a digit.
+
+    Args:
+        examples: the training split and no other.
+        chunk: pictures read at once.
+
+    Returns:
+        Means and standard deviations, one a channel.
+
+    Raises:
+        UserError: a channel has the same value everywhere.
+    """
+    total = np.zeros(examples.num_channels, dtype=np.int64)
+    total_squares = np.zeros(examples.num_channels, dtype=np.int64)
+    for start in range(0, len(examples), chunk):
+        pictures = read_images(examples.images, examples.rows[start : start + chunk]).numpy()
+        for channel in range(examples.num_channels):
+            counts = np.bincount(pictures[:, channel].reshape(-1), minlength=256)
+            total[channel] += counts @ np.arange(256)
+            total_squares[channel] += counts @ np.arange(256) ** 2
+    num_pixels = len(examples) * examples.image_size[0] * examples.image_size[1]
+    mean = total / num_pixels
+    deviation = np.sqrt(np.maximum(total_squares / num_pixels - mean**2, 0))
+    if not (deviation > 0).all():
+        raise UserError(
+            "training pictures: a channel has the same value in every pixel, so there is nothing to learn from. "
+            "Look at the contact sheet of the preprocess stage."
+        )
+    return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
+
+
+@dataclass(frozen=True)
+class IntensityReference:
+    """Quantiles (0, 5, 50, 95 and 100 %) over the training volumes, with black 0 and white 1.
+
+    Args:
+        num_volumes: how many volumes there were.
+        mean: quantiles of the volumes' mean grey level.
+        deviation: quantiles of the standard deviation over a volume's pixels.
+    """
+
+    num_volumes: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def compute_reference(volumes: Iterable[Array]) -> IntensityReference:
+    """Measure volumes.
+
+    Args:
+        volumes: each ``(slices, height, width)`` uint8, as the model sees it; they are read one at a time.
+    """
+    measured = np.array([measure(images) for images in volumes])
+    mean, deviation = np.quantile(measured, QUANTILES, axis=0).T.tolist()
+    return IntensityReference(len(measured), tuple(mean), tuple(deviation))
+
+
+def measure(images: Array) -> tuple[float, float]:
+    """Return mean and standard deviation of a volume's pixels, with black 0 and white 1."""
+    counts = np.bincount(np.asarray(images).reshape(-1), minlength=256)
+    levels = np.arange(256) / 255
+    mean = float(counts @ levels / counts.sum())
+    return mean, float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()))
+
+
+def describe_distance(images: Array, reference: IntensityReference | None) -> str:
+    """Say in what a volume is far from those of training.
+
+    Far is what lies beyond the 5 or 95 % quantile by more than the distance between the two; of numbers that are
+    normally distributed one in a million does.
+
+    Args:
+        images: ``(slices, height, width)`` uint8.
+        reference: of the training volumes; None says nothing.
+
+    Returns:
+        A sentence, or nothing where the volume is near.
+    """
+    if reference is None or reference.num_volumes < MIN_VOLUMES:
+        return ""
+    found = measure(images)
+    for name, value, quantiles in zip(("mean", "deviation"), found, (reference.mean, reference.deviation), strict=True):
+        low, high = quantiles[1], quantiles[3]
+        if not low - (high - low) <= value <= high + (high - low):
+            return f"intensities far from training's: {name} {value:.3f}, there {low:.3f} to {high:.3f}"
+    return ""

@@ -1,0 +1,171 @@
+"""The example store: slices, images or point clouds that need no decoding, with their index.
+
+A folder with ``examples.npy`` (memory-mapped), ``index.csv`` (a row an example,
+in the same order) and ``store.json``, which is written last and holds the
+checksums, of the tables beside them too: a store without it is not complete.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.data_kinds import Kind
+from pipeline.core.errors import UserError
+from pipeline.core.files import open_atomically, read_json, read_sealed, write_sealed
+from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
+
+FORMAT = 3
+EXAMPLES, INDEX = "examples.npy", "index.csv"
+# Tables that stages read as they read the store; not every store has them.
+TABLES = ("manifest.csv", "official_splits.csv")
+
+
+@dataclass(frozen=True)
+class Store:
+    """Examples on disk.
+
+    Args:
+        examples: ``(examples, height, width)`` or ``(examples, channels, height, width)`` uint8, or
+            ``(examples, points, 3)`` float32; memory-mapped and read-only.
+        index: a row an example: ids, label, ``slice_index`` and ``slice_position``.
+        class_names: the labels, sorted.
+        settings: the options that made the examples.
+        fingerprint: changes with any value, id or label.
+        kind: what the data set is made of; slices are ``volumes``.
+        missing: what of a published set is not there, as a sentence; empty where all is.
+    """
+
+    examples: np.ndarray[Any, Any]
+    index: pd.DataFrame
+    class_names: tuple[str, ...]
+    settings: dict[str, Any]
+    fingerprint: str
+    kind: Kind = "volumes"
+    missing: str = ""
+
+
+def write_store(
+    folder: Path,
+    stacks: Iterable[np.ndarray[Any, Any]],
+    index: pd.DataFrame,
+    settings: dict[str, Any],
+    kind: Kind = "volumes",
+    missing: str = "",
+) -> str:
+    """Write a store; an earlier one in the folder stops being valid first.
+
+    Args:
+        folder: where it goes; a manifest and official splits that are there already become part of it.
+        stacks: arrays of one type, ``(examples, ...)``, that follow each other as the index does.
+        index: columns ``INDEX_COLUMNS``.
+        settings: the options that made the examples, kept for ``predict``.
+        kind: what the data set is made of.
+        missing: what of a published set is not there.
+
+    Returns:
+        The store's fingerprint.
+    """
+    (folder / "store.json").unlink(missing_ok=True)
+    # Written as a stream and not through a memory map: on a full disk a map ends the process without a word.
+    filled = 0
+    with open_atomically(folder / EXAMPLES) as file:
+        for stack in stacks:
+            if filled == 0:
+                dtype, shape = stack.dtype, (len(index), *stack.shape[1:])
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            assert (stack.dtype, stack.shape[1:]) == (dtype, shape[1:]), (stack.dtype, stack.shape, dtype, shape)
+            file.write(np.ascontiguousarray(stack).data)
+            filled += len(stack)
+    assert filled == len(index), (filled, len(index))
+    write_table(folder / INDEX, index, INDEX_COLUMNS)
+    checksums = _compute_checksums(folder)
+    class_names = sorted(set(index["label"]))
+    fingerprint = hashlib.sha256((checksums[EXAMPLES] + checksums[INDEX]).encode()).hexdigest()[:16]
+    content = {
+        "format": FORMAT,
+        "num_examples": len(index),
+        "class_names": class_names,
+        "settings": settings,
+        "kind": kind,
+        "missing": missing,
+        "checksums": checksums,
+        "fingerprint": fingerprint,
+    }
+    write_sealed(folder / "store.json", content)
+    return fingerprint
+
+
+def read_store(folder: Path, verify: bool = False) -> Store:
+    """Open a store.
+
+    Args:
+        folder: where ``preprocess`` wrote it.
+        verify: also compare the checksums (:func:`check_store`), which reads every byte.
+
+    Raises:
+        UserError: there is no complete store, or its files are not those that were written.
+    """
+    record = _read_record(folder)
+    if verify:
+        check_store(folder, record["fingerprint"])
+    assert record["kind"] in get_args(Kind), record["kind"]
+    try:
+        examples = np.load(folder / EXAMPLES, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'examples.npy'}: not readable ({error}). Delete the folder, preprocess anew."
+        ) from error
+    index = read_table(folder / INDEX, INDEX_COLUMNS)
+    if not len(index) == len(examples) == record["num_examples"]:
+        raise UserError(f"{folder}: {len(examples)} examples but {len(index)} rows in index.csv. Preprocess anew.")
+    index["slice_index"] = index["slice_index"].astype(int)
+    index["slice_position"] = index["slice_position"].astype(np.float32)
+    names = tuple(record["class_names"])
+    return Store(examples, index, names, record["settings"], record["fingerprint"], record["kind"], record["missing"])
+
+
+def check_store(folder: Path, fingerprint: str) -> None:
+    """Refuse a store whose files are not those that were written: a flipped bit, a copy that went wrong, an edit.
+
+    Args:
+        folder: where ``preprocess`` wrote it.
+        fingerprint: that it had when it was opened.
+
+    Raises:
+        UserError: it is gone, is another store now, or a file of it changed.
+    """
+    record = _read_record(folder)
+    found = _compute_checksums(folder)
+    for name, checksum in record["checksums"].items():
+        if found.get(name) != checksum:
+            raise UserError(
+                f"{folder / name}: the store's files changed since they were written. Delete the folder, preprocess "
+                "anew."
+            )
+    if record["fingerprint"] != fingerprint:
+        raise UserError(f"{folder}: preprocessed anew in the meantime. Run the stage again.")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / "store.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no complete example store. Run the preprocess stage first.")
+    record = read_json(path)
+    if isinstance(record, dict) and record.get("format") != FORMAT:
+        raise UserError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT}. Preprocess anew.")
+    return read_sealed(path)
+
+
+def _compute_checksums(folder: Path) -> dict[str, str]:
+    checksums = {}
+    for name in (EXAMPLES, INDEX, *TABLES):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums

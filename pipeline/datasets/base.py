@@ -1,0 +1,149 @@
+"""Data sets that come as examples and need no slicing: the record that a reader gives, and its checks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.errors import UserError
+from pipeline.core.text import count_words, plural
+
+Array = np.ndarray[Any, Any]
+OFFICIAL_SPLITS = ("train", "test")
+
+# Written into a folder before the first download: the folder may be half complete, and is not a user's own.
+MARK_NAME = "download.json"
+
+
+@dataclass(frozen=True)
+class ReadyMade:
+    """The examples of a published set, in the order in which it has them.
+
+    Args:
+        examples: ``(examples, height, width)`` or ``(examples, channels, height, width)`` uint8, or
+            ``(examples, points, 3)`` float32.
+        labels: ``(examples,)`` class names.
+        official_splits: ``(examples,)``, ``train`` or ``test``, as the publisher has it.
+        origins: ``(examples,)``, where each came from: a file relative to the raw folder, with ``#`` and the
+            row behind it where the file holds several.
+        missing: the sentence that says what of the published set is not there; empty where all is.
+    """
+
+    examples: Array
+    labels: Array
+    official_splits: Array
+    origins: Sequence[str] | Array
+    missing: str = ""
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.examples), len(self.labels), len(self.official_splits), len(self.origins)}
+        assert len(lengths) == 1, lengths
+        assert set(np.unique(self.official_splits)) <= set(OFFICIAL_SPLITS), np.unique(self.official_splits)
+
+
+def find_raw_file(raw: Path, names: Sequence[str]) -> Path | None:
+    """Find a file of the published set in the raw folder or a folder below it.
+
+    Args:
+        raw: the folder, as downloaded or as a user gave it.
+        names: the spellings that the file may have; the first one that is there is taken.
+
+    Returns:
+        Its path, or None where there is none.
+
+    Raises:
+        UserError: no such folder, or two files of the same name.
+    """
+    if not raw.is_dir():
+        raise UserError(
+            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with --data.raw "
+            "(make: DATA=folder)."
+        )
+    for name in names:
+        found = sorted(path for path in raw.rglob(name) if path.is_file())
+        if len(found) > 1:
+            raise UserError(
+                f"{raw}: two files named {name}: {found[0].relative_to(raw)} and {found[1].relative_to(raw)}. "
+                "Keep one, or name the folder of one set with --data.raw."
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def describe_missing(
+    raw: Path,
+    found: Mapping[str, int],
+    published: Mapping[str, int],
+    word: str,
+    allow_partial: bool,
+    absent: Sequence[str] = (),
+) -> str:
+    """Compare what was found with what was published.
+
+    Args:
+        raw: the folder, for the message.
+        found: official split -> number of examples.
+        published: the same of the whole set.
+        word: an example, in the singular.
+        allow_partial: whether a part is good enough.
+        absent: names of files that are not there, for the message.
+
+    Returns:
+        What is missing, as a sentence; empty where nothing is.
+
+    Raises:
+        UserError: more than was published, nothing at all of a split, or a part that the config does not allow.
+    """
+    for split, number in found.items():
+        if number > published[split]:
+            raise UserError(
+                f"{raw}: {count_words(number, word)} for {split}, but the published set has {published[split]:,}. "
+                "Bring the files as they were published."
+            )
+        if number == 0:
+            names = f" ({', '.join(absent)})" if absent else ""
+            raise UserError(
+                f"{raw}: no {word} for {split}{names}. Run the fetch stage with an empty folder, or name the folder "
+                "that holds the published files with --data.raw."
+            )
+    short = [split for split in published if found[split] < published[split]]
+    if not short:
+        return ""
+    counts = " and ".join(f"{found[split]:,} of {published[split]:,} {split} {plural(word)}" for split in short)
+    names = f" ({', '.join(absent)} not there)" if absent else ""
+    if not allow_partial:
+        raise UserError(
+            f"{raw}: only {counts}{names}. Bring the whole set, or set data.allow_partial: true; the report then "
+            "says that it is a part."
+        )
+    return f"This is a part of the published set: {counts}{names}. Scores on it are not those of the whole set."
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A published file.
+
+    Args:
+        name: what it is called here.
+        urls: where it is to be had; the first that works is taken.
+        checksum: ``md5:`` or ``sha256:`` and the digest.
+        gives: the files that are wanted of it: of an archive its members, by their bare names, or none for all;
+            of another file a spelling that a user may have put there in its place.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    checksum: str
+    gives: tuple[str, ...] = ()
+
+    @property
+    def is_archive(self) -> bool:
+        return self.name.endswith((".tar.gz", ".tgz", ".zip"))
+
+    @property
+    def unpacked_name(self) -> str:
+        """Name of the file that says that all members of an archive are there."""
+        return f"{self.name}.unpacked"

@@ -1,0 +1,122 @@
+"""Painting one knee: the tubes of the anatomy, placed, bent and lit as no other knee is."""
+
+import numpy as np
+from einops import rearrange
+
+from pipeline.config.phantom import PhantomConfig
+from pipeline.datasets.phantom.anatomy import build_bones, build_joint, build_limb, build_soft_tissues
+from pipeline.datasets.phantom.geometry import (
+    Array,
+    Coordinates,
+    bounded_normal,
+    cut,
+    place_knee,
+    smooth_field,
+    vary_shape,
+)
+
+AIR = 0.02
+# Mean intensity of each tissue and how far it strays between scans, on the scale of a DESS image with more or
+# less good fat suppression: cartilage and fluid bright, cortical bone and tendon dark. Chosen by eye.
+TISSUES = {
+    "fat": (0.45, 0.20),
+    "deep_fat": (0.50, 0.20),
+    "muscle": (0.36, 0.08),
+    "pad": (0.62, 0.15),
+    "tendon": (0.12, 0.05),
+    "vessel": (0.75, 0.25),
+    "cortex": (0.08, 0.04),
+    "marrow": (0.35, 0.15),
+    "cartilage": (0.90, 0.10),
+}
+# A part of the body differs a little from the others of its tissue.
+PART_VARIATION = 0.12
+LARGEST_RANGE = 1.2
+CORTEX_MM = 2.2
+EDGE_MM = 1.6
+FATTER_MM = 5.0
+SCANNER_GAIN = (500.0, 1100.0)
+
+
+def paint_knee(
+    config: PhantomConfig, patient_generator: np.random.Generator, scan_generator: np.random.Generator, side: str
+) -> Array:
+    """Paint one scan of a knee. A left knee is the mirror image of the right one from the same draws.
+
+    Args:
+        config: size and variation.
+        patient_generator: what both knees and all visits of a patient share: size and shape.
+        scan_generator: what is new in each scan: position, contrast, noise.
+        side: ``left`` or ``right``.
+
+    Returns:
+        ``(right, anterior, superior)`` int16.
+    """
+    coordinates = place_knee(config, patient_generator, scan_generator)
+    image = paint_tissues(config, coordinates, patient_generator, scan_generator)
+    image *= np.exp(np.float32(config.bias_field) * smooth_field(scan_generator, image.shape, (3, 3, 3)))
+    deviation = np.float32(config.noise * scan_generator.uniform(0.5, 1.0))
+    real, imaginary = (deviation * scan_generator.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
+    # The magnitude of a signal with noise in both channels, as a scanner gives it (Rician noise).
+    image = np.hypot(image + real, imaginary) * np.float32(scan_generator.uniform(*SCANNER_GAIN))
+    volume = rearrange(image, "superior anterior lateral -> lateral anterior superior")
+    if side == "left":
+        volume = volume[::-1]
+    return np.ascontiguousarray(np.clip(volume, 0, np.iinfo(np.int16).max).astype(np.int16))
+
+
+def paint_tissues(
+    config: PhantomConfig,
+    coordinates: Coordinates,
+    patient_generator: np.random.Generator,
+    scan_generator: np.random.Generator,
+) -> Array:
+    """Paint the tissues of a right knee, from the skin inwards.
+
+    Args:
+        config: how much shape and contrast vary.
+        coordinates: of the voxels.
+        patient_generator: draws the shape of each part.
+        scan_generator: draws the intensities.
+
+    Returns:
+        ``(superior, anterior, lateral)`` float32; fat is about 0.5.
+    """
+    reach = LARGEST_RANGE * config.contrast_variation
+    level = {
+        tissue: np.float32(max(AIR, mean + reach * deviation * scan_generator.uniform(-1, 1)))
+        for tissue, (mean, deviation) in TISSUES.items()
+    }
+    image = np.full(coordinates.lateral_mm.shape, AIR, np.float32)
+    fatter_mm = config.shape_variation * FATTER_MM * patient_generator.uniform(-1, 1)
+    limb, compartments = (vary_shape(tube, config.shape_variation, patient_generator) for tube in build_limb())
+    _paint(image, cut(coordinates, limb, (fatter_mm, fatter_mm)), level["fat"])
+    _paint(image, cut(coordinates, compartments), level["deep_fat"])
+    image *= 1 + np.float32(config.texture) * smooth_field(scan_generator, image.shape, (16, 20, 20))
+    for tube in build_soft_tissues():
+        factor = 1 + PART_VARIATION * config.contrast_variation * bounded_normal(scan_generator)
+        rows = vary_shape(tube, config.shape_variation, patient_generator)
+        _paint(image, cut(coordinates, rows), level[tube.tissue] * np.float32(factor))
+
+    bones = [(tube, vary_shape(tube, config.shape_variation, patient_generator)) for tube in build_bones()]
+    for tube, rows in bones:
+        if tube.cartilage_mm > 0:
+            _paint(image, cut(coordinates, rows, (0, tube.cartilage_mm)), level["cartilage"])
+    surfaces = [surface for _, rows in bones if (surface := cut(coordinates, rows)) is not None]
+    # All the shells before all the marrow: where two parts of a bone meet, no wall is left between them.
+    for slices, distance_mm in surfaces:
+        _paint(image, (slices, distance_mm), level["cortex"])
+    for slices, distance_mm in surfaces:
+        _paint(image, (slices, distance_mm + np.float32(CORTEX_MM)), level["marrow"])
+    for tube in build_joint():
+        _paint(image, cut(coordinates, vary_shape(tube, config.shape_variation, patient_generator)), level[tube.tissue])
+    image *= 1 + np.float32(config.texture) * smooth_field(scan_generator, image.shape, (32, 36, 36))
+    return image
+
+
+def _paint(image: Array, surface: tuple[slice, Array] | None, level: np.float32) -> None:
+    if surface is None:
+        return
+    slices, distance_mm = surface
+    part = image[slices]
+    part += np.clip(0.5 - distance_mm / np.float32(EDGE_MM), 0, 1) * (level - part)

@@ -1,0 +1,1 @@
+"""The trained model for other programs: torch.export, ONNX, MONAI bundle, MLflow."""

@@ -1,0 +1,91 @@
+"""What a MONAI bundle runs: NIfTI files in, a JSON file with the probabilities of each volume out.
+
+The export stage copies this file, and the modules that it imports, into the bundle's ``scripts`` folder, so that a
+volume is cut and scored by the same lines there and here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config.data import PreprocessConfig
+from pipeline.config.model import ModelConfig
+from pipeline.core.predictions import choose_class
+from pipeline.core.serialization import build_record
+from pipeline.formats.nifti import read_volume
+from pipeline.inference.probabilities import score_stack
+from pipeline.models.classifier import ProbabilityModel, build_classifier
+from pipeline.preprocessing.slicing import cut_stack
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def build_network(model: dict[str, Any], facts: dict[str, Any]) -> ProbabilityModel:
+    """Build the network with fresh weights.
+
+    Args:
+        model: the fields of its config.
+        facts: what the data add to them.
+
+    Returns:
+        From prepared slices (batch, channels, height, width), 0 to 255, to probabilities (batch, classes).
+    """
+    sizes = {"image_size": tuple(facts["image_size"]), "mean": tuple(facts["mean"])}
+    sizes["deviation"] = tuple(facts["deviation"])
+    return ProbabilityModel(build_classifier(build_record(ModelConfig, model), **(facts | sizes)))
+
+
+def load_network(network: ProbabilityModel, weights: str, device: torch.device) -> ProbabilityModel:
+    """Load weights without running any code of the file, and make the network ready to answer.
+
+    Args:
+        network: of :func:`build_network`.
+        weights: path of its state.
+        device: where it shall compute.
+    """
+    network.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
+    return network.to(device).eval()
+
+
+def score_volumes(
+    network: ProbabilityModel,
+    preprocess: dict[str, Any],
+    class_names: list[str],
+    dataset_dir: str,
+    output: str,
+    device: torch.device,
+    batch_size: int = 256,
+) -> list[dict[str, Any]]:
+    """Score NIfTI files and write what was found.
+
+    Args:
+        network: with its weights.
+        preprocess: the fields of the options by which volumes are cut.
+        class_names: in the order of the probabilities.
+        dataset_dir: a NIfTI file, or a folder of them.
+        output: the JSON file to write.
+        device: where the network is.
+        batch_size: slices scored at once.
+
+    Returns:
+        For each volume path, predicted class, probabilities and number of slices.
+
+    Raises:
+        UserError: a file that cannot be read, or no file.
+    """
+    options = build_record(PreprocessConfig, preprocess)
+    given = Path(dataset_dir)
+    found = sorted(path for path in given.rglob("*") if path.name.endswith(SUFFIXES)) if given.is_dir() else [given]
+    rows = []
+    for path in found:
+        stack = cut_stack(read_volume(path, max_bytes=int(options.max_volume_gib * 2**30)), options, str(path))
+        scores = score_stack(network.classifier, stack, device, batch_size)
+        probabilities = dict(zip(class_names, scores.tolist(), strict=True))
+        predicted = class_names[choose_class(scores)]
+        row = {"path": str(path), "predicted": predicted, "probabilities": probabilities}
+        rows.append(row | {"num_slices": len(stack.images)})
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return rows

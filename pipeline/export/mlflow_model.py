@@ -1,0 +1,112 @@
+"""The model in MLflow: its files, its signature with an example, and its version in the registry."""
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import perceiver
+import pipeline
+from pipeline.core.provenance import read_versions
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint
+
+REQUIRED = ("torch", "lightning", "numpy", "pandas", "einops", "monai", "nibabel", "mlflow")
+
+
+def log_model(client: Any, run_id: str, checkpoint_path: Path, tags: Mapping[str, str], registered_name: str) -> None:
+    """Log a checkpoint as a pyfunc model and register it; one a run, so that what is there already is left as it is.
+
+    Args:
+        client: of ``MlflowClient``.
+        run_id: of the run that trained it.
+        checkpoint_path: the weights.
+        tags: facts about the model, kept with it and with its version.
+        registered_name: the model in the registry that gets a new version; empty registers nothing.
+    """
+    run = client.get_run(run_id)
+    if run.outputs is not None and run.outputs.model_outputs:
+        logged = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    else:
+        logged = _keep_model(client, run, checkpoint_path, tags)
+    if registered_name == "":
+        return
+    if not client.search_registered_models(f"name = '{registered_name}'"):
+        client.create_registered_model(registered_name)
+    if not client.search_model_versions(f"name = '{registered_name}' and run_id = '{run_id}'"):
+        client.create_model_version(
+            registered_name, logged.artifact_location, run_id=run_id, tags=dict(tags), model_id=logged.model_id
+        )
+
+
+def _keep_model(client: Any, run: Any, checkpoint_path: Path, tags: Mapping[str, str]) -> Any:
+    """Log the model's files; return what MLflow knows of it."""
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run_id = run.info.run_id
+    logged = client.create_logged_model(
+        run.info.experiment_id, name="classifier", source_run_id=run_id, tags=dict(tags)
+    )
+    code = Path(pipeline.__file__).resolve().parent
+    checkpoint = read_checkpoint(checkpoint_path)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True):
+        # It advises type hints, and sets its own filters; the signature says it all.
+        target = Path(folder) / "model"
+        mlflow.pyfunc.save_model(
+            target,
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location,
+                model_uuid=logged.model_id,
+                run_id=run_id,
+                model_id=logged.model_id,
+            ),
+            python_model=str(code / "export" / "mlflow_serving.py"),
+            code_paths=[str(code), str(Path(perceiver.__file__).resolve().parent)],
+            artifacts={"checkpoint": str(checkpoint_path)},
+            signature=_build_signature(checkpoint),
+            input_example=build_example(checkpoint),
+            pip_requirements=[f"{name}=={version}" for name, version in _list_versions().items()],
+        )
+        client.log_model_artifacts(logged.model_id, str(target))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged
+
+
+def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return two prepared examples, a dark one and a bright one, as a request holds them.
+
+    Args:
+        checkpoint: says their shape.
+    """
+    is_cloud = checkpoint.kind == "points"
+    grey_or_cloud = checkpoint.num_channels == 1 or is_cloud
+    shape = checkpoint.image_size if grey_or_cloud else (checkpoint.num_channels, *checkpoint.image_size)
+    ramp = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
+    values = [ramp.tolist(), (-ramp).tolist()] if is_cloud else [(32 * ramp).astype(int).tolist()]
+    values += [] if is_cloud else [(32 * ramp + 200).astype(int).tolist()]
+    return {"images": values, "slice_position": [0.0, 0.5]}
+
+
+def _build_signature(checkpoint: Checkpoint) -> Any:
+    """Describe the columns; a request has images or files, so that none of them is required."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
+
+    # Of nested arrays MLflow would check each number by itself, in seconds a volume; the model checks them itself.
+    columns = [ColSpec(AnyType(), "images", required=False), ColSpec(DataType.double, "slice_position", required=False)]
+    if checkpoint.kind == "volumes":
+        columns.append(ColSpec(DataType.string, "nifti", required=False))
+    outputs = Schema([TensorSpec(np.dtype("float64"), (-1, len(checkpoint.class_names)))])
+    return ModelSignature(inputs=Schema(columns), outputs=outputs)
+
+
+def _list_versions() -> dict[str, str]:
+    """List what a server of the model needs beside this project's two packages."""
+    versions = read_versions()
+    return {name: versions[name] for name in REQUIRED}

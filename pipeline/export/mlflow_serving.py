@@ -1,0 +1,109 @@
+"""How MLflow serves a checkpoint.
+
+MLflow copies this file beside a logged model and runs it when the model is loaded, so that no object
+is pickled. Nothing else imports it; that is why it alone does something on import: its last line.
+"""
+
+import base64
+import binascii
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+
+from pipeline.core.errors import UserError
+from pipeline.formats.nifti import read_volume
+from pipeline.inference.probabilities import compute_probabilities, score_stack
+from pipeline.preprocessing.slicing import cut_stack
+from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
+
+BATCH_SIZE = 256
+CPU = torch.device("cpu")
+
+
+class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types for it
+    """Prepared examples or whole volumes in, probabilities out; the only artifact is the checkpoint."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the checkpoint that was logged with the model."""
+        self.checkpoint = read_checkpoint(Path(context.artifacts["checkpoint"]))
+        self.classifier = build_from_checkpoint(self.checkpoint)
+
+    # MLflow reads an annotation of the input as a wish for a signature of another kind.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+        """Score examples, or volumes.
+
+        A volume is the content of a NIfTI file and never a path: a server reads what it is sent and nothing else.
+
+        Args:
+            context: not used.
+            model_input: ``images``, each (height, width) or (channels, height, width), 0 to 255, prepared as the
+                checkpoint says, or a point cloud (points, 3), z up, and ``slice_position``, each in [-1, 1], where
+                the model reads it; or ``nifti``, each the base64 text of a ``.nii`` or ``.nii.gz`` file.
+            params: not used.
+
+        Returns:
+            Probabilities (rows, classes) float64, classes in the checkpoint's order.
+
+        Raises:
+            MlflowException: an input that cannot be scored; the server answers 400 with the reason.
+        """
+        columns = {name: [item for item in model_input[name] if item is not None] for name in model_input}
+        try:
+            if columns.get("nifti"):
+                return np.stack([self._score_file(text) for text in _flatten(columns["nifti"])])
+            return self._score_examples(columns.get("images", []), columns.get("slice_position", []))
+        except UserError as error:
+            raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _score_examples(self, images: list[Any], slice_position: list[Any]) -> np.ndarray[Any, Any]:
+        shape = self._shape()
+        try:
+            values = np.stack([np.asarray(image, dtype=np.float64) for image in images])
+        except ValueError as error:
+            raise UserError("images: none given, or of several shapes. Send images of one shape, or nifti.") from error
+        if values.shape[1:] != shape:
+            raise UserError(f"images: found shape {values.shape[1:]}, allowed is {shape}. Prepare them as in training.")
+        places = np.asarray(slice_position or np.zeros(len(values)), dtype=np.float32)
+        reads_places = self.classifier.model.reads_slice_position
+        if places.shape != (len(values),) or (reads_places and not slice_position):
+            raise UserError(f"slice_position: found {len(slice_position)} for {len(values)} images. Send one for each.")
+        if self.checkpoint.kind != "points" and not ((values >= 0) & (values <= 255) & (values % 1 == 0)).all():
+            raise UserError("images: found values that are no grey levels; allowed are whole numbers, 0 to 255.")
+        dtype = np.float32 if self.checkpoint.kind == "points" else np.uint8
+        return compute_probabilities(self.classifier, values.astype(dtype), places, CPU, BATCH_SIZE).astype(np.float64)
+
+    def _score_file(self, text: str | bytes) -> np.ndarray[Any, Any]:
+        if self.checkpoint.kind != "volumes":
+            raise UserError(f"nifti: this model takes {self.checkpoint.kind}, no volumes. Send images.")
+        try:
+            content = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError("nifti: no base64 text. Send the bytes of a .nii or .nii.gz file as base64.") from error
+        options = self.checkpoint.preprocess
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sent.nii"
+            path.write_bytes(content)
+            try:
+                volume = read_volume(path, max_bytes=int(options.max_volume_gib * 2**30))
+                stack = cut_stack(volume, options, str(path))
+            except UserError as error:  # the file's own place on the server is nobody's business
+                raise UserError(str(error).replace(str(path), "nifti")) from error
+        return score_stack(self.classifier, stack, CPU, BATCH_SIZE)
+
+    def _shape(self) -> tuple[int, ...]:
+        """Return the shape of one example."""
+        size = self.checkpoint.image_size
+        is_grey_or_cloud = self.checkpoint.num_channels == 1 or self.checkpoint.kind == "points"
+        return size if is_grey_or_cloud else (self.checkpoint.num_channels, *size)
+
+
+def _flatten(texts: list[Any]) -> list[Any]:
+    """Undo what MLflow does with a list of texts: a row that holds them all."""
+    return [text for item in texts for text in (item if isinstance(item, list | np.ndarray) else [item])]
+
+
+mlflow.models.set_model(ServedCheckpoint())

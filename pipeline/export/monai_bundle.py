@@ -1,0 +1,187 @@
+"""A trained model as a MONAI bundle that needs neither this project nor its data.
+
+The bundle brings the modules that cut and score a volume along, as copies below ``scripts``: the file that was
+tested is the file that runs.
+
+Source:
+    MONAI bundle specification, https://docs.monai.io/en/stable/mb_specification.html.
+"""
+
+import ast
+import dataclasses
+import importlib.metadata
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.core.files import write_bytes, write_json
+from pipeline.core.provenance import read_versions
+from pipeline.models.classifier import ProbabilityModel
+from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, describe_network
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRY = "pipeline.export.bundle_inference"
+PACKAGES = ("pipeline", "perceiver")
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+REQUIRED = ("einops", "isal", "nibabel", "fire")
+VERSION = "0.1.0"
+# An import of this project's packages at the start of a line, indented or not.
+OWN_IMPORT = re.compile(rf"^(\s*from )({'|'.join(PACKAGES)})(?=[. ])", re.MULTILINE)
+
+
+def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
+    """Write a bundle.
+
+    Args:
+        folder: where it goes; must not exist.
+        checkpoint: a model of volumes.
+        name: of the experiment, for the texts.
+    """
+    assert checkpoint.kind == "volumes", checkpoint.kind
+    write_json(folder / "configs" / "metadata.json", describe_metadata(checkpoint, name))
+    write_json(folder / "configs" / "inference.json", _describe_inference(checkpoint))
+    (folder / "models").mkdir()
+    torch.save(ProbabilityModel(build_from_checkpoint(checkpoint)).state_dict(), folder / "models" / "model.pt")
+    for module, path in sorted(find_modules(ENTRY).items()):
+        source = OWN_IMPORT.sub(r"\1scripts.\2", path.read_text(encoding="utf-8"))
+        is_package = path.name == "__init__.py"
+        target = folder / "scripts" / Path(*module.split("."))
+        write_bytes(target / "__init__.py" if is_package else target.with_suffix(".py"), source.encode())
+    write_bytes(folder / "scripts" / "__init__.py", b'"""The code that this bundle runs."""\n')
+    license_path = ROOT / "LICENSE"
+    text = license_path.read_text() if license_path.is_file() else "Apache-2.0, https://www.apache.org/licenses/\n"
+    write_bytes(folder / "LICENSE", text.encode())
+    write_bytes(folder / "docs" / "README.md", _describe_use(checkpoint, name).encode())
+    # The weights are small and inside; the format wants the file all the same.
+    write_bytes(folder / "large_files.yml", b"large_files: []\n")
+
+
+def find_modules(entry: str) -> dict[str, Path]:
+    """Find a module of this project, all that it imports of it, and the packages around them.
+
+    Args:
+        entry: such as ``pipeline.export.bundle_inference``.
+
+    Returns:
+        Module name -> file.
+    """
+    found: dict[str, Path] = {}
+    waiting = [entry]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        path = ROOT / Path(*module.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        found[module] = path
+        waiting += [module.rpartition(".")[0]] if "." in module else []
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.split(".")[0] in PACKAGES for name in names), f"{module}: write from … import …"
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+                waiting.append(node.module)
+    return found
+
+
+def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """Return what MONAI's schema asks for.
+
+    Args:
+        checkpoint: of the bundle.
+        name: of the experiment.
+    """
+    versions = read_versions()
+    classes = dict(enumerate(checkpoint.class_names))
+    height, width = checkpoint.image_size
+    slices = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": "MR",
+        "num_channels": checkpoint.num_channels,
+        "spatial_shape": [height, width],
+        "dtype": "float32",
+        "value_range": [0, 255],
+        "is_patch_data": False,
+        "channel_def": {"0": "grey level of a prepared slice"},
+    }
+    probabilities = {
+        "type": "probabilities",
+        "format": "classes",
+        "num_channels": len(classes),
+        "spatial_shape": [],
+        "dtype": "float32",
+        "value_range": [0, 1],
+        "is_patch_data": False,
+        "channel_def": {str(index): label for index, label in classes.items()},
+    }
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "changelog": {VERSION: "first export"},
+        "monai_version": versions["monai"],
+        "pytorch_version": versions["torch"].partition("+")[0],
+        "numpy_version": versions["numpy"],
+        "required_packages_version": {package: _read_version(package) for package in REQUIRED},
+        "name": name,
+        "task": f"Classification of MR volumes: {', '.join(checkpoint.class_names)}",
+        "description": "Slices of a volume, chosen by anatomical plane, are scored one by one; the volume's answer is "
+        "the mean of their probabilities.",
+        "authors": "Trained with perceiver-knees",
+        "copyright": "Apache-2.0",
+        "data_type": "nibabel",
+        "image_classes": "single channel slices",
+        "pred_classes": ", ".join(f"{index} is {label}" for index, label in classes.items()),
+        "intended_use": "Research. No diagnosis, no medical device.",
+        "store_fingerprint": checkpoint.store_fingerprint,
+        "split_fingerprint": checkpoint.split_fingerprint,
+        "network_data_format": {"inputs": {"image": slices}, "outputs": {"pred": probabilities}},
+    }
+
+
+def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the config that ``python -m monai.bundle run`` executes."""
+    script = f"scripts.{ENTRY}"
+    return {
+        "imports": ["$import torch", f"$import {script} as bundled"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/input'",
+        "output": "$@bundle_root + '/eval/probabilities.json'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "class_names": list(checkpoint.class_names),
+        "preprocess": dataclasses.asdict(checkpoint.preprocess),
+        "network_def": {
+            "_target_": f"{script}.build_network",
+            "model": dataclasses.asdict(checkpoint.model),
+            "facts": describe_network(checkpoint),
+        },
+        "network": "$bundled.load_network(@network_def, @bundle_root + '/models/model.pt', @device)",
+        "run": [
+            "$bundled.score_volumes(@network, @preprocess, @class_names, @dataset_dir, @output, @device)",
+        ],
+    }
+
+
+def _describe_use(checkpoint: Checkpoint, name: str) -> str:
+    lines = [
+        f"# {name}: {', '.join(checkpoint.class_names)} from MR volumes",
+        "",
+        "Research software: no diagnosis, no medical device.",
+        "",
+        "    pip install monai " + " ".join(REQUIRED),
+        "    python -m monai.bundle run --config_file configs/inference.json --dataset_dir scan.nii.gz",
+        "",
+        "writes `eval/probabilities.json`. `--dataset_dir` is a NIfTI file of known orientation, or a folder of them.",
+        "There is no evaluator, so that pytorch-ignite is not needed. `scripts/` holds copies of the modules of",
+        "perceiver-knees that cut and score a volume.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _read_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "any"

@@ -1,0 +1,242 @@
+"""The one door to NIfTI files: a file becomes a volume whose axes have anatomical names.
+
+Only the voxels and the geometry of a header are read; its free text (names,
+institutions, remarks, extensions) never passes this door.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import nibabel.affines
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+
+from pipeline.core.errors import VolumeError
+from pipeline.core.files import open_atomically
+from pipeline.formats.volume import Volume, build_volume, check_matrix
+
+GZIP_MAGIC = b"\x1f\x8b"
+HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+
+GZIP_PIECE = 1 << 14
+
+HEADER_MAGIC = {b"n+1", b"ni1", b"n+2", b"ni2"}
+
+
+def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = True) -> Volume:
+    """Read a NIfTI scan and turn its axes to right, anterior, superior.
+
+    The same knee can be stored in 48 axis orders. Afterwards axis 0 grows towards
+    the patient's right, so "sagittal slice" always means axis 0. Axes are swapped
+    and flipped only; nothing is resampled and voxels keep their stored type.
+
+    Args:
+        path: ``.nii`` or ``.hdr`` (with its ``.img`` beside it), each also as ``.gz``; NIfTI-1 or -2,
+            either byte order. A 2-D image counts as one voxel thick; trailing axes of one are dropped.
+        max_bytes: a header that claims more than this for the voxels and what lies before them is refused before
+            anything is unpacked.
+        needs_orientation: refuse a file whose sform and qform are both marked unknown. Otherwise its axes are taken
+            as the standard says for it: along right, anterior and superior, without a rotation.
+
+    Returns:
+        The oriented volume.
+
+    Raises:
+        VolumeError: not NIfTI; truncated; claims more than the file or the memory holds; more than one
+            frame; complex or colour; NaN; constant; no usable affine.
+
+    Source:
+        NIfTI-1 standard, https://nifti.nimh.nih.gov/nifti-1, "3D image orientation".
+    """
+    content = _read_file(path)
+    header = _parse_header(path, content)
+    shape = _check_shape(path, header)
+    dtype = _check_dtype(path, header)
+    is_known = int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0
+    affine = _check_affine(path, header) if is_known or needs_orientation else _assume_affine(header)
+    num_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    is_pair = bytes(header["magic"])[:2] == b"ni"
+    offset = _check_offset(path, header, 0 if is_pair else int(header["sizeof_hdr"]))
+    # What lies before the voxels is unpacked with them.
+    if num_bytes + offset > max_bytes:
+        raise VolumeError(
+            f"{path}: the header claims {(num_bytes + offset) / 2**30:.1f} GiB of voxels "
+            f"({'x'.join(map(str, shape))}), at most {max_bytes / 2**30:.1f} GiB are read. "
+            "Raise preprocess.max_volume_gib if that is meant."
+        )
+    digest = hashlib.sha256(content)
+    if is_pair:
+        if ".hdr" not in path.name.lower():
+            raise VolumeError(
+                f"{path}: the header says that the voxels are in an .img file beside it, so its name ends in .hdr or "
+                ".hdr.gz. Rename it and put the .img beside it, or export one .nii file."
+            )
+        data_path = find_data_path(path)
+        content = _read_file(data_path)
+        digest.update(content)
+    raw = _read_voxels(path, content, offset, num_bytes)
+    voxels = np.frombuffer(raw, dtype, count=num_bytes // dtype.itemsize, offset=offset).reshape(shape, order="F")
+    return build_volume(
+        str(path),
+        voxels,
+        affine,
+        scaling=_check_scaling(path, header),
+        stored_shape=tuple(int(size) for size in header.get_data_shape()),
+        sha256=digest.hexdigest(),
+        orientation_known=is_known,
+    )
+
+
+def write_volume(path: Path, intensity: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], stored_axes: str) -> None:
+    """Write a NIfTI-1 file, compressed where the name ends in ``.gz``; the same input gives the same bytes.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``.
+        intensity: three axes, of a type that NIfTI knows.
+        affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
+        stored_axes: the axis order and directions in the file, such as ``PIR``.
+    """
+    image = nibabel.Nifti1Image(intensity, affine)
+    image = image.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(stored_axes)))
+    image.set_sform(image.affine, code=1)
+    image.set_qform(None, code=0)
+    content = image.to_bytes()
+    with open_atomically(path) as file:
+        if path.suffix == ".gz":
+            # Neither time nor name in the gzip header, so that equal volumes are equal files.
+            with igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as compressed:
+                compressed.write(content)
+        else:
+            file.write(content)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise VolumeError(f"{path}: no such file. A .hdr needs its .img beside it.") from error
+    if not content:
+        raise VolumeError(f"{path}: the file is empty. Copy or export it anew.")
+    return content
+
+
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that are read for a scan's path: the file itself, and of a header the file with its voxels."""
+    return (path, find_data_path(path)) if path.name.lower().endswith((".hdr", ".hdr.gz")) else (path,)
+
+
+def find_data_path(header_path: Path) -> Path:
+    """Return where the voxels of a two-file image are: ``.img``, or ``.img.gz`` where only that is there."""
+    stem = header_path.name[: header_path.name.lower().rindex(".hdr")]
+    candidates = [header_path.with_name(stem + suffix) for suffix in (".img", ".img.gz", ".IMG", ".IMG.GZ")]
+    return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+
+
+def _inflate(path: Path, content: bytes, max_bytes: int) -> bytes:
+    """Return at most ``max_bytes`` of a gzip file's content, over all its members."""
+    parts: list[bytes] = []
+    missing, view, start = max_bytes, memoryview(content), 0
+    # Nearly every file is one member. What lies behind a member is copied, so a file of thousands is read in pieces.
+    size = len(content)
+    try:
+        while missing > 0 and view[start : start + 2] == GZIP_MAGIC:
+            member = isal_zlib.decompressobj(wbits=31)
+            while missing > 0 and start < len(view) and not member.eof:
+                piece = view[start : start + size]
+                parts.append(member.decompress(piece, missing))
+                missing -= len(parts[-1])
+                start += len(piece) - len(member.unused_data)
+            size = GZIP_PIECE
+    except isal_zlib.error as error:  # type: ignore[misc]  # its stub lacks the base class
+        raise VolumeError(f"{path}: damaged gzip data ({error}). Copy or export it anew.") from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _parse_header(path: Path, content: bytes) -> Any:
+    start = _inflate(path, content, 1024) if content.startswith(GZIP_MAGIC) else content[:1024]
+    sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")} & set(HEADER_CLASSES)
+    if not sizes or len(start) < max(sizes):
+        raise VolumeError(f"{path}: not a NIfTI file (no NIfTI-1 or -2 header at its start).")
+    size = sizes.pop()
+    try:
+        header = HEADER_CLASSES[size](start[:size], check=False)
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(f"{path}: not a NIfTI file ({error}).") from error
+    magic = bytes(header["magic"])[:3]
+    if magic not in HEADER_MAGIC:
+        raise VolumeError(f"{path}: not a NIfTI file (magic {magic!r}; Analyze has no reliable orientation).")
+    return header
+
+
+def _check_shape(path: Path, header: Any) -> tuple[int, int, int]:
+    try:
+        stored = [int(size) for size in header.get_data_shape()]
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(f"{path}: damaged header, the shape cannot be read ({error}).") from error
+    shape = list(stored)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) == 2:
+        shape.append(1)
+    if len(shape) != 3 or min(shape) < 1:
+        found = "x".join(map(str, stored)) or "nothing"
+        raise VolumeError(f"{path}: an image of {found}; one frame of 2-D or 3-D is read. Write each frame to a file.")
+    return shape[0], shape[1], shape[2]
+
+
+def _check_dtype(path: Path, header: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except (HeaderDataError, KeyError) as error:
+        raise VolumeError(f"{path}: damaged header, unknown data type ({error}).") from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        found = "colour" if dtype.names else str(dtype)
+        raise VolumeError(f"{path}: voxels are {found}; grey levels (integers or floats up to 64 bit) are read.")
+    return dtype
+
+
+def _check_affine(path: Path, header: Any) -> np.ndarray[Any, Any]:
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        raise VolumeError(f"{path}: no valid affine (sform_code and qform_code are 0): left and right are unknown.")
+    try:
+        affine: np.ndarray[Any, Any] = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(f"{path}: no valid affine ({error}): left and right are unknown.") from error
+    return check_matrix(str(path), affine)
+
+
+def _check_scaling(path: Path, header: Any) -> tuple[float | None, float | None]:
+    try:
+        scaling: tuple[float | None, float | None] = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise VolumeError(f"{path}: scl_slope or scl_inter is not finite ({error}). Repair the header.") from error
+    return scaling
+
+
+def _assume_affine(header: Any) -> np.ndarray[Any, Any]:
+    """Return what the standard says of a file without sform and qform, its method 1: voxel sizes and no rotation."""
+    spacing = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    # Zero stands for an axis of which nothing is known.
+    return np.diag([*np.where(np.isfinite(spacing) & (spacing > 0), spacing, 1.0), 1.0])
+
+
+def _check_offset(path: Path, header: Any, lowest: int) -> int:
+    offset = float(header["vox_offset"])
+    if not lowest <= offset < 2**40:
+        raise VolumeError(f"{path}: damaged header, voxels cannot begin at byte {offset:g}. Export it anew.")
+    return int(offset)
+
+
+def _read_voxels(path: Path, content: bytes, offset: int, num_bytes: int) -> bytes:
+    """Return the file's first ``offset + num_bytes`` bytes or more, unpacked."""
+    needed = offset + num_bytes
+    if content.startswith(GZIP_MAGIC):
+        content = _inflate(path, content, needed)
+    if len(content) < needed:
+        raise VolumeError(
+            f"{path}: truncated, the header claims {needed} bytes and the file holds fewer. Copy it anew."
+        )
+    return content

@@ -1,0 +1,127 @@
+"""A scan in the axes right, anterior, superior, whatever file it came from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel.affines
+import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation
+
+from pipeline.core.errors import VolumeError
+
+PIECE = 1 << 20
+
+# Intensities beyond this leave float32 where they are windowed and interpolated.
+MAX_INTENSITY = 1e30
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan with axes (right, anterior, superior).
+
+    Args:
+        voxels: ``(right, anterior, superior)`` as stored; axis 0 grows towards the patient's right.
+        slope: intensity = voxel * slope + intercept, in scanner units.
+        intercept: see ``slope``.
+        spacing_mm: the voxel size along the same three axes.
+        centre_mm: the volume's centre in world coordinates, right, anterior and superior positive.
+        stored_axes: the directions in which the stored axes grew, such as ``PIR``.
+        stored_shape: the size along the stored axes.
+        obliquity_degrees: the largest angle between a stored axis and its anatomical one.
+        sha256: of the file (of header and data, one after the other, where they are two).
+        orientation_known: whether the file says which way its axes run; where not, they were taken as right,
+            anterior and superior.
+    """
+
+    voxels: np.ndarray[Any, Any]
+    slope: float
+    intercept: float
+    spacing_mm: tuple[float, float, float]
+    centre_mm: tuple[float, float, float]
+    stored_axes: str
+    stored_shape: tuple[int, ...]
+    obliquity_degrees: float
+    sha256: str
+    orientation_known: bool = True
+
+    def intensity(self) -> np.ndarray[Any, Any]:
+        """Return all voxels in scanner units, float32, ``(right, anterior, superior)``."""
+        return self.voxels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+
+def build_volume(
+    name: str,
+    voxels: np.ndarray[Any, Any],
+    affine: np.ndarray[Any, Any],
+    *,
+    scaling: tuple[float | None, float | None] = (None, None),
+    stored_shape: tuple[int, ...] | None = None,
+    sha256: str = "",
+    orientation_known: bool = True,
+) -> Volume:
+    """Turn an array to right, anterior, superior.
+
+    Args:
+        name: of the scan, for messages.
+        voxels: three axes, integers or floats.
+        affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
+        scaling: slope and intercept from voxels to scanner units; None leaves them.
+        stored_shape: as the file has it; without it the array's.
+        sha256: of the file.
+        orientation_known: whether the affine was given and not assumed.
+
+    Raises:
+        VolumeError: not three axes; NaN; constant; an affine that is singular or not finite.
+    """
+    if voxels.ndim != 3 or 0 in voxels.shape or voxels.dtype.kind not in "iuf":
+        found = f"{'x'.join(map(str, voxels.shape))} of {voxels.dtype}"
+        raise VolumeError(f"{name}: voxels are {found}; an array with three axes of integers or floats is read.")
+    affine = check_matrix(name, affine)
+    slope, intercept = scaling
+    _check_values(name, voxels, slope, intercept)
+    orientation = io_orientation(affine)
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    order = np.argsort(orientation[:, 0])
+    centre = affine @ np.array([*((np.array(voxels.shape) - 1) / 2), 1.0])
+    return Volume(
+        voxels=apply_orientation(voxels, orientation),
+        slope=1.0 if slope is None else float(slope),
+        intercept=0.0 if intercept is None else float(intercept),
+        spacing_mm=tuple(float(spacing[axis]) for axis in order),  # type: ignore[arg-type]  # three of them
+        centre_mm=tuple(float(value) for value in centre[:3]),  # type: ignore[arg-type]  # three of them
+        stored_axes="".join(nibabel.aff2axcodes(affine)),
+        stored_shape=voxels.shape if stored_shape is None else stored_shape,
+        obliquity_degrees=float(np.rad2deg(nibabel.affines.obliquity(affine).max())),
+        sha256=sha256,
+        orientation_known=orientation_known,
+    )
+
+
+def check_matrix(name: str, affine: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the affine; refuse one from which left and right cannot be read."""
+    if (
+        affine.shape != (4, 4)
+        or not np.isfinite(affine).all()
+        or abs(np.linalg.det(affine[:3, :3])) < 1e-9
+        or np.isnan(io_orientation(affine)).any()
+    ):
+        raise VolumeError(f"{name}: no valid affine (singular or not finite): left and right are unknown.")
+    return affine
+
+
+def _check_values(name: str, voxels: np.ndarray[Any, Any], slope: float | None, intercept: float | None) -> None:
+    flat = voxels.ravel(order="K")
+    # One pass without a copy is enough, because min() carries NaN along; integers have no NaN to look for.
+    limits = flat if flat.dtype.kind == "f" else np.array([np.iinfo(flat.dtype).min, np.iinfo(flat.dtype).max])
+    low, high = float(limits.min()), float(limits.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise VolumeError(f"{name}: NaN or infinite voxels. Repair or leave out the scan.")
+    # In all but constant scans the first piece already differs from its first voxel.
+    pieces = (flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
+    if not any((piece != flat[0]).any() for piece in pieces):
+        raise VolumeError(f"{name}: constant, every voxel is {flat[0]}. There is nothing to see.")
+    if slope is not None and not np.isfinite(slope + (intercept or 0.0)):
+        raise VolumeError(f"{name}: scl_slope or scl_inter is not finite. Repair the header.")
+    factor, largest = 1.0 if slope is None else abs(slope), max(abs(low), abs(high))
+    if max(largest, factor, largest * factor, abs(intercept or 0.0)) > MAX_INTENSITY:
+        raise VolumeError(f"{name}: intensities reach beyond {MAX_INTENSITY:g}. Repair the header or the voxels.")

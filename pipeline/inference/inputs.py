@@ -1,0 +1,144 @@
+"""What predict is given (files, folders, tables of paths), as a list of scans to read."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.core.data_kinds import Kind
+from pipeline.core.errors import UserError
+from pipeline.core.tables import read_table
+from pipeline.data.sources import PICTURE_SUFFIXES, VOLUME_SUFFIXES, Source, join_files
+from pipeline.datasets.akoa import parse_name
+from pipeline.formats.dicom import is_dicom
+from pipeline.formats.point_clouds import CLOUD_SUFFIXES
+
+TABLE_SUFFIX = ".csv"
+# What is called a file of each kind, and how its name ends.
+INPUTS: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "volumes": ("volume", VOLUME_SUFFIXES),
+    "images": ("image", PICTURE_SUFFIXES),
+    "points": ("object", CLOUD_SUFFIXES),
+}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One thing to score.
+
+    Args:
+        name: what the table calls it: the file, the folder of a series, or ``…_RIGHT.nii.gz_*.png``.
+        paths: its files; slices that were already cut in their order.
+        form: how it is read. file: a volume, an image or an object. pictures: slices of a volume. series: DICOM.
+        refusal: why it cannot be read; empty where it may.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    form: Literal["file", "pictures", "series"] = "file"
+    refusal: str = ""
+
+
+def find_scans(inputs: Iterable[Path], kind: Kind) -> list[Scan]:
+    """List what is to be scored, in the order given; a folder's files are sorted.
+
+    Args:
+        inputs: files, folders, or tables (``.csv``) with a column ``path``, relative to the table.
+        kind: what the model takes. Volumes: NIfTI, slices named as AKOA's, folders of a DICOM series.
+
+    Returns:
+        The scans; a file that was named and is not there is among them, and refused when it is read.
+
+    Raises:
+        UserError: no input, a folder without anything to read, a table without paths.
+    """
+    suffixes = INPUTS[kind][1]
+    more = ", folders of a DICOM series" if kind == "volumes" else ""
+    allowed = f"{', '.join(suffixes)}{more}"
+    paths = [path for given in inputs for path in _open_table(given)]
+    if not paths:
+        raise UserError(
+            f"predict: no input. Name files ({allowed}), folders of them, or a table (.csv) with a column path: "
+            "perceiver predict FILE ... --config ..."
+        )
+    scans: list[Scan] = []
+    pictures: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found, slices = _search(path, kind)
+            if not found and not slices:
+                raise UserError(f"{path}: no file that the model reads ({allowed}) in this folder.")
+            scans += found
+            pictures += slices
+        elif kind == "volumes" and path.name.lower().endswith(PICTURE_SUFFIXES):
+            pictures.append(path)
+        elif kind == "volumes" and not path.name.lower().endswith(suffixes) and is_dicom(path):
+            refusal = f"{path}: one file of a DICOM series. Name the folder of the series."
+            scans.append(Scan(str(path), (path,), refusal=refusal))
+        else:
+            scans.append(Scan(str(path), (path,)))
+    return [*scans, *_group(pictures)]
+
+
+def _open_table(path: Path) -> list[Path]:
+    """Return the paths that a table names, or the path itself where it is no table."""
+    if path.suffix.lower() != TABLE_SUFFIX:
+        return [path]
+    cells = read_table(path, ("path",))["path"].str.strip()
+    for number, cell in enumerate(cells, start=2):
+        if not cell:
+            raise UserError(f"{path}, line {number}: path is empty. Fill it in, or delete the row.")
+    if cells.empty:
+        raise UserError(f"{path}: no rows. Each scan needs one, with its path in the column path.")
+    return [path.parent / cell for cell in cells]
+
+
+def _search(folder: Path, kind: Kind) -> tuple[list[Scan], list[Path]]:
+    """Return the scans below a folder, and of volumes the pictures that are named as slices."""
+    suffixes = INPUTS[kind][1]
+    scans: list[Scan] = []
+    pictures: list[Path] = []
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        series = []
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = Path(place) / name
+            if name.lower().endswith(suffixes):
+                scans.append(Scan(str(path), (path,)))
+            elif kind == "volumes" and name.lower().endswith(PICTURE_SUFFIXES):
+                pictures += [path] if _parse(path) is not None else []
+            elif kind == "volumes" and is_dicom(path):
+                series.append(path)
+        if series:
+            scans.append(Scan(place, tuple(series), "series"))
+    return sorted(scans, key=lambda scan: scan.paths), pictures
+
+
+def _group(pictures: list[Path]) -> list[Scan]:
+    """Put slices of one volume together, as preprocess does; those of two folders are two volumes."""
+    found: dict[tuple[Path, str], list[tuple[int, Source]]] = defaultdict(list)
+    scans = []
+    for path in dict.fromkeys(pictures):
+        parsed = _parse(path)
+        if parsed is None:
+            refusal = f"{path}: a picture whose name does not tell its volume and slice (….nii.gz_0.png). Rename it."
+            scans.append(Scan(str(path), (path,), "pictures", refusal))
+        else:
+            source, slice_index = parsed
+            found[path.parent, source.source_id].append((slice_index, source))
+    for files in found.values():
+        source = join_files(files)
+        name = f"{str(source.paths[0]).rpartition('_')[0]}_*.png"
+        scans.append(Scan(name, source.paths, "pictures", f"{name}: {source.refusal}" if source.refusal else ""))
+    return scans
+
+
+def _parse(path: Path) -> tuple[Source, int] | None:
+    """Read volume and slice from a picture's name; None where it tells them not."""
+    try:
+        source, slice_index = parse_name(path)
+    except ValueError:
+        return None
+    return (source, slice_index) if slice_index >= 0 else None

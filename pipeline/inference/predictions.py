@@ -1,0 +1,131 @@
+"""A row of predictions for each new scan, image or point cloud."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.errors import UserError
+from pipeline.core.predictions import choose_class
+from pipeline.core.resumable_table import Row
+from pipeline.data.statistics import describe_distance
+from pipeline.datasets.akoa import find_side
+from pipeline.formats.dicom import read_series
+from pipeline.formats.image_files import read_picture
+from pipeline.formats.nifti import read_volume
+from pipeline.formats.point_clouds import read_cloud
+from pipeline.inference.inputs import Scan
+from pipeline.inference.probabilities import compute_probabilities, score_stack
+from pipeline.models.classifier import Classifier
+from pipeline.preprocessing.slicing import Stack, cut_stack, read_picture_stack
+from pipeline.training.checkpoint import Checkpoint
+
+
+def score_volumes(
+    scans: list[Scan], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
+) -> Iterator[Row]:
+    """Yield one row a volume: probabilities are the means over its slices, as in ``evaluate``.
+
+    Args:
+        scans: of volumes; each is read when its row is asked for.
+        classifier: of the checkpoint, on the device.
+        checkpoint: says how volumes are cut.
+        experiment: for the batch size and the confidence that is asked for.
+        device: where the classifier is.
+    """
+    for scan in scans:
+        read, refusal = _attempt(scan, partial(_read_stack, scan, checkpoint))
+        if refusal is not None:
+            yield refusal
+            continue
+        stack, orientation_known = read
+        scores = score_stack(classifier, stack, device, experiment.evaluate.batch_size)
+        row = _describe(scan, scores, checkpoint, experiment.predict.min_confidence)
+        row["num_slices"] = len(stack.images)
+        row["warnings"] += _warn(scan, stack, orientation_known, row["predicted"], checkpoint)
+        row["abstained"] |= not orientation_known  # left and right are then a guess, however sure the model is
+        yield row
+
+
+def score_examples(
+    scans: list[Scan], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
+) -> Iterator[Row]:
+    """Yield one row an image or point cloud, read and scored in batches; arguments as of ``score_volumes``.
+
+    Args:
+        scans: of images or objects.
+        classifier: of the checkpoint, on the device.
+        checkpoint: says what shape examples have.
+        experiment: for the batch size and the confidence that is asked for.
+        device: where the classifier is.
+    """
+    batch_size = experiment.evaluate.batch_size
+    for start in range(0, len(scans), batch_size):
+        batch = scans[start : start + batch_size]
+        read = [_attempt(scan, partial(_read_example, scan.paths[0], checkpoint)) for scan in batch]
+        good = [example for example, refusal in read if refusal is None]
+        scores = iter(())
+        if good:
+            scores = iter(compute_probabilities(classifier, np.stack(good), np.zeros(len(good)), device, batch_size))
+        for scan, (_, refusal) in zip(batch, read, strict=True):
+            yield refusal or _describe(scan, next(scores), checkpoint, experiment.predict.min_confidence)
+
+
+def _attempt(scan: Scan, read: Callable[[], Any]) -> tuple[Any, Row | None]:
+    """Return what was read, or the row that says why it was not."""
+    try:
+        if scan.refusal:
+            raise UserError(scan.refusal)
+        return read(), None
+    except UserError as error:
+        reason = str(error)
+    except MemoryError:
+        reason = f"{scan.name}: does not fit into memory. Take a machine with more."
+    except OSError as error:  # one bad file among thousands, or a damaged disk, shall not lose the others
+        reason = f"{scan.name}: {error.strerror or type(error).__name__}. Copy it anew, or mend its permissions."
+    return None, {"path": scan.name, "reason": reason}
+
+
+def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
+    """Return the slices of a volume, and whether its orientation is known."""
+    options = checkpoint.preprocess
+    max_bytes = int(options.max_volume_gib * 2**30)
+    if scan.form == "pictures":
+        return read_picture_stack(scan.paths, options), True
+    if scan.form == "series":
+        volume = read_series(scan.name, scan.paths, max_bytes)
+    else:
+        volume = read_volume(scan.paths[0], max_bytes, needs_orientation=False)
+    return cut_stack(volume, options, scan.name), volume.orientation_known
+
+
+def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
+    """Read an image or a point cloud as a store holds it, of a cloud only the points that the model takes."""
+    if checkpoint.kind == "images":
+        return read_picture(path, checkpoint.num_channels, checkpoint.image_size)
+    num_stored = checkpoint.image_size[0]
+    return read_cloud(path, checkpoint.model.num_points or num_stored, num_stored)
+
+
+def _describe(scan: Scan, scores: np.ndarray[Any, Any], checkpoint: Checkpoint, min_confidence: float) -> Row:
+    """Make the row of a scan from its probabilities (classes,)."""
+    values = [float(value) for value in scores]
+    row: Row = {"path": scan.name, "predicted": checkpoint.class_names[choose_class(scores)]}
+    row |= {f"probability_{name}": value for name, value in zip(checkpoint.class_names, values, strict=True)}
+    return row | {"abstained": max(values) < min_confidence, "warnings": []}
+
+
+def _warn(scan: Scan, stack: Stack, orientation_known: bool, predicted: str, checkpoint: Checkpoint) -> list[str]:
+    """List what should make a reader doubt a row."""
+    warnings = []
+    if not orientation_known:
+        warnings.append("orientation unknown: no sform and no qform, axes taken as right, anterior, superior")
+    warnings.append(describe_distance(stack.images, checkpoint.intensities))
+    if set(checkpoint.class_names) == {"left", "right"}:
+        side = find_side(Path(scan.name).name)
+        warnings.append(f"the name says {side}, the model {predicted}" if side not in ("", predicted) else "")
+    return [warning for warning in warnings if warning]

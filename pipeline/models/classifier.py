@@ -1,0 +1,204 @@
+"""A network with the statistics of its training pictures: stored examples in, probabilities out."""
+
+import math
+
+import torch
+from torch import nn
+
+from perceiver import normalise_points
+from pipeline.config.model import ModelConfig
+from pipeline.config.training import LossName
+from pipeline.core.data_kinds import Kind
+from pipeline.models.networks import SliceModel, build_model
+
+
+def build_classifier(
+    config: ModelConfig,
+    *,
+    num_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    num_slices: int,
+    mean: tuple[float, ...],
+    deviation: tuple[float, ...],
+    loss: LossName,
+    data_kind: Kind,
+) -> "Classifier":
+    """Build a classifier with fresh weights, to be loaded; arguments as of ``build_model`` and ``Classifier``.
+
+    Args:
+        config: which network.
+        num_channels: of a picture.
+        image_size: height and width in pixels; of point clouds the number of stored points, and 3.
+        num_classes: number of probabilities.
+        num_slices: pictures in a volume.
+        mean: of each channel over the training pictures.
+        deviation: the standard deviation of each channel.
+        loss: that the model was trained with.
+        data_kind: what the data set is made of.
+    """
+    model = build_model(
+        config,
+        num_channels=num_channels,
+        image_size=image_size,
+        num_classes=num_classes,
+        num_slices=num_slices,
+        seed=0,
+        data_kind=data_kind,
+    )
+    return Classifier(model, mean, deviation, config.mirror_average, loss, data_kind, config.num_points)
+
+
+def to_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 pictures into float32, black 0 and white 1."""
+    return images.float() / 255
+
+
+def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    """Average the probabilities of pictures and of their mirror images, whose left is the picture's right.
+
+    Args:
+        straight: (batch, 2), logarithms.
+        mirrored: (batch, 2), logarithms.
+
+    Returns:
+        Logarithms (batch, 2).
+    """
+    return torch.logaddexp(straight, mirrored.flip(-1)) - math.log(2)
+
+
+class Classifier(nn.Module):
+    """A model with the statistics of the pictures that it was trained on: all that a stored picture needs.
+
+    Args:
+        model: the network.
+        mean: of each channel over the training pictures, with black 0 and white 1; empty for point clouds.
+        deviation: the standard deviation of each channel; empty for point clouds.
+        mirror_average: whether the answer is the mean over a picture and its mirror image.
+        loss: that the model is trained with; it says what the model's outputs mean.
+        data_kind: what the data set is made of.
+        num_points: of point clouds: how many of the stored points are read, the first ones; None for all.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(
+        self,
+        model: SliceModel,
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        mirror_average: bool = False,
+        loss: LossName = "cross_entropy",
+        data_kind: Kind = "volumes",
+        num_points: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.mirror_average = mirror_average
+        self.loss: LossName = loss
+        self.data_kind: Kind = data_kind
+        self.num_points = num_points
+        self.mean_values, self.deviation_values = mean, deviation
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Give pictures with black 0 and white 1 the mean 0 and the deviation 1 of the training pictures."""
+        return (images - self.mean) / self.deviation
+
+    def prepare(self, examples: torch.Tensor) -> torch.Tensor:
+        """Turn examples as the store holds them into what the network takes, without any random change."""
+        if self.data_kind == "points":
+            return normalise_points(examples[:, : self.num_points])
+        return self.normalise(to_unit_range(examples))
+
+    def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
+        """Classify examples as the store holds them.
+
+        Args:
+            images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
+            slice_position: (batch,) in [-1, 1].
+
+        Returns:
+            Logarithms of the probabilities (batch, classes), float32.
+        """
+        if self.mirror_average:
+            return average_mirrored(*self.score_both(images, slice_position))
+        return self._score(self.prepare(images), slice_position)
+
+    def score_both(self, images: torch.Tensor, slice_position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify pictures and their mirror images, each by itself, whether or not their answers are averaged.
+
+        Args:
+            images: as for ``forward``.
+            slice_position: as for ``forward``.
+
+        Returns:
+            Logarithms of the probabilities of the pictures and of their mirror images, as each was seen.
+        """
+        pictures = self.prepare(images)
+        return self._score(pictures, slice_position), self._score(pictures.flip(-1), slice_position)
+
+    def _score(self, pictures: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
+        return compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
+
+
+class ProbabilityModel(nn.Module):
+    """A classifier that answers with probabilities, and takes the slices' places only where it reads them.
+
+    Args:
+        classifier: in evaluation mode.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, examples: torch.Tensor, slice_position: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn examples as the store holds them, and places (batch,), into probabilities (batch, classes)."""
+        places = torch.empty(0) if slice_position is None else slice_position
+        scores: torch.Tensor = self.classifier(examples, places)
+        return scores.exp()
+
+
+def compute_log_probabilities(outputs: torch.Tensor, loss: LossName) -> torch.Tensor:
+    """Turn a model's outputs into logarithms of probabilities, as the loss that it was trained with means them.
+
+    Trained with ``cross_entropy``, outputs are logits, and their softmax is the answer. Trained with ``mse``, outputs
+    already estimate the probabilities (the expected one-hot label has the least squared error), but may leave [0, 1]
+    and add up to something else; the answer is the nearest point that does neither. A softmax would flatten them: of
+    ten classes, a perfect 1 among zeros would become 23 %.
+
+    Args:
+        outputs: (batch, classes) float32.
+        loss: ``train.loss`` of the model.
+
+    Returns:
+        (batch, classes); minus infinity where a probability is 0. The class of the largest output stays the likeliest.
+    """
+    if loss == "cross_entropy":
+        return outputs.log_softmax(dim=-1)
+    return project_to_simplex(outputs).log()
+
+
+def project_to_simplex(outputs: torch.Tensor) -> torch.Tensor:
+    """Find the nearest vectors without negative entries whose entries add up to 1.
+
+    The same number is taken from all entries, and what falls below 0 becomes 0. Every label, smoothed or not, lies
+    among the vectors that are allowed, so that the projection is never further from it than the output was.
+
+    Args:
+        outputs: (batch, classes).
+
+    Returns:
+        (batch, classes), in the order of the outputs; not a number where an output is none.
+
+    Source:
+        Duchi and others 2008, "Efficient projections onto the l1-ball for learning in high dimensions", figure 1.
+    """
+    largest_first = outputs.sort(dim=-1, descending=True).values
+    ranks = torch.arange(1, outputs.shape[-1] + 1, device=outputs.device)
+    surplus = (largest_first.cumsum(dim=-1) - 1) / ranks
+    num_kept = (largest_first > surplus).sum(dim=-1, keepdim=True).clamp(min=1)  # 0 where an output is no number
+    return (outputs - surplus.gather(-1, num_kept - 1)).clamp(min=0)

@@ -1,0 +1,153 @@
+"""The networks that an experiment can choose from, behind one call."""
+
+import torch
+from torch import nn
+
+from perceiver import ImageConfig, ImagePerceiver, PointPerceiver
+from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.config.validation import require
+from pipeline.core.data_kinds import Kind
+from pipeline.core.errors import UserError
+from pipeline.models.pixel_permutation import PixelPermutation
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    num_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    num_slices: int,
+    seed: int,
+    data_kind: Kind = "volumes",
+) -> "SliceModel":
+    """Build a network with fresh weights.
+
+    Args:
+        config: which one.
+        num_channels: of a picture.
+        image_size: height and width in pixels; of point clouds the number of stored points, and 3.
+        num_classes: number of logits.
+        num_slices: pictures in a volume, the resolution of the slice's place.
+        seed: of the weights; the same on every device, because they are drawn on the processor.
+        data_kind: what the data set is made of.
+
+    Returns:
+        A model on the processor.
+
+    Raises:
+        UserError: the options do not fit each other or the pictures.
+    """
+    permutation = None if config.permute_seed is None else PixelPermutation(image_size, config.permute_seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if data_kind == "points":
+            return SliceModel(_build_point_perceiver(config, image_size[0], num_classes), reads_slice_position=False)
+        if config.kind == "cnn":
+            return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False, permutation)
+        image_config = ImageConfig(
+            stem=config.stem,
+            patch_size=config.patch_size,
+            num_conv_layers=config.num_conv_layers,
+            conv_channels=config.conv_channels,
+            slice_position=config.slice_position,
+            perceiver=config.perceiver,
+        )
+        height, width = image_size
+        if config.stem == "patches" and (height % config.patch_size != 0 or width % config.patch_size != 0):
+            raise UserError(
+                f"model.patch_size: found {config.patch_size}, but pictures of {height} x {width} pixels need a size "
+                "that divides both. Change it or preprocess.size."
+            )
+        try:
+            network = ImagePerceiver(
+                image_config,
+                channels=num_channels,
+                height=height,
+                width=width,
+                num_classes=num_classes,
+                num_slices=num_slices if config.slice_position else None,
+            )
+        except ValueError as error:  # the package's only error for options that do not fit
+            raise UserError(f"model: {error}. Mend the model section.") from error
+        return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
+
+
+def _build_point_perceiver(config: ModelConfig, num_stored: int, num_classes: int) -> nn.Module:
+    """Build the Perceiver for point clouds, which has no stem; refuse options that are for pictures alone."""
+    for field_name in ("kind", "slice_position", "mirror_average", "permute_seed"):
+        found, allowed = getattr(config, field_name), getattr(ModelConfig, field_name)
+        require(found == allowed, f"model.{field_name}", found, f"{allowed!r} for point clouds")
+    if config.num_points is not None:
+        require(config.num_points <= num_stored, "model.num_points", config.num_points, f"at most {num_stored}")
+    try:
+        return PointPerceiver(config.perceiver, num_classes=num_classes)
+    except ValueError as error:  # the package's only error for options that do not fit
+        raise UserError(f"model: {error}. Mend the model section.") from error
+
+
+def _build_cnn(config: CnnConfig, num_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
+    """Build the baseline from MONAI's blocks; it takes seconds to import, so it is imported here."""
+    shortest = 2 ** len(config.channels)
+    if min(image_size) < shortest:
+        raise UserError(
+            f"model.cnn.channels: {len(config.channels)} stages halve pictures of {image_size[0]} x {image_size[1]} "
+            f"pixels to nothing; {shortest} pixels are needed. Use fewer stages or enlarge preprocess.size."
+        )
+    if config.blocks == "plain":
+        from monai.networks.blocks.convolutions import Convolution
+
+        stages: list[nn.Module] = []
+        for width in config.channels:
+            stages += [
+                Convolution(2, num_channels, width, act="RELU", norm="BATCH", adn_ordering="NA"),
+                nn.MaxPool2d(2),
+            ]
+            num_channels = width
+        return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_channels, num_classes))
+    from monai.networks.nets.resnet import ResNet, ResNetBlock
+
+    network: nn.Module = ResNet(
+        block=ResNetBlock,
+        layers=[1] * len(config.channels),
+        block_inplanes=list(config.channels),
+        spatial_dims=2,
+        n_input_channels=num_channels,
+        conv1_t_size=3,
+        conv1_t_stride=2,
+        no_max_pool=True,
+        num_classes=num_classes,
+    )
+    return network
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trained numbers in a model."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+class SliceModel(nn.Module):
+    """A network for pictures or clouds, asked in one way whether or not it wants to know a slice's place.
+
+    Args:
+        network: takes normalised pictures (batch, channels, height, width) or clouds (batch, points, 3), and perhaps
+            places (batch,).
+        reads_slice_position: whether it takes the places.
+        permutation: moves the pixels before the network sees them; None leaves them in place.
+    """
+
+    def __init__(
+        self, network: nn.Module, reads_slice_position: bool, permutation: PixelPermutation | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.reads_slice_position = reads_slice_position
+        self.permutation = permutation
+
+    def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
+        """Turn normalised pictures and their slices' places (batch,) into logits (batch, classes)."""
+        if self.permutation is not None:
+            images = self.permutation(images)
+        arguments = (images, slice_position) if self.reads_slice_position else (images,)
+        logits: torch.Tensor = self.network(*arguments)
+        return logits

@@ -1,0 +1,1 @@
+"""From raw scans or a published set to the example store."""

@@ -1,0 +1,198 @@
+"""The one door to dask: independent pieces of work on the machines of a cluster, which share a folder with this one.
+
+The package is an extra: only ``preprocess.scheduler`` needs it. Work goes through dask's own client and not through
+joblib's dask backend, which waits for ever where work was given up (a worker that dies each time) or no worker is left.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import logging
+import pickle
+import platform
+import queue
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pipeline
+from pipeline.core.errors import UserError
+
+# What joblib's ``delayed`` makes: a function, its arguments and its named arguments.
+Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+OPTION = "preprocess.scheduler"
+CONNECT_TIMEOUT_S = 10
+# A cluster without a worker for so long is one that nobody will start any more.
+PATIENCE_S = 30
+# Their versions shape pictures; the two digits of Python's, whether work can be sent at all.
+PACKAGES = ("numpy", "nibabel", "pillow")
+
+
+def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, sample: Path | None) -> Iterator[Any]:
+    """Do each job once on some worker of a cluster; dask gives the jobs of a worker that dies to others.
+
+    Args:
+        address: of dask's scheduler, ``tcp://host:port``.
+        jobs: each with the name that a message calls it. Paths among the arguments are made absolute, because workers
+            do not start where this process did.
+        folder: written to; every worker must have it at the same place.
+        sample: a file that is read, which every worker must see alike; None where there is none.
+
+    Yields:
+        What each job gave, as they are done.
+
+    Raises:
+        UserError: no answer at the address, no worker, a worker with other versions or without the folders, a job that
+            ended its worker each time, or dask is not installed.
+    """
+    if importlib.util.find_spec("distributed") is None:
+        raise UserError(
+            f"{OPTION}: {address} needs the package dask, which is not installed. "
+            "Install it (pip install 'dask[distributed]'), or set the option to null."
+        )
+    import distributed  # only where the option is set
+
+    # What it would say over many lines is said in one, below.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    witness = folder.absolute() / f".{uuid.uuid4().hex}.tmp"  # a name of which no machine has old news
+    witness.write_text(witness.name)
+    try:
+        sizes = {str(path): path.stat().st_size for path in (witness, sample and sample.absolute()) if path}
+        with _connect(distributed, address) as client:
+            yield from _work_off(distributed, client, address, jobs, _make_task(describe_program(), sizes))
+    finally:
+        witness.unlink(missing_ok=True)
+
+
+@functools.cache
+def describe_program() -> dict[str, str]:
+    """Return what must be alike on two machines that make the same pictures: name -> version."""
+    sources = hashlib.sha256()
+    for path in sorted(Path(pipeline.__file__).parent.rglob("*.py")):
+        sources.update(path.read_bytes())
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    return versions | {"this program": sources.hexdigest()[:12]}
+
+
+def refuse_differences(worker: str, program: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+    """Refuse to work on this machine for a stage that would have got something else.
+
+    Args:
+        worker: this machine's address.
+        program: what :func:`describe_program` says where the stage runs.
+        sizes: path of a file -> the bytes that the stage sees there.
+
+    Raises:
+        UserError: another version, or a file that is not the same here.
+    """
+    for name, version in describe_program().items():
+        if program.get(name) != version:
+            raise UserError(
+                f"{OPTION}: the worker {worker} has {name} {version}, the stage {program.get(name, 'none')}. "
+                "Install the same on all machines (constraints.txt)."
+            )
+    for name, size in sizes.items():
+        path = Path(name)
+        if not path.is_file() or path.stat().st_size != size:
+            raise UserError(
+                f"{OPTION}: the worker {worker} does not see the stage's files in {path.parent}. "
+                "Share the folder with all machines, at the same place."
+            )
+
+
+def _connect(distributed: Any, address: str) -> Any:
+    try:
+        return distributed.Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{OPTION}: no dask scheduler answers at {address} ({error}). Start one (dask scheduler), or set the "
+            "option to null."
+        ) from error
+
+
+def _make_task(program: dict[str, str], sizes: dict[str, int]) -> Callable[[bytes], Any]:
+    """Make the function that workers run; it travels as code, so that a worker without this program can say so."""
+
+    def work(packed: bytes) -> Any:
+        from distributed import get_worker
+
+        from pipeline.preprocessing.dask_jobs import refuse_differences
+
+        refuse_differences(get_worker().address, program, sizes)
+        function, arguments, named = pickle.loads(packed)  # noqa: S301 (sent by the stage, as this code is)
+        return function(*arguments, **named)
+
+    return work
+
+
+def _work_off(
+    distributed: Any, client: Any, address: str, jobs: Sequence[tuple[str, Job]], task: Callable[[bytes], Any]
+) -> Iterator[Any]:
+    packed = [
+        pickle.dumps((function, [_make_absolute(argument) for argument in arguments], named))
+        for _, (function, arguments, named) in jobs
+    ]
+    futures = client.map(task, packed, pure=False, batch_size=1000)
+    waiting = {future.key: (name, future) for (name, _), future in zip(jobs, futures, strict=True)}
+    ended: queue.Queue[Any] = queue.Queue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    del futures  # what is done is let go, or dask would do it again where its worker dies later
+    while waiting:
+        try:
+            future = ended.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            _check_workers(client, address)
+            continue
+        name, _ = waiting[future.key]
+        if future.status == "error":
+            _raise(distributed, future.exception(), name)
+        if future.status == "cancelled":
+            raise _describe_loss(address)
+        try:
+            given = future.result(timeout=PATIENCE_S)
+        except TimeoutError:  # its worker died before it gave the result, and another one has to do the job again
+            _check_workers(client, address)
+            ended.put(future)
+            continue
+        except distributed.KilledWorker as error:
+            _raise(distributed, error, name)
+        except (CancelledError, distributed.comm.CommClosedError) as error:  # it went while the result was on its way
+            raise _describe_loss(address) from error
+        del waiting[future.key]
+        yield given
+
+
+def _describe_loss(address: str) -> UserError:
+    return UserError(
+        f"{OPTION}: the dask scheduler at {address} went away. What was done is kept: start it and run the stage again."
+    )
+
+
+def _raise(distributed: Any, error: BaseException, name: str) -> NoReturn:
+    if isinstance(error, distributed.KilledWorker):
+        raise UserError(
+            f"{OPTION}: {name} ended every worker that took it, killed or out of memory. What was done is kept: give "
+            "workers more memory and run the stage again."
+        ) from error
+    if isinstance(error, ImportError):
+        raise UserError(f"{OPTION}: a worker lacks this program ({error}). Install it on all machines.") from error
+    raise error
+
+
+def _check_workers(client: Any, address: str) -> None:
+    """Refuse to wait on where nobody is left to wait for."""
+    if not client.ncores():
+        raise UserError(
+            f"{OPTION}: the dask scheduler at {address} has no worker. What was done is kept: start some "
+            f"(dask worker {address}) and run the stage again."
+        )
+
+
+def _make_absolute(argument: Any) -> Any:
+    return argument.absolute() if isinstance(argument, Path) else argument

@@ -1,0 +1,140 @@
+"""From a ready-made data set to manifest, official splits and example store."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.console import warn
+from pipeline.core.data_kinds import WORDS
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json, write_json
+from pipeline.core.provenance import compute_fingerprint
+from pipeline.core.serialization import flatten
+from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, write_table
+from pipeline.core.text import count_words
+from pipeline.core.workspace import Workspace
+from pipeline.data.sources import find_files
+from pipeline.data.store import FORMAT, write_store
+from pipeline.datasets import Dataset, find_raw_folder
+from pipeline.datasets.base import OFFICIAL_SPLITS, ReadyMade
+
+# Changes when the same files make other tables; it makes old ones invalid.
+VERSION = 1
+
+
+def prepare_ready_made(
+    experiment: Experiment, dataset: Dataset, console: Console, draw_sheet: Callable[[], None]
+) -> None:
+    """Read a published set and write manifest, official splits, store and coverage report.
+
+    Args:
+        experiment: where to, and what is allowed.
+        dataset: has a reader.
+        console: told what is there.
+        draw_sheet: draws the contact sheet of the store, before the record that all is complete.
+
+    Raises:
+        UserError: options that are for volumes alone, or what the reader refuses.
+    """
+    paths, raw = experiment.paths, find_raw_folder(experiment)
+    _refuse_volume_options(experiment)
+    complete = paths.prepared / "complete.json"
+    plan = _fingerprint_plan(experiment)
+    if complete.is_file() and read_json(complete).get("plan") == plan:
+        console.print(f"{paths.prepared}: up to date; nothing to do.")
+    else:
+        # From here until the end, no stage finds a store that the options no longer describe.
+        complete.unlink(missing_ok=True)
+        (paths.prepared / "store.json").unlink(missing_ok=True)
+        assert dataset.read is not None
+        with console.status(f"reading {raw}"):
+            found = dataset.read(raw, experiment.data)
+            if _fingerprint_plan(experiment) != plan:
+                raise UserError(f"{raw}: files changed while they were read. Run the preprocess stage again.")
+            _write_all(paths, found, dataset)
+            draw_sheet()
+        write_json(complete, {"plan": plan})
+    _report(paths, dataset, console)
+
+
+def name_examples(official_splits: np.ndarray[Any, Any]) -> list[str]:
+    """Name the examples ``train-00000``, ``test-00003``: the official split and the place within it.
+
+    Args:
+        official_splits: ``(examples,)``, ``train`` or ``test``.
+
+    Returns:
+        ``(examples,)`` names, all different.
+    """
+    names = np.empty(len(official_splits), dtype=object)
+    for split in np.unique(official_splits):
+        rows = np.flatnonzero(official_splits == split)
+        names[rows] = [f"{split}-{number:05d}" for number in range(len(rows))]
+    return [str(name) for name in names]
+
+
+def _refuse_volume_options(experiment: Experiment) -> None:
+    for field, is_default in (("table", experiment.data.table is None), ("pattern", experiment.data.pattern == "*")):
+        if not is_default:
+            raise UserError(
+                f"data.{field}: found {getattr(experiment.data, field)!s}; {experiment.data.dataset} is read whole, "
+                "with its own labels. Take the option away."
+            )
+
+
+def _fingerprint_plan(experiment: Experiment) -> str:
+    """Return what changes with the options and with the raw files' names, sizes and times."""
+    raw = find_raw_folder(experiment)
+    if not raw.is_dir():
+        raise UserError(
+            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with --data.raw "
+            "(make: DATA=folder)."
+        )
+    files = []
+    for path in find_files(raw, "*"):
+        status = (raw / path).stat()
+        files.append([str(path), status.st_size, status.st_mtime_ns])
+    options = {name: value for name, value in flatten(experiment.data).items() if name != "raw"}
+    return compute_fingerprint(VERSION, FORMAT, options, files)
+
+
+def _write_all(paths: Workspace, found: ReadyMade, dataset: Dataset) -> None:
+    names = name_examples(found.official_splits)
+    digests = [hashlib.sha256(np.ascontiguousarray(example).data).hexdigest() for example in found.examples]
+    shape = "x".join(str(size) for size in found.examples.shape[1:])
+    ids = {"source_id": names, "group_id": names, "label": found.labels.astype(str)}
+    facts = {"path": list(found.origins), "num_files": 1, "sha256": digests, "status": "accepted", "shape": shape}
+    manifest = pd.DataFrame(dict.fromkeys(MANIFEST_COLUMNS, "") | ids | facts | {"num_examples": 1})
+    write_table(paths.manifest, manifest, MANIFEST_COLUMNS)
+    official = pd.DataFrame({"group_id": names, "split": found.official_splits, "sha256": digests})
+    write_table(paths.official_splits, official, OFFICIAL_SPLIT_COLUMNS)
+    index = pd.DataFrame({"example_id": names} | ids | {"slice_index": 0, "slice_position": 0.0})
+    write_store(paths.prepared, [found.examples], index[list(INDEX_COLUMNS)], {}, dataset.kind, found.missing)
+    counts = pd.crosstab(official["split"], manifest["label"]).reindex(list(OFFICIAL_SPLITS))
+    coverage = {
+        "examples_by_split_and_label": {
+            str(split): {str(label): int(number) for label, number in row.items()} for split, row in counts.iterrows()
+        },
+        "missing": found.missing,
+    }
+    write_json(paths.prepared / "coverage.json", coverage)
+
+
+def _report(paths: Workspace, dataset: Dataset, console: Console) -> None:
+    coverage = read_json(paths.prepared / "coverage.json")
+    word = WORDS[dataset.kind].example
+    for split, counts in coverage["examples_by_split_and_label"].items():
+        total, present = sum(counts.values()), [number for number in counts.values() if number > 0]
+        console.print(
+            f"  {split:5s} {count_words(total, word)} of {len(present)} classes, {min(present):,} to {max(present):,} "
+            "a class",
+            highlight=False,
+        )
+    if coverage["missing"]:
+        warn(console, coverage["missing"])
+    console.print(f"-> {paths.prepared}")

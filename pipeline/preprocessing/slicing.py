@@ -1,0 +1,122 @@
+"""From an oriented volume to a stack of grey pictures of one size.
+
+Pictures are turned as a radiologist sees them: the patient's right is on the
+left of an axial or coronal picture, anterior or superior is on top; a sagittal
+picture has anterior on its left.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+
+from pipeline.config.data import Plane, PreprocessConfig
+from pipeline.core.array_types import Array
+from pipeline.core.errors import VolumeError
+from pipeline.data.resampling import resample
+from pipeline.formats.image_files import open_picture
+from pipeline.formats.volume import Volume
+
+PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+# A percentile from so many voxels is exact to a fraction of a grey level.
+MAX_PERCENTILE_VOXELS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The pictures of one source.
+
+    Args:
+        images: ``(slices, height, width)`` uint8.
+        positions: ``(slices,)`` float32, the place along the slicing axis: -1 its left, posterior
+            or inferior end, 1 the other.
+        low: the intensity that became black, in scanner units.
+        high: the intensity that became white.
+    """
+
+    images: Array
+    positions: Array
+    low: float
+    high: float
+
+
+def choose_slices(num_available: int, num_slices: int, span: tuple[float, float]) -> Array:
+    """Return the indices of evenly spaced slices, growing and all different.
+
+    Args:
+        num_available: slices that the volume has.
+        num_slices: slices wanted; fewer are returned where the span holds fewer.
+        span: fractions of the axis between which they lie.
+    """
+    start, end = (fraction * (num_available - 1) for fraction in span)
+    wanted = np.linspace(start, end, num_slices) if num_slices > 1 else np.array([(start + end) / 2])
+    return np.unique(np.floor(wanted + 0.5).astype(int))
+
+
+def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
+    """Cut a volume into pictures.
+
+    Args:
+        volume: axes (right, anterior, superior).
+        options: plane, number, span, spacing, size and percentiles. A volume one voxel thick is
+            its own only slice, whatever the plane.
+        name: the file, for the message.
+
+    Raises:
+        VolumeError: the chosen slices are constant.
+    """
+    shape = volume.voxels.shape
+    axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
+    indices = choose_slices(shape[axis], options.num_slices, options.span)
+    slices = np.moveaxis(volume.voxels, axis, 0)[indices]
+    # The two axes left are in the order right, anterior, superior; a picture's rows run down the later one.
+    slices = rearrange(slices[:, ::-1, ::-1], "slice column row -> slice row column").astype(np.float32)
+    slices = slices * np.float32(volume.slope) + np.float32(volume.intercept)
+    column_axis, row_axis = (other for other in range(3) if other != axis)
+    low, high = _window(slices, options.percentiles)
+    if not low < high:
+        raise VolumeError(f"{name}: the {options.plane} slices are constant ({low:g}). Widen preprocess.span.")
+    pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
+    images = resample((slices - low) / (high - low), pixel_mm, options.spacing_mm, options.size)
+    return Stack(images, _positions(indices, shape[axis]), low, high)
+
+
+def read_picture_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stack:
+    """Read the already sliced pictures of one source; their grey levels are kept as they are.
+
+    Args:
+        paths: in the order of the slices.
+        options: size, number of slices and span; the whole picture is fitted into the size.
+
+    Raises:
+        VolumeError: unreadable, of several sizes, or all constant.
+    """
+    chosen = choose_slices(
+        len(paths), options.num_slices, options.span if len(paths) > options.num_slices else (0.0, 1.0)
+    )
+    pictures = [_read_picture(paths[index]) for index in chosen]
+    if len({picture.shape for picture in pictures}) > 1:
+        sizes = sorted({f"{picture.shape[1]}x{picture.shape[0]}" for picture in pictures})
+        raise VolumeError(f"{paths[0]}: the slices of this scan have several sizes ({', '.join(sizes)}).")
+    stack = np.stack(pictures).astype(np.float32) / 255
+    if stack.min() == stack.max():
+        raise VolumeError(f"{paths[0]}: every pixel of this scan is {stack.max() * 255:.0f}. There is nothing to see.")
+    images = resample(stack, (1.0, 1.0), None, options.size)
+    return Stack(images, _positions(chosen, len(paths)), 0.0, 255.0)
+
+
+def _positions(indices: Array, num_available: int) -> Array:
+    return (indices * (2 / max(1, num_available - 1)) - (num_available > 1)).astype(np.float32)
+
+
+def _window(slices: Array, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Return the intensities at the percentiles, or the whole range where these coincide (masks do that)."""
+    step = max(1, round((slices.size / MAX_PERCENTILE_VOXELS) ** 0.5))
+    low, high = np.percentile(slices[:, ::step, ::step], percentiles)
+    return (float(low), float(high)) if low < high else (float(slices.min()), float(slices.max()))
+
+
+def _read_picture(path: Path) -> Array:
+    with open_picture(path) as picture:
+        return np.asarray(picture.convert("L"))

@@ -1,0 +1,136 @@
+"""The page of the attention stage: every map large, with what it says in words and numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.attention.maps import AttentionMaps
+from pipeline.attention.storage import tabulate_maps
+from pipeline.config.experiment import Experiment
+from pipeline.datasets import DATASETS
+from pipeline.reporting.attention.overlays import Overlay, draw_plain
+from pipeline.reporting.attention.sheets import describe_maps
+from pipeline.reporting.elements import Table
+from pipeline.reporting.html import build_figure, write_page
+from pipeline.training.checkpoint import Checkpoint
+
+MIN_WIDE_PIXELS = 560  # of a sheet that would be too small beside another
+MAX_SHOWN = 60  # large maps on the page; a page of hundreds would be slow to open
+HOW_CHOSEN = "Chosen by their place in the list, spread over classes and patients, not by how they look."
+INTERPOLATIONS = {
+    "nearest": "Each input's weight is drawn as a flat square.",
+    "smooth": "Weights are interpolated linearly between the centres of the inputs; the model has no finer ones.",
+}
+
+
+def write_attention_page(
+    path: Path,
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    maps: AttentionMaps,
+    sheets: Mapping[str, bytes],
+    below: Sequence[NDArray[Any]],
+    overlays: Sequence[Overlay],
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: the file to write.
+        experiment: the options.
+        checkpoint: whose attention it is.
+        maps: the maps.
+        sheets: pictures of many maps each: ``attention``, and where training kept maps ``epochs`` and the last of them.
+        below: what the maps of each example are drawn over.
+        overlays: the maps drawn large.
+    """
+    options = experiment.attention
+    shown = list(overlays[:MAX_SHOWN])
+    sentences = describe_maps(maps, checkpoint.model.mirror_average)
+    sentences += _describe_drawing(maps, below, options.interpolation, options.native)
+    if len(overlays) > len(shown):
+        sentences.append(
+            f"The first {len(shown)} of {len(overlays)} maps are shown large; all of them are files in overlays."
+        )
+    facts = {
+        "split of the examples": options.split,
+        "which examples": "named by the user" if options.examples else HOW_CHOSEN,
+        "weights": str(options.checkpoint or experiment.paths.best_checkpoint),
+        "epoch of the weights": str(checkpoint.epoch),
+        "commit of the training": checkpoint.commit,
+    }
+    write_page(
+        path,
+        "attention.html",
+        title=f"{' / '.join(part for part in (experiment.name, experiment.run_name) if part)}: attention",
+        synthetic_note=DATASETS[experiment.data.dataset].synthetic_note,
+        sentences=sentences,
+        examples=[
+            _show_example(maps, place, below[place], [overlay for overlay in shown if overlay.example == place])
+            for place in sorted({overlay.example for overlay in shown})
+        ],
+        sheets=_show_sheets(sheets, maps, checkpoint.epoch, is_cut=len(overlays) > len(shown)),
+        summary=_summarise(tabulate_maps(maps)),
+        facts=Table("Examples and weights", ("What", "Value"), tuple(facts.items())),
+    )
+
+
+def _describe_drawing(
+    maps: AttentionMaps, below: Sequence[NDArray[Any]], interpolation: str, is_native: bool
+) -> list[str]:
+    if maps.kind == "self" or maps.examples[0].ndim == 2:
+        return []
+    height, width = below[0].shape[-2:]
+    what = "the slice in the scan's own pixels" if is_native else "the stored picture"
+    return [
+        f"Under the colours lies {what} ({height} x {width} pixels over the field that the model saw as "
+        f"{maps.examples.shape[-2]} x {maps.examples.shape[-1]}), interpolated. {INTERPOLATIONS[interpolation]}"
+    ]
+
+
+def _show_example(maps: AttentionMaps, place: int, below: NDArray[Any], overlays: Sequence[Overlay]) -> dict[str, Any]:
+    scores = maps.probabilities[place]
+    answer = f"true: {maps.labels[place]}; the model says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"
+    name = maps.example_ids[place]
+    return {
+        "title": name,
+        "figures": [
+            build_figure("Input", f"{name}, {answer}.", draw_plain(below)),
+            *(build_figure(overlay.title.capitalize(), f"{overlay.note}.", overlay.png) for overlay in overlays),
+        ],
+    }
+
+
+def _show_sheets(sheets: Mapping[str, bytes], maps: AttentionMaps, epoch: int, is_cut: bool) -> list[dict[str, Any]]:
+    """Return the sheets to show; that of all maps is left out where each is on the page by itself."""
+    texts = {
+        "attention": (f"Epoch {epoch}, {maps.kind}-attention", "One example a row."),
+        "epochs": ("In training", "The mean over layers and heads; below each map the answer after that epoch."),
+    }
+    figures = []
+    for name, picture in sheets.items():
+        if name == "attention" and not is_cut:
+            continue
+        title, text = texts.get(name, (f"In training: epoch {name.removeprefix('epoch_').lstrip('0')}", "All layers."))
+        figures.append(build_figure(title, text, picture, MIN_WIDE_PIXELS))
+    return figures
+
+
+def _summarise(table: pd.DataFrame) -> Table:
+    """Return a row a layer and head: the means of the two numbers over examples and latents."""
+    means = table.groupby(["layer", "head"], sort=True)[["num_read", "effective_read", "highest_over_even"]].mean()
+    rows = tuple(
+        (
+            f"layer {layer}",
+            str(head),
+            f"{row.num_read:.0f}",
+            f"{row.effective_read:.1f}",
+            f"{row.highest_over_even:.1f}",
+        )
+        for (layer, head), row in zip(means.index, means.itertuples(index=False), strict=True)
+    )
+    columns = ("Layer", "Head", "Parts read", "Spread over", "Highest, times even")
+    note = "Means over the examples. The maps themselves are in maps.npz, a row for each in maps.csv."
+    return Table("Spread of attention by layer and head", columns, rows, note)

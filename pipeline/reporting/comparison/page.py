@@ -1,0 +1,217 @@
+"""One self-contained page that puts runs side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.outputs import ReportConfig
+from pipeline.core.text import count_words
+from pipeline.evaluation.paired_comparison import Difference, compare_pair, correct_for_many, explain_mismatch
+from pipeline.reporting.comparison.figures import draw_figures
+from pipeline.reporting.comparison.runs import RunRecord
+from pipeline.reporting.elements import Table
+from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_interval, show_number
+from pipeline.reporting.html import write_page
+
+MIN_PATIENTS = 20
+LOWER_IS_BETTER = ("nll",)
+SIGNIFICANCE = 0.05
+DASH = "\u2013"
+
+
+def write_comparison(path: Path, runs: Sequence[RunRecord], options: ReportConfig) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: the file to write.
+        runs: the first is the one that the others are compared with.
+        options: how many examples and resamples.
+    """
+    differences, problems = compare_with_first(runs, options)
+    write_page(
+        path,
+        "comparison.html",
+        title=f"{runs[0].paths.name}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side",
+        synthetic_notes=sorted({note for run in runs if (note := run.metrics.get("synthetic_note"))}),
+        warnings=[*list_warnings(runs, differences, options.num_resamples), *problems],
+        runs=tabulate_runs(runs),
+        reference=runs[0].name,
+        num_resamples=f"{options.num_resamples:,}",
+        differences=tabulate_differences(differences),
+        settings=tabulate_settings(runs),
+        figures=draw_figures(runs, options),
+    )
+
+
+def tabulate_runs(runs: Sequence[RunRecord]) -> Table:
+    """Return a row a run; a dash where a file was not there."""
+    levels = list(dict.fromkeys(level for run in runs for level in run.metrics["levels"]))
+    columns = (
+        "Run",
+        *(f"Accuracy, {level}s (95\u00a0% interval)" for level in levels),
+        "Independent groups",
+        "Negative log-likelihood",
+        "Parameters",
+        "Epoch kept",
+        "Minutes",
+        "Device",
+        "Commit",
+    )
+    note = (
+        "Minutes of training and validation. Groups (patients, or images and objects that stand for themselves) are "
+        "what the bootstrap draws. The negative log-likelihood is that of the first level."
+    )
+    return Table("Runs", columns, tuple(_list_cells(run, levels) for run in runs), note, is_first_marked=True)
+
+
+def _list_cells(run: RunRecord, levels: Sequence[str]) -> tuple[str, ...]:
+    training, first = run.training, next(iter(run.metrics["levels"].values()))
+    seconds = training.get("seconds")
+    return (
+        run.name,
+        *(_show_accuracy(level, run.metrics["levels"].get(level)) for level in levels),
+        f"{first['groups']:,}",
+        show_number(first["metrics"]["nll"]["value"]),
+        f"{training['num_parameters']:,}" if training else DASH,
+        f"{training['best']['epoch']} of {training['epochs']}" if training else DASH,
+        f"{seconds / 60:.1f}" if seconds is not None else DASH,
+        f"{training['world_size']} × {training['device']}, {training['precision']}" if training else DASH,
+        training.get("commit", DASH)[:12],
+    )
+
+
+def _show_accuracy(level: str, content: Mapping[str, Any] | None) -> str:
+    if content is None:
+        return DASH
+    accuracy = content["metrics"]["accuracy"]
+    return f"{show_number(accuracy['value'])} ({show_interval(accuracy)}), {count_words(content['n'], level)}"
+
+
+def tabulate_settings(runs: Sequence[RunRecord]) -> Table:
+    """Return the options that are not the same in all runs, with the value in each run."""
+    names = sorted({name for run in runs for name in run.settings})
+    rows = [(name, *(str(run.settings[name]) if name in run.settings else DASH for run in runs)) for name in names]
+    differing = tuple(row for row in rows if len(set(row[1:])) > 1)
+    return Table("What differs in the options", ("Option", *(run.name for run in runs)), differing)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One score of one run beside the first run's.
+
+    Args:
+        run: its name.
+        level: of the rows.
+        metric: which score.
+        difference: the run's minus the first run's.
+        num_rows: rows of this level.
+        num_groups: patients, or what else the bootstrap draws.
+    """
+
+    run: str
+    level: str
+    metric: str
+    difference: Difference
+    num_rows: int
+    num_groups: int
+
+
+def compare_with_first(runs: Sequence[RunRecord], options: ReportConfig) -> tuple[list[Compared], list[str]]:
+    """Compare each run with the first one, at every level that both have.
+
+    Returns:
+        A record for each run, level and score, and a sentence for each run that could not be compared.
+    """
+    first, compared, problems = runs[0], [], []
+    for run in runs[1:]:
+        reason = explain_mismatch(first.test, run.test)
+        if run.class_names != first.class_names:
+            reason = "they have other classes"
+        if reason is not None:
+            problems.append(f"{run.name} is not compared with {first.name}: {reason}.")
+            continue
+        for level in (name for name in first.metrics["levels"] if name in run.metrics["levels"]):
+            found = compare_pair(first.test, run.test, first.class_names, level, options.num_resamples, options.seed)
+            content = first.metrics["levels"][level]
+            compared += [
+                Compared(run.name, level, metric, difference, content["n"], content["groups"])
+                for metric, difference in found.items()
+            ]
+    return compared, problems
+
+
+def tabulate_differences(compared: Sequence[Compared]) -> Table:
+    """Return a row for each run, level and score; p-values are corrected over the runs of each level and score."""
+    corrected: dict[int, float | None] = {}
+    for family in dict.fromkeys((item.level, item.metric) for item in compared):
+        places = [place for place, item in enumerate(compared) if (item.level, item.metric) == family]
+        values = correct_for_many([compared[place].difference.p_value for place in places])
+        corrected |= dict(zip(places, values, strict=True))
+    columns = (
+        "Run",
+        "Level",
+        "Score",
+        "Rows (groups)",
+        "Difference",
+        "95\u00a0% interval",
+        "p (two-sided)",
+        "p, corrected",
+        "Verdict",
+    )
+    rows = tuple(_list_difference(item, corrected[place]) for place, item in enumerate(compared))
+    return Table("Differences", columns, rows)
+
+
+def _list_difference(item: Compared, corrected: float | None) -> tuple[str, ...]:
+    difference = item.difference
+    is_lower_better = item.metric in LOWER_IS_BETTER
+    verdict = "no difference shown"
+    if difference.is_shown and corrected is not None:
+        verdict = "better" if (difference.value > 0) != is_lower_better else "worse"
+        if corrected > SIGNIFICANCE:
+            verdict = "not shown after correction"
+    return (
+        item.run,
+        humanise(item.level),
+        METRIC_TITLES[item.metric] + (" ↓" if is_lower_better else ""),
+        f"{item.num_rows:,} ({item.num_groups:,})",
+        f"{difference.value:+.4f}",
+        DASH if difference.low is None else f"{difference.low:+.4f} to {difference.high:+.4f}",
+        *(DASH if value is None else f"{value:.4f}" for value in (difference.p_value, corrected)),
+        verdict,
+    )
+
+
+def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_resamples: int) -> list[str]:
+    """Say what a reader has to know before believing the differences.
+
+    Args:
+        runs: as for ``write_comparison``.
+        compared: what was compared.
+        num_resamples: draws of the bootstrap.
+    """
+    warnings = []
+    fewest = min(runs, key=lambda run: next(iter(run.metrics["levels"].values()))["groups"])
+    level, content = next(iter(fewest.metrics["levels"].items()))
+    if content["groups"] < MIN_PATIENTS:
+        words = count_words(content["groups"], "patient" if level == "slice" else level)
+        where = "" if len(runs) == 1 else f" in {fewest.name}"
+        warnings.append(f"Only {words} tested{where}: intervals over so few are too narrow.")
+    num_compared = len({item.run for item in compared})
+    if num_compared > 1:
+        warnings.append(
+            f"{num_compared} runs are compared with {runs[0].name}. The corrected p-values count that, for each level "
+            "and score by itself; the intervals do not. Levels and scores are not corrected for: name the one that "
+            "counts before you look."
+        )
+    if num_compared * 2 / (num_resamples + 1) > SIGNIFICANCE:
+        warnings.append(
+            f"With {num_resamples:,} draws no difference among {num_compared} runs can be shown after correction: "
+            "raise report.num_resamples."
+        )
+    if len(runs) > 1:
+        warnings.append(
+            "Taking the run that looks best here would be a choice on test rows: choose on validation instead."
+        )
+    return warnings

@@ -1,0 +1,141 @@
+"""What a trained and evaluated run left behind, found by the names of its folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json
+from pipeline.core.tables import prediction_columns, read_table
+from pipeline.core.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run.
+
+    Args:
+        name: experiment and run, unique among the runs of a page.
+        paths: its folders; of a report that lies elsewhere, all but the report's are not there.
+        report_folder: where ``evaluate`` wrote.
+        metrics: the content of metrics.json.
+        test: the predictions of the test rows.
+        training: the content of training.json; empty where it is not there.
+        settings: the options that shaped the weights; empty where they are not there.
+        history: a row an epoch; None where it is not there.
+    """
+
+    name: str
+    paths: Workspace
+    report_folder: Path
+    metrics: dict[str, Any]
+    test: pd.DataFrame
+    training: dict[str, Any]
+    settings: dict[str, Any]
+    history: pd.DataFrame | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.metrics["class_names"])
+
+
+def find_report_folders(wanted: Sequence[Path], paths: Workspace) -> list[Path]:
+    """Find the report folders of runs.
+
+    Args:
+        wanted: report folders, run folders, or names below the workspace's reports; of a folder without a report of
+            its own all those one level below. Without any, all runs of the experiment.
+        paths: of the experiment.
+
+    Returns:
+        Folders with a metrics.json, each once, in the order asked for, else by name.
+
+    Raises:
+        UserError: there is no evaluated run.
+    """
+    reports = paths.root / "reports"
+    if not wanted:
+        own = reports / paths.name
+        found = [folder for folder in (own, *_list_below(own)) if (folder / "metrics.json").is_file()]
+        if not found:
+            raise UserError(f"{own}: no evaluated run. Run the train and evaluate stages first, or name runs.")
+        return found
+    found = []
+    for path in wanted:
+        folder = _as_report_folder(path, reports)
+        ready = [folder] if (folder / "metrics.json").is_file() else _list_below(folder)
+        ready = [item for item in ready if (item / "metrics.json").is_file()]
+        if not ready:
+            raise UserError(
+                f"{path}: no evaluated run. Name a report folder, or a run below {reports} such as phantom/seed-1, "
+                "and run the evaluate stage for it first."
+            )
+        found += ready
+    return list(dict.fromkeys(folder.resolve() for folder in found))
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Read runs and give each a name of its own, as short as that allows.
+
+    Args:
+        folders: of ``find_report_folders``.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    paths = [locate(folder) for folder in folders]
+    only_one = len({(item.root, item.name) for item in paths}) == 1
+    names = [item.run or item.name if only_one else " / ".join(p for p in (item.name, item.run) if p) for item in paths]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    return [_read_run(folder, place, name) for folder, place, name in zip(folders, paths, names, strict=True)]
+
+
+def locate(report_folder: Path) -> Workspace:
+    """Return the folders of a run whose report is ``ROOT/reports/EXPERIMENT[/RUN]``; else none of them is there."""
+    folder = report_folder.resolve()
+    if folder.parent.name == "reports":
+        return Workspace(folder.parents[1], folder.name)
+    if folder.parents[1].name == "reports":
+        return Workspace(folder.parents[2], folder.parent.name, folder.name)
+    return Workspace(folder, folder.name)
+
+
+def _read_run(report_folder: Path, paths: Workspace, name: str) -> RunRecord:
+    metrics = read_json(report_folder / "metrics.json")
+    table = read_table(report_folder / "predictions.csv", prediction_columns(tuple(metrics["class_names"])))
+    test = table[table["split"] == metrics["split"]].reset_index(drop=True)
+    columns = [column for column in test.columns if column.startswith("probability_")]
+    try:
+        test[columns] = test[columns].astype(float)
+    except ValueError as error:
+        raise UserError(f"{report_folder / 'predictions.csv'}: {error}. Run evaluate again.") from error
+    started = paths.run_folder / "started.json"
+    return RunRecord(
+        name=name,
+        paths=paths,
+        report_folder=report_folder,
+        metrics=metrics,
+        test=test,
+        training=read_json(paths.training_record) if paths.training_record.is_file() else {},
+        settings=read_json(started)["settings"] if started.is_file() else {},
+        history=pd.read_csv(paths.history) if paths.history.is_file() else None,
+    )
+
+
+def _list_below(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
+
+
+def _as_report_folder(path: Path, reports: Path) -> Path:
+    """Turn a name, a run folder or a report folder into a report folder."""
+    if not path.is_dir():
+        return reports / path
+    folder = path.resolve()
+    for depth in (0, 1):
+        if folder.parents[depth].name == "runs" and not (folder / "metrics.json").is_file():
+            return folder.parents[depth + 1] / "reports" / folder.relative_to(folder.parents[depth])
+    return folder

@@ -1,0 +1,155 @@
+"""Facts about the data: where they come from, how they were cut, labelled and divided."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config.data import PreprocessConfig, SplitConfig
+from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.text import plural
+from pipeline.datasets import DATASETS, find_raw_folder
+from pipeline.reporting.evaluation.flow_diagram import Flow
+from pipeline.training.checkpoint import Checkpoint
+
+AXES = ("right", "anterior", "superior")
+
+
+def describe_data(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    manifest: pd.DataFrame,
+    flow: Flow,
+    certificate: Mapping[str, Any],
+    missing: str,
+) -> dict[str, str]:
+    """Say what is known of the data set, its labels and its splits.
+
+    Args:
+        experiment: the options.
+        checkpoint: for the preprocessing and the statistics of the training pictures.
+        manifest: a row a scan, cells as text.
+        flow: who was found, refused and used.
+        certificate: of the split.
+        missing: what a published set lacks.
+    """
+    dataset, words = DATASETS[experiment.data.dataset], WORDS[checkpoint.kind]
+    facts = {
+        "source": _describe_source(experiment, missing),
+        "reference": _describe_reference(experiment, manifest),
+        "test_reference": f"Labelled as all other {plural(words.example)}.",
+        "preprocessing": _describe_preprocessing(checkpoint),
+        "partition": _describe_partition(experiment.split, dataset.is_published, words),
+        "disjoint": _describe_disjoint(certificate, words),
+        "counts": " ".join(f"{box.title}: {'; '.join(box.lines)}." for box in flow.splits),
+    }
+    if not words.is_single:
+        left_out = [f"{step.left_out.title} ({'; '.join(step.left_out.lines)})" for step in flow.steps if step.left_out]
+        facts |= {
+            "refused": f"Left out by the pipeline: {'; '.join(left_out) or 'no file'}.",
+            "selection": (
+                "All scans that could be read were taken."
+                if experiment.data.pattern == "*"
+                else f"Files whose names match {experiment.data.pattern!r}; of those, all that could be read."
+            ),
+            "missing": "Nothing was imputed; a scan that could not be read is left out, its reason is in manifest.csv.",
+            "identity": (
+                "Of a file's header the geometry alone is read. Patients bear the identifiers of the file names or "
+                "the table, and the report shows them."
+            ),
+            "acquisition": _describe_acquisition(manifest[manifest["status"] == "accepted"]),
+        }
+    if dataset.synthetic_note:
+        facts |= {"annotators": "Nobody: labels come with the geometry.", "identity": "The data show no person."}
+    return facts
+
+
+def _describe_source(experiment: Experiment, missing: str) -> str:
+    dataset = DATASETS[experiment.data.dataset]
+    if dataset.synthetic_note:
+        return dataset.synthetic_note
+    if dataset.is_published:
+        return f"The published set {experiment.data.dataset}. {missing}".strip()
+    return f"Scans of the folder {find_raw_folder(experiment)}, read as {experiment.data.dataset}."
+
+
+def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
+    if experiment.data.table is not None:
+        return f"Labels are those of the table {experiment.data.table.name}."
+    dataset = DATASETS[experiment.data.dataset]
+    if dataset.list_sources is None:
+        made = "made with the objects" if dataset.synthetic_note else "the publisher's"
+        return f"Labels are {made}."
+    checked = manifest[
+        (manifest["status"] == "accepted") & (manifest["side"] != "") & (manifest["side_by_position"] != "")
+    ]
+    num_other = int((checked["side"] != checked["side_by_position"]).sum())
+    return (
+        f"The side is that of the file's name. For {len(checked):,} scans the knee's place in the scanner tells it "
+        f"too: it disagrees for {num_other:,}."
+    )
+
+
+def _describe_preprocessing(checkpoint: Checkpoint) -> str:
+    height, width = checkpoint.image_size
+    means, deviations = (", ".join(f"{v:.4f}" for v in values) for values in (checkpoint.mean, checkpoint.deviation))
+    standardised = f"Values minus {means}, divided by {deviations}: mean and deviation of the training pictures."
+    if checkpoint.kind == "points":
+        return f"{height:,} points an object, moved to their mean and scaled to the unit cube."
+    if checkpoint.kind == "images":
+        return f"Pictures of {height} x {width} pixels as published. {standardised}"
+    return f"{_describe_slicing(checkpoint.preprocess)} {standardised}"
+
+
+def _describe_slicing(options: PreprocessConfig) -> str:
+    start, end = (f"{100 * share:g}" for share in options.span)
+    low, high = (f"{share:g}" for share in options.percentiles)
+    height, width = options.size
+    fitted = "the whole slice fitted into" if options.spacing_mm is None else f"pixels of {options.spacing_mm:g} mm,"
+    return (
+        f"Axes turned to anatomical directions; {options.num_slices} {options.plane} slices a volume, evenly spaced "
+        f"from {start} to {end} % of the axis, {fitted} {height} x {width} pixels; intensities from the {low} to the "
+        f"{high} % percentile of a volume's slices become black to white."
+    )
+
+
+def _describe_partition(options: SplitConfig, is_published: bool, words: Words) -> str:
+    if options.table is not None:
+        return f"As given in the table {options.table.name}."
+    if is_published:
+        return f"Test rows are the publisher's; validation was drawn from the training rows with seed {options.seed}."
+    strata = ", keeping the mix of labels" if options.stratify else ""
+    if options.num_folds:
+        folds = f"{options.num_folds} folds: fold {options.test_fold} is the test, the next one validation"
+        return f"{plural(words.group).capitalize()} drawn with seed {options.seed}{strata}, into {folds}."
+    return (
+        f"{plural(words.group).capitalize()} drawn with seed {options.seed}{strata}: {100 * options.val_fraction:g} % "
+        f"validation, {100 * options.test_fraction:g} % test, the rest training."
+    )
+
+
+def _describe_disjoint(certificate: Mapping[str, Any], words: Words) -> str:
+    what = f"{words.group.capitalize()}."
+    if not words.is_single:
+        what = f"{words.group.capitalize()}: all visits, both knees and all slices of one are in one split."
+    near = certificate.get("near_identical_images", {}).get("count", 0)
+    verdict = "passed" if certificate["passed"] else "did not pass"
+    return f"{what} The leak certificate {verdict}; {near:,} near-identical pairs across splits are listed in it."
+
+
+def _describe_acquisition(accepted: pd.DataFrame) -> str:
+    """Return what the headers of the accepted volumes say; empty where there were pictures alone."""
+    spacings = [tuple(map(float, text.split("x"))) for text in accepted["spacing_mm"] if text]
+    if not spacings:
+        return ""
+    ranges = [f"{axis} {_show_range(values)}" for axis, values in zip(AXES, zip(*spacings, strict=True), strict=True)]
+    num_orders = accepted.loc[accepted["stored_axes"] != "", "stored_axes"].nunique()
+    num_visits = accepted.loc[accepted["visit"] != "", "visit"].nunique()
+    visits = f"; {num_visits:,} visits or dates" if num_visits else ""
+    return f"Voxel size in mm: {', '.join(ranges)}; {num_orders} orders of the stored axes{visits}."
+
+
+def _show_range(values: tuple[float, ...]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

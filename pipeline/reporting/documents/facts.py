@@ -1,0 +1,169 @@
+"""What a run knows of itself, in sentences: the facts that model card and check-list are filled in from.
+
+A fact that the run does not know is absent; the forms then mark the entry as open.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import WORDS, Kind
+from pipeline.core.files import write_bytes
+from pipeline.core.text import count_words, plural
+from pipeline.evaluation.scores import METRIC_NAMES
+from pipeline.reporting.documents.data_facts import describe_data
+from pipeline.reporting.documents.forms import CHECKLIST, MODEL_CARD, Document, fill_form, render_markdown
+from pipeline.reporting.documents.model_facts import describe_model
+from pipeline.reporting.evaluation.flow_diagram import Flow, describe_flow
+from pipeline.reporting.evaluation.scores import summarise_in_words
+from pipeline.reporting.formatting import (
+    BASELINE_TITLES,
+    LEVEL_TITLES,
+    METRIC_TITLES,
+    humanise,
+    show_interval,
+    show_number,
+    show_percent,
+)
+from pipeline.training.checkpoint import Checkpoint
+
+MIN_PATIENTS = 20
+
+
+@dataclass(frozen=True)
+class Study:
+    """What stands around the scores of a report.
+
+    Args:
+        flow: from the files that were found to the rows that were tested.
+        documents: filled forms, under the names of their files without ``.md``.
+    """
+
+    flow: Flow
+    documents: Mapping[str, Document]
+
+
+def build_study(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    *,
+    num_parameters: int,
+    manifest: pd.DataFrame,
+    flow: Flow,
+    metrics: Mapping[str, Any],
+    certificate: Mapping[str, Any],
+    missing: str = "",
+    has_attention: bool = False,
+    section_titles: Sequence[str] = (),
+) -> Study:
+    """Fill in the forms: a model card for every data set, CLAIM where it is made of patients.
+
+    Args:
+        experiment: the options.
+        checkpoint: the weights that were judged.
+        num_parameters: of the network.
+        manifest: a row a scan.
+        flow: see ``Study``.
+        metrics: the content of metrics.json.
+        certificate: of the split.
+        missing: what a published set lacks.
+        has_attention: whether attention is drawn in the report.
+        section_titles: of further parts of the report, where conditions were looked at.
+    """
+    facts = describe_data(experiment, checkpoint, manifest, flow, certificate, missing)
+    facts |= describe_model(checkpoint, num_parameters)
+    facts |= describe_results(metrics, checkpoint.kind, experiment.evaluate.num_resamples, experiment.evaluate.seed)
+    facts |= {"flow": " ".join(describe_flow(flow))}
+    if has_attention:
+        facts["explanation"] = (
+            "Cross-attention by layer and head is drawn over validation examples. It says where the model looks; it "
+            "was not validated against anything."
+        )
+    if section_titles:
+        facts["robustness"] = f"Looked at in this report: {'; '.join(section_titles)}."
+    documents = {"model_card": fill_form(MODEL_CARD, facts)}
+    if checkpoint.kind == "volumes":
+        documents["claim_checklist"] = fill_form(CHECKLIST, facts)
+    return Study(flow, documents)
+
+
+def write_documents(folder: Path, study: Study) -> None:
+    """Write each filled form as Markdown."""
+    for name, document in study.documents.items():
+        write_bytes(folder / f"{name}.md", render_markdown(document).encode())
+
+
+def describe_results(metrics: Mapping[str, Any], kind: Kind, num_resamples: int, seed: int) -> dict[str, str]:
+    """Say what was measured, how, and what came out.
+
+    Args:
+        metrics: the content of metrics.json.
+        kind: what the data set is made of.
+        num_resamples: draws of the bootstrap.
+        seed: of the draws.
+    """
+    words = WORDS[kind]
+    level_name, level = next(iter(metrics["levels"].items()))
+    names = list(level.get("support", {}))
+    drawn = plural(words.group) if words.is_single else f"whole {plural(words.group)}"
+    facts = {
+        "measures": f"{'; '.join(METRIC_TITLES[name] for name in METRIC_NAMES)}.",
+        "intervals": (
+            f"95 % intervals from a percentile bootstrap: {drawn} are drawn {num_resamples:,} times (seed {seed}). "
+            "No hypothesis was tested."
+        ),
+        "test_size": (
+            f"{count_words(level['n'], level_name)}"
+            + ("" if words.is_single else f" of {count_words(level['groups'], words.group)}")
+            + " were tested; the run planned no number."
+        ),
+        "internal": f"The {metrics['split']} split, of the same source as the training rows.",
+        "results": " ".join(summarise_in_words({**metrics, "baselines": {}}, words)),
+        "baselines": "; ".join(
+            f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
+            for name, scores in metrics.get("baselines", {}).items()
+        ),
+        "failures": _describe_failures(level_name, level),
+        "limits": _describe_limits(metrics, level, words.group, words.is_single),
+    }
+    if len(names) == 2:
+        facts["diagnostic"] = " ".join(
+            f"{LEVEL_TITLES.get(name, humanise(name))}, positive class {list(content['support'])[-1]}: "
+            + ", ".join(_show_score(content, metric) for metric in ("sensitivity", "specificity", "auroc"))
+            + "."
+            for name, content in metrics["levels"].items()
+            if len(content.get("support", {})) == 2
+        )
+    facts["details"] = (
+        "Beside the report: metrics.json, predictions.csv; the configuration, fingerprints, versions and the leak "
+        "certificate are in it."
+    )
+    return facts
+
+
+def _show_score(level: Mapping[str, Any], metric: str) -> str:
+    score = level["metrics"][metric]
+    return f"{METRIC_TITLES[metric]} {show_number(score['value'])} (95 % interval {show_interval(score)})"
+
+
+def _describe_failures(level_name: str, level: Mapping[str, Any]) -> str:
+    confusion = level["confusion"]
+    total = sum(sum(row) for row in confusion)
+    wrong = total - sum(row[place] for place, row in enumerate(confusion))
+    if wrong == 0:
+        return f"None of {count_words(total, level_name)} was answered wrongly."
+    verb = "was" if wrong == 1 else "were"
+    return (
+        f"{wrong:,} of {count_words(total, level_name)} {verb} answered wrongly; the report shows the surest of them."
+    )
+
+
+def _describe_limits(metrics: Mapping[str, Any], level: Mapping[str, Any], group: str, is_single: bool) -> str:
+    limits = [str(metrics["synthetic_note"])] if metrics.get("synthetic_note") else []
+    if not is_single and level["groups"] < MIN_PATIENTS:
+        limits.append(f"Only {count_words(level['groups'], group)} were tested; intervals over so few are too narrow.")
+    return " ".join([*limits, "One split of one source; the intervals do not hold what another training seed changes."])

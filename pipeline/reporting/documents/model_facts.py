@@ -1,0 +1,135 @@
+"""Facts about a model and its training, from the checkpoint alone."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config.model import ModelConfig
+from pipeline.core.data_kinds import WORDS
+from pipeline.core.text import plural
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.history import find_best
+
+AUGMENTATIONS = {
+    "rotation_degrees": "rotation up to {} degrees",
+    "zoom": "zoom by up to {}",
+    "shift": "shift by up to {} of the side",
+    "contrast": "contrast {}",
+    "brightness": "brightness {}",
+    "noise": "noise {}",
+    "crop_padding": "crops after a border of {} pixels",
+    "erase_probability": "a box erased with probability {}",
+    "mixup_alpha": "mixup, alpha {}",
+    "cutmix_alpha": "cutmix, alpha {}",
+}
+MIRRORS = {"keep": "mirror images with the same label", "swap": "mirror images with left and right exchanged"}
+
+
+def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str]:
+    """Say what the network is, how it was trained, and with what.
+
+    Args:
+        checkpoint: the weights that were judged.
+        num_parameters: of the network.
+    """
+    settings, shape, words = checkpoint.settings, checkpoint.model, WORDS[checkpoint.kind]
+    is_perceiver = shape.kind == "perceiver"
+    classes = ", ".join(checkpoint.class_names)
+    if len(checkpoint.class_names) > 12:
+        classes = f"{len(checkpoint.class_names)} classes"
+    whole = "" if words.is_single else f" A volume's answer is the mean over its {plural(words.example)}."
+    facts = {
+        "method": f"Deep learning: {'a Perceiver' if is_perceiver else 'a small convolutional network'}.",
+        "task": f"Each {words.example} gets a probability for {classes}.{whole}",
+        "model": f"{_describe_network(shape)} {num_parameters:,} parameters.",
+        "software": (
+            f"{', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}; "
+            f"this project at commit {checkpoint.commit}."
+        ),
+        "initialisation": (
+            f"First weights drawn at random with seed {settings.get('train.seed', 'unknown')}; nothing was pre-trained."
+        ),
+        "weights": (
+            f"Epoch {checkpoint.epoch}; pictures {checkpoint.store_fingerprint}, splits {checkpoint.split_fingerprint}."
+        ),
+        "training": _describe_training(settings),
+        "augmentation": _describe_augmentation(settings) if checkpoint.kind != "points" else "",
+        "choice": _describe_choice(checkpoint),
+        "ensemble": "None: one set of weights answers.",
+        "availability": f"The software is this project at commit {checkpoint.commit}.",
+    }
+    if shape.mirror_average:
+        facts["ensemble"] = "One set of weights; the answer is the mean of those for the picture and its mirror image."
+    if not words.is_single:
+        facts["status"] = "Research software; it makes no diagnosis, and no authority has approved it."
+        facts["not_for"] = "Decisions on the care of a patient."
+    return facts
+
+
+def _describe_network(shape: ModelConfig) -> str:
+    if shape.kind != "perceiver":
+        return (
+            f"A convolutional network, {shape.cnn.blocks} blocks of {', '.join(map(str, shape.cnn.channels))} channels."
+        )
+    stems = {
+        "pixels": "Each pixel is an input.",
+        "patches": f"Each square of {shape.patch_size} x {shape.patch_size} pixels is an input.",
+        "conv": (
+            f"{shape.num_conv_layers} convolutions of stride 2 end with {shape.conv_channels} channels; each place of "
+            "their output is an input."
+        ),
+    }
+    latents = shape.perceiver
+    heads = f"{latents.cross_heads} and {latents.latent_heads} heads"
+    return (
+        f"A Perceiver: {latents.num_latents} latents of width {latents.latent_dim}; {latents.num_cross_attends} x (1 "
+        f"cross-attention and {latents.self_attends_per_cross} self-attentions, of {heads}); {latents.positions} "
+        f"positions. {stems[shape.stem]}"
+    )
+
+
+def _describe_choice(checkpoint: Checkpoint) -> str:
+    how = "as the user named it"
+    if checkpoint.history:
+        select_by = checkpoint.settings["train.select_by"]
+        if find_best(checkpoint.history, select_by).epoch == checkpoint.epoch:
+            how = f"the best by {select_by.replace('val_', 'validation ')}"
+    return f"Epoch {checkpoint.epoch}, {how}; test rows were read by the evaluation alone."
+
+
+def _describe_training(settings: Mapping[str, Any]) -> str:
+    names = {
+        "epochs": "epochs",
+        "batch_size": "batch size",
+        "loss": "loss",
+        "optimizer": "optimiser",
+        "learning_rate": "highest learning rate",
+        "schedule": "schedule",
+        "warmup_epochs": "epochs of warm-up",
+        "weight_decay": "weight decay",
+        "label_smoothing": "label smoothing",
+        "clip_norm": "largest gradient norm",
+        "precision": "precision",
+        "seed": "seed",
+    }
+    known = [
+        f"{title} {show_value(settings[f'train.{name}'])}"
+        for name, title in names.items()
+        if f"train.{name}" in settings
+    ]
+    return f"{'; '.join(known)}.".capitalize() if known else ""
+
+
+def _describe_augmentation(settings: Mapping[str, Any]) -> str:
+    values = {name: settings.get(f"augment.{name}", 0) for name in AUGMENTATIONS}
+    done = [text.format(show_value(values[name])) for name, text in AUGMENTATIONS.items() if values[name]]
+    mirror = MIRRORS.get(str(settings.get("augment.mirror")))
+    done += [mirror] if mirror else []
+    return f"Random changes of training pictures: {', '.join(done)}." if done else "Training pictures were not changed."
+
+
+def show_value(value: Any) -> str:
+    """Write an option's value as a reader expects it; none of it is "None"."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,100 @@
+"""The pictures of one evaluation, from predictions, metrics and history."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.attention.maps import KEPT, choose_examples, compute_maps, has_attention
+from pipeline.data.store import Store
+from pipeline.evaluation.auroc import compute_roc_curves
+from pipeline.evaluation.scores import compute_calibration_bins
+from pipeline.models.classifier import Classifier
+from pipeline.reporting.attention.sheets import choose_maps, draw_maps
+from pipeline.reporting.figures.classification import calibration_curve, confusion_matrix, roc_curve
+from pipeline.reporting.figures.image_grid import contact_sheet
+from pipeline.reporting.figures.runs import training_curves
+from pipeline.reporting.formatting import show_percent
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.history import find_best
+
+NUM_MISTAKES = 24
+
+
+def draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, bytes]:
+    """Draw what the test rows gave.
+
+    Args:
+        store: the examples.
+        test: the predictions table of the test rows.
+        metrics: the content of metrics.json.
+
+    Returns:
+        PNG bytes under the names of their files.
+    """
+    names = store.class_names
+    level_name, level = next(iter(metrics["levels"].items()))
+    title = f"{level_name.capitalize()}s, test"
+    figures = {
+        f"confusion_{level}": confusion_matrix(content["confusion"], names, f"{level.capitalize()}s, test")
+        for level, content in metrics["levels"].items()
+    }
+    auroc = level["metrics"]["auroc"]
+    auroc_text = show_percent(auroc) if auroc["value"] is not None else ""
+    figures["roc"] = roc_curve(compute_roc_curves(test, names), title, auroc_text)
+    figures["calibration"] = calibration_curve(compute_calibration_bins(test, names), title)
+    mistakes = draw_mistakes(store, test)
+    if mistakes is not None:
+        figures["worst_mistakes"] = mistakes
+    return figures
+
+
+def draw_attention(
+    classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
+) -> dict[str, bytes]:
+    """Draw where a model looks in a few validation examples.
+
+    Args:
+        classifier: the trained model.
+        store: the examples.
+        roles: each patient's split.
+        num_examples: how many examples.
+        epoch: epochs that the weights were trained.
+
+    Returns:
+        A picture of each example, ``attention_1`` and so on; none of a network without attention.
+    """
+    if not has_attention(classifier.model):
+        return {}
+    options = dataclasses.replace(KEPT, num_examples=num_examples)
+    rows = choose_examples(store, roles, options)
+    maps = compute_maps(classifier, store, rows, options, epoch)
+    return {f"attention_{place + 1}": draw_maps(choose_maps(maps, place), "validation") for place in range(len(rows))}
+
+
+def draw_curves(checkpoint: Checkpoint, history: pd.DataFrame | None = None) -> bytes:
+    """Draw the epochs of a run.
+
+    Args:
+        checkpoint: the weights that were judged; its epoch is marked.
+        history: all epochs of the run; without it, as of a checkpoint from elsewhere, those up to its own.
+    """
+    if history is None:
+        history = pd.DataFrame([vars(result) for result in checkpoint.history])
+    best = find_best(checkpoint.history, checkpoint.settings["train.select_by"]).epoch
+    return training_curves(history, best)
+
+
+def draw_mistakes(store: Store, test: pd.DataFrame) -> bytes | None:
+    """Draw the wrong answers that the model was surest of; None where there are none."""
+    wrong = test[test["label"] != test["predicted"]].copy()
+    if wrong.empty:
+        return None
+    columns = [f"probability_{name}" for name in store.class_names]
+    wrong["confidence"] = wrong[columns].max(axis=1)
+    worst = wrong.sort_values(["confidence", "example_id"], ascending=[False, True]).head(NUM_MISTAKES)
+    place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
+    images = store.examples[place_of[worst["example_id"]].to_numpy()]
+    captions = [f"{row.group_id} is {row.label}, {row.predicted} {row.confidence:.2f}" for row in worst.itertuples()]
+    return contact_sheet(images, captions)

@@ -1,0 +1,164 @@
+"""The way from the files that were found to the rows that were tested, as boxes under each other."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.data_kinds import WORDS, Kind, Words
+from pipeline.core.text import count_words, plural
+from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
+
+SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
+MAX_REASONS = 12  # more are counted together; the manifest lists every scan
+
+
+@dataclass(frozen=True)
+class Box:
+    """One box.
+
+    Args:
+        title: what its rows are.
+        lines: how many, and of whom.
+    """
+
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A box, and what leaves the way behind it.
+
+    Args:
+        box: what is still there.
+        left_out: what is not taken further, with reasons; None where all of it is.
+    """
+
+    box: Box
+    left_out: Box | None = None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The whole way.
+
+    Args:
+        steps: from the files that were found to the rows that were used.
+        splits: where those went.
+    """
+
+    steps: tuple[Step, ...]
+    splits: tuple[Box, ...]
+
+
+def build_flow(
+    manifest: pd.DataFrame, index: pd.DataFrame, split_of: np.ndarray[Any, Any], kind: Kind, missing: str = ""
+) -> Flow:
+    """Count who was found, refused and used.
+
+    Args:
+        manifest: a row a scan, cells as text: ``group_id``, ``label``, ``num_files``, ``path``, ``status``, ``reason``.
+        index: a row an example: ``group_id``, ``source_id``, ``label``.
+        split_of: the split of each row of ``index``.
+        kind: what the data set is made of.
+        missing: what a published set lacks.
+    """
+    words = WORDS[kind]
+    splits = tuple(
+        Box(SPLIT_TITLES.get(split, split), _describe_rows(index[split_of == split], words))
+        for split in sorted(set(split_of), key=_split_order)
+    )
+    accepted = manifest[manifest["status"] == "accepted"]
+    if words.is_single:
+        lost = Box("Missing from the published set", (missing,)) if missing else None
+        return Flow((Step(Box(f"{words.source.capitalize()}s read", _describe_rows(index, words)), lost),), splits)
+    ignored, refused = (manifest[manifest["status"] == status] for status in ("ignored", "refused"))
+    scans = manifest[manifest["status"] != "ignored"]
+    num_files = int(manifest["num_files"].astype(int).sum())
+    steps = (
+        Step(Box("Files found", (count_words(num_files, "file"),)), _list_reasons("No scans", ignored, "file")),
+        Step(
+            Box(f"{plural(words.source).capitalize()} found", _describe_sources(scans, words)),
+            _list_reasons("Refused", refused, words.source),
+        ),
+        Step(
+            Box(
+                f"{plural(words.source).capitalize()} used",
+                (*_describe_sources(accepted, words), *_show_labels(accepted), count_words(len(index), words.example)),
+            )
+        ),
+    )
+    return Flow(steps, splits)
+
+
+def describe_flow(flow: Flow) -> list[str]:
+    """Write the flow as one sentence a box, for a text without boxes."""
+    sentences = []
+    for step in flow.steps:
+        sentences.append(f"{step.box.title}: {'; '.join(step.box.lines)}.")
+        if step.left_out is not None:
+            sentences.append(f"{step.left_out.title} ({'; '.join(step.left_out.lines).rstrip('.')}).")
+    return sentences + [f"{box.title}: {'; '.join(box.lines)}." for box in flow.splits]
+
+
+def shorten_reason(reason: str, path: str) -> str:
+    """Reduce the message of one refused file to what it has in common with others.
+
+    Args:
+        reason: as the manifest has it, such as "/scans/a.nii: truncated, the header claims 96 bytes and …".
+        path: of the file, below the raw folder.
+
+    Returns:
+        The first clause without the file's name and numbers, such as "truncated".
+    """
+    _, found, behind = reason.partition(f"{path}: ")
+    clause = re.split(r"[,;:(]|\. |\.$", behind if found else reason, maxsplit=1)[0].strip()
+    return re.sub(r"\d[\dx.]*", "…", clause) or "no reason given"
+
+
+def _list_reasons(title: str, rows: pd.DataFrame, word: str) -> Box | None:
+    """Count rows by reason, the commonest first; None without rows."""
+    if rows.empty:
+        return None
+    counts = Counter(shorten_reason(row.reason, row.path) for row in rows.itertuples())
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{count:,}: {reason}" for reason, count in ranked[:MAX_REASONS]]
+    if len(ranked) > MAX_REASONS:
+        lines.append(f"{sum(count for _, count in ranked[MAX_REASONS:]):,}: other reasons")
+    return Box(f"{title}: {count_words(len(rows), word)}", tuple(lines))
+
+
+def _describe_sources(rows: pd.DataFrame, words: Words) -> tuple[str, ...]:
+    groups = rows.loc[rows["group_id"] != "", "group_id"].nunique()
+    return (count_words(len(rows), words.source), count_words(groups, words.group))
+
+
+def _describe_rows(rows: pd.DataFrame, words: Words) -> tuple[str, ...]:
+    if words.is_single:
+        return (count_words(len(rows), words.example), *_show_labels(rows))
+    sources = rows.drop_duplicates("source_id")
+    counts = (
+        count_words(rows["group_id"].nunique(), words.group),
+        count_words(len(sources), words.source),
+        count_words(len(rows), words.example),
+    )
+    return (*counts, *_show_labels(sources))
+
+
+def _show_labels(rows: pd.DataFrame) -> Sequence[str]:
+    counts = rows["label"].value_counts().sort_index()
+    if counts.empty:
+        return ()
+    if len(counts) > MAX_READABLE_CLASSES:
+        return (f"{len(counts)} classes, {counts.min():,} to {counts.max():,} a class",)
+    return (", ".join(f"{count:,} {label}" for label, count in counts.items()),)
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    known = list(SPLIT_TITLES)
+    return (known.index(split) if split in known else len(known), split)

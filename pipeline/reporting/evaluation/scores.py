@@ -1,0 +1,198 @@
+"""What the scores of metrics.json become in a report: sentences, tables, pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.text import plural
+from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
+from pipeline.evaluation.scores import METRIC_NAMES
+from pipeline.reporting.elements import Picture, Table
+from pipeline.reporting.formatting import (
+    BASELINE_TITLES,
+    LEVEL_TITLES,
+    LOWER_IS_BETTER,
+    METRIC_TITLES,
+    humanise,
+    show_interval,
+    show_number,
+    show_percent,
+)
+
+# The order of the page; {level} stands for each level. Pictures with other names follow at the end.
+FIGURE_TEXTS = {
+    "confusion_slice": ("Confusion matrix of the slices", "Rows are the true class."),
+    "confusion_volume": (
+        "Confusion matrix of the volumes",
+        "A volume's probabilities are the means over its slices.",
+    ),
+    "confusion_patient": (
+        "Confusion matrix of the patients",
+        "A patient's probabilities are the means over all slices.",
+    ),
+    "confusion_image": ("Confusion matrix of the images", "Rows are the true class."),
+    "confusion_object": ("Confusion matrix of the objects", "Rows are the true class."),
+    "roc": ("ROC curve", "Sensitivity against false positive rate over all thresholds."),
+    "calibration": (
+        "Calibration curve",
+        "On the dashed line the model is right as often as it claims; orange is the gap. "
+        "Below, how many rows have that confidence.",
+    ),
+    "worst_mistakes": (
+        "Worst mistakes",
+        "Wrong answers that the model was surest of, each with its true class and what was said.",
+    ),
+    "attention": (
+        "Where the model looks",
+        "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their place in "
+        "the list. It says where the model looks, not why it answers. With each map: how many times its even share "
+        "the most-read part gets, and over how many parts the reading is spread.",
+    ),
+    "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
+}
+NEXT_EXAMPLE = "The same for another validation example."
+
+
+def distinct_levels(levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out a level that has as many rows as the one before: there was nothing to average."""
+    kept: dict[str, Any] = {}
+    for name, level in levels.items():
+        if not kept or level["n"] != list(kept.values())[-1]["n"]:
+            kept[name] = level
+    return kept
+
+
+def summarise_in_words(metrics: Mapping[str, Any], words: Words = WORDS["volumes"]) -> list[str]:
+    """Say what was found: accuracy with its interval, on how many patients, and what it has to beat."""
+    levels = distinct_levels(metrics["levels"])
+    first_name, first = next(iter(levels.items()))
+    accuracy = first["metrics"]["accuracy"]
+    patients = f" of {first['groups']:,} independent {plural(words.group, first['groups'])}"
+    sentences = [
+        f"On {first['n']:,} {plural(first_name, first['n'])}{'' if words.is_single else patients} in the "
+        f"{metrics['split']} split, the model is right for {show_percent(accuracy)}."
+    ]
+    for name, level in list(levels.items())[1:]:
+        share = show_percent(level["metrics"]["accuracy"])
+        sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {share}.")
+    if accuracy["low"] is None:
+        sentences.append(f"There is no interval, so nothing can be said about other {plural(words.group)}.")
+    beside = [
+        f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
+        for name, scores in metrics.get("baselines", {}).items()
+    ]
+    if beside:
+        sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(beside)}.")
+    return sentences
+
+
+def build_level(name: str, level: Mapping[str, Any], words: Words) -> dict[str, Any]:
+    """Turn one level of metrics.json into a heading, a line on its rows, its table and its notes."""
+    title = LEVEL_TITLES.get(name, humanise(name))
+    rows = tuple(
+        (
+            METRIC_TITLES[metric] + (" ↓" if metric in LOWER_IS_BETTER else ""),
+            show_number(level["metrics"][metric]["value"]),
+            show_interval(level["metrics"][metric]),
+        )
+        for metric in METRIC_NAMES
+    )
+    counts = level.get("support", {})
+    support = ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    if len(counts) > MAX_READABLE_CLASSES:
+        support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
+    groups = f"rows, {level['groups']:,} independent {plural(words.group)}"
+    return {
+        "title": title,
+        "line": f"{level['n']:,} {plural(words.group) if words.is_single else groups}"
+        + (f"; {support}." if support else "."),
+        "table": Table(f"Scores: {title}", ("Score", "Value", "95\u00a0% interval"), rows),
+        "notes": level.get("notes", []),
+    }
+
+
+def tabulate_baselines(metrics: Mapping[str, Any]) -> Table:
+    """Put the model and its baselines side by side, at the first level."""
+    model = next(iter(metrics["levels"].values()))["metrics"]
+    named = {
+        "This model": model,
+        **{BASELINE_TITLES.get(k, humanise(k)): v for k, v in metrics.get("baselines", {}).items()},
+    }
+    rows = tuple(
+        (
+            title,
+            show_number(scores["accuracy"]["value"]),
+            show_interval(scores["accuracy"]),
+            show_number(scores["auroc"]["value"]),
+            show_number(scores["nll"]["value"]),
+        )
+        for title, scores in named.items()
+    )
+    columns = ("Model", "Accuracy", "95\u00a0% interval", "AUROC", "Negative log-likelihood")
+    return Table("Model and baselines", columns, rows, is_first_marked=True)
+
+
+def order_pictures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> list[Picture]:
+    """Give each picture its title and text, with the numbers that it shows; known ones first.
+
+    Args:
+        figures: PNG bytes under their names.
+        metrics: the content of metrics.json.
+    """
+    pictures = []
+    for name, png in sorted(figures.items(), key=lambda item: _find_place(item[0])):
+        base, _, number = name.rpartition("_")
+        is_map = base == "attention" and number.isdigit()
+        if is_map:
+            title, text = FIGURE_TEXTS[base]
+            title, text = f"{title}, example {number}", text if number == "1" else NEXT_EXAMPLE
+        else:
+            title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
+        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
+    return pictures
+
+
+def _find_place(name: str) -> int:
+    """Return a picture's place on the page; the unknown ones come last, in the order in which they came."""
+    known = list(FIGURE_TEXTS)
+    key = name if name in known else name.rpartition("_")[0]
+    return known.index(key) if key in known else len(known)
+
+
+def describe_finding(name: str, metrics: Mapping[str, Any]) -> str:
+    """Say in numbers what a picture shows; empty where they are not known.
+
+    Args:
+        name: of the picture.
+        metrics: the content of metrics.json.
+    """
+    levels = metrics["levels"]
+    first = next(iter(levels.values()))
+    kind, _, level_name = name.partition("_")
+    if kind == "confusion" and level_name in levels:
+        return _describe_confusion(levels[level_name])
+    if name == "roc":
+        return f"AUROC {show_number(first['metrics']['auroc']['value'])} ({show_interval(first['metrics']['auroc'])})."
+    if name == "calibration":
+        error = first["metrics"]["ece"]
+        return f"Expected calibration error {show_number(error['value'])} ({show_interval(error)})."
+    if name == "worst_mistakes":
+        total, correct = _count_correct(first["confusion"])
+        return f"{total - correct:,} of {total:,} answers were wrong."
+    return ""
+
+
+def _describe_confusion(level: Mapping[str, Any]) -> str:
+    matrix, names = level["confusion"], list(level.get("support", {}))
+    total, correct = _count_correct(matrix)
+    if len(names) != len(matrix) or len(names) > MAX_READABLE_CLASSES:
+        return f"{correct:,} of {total:,} answered correctly."
+    counts = (
+        f"{name} {row[place]:,} of {sum(row):,}" for place, (name, row) in enumerate(zip(names, matrix, strict=True))
+    )
+    return f"Answered correctly: {'; '.join(counts)}."
+
+
+def _count_correct(matrix: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return how many rows there are, and how many lie on the diagonal."""
+    return sum(map(sum, matrix)), sum(row[place] for place, row in enumerate(matrix))

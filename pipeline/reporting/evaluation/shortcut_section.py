@@ -1,0 +1,238 @@
+"""The shortcut probes in words: a part of the report, and warnings for its top."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.config.data import Plane
+from pipeline.core.data_kinds import Words
+from pipeline.core.text import plural
+from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.figures.subgroups import Panel, accuracy_of_parts, accuracy_over_index
+from pipeline.reporting.formatting import show_interval, show_number, show_percent
+
+# A model that sees no anatomy ranks a pair of rows of two classes rightly in five of ten cases, whatever the shares of
+# the classes. Six of ten, even at the lower end of the interval, are neither chance nor a trifle.
+ALARMING_AUROC = 0.6
+# A part whose whole interval lies ten points below the accuracy of all rows is neither chance nor a trifle.
+ALARMING_LOSS = 0.1
+# Were a network right for a share a of the slices and as often for their mirror images, at least 2a - 1 would flip,
+# even if it erred on other slices in the mirror. Five points less, even at the upper end of the interval, are too few.
+ALARMING_FLIP_GAP = 0.05
+
+BLIND_TITLES = {"border_only": "Border of the pictures alone", "index_only": "Slice index alone"}
+PART_TITLES = {"visit": "visit", "intensity_quartile": "intensity quartile"}
+QUARTILE_NAMES = ("darkest", "2nd", "3rd", "brightest")
+
+
+def build_probe_sections(
+    probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words, plane: Plane
+) -> list[Section]:
+    """Turn the probes into a part of the report.
+
+    Args:
+        probes: what ``compute_probes`` returned.
+        metrics: the content of metrics.json.
+        words: what a row and a group are called.
+        plane: of the slices.
+
+    Returns:
+        One section with sentences, tables and pictures; none where no probe makes sense.
+    """
+    if not probes:
+        return []
+    rows = plural(words.example)
+    overall = next(iter(metrics["levels"].values()))["metrics"]["accuracy"]["value"]
+    sentences = [
+        f"A model can be right for the wrong reason: by how, when and where in the scan the {rows} were made."
+        if "slice_index" in probes
+        else f"A model can be right for the wrong reason: by how the {rows} were made."
+    ]
+    pictures = []
+    if "slice_index" in probes:
+        sentences.append(f"By slice index, {_describe_extremes(probes['slice_index'])}.")
+        indices = [part["slice_index"] for part in probes["slice_index"]]
+        accuracies = [part["accuracy"] for part in probes["slice_index"]]
+        pictures.append(
+            Picture(
+                "accuracy_by_slice_index",
+                "Accuracy by slice index",
+                "The dashed line is the accuracy of all test slices. Slices at the ends show less of the joint; a fall "
+                "there is no shortcut, but high accuracy where nothing can be seen would be one. "
+                f"{_describe_extremes(probes['slice_index']).capitalize()}.",
+                accuracy_over_index(indices, accuracies, overall, "Slices, test"),
+            )
+        )
+    divided = {name: probes[name] for name in PART_TITLES if name in probes}
+    if divided:
+        pictures.append(
+            Picture(
+                "accuracy_by_part",
+                f"Accuracy by {' and by '.join(PART_TITLES[name] for name in divided)}",
+                f"Each point is the accuracy of a part of the test rows, the dashed line that of all, {overall:.1%}. "
+                f"{_read_out(divided)}",
+                accuracy_of_parts([_build_panel(name, parts) for name, parts in divided.items()], overall),
+            )
+        )
+    sentences += [*_describe_blind(probes, words), *_describe_mirror(probes, words, plane)]
+    tables = [_tabulate_blind(probes, metrics, words)] if "border_only" in probes else []
+    tables += [_tabulate_parts(name, parts, words) for name, parts in divided.items()]
+    return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(pictures))]
+
+
+def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words) -> list[str]:
+    """Say which probes are alarming; the constants of this module say from where on, and why."""
+    warnings = []
+    for name, title in BLIND_TITLES.items():
+        if name not in probes:
+            continue
+        auroc = probes[name]["auroc"]
+        if auroc["low"] is not None and auroc["low"] > ALARMING_AUROC:
+            warnings.append(
+                f"{title}, which shows {_name_unseen(words)}, tells the classes apart "
+                f"(AUROC {show_number(auroc['value'])}, 95\u00a0% interval {show_interval(auroc)}; "
+                f"guessing has 0.5, a warning comes from {ALARMING_AUROC}). "
+                "The model may use it too."
+            )
+    overall = next(iter(metrics["levels"].values()))["metrics"]["accuracy"]["value"]
+    for name, title in PART_TITLES.items():
+        for label, part in zip(_name_parts(name, probes.get(name, [])), probes.get(name, []), strict=True):
+            high = part["accuracy"]["high"]
+            if high is not None and high < overall - ALARMING_LOSS:
+                warnings.append(
+                    f"Of the {plural(words.example)} of {title} {label} it is right for only "
+                    f"{show_percent(part['accuracy'])}, of all for {overall:.1%}."
+                )
+    mirror = probes.get("mirror")
+    if mirror is not None:
+        flipped, accuracy = mirror["flipped_without_averaging"], mirror["accuracy_without_averaging"]
+        highest = flipped["value"] if flipped["high"] is None else flipped["high"]
+        if highest < 2 * accuracy["value"] - 1 - ALARMING_FLIP_GAP:
+            averaged = " without averaging" if mirror["is_by_construction"] else ""
+            warnings.append(
+                f"Mirrored, only {show_percent(flipped)} of the test slices flip their answer{averaged}: the network "
+                "reads something that a mirror does not turn round."
+            )
+    return warnings
+
+
+def _describe_extremes(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Say where accuracy is lowest and highest, of equal ones the first."""
+    values = [part["accuracy"]["value"] for part in parts]
+    lowest, highest = (parts[values.index(pick(values))] for pick in (min, max))
+    if lowest is highest:
+        return f"accuracy is {show_percent(lowest['accuracy'])} everywhere"
+    return (
+        f"accuracy is lowest at {lowest['slice_index']} with {show_percent(lowest['accuracy'])} and highest at "
+        f"{highest['slice_index']} with {show_percent(highest['accuracy'])}"
+    )
+
+
+def _read_out(divided: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Say the numbers of a picture of parts."""
+    told = []
+    for name, parts in divided.items():
+        values = zip(_name_parts(name, parts), parts, strict=True)
+        shares = ", ".join(f"{label} {part['accuracy']['value']:.1%}" for label, part in values)
+        told.append(f"{PART_TITLES[name].capitalize()}: {shares}.")
+    return " ".join(told)
+
+
+def _describe_blind(probes: Mapping[str, Any], words: Words) -> list[str]:
+    sentences = []
+    if "border_only" in probes:
+        sentences.append(
+            f"A label that can be read off what shows {_name_unseen(words)} is a warning sign. A logistic regression "
+            "that sees only a frame of a sixteenth of each side is right for "
+            f"{show_percent(probes['border_only']['accuracy'])} of the test rows."
+        )
+    if "index_only" in probes:
+        sentences.append(
+            "A decision tree that knows only a slice's index and its place along the axis is right for "
+            f"{show_percent(probes['index_only']['accuracy'])}."
+        )
+    return sentences
+
+
+def _name_unseen(words: Words) -> str:
+    return "nothing of the object" if words.is_single else "no anatomy"
+
+
+def _describe_mirror(probes: Mapping[str, Any], words: Words, plane: Plane) -> list[str]:
+    """Say what the mirror check found, or why there is none."""
+    if words.is_single:
+        return []
+    if "mirror" not in probes:
+        why = "the slices are sagittal" if plane == "sagittal" else "the labels are not left and right"
+        return [f"There is no mirror check: {why}, so that a mirror image has no other label."]
+    mirror = probes["mirror"]
+    flipped, accuracy = (mirror[f"{name}_without_averaging"] for name in ("flipped", "accuracy"))
+    if not mirror["is_by_construction"]:
+        return [
+            f"Mirrored, a left knee shows a right one. {show_percent(flipped)} of the test slices flip their answer."
+        ]
+    return [
+        "Mirrored, a left knee shows a right one. The model averages over a slice and its mirror image, so that every "
+        f"answer flips by construction. The network without averaging flips for {show_percent(flipped)} of the test "
+        f"slices and is right for {show_percent(accuracy)}."
+    ]
+
+
+def _name_parts(name: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    if name == "intensity_quartile":
+        return [QUARTILE_NAMES[part["quartile"] - 1] for part in parts]
+    return [part[name] for part in parts]
+
+
+def _build_panel(name: str, parts: Sequence[Mapping[str, Any]]) -> Panel:
+    names = tuple(_name_parts(name, parts))
+    return Panel(f"By {PART_TITLES[name]}", names, [part["accuracy"] for part in parts])
+
+
+def _tabulate_parts(name: str, parts: Sequence[Mapping[str, Any]], words: Words) -> Table:
+    labels = _name_parts(name, parts)
+    note = "The visit as the file's name has it, of a date the year." if name == "visit" else ""
+    if name == "intensity_quartile":
+        labels = [
+            f"{label} ({part['from']:.3f} to {part['to']:.3f})" for label, part in zip(labels, parts, strict=True)
+        ]
+        note = f"By the mean of a prepared {words.example}'s pixels, black 0 and white 1; four parts of the test rows."
+    if any(part["accuracy"]["low"] == part["accuracy"]["high"] == 1 for part in parts):
+        note = f"{note} Where no error was seen, a bootstrap has none to draw: the interval has no width.".strip()
+    groups = () if words.is_single else (plural(words.group).capitalize(),)
+    return Table(
+        f"Accuracy by {PART_TITLES[name]}",
+        (PART_TITLES[name].capitalize(), plural(words.example).capitalize(), *groups, "Accuracy", "95 % interval"),
+        tuple(
+            (
+                label,
+                f"{part['n']:,}",
+                *(() if words.is_single else (f"{part['groups']:,}",)),
+                show_number(part["accuracy"]["value"]),
+                show_interval(part["accuracy"]),
+            )
+            for label, part in zip(labels, parts, strict=True)
+        ),
+        note,
+    )
+
+
+def _tabulate_blind(probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words) -> Table:
+    model = next(iter(metrics["levels"].values()))["metrics"]
+    named = {"This model": model, "Commonest class": metrics["baselines"]["majority"]}
+    named |= {title: probes[name] for name, title in BLIND_TITLES.items() if name in probes}
+    return Table(
+        f"Models that see {_name_unseen(words)}",
+        ("Model", "Accuracy", "95 % interval", "AUROC", "95 % interval of the AUROC"),
+        tuple(
+            (
+                title,
+                show_number(scores["accuracy"]["value"]),
+                show_interval(scores["accuracy"]),
+                show_number(scores["auroc"]["value"]),
+                show_interval(scores["auroc"]),
+            )
+            for title, scores in named.items()
+        ),
+        f"Same splits as the model. A warning stands on top where an AUROC's whole interval is above {ALARMING_AUROC}.",
+        is_first_marked=True,
+    )

@@ -1,0 +1,148 @@
+"""Pictures of a report, as PNG bytes: the one door to matplotlib.
+
+Every picture is its own ``Figure`` object: no window, no state shared between
+calls. Colours are Okabe and Ito's, told apart by colour-blind readers
+("Color universal design", 2008); nothing is said by colour alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pipeline.evaluation.auroc import RocCurve
+from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, STYLE, VERMILION, save_png, shorten
+
+MAX_ROC_CURVES = 8  # more are drawn thin, with their mean
+MAX_WRITTEN_CLASSES = 12  # a larger confusion matrix has no numbers in its cells
+
+
+def confusion_matrix(
+    counts: Sequence[Sequence[int]] | NDArray[Any], class_names: Sequence[str], title: str = ""
+) -> bytes:
+    """Draw a confusion matrix twice: counts, and the share of each true class.
+
+    Args:
+        counts: ``(classes, classes)``, a row for each true class.
+        class_names: in the order of rows and columns.
+        title: what was counted, such as "Slices, test".
+    """
+    matrix = np.asarray(counts, dtype=np.float64)
+    support = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
+    side = min(9.0, max(3.6, 0.42 * len(class_names) + 1.4))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2 * side + 0.6, side + 0.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        draw_matrix(left, matrix, class_names, [f"{value:,.0f}" for value in matrix.flat], matrix.max())
+        draw_matrix(right, shares, class_names, [f"{value:.1%}" for value in shares.flat], 1.0)
+        left.set_title("Counts")
+        right.set_title("Share of the true class")
+        if len(class_names) <= MAX_WRITTEN_CLASSES:
+            names = [
+                f"{shorten(name, 18)}\nn = {row.sum():,.0f}" for name, row in zip(class_names, matrix, strict=True)
+            ]
+            right.set_yticks(range(len(class_names)), names)
+        figure.suptitle(f"{title}  (n = {matrix.sum():,.0f})".strip(), fontsize=12, fontweight="bold")
+        return save_png(figure)
+
+
+def draw_matrix(
+    axes: Axes, matrix: NDArray[np.float64], class_names: Sequence[str], texts: Sequence[str], highest: float
+) -> None:
+    """Draw one matrix as tinted cells, with a text in each where there are few classes."""
+    num_classes = len(class_names)
+    # Of many classes the mistakes are few in each cell: the tint grows with the square root, so that they are seen.
+    tint = PowerNorm(0.5 if num_classes > MAX_WRITTEN_CLASSES else 1.0, vmin=0, vmax=highest or 1)
+    axes.imshow(matrix, cmap="Blues", norm=tint, aspect="equal")
+    axes.set(xlabel="Predicted", ylabel="True")
+    axes.grid(visible=False)
+    names = [shorten(name, 18) for name in class_names]
+    font_size = 9 if num_classes <= MAX_WRITTEN_CLASSES else max(4.0, 9 - num_classes / 12)
+    axes.set_xticks(range(num_classes), names, fontsize=font_size)
+    axes.set_yticks(range(num_classes), names, fontsize=font_size)
+    if num_classes > 3 or max(len(name) for name in names) > 9:
+        angle = 40 if num_classes <= MAX_WRITTEN_CLASSES else 90
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=angle, ha="right", va="center", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    if num_classes > MAX_WRITTEN_CLASSES:
+        return
+    text_size = 15 if num_classes <= 3 else max(6.0, 12 - 0.5 * num_classes)
+    for (row, column), value in np.ndenumerate(matrix):
+        colour = PAPER if value > 0.65 * (highest or 1) else INK
+        text = texts[row * num_classes + column]
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=text_size)
+
+
+def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") -> bytes:
+    """Draw ROC curves: one a class, or for many classes all thin with their mean.
+
+    Args:
+        curves: what ``compute_roc_curves`` returns; may be empty.
+        title: what was scored.
+        auroc: the area with its interval, written into the picture.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 5.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="guessing")
+        colours = [BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", "#8C6D00", INK]
+        if len(curves) > MAX_ROC_CURVES:
+            grid = np.linspace(0, 1, 501)
+            rates = [np.interp(grid, c.false_positive_rate, c.true_positive_rate) for c in curves.values()]
+            for curve in curves.values():
+                axes.plot(curve.false_positive_rate, curve.true_positive_rate, color="#9CC9E3", linewidth=0.7)
+            axes.plot(grid, np.mean(rates, axis=0), color=BLUE, linewidth=2.2, label="mean of the classes")
+        else:
+            for (name, curve), colour in zip(curves.items(), colours, strict=False):
+                points = (curve.false_positive_rate, curve.true_positive_rate)
+                label = f"{shorten(name, 24)} against the rest" if len(curves) > 1 else f"positive class: {name}"
+                axes.plot(*points, color=colour, linewidth=2.2, label=label, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set(xlabel="False positive rate (1 minus specificity)", ylabel="True positive rate (sensitivity)")
+        axes.set_title(title, fontweight="bold")
+        axes.legend(loc="lower right", title=auroc or None, alignment="left")
+        return save_png(figure)
+
+
+def calibration_curve(bins: pandas.DataFrame, title: str = "") -> bytes:
+    """Draw how often the model is right at each confidence, above how many rows have it.
+
+    Args:
+        bins: what ``compute_calibration_bins`` returns.
+        title: what was scored.
+    """
+    filled = bins[bins["count"] > 0]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
+        gaps = np.stack([filled["confidence"], filled["accuracy"]])
+        upper.vlines(filled["confidence"], gaps.min(axis=0), gaps.max(axis=0), color=ORANGE, linewidth=2)
+        upper.plot(
+            filled["confidence"],
+            filled["accuracy"],
+            "o-",
+            color=BLUE,
+            linewidth=1.6,
+            label="model",
+            clip_on=False,
+        )
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share that is right")
+        upper.set_title(title, fontweight="bold")
+        upper.legend(loc="upper left")
+        widths = bins["high"] - bins["low"]
+        bars = lower.bar(bins["low"], bins["count"], width=widths, align="edge", color=BLUE, edgecolor=PAPER)
+        lower.bar_label(bars, [f"{count:,}" if count else "" for count in bins["count"]], fontsize=6.5, padding=1)
+        lower.set(xlabel="Confidence (highest probability)", ylabel="Rows")
+        lower.margins(y=0.2)
+        lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        return save_png(figure)

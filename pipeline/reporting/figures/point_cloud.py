@@ -1,0 +1,68 @@
+"""Point clouds as pictures."""
+
+import numpy as np
+from einops import repeat
+from PIL import Image, ImageDraw
+
+from pipeline.core.array_types import Array
+from pipeline.core.errors import UserError
+
+SIDE = 264
+OVERSAMPLING = 2
+# Seen from the front right and a little from above, as furniture is drawn in catalogues.
+AZIMUTH_DEGREES = 30.0
+ELEVATION_DEGREES = 20.0
+NEAREST, FARTHEST = 1.0, 0.28
+
+
+def project_points(points: Array) -> Array:
+    """Look at a cloud from the front right and from above, without perspective; z is up.
+
+    Args:
+        points: ``(points, 3)``.
+
+    Returns:
+        ``(points, 3)``: to the right, upwards and towards the viewer, in the cloud's own unit.
+    """
+    azimuth, elevation = np.radians(AZIMUTH_DEGREES), np.radians(ELEVATION_DEGREES)
+    right = np.array([np.cos(azimuth), np.sin(azimuth), 0])
+    towards = np.array([np.sin(azimuth), -np.cos(azimuth), 0]) * np.cos(elevation) + [0, 0, np.sin(elevation)]
+    seen: Array = points @ np.stack([right, np.cross(towards, right), towards], axis=1)
+    return seen
+
+
+def draw_cloud(points: Array, colours: Array | None = None, sizes: Array | None = None, side: int = SIDE) -> Array:
+    """Draw a cloud's points as dots, near ones over far ones.
+
+    Args:
+        points: ``(points, 3)``, finite.
+        colours: ``(points, 3)``, red, green and blue from 0 to 1; without them grey, the nearer the brighter.
+        sizes: ``(points,)`` from 0 to 1, the largest dot has 2.6 times the width of the smallest; without them all
+            are small.
+        side: of the picture in pixels.
+
+    Returns:
+        ``(side, side, 3)`` uint8; the cloud's longest side in the view fills nine tenths of the picture.
+
+    Raises:
+        UserError: points of another shape.
+    """
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise UserError(f"point cloud: found an array of shape {points.shape}, allowed is (points, 3).")
+    seen = project_points(points.astype(np.float64))
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    fine = side * OVERSAMPLING
+    scale = 0.9 * fine / max((high - low)[:2].max(), 1e-12)
+    across, upwards, near = (seen - (low + high) / 2).T
+    if colours is None:
+        depth = (seen[:, 2] - low[2]) / max(high[2] - low[2], 1e-12)
+        colours = repeat(FARTHEST + (NEAREST - FARTHEST) * depth, "points -> points colours", colours=3)
+    radii = OVERSAMPLING * (1.0 + 1.6 * (np.zeros(len(points)) if sizes is None else sizes))
+    canvas = Image.new("RGB", (fine, fine))
+    draw = ImageDraw.Draw(canvas)
+    for index in np.argsort(near, kind="stable"):
+        x, y, radius = fine / 2 + scale * across[index], fine / 2 - scale * upwards[index], radii[index]
+        colour = tuple(round(255 * value) for value in colours[index])
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    picture: Array = np.asarray(canvas.resize((side, side), Image.Resampling.BOX))
+    return picture

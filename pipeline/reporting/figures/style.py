@@ -1,0 +1,48 @@
+"""The look that all figures share: colours, letters and PNG files."""
+
+import io
+from typing import Any
+
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
+INK, PAPER = "#1F2328", "#FFFFFF"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E7EB",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": True,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "figure.constrained_layout.h_pad": 0.09,
+    "figure.constrained_layout.w_pad": 0.09,
+    # A class called "$x" is a name, not a formula.
+    "text.parse_math": False,
+}
+DOTS_PER_INCH = 160
+
+
+def save_png(figure: Figure) -> bytes:
+    """Return a figure as PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor=PAPER, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def shorten(text: str, num_letters: int) -> str:
+    """Cut the middle out of a long text, so that its beginning and its end stay readable."""
+    if len(text) <= num_letters:
+        return text
+    tail = (num_letters - 1) // 2
+    return f"{text[: num_letters - 1 - tail]}…{text[len(text) - tail :]}"

@@ -1,0 +1,99 @@
+"""Pictures of the shortcut probes: accuracy in each part of the test rows, with intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from pipeline.reporting.figures.style import BLUE, GREY, STYLE, save_png, shorten
+
+Estimates = Sequence[dict[str, float | None]]  # value, low and high
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Accuracies beside each other.
+
+    Args:
+        title: what the parts are.
+        names: of the parts.
+        accuracies: as many, with value, low and high.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    accuracies: Estimates
+
+
+def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: float, title: str = "") -> bytes:
+    """Draw accuracy over the slice's index as a line, its interval as a band.
+
+    Args:
+        indices: rising.
+        accuracies: as many, with value, low and high; where there is no interval the band has a gap.
+        overall: accuracy of all rows, a dashed line.
+        title: what was scored.
+    """
+    values, low, high = (_read(accuracies, key) for key in ("value", "low", "high"))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(indices, low, high, color=BLUE, alpha=0.22, linewidth=0, label="95 % interval over patients")
+        marker = "o" if len(indices) <= 60 else ""
+        axes.plot(indices, values, "-", color=BLUE, marker=marker, markersize=3.5, linewidth=1.6, label="accuracy")
+        _show_overall(axes, overall, [values, low])
+        axes.set(xlabel="Slice index", ylabel="Accuracy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(title, fontweight="bold")
+        axes.legend(loc="lower left")
+        return save_png(figure)
+
+
+def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
+    """Draw accuracies as points with their intervals, a panel for each way to divide the rows.
+
+    Args:
+        panels: at least one.
+        overall: accuracy of all rows, a dashed line.
+    """
+    shares = [max(4, len(panel.names)) for panel in panels]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 0.62 * sum(shares) + 0.6 * len(panels), 3.9), layout="constrained")
+        drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=shares)[0]
+        every = [_read(panel.accuracies, key) for panel in panels for key in ("value", "low")]
+        for place, (axes, panel) in enumerate(zip(drawn, panels, strict=True)):
+            values, low, high = (_read(panel.accuracies, key) for key in ("value", "low", "high"))
+            at = np.arange(len(values))
+            axes.vlines(at, low, high, color=BLUE, linewidth=2.2, label="95 % interval")
+            axes.plot(at, values, "o", color=BLUE, markersize=6, label="accuracy", clip_on=False)
+            names = [shorten(name, 14) for name in panel.names]
+            axes.set_xticks(at, names)
+            if max(len(name) for name in names) > 6 and len(names) > 4:
+                for tick in axes.get_xticklabels():
+                    tick.set(rotation=40, ha="right", va="center", rotation_mode="anchor")
+            axes.set_xlim(-0.6, len(values) - 0.4)
+            axes.grid(visible=False, axis="x")
+            _show_overall(axes, overall, every)
+            axes.set_title(panel.title, fontweight="bold")
+            if place == 0:
+                axes.set_ylabel("Accuracy")
+                axes.legend(loc="lower left", fontsize=9)
+        return save_png(figure)
+
+
+def _read(accuracies: Estimates, key: str) -> Any:
+    """Return one number of each accuracy, NaN where there is none."""
+    return np.array([np.nan if accuracy[key] is None else accuracy[key] for accuracy in accuracies], dtype=np.float64)
+
+
+def _show_overall(axes: Axes, overall: float, drawn: Sequence[Any]) -> None:
+    """Mark the accuracy of all rows, and leave room below the lowest number for the legend."""
+    axes.axhline(overall, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="all rows")
+    lowest = float(np.nanmin(np.concatenate([*drawn, [overall, 0.98]])))
+    axes.set_ylim(max(0.0, lowest - 0.5 * (1.0 - lowest)), 1.0 + 0.04 * (1.0 - lowest))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))

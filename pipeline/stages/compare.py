@@ -1,0 +1,26 @@
+"""The report stage: runs that were evaluated, side by side on one page."""
+
+from rich.console import Console
+
+from pipeline.config.experiment import Experiment
+from pipeline.reporting.comparison.page import write_comparison
+from pipeline.reporting.comparison.runs import find_report_folders, read_runs
+
+
+def report(experiment: Experiment, console: Console) -> None:
+    """Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.
+
+    Nothing is computed anew: what ``evaluate`` and ``train`` left is read.
+
+    Raises:
+        UserError: a run was not evaluated, or its files are damaged.
+    """
+    options, paths = experiment.report, experiment.paths
+    runs = read_runs(find_report_folders(options.runs, paths))
+    output = options.output or paths.root / "reports" / paths.name / "comparison.html"
+    write_comparison(output, runs, options)
+    for run in runs:
+        level, content = next(iter(run.metrics["levels"].items()))
+        accuracy = content["metrics"]["accuracy"]["value"]
+        console.print(f"  {run.name}: accuracy {accuracy:.4f} on {content['n']} test {level}s", highlight=False)
+    console.print(f"-> {output}")

@@ -1,0 +1,1 @@
+"""Several trainings put together: cross-validation and the leak study."""

@@ -1,0 +1,141 @@
+"""Several runs of one recipe, on other patients (folds) or from other seeds, put together.
+
+A patient is drawn with the rows of all seeds, so seeds are paired: the pooled score is the mean over the seeds, and its
+interval says what other patients might have changed. What another seed might change is the deviation over seeds.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import Words
+from pipeline.core.errors import UserError
+from pipeline.data.store import Store
+from pipeline.evaluation.metrics import compute_level, compute_metrics
+from pipeline.evaluation.predictions import aggregate
+
+DEFAULT_NUM_FOLDS = 5
+
+
+def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
+    """List the runs, each with its fold, seed and name.
+
+    Args:
+        experiment: all options.
+        store: the examples.
+
+    Raises:
+        UserError: folds of a published set, or several devices.
+    """
+    options, train_options = experiment.folds, experiment.train
+    if train_options.devices * train_options.num_nodes > 1:
+        raise UserError(
+            f"folds: found {train_options.devices * train_options.num_nodes} devices, allowed is one. Train folds on "
+            "several devices by themselves (--split.num_folds 5 --split.test_fold 0, then 1, ...); this stage then "
+            "reads them."
+        )
+    if store.kind != "volumes" and not options.keep_split:
+        raise UserError(
+            f"folds: {experiment.data.dataset} has published test rows, and folds would train on them. Vary the seed "
+            "alone: --folds.keep_split true --folds.seeds [0,1,2]."
+        )
+    num_folds = 0 if options.keep_split else experiment.split.num_folds or DEFAULT_NUM_FOLDS
+    jobs = []
+    for seed in options.seeds or (train_options.seed,):
+        word = f"seed-{seed}" if options.seeds else ""
+        for fold in range(max(1, num_folds)):
+            jobs.append(
+                dataclasses.replace(
+                    experiment,
+                    run="-".join(part for part in (experiment.run, word) if part),
+                    split=dataclasses.replace(experiment.split, num_folds=num_folds, test_fold=fold),
+                    train=dataclasses.replace(train_options, seed=seed),
+                )
+            )
+    return jobs
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """A run with what it says of its test rows.
+
+    Args:
+        name: of the run.
+        seed: of the training.
+        fold: that it was tested on; None for the single split.
+        test: predictions of the test rows.
+    """
+
+    name: str
+    seed: int
+    fold: int | None
+    test: pd.DataFrame
+
+
+def pool_runs(
+    runs: Sequence[JudgedRun], class_names: Sequence[str], num_resamples: int, seed: int, words: Words
+) -> dict[str, dict[str, Any]]:
+    """Score all test rows of all runs together, with intervals over all patients.
+
+    Args:
+        runs: of one recipe.
+        class_names: all classes.
+        num_resamples: bootstrap draws over patients.
+        seed: of the draws.
+        words: what a row and a group are called.
+
+    Returns:
+        As ``compute_metrics``, the levels of metrics.json. Slices are averaged to volumes and patients within each
+        seed: several seeds are no ensemble.
+    """
+    by_seed = [
+        pd.concat([run.test for run in runs if run.seed == one], ignore_index=True)
+        for one in dict.fromkeys(run.seed for run in runs)
+    ]
+    for table in by_seed:
+        assert not table["example_id"].duplicated().any(), "a row was tested twice with one seed"
+    names = list(compute_metrics(by_seed[0], class_names, 1, seed, words))
+    return {
+        level: compute_level(
+            pd.concat([table if words.is_single else aggregate(table, level) for table in by_seed], ignore_index=True),
+            class_names,
+            num_resamples,
+            seed,
+            words,
+        )
+        for level in names
+    }
+
+
+def compute_spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Return mean and standard deviation (n - 1) of runs; no deviation of a single one."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation}
+
+
+def spread_over_runs(runs: Sequence[Mapping[str, Any]], level: str) -> dict[str, dict[str, float | None]]:
+    """Say how much the accuracy of a level differs between runs, and between seeds over all folds.
+
+    Args:
+        runs: with ``seed`` and ``levels``, of which each has ``n`` and an accuracy.
+        level: such as ``slice``.
+
+    Returns:
+        ``runs``: over all of them. ``seeds``: over the seeds, each the share of right rows over all its folds; there
+        only where there are several seeds.
+    """
+    scores = [(run["seed"], run["levels"][level]["n"], run["levels"][level]["accuracy"]["value"]) for run in runs]
+    spread = {"runs": compute_spread([value for _, _, value in scores])}
+    seeds = dict.fromkeys(seed for seed, _, _ in scores)
+    if len(seeds) > 1:
+        means = [
+            np.average([v for s, _, v in scores if s == seed], weights=[n for s, n, _ in scores if s == seed])
+            for seed in seeds
+        ]
+        spread["seeds"] = compute_spread([float(mean) for mean in means])
+    return spread

@@ -1,0 +1,183 @@
+"""Training and judging one model of the leak demonstration."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.config.experiment import Experiment
+from pipeline.config.model import ModelConfig
+from pipeline.config.studies import AuditConfig
+from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.core.seeds import derive_seed
+from pipeline.data.batches import Examples, place_examples
+from pipeline.data.statistics import compute_statistics
+from pipeline.data.store import Store
+from pipeline.evaluation.metrics import compute_level
+from pipeline.evaluation.predictions import build_predictions
+from pipeline.inference.probabilities import compute_probabilities
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import build_model
+from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
+from pipeline.training.devices import build_fabric
+from pipeline.training.history import EpochResult
+from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.optimizers import build_optimizer
+
+WARMUP_SHARE = 0.1
+# Nothing that would keep a model from learning pictures by heart, and nothing that exchanges labels.
+NO_CHANGES = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0, noise=0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model of the demonstration gave.
+
+    Args:
+        predictions: of the test pictures; ``label`` is the one that the model was to learn.
+        history: a row an epoch.
+        num_steps: of the optimiser.
+        num_train: pictures that it learned from.
+    """
+
+    predictions: pd.DataFrame
+    history: tuple[EpochResult, ...]
+    num_steps: int
+    num_train: int
+
+
+def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, TrainConfig]:
+    """Return the model and the training that all of the demonstration share.
+
+    What shapes the network, the batch size, the optimiser and the machine are the experiment's own. What works
+    against learning by heart is off: dropout, weight decay, label smoothing; so is the mirror average, which would
+    make shuffled labels wrong.
+
+    Args:
+        experiment: all options.
+        num_train: training pictures, which say how many epochs the steps are.
+    """
+    perceiver = dataclasses.replace(experiment.model.perceiver, dropout=0.0, attention_dropout=0.0)
+    model = dataclasses.replace(experiment.model, mirror_average=False, perceiver=perceiver)
+    options: AuditConfig = experiment.audit
+    epochs = -(-options.steps // count_steps(num_train, experiment.train.batch_size))
+    train = dataclasses.replace(
+        experiment.train,
+        epochs=epochs,
+        learning_rate=options.learning_rate,
+        schedule="cosine",
+        warmup_epochs=WARMUP_SHARE * epochs,
+        weight_decay=0.0,
+        label_smoothing=0.0,
+        loss="cross_entropy",
+        early_stopping_epochs=0,
+        devices=1,
+        num_nodes=1,
+    )
+    return model, train
+
+
+def count_steps(num_examples: int, batch_size: int) -> int:
+    """Return the steps of an epoch."""
+    return -(-num_examples // batch_size)
+
+
+def train_one(
+    experiment: Experiment,
+    store: Store,
+    rows: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    splits: np.ndarray[Any, Any],
+    seed: int,
+    on_epoch: Callable[[EpochResult], None],
+) -> Outcome:
+    """Train one model and score its test pictures with the weights after the last step.
+
+    Args:
+        experiment: all options.
+        store: the pictures.
+        rows: ``(pictures,)`` places in the store.
+        labels: ``(pictures,)`` class names to be learned.
+        splits: ``(pictures,)`` train, val, test, or an empty text for none.
+        seed: of weights and order.
+        on_epoch: told what each epoch gave.
+
+    Raises:
+        UserError: the loss stops being a number.
+    """
+    model_options, train_options = build_recipe(experiment, int((splits == "train").sum()))
+    train_options = dataclasses.replace(train_options, seed=seed)
+    fabric = build_fabric(train_options)
+    places = {role: np.flatnonzero(splits == role) for role in ("train", "val", "test")}
+    codes = np.searchsorted(np.array(store.class_names), labels)  # the names are sorted
+    positions = store.index["slice_position"].to_numpy()[rows]
+
+    def select(role: str) -> Examples:
+        chosen = places[role]
+        return place_examples(store.examples, rows[chosen], codes[chosen], positions[chosen], fabric.device)
+
+    train_examples, val_examples = select("train"), select("val")
+    model = build_model(
+        model_options,
+        num_channels=1 if store.examples.ndim == 3 else int(store.examples.shape[1]),
+        image_size=(int(store.examples.shape[-2]), int(store.examples.shape[-1])),
+        num_classes=len(store.class_names),
+        num_slices=experiment.preprocess.num_slices,
+        seed=derive_seed(seed, "weights"),
+    )
+    classifier = Classifier(model, *compute_statistics(train_examples)).to(fabric.device)
+    optimizer = build_optimizer(model, train_options, fused=train_options.precision != "16-mixed")
+    parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
+    state = TrainingState(classifier, parallel_model, parallel_optimizer, [])
+    for result in train_epochs(fabric, state, train_examples, val_examples, train_options, NO_CHANGES):
+        on_epoch(result)
+    classifier.eval()
+    test = rows[places["test"]]
+    index = store.index.iloc[test].assign(label=labels[places["test"]])
+    scores = compute_probabilities(
+        classifier,
+        store.examples[test],
+        positions[places["test"]],
+        torch.device(fabric.device),
+        experiment.evaluate.batch_size,
+    )
+    predictions = build_predictions(index, scores.astype(np.float64), store.class_names)
+    num_steps = count_steps(len(train_examples), train_options.batch_size) * len(state.history)
+    return Outcome(predictions, tuple(state.history), num_steps, len(train_examples))
+
+
+def summarise_outcomes(
+    predictions: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
+    class_names: Sequence[str],
+    num_resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Score each division and labelling over all seeds together.
+
+    A patient who was tested with several seeds is drawn with all its rows, so that intervals stay over patients.
+
+    Args:
+        predictions: of the test pictures, for each (division, labelling) a table a seed.
+        class_names: all classes.
+        num_resamples: bootstrap draws.
+        seed: of the draws.
+
+    Returns:
+        A row for each, with ``division``, ``labels``, ``seeds``, ``n``, ``groups`` and ``accuracy`` (value, low, high).
+    """
+    rows = []
+    for division in DIVISIONS:
+        for labelling in LABELLINGS:
+            tables = predictions[division, labelling]
+            level = compute_level(pd.concat(tables, ignore_index=True), class_names, num_resamples, seed)
+            facts = {"division": division, "labels": labelling, "seeds": len(tables)}
+            rows.append(facts | {name: level[name] for name in ("n", "groups")} | level["metrics"]["accuracy"])
+    return [
+        {name: row[name] for name in ("division", "labels", "seeds", "n", "groups")}
+        | {"accuracy": {end: row[end] for end in ("value", "low", "high")}}
+        for row in rows
+    ]

@@ -1,0 +1,117 @@
+"""Four ways to divide pictures, three of which leak, and labels that mean nothing.
+
+What is divided here is for the leak demonstration alone: nothing of it is written to where training looks.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.config.data import SplitConfig
+from pipeline.data.splits import SPLITS, assign_splits
+
+# From the one that leaks most to the one that does not.
+DIVISIONS = ("slice", "volume", "side", "patient")
+LABELLINGS = ("true", "shuffled")
+
+
+def name_units(index: pd.DataFrame, division: str) -> pd.Series:
+    """Return what is divided as a whole, for each picture.
+
+    Args:
+        index: a row a picture.
+        division: ``slice``: each picture by itself. ``volume``: the pictures of a scan. ``side``: the scans of a
+            patient that have the same label, so one knee. ``patient``: all pictures of a patient.
+    """
+    if division == "side":
+        return index["group_id"] + " " + index["label"]
+    return index[{"slice": "example_id", "volume": "source_id", "patient": "group_id"}[division]]
+
+
+def choose_slices(index: pd.DataFrame, number: int) -> np.ndarray[Any, Any]:
+    """Return the places of some pictures of each volume: neighbours, from its middle.
+
+    Neighbours resemble each other as they do in the whole volume; pictures taken here and there would leak less.
+
+    Args:
+        index: a row a picture.
+        number: of pictures a volume; of those with fewer, and with 0 of every one, all are taken.
+    """
+    ordered = index.reset_index(drop=True).sort_values(["source_id", "slice_index"], kind="stable")
+    chosen = []
+    for _, rows in ordered.groupby("source_id", sort=False):
+        wanted = len(rows) if number == 0 else min(number, len(rows))
+        start = (len(rows) - wanted) // 2
+        chosen.append(rows.index.to_numpy()[start : start + wanted])
+    return np.sort(np.concatenate(chosen))
+
+
+def divide(index: pd.DataFrame, division: str, options: SplitConfig, seed: int) -> np.ndarray[Any, Any]:
+    """Give every picture a split: units are dealt by the fractions, stratified by their labels.
+
+    Args:
+        index: a row a picture.
+        division: what stays together, one of ``DIVISIONS``.
+        options: fractions and whether to stratify; folds and tables are not read.
+        seed: the draw.
+
+    Returns:
+        ``(pictures,)``: train, val or test.
+
+    Raises:
+        UserError: too few units.
+    """
+    units = name_units(index, division)
+    plain = SplitConfig(
+        val_fraction=options.val_fraction, test_fraction=options.test_fraction, stratify=options.stratify, seed=seed
+    )
+    splits = assign_splits(index.assign(group_id=units), plain)
+    roles = units.map(dict(zip(splits["group_id"], splits["split"], strict=True)))
+    return np.asarray(roles, dtype=str)
+
+
+def equalise_training(splits: dict[str, np.ndarray[Any, Any]], seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Leave training pictures out at random until every division trains on the same number.
+
+    Then each makes the same number of steps in an epoch.
+
+    Args:
+        splits: of each division, ``(pictures,)``.
+        seed: the draw.
+
+    Returns:
+        The same, with an empty text for pictures that are left out.
+    """
+    number = min(int((split == SPLITS[0]).sum()) for split in splits.values())
+    kept = {}
+    for division, split in splits.items():
+        rows = np.flatnonzero(split == SPLITS[0])
+        dropped = np.random.default_rng(seed).permutation(rows)[number:]
+        kept[division] = split.copy()
+        kept[division][dropped] = ""
+    return kept
+
+
+def shuffle_labels(index: pd.DataFrame, class_names: tuple[str, ...], seed: int) -> np.ndarray[Any, Any]:
+    """Give each patient one label for all pictures, whatever they show.
+
+    Patients are sorted by how many pictures they have, equals in random order, and each class is dealt once to every
+    so many neighbours as there are classes: the numbers of patients differ by one at most, those of pictures little.
+
+    Args:
+        index: a row a picture; its labels are not read.
+        class_names: what is dealt.
+        seed: the draw.
+
+    Returns:
+        ``(pictures,)`` class names.
+    """
+    generator = np.random.default_rng(seed)
+    sizes = index.groupby("group_id", sort=True).size()
+    patients, numbers = sizes.index.to_numpy(dtype=str), sizes.to_numpy()
+    order = np.lexsort((generator.permutation(len(patients)), numbers))
+    num_blocks = -(-len(patients) // len(class_names))
+    dealt = np.concatenate([generator.permutation(len(class_names)) for _ in range(num_blocks)])[: len(patients)]
+    label_of = dict(zip(patients[order], np.array(class_names)[dealt], strict=True))
+    return np.asarray(index["group_id"].map(label_of), dtype=str)

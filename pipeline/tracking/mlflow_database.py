@@ -1,0 +1,80 @@
+"""Where MLflow keeps its records: the database or server, and the experiment in it."""
+
+import os
+import sqlite3
+import tempfile
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pipeline.config.tracking import TrackingConfig
+from pipeline.core.errors import UserError
+from pipeline.core.workspace import Workspace
+
+
+def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
+    """Say where the records go: the option, else ``MLFLOW_TRACKING_URI``, else the workspace's database."""
+    if config.uri is not None:
+        return config.uri
+    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if from_environment != "":
+        return from_environment
+    return f"sqlite:///{workspace.tracking_database.resolve()}"
+
+
+def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
+    """Open the records; make a local database and the experiment where they are not there.
+
+    Args:
+        uri: of a server or database.
+        workspace: names the experiment, and the folder of a local database's files.
+
+    Returns:
+        An ``MlflowClient`` and the id of the experiment.
+
+    Raises:
+        UserError: the experiment was deleted in MLflow.
+    """
+    from mlflow import MlflowClient
+
+    is_local = uri.startswith("sqlite:///")
+    database = Path(uri.removeprefix("sqlite:///"))
+    if is_local:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    # Runs that start side by side must neither both make the database nor both make the experiment.
+    with FileLock(f"{database}.lock") if is_local else nullcontext():
+        if is_local and not database.exists():
+            _make_database(database)
+        client = MlflowClient(tracking_uri=uri)
+        return client, _find_experiment(client, uri, workspace, is_local)
+
+
+def _make_database(path: Path) -> None:
+    """Make an empty database, whole or not at all.
+
+    MLflow makes it in many steps; one that was cut off could never be opened again.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
+        begun, whole = Path(folder) / "begun.db", Path(folder) / "whole.db"
+        MlflowClient(tracking_uri=f"sqlite:///{begun}").search_experiments()
+        with closing(sqlite3.connect(begun)) as connection:
+            connection.execute("VACUUM INTO ?", (str(whole),))
+        whole.replace(path)
+
+
+def _find_experiment(client: Any, uri: str, workspace: Workspace, is_local: bool) -> str:
+    """Return the id of the workspace's experiment; make it where there is none."""
+    experiment = client.get_experiment_by_name(workspace.name)
+    if experiment is None:
+        location = (workspace.tracking_artifacts.resolve() / workspace.name).as_uri() if is_local else None
+        return str(client.create_experiment(workspace.name, artifact_location=location))
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"tracking: the experiment {workspace.name} was deleted in MLflow ({uri}). Restore it with "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or choose another name."
+        )
+    return str(experiment.experiment_id)

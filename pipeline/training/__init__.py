@@ -1,0 +1,1 @@
+"""The training loop, augmentation, optimizers, checkpoints and devices."""

@@ -1,0 +1,277 @@
+"""Checkpoints: one file each that needs nothing beside it and runs no code when it is read.
+
+The file is in the safetensors format: named tensors, and one text in its header. That text is JSON with
+the checkpoint's facts and a checksum over facts and tensors.
+"""
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from pipeline.config.data import PreprocessConfig
+from pipeline.config.model import ModelConfig
+from pipeline.core.data_kinds import Kind
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_bytes
+from pipeline.core.serialization import build_record, encode_plain
+from pipeline.data.statistics import IntensityReference
+from pipeline.models.classifier import Classifier, build_classifier
+from pipeline.models.networks import build_model
+from pipeline.training.history import EpochResult
+from pipeline.training.optimizers import OptimizerState
+
+FORMAT = 1
+HEADER_KEY = "perceiver_checkpoint"
+WEIGHTS = "model."
+OPTIMIZER = "optimizer."
+# Of networks that files describe; far beyond any that was trained.
+MAX_LAYERS = 4096
+MAX_PERMUTED_PIXELS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and where it comes from.
+
+    Args:
+        model: which network.
+        class_names: what the logits stand for, in order.
+        num_channels: of a picture.
+        image_size: height and width of a picture in pixels; of point clouds the number of stored points, and 3.
+        preprocess: how volumes became pictures.
+        mean: of each channel over the training pictures, black 0 and white 1.
+        deviation: the standard deviation of each channel.
+        store_fingerprint: of the pictures.
+        split_fingerprint: of the division of patients.
+        settings: all options that shaped the weights, ``section.field`` -> value.
+        versions: of Python and packages.
+        commit: of the source tree.
+        epoch: epochs trained.
+        history: what each of them gave.
+        tracking_run: the MLflow run, empty without one.
+        weights: the model's tensors.
+        kind: what the data set is made of.
+        intensities: how bright the training volumes were; None in checkpoints of other data or of earlier versions.
+        optimizer: the optimizer's state, only in a checkpoint that training goes on from.
+    """
+
+    model: ModelConfig
+    class_names: tuple[str, ...]
+    num_channels: int
+    image_size: tuple[int, int]
+    preprocess: PreprocessConfig
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    store_fingerprint: str
+    split_fingerprint: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    epoch: int
+    history: tuple[EpochResult, ...]
+    tracking_run: str
+    weights: dict[str, torch.Tensor] = field(repr=False)
+    kind: Kind = "volumes"
+    intensities: IntensityReference | None = None
+    optimizer: "OptimizerState | None" = field(default=None, repr=False)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: ends with ``.safetensors``.
+        checkpoint: what to write; tensors may be on any device.
+    """
+    tensors = {WEIGHTS + name: value for name, value in checkpoint.weights.items()}
+    facts = {
+        item.name: getattr(checkpoint, item.name)
+        for item in dataclasses.fields(checkpoint)
+        if item.name not in ("weights", "optimizer")
+    }
+    if checkpoint.optimizer is not None:
+        tensors |= {OPTIMIZER + name: value for name, value in checkpoint.optimizer.tensors.items()}
+        facts["optimizer"] = {name: getattr(checkpoint.optimizer, name) for name in ("numbers", "groups", "scaler")}
+    # A copy each: an optimizer may keep views of one tensor, which the format does not allow.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    text = json.dumps(facts, default=encode_plain, sort_keys=True)
+    header = json.dumps({"format": FORMAT, "sha256": _compute_checksum(text, tensors), "facts": text})
+    write_bytes(path, safetensors.torch.save(tensors, {HEADER_KEY: header}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: a file that :func:`write_checkpoint` wrote.
+
+    Returns:
+        The checkpoint, its tensors on the processor.
+
+    Raises:
+        UserError: there is no such file, it is damaged, of another kind or of another version.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint. Run the train stage first, or give the path of another one.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            # A copy: the library's own tensor is the file itself, and could change after its checksum was found right.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except safetensors.SafetensorError as error:
+        with path.open("rb") as broken:
+            start = broken.read(8)
+        # A checkpoint begins with its header's length in eight bytes, which can begin as a pickle does; but of a
+        # length below 16 MiB the last five are zero.
+        is_length = not any(start[3:])
+        if start.startswith((b"PK", b"\x80")) and not is_length:
+            raise UserError(
+                f"{path}: a pickle, which can run any code when it is read, so it is refused. "
+                "Give a .safetensors checkpoint that the train stage wrote."
+            ) from error
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}). Take another copy, or train afresh "
+            "(--train.resume false)."
+        ) from error
+    if header is None:
+        raise UserError(f"{path}: a safetensors file of another program. Give one that the train stage wrote.")
+    damaged = UserError(
+        f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train afresh "
+        "(--train.resume false)."
+    )
+    try:
+        record = json.loads(header)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise damaged from error
+    if not isinstance(record, dict):
+        raise damaged
+    if record.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {record.get('format')!r}, this version reads {FORMAT}. Train again, or use "
+            "the version that wrote it."
+        )
+    text = record.get("facts")
+    if not isinstance(text, str) or record.get("sha256") != _compute_checksum(text, tensors):
+        raise damaged
+    try:
+        return _build_checkpoint(json.loads(text), tensors)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        # Its checksum is right: another program, or another person, made it.
+        raise UserError(
+            f"{path}: its facts are not those of a checkpoint ({type(error).__name__}). Give one that the train stage "
+            "wrote."
+        ) from error
+
+
+def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Classifier:
+    """Build the trained model.
+
+    Args:
+        checkpoint: of :func:`read_checkpoint`.
+        device: where it shall compute.
+
+    Returns:
+        A classifier in evaluation mode, from stored pictures (uint8) to logits.
+
+    Raises:
+        UserError: the weights are not those of the checkpoint's model config.
+    """
+    _check_claims(checkpoint)
+    classifier = build_classifier(checkpoint.model, **describe_network(checkpoint))
+    load_weights(classifier.model, checkpoint.weights)
+    return classifier.to(device).eval()
+
+
+def describe_network(checkpoint: Checkpoint) -> dict[str, Any]:
+    """List what ``build_classifier`` asks for beside the model's config, as JSON can hold it."""
+    return {
+        "num_channels": checkpoint.num_channels,
+        "image_size": checkpoint.image_size,
+        "num_classes": len(checkpoint.class_names),
+        "num_slices": checkpoint.preprocess.num_slices,
+        "mean": checkpoint.mean,
+        "deviation": checkpoint.deviation,
+        # The only one when there was no such option.
+        "loss": checkpoint.settings.get("train.loss", "cross_entropy"),
+        "data_kind": checkpoint.kind,
+    }
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Put weights into a model of the same shape.
+
+    Raises:
+        UserError: a tensor is missing, unknown or of another shape; the message names the first.
+    """
+    _check_shapes(model, weights)
+    model.load_state_dict(weights)
+
+
+def _check_claims(checkpoint: Checkpoint) -> None:
+    """Refuse a config that asks for a larger network than the weights are, before any memory is taken for it."""
+    model = checkpoint.model
+    perceiver = model.perceiver
+    # Python itself counts layers and pixels one by one, and a picture's pixels need no weights.
+    counts = (perceiver.num_cross_attends, perceiver.self_attends_per_cross, model.num_conv_layers)
+    num_pixels = 0 if model.permute_seed is None else checkpoint.image_size[0] * checkpoint.image_size[1]
+    if max(counts) > MAX_LAYERS or num_pixels > MAX_PERMUTED_PIXELS:
+        raise UserError(
+            f"checkpoint: its config claims {max(counts)} layers and pictures of {checkpoint.image_size}; at most "
+            f"{MAX_LAYERS} layers and {MAX_PERMUTED_PIXELS} permuted pixels are built. Give one that the train stage "
+            "wrote."
+        )
+    try:
+        with torch.device("meta"), warnings.catch_warnings():  # tensors with shapes and without values
+            warnings.simplefilter("ignore")  # the network itself is built next, and warns
+            described = build_model(
+                dataclasses.replace(model, permute_seed=None),
+                num_channels=checkpoint.num_channels,
+                image_size=checkpoint.image_size,
+                num_classes=len(checkpoint.class_names),
+                num_slices=checkpoint.preprocess.num_slices,
+                seed=0,
+                data_kind=checkpoint.kind,
+            )
+    except (RuntimeError, TypeError, OverflowError) as error:  # a size beyond any number, or none at all
+        raise UserError(
+            f"checkpoint: no network is as its config says ({type(error).__name__}). Give one that train wrote."
+        ) from error
+    _check_shapes(described, checkpoint.weights)
+
+
+def _check_shapes(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"checkpoint: tensor {name} has shape {found.get(name, 'none')}, the model needs "
+                f"{expected.get(name, 'none')}. File and version do not fit; train again."
+            )
+
+
+def _build_checkpoint(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Checkpoint:
+    def take(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    state = facts.pop("optimizer", None)
+    optimizer = None if state is None else OptimizerState(tensors=take(OPTIMIZER), **state)
+    checkpoint = build_record(Checkpoint, facts | {"weights": take(WEIGHTS)})
+    return dataclasses.replace(checkpoint, optimizer=optimizer)
+
+
+def _compute_checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

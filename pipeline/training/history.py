@@ -1,0 +1,65 @@
+"""What each epoch gave, which one was the best, and when it is enough."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.config.training import TrainConfig
+from pipeline.core.files import write_bytes
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gave.
+
+    Args:
+        epoch: epochs done, from 1.
+        train_loss: mean over the epoch's examples as trained on: augmented, mixed, labels smoothed.
+        train_accuracy: the share of them that was right; a mixed picture counts by its larger part's label.
+        val_loss: mean loss (``train.loss``) of the answers to the validation examples, labels not smoothed.
+        val_accuracy: the share of them that was right.
+        learning_rate: of the epoch's last step.
+        images_per_second: in training, over all devices.
+        seconds: for training and validation.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+
+
+def find_best(history: Sequence[EpochResult], select_by: str) -> EpochResult:
+    """Return the best epoch: of the lowest loss or the highest accuracy, among equals the earliest.
+
+    Epochs of the same accuracy are told apart by their loss.
+    """
+    if select_by == "val_accuracy":
+        return min(history, key=lambda result: (-result.val_accuracy, result.val_loss))
+    return min(history, key=lambda result: result.val_loss)
+
+
+def should_stop(history: Sequence[EpochResult], config: TrainConfig) -> bool:
+    """Say whether training is over: all epochs done, or too many of them without a better one."""
+    if len(history) >= config.epochs:
+        return True
+    if config.early_stopping_epochs == 0 or not history:
+        return False
+    return history[-1].epoch - find_best(history, config.select_by).epoch >= config.early_stopping_epochs
+
+
+def write_history(path: Path, history: Sequence[EpochResult]) -> None:
+    """Write a CSV with a row an epoch, whole or not at all."""
+    buffer = io.StringIO()
+    rows = [dataclasses.asdict(result) for result in history]
+    names = [field.name for field in dataclasses.fields(EpochResult)]
+    pd.DataFrame(rows, columns=names).to_csv(buffer, index=False, lineterminator="\n")
+    write_bytes(path, buffer.getvalue().encode())

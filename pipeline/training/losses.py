@@ -1,0 +1,66 @@
+"""What training minimises, and how a model's outputs become probabilities under each loss."""
+
+import torch
+from torch.nn import functional
+
+from pipeline.config.training import LossName, TrainConfig
+
+
+def compute_loss_sum(outputs: torch.Tensor, targets: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """Compute what training minimises, added up over the examples.
+
+    ``cross_entropy`` is that of the outputs' softmax against the targets. ``mse`` is, for each example, the mean
+    over the classes of (output - target)^2: the outputs themselves, not their softmax, are drawn towards 1 for the
+    right class and 0 for the others. Label smoothing spreads a share s of each target evenly over all K classes:
+    target * (1 - s) + s / K.
+
+    Args:
+        outputs: (batch, classes) float32.
+        targets: (batch,) class indices, or (batch, classes) probabilities.
+        config: the loss and the label smoothing.
+
+    Returns:
+        A scalar.
+    """
+    if config.loss == "cross_entropy":
+        return functional.cross_entropy(outputs, targets, label_smoothing=config.label_smoothing, reduction="sum")
+    num_classes = outputs.shape[-1]
+    wanted = to_probabilities(targets, num_classes)
+    wanted = wanted * (1 - config.label_smoothing) + config.label_smoothing / num_classes
+    return (outputs - wanted).square().mean(dim=-1).sum()
+
+
+def compute_answer_loss_sum(scores: torch.Tensor, labels: torch.Tensor, loss: LossName) -> torch.Tensor:
+    """Compute the same kind of loss of final answers, as validation reports it: labels are not smoothed.
+
+    Args:
+        scores: (batch, classes) logarithms of the probabilities, as the classifier answers.
+        labels: (batch,) class indices.
+        loss: cross_entropy: minus the logarithm of the right class's probability. mse: the mean over the classes
+            of (probability - one-hot label)^2.
+
+    Returns:
+        A scalar, added up over the examples.
+    """
+    if loss == "cross_entropy":
+        return functional.nll_loss(scores, labels, reduction="sum")
+    return (scores.exp() - to_probabilities(labels, scores.shape[-1])).square().mean(dim=-1).sum()
+
+
+def count_correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Count the examples whose largest output is the target's class, of mixed targets the class of the largest share.
+
+    Args:
+        outputs: (batch, classes).
+        targets: (batch,) class indices, or (batch, classes) probabilities.
+
+    Returns:
+        A scalar int64.
+    """
+    labels = targets if targets.ndim == 1 else targets.argmax(dim=-1)
+    return (outputs.argmax(dim=-1) == labels).sum()
+
+
+def to_probabilities(targets: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Turn class indices (batch,) into one-hot float32 (batch, classes); probabilities stay as they are."""
+    return functional.one_hot(targets, num_classes).float() if targets.ndim == 1 else targets

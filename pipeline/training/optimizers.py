@@ -1,0 +1,164 @@
+"""Update rules and the learning rate's course."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config.training import TrainConfig
+from pipeline.training.distributed import divide_as, gather
+
+MULTIPLYING_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimizer's state in parts that a file without code can hold.
+
+    Args:
+        tensors: ``number of the parameter.name`` -> value.
+        numbers: the same for what is no tensor.
+        groups: each group's options, without its parameters.
+        scaler: the gradient scaler's numbers, of float16 training.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, Any]
+    groups: list[dict[str, Any]]
+    scaler: dict[str, Any]
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer, scaler: dict[str, Any]) -> OptimizerState:
+    """Take an optimizer's state apart; all processes of a divided model must call it."""
+    state = optimizer.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for parameter_index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{parameter_index}.{name}"] = gather(value)
+            else:
+                numbers[f"{parameter_index}.{name}"] = value
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    return OptimizerState(tensors, numbers, groups, scaler)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, packed: OptimizerState) -> None:
+    """Put a packed state into an optimizer over the same parameters."""
+    state: dict[int, dict[str, Any]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for key, value in (packed.tensors | packed.numbers).items():
+        parameter_index, name = key.split(".", 1)
+        is_tensor = isinstance(value, torch.Tensor)
+        parameter = parameters[int(parameter_index)]
+        state.setdefault(int(parameter_index), {})[name] = divide_as(value, parameter) if is_tensor else value
+    members = [group["params"] for group in optimizer.state_dict()["param_groups"]]
+    groups = [group | {"params": params} for group, params in zip(packed.groups, members, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def assign_parameter_kinds(model: nn.Module) -> dict[str, str]:
+    """Say for each parameter how an optimizer treats it.
+
+    Weight decay pulls weights towards zero, which is sensible for matrices that multiply their
+    input and for nothing else.
+
+    Args:
+        model: any model.
+
+    Returns:
+        The parameter's name -> ``matrix`` (of a linear layer or a convolution: decayed), ``input`` (latents,
+        learned positions, queries, embeddings: not decayed) or ``vector`` (biases and the gains and shifts
+        of norms: not decayed). Parameters that need no gradient are left out.
+    """
+    kinds = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            is_matrix = isinstance(module, MULTIPLYING_LAYERS)
+            kind = "vector" if parameter.ndim < 2 else "matrix" if is_matrix else "input"
+            kinds[f"{module_name}.{name}" if module_name else name] = kind
+    return kinds
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True) -> torch.optim.Optimizer:
+    """Build the optimizer that ``train.optimizer`` names.
+
+    Args:
+        model: its parameters are updated; their device must be the final one.
+        config: the rule, the learning rate and the weight decay.
+        fused: one kernel for the whole update of Adam and AdamW; float16 training with a
+            gradient scaler cannot have it together with clipping.
+
+    Returns:
+        An optimizer whose groups leave biases, norms, latents, positions and embeddings undecayed.
+
+    Source:
+        Adam arXiv 1412.6980; AdamW arXiv 1711.05101; LAMB arXiv 1904.00962 algorithm 2, without bias
+        correction: the decay is part of the update that the trust ratio scales. Biases and norms have
+        no trust ratio, as in the authors' own code: a bias of zero could hardly leave it.
+    """
+    kinds = assign_parameter_kinds(model)
+    parameters = dict(model.named_parameters())
+    groups: list[dict[str, Any]] = []
+    for kind in ("matrix", "input", "vector"):
+        members = [parameters[name] for name, found in kinds.items() if found == kind]
+        if members:
+            weight_decay = config.weight_decay if kind == "matrix" else 0.0
+            groups.append({"params": members, "weight_decay": weight_decay, "kind": kind})
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
+    from pytorch_optimizer import Lamb  # takes a second to import, and only LAMB needs it
+
+    for group in groups:
+        group["adam"] = group["kind"] == "vector"
+    # Its default divides the rate by 1 - 0.9^step, ten times the step at first; adam_debias leaves that out.
+    lamb: torch.optim.Optimizer = Lamb(
+        groups, lr=config.learning_rate, betas=config.betas, weight_decouple=False, adam_debias=True
+    )
+    return lamb
+
+
+def compute_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Compute the learning rate of one step as a fraction of ``train.learning_rate``.
+
+    Warm-up and schedule are multiplied. Warm-up grows by the same amount each step and reaches 1 at its
+    last step. ``step``, ``multistep`` and ``exponential`` change between epochs only, counted from the
+    start of training; ``cosine`` changes with each step, begins after warm-up and reaches
+    ``final_fraction`` at the last step.
+
+    Args:
+        config: the schedule.
+        step: steps done so far, over all epochs.
+        steps_per_epoch: steps in an epoch.
+
+    Returns:
+        A factor between 0 and 1.
+    """
+    epoch = step // steps_per_epoch
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+    if config.schedule == "step":
+        return warmup * config.gamma ** (epoch // config.step_epochs)
+    if config.schedule == "multistep":
+        return warmup * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    if config.schedule == "exponential":
+        return warmup * config.gamma**epoch
+    if config.schedule == "cosine":
+        last_step = config.epochs * steps_per_epoch - 1
+        progress = (step - warmup_steps) / max(1.0, last_step - warmup_steps)
+        progress = min(1.0, max(0.0, progress))
+        falling = (1 + math.cos(math.pi * progress)) / 2
+        return warmup * (config.final_fraction + (1 - config.final_fraction) * falling)
+    return warmup
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give all of the optimizer's groups the learning rate of the coming step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

@@ -1,0 +1,123 @@
+"""The state of a run's folder: not started, cut off or finished, and under which options.
+
+``started.json`` is written first and holds the options that shape the weights; ``training.json`` is
+written last.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.data import PreprocessConfig
+from pipeline.config.experiment import Experiment
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json, write_json
+from pipeline.core.serialization import build_record, flatten
+from pipeline.core.workspace import Workspace
+from pipeline.data.store import Store
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.devices import choose_accelerator, choose_precision
+
+# How a run is executed, not what it computes: these may change when a run goes on.
+EXECUTION = ("train.accelerator", "train.devices", "train.num_nodes", "train.strategy", "train.compile", "train.resume")
+
+
+def describe_settings(experiment: Experiment, store: Store, split_fingerprint: str) -> dict[str, Any]:
+    """List all that shapes a run's weights, ``section.field`` -> value.
+
+    Args:
+        experiment: its model, augmentation and training.
+        store: the pictures.
+        split_fingerprint: of the division of patients.
+    """
+    settings = flatten(experiment.model, "model") | flatten(experiment.augment, "augment")
+    settings |= {name: value for name, value in flatten(experiment.train, "train").items() if name not in EXECUTION}
+    accelerator = choose_accelerator(experiment.train.accelerator)
+    settings["train.precision"] = choose_precision(experiment.train.precision, accelerator)
+    settings |= {"store fingerprint": store.fingerprint, "split fingerprint": split_fingerprint}
+    settings |= {"split.num_folds": experiment.split.num_folds, "split.test_fold": experiment.split.test_fold}
+    return settings
+
+
+def read_preprocess(experiment: Experiment, store: Store) -> PreprocessConfig:
+    """Return how the store's pictures were made, and refuse options that say otherwise.
+
+    Raises:
+        UserError: an option that shapes pictures changed after the store was made.
+    """
+    wanted = flatten(experiment.preprocess)
+    for name, value in store.settings.items():
+        if name in wanted and wanted[name] != value:
+            raise UserError(
+                f"preprocess.{name}: the pictures in {experiment.paths.prepared} were made with {value}, the "
+                f"config says {wanted[name]}. Run the preprocess stage again, or set the option back."
+            )
+    # A checkpoint goes to others, whom the machines of the cluster do not concern.
+    return build_record(PreprocessConfig, wanted | {"scheduler": None})
+
+
+def read_started(paths: Workspace) -> dict[str, Any] | None:
+    """Return what ``started.json`` says, or None where no run was started."""
+    path = paths.run_folder / "started.json"
+    started: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    return started
+
+
+def is_finished(paths: Workspace) -> bool:
+    """Say whether the run was trained to its end and its result is there."""
+    return paths.training_record.is_file() and paths.best_checkpoint.is_file()
+
+
+def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
+    """Refuse to go on with a run that has a checkpoint under other options.
+
+    Raises:
+        UserError: names what differs.
+    """
+    started = read_started(paths)
+    if started is None or not paths.last_checkpoint.is_file():
+        return
+    before = started["settings"]
+    changes = [
+        f"{name} was {before.get(name)}, is {settings.get(name)}"
+        for name in sorted(before.keys() | settings.keys())
+        if before.get(name) != settings.get(name)
+    ]
+    if changes:
+        raise UserError(
+            f"{paths.run_folder}: trained with other options: {'; '.join(changes)}. Set them back to go on, give the "
+            "new run a name of its own (run: NAME), or train afresh and lose the old one (train.resume: false)."
+        )
+
+
+def check_trained_on(path: Path, checkpoint: Checkpoint, store_fingerprint: str, split_fingerprint: str) -> None:
+    """Refuse a checkpoint that was trained on other pictures or splits.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: what was read from it.
+        store_fingerprint: of the pictures that are here.
+        split_fingerprint: of the division of patients that is here.
+
+    Raises:
+        UserError: one of them is another.
+    """
+    if (checkpoint.store_fingerprint, checkpoint.split_fingerprint) != (store_fingerprint, split_fingerprint):
+        raise UserError(f"{path}: trained on other pictures or splits than these. Run the train stage again.")
+
+
+def clear_run(paths: Workspace) -> None:
+    """Remove a run's files; the one that says that it is finished goes first."""
+    started = paths.run_folder / "started.json"
+    events = paths.event_folder.glob("events.out.tfevents.*")
+    checkpoints = (paths.last_checkpoint, paths.best_checkpoint)
+    for path in (paths.training_record, started, *checkpoints, paths.history, paths.divergence, *events):
+        path.unlink(missing_ok=True)
+    for path in paths.attention_maps.glob("epoch_*.npz"):
+        path.unlink()
+    shutil.rmtree(paths.export_folder, ignore_errors=True)
+
+
+def write_started(paths: Workspace, settings: dict[str, Any], tracking_run: str) -> None:
+    """Say that a run begins, under which options and with which MLflow run."""
+    write_json(paths.run_folder / "started.json", {"settings": settings, "tracking_run": tracking_run})

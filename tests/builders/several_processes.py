@@ -1,0 +1,169 @@
+"""Work in processes that stand to each other as those that torchrun starts."""
+
+import dataclasses
+import io
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from perceiver import PerceiverConfig
+from perceiver.images import build_conv_stem
+from perceiver.layers import LatentLayer
+from pipeline.config.experiment import Experiment
+from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.core.errors import UserError
+from pipeline.data.batches import place_examples
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import SliceModel
+from pipeline.stages.train import train
+from pipeline.training.devices import build_fabric
+from pipeline.training.distributed import gather_all
+from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.sync_batch_norm import share_batch_norms
+
+TIMEOUT_S = 240
+# Numbers that neither four examples a step nor two processes divide: shares differ by one.
+NUM_TRAIN, NUM_VAL = 31, 9
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one process saw and learned.
+
+    Args:
+        train_inputs: for each epoch the pictures that the model was trained on, (pictures, pixels).
+        val_inputs: for each epoch those that it was judged by.
+        numbers: of the history, without what a clock says.
+        weights: after the last step, with running averages.
+    """
+
+    train_inputs: list[np.ndarray]
+    val_inputs: list[np.ndarray]
+    numbers: list[tuple[float, ...]]
+    weights: dict[str, np.ndarray]
+
+
+def run_processes(number: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Run ``work`` in each of so many processes.
+
+    Returns:
+        What each gave back; None of one that died or was ended because another one had died.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.builders.several_processes", "monai.networks"])
+    pipes, processes = [], []
+    for rank in range(number):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(rank, number, port, sender, work, arguments))
+        process.start()
+        sender.close()
+        pipes.append(receiver)
+        processes.append(process)
+    results = []
+    try:
+        for receiver in pipes:
+            try:
+                results.append(receiver.recv() if receiver.poll(TIMEOUT_S) else None)
+            except EOFError:
+                results.append(None)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+    return results
+
+
+def _work(rank: int, number: int, port: int, sender: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    if number > 1:
+        variables = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "GROUP_RANK": 0,
+            "WORLD_SIZE": number,
+            "LOCAL_WORLD_SIZE": number,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+        os.environ |= {name: str(value) for name, value in variables.items()}
+    sender.send(work(*arguments))
+
+
+def run_train_stage(experiment: Experiment, cut_at: str = "") -> str:
+    """Run the train stage; give what it printed, or its complaint. At a word the process dies."""
+
+    class Printed(io.StringIO):
+        def write(self, text: str) -> int:
+            if cut_at and cut_at in text:
+                os._exit(1)
+            return super().write(text)
+
+    printed = Printed()
+    try:
+        train(experiment, Console(file=printed, width=300))
+    except UserError as error:
+        return f"error: {error}"
+    return printed.getvalue()
+
+
+def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
+    """Train a small network with convolutions and batch norms; tell what this process saw, or its complaint."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, NUM_TRAIN + NUM_VAL)
+    images = generator.integers(0, 120, (len(labels), 6, 8))
+    # Brightness differs much, so that it matters over which pictures a batch norm takes its averages.
+    images = (images * generator.uniform(0.2, 2.0, (len(labels), 1, 1))).astype(np.uint8)
+    cpu = torch.device("cpu")
+    rows = np.arange(len(labels))
+
+    def place(chosen: np.ndarray) -> Any:
+        return place_examples(images, chosen, labels[chosen], np.zeros(len(chosen)), cpu)
+
+    train_examples, val_examples = place(rows[:NUM_TRAIN]), place(rows[NUM_TRAIN:])
+    fabric = build_fabric(config)
+    fabric.launch()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        latents = LatentLayer(PerceiverConfig(latent_dim=12, latent_heads=2, latent_head_dim=6))
+        network = nn.Sequential(build_conv_stem(1, 1, 4), nn.Flatten(2), latents, nn.Flatten(), nn.Linear(48, 2))
+    model = SliceModel(network, reads_slice_position=False)
+    share_batch_norms(model)
+    seen: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    model.register_forward_pre_hook(
+        lambda module, arguments: seen[module.training].append(arguments[0].detach().flatten(1).numpy().copy())
+    )
+    if spoil_step:
+        model.register_forward_hook(
+            lambda module, arguments, logits: (
+                logits * np.nan
+                if module.training and fabric.global_rank == 1 and len(seen[True]) == spoil_step
+                else logits
+            )
+        )
+    parallel_model = fabric.setup_module(model)
+    parallel_optimizer = fabric.setup_optimizers(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    state = TrainingState(Classifier(model, (0.2,), (0.2,)), parallel_model, parallel_optimizer, [])
+    noisy = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0.1, noise=0.02, mirror="swap")
+    epochs: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    try:
+        for _ in train_epochs(fabric, state, train_examples, val_examples, config, noisy):
+            for is_training, parts in seen.items():
+                epochs[is_training].append(np.concatenate(parts))
+                parts.clear()
+    except UserError as error:
+        return f"error: {error}"
+    numbers = [dataclasses.astuple(result)[:6] for result in state.history]
+    weights = {name: value.numpy() for name, value in gather_all(model.state_dict()).items()}
+    return Seen(epochs[True], epochs[False], numbers, weights)

@@ -1,0 +1,57 @@
+"""A volume that no training volume resembles is noticed; one like them is not."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors
+
+from pipeline.core.serialization import build_record
+from pipeline.data.statistics import IntensityReference, compute_reference, describe_distance, measure
+from pipeline.training.checkpoint import HEADER_KEY, Checkpoint, read_checkpoint, write_checkpoint
+from tests.training.test_checkpoint import make_checkpoint
+
+REFERENCE = IntensityReference(20, (0.1, 0.2, 0.25, 0.3, 0.4), (0.1, 0.1, 0.2, 0.3, 0.3))
+
+
+def test_mean_and_deviation_are_those_of_numpy():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 9)).astype(np.uint8)
+    assert measure(images) == pytest.approx(((images / 255).mean(), (images / 255).std()))
+
+
+def test_quantiles_are_over_volumes_however_many_slices_each_has():
+    volumes = [np.full((1 + level % 3, 2, 2), level, np.uint8) for level in range(0, 255, 51)]
+    reference = compute_reference(iter(volumes))
+    assert reference.num_volumes == 5
+    assert reference.mean == pytest.approx((0, 0.04, 0.4, 0.76, 0.8))
+    assert reference.deviation == pytest.approx((0,) * 5)
+
+
+@pytest.mark.parametrize(("level", "is_far"), [(26, False), (101, False), (24, True), (103, True)])
+def test_far_is_beyond_the_quantiles_by_more_than_their_distance(level, is_far):
+    """Allowed is 0.2 - 0.1 to 0.3 + 0.1; two pixels as far above the level as below it have it as their mean."""
+    images = np.array([[[level - 20, level + 20]]], np.uint8)
+    reference = IntensityReference(20, REFERENCE.mean, (0.0, 0.0, 0.2, 0.5, 0.5))
+    assert ("intensities far from training's: mean" in describe_distance(images, reference)) == is_far
+
+
+def test_contrast_is_judged_too():
+    flat = np.full((1, 2, 2), 64, np.uint8)
+    reference = IntensityReference(20, REFERENCE.mean, (0.2, 0.2, 0.25, 0.25, 0.25))
+    assert "deviation 0.000, there 0.200 to 0.250" in describe_distance(flat, reference)
+
+
+def test_without_enough_training_volumes_nothing_is_said():
+    black = np.zeros((1, 2, 2), np.uint8)
+    few = IntensityReference(7, REFERENCE.mean, REFERENCE.deviation)
+    assert describe_distance(black, few) == describe_distance(black, None) == ""
+    assert describe_distance(black, REFERENCE) != ""
+
+
+def test_a_checkpoint_keeps_the_reference_and_an_old_one_has_none(tmp_path):
+    write_checkpoint(tmp_path / "new.safetensors", make_checkpoint(intensities=REFERENCE))
+    assert read_checkpoint(tmp_path / "new.safetensors").intensities == REFERENCE
+    with safetensors.safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        facts = json.loads(json.loads(file.metadata()[HEADER_KEY])["facts"])
+    del facts["intensities"]  # as a version without it wrote them
+    assert build_record(Checkpoint, facts | {"weights": {}}).intensities is None

@@ -1,0 +1,114 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.core.data_kinds import WORDS
+from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.decision_support import compute_decision
+from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.predictions import aggregate, read_probabilities
+from pipeline.evaluation.temperature_scaling import scale_predictions, scale_probabilities
+from pipeline.reporting.evaluation.decision_section import build_decision_section
+from tests.evaluation.test_metrics import CLASSES, build_table
+
+DRAWS = Draws(num_resamples=100, seed=0)
+NAMES = CLASSES[2]
+
+
+def build_predictions(num_patients=20, slices=10, sharpening=3.0, seed=0) -> pd.DataFrame:
+    """Validation and test patients of an overconfident model, both knees each."""
+    generator = np.random.default_rng(seed)
+    parts = []
+    for split in ("val", "test"):
+        num_rows = 2 * num_patients * slices
+        sides = np.tile(np.repeat([0, 1], slices), num_patients)
+        groups = np.repeat(np.arange(num_patients), 2 * slices)
+        scores = 1.2 * generator.normal(size=num_rows) + 1.2 * (2 * sides - 1)
+        honest = np.stack([1 / (1 + np.exp(2 * scores)), 1 / (1 + np.exp(-2 * scores))], axis=1)
+        ids = [f"{split}{group}" for group in groups]
+        sources = [f"{group}_{side}" for group, side in zip(ids, sides, strict=True)]
+        table = build_table(scale_probabilities(honest, 1 / sharpening), np.array(NAMES)[sides], NAMES, ids, sources)
+        parts.append(table.assign(split=split))
+    return pd.concat(parts, ignore_index=True)
+
+
+def decide(predictions, words=WORDS["volumes"]):
+    test = predictions[predictions["split"] == "test"].reset_index(drop=True)
+    metrics = {"levels": compute_metrics(test, NAMES, DRAWS.num_resamples, DRAWS.seed, words)}
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, words, DRAWS)
+    return metrics, test
+
+
+def test_an_overconfident_model_is_better_calibrated_after_scaling():
+    metrics, _ = decide(build_predictions())
+    decision = metrics["decision"]
+    assert 2 < decision["temperature"] < 6
+    assert decision["num_fitted"] == 400
+    scores = decision["calibration"]["slice"]
+    for name in ("nll", "ece"):
+        assert scores["after"][name]["value"] < scores["before"][name]["value"], name
+        assert scores["before"][name] == metrics["levels"]["slice"]["metrics"][name]
+
+
+def test_the_temperature_knows_no_test_label():
+    predictions = build_predictions()
+    first = decide(predictions)[0]["decision"]["temperature"]
+    is_test = predictions["split"] == "test"
+    predictions.loc[is_test, "label"] = predictions.loc[is_test, "label"].map({"left": "right", "right": "left"})
+    assert decide(predictions)[0]["decision"]["temperature"] == first
+
+
+def test_a_volume_is_the_mean_of_scaled_slices():
+    predictions = build_predictions()
+    metrics, test = decide(predictions)
+    scaled = scale_predictions(test, NAMES, metrics["decision"]["temperature"])
+    volumes = aggregate(scaled, "volume")
+    probabilities = read_probabilities(volumes, NAMES)
+    right = probabilities[np.arange(len(volumes)), (volumes["label"] == "right").astype(int)]
+    expected = -np.log(right).mean()
+    assert metrics["decision"]["calibration"]["volume"]["after"]["nll"]["value"] == pytest.approx(expected)
+
+
+def test_single_rows_have_one_level_and_patients_none():
+    predictions = build_predictions(slices=1)
+    single = decide(predictions.assign(group_id=predictions["source_id"]), WORDS["images"])[0]["decision"]
+    assert set(single["coverage"]) == set(single["calibration"]) == {"image"}
+    one_label = predictions[predictions["label"] == "left"].reset_index(drop=True)
+    assert set(decide(one_label)[0]["decision"]["coverage"]) == {"slice", "volume"}
+
+
+def test_the_predictions_are_left_as_they_are():
+    predictions = build_predictions()
+    kept = predictions.copy()
+    decide(predictions)
+    assert predictions.equals(kept)
+
+
+def test_the_section_shows_both_levels_and_says_what_the_temperature_means():
+    metrics, test = decide(build_predictions())
+    section = build_decision_section(metrics, test, NAMES, WORDS["volumes"])
+    assert len(section.tables) == 5
+    assert "the model was too sure of itself" in " ".join(section.sentences)
+    told = section.tables[1].rows
+    assert [row[0] for row in told] == ["100%", "95%", "90%", "80%", "50%"]
+    accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
+    assert float(told[0][2]) == pytest.approx(accuracy, abs=5e-4)
+    pictures = {picture.name: picture.text for picture in section.pictures}
+    assert f"Slices: {accuracy:.1%} at 100%" in pictures["coverage"]
+    after = metrics["decision"]["calibration"]["slice"]["after"]["ece"]["value"]
+    assert f"{after:.3f} after." in pictures["calibration_scaled"]
+
+
+def test_the_section_warns_of_a_temperature_at_its_bound_and_of_zeros():
+    predictions = build_predictions()
+    is_right = (predictions["label"] == "right").to_numpy()
+    predictions["probability_right"] = np.where(is_right, 0.9, 0.1)
+    predictions["probability_left"] = 1 - predictions["probability_right"]
+    predictions["predicted"] = predictions["label"]
+    predictions.loc[3, ["probability_left", "probability_right"]] = [1.0, 0.0]
+    metrics, test = decide(predictions)
+    assert metrics["decision"]["temperature_is_at_bound"]
+    assert metrics["decision"]["num_zero_probabilities"] == 1
+    text = " ".join(build_decision_section(metrics, test, NAMES, WORDS["volumes"]).sentences)
+    assert "because no error was made there; it was held at 0.1" in text
+    assert "1 slice had a probability of exactly 0" in text

@@ -1,0 +1,402 @@
+import json
+
+import numpy as np
+import pandas
+import pytest
+from sklearn import metrics as reference
+
+from pipeline.core.data_kinds import WORDS
+from pipeline.core.errors import UserError
+from pipeline.evaluation import auroc as ranking
+from pipeline.evaluation.auroc import compute_roc_curves
+from pipeline.evaluation.bootstrap import draw_patient_weights
+from pipeline.evaluation.metrics import compute_level, compute_metrics, describe_mistakes
+from pipeline.evaluation.predictions import aggregate, check_predictions, has_patient_level
+from pipeline.evaluation.scores import compute_calibration_bins, compute_scores, resample_scores, sum_over_patients
+
+CLASSES = {2: ("left", "right"), 3: ("cyst", "normal", "tear"), 6: tuple("abcdef")}
+
+
+def build_table(
+    probabilities, labels, class_names, group_ids=None, source_ids=None, predicted=None
+) -> pandas.DataFrame:
+    """A predictions table; each row its own volume and patient unless told otherwise."""
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if probabilities.ndim == 1:
+        probabilities = np.stack([1 - probabilities, probabilities], axis=1)
+    names = np.array(class_names)
+    ids = [str(index) for index in range(len(labels))]
+    table = pandas.DataFrame(
+        {
+            "example_id": ids,
+            "source_id": ids if source_ids is None else source_ids,
+            "group_id": ids if group_ids is None else group_ids,
+            "split": "test",
+            "label": labels,
+            "predicted": names[probabilities.argmax(axis=1)] if predicted is None else predicted,
+            "slice_index": 0,
+        }
+    )
+    for column, name in enumerate(class_names):
+        table[f"probability_{name}"] = probabilities[:, column]
+    return table
+
+
+def build_random_table(num_classes, num_patients=12, slices=15, seed=0, decimals=2, patient_deviation=0.0):
+    """Noisy scores with ties (rounded), several slices a patient, imbalanced classes."""
+    generator = np.random.default_rng(seed)
+    num_rows = num_patients * slices
+    share = np.arange(1, num_classes + 1) / np.arange(1, num_classes + 1).sum()
+    labels = generator.choice(num_classes, size=num_rows, p=share)
+    groups = np.arange(num_patients).repeat(slices)
+    scores = generator.normal(size=(num_rows, num_classes))
+    skill = 1 + patient_deviation * generator.normal(size=num_patients)
+    scores[np.arange(num_rows), labels] += skill[groups]
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    probabilities = probabilities.round(decimals)
+    probabilities[:, 0] += 1 - probabilities.sum(axis=1)
+    probabilities = np.clip(probabilities, 0, 1)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    names = CLASSES[num_classes]
+    label_names, group_ids = np.array(names)[labels], groups.astype(str)
+    source_ids = [f"{group} {label}" for group, label in zip(group_ids, label_names, strict=True)]
+    return build_table(probabilities, label_names, names, group_ids, source_ids)
+
+
+def compute_reference(table: pandas.DataFrame, class_names) -> dict[str, float]:
+    """The same scores by scikit-learn; specificity is the recall of the rest."""
+    true, predicted = table["label"].to_numpy(), table["predicted"].to_numpy()
+    probabilities = table[[f"probability_{name}" for name in class_names]].to_numpy()
+    specificities = [reference.recall_score(true != name, predicted != name) for name in class_names]
+    if len(class_names) == 2:
+        options = {"average": "binary", "pos_label": class_names[1]}
+        auroc = reference.roc_auc_score(true == class_names[1], probabilities[:, 1])
+        brier = reference.brier_score_loss(true == class_names[1], probabilities[:, 1])
+        specificity = specificities[1]
+    else:
+        options = {"average": "macro"}
+        auroc = reference.roc_auc_score(true, probabilities, multi_class="ovr", labels=list(class_names))
+        brier = ((probabilities - (true[:, None] == np.array(class_names))) ** 2).sum(axis=1).mean()
+        specificity = np.mean(specificities)
+    return {
+        "accuracy": reference.accuracy_score(true, predicted),
+        "balanced_accuracy": reference.balanced_accuracy_score(true, predicted),
+        "auroc": auroc,
+        "sensitivity": reference.recall_score(true, predicted, **options),
+        "specificity": specificity,
+        "mcc": reference.matthews_corrcoef(true, predicted),
+        "f1": reference.f1_score(true, predicted, **options),
+        "nll": reference.log_loss(true, probabilities, labels=list(class_names)),
+        "brier": brier,
+    }
+
+
+def read_values(level: dict) -> dict[str, float]:
+    return {name: metric["value"] for name, metric in level["metrics"].items()}
+
+
+def to_sums(table, class_names):
+    labels = pandas.Categorical(table["label"], categories=class_names).codes.astype(np.int64)
+    predicted = pandas.Categorical(table["predicted"], categories=class_names).codes.astype(np.int64)
+    patients = pandas.factorize(table["group_id"], sort=True)[0].astype(np.int64)
+    columns = [f"probability_{name}" for name in class_names]
+    return sum_over_patients(labels, predicted, table[columns].to_numpy(), patients)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_values_are_those_of_scikit_learn(num_classes, seed):
+    table = build_random_table(num_classes, seed=seed)
+    values = read_values(compute_level(table, CLASSES[num_classes], num_resamples=1))
+    expected = compute_reference(table, CLASSES[num_classes])
+    assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("max_paired_patients", [0, 1000])
+def test_a_weighted_score_is_the_score_of_the_repeated_patients(num_classes, max_paired_patients, monkeypatch):
+    monkeypatch.setattr(ranking, "MAX_PAIRED_PATIENTS", max_paired_patients)
+    table = build_random_table(num_classes, num_patients=8)
+    weights = draw_patient_weights(8, 3, np.random.default_rng(5))
+    scores = compute_scores(to_sums(table, CLASSES[num_classes]), weights)
+    groups = table["group_id"].astype(int)
+    for row in range(3):
+        repeated = table.loc[table.index.repeat(weights[row, groups].astype(int))]
+        expected = compute_reference(repeated, CLASSES[num_classes])
+        assert {name: scores[name][row] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_of_six_slices_by_hand():
+    # right is positive: 2 hits, 1 miss; left: 2 hits, 1 false alarm.
+    table = build_table([0.9, 0.8, 0.3, 0.6, 0.2, 0.1], ["right"] * 3 + ["left"] * 3, CLASSES[2])
+    values = read_values(compute_level(table, CLASSES[2], num_resamples=1))
+    squares = (0.1**2 + 0.2**2 + 0.7**2 + 0.6**2 + 0.2**2 + 0.1**2) / 6
+    likelihood = 0.9 * 0.8 * 0.3 * 0.4 * 0.8 * 0.9
+    # Confidences .9 .8 .7 .6 .8 .9 of rows right right wrong wrong right right, one bin a value.
+    calibration = (abs(1.8 - 2) + abs(1.6 - 2) + abs(0.7 - 0) + abs(0.6 - 0)) / 6
+    assert values == pytest.approx(
+        {
+            "accuracy": 4 / 6,
+            "balanced_accuracy": 4 / 6,
+            "auroc": 8 / 9,
+            "sensitivity": 2 / 3,
+            "specificity": 2 / 3,
+            "mcc": (2 * 2 - 1 * 1) / 9,
+            "f1": 2 / 3,
+            "nll": -np.log(likelihood) / 6,
+            "brier": squares,
+            "ece": calibration,
+        }
+    )
+
+
+def test_confusion_has_a_row_for_each_true_class():
+    table = build_table([0.9, 0.1, 0.1, 0.2], ["right", "right", "right", "left"], CLASSES[2])
+    level = compute_level(table, CLASSES[2], num_resamples=1)
+    assert level["confusion"] == [[1, 0], [2, 1]]
+    assert level["support"] == {"left": 1, "right": 3}
+    assert (level["n"], level["groups"]) == (4, 4)
+
+
+def test_equal_scores_give_an_auroc_of_one_half():
+    table = build_table([0.5] * 4, ["left", "right", "left", "right"], CLASSES[2])
+    assert read_values(compute_level(table, CLASSES[2], num_resamples=1))["auroc"] == 0.5
+
+
+def test_a_volume_is_the_mean_of_its_slices():
+    table = build_table(
+        [0.9, 0.2, 0.2, 0.6],
+        ["right", "right", "right", "left"],
+        CLASSES[2],
+        ["p", "p", "p", "q"],
+        ["v", "v", "v", "w"],
+    )
+    volumes = aggregate(table, "volume")
+    assert volumes["source_id"].tolist() == ["v", "w"]
+    assert volumes["group_id"].tolist() == ["p", "q"]
+    assert volumes["num_slices"].tolist() == [3, 1]
+    assert volumes["probability_right"].tolist() == pytest.approx([1.3 / 3, 0.6])
+    # Two of three slices say left; so does their mean, against a majority of confidence.
+    assert volumes["predicted"].tolist() == ["left", "right"]
+
+
+@pytest.mark.parametrize("scores", [[0.2, 0.8], [0.35, 0.56, 0.61, 0.58, 0.1, 0.8], [0.5]])
+def test_a_tie_goes_to_the_first_class_in_any_order(scores):
+    table = build_table(scores, ["left"] * len(scores), CLASSES[2], source_ids=["v"] * len(scores))
+    assert np.mean(scores) == pytest.approx(0.5)
+    assert aggregate(table, "volume")["predicted"].tolist() == ["left"]
+
+
+def test_there_is_a_patient_level_only_where_labels_belong_to_patients():
+    both_knees = build_table([0.1, 0.9], ["left", "right"], CLASSES[2], ["p", "p"])
+    assert not has_patient_level(both_knees)
+    assert list(compute_metrics(both_knees, CLASSES[2], num_resamples=2)) == ["slice", "volume"]
+    with pytest.raises(UserError, match="group_id 'p' has 2 different labels"):
+        aggregate(both_knees, "patient")
+    diagnosis = build_table([0.1, 0.2, 0.9], ["left", "left", "right"], CLASSES[2], ["p", "p", "q"])
+    levels = compute_metrics(diagnosis, CLASSES[2], num_resamples=2)
+    assert [level["n"] for level in levels.values()] == [3, 3, 2]
+    assert levels["patient"]["support"] == {"left": 1, "right": 1}
+
+
+def test_the_order_of_the_rows_changes_nothing():
+    table = build_random_table(3)
+    shuffled = table.sample(frac=1, random_state=1)
+    first = compute_metrics(table, CLASSES[3], num_resamples=50)
+    second = compute_metrics(shuffled, CLASSES[3], num_resamples=50)
+    for level in first:
+        for name, metric in first[level]["metrics"].items():
+            # Sums in another order differ in the last digits.
+            assert second[level]["metrics"][name] == pytest.approx(metric, abs=1e-12)
+
+
+def test_a_seed_draws_the_same_patients_and_another_seed_others():
+    table = build_random_table(2)
+    first, again, other = (
+        compute_level(table, CLASSES[2], num_resamples=50, seed=seed)["metrics"]["auroc"] for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first["low"] != other["low"]
+
+
+def test_a_resample_draws_as_many_patients_as_there_are():
+    weights = draw_patient_weights(7, 4000, np.random.default_rng(0))
+    assert (weights.sum(axis=1) == 7).all()
+    # Each patient is drawn once on average; four standard errors of 4,000 draws are 0.06.
+    assert weights.mean(axis=0) == pytest.approx(np.ones(7), abs=0.06)
+    assert (weights == 0).mean() == pytest.approx((6 / 7) ** 7, abs=0.02)
+
+
+@pytest.mark.parametrize("max_paired_patients", [0, 1000])
+def test_the_size_of_the_chunks_changes_nothing(max_paired_patients, monkeypatch):
+    monkeypatch.setattr(ranking, "MAX_PAIRED_PATIENTS", max_paired_patients)
+    table = build_random_table(3)
+    whole = resample_scores(to_sums(table, CLASSES[3]), 40, np.random.default_rng(0))
+    monkeypatch.setattr("pipeline.evaluation.bootstrap.MAX_CHUNK_NUMBERS", 90)
+    monkeypatch.setattr(ranking, "MAX_CHUNK_NUMBERS", 90)
+    chunked = resample_scores(to_sums(table, CLASSES[3]), 40, np.random.default_rng(0))
+    for name, scores in whole.items():
+        np.testing.assert_allclose(chunked[name], scores, rtol=0, atol=1e-12)
+
+
+def test_one_patient_gives_values_without_intervals():
+    table = build_random_table(2, num_patients=1)
+    level = compute_level(table, CLASSES[2], num_resamples=20)
+    assert all(metric["value"] is not None for metric in level["metrics"].values())
+    assert all(metric["low"] is None and metric["high"] is None for metric in level["metrics"].values())
+    assert level["notes"] == ["No intervals: there is one patient only."]
+
+
+def test_identical_patients_give_intervals_without_width():
+    one = build_random_table(2, num_patients=1, slices=30)
+    table = pandas.concat([one.assign(group_id=str(patient)) for patient in range(5)])
+    for metric in compute_level(table, CLASSES[2], num_resamples=30)["metrics"].values():
+        assert metric["low"] == pytest.approx(metric["value"])
+        assert metric["high"] == pytest.approx(metric["value"])
+
+
+def test_patients_that_differ_widen_the_interval_beyond_that_of_single_slices():
+    table = build_random_table(2, num_patients=20, slices=40, patient_deviation=1.5)
+    honest = compute_level(table, CLASSES[2])["metrics"]["accuracy"]
+    naive = compute_level(table.assign(group_id=table["example_id"]), CLASSES[2])["metrics"]["accuracy"]
+    assert honest["value"] == naive["value"]
+    assert honest["high"] - honest["low"] > 2 * (naive["high"] - naive["low"])
+
+
+def test_the_interval_of_independent_rows_is_the_normal_one():
+    labels = np.array(["left", "right"] * 500)
+    scores = np.where(labels == "right", 0.9, 0.1)
+    scores[:200] = 1 - scores[:200]
+    accuracy = compute_level(build_table(scores, labels, CLASSES[2]), CLASSES[2])["metrics"]["accuracy"]
+    half_width = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
+    assert accuracy["value"] == 0.8
+    # The percentiles of 2,000 resamples are themselves uncertain by about 4 % of the width.
+    assert accuracy["low"] == pytest.approx(0.8 - half_width, abs=0.004)
+    assert accuracy["high"] == pytest.approx(0.8 + half_width, abs=0.004)
+
+
+def test_one_class_leaves_null_with_a_reason_and_strict_json():
+    table = build_table([0.1, 0.6, 0.2], ["left"] * 3, CLASSES[2])
+    level = compute_metrics(table, CLASSES[2], num_resamples=20)["slice"]
+    undefined = {name for name, metric in level["metrics"].items() if metric["value"] is None}
+    assert undefined == {"balanced_accuracy", "auroc", "sensitivity", "mcc"}
+    assert all(level["metrics"][name] == {"value": None, "low": None, "high": None} for name in undefined)
+    assert "the labels hold only left" in level["notes"][0]
+    assert json.loads(json.dumps(level, allow_nan=False)) == level
+
+
+def test_an_interval_needs_nine_resamples_in_ten():
+    # One patient in four has the only right knee: it is missing from (3/4)^4 = 32 % of the resamples.
+    table = build_table([0.9, 0.1, 0.2, 0.6], ["right", "left", "left", "left"], CLASSES[2])
+    level = compute_level(table, CLASSES[2], num_resamples=200)
+    assert level["metrics"]["auroc"] == {"value": 1.0, "low": None, "high": None}
+    assert level["metrics"]["accuracy"]["low"] is not None
+    assert any(note.startswith("No interval: ") and "auroc" in note for note in level["notes"])
+
+
+def test_a_class_without_rows_is_left_out_of_averages_and_named():
+    table = build_table([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]], ["cyst", "normal"], CLASSES[3])
+    level = compute_level(table, CLASSES[3], num_resamples=5)
+    assert level["metrics"]["sensitivity"]["value"] == 1.0
+    assert "No row has the label tear; averages leave it out." in level["notes"]
+
+
+def test_a_perfect_score_says_what_its_interval_cannot_show():
+    labels = ["left", "right"] * 11
+    table = build_table([0.1, 0.9] * 11, labels, CLASSES[2])
+    level = compute_level(table, CLASSES[2], num_resamples=20)
+    assert level["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    # 1 - 0.025 ** (1 / 22): the exact limit for 0 events among 22.
+    assert any("22 patients free of errors, up to 15.4% of all patients" in note for note in level["notes"])
+
+
+def test_always_the_same_answer_has_a_matthews_correlation_of_zero():
+    table = build_table([0.1, 0.2, 0.3], ["left", "right", "right"], CLASSES[2])
+    assert read_values(compute_level(table, CLASSES[2], num_resamples=1))["mcc"] == 0.0
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_area_under_the_curve_is_the_auroc(num_classes):
+    table = build_random_table(num_classes)
+    curves = compute_roc_curves(table, CLASSES[num_classes])
+    areas = [np.trapezoid(c.true_positive_rate, c.false_positive_rate) for c in curves.values()]
+    assert len(areas) == (1 if num_classes == 2 else 3)
+    values = read_values(compute_level(table, CLASSES[num_classes], num_resamples=1))
+    assert np.mean(areas) == pytest.approx(values["auroc"], abs=1e-12)
+
+
+def test_a_roc_curve_by_hand():
+    table = build_table([0.9, 0.5, 0.5, 0.1], ["right", "left", "right", "left"], CLASSES[2])
+    curve = compute_roc_curves(table, CLASSES[2])["right"]
+    assert curve.false_positive_rate.tolist() == [0, 0, 0.5, 1]
+    assert curve.true_positive_rate.tolist() == [0, 0.5, 1, 1]
+
+
+def test_a_class_without_rows_has_no_roc_curve():
+    table = build_table([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]], ["cyst", "normal"], CLASSES[3])
+    assert list(compute_roc_curves(table, CLASSES[3])) == ["cyst", "normal"]
+
+
+def test_the_gaps_of_the_calibration_bins_sum_to_the_calibration_error():
+    table = build_random_table(3)
+    bins = compute_calibration_bins(table, CLASSES[3])
+    filled = bins[bins["count"] > 0]
+    error = (filled["count"] * (filled["confidence"] - filled["accuracy"]).abs()).sum() / len(table)
+    assert bins["count"].sum() == len(table)
+    assert ((filled["low"] < filled["confidence"]) & (filled["confidence"] <= filled["high"] + 1e-12)).all()
+    assert error == pytest.approx(read_values(compute_level(table, CLASSES[3], num_resamples=1))["ece"])
+
+
+def test_the_upper_edge_belongs_to_its_bin():
+    table = build_table([0.5, 0.51, 1.0], ["right"] * 3, CLASSES[2])
+    bins = compute_calibration_bins(table, CLASSES[2], num_bins=2)
+    assert bins["count"].tolist() == [1, 2]
+    assert bins["confidence"].tolist() == pytest.approx([0.5, 0.755])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="group_id"), r"columns \['group_id'\] are missing"),
+        (lambda t: t.iloc[:0], "no rows"),
+        (lambda t: t.assign(label="middle"), r"column label holds \['middle'\]"),
+        (lambda t: t.assign(predicted="middle"), r"column predicted holds \['middle'\]"),
+        (lambda t: t.assign(probability_left=np.nan), "first example_id '0', have probabilities"),
+        (lambda t: t.assign(probability_left=-0.1, probability_right=1.1), "numbers from 0 to 1"),
+        (lambda t: t.assign(probability_left=0.9, probability_right=0.9), "sum to 1"),
+    ],
+)
+def test_a_table_that_cannot_be_scored_is_refused(change, message):
+    table = build_table([0.1, 0.9], ["left", "right"], CLASSES[2])
+    check_predictions(table, CLASSES[2])
+    with pytest.raises(UserError, match=message):
+        check_predictions(change(table), CLASSES[2])
+
+
+def test_an_unknown_level_and_no_resamples_are_refused():
+    table = build_table([0.1, 0.9], ["left", "right"], CLASSES[2])
+    with pytest.raises(UserError, match="allowed are 'slice', 'volume', 'patient'"):
+        aggregate(table, "knee")
+    with pytest.raises(UserError, match="num_resamples: found 0"):
+        compute_level(table, CLASSES[2], num_resamples=0)
+
+
+def test_of_many_classes_the_most_frequent_mistakes_are_told():
+    names = [f"c{index:02d}" for index in range(13)]
+    confusion = np.diag(np.full(13, 50))
+    confusion[3, 7], confusion[7, 3], confusion[12, 0] = 2, 9, 9
+    told = "Most often mistaken: c07 for c03 (9), c12 for c00 (9), c03 for c07 (2)."
+    assert describe_mistakes(confusion, names) == [told]
+    assert describe_mistakes(np.diag(np.full(13, 50)), names) == []
+    table = build_table(np.eye(13)[[1, 1]], ["c01", "c05"], names)
+    assert compute_level(table, names, num_resamples=1)["notes"][-1] == "Most often mistaken: c05 for c01 (1)."
+
+
+def test_each_image_is_its_own_witness_and_the_notes_say_so():
+    table = build_table([0.9, 0.2, 0.8], ["right", "left", "right"], CLASSES[2])
+    levels = compute_metrics(table, CLASSES[2], num_resamples=50, words=WORDS["images"])
+    assert list(levels) == ["image"]
+    assert levels["image"]["n"] == levels["image"]["groups"] == 3
+    assert any("With 3 images free of errors" in note for note in levels["image"]["notes"])
+    slices = compute_metrics(table, CLASSES[2], num_resamples=50)
+    assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the words change no number"

@@ -1,0 +1,283 @@
+"""Two runs are compared on the same draws of patients, and only where they scored the same rows."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.attention.maps import AttentionMaps
+from pipeline.attention.storage import name_kept_epoch, write_maps
+from pipeline.config.outputs import ReportConfig
+from pipeline.core.errors import UserError
+from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
+from pipeline.core.workspace import Workspace
+from pipeline.data.store import write_store
+from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.paired_comparison import COMPARED, Difference, compare_pair, correct_for_many, explain_mismatch
+from pipeline.evaluation.predictions import read_class_indices, read_probabilities
+from pipeline.evaluation.scores import resample_scores, sum_over_patients
+from pipeline.reporting.comparison.page import (
+    Compared,
+    list_warnings,
+    tabulate_differences,
+    tabulate_settings,
+    write_comparison,
+)
+from pipeline.reporting.comparison.runs import find_report_folders, locate, read_runs
+
+CLASSES = ("left", "right")
+HOSTILE = "<script>alert(1)</script>"
+
+
+def make_predictions(skill: float, seed: int = 0, num_patients: int = 12) -> pd.DataFrame:
+    """Patients with two knees of three slices; some patients are hard for everybody, by the same amount."""
+    generator, hard = np.random.default_rng(seed), np.random.default_rng(99).normal(0, 2.0, num_patients)
+    rows = []
+    for patient in range(num_patients):
+        for label in CLASSES:
+            for index in range(3):
+                sign = 1 if label == "right" else -1
+                score = sign * (skill + hard[patient]) + generator.normal(0, 0.5)
+                right = 1 / (1 + np.exp(-score))
+                source = f"k{patient}{label}"
+                said = "right" if right > 0.5 else "left"
+                rows.append((f"{source}{index}", source, f"p{patient}", "test", index, label, said, 1 - right, right))
+    return pd.DataFrame(rows, columns=list(prediction_columns(CLASSES)))
+
+
+def test_a_difference_is_that_of_the_scores_and_its_draws_are_those_of_each_run_alone():
+    first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
+    found = compare_pair(first, second, CLASSES, "slice", num_resamples=300, seed=4)
+    assert tuple(found) == COMPARED
+    alone = [compute_metrics(table, CLASSES, 100)["slice"]["metrics"] for table in (first, second)]
+    patients = pd.factorize(first["group_id"], sort=True)[0].astype(np.int64)
+    drawn = []
+    for table in (first, second):
+        labels, said = (read_class_indices(table[name], CLASSES) for name in ("label", "predicted"))
+        sums = sum_over_patients(labels, said, read_probabilities(table, CLASSES), patients)
+        drawn.append(resample_scores(sums, 300, np.random.default_rng(4)))
+    for name, difference in found.items():
+        assert difference.value == pytest.approx(alone[1][name]["value"] - alone[0][name]["value"])
+        low, high = np.percentile(drawn[1][name] - drawn[0][name], [2.5, 97.5])
+        assert (difference.low, difference.high) == pytest.approx((low, high))
+
+
+def test_what_is_hard_for_both_cancels():
+    first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
+    paired = compare_pair(first, second, CLASSES, "slice")["accuracy"]
+    alone = [compute_metrics(table, CLASSES, 2000)["slice"]["metrics"]["accuracy"] for table in (first, second)]
+    unpaired = np.hypot(*(item["high"] - item["low"] for item in alone))
+    assert paired.high - paired.low < 0.8 * unpaired
+
+
+def test_exchanging_the_runs_turns_the_sign_and_a_run_does_not_differ_from_itself():
+    first, second = make_predictions(0.5, 1), make_predictions(2.5, 2)
+    there, back = (compare_pair(*pair, CLASSES, "slice") for pair in ((first, second), (second, first)))
+    for name in COMPARED:
+        assert there[name].value == pytest.approx(-back[name].value)
+        assert (there[name].low, there[name].high) == pytest.approx((-back[name].high, -back[name].low))
+        assert there[name].p_value == pytest.approx(back[name].p_value)
+    assert there["accuracy"].is_shown
+    assert there["accuracy"].p_value < 0.05
+    itself = compare_pair(first, first, CLASSES, "slice")["accuracy"]
+    assert dataclasses.astuple(itself) == (0.0, 0.0, 0.0, 1.0)
+    assert not itself.is_shown
+
+
+@pytest.mark.parametrize("level", ["slice", "volume"])
+def test_neither_the_order_of_rows_nor_the_size_of_a_chunk_matters(level, monkeypatch):
+    first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
+    expected = compare_pair(first, second, CLASSES, level)
+    shuffled = second.sample(frac=1, random_state=3)
+    assert compare_pair(first, shuffled, CLASSES, level) == expected
+    monkeypatch.setattr("pipeline.evaluation.bootstrap.MAX_CHUNK_NUMBERS", 100)
+    assert compare_pair(first, second, CLASSES, level) == expected
+
+
+def test_no_number_of_draws_makes_a_difference_certain():
+    blind, sharp = make_predictions(-9.0, 1), make_predictions(9.0, 1)
+    found = compare_pair(blind, sharp, CLASSES, "slice", num_resamples=500)["accuracy"]
+    assert found.value == 1.0
+    assert found.p_value == pytest.approx(2 / 501)
+
+
+def test_one_patient_gives_a_difference_without_an_interval():
+    first, second = make_predictions(0.5, 1, 1), make_predictions(1.5, 2, 1)
+    found = compare_pair(first, second, CLASSES, "slice")["nll"]
+    assert (found.low, found.high, found.p_value) == (None, None, None)
+    assert not found.is_shown
+
+
+def test_other_rows_labels_or_patients_are_not_compared():
+    table = make_predictions(1.0)
+    assert explain_mismatch(table, table.iloc[::-1]) is None
+    assert explain_mismatch(table, table.iloc[1:]) == "they scored other test rows (72 and 71, 71 of them the same)"
+    for column, value in (("label", "right"), ("group_id", "p1")):
+        changed = table.copy()
+        changed.loc[0, column] = value
+        assert explain_mismatch(table, changed) == "the same rows have other labels or patients"
+
+
+def write_run(root: Path, experiment: str, run: str, table: pd.DataFrame, **settings) -> Workspace:
+    """Write what the train and evaluate stages leave."""
+    paths = Workspace(root, experiment, run)
+    metrics = {"split": "test", "class_names": list(CLASSES), "synthetic_note": f"Made up {HOSTILE}"}
+    metrics |= {"levels": compute_metrics(table, CLASSES, 100), "baselines": {}}
+    write_table(paths.predictions, table, prediction_columns(CLASSES))
+    paths.metrics.write_text(json.dumps(metrics))
+    paths.run_folder.mkdir(parents=True, exist_ok=True)
+    index = pd.DataFrame(
+        [(row.example_id, row.source_id, row.group_id, row.label, row.slice_index, 0.0) for row in table.itertuples()],
+        columns=list(INDEX_COLUMNS),
+    )
+    images = np.random.default_rng(0).integers(0, 255, (len(index), 8, 8)).astype(np.uint8)
+    fingerprint = write_store(paths.prepared, [images], index, {})
+    training = {"num_parameters": 1234567, "best": {"epoch": 2}, "epochs": 3, "seconds": 90.0, "world_size": 1}
+    training |= {
+        "device": "cpu",
+        "precision": "32-true",
+        "commit": "0123456789abcdef",
+        "store_fingerprint": fingerprint,
+    }
+    paths.training_record.write_text(json.dumps(training))
+    (paths.run_folder / "started.json").write_text(json.dumps({"settings": {"train.seed": 0, **settings}}))
+    epochs = pd.DataFrame({"epoch": [1, 2, 3], "val_loss": [0.7, 0.5, 0.6], "val_accuracy": [0.5, 0.8, 0.7]})
+    epochs.to_csv(paths.history, index=False)
+    maps = AttentionMaps(
+        "cross", (0,), (0,), (), False, None, 4, 1, CLASSES, ("a",), ("left",), images[:1, None],
+        np.full((1, 2), 0.5, dtype=np.float32), np.full((1, 1, 1, 1, 2, 2), 0.25, dtype=np.float32),
+    )  # fmt: skip
+    write_maps(name_kept_epoch(paths.attention_maps, 1), maps)
+    return paths
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_run(tmp_path, "knees", "", make_predictions(0.5, 1))
+    write_run(tmp_path, "knees", "wide", make_predictions(2.5, 2), **{"train.epochs": HOSTILE})
+    write_run(tmp_path, "other", "seed-1", make_predictions(2.5, 2, 5))
+    return tmp_path
+
+
+def test_runs_are_found_by_experiment_name_folder_and_run_folder(root, tmp_path):
+    paths, reports = Workspace(root, "knees"), root / "reports"
+    both = [reports / "knees", reports / "knees" / "wide"]
+    assert find_report_folders((), paths) == both
+    assert find_report_folders((Path("knees/wide"), Path("knees"), Path("knees/wide")), paths) == both[::-1]
+    assert find_report_folders((Path("other"),), paths) == [reports / "other" / "seed-1"]
+    assert find_report_folders((root / "runs" / "knees" / "wide", root / "runs" / "knees"), paths) == both[::-1]
+    assert locate(both[1]) == Workspace(root, "knees", "wide")
+    with pytest.raises(UserError, match=r"absent: no evaluated run\. Name a report folder"):
+        find_report_folders((Path("absent"),), paths)
+    with pytest.raises(UserError, match=r"no evaluated run\. Run the train and evaluate stages first"):
+        find_report_folders((), Workspace(root, "absent"))
+    names = [run.name for run in read_runs([*both, reports / "other" / "seed-1"])]
+    assert names == ["knees", "knees / wide", "other / seed-1"]
+    assert [run.name for run in read_runs(both)] == ["knees", "wide"]
+
+
+def write_page(root: Path, *names: str) -> str:
+    runs = read_runs(find_report_folders([Path(name) for name in names], Workspace(root, "knees")))
+    write_comparison(root / "page.html", runs, ReportConfig(num_resamples=200, num_examples=4))
+    return (root / "page.html").read_text()
+
+
+def test_the_page_holds_the_numbers_of_the_runs_and_needs_nothing_else(root):
+    page = write_page(root, "knees", "knees/wide")
+    metrics = json.loads((root / "reports" / "knees" / "wide" / "metrics.json").read_text())
+    accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]
+    assert f"{accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f}), 72 slices" in page
+    for cell in ("1,234,567", "2 of 3", "1.5", "0123456789ab", "1 × cpu, 32-true"):
+        assert f">{cell}<" in page, cell
+    tables = [make_predictions(0.5, 1), make_predictions(2.5, 2)]
+    difference = compare_pair(*tables, CLASSES, "slice", 200, 0)["accuracy"]
+    assert f"{difference.value:+.4f}" in page
+    assert f"{difference.low:+.4f} to {difference.high:+.4f}" in page
+    assert ">better<" in page
+    titles = re.findall(r"<figcaption><strong>(.*?)</strong>", page)
+    assert titles == [
+        "Curves", "Confusion matrices, slices", "Confusion matrices, volumes", "Test inputs",
+        "Test inputs on which the runs differ", "Attention in training: knees", "Attention in training: wide",
+    ]  # fmt: skip
+    assert "Only 12 patients tested in knees" in page
+    for outside in ("<script", "http://", "https://", "<link", 'src="/'):
+        assert outside not in page
+    assert "Made up &lt;script&gt;" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;</td>" in page, "the value of an option"
+
+
+def test_runs_on_other_test_rows_stand_side_by_side_without_a_difference(root):
+    page = write_page(root, "knees", "other")
+    assert (
+        "other / seed-1 is not compared with knees: they scored other test rows (72 and 30, 30 of them the same)"
+        in page
+    )
+    assert "paired bootstrap" not in page
+    assert "Test inputs: knees" in page
+    assert "Test inputs: other / seed-1" in page
+
+
+def test_a_report_without_its_run_is_shown_with_dashes(root, tmp_path):
+    alone = tmp_path / "elsewhere"
+    (root / "reports" / "knees").rename(alone)
+    page = write_page(root, str(alone))
+    assert page.count(">\u2013<") == 5, "parameters, epochs, minutes, device, commit"
+    assert "Curves" not in page
+
+
+def test_pictures_that_were_made_anew_are_not_shown_as_those_that_were_scored(root):
+    path = root / "runs" / "knees" / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"store_fingerprint": "another"}))
+    assert "Test inputs" not in write_page(root, "knees")
+    assert "Test inputs" in write_page(root, "knees/wide")
+
+
+def test_only_options_that_differ_are_listed(root):
+    runs = read_runs(find_report_folders((), Workspace(root, "knees")))
+    assert tabulate_settings(runs).rows == (("train.epochs", "\u2013", HOSTILE),)
+
+
+def test_lower_is_better_where_it_is(root):
+    page = write_page(root, "knees/wide", "knees")
+    pattern = r'<td class="text">([^<]*)</td><td class="number">[^<]*</td><td class="number">([+-][\d.]+)</td>.*'
+    cells = re.findall(pattern + r'<td class="text">(better|worse|no .*?)</td>', page)
+    verdicts = {name: (value[0], verdict) for name, value, verdict in cells}
+    assert verdicts["Accuracy"] == ("-", "worse")
+    assert verdicts["Negative log-likelihood ↓"] == ("+", "worse")
+
+
+def test_p_values_are_raised_by_holms_steps():
+    """.01 x 4, then .02 x 3, then .03 x 2 and .04 x 1, which may not fall below the one before."""
+    found = correct_for_many([0.03, None, 0.01, 0.04, 0.02])
+    assert found == [pytest.approx(0.06), None, pytest.approx(0.04), pytest.approx(0.06), pytest.approx(0.06)]
+    assert correct_for_many([0.03]) == [0.03]
+    assert correct_for_many([0.6, 0.7]) == [1.0, 1.0]
+    assert correct_for_many([None]) == [None]
+
+
+def test_one_of_many_runs_has_to_show_more_than_a_single_one():
+    """An interval without 0 and p = .03: better as the only run, not shown as one of two, each score by itself."""
+    difference = Difference(0.1, 0.01, 0.2, 0.03)
+    one = Compared("a", "slice", "accuracy", difference, 72, 12)
+    other_score = dataclasses.replace(one, metric="auroc")
+    second = Compared("b", "slice", "accuracy", Difference(0.0, -0.1, 0.1, 0.9), 72, 12)
+    alone = tabulate_differences([one, other_score])
+    assert [row[-3:] for row in alone.rows] == [("0.0300", "0.0300", "better")] * 2
+    assert alone.rows[0][3] == "72 (12)"
+    both = tabulate_differences([one, second])
+    assert [row[-2:] for row in both.rows] == [
+        ("0.0600", "not shown after correction"),
+        ("0.9000", "no difference shown"),
+    ]
+
+
+def test_too_few_draws_for_many_runs_are_told(root):
+    runs = read_runs(find_report_folders((), Workspace(root, "knees")))
+    compared = [Compared(f"r{n}", "slice", "accuracy", Difference(0.1, 0.0, 0.2, 0.5), 72, 12) for n in range(6)]
+    assert any("raise report.num_resamples" in text for text in list_warnings(runs, compared, 200))
+    assert not any("raise report.num_resamples" in text for text in list_warnings(runs, compared, 2000))
+    assert any("6 runs are compared with knees" in text for text in list_warnings(runs, compared, 2000))

@@ -1,0 +1,172 @@
+import dataclasses
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.core.data_kinds import WORDS
+from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.metrics import compute_level
+from pipeline.evaluation.predictions import build_predictions
+from pipeline.evaluation.shortcut_probes import (
+    compute_brightness,
+    compute_probes,
+    divide_into_quartiles,
+    name_visits,
+    order_visit,
+    score_parts,
+)
+from pipeline.reporting.evaluation.shortcut_section import build_probe_sections, list_probe_warnings
+from tests.evaluation.test_shortcut_baselines import NAMES, ROWS, build_store
+
+DRAWS = Draws(num_resamples=100, seed=0)
+
+
+def build_predicted(store, wrong=()) -> pd.DataFrame:
+    """Predictions of the store's test rows that are right but for some."""
+    index = store.index.iloc[ROWS["test"]]
+    is_left = np.array(index["label"] == "left")
+    is_left[list(wrong)] = ~is_left[list(wrong)]
+    left = np.where(is_left, 0.9, 0.1)
+    return build_predictions(index, np.stack([left, 1 - left], axis=1), NAMES)
+
+
+def probe(store, wrong=(), mirror=None, visits=None):
+    test = build_predicted(store, wrong)
+    visits = pd.Series("3", index=store.index["source_id"]) if visits is None else visits
+    words = WORDS[store.kind]
+    metrics = {
+        "levels": {words.example: compute_level(test, NAMES, 50)},
+        "baselines": {"majority": compute_level(test, NAMES, 50)["metrics"]},
+    }
+    return compute_probes(store, ROWS, test, visits, mirror, False, 10_000, DRAWS), metrics, words
+
+
+def test_accuracy_of_parts_by_hand():
+    store = build_store(slice_index=np.arange(400) % 4)
+    test = build_predicted(store, wrong=[0, 4, 5])
+    index = store.index["slice_index"].to_numpy()[ROWS["test"]]
+    parts = score_parts(test, index, "slice_index", DRAWS)
+    assert [part["slice_index"] for part in parts] == [0, 1, 2, 3]
+    assert [part["n"] for part in parts] == [35] * 4
+    assert [part["accuracy"]["value"] for part in parts] == pytest.approx([33 / 35, 34 / 35, 1.0, 1.0])
+
+
+def test_visits_are_told_as_written_and_dates_by_their_year():
+    names = name_visits(pd.Series(["3", "101", "20040105", "20041231", "", None, "2004010", "baseline", "90040105"]))
+    expected = ["3", "101", "2004", "2004", "unknown", "unknown", "2004010", "baseline", "90040105"]
+    assert names.tolist() == expected
+
+
+def test_visits_stand_in_the_order_of_their_numbers():
+    names = ["unknown", "baseline", "101", "2004", "3", "100", "others"]
+    assert sorted(names, key=order_visit) == ["3", "100", "101", "2004", "baseline", "others", "unknown"]
+
+
+def test_of_many_visits_the_rarest_stand_together():
+    visits = pd.Series([str(visit) for visit in range(20) for _ in range(30 - visit)])
+    names = name_visits(visits)
+    assert set(names) == {*(str(visit) for visit in range(11)), "others"}
+    assert (names == "others").sum() == sum(30 - visit for visit in range(11, 20))
+
+
+def test_quartiles_hold_as_many_rows_from_the_darkest_to_the_brightest():
+    values = np.random.default_rng(0).random(80)
+    quartiles, edges = divide_into_quartiles(values)
+    assert np.bincount(quartiles).tolist() == [0, 20, 20, 20, 20]
+    assert values[quartiles == 1].max() < values[quartiles == 2].min()
+    assert (edges[0], edges[4]) == (values.min(), values.max())
+    assert set(divide_into_quartiles(np.ones(5))[0]) == {1}, "equal values are not told apart"
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6)])
+def test_brightness_is_the_mean_of_all_pixels(shape, monkeypatch):
+    monkeypatch.setattr("pipeline.evaluation.shortcut_probes.ROWS_AT_ONCE", 2)
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+    rows = np.array([4, 0, 2])
+    expected = [images[row].mean() / 255 for row in rows]
+    np.testing.assert_allclose(compute_brightness(images, rows), expected)
+
+
+def test_each_kind_of_data_has_the_probes_that_make_sense():
+    store = build_store()
+    found, *_ = probe(store)
+    assert set(found) == {"slice_index", "visit", "intensity_quartile", "border_only", "index_only"}
+    assert set(probe(dataclasses.replace(store, kind="images"))[0]) == {"intensity_quartile", "border_only"}
+    assert probe(dataclasses.replace(store, kind="points"))[0] == {}
+    assert build_probe_sections({}, {}, WORDS["points"], "axial") == []
+
+
+def test_noise_alarms_no_probe():
+    found, metrics, words = probe(build_store(), wrong=[3, 50])
+    assert list_probe_warnings(found, metrics, words) == []
+
+
+def test_a_label_that_can_be_read_off_the_index_or_the_border_is_alarming():
+    slice_index = np.random.default_rng(3).integers(0, 10, 400)
+    leaky = build_store(labels=np.where(slice_index % 2 == 0, "left", "right"), slice_index=slice_index)
+    found, metrics, words = probe(leaky)
+    (warning,) = list_probe_warnings(found, metrics, words)
+    assert warning.startswith("Slice index alone, which shows no anatomy, tells the classes apart (AUROC 1.000")
+    store = build_store()
+    marked = store.examples.copy()
+    marked[:, :2, :2] = np.where(store.index["label"] == "left", 200, 50)[:, None, None]
+    found, metrics, words = probe(build_store(marked))
+    (warning,) = list_probe_warnings(found, metrics, words)
+    assert warning.startswith("Border of the pictures alone")
+
+
+def test_a_visit_that_the_model_fails_at_is_alarming():
+    store = build_store()
+    visits = pd.Series(np.where(np.arange(400) < 290, "4", "3"), index=store.index["source_id"])
+    found, metrics, words = probe(store, wrong=range(0, 30, 2), visits=visits)
+    (warning,) = list_probe_warnings(found, metrics, words)
+    assert warning.startswith("Of the slices of visit 4 it is right for only 50.0")
+    assert "of all for 89.3%" in warning
+
+
+def build_mirror(store, num_not_flipped):
+    is_left = (store.index["label"].to_numpy()[ROWS["test"]] == "left").astype(np.float32)
+    straight = np.stack([is_left, 1 - is_left], axis=1)
+    mirrored = straight[:, ::-1].copy()
+    mirrored[:num_not_flipped] = straight[:num_not_flipped]
+    return straight, mirrored
+
+
+@pytest.mark.parametrize(("num_not_flipped", "is_alarming"), [(0, False), (4, False), (60, True)])
+def test_too_few_flips_are_alarming(num_not_flipped, is_alarming):
+    store = build_store()
+    found, metrics, words = probe(store, mirror=build_mirror(store, num_not_flipped))
+    warnings = list_probe_warnings(found, metrics, words)
+    assert [warning.startswith("Mirrored, only 57.1") for warning in warnings] == [True] * is_alarming
+
+
+def test_the_section_says_what_was_found():
+    store = build_store(slice_index=np.arange(400) % 4)
+    found, metrics, words = probe(store, wrong=[0, 4], mirror=build_mirror(store, 7))
+    (section,) = build_probe_sections(found, metrics, words, "axial")
+    text = " ".join(section.sentences).replace("\u00a0", " ")
+    assert "accuracy is lowest at 0 with 94.3 %" in text
+    assert "95.0 % (95 % interval" in text
+    assert "flip their answer" in text
+    assert [table.caption for table in section.tables] == [
+        "Models that see no anatomy",
+        "Accuracy by visit",
+        "Accuracy by intensity quartile",
+    ]
+    assert "Accuracy is lowest at 0" in section.pictures[0].text
+    assert "98.6%" in section.pictures[1].text, "138 of 140 test rows are right"
+    for picture in section.pictures:
+        width, height = Image.open(io.BytesIO(picture.png)).size
+        assert 500 < width < 3000, picture.name
+        assert 300 < height < 1200, picture.name
+
+
+@pytest.mark.parametrize(
+    ("plane", "reason"), [("sagittal", "the slices are sagittal"), ("axial", "not left and right")]
+)
+def test_the_section_says_why_there_is_no_mirror_check(plane, reason):
+    found, metrics, words = probe(build_store())
+    assert reason in build_probe_sections(found, metrics, words, plane)[0].sentences[-1]

@@ -1,0 +1,143 @@
+"""A DICOM series and a NIfTI file of one volume are the same volume; what is no stack is refused."""
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from pipeline.config.data import PreprocessConfig
+from pipeline.core.errors import VolumeError
+from pipeline.formats.dicom import is_dicom, read_series
+from pipeline.formats.nifti import read_volume
+from pipeline.preprocessing.slicing import cut_stack
+
+# Rows and columns of a slice run along these directions (left, posterior, superior positive, as DICOM counts);
+# the third is where the next slice lies. Sagittal as knees are acquired, coronal, axial, and one run backwards.
+PLANES = {
+    "sagittal": ([0, 1, 0], [0, 0, -1], [-1, 0, 0]),
+    "sagittal from right to left": ([0, 1, 0], [0, 0, -1], [1, 0, 0]),
+    "coronal": ([1, 0, 0], [0, 0, -1], [0, 1, 0]),
+    "axial": ([1, 0, 0], [0, 1, 0], [0, 0, 1]),
+}
+SPACING = {0: 4.0, 1: 5.0, 2: 6.0}  # millimetres along left, posterior, superior
+
+
+def write_series(folder, intensity, plane="sagittal", centre=(80.0, 0.0, 0.0), **changes):
+    """Write ``intensity`` (right, anterior, superior) as DICOM; world coordinates are computed by hand, not by us."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = intensity[::-1, ::-1, :]  # now grows towards left, posterior, superior
+    row, column, step = (np.array(direction) for direction in PLANES[plane])
+    axes = [int(np.abs(direction).argmax()) for direction in (step, column, row)]
+    stack = np.transpose(lps, axes)
+    for place, direction in enumerate((step, column, row)):
+        if direction.sum() < 0:
+            stack = np.flip(stack, place)
+    shape_lps = np.array(lps.shape)
+    spacing = np.array([SPACING[axis] for axis in range(3)])
+    centre_lps = np.array([-centre[0], -centre[1], centre[2]])
+    start = centre_lps - sum(
+        direction * (shape_lps[axis] - 1) / 2 * spacing[axis]
+        for axis, direction in zip(axes, (step, column, row), strict=True)
+    )
+    series = generate_uid(entropy_srcs=[str(folder)])
+    for number, pixels in enumerate(stack):
+        header = pydicom.Dataset()
+        header.file_meta = pydicom.dataset.FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = MRImageStorage
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = generate_uid()
+        header.SeriesInstanceUID = series
+        header.PatientName = "Secret^Person"
+        header.Modality = "MR"
+        header.InstanceNumber = number + 1
+        header.Rows, header.Columns = pixels.shape
+        header.PixelSpacing = [spacing[axes[1]], spacing[axes[2]]]
+        header.ImageOrientationPatient = [float(value) for value in (*row, *column)]
+        header.ImagePositionPatient = [float(value) for value in start + number * spacing[axes[0]] * step]
+        header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+        header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 1
+        header.PixelData = np.ascontiguousarray(pixels.astype("<i2")).tobytes()
+        for name, value in changes.items():
+            setattr(header, name, value(number) if callable(value) else value)
+        # Names tell nothing of the order.
+        header.save_as(folder / f"{(number * 5) % 101:03d}.dcm", enforce_file_format=True)
+    return folder
+
+
+@pytest.fixture
+def intensity():
+    return np.random.default_rng(0).integers(0, 1000, (12, 14, 16)).astype(np.int16)
+
+
+def read(folder):
+    return read_series(str(folder), tuple(folder.iterdir()))
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_series_is_the_volume_that_its_nifti_file_is(plane, intensity, write_knee, tmp_path):
+    nifti = read_volume(write_knee(tmp_path / "knee.nii", intensity=intensity))
+    series = read(write_series(tmp_path / "series", intensity, plane))
+    np.testing.assert_array_equal(series.intensity(), nifti.intensity())
+    np.testing.assert_allclose(series.spacing_mm, nifti.spacing_mm, rtol=1e-6)
+    np.testing.assert_allclose(series.centre_mm, nifti.centre_mm, atol=1e-3)  # written with three decimals
+    options = PreprocessConfig(num_slices=5, size=(16, 16), spacing_mm=6.0)
+    np.testing.assert_array_equal(cut_stack(series, options, "").images, cut_stack(nifti, options, "").images)
+
+
+def test_stored_values_become_scanner_units(intensity, tmp_path):
+    folder = write_series(tmp_path / "series", intensity, RescaleSlope=2, RescaleIntercept=-5)
+    np.testing.assert_array_equal(read(folder).intensity(), intensity * 2.0 - 5.0)
+
+
+def test_one_slice_is_a_volume_one_voxel_thick(intensity, tmp_path):
+    folder = write_series(tmp_path / "series", intensity[:1], SliceThickness=2.5)
+    volume = read(folder)
+    np.testing.assert_array_equal(volume.intensity(), intensity[:1])
+    assert volume.spacing_mm == pytest.approx((2.5, 5.0, 6.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"SeriesInstanceUID": lambda number: f"1.2.{number % 2}"}, "several DICOM series in one folder"),
+        ({"InstanceNumber": lambda number: (number * 5) % 12}, "numbered against their places"),
+        ({"InstanceNumber": 1}, "numbered against their places"),
+        ({"ImagePositionPatient": [0.0, 0.0, 0.0]}, "missing, doubled"),
+        ({"PixelSpacing": lambda number: [5.0 + number, 6.0]}, "differ in size, spacing or direction"),
+        ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0, -1 if number else 1]}, "differ in size"),
+        ({"ImageOrientationPatient": None}, "DICOM without ImageOrientationPatient"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "not grey with black as 0"),
+        ({"NumberOfFrames": 2}, "several frames"),
+    ],
+)
+def test_what_is_no_stack_is_refused(changes, message, intensity, tmp_path):
+    with pytest.raises(VolumeError, match=message) as caught:
+        read(write_series(tmp_path / "series", intensity, **changes))
+    assert "Secret" not in str(caught.value)
+
+
+def test_a_missing_slice_is_noticed(intensity, tmp_path):
+    folder = write_series(tmp_path / "series", intensity)
+    (folder / "005.dcm").unlink()
+    with pytest.raises(VolumeError, match=r"missing, doubled .*11 files"):
+        read(folder)
+
+
+def test_a_damaged_file_is_named(intensity, tmp_path):
+    folder = write_series(tmp_path / "series", intensity)
+    (folder / "005.dcm").write_bytes(b"no")
+    with pytest.raises(VolumeError, match=r"005.dcm: not readable as DICOM"):
+        read(folder)
+    (folder / "005.dcm").unlink()
+    with pytest.raises(VolumeError, match=r"at most 0\.0 GiB"):
+        read_series(str(folder), tuple(folder.iterdir()), max_bytes=100)
+
+
+def test_dicom_is_known_by_its_first_bytes_where_the_name_tells_nothing(intensity, tmp_path):
+    folder = write_series(tmp_path / "series", intensity)
+    (folder / "000.dcm").rename(folder / "IM_0001")
+    (folder / "notes").write_text("x" * 200)
+    (folder / "DICOMDIR").write_bytes((folder / "IM_0001").read_bytes())
+    assert is_dicom(folder / "IM_0001")
+    assert not is_dicom(folder / "notes")
+    assert not is_dicom(folder / "DICOMDIR")

@@ -1,0 +1,92 @@
+"""What predict is given becomes one scan a volume, whatever the form."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.datasets.akoa import find_side
+from pipeline.inference.inputs import find_scans
+
+AKOA = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz"
+
+
+def write_picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
+
+
+def test_files_folders_and_tables_name_the_same_scans(tmp_path):
+    for name in ("b/2.nii.gz", "b/1.nii", "a.nii", "b/pair.hdr", "b/pair.img", "b/notes.txt", "b/.hidden.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = [tmp_path / name for name in ("a.nii", "b/1.nii", "b/2.nii.gz", "b/pair.hdr")]
+    (tmp_path / "table.csv").write_text("note,path\nx,a.nii\ny,b\n")
+    for inputs in (files, [tmp_path], [tmp_path / "table.csv"], [tmp_path / "a.nii", tmp_path / "b"]):
+        assert [scan.name for scan in find_scans(inputs, "volumes")] == [str(path) for path in files]
+
+
+def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path):
+    for slice_index in (0, 2, 10, 1):
+        write_picture(tmp_path / f"{AKOA}_{slice_index}.png")
+    write_picture(tmp_path / "other" / f"{AKOA}_0.png")
+    write_picture(tmp_path / "contact_sheet.png")
+    first, second = find_scans([tmp_path], "volumes")
+    assert first.name == str(tmp_path / f"{AKOA}_*.png")
+    assert [path.name for path in first.paths] == [f"{AKOA}_{number}.png" for number in (0, 1, 2, 10)]
+    assert [path.parent.name for path in second.paths] == ["other"]
+    named = find_scans(sorted(tmp_path.glob("OAI*.png")), "volumes")
+    assert named == [first], "a shell's pattern gives the same scan as the folder"
+
+
+def test_pictures_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
+    write_picture(tmp_path / "knee.png")
+    write_picture(tmp_path / f"{AKOA}_1.png")
+    write_picture(tmp_path / f"{AKOA.replace('RIGHT', 'R_I_G_H_T')}_1.png")
+    scans = find_scans(sorted(tmp_path.iterdir()), "volumes")
+    assert ["does not tell its volume" in scan.refusal for scan in scans] == [True, False]
+    assert "two files for one scan" in scans[1].refusal
+
+
+def test_a_model_of_images_takes_each_picture_by_itself(tmp_path):
+    for slice_index in range(2):
+        write_picture(tmp_path / f"{AKOA}_{slice_index}.png")
+    assert [len(scan.paths) for scan in find_scans([tmp_path], "images")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file\na.nii\n", "columns path are missing"),
+        ("note,path\nx,a.nii\ny, \n", "table.csv, line 3: path is empty"),
+        ("path\n", "table.csv: no rows"),
+    ],
+)
+def test_a_table_without_paths_is_refused(content, message, tmp_path):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        find_scans([tmp_path / "table.csv"], "volumes")
+
+
+def test_nothing_to_score_is_refused(tmp_path):
+    with pytest.raises(UserError, match="predict: no input"):
+        find_scans([], "volumes")
+    with pytest.raises(UserError, match=r"no file that the model reads .*DICOM"):
+        find_scans([tmp_path], "volumes")
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        (AKOA, "right"),
+        ("9000099_20050712_SAG_3D_DESS_L_E_F_T_10424405_image.nii.gz", "left"),
+        ("knee-Left.nii", "left"),
+        ("right.nii.gz_*.png", "right"),
+        ("bright.nii", ""),
+        ("leftover.nii", ""),
+        ("left_of_RIGHT.nii", ""),
+        ("knee.nii", ""),
+    ],
+)
+def test_a_name_tells_its_side_or_nothing(name, side):
+    assert find_side(name) == side

@@ -1,0 +1,145 @@
+"""Every config is complete in itself: it parses, its model can be built, its header names its own command."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.cli import parse_experiment
+from pipeline.datasets import DATASETS
+from pipeline.models.networks import build_model
+from pipeline.stages import STAGES
+from pipeline.training.augmentation import check_mirror, check_swap
+from pipeline.training.point_augmentation import check_point_changes
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+# Channels, height and width, and classes of the published images.
+IMAGES = {"mnist": (1, (28, 28), 10), "cifar10": (3, (32, 32), 10), "cifar100": (3, (32, 32), 100)}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_describes_an_experiment_that_can_be_run(path):
+    for stage in STAGES:
+        experiment = parse_experiment(stage, ["--config", str(path)])
+    assert experiment.name == path.stem
+    assert experiment.data.dataset in DATASETS
+    if DATASETS[experiment.data.dataset].kind == "points":
+        facts = {"num_channels": 1, "image_size": (2048, 3), "num_classes": 40, "num_slices": 1}
+        build_model(experiment.model, **facts, seed=0, data_kind="points")
+        check_point_changes(experiment.augment)
+        return
+    size = experiment.preprocess.size
+    num_channels, image_size, num_classes = IMAGES.get(experiment.data.dataset, (1, size, 2))
+    classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
+    check_mirror(experiment.augment, classes, experiment.preprocess.plane)
+    if experiment.model.mirror_average:
+        check_swap("model.mirror_average", "false", classes, experiment.preprocess.plane)
+    build_model(
+        experiment.model,
+        num_channels=num_channels,
+        image_size=image_size,
+        num_classes=num_classes,
+        num_slices=experiment.preprocess.num_slices,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_header_names_the_command(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    command = next(line for line in header if "make preprocess train evaluate" in line)
+    assert path.stem == "phantom" or f"CONFIG=configs/{path.name}" in command
+    assert path.stem in ("akoa", "akoa_seed", "phantom") or all(
+        any(line.startswith(f"# {word}: ") for line in header) for word in ("Time", "Result")
+    )
+
+
+def test_the_makefile_starts_the_default():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert "CONFIG ?= configs/phantom.yaml" in makefile
+    for stage in STAGES:
+        assert f"$(STAGE) {stage} " in makefile, stage
+
+
+def test_the_seeds_hyperparameters_are_those_that_it_published():
+    seed = yaml.safe_load((Path(__file__).parents[2] / "configs" / "akoa_seed.yaml").read_text())
+    model = seed["model"]["perceiver"]
+    assert (model["num_latents"], model["latent_dim"], model["num_cross_attends"]) == (512, 512, 6)
+    assert (model["num_bands"], model["max_freq"]) == (6, [10.0, 10.0])
+    assert (seed["train"]["optimizer"], seed["train"]["learning_rate"], seed["train"]["gamma"]) == ("adam", 2e-4, 0.995)
+
+
+def test_published_recipes_are_those_that_were_published():
+    read = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS}
+    for name, num_looks in (("cifar10_fourier", 4), ("cifar10_learned_permuted", 1)):
+        model, train = read[name]["model"]["perceiver"], read[name]["train"]
+        assert (model["num_latents"], model["latent_dim"], model["num_cross_attends"]) == (96, 384, num_looks)
+        assert (model["self_attends_per_cross"], model["latent_heads"], model["dropout"]) == (4, 3, 0.2)
+        assert (train["optimizer"], train["learning_rate"], train["schedule"]) == ("lamb", 4e-3, "multistep")
+        assert (train["epochs"], train["batch_size"]) == (120, 64)
+    assert read["cifar10_fourier"]["model"]["perceiver"]["num_bands"] == 64
+    assert read["cifar10_fourier"]["model"]["perceiver"]["max_freq"] == [32.0, 32.0]
+    assert read["cifar10_learned_permuted"]["model"]["permute_seed"] == 42
+    assert read["cifar10_learned_permuted"]["model"]["perceiver"]["positions"] == "learned"
+    study, train = read["cifar10_study"]["model"]["perceiver"], read["cifar10_study"]["train"]
+    assert (study["num_latents"], study["latent_dim"]) == (128, 256)
+    assert (study["num_cross_attends"], study["self_attends_per_cross"]) == (1, 4)
+    assert (train["optimizer"], train["learning_rate"], train["epochs"]) == ("adamw", 3e-4, 10)
+    train = read["mnist_io"]["train"]
+    assert (train["loss"], train["optimizer"], train["learning_rate"]) == ("mse", "adam", 1e-4)
+    assert (train["schedule"], train["gamma"], train["epochs"], train["batch_size"]) == ("exponential", 0.9, 50, 64)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        (["mnist"], "mnist"),
+        (["cifar10"], "cifar10_best"),
+        (["cifar10", "CONFIG=configs/cifar10_study.yaml"], "cifar10_study"),
+        (["cifar100"], "cifar100"),
+        (["modelnet40"], "modelnet40"),
+    ],
+)
+def test_a_set_of_its_own_has_one_target_for_all_stages(words, config):
+    command = ["make", "--dry-run", "PYTHON=python", "DATA=/my data", "SET=--run mine", *words]
+    # Options of a make that runs the tests are not this one's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+    ran = [line for line in shown.splitlines() if line.startswith("python -m pipeline")]
+    stages = ("fetch", "preprocess", "split", "train", "evaluate")
+    options = f'--config configs/{config}.yaml --data.raw "/my data" --run mine'
+    assert ran == [f"python -m pipeline {stage} {options}" for stage in stages]
+
+
+def test_the_point_clouds_hyperparameters_are_those_that_were_published():
+    config = yaml.safe_load((Path(__file__).parents[2] / "configs" / "modelnet40.yaml").read_text())
+    model, train = config["model"]["perceiver"], config["train"]
+    assert (model["num_latents"], model["latent_dim"], model["latent_heads"], model["dropout"]) == (128, 512, 8, 0.1)
+    assert (model["num_cross_attends"], model["self_attends_per_cross"], model["num_bands"]) == (2, 6, 64)
+    assert model["max_freq"] == [2 * 1120.0] * 3  # published is the highest frequency itself
+    assert (train["optimizer"], train["learning_rate"], train["schedule"], train["batch_size"]) == (
+        "lamb",
+        1e-3,
+        "multistep",
+        8,
+    )
+    assert config["augment"]["points"] == {"scale": 0.01}
+
+
+def test_the_readme_names_only_targets_and_configs_that_exist():
+    root = Path(__file__).parents[2]
+    readme, makefile = (root / "README.md").read_text(), (root / "Makefile").read_text()
+    targets = {line.split(":")[0] for line in makefile.splitlines() if ":" in line and " ## " in line}
+    for line in readme.splitlines():
+        for command in re.findall(r"(?:^    |`)make ([^`]*)", line):
+            bare = re.sub(r'"[^"]*"', "", command.split("#")[0])
+            words = [word for word in bare.split() if re.fullmatch("[a-z0-9]+", word)]
+            assert set(words) <= targets, line
+    for name in re.findall(r"configs/(\w+)\.yaml", readme):
+        assert name == "mine" or (root / "configs" / f"{name}.yaml").is_file(), name

@@ -1,0 +1,92 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.reporting.attention.colours import (
+    SheetRow,
+    attention_sheet,
+    draw_input,
+    draw_overlay,
+    draw_weights,
+    find_top,
+)
+
+LIGHT = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue look, ITU-R BT.709
+
+
+def brightness(pixels: np.ndarray) -> np.ndarray:
+    return pixels @ LIGHT
+
+
+def test_the_most_read_pixel_is_the_brightest_and_an_unread_one_shows_the_input():
+    picture = np.zeros((1, 8, 8), dtype=np.uint8)
+    picture[0, 6, 1] = 200
+    weights = np.zeros((8, 8))
+    weights[2, 5], weights[3, 3] = 1.0, 0.5
+    drawn = draw_overlay(picture, weights, top=1.0)
+    factor = 22  # 8 pixels to a tile of 176
+    assert drawn.shape == (176, 176, 3)
+    light = brightness(drawn)[::factor, ::factor]
+    assert light[2, 5] > light[3, 3] > light[0, 0] == 0
+    assert drawn[6 * factor, factor].tolist() == [110, 110, 110]  # 55 % of 200
+    assert np.array_equal(drawn, np.kron(drawn[::factor, ::factor], np.ones((factor, factor, 1))))
+
+
+def test_colours_grow_lighter_with_the_weight():
+    light = brightness(draw_weights(np.linspace(0, 1, 200)[None], top=1.0)[0])
+    assert (np.diff(light) >= -1).all()  # a rounding to 8 bits
+    assert light[-1] - light[0] > 150
+
+
+def test_an_input_is_drawn_in_its_own_colours():
+    picture = np.arange(3 * 2 * 200, dtype=np.uint8).reshape(3, 2, 200)
+    np.testing.assert_array_equal(draw_input(picture), picture.transpose(1, 2, 0))
+    grey = draw_input(picture[:1])
+    assert (grey[..., 0] == grey[..., 1]).all()
+
+
+def test_one_outlier_does_not_darken_all_others():
+    weights = np.full(1000, 0.001)
+    weights[0] = 1.0
+    assert find_top(weights) == pytest.approx(0.001)
+    assert find_top(np.zeros(10)) > 0
+    few = np.zeros(1000)
+    few[0] = 0.5
+    assert find_top(few) == 0.5
+
+
+def read(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def contains(sheet: np.ndarray, tile: np.ndarray) -> bool:
+    """Say whether a tile stands in a sheet, unchanged and not made smaller."""
+    places = np.argwhere((sheet == tile[0, 0]).all(axis=2))
+    height, width, _ = tile.shape
+    return any(np.array_equal(sheet[y : y + height, x : x + width], tile) for y, x in places)
+
+
+def make_rows(num_rows: int, num_panels: int) -> list[SheetRow]:
+    tiles = np.random.default_rng(0).integers(0, 255, (num_rows, num_panels + 1, 20, 30, 3)).astype(np.uint8)
+    return [
+        SheetRow(row[0], f"example {index}\ntrue: $x", list(row[1:]), ["1.0 × even"] * num_panels)
+        for index, row in enumerate(tiles)
+    ]
+
+
+@pytest.mark.parametrize("num_panels", [1, 8, 11])
+def test_a_sheet_shows_every_map_as_it_is(num_panels):
+    rows = make_rows(2, num_panels)
+    png = attention_sheet(rows, [f"layer {index}" for index in range(num_panels)], "heading")
+    sheet = read(png)
+    assert all(contains(sheet, tile) for row in rows for tile in (row.picture, *row.panels))
+    assert png == attention_sheet(rows, [f"layer {index}" for index in range(num_panels)], "heading")
+
+
+@pytest.mark.parametrize("rows", [[], make_rows(1, 2)])
+def test_a_sheet_needs_a_title_for_each_map(rows):
+    with pytest.raises(UserError, match="a title and a note for each map"):
+        attention_sheet(rows, ["layer 0"], "")

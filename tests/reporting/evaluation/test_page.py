@@ -1,0 +1,280 @@
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pandas
+import pytest
+from small_reports import Tags, build_metric, build_metrics, build_png, build_scores
+
+from pipeline.core.data_kinds import WORDS
+from pipeline.data.leak_certificate import certify
+from pipeline.data.store import Store
+from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.evaluation.page import summarise_certificate, write_report
+from pipeline.reporting.evaluation.scores import summarise_in_words
+from pipeline.reporting.formatting import show_number, show_percent
+
+HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
+
+
+def build_page(tmp_path, **changes) -> str:
+    arguments = {
+        "title": "phantom",
+        "synthetic_note": None,
+        "metrics": build_metrics(),
+        "class_names": ("left", "right"),
+        "figures": {"roc": build_png(), "confusion_slice": build_png(1200)},
+        "split_counts": pandas.DataFrame({"split": ["train", "test"], "patients": [1234, 20]}),
+        "certificate": {"passed": True, "counts": {"patients_in_two_splits": 0}, "findings": []},
+        "provenance": {"seed": 20260101, "versions": {"torch": "2.13.0"}},
+        "config_text": "train:\n  epochs: 3\n",
+        "warnings": [],
+    }
+    path = tmp_path / "report.html"
+    write_report(path, **(arguments | changes))
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_summary_says_how_good_how_sure_on_whom_and_against_what():
+    assert [sentence.replace("\u00a0", " ") for sentence in summarise_in_words(build_metrics())] == [
+        "On 960 slices of 20 independent patients in the test split, "
+        "the model is right for 97.1 % (95 % interval 95.0 to 98.6 %).",
+        "Averaged per volume (40), it is right for 97.1 % (95 % interval 95.0 to 98.6 %).",
+        "Baselines on the same slices: commonest class 50.0 %; "
+        "logistic regression on pixels 86.0 % (95 % interval 80.0 to 90.0 %).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "number"),
+    [
+        (0.97149, "97.1", "0.971"),
+        (1.0, "100.0", "1.000"),
+        (1 - 2**-52, "100.0", "1.000"),  # as sums of floats are
+        (0.99964, "99.96", "0.9996"),
+        (0.99999, "99.999", "0.99999"),
+        (1 - 1 / 8_000_000, "99.99999", "0.9999999"),
+    ],
+)
+def test_one_mistake_in_thousands_does_not_look_like_none(value, percent, number):
+    assert show_percent({"value": value, "low": None, "high": None}) == f"{percent}\u00a0%"
+    assert show_number(value) == number
+
+
+def test_a_share_that_is_not_defined_is_said_so():
+    assert show_percent(build_metric(None)) == "not defined"
+
+
+def test_no_interval_is_said_in_words():
+    metrics = build_metrics(("slice",))
+    metrics["levels"]["slice"]["groups"] = 1
+    metrics["levels"]["slice"]["metrics"]["accuracy"] = build_metric(0.5)
+    sentences = summarise_in_words(metrics)
+    assert "1 independent patient in" in sentences[0]
+    assert any("nothing can be said about other patients" in sentence for sentence in sentences)
+
+
+def test_a_level_with_nothing_to_average_is_shown_once(tmp_path):
+    metrics = build_metrics(("slice", "volume"))
+    metrics["levels"]["volume"]["n"] = 960
+    page = build_page(tmp_path, metrics=metrics)
+    assert "<h3>Slices</h3>" in page
+    assert "<h3>Volumes</h3>" not in page
+
+
+def test_everything_that_a_user_can_name_is_escaped(tmp_path):
+    levels = build_metrics()
+    levels["levels"]["slice"]["notes"] = [HOSTILE]
+    levels["levels"]["slice"]["support"] = {HOSTILE: 1}
+    levels["baselines"][HOSTILE] = build_scores(build_metric(0.5))
+    levels["split"] = HOSTILE
+    page = build_page(
+        tmp_path,
+        title=HOSTILE,
+        synthetic_note=HOSTILE,
+        metrics=levels,
+        class_names=("a", HOSTILE),
+        figures={HOSTILE: build_png()},
+        split_counts=pandas.DataFrame({HOSTILE: [HOSTILE], "file": [HOSTILE]}),
+        certificate={"passed": False, "counts": {HOSTILE: HOSTILE}, "findings": [HOSTILE, {"a": HOSTILE}]},
+        provenance={HOSTILE: HOSTILE, "nested": {HOSTILE: [HOSTILE]}},
+        config_text=HOSTILE,
+        warnings=[HOSTILE],
+    )
+    assert "<script" not in page.lower()
+    tags = Tags(page)
+    assert tags.text.count("alert(1)") >= 15
+    assert not [attributes for _, attributes in tags.tags if "onerror" in attributes]
+    assert all(attributes["src"].startswith("data:") for tag, attributes in tags.tags if tag == "img")
+
+
+def test_the_page_asks_nothing_of_the_network(tmp_path):
+    tags = Tags(build_page(tmp_path)).tags
+    assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "object"})
+    addresses = [attributes[key] for _, attributes in tags for key in ("src", "href") if key in attributes]
+    assert len(addresses) == 2
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "default-src 'none'" in next(a["content"] for _, a in tags if a.get("http-equiv"))
+
+
+def test_each_picture_has_a_text_and_known_ones_come_first(tmp_path):
+    names = ("extra_view", "attention_1", "attention_2", "training_curves", "roc", "confusion_slice")
+    figures = {name: build_png() for name in names}
+    images = [a for tag, a in Tags(build_page(tmp_path, figures=figures)).tags if tag == "img"]
+    assert [image["alt"].split(".")[0] for image in images] == [
+        "Confusion matrix of the slices",
+        "ROC curve",
+        "Where the model looks, example 1",
+        "Where the model looks, example 2",
+        "Training curves",
+        "Extra view",
+    ]
+    assert {(image["width"], image["height"]) for image in images} == {("20", "10")}
+
+
+def test_every_table_scrolls_inside_its_own_box(tmp_path):
+    page = build_page(tmp_path)
+    num_tables = page.count("<table>")
+    assert num_tables >= 6
+    assert len(re.findall(r'<div class="scroll"[^>]*>\s*<table>', page)) == num_tables
+
+
+def test_a_synthetic_set_is_called_so_and_a_real_one_is_not(tmp_path):
+    assert "Synthetic data." not in build_page(tmp_path)
+    assert "Synthetic data.</strong> Drawn." in build_page(tmp_path, synthetic_note="Drawn.")
+
+
+def test_a_failed_certificate_takes_the_belief_away(tmp_path):
+    assert "Passed." in build_page(tmp_path)
+    page = build_page(tmp_path, certificate={"passed": False, "counts": {}, "findings": ["Patient P is shared."]})
+    assert "Failed." in page
+    assert "Passed." not in page
+    assert "<li>Patient P is shared.</li>" in page
+
+
+def test_a_thousand_findings_are_cut_and_the_rest_counted(tmp_path):
+    findings = [f"finding {number}" for number in range(1000)]
+    page = build_page(tmp_path, certificate={"passed": False, "counts": {}, "findings": findings})
+    assert page.count("<li>finding") == 50
+    assert "And 950 more" in page
+
+
+def test_a_certificate_of_a_leak_is_told_in_words():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    images[1] = images[0]
+    index = pandas.DataFrame(
+        {
+            "example_id": ["a_0", "b_0", "c_0"],
+            "source_id": ["a", "b", "c"],
+            "group_id": ["p", "q", "r"],
+            "label": ["left", "right", "left"],
+            "slice_index": [0, 0, 0],
+            "slice_position": [0.0, 0.0, 0.0],
+        }
+    )
+    store = Store(examples=images, index=index, class_names=("left", "right"), settings={}, fingerprint="f")
+    splits = pandas.DataFrame({"group_id": ["p", "q"], "split": ["train", "test"]})
+    told = summarise_certificate(certify(store, splits, near_identical_bits=2))
+    assert told["passed"] is False
+    assert told["counts"]["identical_images_across_splits"] == 1
+    assert told["findings"] == ["Patient r has no split.", "a_0 (train) and b_0 (test) are identical."]
+
+
+def test_numbers_are_told_as_a_reader_expects(tmp_path):
+    tags = Tags(build_page(tmp_path))
+    for text in ("0.971", "0.950 to 0.986", "1,234", "20260101", "versions.torch", "epochs: 3"):
+        assert text in tags.text
+    assert "20,260,101" not in tags.text
+    assert "Research, no diagnosis" in tags.text
+    assert "take “right” as the positive class" in tags.text
+
+
+def test_several_classes_have_no_positive_one(tmp_path):
+    page = build_page(tmp_path, class_names=("a", "b", "c"))
+    assert "as the positive class" not in page
+    assert "one class against the rest" in page
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the chromium browser")
+def test_the_page_is_never_wider_than_a_phone(tmp_path):
+    page = build_page(tmp_path, title="a" * 200, provenance={"fingerprint": "f" * 300, "b" * 80: "c"})
+    # The page is shown in a frame as wide as a phone; a script beside it measures how far it reaches.
+    (tmp_path / "inner.html").write_text(page, encoding="utf-8")
+    (tmp_path / "outer.html").write_text(
+        "<iframe id=f src=inner.html width=390 height=800 style='border:0'></iframe><p id=p></p><script>"
+        "onload = () => { const d = document.getElementById('f').contentDocument.documentElement;"
+        "document.getElementById('p').textContent = `reach ${d.scrollWidth} of ${d.clientWidth}` }</script>"
+    )
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom"]
+    address = (tmp_path / "outer.html").as_uri()
+    shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r"reach (\d+) of (\d+)", shown)
+    assert found is not None
+    reach, width = map(int, found.groups())
+    assert reach == width
+
+
+def test_a_page_on_images_speaks_of_no_patient(tmp_path):
+    metrics = build_metrics(("slice",))
+    metrics["levels"] = {"image": metrics["levels"]["slice"] | {"n": 20}}
+    metrics["levels"]["image"]["support"] = {f"class {index}": 5 + index for index in range(13)}
+    certificate = {
+        "kind": "images",
+        "passed": True,
+        "patients_in_two_splits": [],
+        "patients_without_split": [],
+        "identical_images": {"count": 0, "pairs": []},
+        "published_doubles": {"count": 1, "pairs": [{"first": "a (train)", "second": "b (test)", "bits": 0}]},
+        "near_identical_images": {"bits": 6, "count": 0, "pairs": []},
+    }
+    page = build_page(
+        tmp_path,
+        metrics=metrics,
+        words=WORDS["images"],
+        split_counts=pandas.DataFrame({"split": ["train"], "images": [7]}),
+        certificate=summarise_certificate(certificate),
+        provenance={},
+        baseline_notes=["Fitted on 5 of 7."],
+    )
+    text = Tags(page).text.replace("\u00a0", " ")
+    assert "patient" not in text
+    assert "diagnosis" not in text
+    assert "On 20 images in the test split, the model is right for 97.1 %" in text
+    assert "20 images; 13 classes, 5 to 17 a class." in text
+    assert "bootstrap that draws images." in " ".join(text.split())
+    assert "a (train) and b (test) are identical." in text
+    assert "Identical images across the published test split" in text
+    assert "Fitted on 5 of 7." in text
+
+
+def test_parts_that_others_computed_are_shown_in_their_order(tmp_path):
+    table = Table("By visit", ("Visit", "Slices", "Said"), (("1", "1,200", "left"), ("2", "30", "right")), "Few.")
+    picture = Picture("probe", "Probe", "Nothing below one half.", build_png())
+    sections = [Section("First part", ("A finding.",), (table,), (picture,)), Section("Second part")]
+    page = build_page(tmp_path, sections=sections)
+    order = ["<h2>Pictures", "<h2>First part", "A finding.", "By visit", "Few.", "Probe", "<h2>Second", "<h2>Split"]
+    places = [page.index(words) for words in order]
+    assert places == sorted(places)
+    assert '<td class="number">1,200</td><td class="text">left</td>' in page
+    assert "Visit\tSlices\tSaid\n1\t1,200\tleft\n2\t30\tright</pre>" in page
+    assert 'alt="Probe. Nothing below one half."' in page
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (("0.971", "–"), "number"),
+        (("0.950 to 0.986", "1,234"), "number"),
+        (("97.1 % (95 to 98)", "4 of 7"), "number"),
+        (("-0.01", "2.0e-05"), "number"),
+        (("12", "left"), "text"),
+        (("–",), "text"),
+        (("e",), "text"),
+        (("0123456789abcdef" * 3,), "long"),
+    ],
+)
+def test_columns_of_numbers_are_told_from_words(cells, kind):
+    assert Table("t", ("a", "b"), tuple(("row", cell) for cell in cells)).kinds == ("text", kind)

@@ -1,0 +1,105 @@
+"""The sentences of the leak demonstration say what its numbers say, whichever way they fall."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.reporting.figures.intervals import labelled_accuracies, run_accuracies
+from pipeline.reporting.leak_study_page import describe_outcomes, tabulate_outcomes
+from pipeline.studies.leak_training import summarise_outcomes
+from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
+
+NAMES = ("left", "right")
+
+
+def make_outcomes(**shuffled):
+    """Accuracies (value, low, high) with shuffled labels; with true labels 99 % by slice and 90 % elsewhere."""
+    rows = []
+    for division in DIVISIONS:
+        for labelling in LABELLINGS:
+            value, low, high = shuffled[division] if labelling == "shuffled" else (0.9, 0.85, 0.95)
+            if (division, labelling) == ("slice", "true"):
+                value, low, high = 0.99, 0.98, 1.0
+            facts = {"division": division, "labels": labelling, "seeds": 1, "n": 1200, "groups": 16}
+            rows.append(facts | {"accuracy": {"value": value, "low": low, "high": high}})
+    return rows
+
+
+LEAKY = {
+    "slice": (0.97, 0.95, 0.99),
+    "volume": (0.7, 0.6, 0.8),
+    "side": (0.55, 0.45, 0.65),
+    "patient": (0.48, 0.3, 0.66),
+}
+
+
+def test_leaks_are_named_where_the_interval_lies_above_chance_and_only_there():
+    told = " ".join(describe_outcomes(make_outcomes(**LEAKY), NAMES))
+    assert "97.0\u00a0% (95.0 to 99.0) where slices were divided" in told
+    assert "chance is 50\u00a0%" in told
+    assert "Where slices or scans were divided it can only have recognised patients" in told
+    assert "Where knees were divided no score above chance is shown" in told
+    assert "Where patients were divided, chance lies in the interval" in told
+    assert "true labels and the same recipe: slices 99.0\u00a0% (98.0 to 100.0), scans 90.0" in told
+    assert "Dividing slices gives a score 9.0 points above that of dividing patients" in told
+
+
+def test_without_a_leak_none_is_claimed():
+    nothing = dict.fromkeys(DIVISIONS, (0.5, 0.4, 0.6))
+    told = " ".join(describe_outcomes(make_outcomes(**nothing), NAMES))
+    assert "recognised" not in told
+    assert "Where slices, scans or knees were divided no score above chance is shown" in told
+
+
+@pytest.mark.parametrize("accuracy", [(0.8, 0.6, 0.9), (0.3, 0.1, 0.45)])
+def test_a_clean_split_off_chance_is_not_passed_over(accuracy):
+    told = " ".join(describe_outcomes(make_outcomes(**(LEAKY | {"patient": accuracy})), NAMES))
+    assert "the interval leaves chance out" in told
+    assert "chance lies in the interval" not in told
+
+
+def test_chance_and_words_follow_the_labels():
+    told = " ".join(describe_outcomes(make_outcomes(**LEAKY), ("mild", "none", "severe", "some")))
+    assert "chance is 25\u00a0%" in told
+    assert "knees" not in told
+    assert "where patients and labels were divided" in told
+
+
+def make_predictions(patients, is_right):
+    rows = []
+    for place, patient in enumerate(patients):
+        predicted = "left" if is_right[place] else "right"
+        ids = {"example_id": f"{patient}_{place}", "source_id": f"{patient}_s", "group_id": patient, "split": "test"}
+        rows.append(ids | {"label": "left", "predicted": predicted, "probability_left": 0.5, "probability_right": 0.5})
+    return pd.DataFrame(rows)
+
+
+def test_seeds_are_pooled_with_each_patient_drawn_whole():
+    table = make_predictions(["a", "a", "b", "b", "c", "c"], [True, True, True, False, False, False])
+    keys = [(division, labelling) for division in DIVISIONS for labelling in LABELLINGS]
+    one = summarise_outcomes({key: [table] for key in keys}, NAMES, 400, 0)
+    many = summarise_outcomes({key: [table] * 4 for key in keys}, NAMES, 400, 0)
+    assert [(row["division"], row["labels"]) for row in one] == keys
+    assert one[0]["accuracy"]["value"] == 0.5
+    assert (many[0]["n"], many[0]["groups"], many[0]["seeds"]) == (24, 3, 4)
+    assert many[0]["accuracy"] == pytest.approx(one[0]["accuracy"]), "more seeds are no more patients"
+
+
+def test_the_table_has_a_row_a_division_with_both_labellings():
+    table = tabulate_outcomes(make_outcomes(**LEAKY), NAMES)
+    assert [row[0] for row in table.rows] == ["slices", "scans", "knees", "patients"]
+    assert table.rows[0][1].startswith("99.0")
+    assert table.rows[0][2].startswith("97.0")
+    assert table.rows[0][3:] == ("1,200", "16")
+
+
+def test_figures_are_pictures_that_change_with_their_numbers():
+    accuracy = {"value": 0.9, "low": 0.8, "high": 0.95}
+    other = accuracy | {"value": 0.85}
+    first, second = (labelled_accuracies([("slices", accuracy, item)], 0.5) for item in (accuracy, other))
+    assert first[:4] == second[:4] == b"\x89PNG"
+    assert first != second
+    unsure = {"value": 0.9, "low": None, "high": None}
+    drawn = [run_accuracies([("fold-0", accuracy), ("fold-1", unsure)], item, "Accuracy") for item in (accuracy, other)]
+    assert drawn[0] != drawn[1]
+    assert np.frombuffer(drawn[0][16:24], ">u4").min() > 100

@@ -1,0 +1,101 @@
+"""The stages attention and report by the command line, after a user's way from nothing to a report."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.attention.storage import MAP_COLUMNS, read_maps
+from pipeline.cli import main
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_workspace, tmp_path_factory):
+    """The tiny run, and beside it a longer one that kept its attention."""
+    folder = tmp_path_factory.mktemp("stages") / "copy"
+    shutil.copytree(tiny_workspace, folder, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts"))
+    words = ("--run", "longer", "--train.epochs", "3", "--attention.every_epochs", "1")
+    assert run(folder, "train", *words) == 0
+    assert run(folder, "evaluate", *words, "--evaluate.logistic_regression", "false") == 0
+    return folder
+
+
+def run(folder, stage, *words):
+    options = ("--config", str(folder / "tiny.yaml"), "--workspace", str(folder), "--tracking.enabled", "false")
+    return main([stage, *options, *words])  # options behind the file override it
+
+
+def test_attention_draws_validation_pictures_of_a_trained_run(workspace, capsys):
+    assert run(workspace, "attention", "--run", "longer", "--attention.num_examples", "3") == 0
+    assert "3 val examples, 1 layers, 1 heads ->" in capsys.readouterr().out
+    folder = workspace / "reports" / "tiny" / "longer" / "attention"
+    maps, table = read_maps(folder / "maps.npz"), pd.read_csv(folder / "maps.csv", dtype={"example_id": str})
+    assert list(table.columns) == list(MAP_COLUMNS)
+    assert tuple(table["example_id"]) == maps.example_ids
+    np.testing.assert_allclose(maps.weights.sum(axis=(-1, -2)), 1, rtol=1e-5)
+    page = (folder / "index.html").read_text()
+    assert "where the model looks, not why it answers" in page
+    assert "Synthetic data." in page
+    expected = 2 * 3 + 1 + (maps.epoch != 3)
+    assert page.count("data:image/png") == expected, "inputs and maps, epochs, and the last epoch where it is another"
+    assert len(list((folder / "overlays").glob("*_layer0_head0.png"))) == 3
+    for outside in ("<script", "http://", "https://", "<link"):
+        assert outside not in page
+    predictions = pd.read_csv(workspace / "reports" / "tiny" / "longer" / "predictions.csv", dtype={"example_id": str})
+    scored = predictions.set_index("example_id").loc[list(maps.example_ids)]
+    assert (scored["split"] == "val").all()
+    columns = [f"probability_{name}" for name in maps.class_names]
+    np.testing.assert_allclose(maps.probabilities, scored[columns], atol=1e-6)  # batches of other sizes
+
+
+def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
+    words = ("--attention.num_examples", "2", "--attention.native", "true", "--attention.interpolation", "smooth")
+    folder = workspace / "reports" / "tiny" / "attention"
+    assert run(workspace, "attention", *words[:2]) == 0
+    page = (folder / "index.html").read_text()
+    assert "the stored picture (16 x 16 pixels over the field that the model saw as 16 x 16)" in page
+    assert "drawn as a flat square" in page
+    stored = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
+    assert run(workspace, "attention", *words) == 0
+    page = (folder / "index.html").read_text()
+    assert "own pixels (32 x 32 pixels over the field that the model saw as 16 x 16)" in page, "9 mm against 6 mm"
+    assert "interpolated linearly" in page
+    native = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
+    assert native.keys() == stored.keys()
+    assert all(native[name] != stored[name] for name in stored)
+    assert run(workspace, "attention", *words, "--data.raw", str(workspace / "runs"), "--data.pattern", "*.json") == 2
+    assert "no scan is called" in capsys.readouterr().err
+
+
+def test_attention_says_what_is_missing(workspace, capsys):
+    assert run(workspace, "attention", "--attention.layers", "[7]") == 2
+    assert "attention.layers: found [7], but the model has 1 for kind cross" in capsys.readouterr().err
+    assert run(workspace, "attention", "--attention.epochs", "[2]") == 2
+    assert "attention.epochs: found [2], but maps were kept of []" in capsys.readouterr().err
+    assert run(workspace, "attention", "--run", "absent") == 2
+    assert "no such checkpoint" in capsys.readouterr().err
+    assert run(workspace, "attention", "--split.seed", "5", "--attention.checkpoint", "x.safetensors") == 2
+
+
+def test_every_report_shows_attention(workspace):
+    assert "Where the model looks" in (workspace / "reports" / "tiny" / "report.html").read_text()
+    assert (workspace / "reports" / "tiny" / "longer" / "attention_1.png").is_file()
+
+
+def test_report_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):
+    assert run(workspace, "report") == 0
+    printed = capsys.readouterr().out
+    assert "tiny: accuracy" in printed
+    assert "longer: accuracy" in printed
+    page = (workspace / "reports" / "tiny" / "comparison.html").read_text()
+    assert "tiny: 2 runs side by side" in page
+    assert "train.epochs" in page
+    assert "Attention in training: longer" in page
+    assert "Attention in training: tiny" not in page
+    assert "paired bootstrap" in page
+    output = workspace / "one.html"
+    assert run(workspace, "report", "tiny/longer", "--report.output", str(output)) == 0
+    assert "tiny: 1 run side by side" in output.read_text()
+    assert run(workspace, "report", "nothing") == 2
+    assert "nothing: no evaluated run" in capsys.readouterr().err

@@ -1,0 +1,175 @@
+"""New scans by the command line: the same answer in whatever form a scan comes, and what should make one doubt it."""
+
+import json
+import os
+import shutil
+import signal
+import struct
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.formats.nifti import read_volume
+from pipeline.preprocessing.slicing import cut_stack
+from pipeline.training.checkpoint import read_checkpoint
+from tests.formats.test_dicom import write_series
+
+
+@pytest.fixture
+def predict(tiny_workspace, tmp_path):
+    """Score inputs with the tiny model; return the exit code and the rows."""
+
+    def run(*inputs, name="new.csv", options=()):
+        output = tmp_path / "out" / name
+        words = ("--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace))
+        code = main(["predict", *map(str, inputs), *words, "--predict.output", str(output), *options])
+        if not output.exists():
+            return code, None
+        read = pd.read_csv(output, dtype=str, keep_default_na=False).to_dict("records")
+        return code, json.loads(output.read_text()) if name.endswith("json") else read
+
+    return run
+
+
+@pytest.fixture
+def knees(tiny_workspace):
+    return sorted((tiny_workspace / "data" / "tiny" / "raw").glob("*.nii.gz"))
+
+
+def without_orientation(source, target):
+    content = bytearray(nibabel.load(source).to_bytes())
+    content[252:256] = struct.pack("<hh", 0, 0)
+    target.write_bytes(content)
+    return target
+
+
+def test_a_dicom_series_gets_the_probabilities_of_its_nifti_file(predict, knees, tmp_path):
+    volume = read_volume(knees[0])
+    intensity = volume.intensity().astype(np.int16)  # DICOM holds whole numbers
+    affine = np.diag([4.0, 5.0, 6.0, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(intensity.shape) - 1) / 2
+    nibabel.save(nibabel.Nifti1Image(intensity, affine), tmp_path / "knee.nii.gz")
+    folder = write_series(tmp_path / "series" / "knee", intensity, centre=(0, 0, 0))
+    code, (nifti, series) = predict(tmp_path / "knee.nii.gz", tmp_path / "series")
+    assert code == 0
+    assert series["path"] == str(folder)
+    assert 0 < float(nifti["probability_left"]) < 1
+    assert {**series, "path": ""} == {**nifti, "path": ""}
+    written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+    assert "Secret" not in written
+
+
+def test_slices_that_were_cut_before_get_the_volumes_probabilities(predict, knees, tiny_workspace, tmp_path):
+    options = read_checkpoint(tiny_workspace / "runs" / "tiny" / "best.safetensors").preprocess
+    stack = cut_stack(read_volume(knees[0]), options, "")
+    folder = tmp_path / "png"
+    folder.mkdir()
+    for number, image in enumerate(stack.images):
+        Image.fromarray(image).save(folder / f"{knees[0].name}_{number}.png")
+    code, (volume, pictures) = predict(knees[0], folder)
+    assert code == 0
+    assert pictures["path"] == str(folder / f"{knees[0].name}_*.png")
+    assert {**pictures, "path": ""} == {**volume, "path": ""}
+
+
+def test_a_table_gives_the_rows_of_its_files_in_both_forms(predict, knees, tmp_path):
+    (tmp_path / "scans.csv").write_text(f"id,path\n1,{knees[1]}\n2,gone.nii\n3,{knees[0]}\n")
+    code, table = predict(tmp_path / "scans.csv")
+    assert code == 2
+    assert [row["path"] for row in table] == [str(knees[1]), str(tmp_path / "gone.nii"), str(knees[0])]
+    assert "no such file" in table[1]["reason"]
+    code, rows = predict(tmp_path / "scans.csv", name="new.json")
+    assert code == 2
+    assert [row["probability_left"] for row in rows] == [
+        float(row["probability_left"]) if row["probability_left"] else None for row in table
+    ]
+    assert (rows[0]["reason"], rows[0]["num_slices"], rows[0]["abstained"]) == (None, 4, False)
+
+
+def test_a_file_that_the_disk_refuses_costs_the_others_nothing(predict, knees, tmp_path):
+    """A link to itself stands for what the operating system cannot read."""
+    (tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")
+    code, rows = predict(tmp_path / "loop.nii", knees[0])
+    assert code == 2
+    assert "symbolic links" in rows[0]["reason"]
+    assert rows[1]["reason"] == ""
+
+
+def test_the_model_abstains_where_it_is_less_sure_than_asked(predict, knees):
+    _, rows = predict(*knees)
+    sure = [max(float(row["probability_left"]), float(row["probability_right"])) for row in rows]
+    assert {row["abstained"] for row in rows} == {"false"}
+    threshold = float(np.median(sure))
+    _, rows = predict(*knees, options=("--predict.min_confidence", repr(threshold)))
+    assert [row["abstained"] for row in rows] == [str(value < threshold).lower() for value in sure]
+    assert {row["abstained"] for row in rows} == {"false", "true"}
+
+
+def test_an_unknown_orientation_is_scored_with_a_warning_and_abstained_from(predict, knees, tmp_path):
+    path = without_orientation(knees[0], tmp_path / "knee.nii")
+    code, (row,) = predict(path)
+    assert code == 0
+    assert "orientation unknown" in row["warnings"]
+    assert row["abstained"] == "true"
+    assert row["predicted"] in ("left", "right")
+
+
+def test_a_name_that_says_the_other_side_is_told(predict, knees, tmp_path):
+    _, (row,) = predict(knees[0])
+    said, other = row["predicted"], {"left": "right", "right": "left"}[row["predicted"]]
+    for name, warning in ((f"knee_{said}", ""), (f"knee_{other.upper()}", f"the name says {other}, the model {said}")):
+        path = Path(shutil.copy(knees[0], tmp_path / f"{name}.nii.gz"))
+        _, (row,) = predict(path)
+        assert row["warnings"] == warning
+
+
+def test_a_volume_unlike_those_of_training_is_told(predict, knees, write_knee, tmp_path):
+    _, rows = predict(*knees)
+    assert not [row for row in rows if "intensities" in row["warnings"]]
+    noise = write_knee(tmp_path / "noise.nii", shape=(24, 24, 20), spacing_mm=(6.0, 6.0, 6.0))
+    _, (row,) = predict(noise)
+    assert "intensities far from training's" in row["warnings"]
+
+
+def test_a_call_that_was_killed_goes_on_where_it_was(tiny_workspace, knees, tmp_path):
+    """The process kills itself when it opens the fourth scan; by then three rows are on disk."""
+    output = tmp_path / "new.csv"
+    words = ["predict", *map(str, knees[:5]), "--config", str(tiny_workspace / "tiny.yaml")]
+    words += ["--workspace", str(tiny_workspace), "--predict.output", str(output)]
+
+    def kill(event, arguments):
+        if event == "open" and str(arguments[0]) == str(knees[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.addaudithook(kill)
+            main(words)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    partial = output.with_name("new.csv.partial")
+    kept = partial.read_text().splitlines()[1:]
+    assert [json.loads(line)["path"] for line in kept] == list(map(str, knees[:3]))
+    assert not output.exists()
+    marked = [line.replace('"num_slices": 4', '"num_slices": 5') for line in kept]
+    partial.write_text("\n".join([partial.read_text().splitlines()[0], *marked]) + "\n")
+    assert main(words) == 0
+    assert pd.read_csv(output)["num_slices"].tolist() == [5, 5, 5, 4, 4], "the first three were not scored again"
+    assert not partial.exists()
+    assert main(words) == 0
+    assert pd.read_csv(output)["num_slices"].tolist() == [4] * 5, "a finished table is made anew"
+
+
+@pytest.mark.parametrize(("option", "value"), [("output", "new.xlsx"), ("min_confidence", "1.5")])
+def test_options_are_checked(option, value, predict, knees, capsys):
+    code, _ = predict(knees[0], options=(f"--predict.{option}", value))
+    assert code == 2
+    assert f"predict.{option}" in capsys.readouterr().err

@@ -1,0 +1,204 @@
+"""Preprocess finishes what was begun, does nothing twice, redoes what changed, and names what it refuses."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pipeline.config.data import DataConfig, PreprocessConfig
+from pipeline.config.experiment import Experiment
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json
+from pipeline.core.tables import MANIFEST_COLUMNS, read_table
+from pipeline.data.store import read_store
+from pipeline.preprocessing.parts import prepare_part
+from pipeline.stages.preprocess import preprocess
+
+OPTIONS = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1)
+
+
+def make_experiment(tmp_path, options=OPTIONS, **data):
+    return Experiment(
+        "knees", workspace=tmp_path / "work", data=DataConfig(**({"raw": tmp_path / "raw"} | data)), preprocess=options
+    )
+
+
+def run(experiment):
+    console = Console(width=200, force_terminal=False, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    preprocess(experiment, console)
+    return console.export_text()
+
+
+def snapshot(experiment):
+    folder = experiment.paths.prepared
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def times(experiment):
+    parts = experiment.paths.prepared / "parts"
+    return {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+
+
+def test_scans_become_store_manifest_coverage_and_contact_sheet(write_patients, tmp_path):
+    write_patients(tmp_path / "raw", num_patients=3, visits=(3, 100))
+    experiment = make_experiment(tmp_path)
+    text = run(experiment)
+    assert "12 scans of 3 patients (6 left, 6 right)" in text
+    store = read_store(experiment.paths.prepared, verify=True)
+    assert store.examples.shape == (60, 16, 16)
+    assert store.index["example_id"].is_unique
+    assert set(store.index["group_id"]) == {"9000000", "9000001", "9000002"}
+    manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS)
+    assert (manifest["status"] == "accepted").all()
+    assert (manifest["side"] == manifest["side_by_position"]).all()
+    assert set(manifest["shape"]) == {"12x14x16"}
+    assert (manifest["intensity_low"].astype(float) < manifest["intensity_high"].astype(float)).all()
+    coverage = read_json(experiment.paths.prepared / "coverage.json")
+    assert sum(coverage["files_by_spelling"].values()) == 12
+    with Image.open(experiment.paths.prepared / "contact_sheet.png") as sheet:
+        assert sheet.width > 100
+
+
+def test_a_second_run_does_nothing_and_says_so(write_patients, tmp_path):
+    write_patients(tmp_path / "raw", num_patients=2)
+    experiment = make_experiment(tmp_path)
+    run(experiment)
+    before = {path: path.stat().st_mtime_ns for path in experiment.paths.prepared.rglob("*")}
+    assert "nothing to do" in run(experiment)
+    assert {path: path.stat().st_mtime_ns for path in experiment.paths.prepared.rglob("*")} == before
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(num_workers, write_patients, tmp_path):
+    write_patients(tmp_path / "raw", num_patients=3)
+    whole = make_experiment(tmp_path)
+    run(whole)
+    expected = snapshot(whole)
+    kept = sorted((whole.paths.prepared / "parts").iterdir())
+    shutil.move(whole.paths.prepared, tmp_path / "before")
+    # What a kill leaves: some parts, half of a file under a temporary name, no store.
+    parts = whole.paths.prepared / "parts"
+    parts.mkdir(parents=True)
+    for part in kept[:2]:
+        shutil.copy2(tmp_path / "before" / "parts" / part.name, parts / part.name)
+    (parts / f".{kept[3].name}.1.tmp").write_bytes(b"half")
+    again = make_experiment(tmp_path, PreprocessConfig(num_slices=5, size=(16, 16), num_workers=num_workers))
+    assert "2 of 6 scans need no work" in run(again)
+    assert snapshot(again) == expected
+    assert not list(parts.glob(".*"))
+
+
+def test_only_a_changed_scan_is_cut_again(write_patients, write_knee, tmp_path):
+    write_patients(tmp_path / "raw", num_patients=3)
+    experiment = make_experiment(tmp_path)
+    run(experiment)
+    before, fingerprint = times(experiment), read_store(experiment.paths.prepared).fingerprint
+    changed = next((tmp_path / "raw").iterdir())
+    write_knee(changed, seed=99, shape=(12, 14, 17))
+    assert "5 of 6 scans need no work" in run(experiment)
+    after = times(experiment)
+    assert len(after) == 6
+    assert len(set(before.items()) & set(after.items())) == 5
+    assert read_store(experiment.paths.prepared).fingerprint != fingerprint
+
+
+def test_a_changed_option_redoes_all_and_a_scan_that_went_is_left_out(write_patients, tmp_path):
+    write_patients(tmp_path / "raw", num_patients=3)
+    run(make_experiment(tmp_path))
+    experiment = make_experiment(
+        tmp_path, PreprocessConfig(plane="coronal", num_slices=4, size=(16, 16), num_workers=1)
+    )
+    assert "need no work" not in run(experiment)
+    assert len(read_store(experiment.paths.prepared).examples) == 24
+    next((tmp_path / "raw").iterdir()).unlink()
+    run(experiment)
+    assert len(read_store(experiment.paths.prepared).examples) == 20
+
+
+def test_refused_scans_are_all_listed_and_the_others_kept(write_patients, tmp_path, capsys):
+    raw = write_patients(tmp_path / "raw", num_patients=3)
+    (raw / "OAI9000000_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz").write_bytes(b"no")
+    (raw / "knee.nii.gz").write_bytes(b"no")
+    (raw / "notes.txt").write_bytes(b"hello")
+    experiment = make_experiment(tmp_path)
+    with pytest.raises(UserError, match=r"2 of 8 scans were refused; .*skip_refused"):
+        run(experiment)
+    listed = capsys.readouterr().err
+    assert "OAI9000000_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz: not a NIfTI file" in listed
+    assert "knee.nii.gz: the name tells neither patient nor side" in listed
+    manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS)
+    assert manifest["status"].tolist().count("accepted") == 5
+    assert manifest.set_index("path").loc["notes.txt", "status"] == "ignored"
+    with pytest.raises(UserError, match="2 of 8 scans were refused"):
+        run(experiment)
+    skipping = make_experiment(
+        tmp_path, PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, skip_refused=True)
+    )
+    assert "nothing to do" in run(skipping)
+
+
+def test_where_nothing_can_be_used_no_store_is_left(write_patients, tmp_path):
+    raw = write_patients(tmp_path / "raw", num_patients=1)
+    experiment = make_experiment(tmp_path)
+    run(experiment)
+    for path in raw.iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(UserError, match="none of 2 scans can be used"):
+        run(experiment)
+    with pytest.raises(UserError, match="no complete example store"):
+        read_store(experiment.paths.prepared)
+
+
+def test_a_name_that_contradicts_the_affine_is_listed(write_patients, write_knee, tmp_path):
+    raw = write_patients(tmp_path / "raw", num_patients=2)
+    name = "OAI9000001_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz"
+    write_knee(raw / name, "right")
+    experiment = make_experiment(tmp_path)
+    assert f"{name}: the name's side and the knee's place" in run(experiment)
+    assert read_json(experiment.paths.prepared / "coverage.json")["side_disagreements"] == [name]
+
+
+def test_exported_pictures_read_back_to_the_same_store(write_patients, tmp_path):
+    write_patients(tmp_path / "raw", num_patients=2)
+    options = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, export_png=True)
+    experiment = make_experiment(tmp_path, options)
+    run(experiment)
+    png = experiment.paths.prepared / "png"
+    assert (png / "OAI9000000_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz_0.png").is_file()
+    from_pictures = Experiment("pictures", workspace=tmp_path, data=DataConfig(raw=png), preprocess=OPTIONS)
+    run(from_pictures)
+    first, second = read_store(experiment.paths.prepared), read_store(from_pictures.paths.prepared)
+    np.testing.assert_array_equal(first.examples, second.examples)
+    assert first.index["label"].tolist() == second.index["label"].tolist()
+
+
+def test_a_table_of_any_labels_is_followed(write_knee, tmp_path):
+    rows = []
+    for patient in range(4):
+        write_knee(tmp_path / "raw" / f"scan{patient}.nii.gz", seed=patient)
+        rows.append(f"scan{patient}.nii.gz,00{patient},{'healthy' if patient % 2 else 'arthritis'}")
+    (tmp_path / "table.csv").write_text("path,patient,label\n" + "\n".join(rows))
+    experiment = make_experiment(tmp_path, table=tmp_path / "table.csv")
+    run(experiment)
+    store = read_store(experiment.paths.prepared)
+    assert store.class_names == ("arthritis", "healthy")
+    assert set(store.index["group_id"]) == {"000", "001", "002", "003"}
+
+
+def test_a_picture_one_voxel_thick_is_its_own_slice(write_knee, tmp_path):
+    for side in ("LEFT", "RIGHT"):
+        path = tmp_path / "raw" / f"9003406_20041118_SAG_3D_DESS_{side}_0166_label_all.Label1.sliced.nii.gz"
+        write_knee(path, side.lower(), shape=(12, 14, 1))
+    experiment = make_experiment(tmp_path, PreprocessConfig(size=(16, 16), num_workers=1))
+    run(experiment)
+    store = read_store(experiment.paths.prepared)
+    assert store.index["slice_index"].tolist() == [0, 0]
+    assert store.index["slice_position"].tolist() == [0, 0]
+
+
+def test_a_bug_in_a_worker_is_not_swallowed(tmp_path):
+    with pytest.raises(AttributeError):
+        prepare_part(Path(), None, OPTIONS, tmp_path / "part.npz", "raw")

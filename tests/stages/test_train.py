@@ -1,0 +1,346 @@
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from perceiver import PerceiverConfig
+from pipeline.attention.storage import list_kept_epochs, read_maps
+from pipeline.config.data import PreprocessConfig, SplitConfig
+from pipeline.config.experiment import Experiment
+from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.config.outputs import AttentionConfig
+from pipeline.config.tracking import TrackingConfig
+from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json
+from pipeline.core.tables import INDEX_COLUMNS
+from pipeline.data.store import read_store, write_store
+from pipeline.inference.probabilities import compute_probabilities
+from pipeline.preprocessing.parts import describe_options
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
+
+SLICES = 4
+PREPROCESS = PreprocessConfig(size=(8, 8), num_slices=SLICES)
+# All that is drawn: what a run that goes on must draw again.
+AUGMENT = AugmentConfig(
+    mirror="swap", crop_padding=1, erase_probability=0.5, noise=0.05, mixup_alpha=0.2, cutmix_alpha=1.0
+)
+TINY = PerceiverConfig(
+    num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2, dropout=0.2
+)
+
+
+class Cut(io.StringIO):
+    """A place to print to that interrupts the program at a word, as a person would."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def write(self, text: str) -> int:
+        if self.word in text:
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def make_experiment(workspace: Path, **changes) -> Experiment:
+    """Ten patients with two knees; the bright half of a picture tells the side."""
+    experiment = Experiment(
+        name="tiny",
+        workspace=workspace,
+        preprocess=PREPROCESS,
+        split=SplitConfig(val_fraction=0.2, test_fraction=0.2),
+        model=ModelConfig(num_conv_layers=1, conv_channels=4, slice_position=True, perceiver=TINY),
+        augment=AUGMENT,
+        train=TrainConfig(epochs=4, batch_size=16, precision="32-true", accelerator="cpu", learning_rate=0.02),
+        tracking=TrackingConfig(enabled=False),
+    )
+    rows, generator = [], np.random.default_rng(0)
+    for patient in range(10):
+        for side in ("left", "right"):
+            for index in range(SLICES):
+                source = f"knee{patient}{side}"
+                rows.append((f"{source}_{index}", source, f"00{patient}", side, index, index / 2 - 1))
+    images = generator.integers(0, 150, (len(rows), 8, 8)).astype(np.uint8)
+    for image, row in zip(images, rows, strict=True):
+        image[:, slice(0, 4) if row[3] == "left" else slice(4, 8)] += 90
+    index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+    experiment.paths.prepared.mkdir(parents=True, exist_ok=True)
+    write_store(experiment.paths.prepared, [images], index, describe_options(PREPROCESS))
+    split(experiment, Console(file=io.StringIO()))
+    return dataclasses.replace(experiment, **changes)
+
+
+def run(experiment: Experiment, file: io.StringIO | None = None) -> str:
+    file = io.StringIO() if file is None else file
+    train(experiment, Console(file=file, width=200))
+    return file.getvalue()
+
+
+def with_train(experiment: Experiment, **options) -> Experiment:
+    return dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, **options))
+
+
+def read_weights(path: Path) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in read_checkpoint(path).weights.items()}
+
+
+def numbers(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).drop(columns=["images_per_second", "seconds"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Experiment:
+    experiment = make_experiment(tmp_path_factory.mktemp("undisturbed"))
+    run(experiment)
+    return experiment
+
+
+def test_a_finished_run_has_its_curves_its_best_epoch_and_its_record(undisturbed):
+    paths = undisturbed.paths
+    history = numbers(paths.history)
+    assert list(history["epoch"]) == [1, 2, 3, 4]
+    best, last = read_checkpoint(paths.best_checkpoint), read_checkpoint(paths.last_checkpoint)
+    assert best.epoch == history["val_loss"].idxmin() + 1
+    assert last.epoch == 4
+    assert best.optimizer is None
+    assert last.optimizer is not None
+    record = read_json(paths.training_record)
+    assert record["best"]["epoch"] == best.epoch
+    assert record["store_fingerprint"] == best.store_fingerprint == read_store(paths.prepared).fingerprint
+    assert best.preprocess == PREPROCESS
+    store, roles = read_store(paths.prepared), pd.read_csv(paths.splits, dtype=str).set_index("group_id")["split"]
+    trained_on = store.examples[(store.index["group_id"].map(roles) == "train").to_numpy()] / 255
+    assert best.mean == pytest.approx([trained_on.mean()], rel=1e-12)
+    assert best.deviation == pytest.approx([trained_on.std()], rel=1e-9)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_that_was_cut_off_ends_with_the_same_bytes_as_an_undisturbed_one(undisturbed, tmp_path, epoch):
+    experiment = make_experiment(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, Cut(f"epoch {epoch}/4"))
+    assert not experiment.paths.training_record.is_file()
+    assert f"going on after epoch {epoch}" in run(experiment)
+    for name in ("best_checkpoint", "last_checkpoint"):
+        assert read_weights(getattr(experiment.paths, name)) == read_weights(getattr(undisturbed.paths, name))
+    first, second = (read_checkpoint(e.paths.last_checkpoint).optimizer.tensors for e in (experiment, undisturbed))
+    assert all((first[name] == second[name]).all() for name in second)
+    pd.testing.assert_frame_equal(numbers(experiment.paths.history), numbers(undisturbed.paths.history))
+
+
+def test_a_second_run_does_nothing_and_says_so(undisturbed):
+    before = undisturbed.paths.last_checkpoint.stat().st_mtime_ns
+    assert "already trained; nothing to do" in run(undisturbed)
+    assert undisturbed.paths.last_checkpoint.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_options_are_refused_and_named_unless_told_to_start_afresh(tmp_path, finished):
+    experiment = make_experiment(tmp_path)
+    if finished:
+        run(experiment)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(experiment, Cut("epoch 2/4"))
+    changed = with_train(experiment, learning_rate=0.01)
+    with pytest.raises(UserError, match=r"train\.learning_rate was 0\.02, is 0\.01\..*train\.resume: false"):
+        run(changed)
+    assert "going on" not in run(with_train(changed, resume=False))
+    assert read_checkpoint(experiment.paths.last_checkpoint).settings["train.learning_rate"] == 0.01
+
+
+def test_how_a_run_is_executed_may_change(undisturbed):
+    assert "already trained" in run(with_train(undisturbed, accelerator="auto", compile=True))
+
+
+def test_test_pictures_leave_no_trace_in_the_weights(undisturbed, tmp_path):
+    """Other pixels in the test patients' pictures: the same weights."""
+    experiment = make_experiment(tmp_path)
+    paths = experiment.paths
+    store = read_store(paths.prepared)
+    roles = pd.read_csv(paths.splits, dtype=str).set_index("group_id")["split"]
+    images = np.array(store.examples)
+    is_test = (store.index["group_id"].map(roles) == "test").to_numpy()
+    assert is_test.any()
+    images[is_test] = 255 - images[is_test]
+    write_store(paths.prepared, [images], store.index, store.settings)
+    split(experiment, Console(file=io.StringIO()))
+    run(experiment)
+    assert read_weights(paths.last_checkpoint) == read_weights(undisturbed.paths.last_checkpoint)
+
+
+def test_a_store_without_a_certificate_for_it_is_refused(tmp_path):
+    experiment = make_experiment(tmp_path)
+    experiment.paths.certificate.unlink()
+    with pytest.raises(UserError, match="no leak certificate"):
+        run(experiment)
+
+
+def test_options_of_other_pictures_than_the_stores_are_refused(tmp_path):
+    experiment = make_experiment(tmp_path, preprocess=dataclasses.replace(PREPROCESS, span=(0.2, 0.8)))
+    with pytest.raises(UserError, match=r"preprocess\.span: the pictures .* were made with \[0\.1, 0\.9\]"):
+        run(experiment)
+
+
+def test_a_mirror_that_keeps_left_left_is_refused(tmp_path):
+    experiment = make_experiment(tmp_path, augment=AugmentConfig(mirror="keep"))
+    with pytest.raises(UserError, match="although it shows a right one"):
+        run(experiment)
+
+
+def test_a_mirror_average_is_refused_in_sagittal_slices(tmp_path):
+    experiment = make_experiment(
+        tmp_path,
+        preprocess=dataclasses.replace(PREPROCESS, plane="sagittal"),
+        model=ModelConfig(stem="patches", patch_size=2, perceiver=TINY, mirror_average=True),
+        augment=AugmentConfig(),
+    )
+    with pytest.raises(UserError, match=r"model\.mirror_average needs pictures whose columns run from left to right"):
+        run(experiment)
+
+
+def test_early_stopping_keeps_the_best_epoch_and_is_recorded(tmp_path):
+    model = ModelConfig(stem="patches", patch_size=2, perceiver=TINY)  # no batch norm, so that nothing moves at all
+    experiment = make_experiment(tmp_path, model=model)
+    experiment = with_train(experiment, learning_rate=1e-30, early_stopping_epochs=1, warmup_epochs=0.0)
+    run(experiment)
+    record = read_json(experiment.paths.training_record)
+    assert record["stopped_early"]
+    assert record["epochs"] == 2
+    assert record["best"]["epoch"] == read_checkpoint(experiment.paths.best_checkpoint).epoch == 1
+    assert read_checkpoint(experiment.paths.last_checkpoint).epoch == 2
+
+
+def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
+    """The best checkpoint alone gives the validation loss that the run reports."""
+    experiment = with_train(make_experiment(tmp_path), loss="mse", epochs=2)
+    run(experiment)
+    checkpoint = read_checkpoint(experiment.paths.best_checkpoint)
+    store, roles = read_store(experiment.paths.prepared), pd.read_csv(experiment.paths.splits, dtype=str)
+    rows = store.index["group_id"].map(roles.set_index("group_id")["split"]) == "val"
+    images, index = store.examples[rows.to_numpy()], store.index[rows]
+    places = index["slice_position"].to_numpy()
+    answers = compute_probabilities(build_from_checkpoint(checkpoint), images, places, torch.device("cpu"), 16)
+    wanted = index["label"].to_numpy()[:, None] == np.array(store.class_names)
+    assert checkpoint.history[-1].val_loss == pytest.approx(np.square(answers - wanted).mean(), rel=1e-5)
+
+
+def test_a_cut_off_run_goes_on_in_the_same_tracking_run(tmp_path, tracking_uri):
+    experiment = with_train(make_experiment(tmp_path, tracking=TrackingConfig(uri=tracking_uri)), epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, Cut("epoch 1/2"))
+    first = read_checkpoint(experiment.paths.last_checkpoint).tracking_run
+    run(experiment)
+    record = read_json(experiment.paths.training_record)
+    assert record["tracking_run"] == first != ""
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri)
+    found = client.get_run(first)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["train.batch_size"] == "16"
+    assert found.data.tags["split_fingerprint"] == record["split_fingerprint"]
+    assert [metric.step for metric in client.get_metric_history(first, "val_loss")] == [1, 2]
+    assert len(client.search_runs([found.info.experiment_id])) == 1
+    assert len(found.outputs.model_outputs) == 1
+    assert {item.path for item in client.list_artifacts(first)} >= {"config.yaml", "history.csv", "splits.csv"}
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_the_losses_of_one(undisturbed, tmp_path):
+    """The same global batches; dropout and mixing are drawn by each process, so they are off in both."""
+    unmixed = dataclasses.replace(AUGMENT, mixup_alpha=0.0, cutmix_alpha=0.0)
+    perceiver = dataclasses.replace(TINY, dropout=0.0)
+    model = ModelConfig(stem="patches", patch_size=2, perceiver=perceiver)
+    one = make_experiment(tmp_path / "one", model=model, augment=unmixed)
+    two = make_experiment(tmp_path / "two", model=model, augment=unmixed)
+    run(one)
+    root = Path(__file__).parents[2]
+    code = f"""
+import dataclasses, sys
+sys.path[:0] = [{str(root)!r}]
+from pathlib import Path
+from rich.console import Console
+from tests.stages.test_train import make_experiment, with_train, AUGMENT, TINY
+from pipeline.config.model import ModelConfig
+from pipeline.stages.train import train
+import tests.stages.test_train as stage
+import os
+if __name__ == "__main__":
+    model = ModelConfig(stem="patches", patch_size=2, perceiver=dataclasses.replace(TINY, dropout=0.0))
+    unmixed = dataclasses.replace(AUGMENT, mixup_alpha=0.0, cutmix_alpha=0.0)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    stage.split = stage.split if first else (lambda *arguments: None)
+    stage.write_store = stage.write_store if first else (lambda *arguments: None)
+    experiment = make_experiment(Path({str(tmp_path / "two")!r}), model=model, augment=unmixed)
+    train(with_train(experiment, devices=2), Console())
+"""
+    script = tmp_path / "two.py"
+    script.write_text(code)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert read_json(two.paths.training_record)["world_size"] == 2
+    # Sums in another order: float32 keeps 7 digits, and four epochs of steps grow the last one.
+    columns = ["train_loss", "val_loss", "train_accuracy", "val_accuracy"]
+    pd.testing.assert_frame_equal(numbers(two.paths.history)[columns], numbers(one.paths.history)[columns], rtol=1e-3)
+    assert build_from_checkpoint(read_checkpoint(two.paths.best_checkpoint)) is not None
+
+
+def with_maps(experiment: Experiment) -> Experiment:
+    return dataclasses.replace(experiment, attention=AttentionConfig(every_epochs=2, num_examples=4))
+
+
+def test_maps_are_kept_at_their_epochs_and_change_nothing_else(undisturbed, tmp_path):
+    experiment = with_maps(make_experiment(tmp_path))
+    run(experiment)
+    kept = list_kept_epochs(experiment.paths.attention_maps)
+    assert sorted(kept) == [2, 4]
+    maps = [read_maps(path) for path in kept.values()]
+    assert [item.epoch for item in maps] == [2, 4]
+    assert maps[0].example_ids == maps[1].example_ids
+    assert not np.array_equal(maps[0].weights, maps[1].weights)
+    roles = pd.read_csv(experiment.paths.splits, dtype=str).set_index("group_id")["split"]
+    index = read_store(experiment.paths.prepared).index.set_index("example_id")
+    assert set(index.loc[list(maps[0].example_ids), "group_id"].map(roles)) == {"val"}
+    for name in ("best_checkpoint", "last_checkpoint"):
+        assert read_weights(getattr(experiment.paths, name)) == read_weights(getattr(undisturbed.paths, name))
+    assert list_kept_epochs(undisturbed.paths.attention_maps) == {}
+
+
+def test_a_run_that_goes_on_keeps_its_maps_and_ends_with_those_of_an_undisturbed_one(tmp_path):
+    whole = with_maps(make_experiment(tmp_path / "whole"))
+    run(whole)
+    experiment = with_maps(make_experiment(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, Cut("epoch 3/4"))
+    first = list_kept_epochs(experiment.paths.attention_maps)[2]
+    before = first.stat().st_mtime_ns
+    run(experiment)
+    assert first.stat().st_mtime_ns == before
+    for epoch, path in list_kept_epochs(whole.paths.attention_maps).items():
+        found, expected = read_maps(list_kept_epochs(experiment.paths.attention_maps)[epoch]), read_maps(path)
+        assert found.weights.tobytes() == expected.weights.tobytes(), epoch
+    run(with_train(experiment, resume=False, epochs=1))
+    assert list_kept_epochs(experiment.paths.attention_maps) == {}, "of the run that was given up"
+
+
+def test_maps_of_a_network_without_attention_are_refused_before_training(tmp_path):
+    experiment = with_maps(make_experiment(tmp_path, model=ModelConfig(kind="cnn", cnn=CnnConfig(channels=(2, 2)))))
+    with pytest.raises(UserError, match="attention: this network has none"):
+        run(experiment)
+    assert not experiment.paths.last_checkpoint.is_file()

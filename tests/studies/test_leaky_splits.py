@@ -1,0 +1,144 @@
+"""The four divisions keep apart what they claim and no more; shuffled labels know nothing of the knees."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config.data import SplitConfig
+from pipeline.studies.leaky_splits import (
+    DIVISIONS,
+    choose_slices,
+    divide,
+    equalise_training,
+    name_units,
+    shuffle_labels,
+)
+
+
+def make_index(num_visits, num_slices=3, sides=("left", "right")):
+    """A patient for each number of visits, with all sides at each visit."""
+    rows = [
+        {
+            "example_id": f"{patient}_{visit}_{side}_{place}",
+            "source_id": f"{patient}_{visit}_{side}",
+            "group_id": f"{patient}",
+            "label": side,
+            "slice_index": place,
+        }
+        for patient, visits in enumerate(num_visits)
+        for visit in range(visits)
+        for side in sides
+        for place in range(num_slices)
+    ]
+    return pd.DataFrame(rows)
+
+
+PATIENTS = st.lists(st.integers(1, 3), min_size=6, max_size=30)
+COARSER = {"slice": (), "volume": ("slice",), "side": ("slice", "volume"), "patient": ("slice", "volume", "side")}
+
+
+@settings(deadline=None, max_examples=25)
+@given(num_visits=PATIENTS, seed=st.integers(0, 9), division=st.sampled_from(DIVISIONS))
+def test_a_unit_and_all_that_is_in_it_is_on_one_side(num_visits, seed, division):
+    index = make_index(num_visits)
+    index["split"] = divide(index, division, SplitConfig(), seed)
+    for finer in (division, *COARSER[division]):
+        assert (index.groupby(name_units(index, finer))["split"].nunique() == 1).all(), finer
+    assert set(index["split"]) == {"train", "val", "test"}
+
+
+@settings(deadline=None, max_examples=25)
+@given(num_visits=PATIENTS, seed=st.integers(0, 9), division=st.sampled_from(DIVISIONS))
+def test_the_fractions_hold_for_what_is_divided(num_visits, seed, division):
+    index = make_index(num_visits)
+    options = SplitConfig(val_fraction=0.2, test_fraction=0.3)
+    index["split"] = divide(index, division, options, seed)
+    units = index.assign(unit=name_units(index, division)).groupby("unit")["split"].first()
+    for split, fraction in (("train", 0.5), ("val", 0.2), ("test", 0.3)):
+        # One stratum for patients, two (left, right) for what has one label: each rounds by less than one unit.
+        assert abs((units == split).sum() - fraction * len(units)) < 2, split
+
+
+def test_what_leaks_really_leaks():
+    """Each division but the last puts the next coarser thing on both sides."""
+    index = make_index([2] * 20)
+    for division, coarser in zip(DIVISIONS, ("volume", "side", "patient"), strict=False):
+        split = pd.Series(divide(index, division, SplitConfig(), 0))
+        assert (split.groupby(name_units(index, coarser).to_numpy()).nunique() > 1).any(), division
+
+
+def test_a_side_is_a_knee_with_all_its_visits():
+    index = make_index([3, 1])
+    units = name_units(index, "side")
+    assert set(units) == {"0 left", "0 right", "1 left", "1 right"}
+    assert index.loc[units == "0 left", "source_id"].nunique() == 3
+
+
+@settings(deadline=None, max_examples=25)
+@given(num_visits=PATIENTS, seed=st.integers(0, 9), num_classes=st.integers(2, 4))
+def test_shuffled_labels_are_one_a_patient_and_balanced(num_visits, seed, num_classes):
+    index = make_index(num_visits)
+    names = tuple("abcd"[:num_classes])
+    index["dealt"] = shuffle_labels(index, names, seed)
+    by_patient = index.groupby("group_id")["dealt"]
+    assert (by_patient.nunique() == 1).all()
+    counts = Counter(by_patient.first())
+    assert max(counts.values()) - min(counts[name] for name in names) <= 1
+    if num_classes == 2:
+        # Sorted patients are paired, so the differences of all pairs add up to less than the largest patient has
+        # pictures; a last patient without a partner may add as many.
+        pictures = Counter(index["dealt"])
+        assert abs(pictures["a"] - pictures["b"]) < 2 * (2 * 3 * max(num_visits))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_labels_do_not_look_at_the_knees(seed):
+    index = make_index([1, 2, 3] * 4)
+    dealt = shuffle_labels(index, ("left", "right"), seed)
+    swapped = index.assign(label=index["label"].map({"left": "right", "right": "left"}))
+    np.testing.assert_array_equal(shuffle_labels(swapped, ("left", "right"), seed), dealt)
+    # Everyone has both knees, so side and dealt label are independent to the last picture.
+    table = pd.crosstab(index["label"], dealt)
+    np.testing.assert_array_equal(table.loc["left"], table.loc["right"])
+    order = np.random.default_rng(seed).permutation(len(index))
+    again = shuffle_labels(index.iloc[order], ("left", "right"), seed)
+    np.testing.assert_array_equal(again, dealt[order])
+
+
+def test_the_seed_is_the_draw():
+    index = make_index([1, 2, 3] * 6)
+    first, again, other = (shuffle_labels(index, ("left", "right"), seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_a_patients_label_is_open_whatever_the_number_of_pictures():
+    index = make_index(range(1, 8))
+    dealt = [shuffle_labels(index, ("left", "right"), seed) for seed in range(20)]
+    assert all(len({labels[place] for labels in dealt}) == 2 for place in range(len(index)))
+
+
+def test_every_division_trains_on_as_many_pictures_and_tests_what_it_tested():
+    index = make_index([1, 2, 3, 3, 1, 2, 2])
+    splits = {division: divide(index, division, SplitConfig(), 0) for division in DIVISIONS}
+    kept = equalise_training(splits, 0)
+    numbers = {(split == "train").sum() for split in kept.values()}
+    assert numbers == {min((split == "train").sum() for split in splits.values())}
+    for division in DIVISIONS:
+        same = kept[division] == splits[division]
+        assert set(kept[division][~same]) <= {""}
+        assert set(splits[division][~same]) <= {"train"}
+
+
+def test_slices_are_neighbours_from_the_middle():
+    index = make_index([2, 1], num_slices=10)
+    chosen = index.iloc[choose_slices(index, 4)]
+    assert chosen.groupby("source_id")["slice_index"].apply(list).tolist() == [[3, 4, 5, 6]] * 6
+    assert len(choose_slices(index, 0)) == len(choose_slices(index, 99)) == len(index)
+    order = np.random.default_rng(0).permutation(len(index))
+    moved = index.iloc[order]
+    assert set(moved.iloc[choose_slices(moved, 4)]["example_id"]) == set(chosen["example_id"])

@@ -1,0 +1,109 @@
+"""TensorBoard reads back what a run wrote, once each, however often the run was cut off."""
+
+import dataclasses
+import sys
+
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pipeline.config.tracking import TrackingConfig
+from pipeline.core.errors import UserError
+from pipeline.core.workspace import Workspace
+from pipeline.tracking.mlflow_run import open_run
+from pipeline.tracking.tensorboard import open_event_log
+from tests.stages.test_train import Cut, make_experiment, run, with_train
+from tests.tracking.test_mlflow_run import HISTORY
+
+BOTH_OFF = TrackingConfig(enabled=False)
+EVENTS = dataclasses.replace(BOTH_OFF, tensorboard=True)
+
+
+def read(folder):
+    """What TensorBoard shows: name -> steps and values, in the order of steps."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {name: sorted((item.step, item.value) for item in events.Scalars(name)) for name in events.Tags()["scalars"]}
+
+
+def test_a_run_that_was_cut_off_has_each_epoch_once_with_the_values_of_its_history(tmp_path):
+    experiment = make_experiment(tmp_path, tracking=EVENTS)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, Cut("epoch 2/4"))
+    folder = tmp_path / "runs" / "tiny" / "tensorboard"
+    assert [step for step, _ in read(folder)["val_loss"]] == [1, 2]
+    run(experiment)
+    found, history = read(folder), pd.read_csv(experiment.paths.history)
+    for name in history.columns.drop("epoch"):
+        assert [step for step, _ in found[name]] == [1, 2, 3, 4], name
+        # Event files hold float32.
+        assert [value for _, value in found[name]] == pytest.approx(history[name].tolist(), rel=1e-6), name
+    assert found["best_epoch"] == [(0, history["epoch"][history["val_loss"].argmin()])]
+
+
+def test_a_run_that_starts_afresh_forgets_the_old_curves(tmp_path):
+    experiment = with_train(make_experiment(tmp_path, tracking=EVENTS), epochs=2)
+    run(experiment)
+    run(with_train(experiment, epochs=1, resume=False))
+    assert [step for step, _ in read(experiment.paths.event_folder)["val_loss"]] == [1]
+
+
+def test_epochs_lost_with_the_end_of_a_file_are_written_again(tmp_path):
+    workspace = Workspace(tmp_path, "knees")
+    tracker = open_run(EVENTS, workspace)
+    tracker.log_history(HISTORY[:2])
+    tracker.finish()
+    (file,) = workspace.event_folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-20])  # as a machine that loses its power leaves it
+    before = read(workspace.event_folder)
+    assert min(len(items) for items in before.values()) < 2
+    tracker = open_run(EVENTS, workspace)
+    tracker.log_history(HISTORY)
+    tracker.finish()
+    for name, items in read(workspace.event_folder).items():
+        assert [step for step, _ in items] == [1, 2, 3], name
+
+
+def test_the_same_evaluation_is_written_once_and_another_one_beside_it(tmp_path):
+    workspace = Workspace(tmp_path, "knees", "seed-1")
+    for accuracy in (0.9, 0.9, 0.8):
+        tracker = open_run(EVENTS, workspace)
+        tracker.log_metrics({"test_slice_accuracy": accuracy})
+        tracker.finish()
+    found = read(tmp_path / "runs" / "knees" / "seed-1" / "tensorboard")
+    assert [value for _, value in found["test_slice_accuracy"]] == pytest.approx([0.8, 0.9])
+    assert len(list(workspace.event_folder.iterdir())) == 2, "a run that writes nothing leaves no file"
+
+
+def test_numbers_go_to_mlflow_and_to_tensorboard_alike(tracking_uri, tmp_path):
+    config = TrackingConfig(uri=tracking_uri, tensorboard=True)
+    workspace = Workspace(tmp_path, "both")
+    tracker = open_run(config, workspace)
+    tracker.log_history(HISTORY)
+    tracker.log_metrics({"best_epoch": 2.0})
+    tracker.finish()
+    assert tracker.inner.client.get_run(tracker.run_id).info.status == "FINISHED"
+    found = read(workspace.event_folder)
+    assert "epoch" not in found
+    for name in ("val_loss", "learning_rate", "best_epoch"):
+        kept = [(item.step, item.value) for item in tracker.inner.client.get_metric_history(tracker.run_id, name)]
+        assert [step for step, _ in found[name]] == [step for step, _ in kept]
+        assert [value for _, value in found[name]] == pytest.approx([value for _, value in kept], rel=1e-6)
+
+
+def test_switched_off_it_writes_nothing(tmp_path):
+    tracker = open_run(BOTH_OFF, Workspace(tmp_path / "new", "off"))
+    tracker.log_history(HISTORY)
+    tracker.finish()
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_absent_package_is_named_before_anything_is_trained(monkeypatch, tmp_path):
+    experiment = make_experiment(tmp_path, tracking=EVENTS)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # what Python then finds is as good as nothing
+    with pytest.raises(UserError, match=r"tracking\.tensorboard: true needs the package tensorboard, which is not"):
+        run(experiment)
+    assert not experiment.paths.last_checkpoint.is_file()
+    with pytest.raises(UserError, match=r"Install it \(pip install tensorboard\), or set the option to false"):
+        open_event_log(tmp_path)
+    assert "best epoch" in run(with_train(dataclasses.replace(experiment, tracking=BOTH_OFF), epochs=1))

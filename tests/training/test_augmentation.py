@@ -1,0 +1,203 @@
+import dataclasses
+
+import pytest
+import torch
+
+from pipeline.config.training import AugmentConfig
+from pipeline.core.errors import UserError
+from pipeline.training.augmentation import (
+    change_images,
+    change_labels,
+    check_mirror,
+    compute_geometry,
+    displace_images,
+    draw_changes,
+)
+from pipeline.training.mixing import erase_boxes
+
+NONE = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0, noise=0)
+CPU = torch.device("cpu")
+SHAPE = (6, 2, 8, 10)
+
+
+def images(shape=SHAPE):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def draw(config, seed=0, shape=SHAPE):
+    return draw_changes(config, shape, torch.Generator().manual_seed(seed), CPU)
+
+
+def turn(picture, degrees=0.0, zoom=1.0, right=0.0, down=0.0):
+    """Apply one geometry to a picture (height, width)."""
+    from pipeline.training.augmentation import Changes
+
+    values = [torch.tensor([value]) for value in (degrees, zoom, right, down)]
+    geometry = compute_geometry(*values, *picture.shape)
+    return change_images(picture[None, None], Changes(geometry=geometry))[0, 0]
+
+
+def only(**options):
+    return dataclasses.replace(NONE, **options)
+
+
+def test_no_strength_is_the_identity_bit_for_bit():
+    assert torch.equal(change_images(images(), draw(NONE)), images())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotation_degrees": 20.0},
+        {"zoom": 0.2},
+        {"shift": 0.2},
+        {"contrast": 0.5},
+        {"brightness": 0.3},
+        {"noise": 0.1},
+        {"mirror": "keep"},
+        {"crop_padding": 2},
+    ],
+)
+def test_each_change_alone_changes_pictures_repeatably_and_by_its_seed(options):
+    config = only(**options)
+    changed = change_images(images(), draw(config))
+    assert changed.shape == SHAPE
+    assert not torch.equal(changed, images())
+    assert torch.equal(changed, change_images(images(), draw(config)))
+    assert not torch.equal(changed, change_images(images(), draw(config, seed=5)))
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_quarter_turns_are_those_of_rot90(quarters):
+    picture = images((1, 1, 9, 9))[0, 0]
+    torch.testing.assert_close(
+        turn(picture, degrees=90.0 * quarters), torch.rot90(picture, quarters), atol=1e-5, rtol=0
+    )
+
+
+def test_a_wide_picture_turns_without_shear():
+    """A dot 3 pixels right of the centre comes to lie 3 pixels above it."""
+    picture = torch.zeros(11, 21)
+    picture[5, 13] = 1
+    expected = torch.zeros(11, 21)
+    expected[2, 10] = 1
+    torch.testing.assert_close(turn(picture, degrees=90.0), expected, atol=1e-5, rtol=0)
+
+
+def test_shift_moves_by_pixels_and_brings_in_black():
+    picture = images((1, 1, 8, 10))[0, 0]
+    moved = turn(picture, right=0.2, down=0.25)
+    torch.testing.assert_close(moved[2:, 2:], picture[:-2, :-2], atol=1e-5, rtol=0)
+    assert moved[:2].abs().max() < 1e-5
+    assert moved[:, :2].abs().max() < 1e-5
+
+
+def test_zoom_of_two_doubles_distances_from_the_centre():
+    picture = torch.zeros(9, 9)
+    picture[4, 6] = 1
+    assert turn(picture, zoom=2.0)[4, 8] == pytest.approx(1.0)
+
+
+def test_brightness_multiplies_and_contrast_keeps_black_and_white():
+    flat = torch.full((1000, 1, 1, 1), 0.5)
+    bright = change_images(flat, draw(only(brightness=0.2), shape=tuple(flat.shape))) / flat
+    assert bright.min() >= 0.8 - 1e-6
+    assert bright.max() <= 1.2 + 1e-6
+    assert bright.max() - bright.min() > 0.35
+    ends = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
+    assert torch.equal(change_images(ends, draw(only(contrast=1.0), shape=(1, 1, 1, 2))), ends)
+
+
+def test_noise_has_its_standard_deviation():
+    shape = (4, 1, 64, 64)
+    changed = change_images(torch.zeros(shape), draw(only(noise=0.3), shape=shape))
+    assert changed.std().item() == pytest.approx(0.3, rel=0.03)  # 16,384 draws: three standard errors are 1.7 %
+
+
+def test_mirror_flips_columns_and_twice_is_the_identity():
+    changes = draw(only(mirror="keep"))
+    once = change_images(images(), changes)
+    assert changes.mirrored.any()
+    assert not changes.mirrored.all()
+    for number, mirrored in enumerate(changes.mirrored):
+        assert torch.equal(once[number], images()[number].flip(-1) if mirrored else images()[number])
+    assert torch.equal(change_images(once, changes), images())
+
+
+def test_swap_exchanges_labels_of_mirrored_pictures_alone():
+    config = only(mirror="swap")
+    changes = draw(config)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    swapped = change_labels(labels, changes, config)
+    assert torch.equal(swapped != labels, changes.mirrored)
+    assert torch.equal(change_labels(labels, changes, only(mirror="keep")), labels)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (1, -2), (-3, 2), (2, 3), (-7, -9)])
+def test_a_crop_is_the_window_of_a_padded_picture(down, right):
+    picture = images((1, 2, 8, 10))
+    padded = torch.nn.functional.pad(picture, (9, 9, 9, 9))
+    window = padded[:, :, 9 - down : 17 - down, 9 - right : 19 - right]
+    assert torch.equal(displace_images(picture, torch.tensor([[down, right]])), window)
+
+
+def test_each_picture_is_cropped_at_its_own_place_and_every_place_is_as_likely():
+    shape = (9000, 1, 4, 5)
+    displacement = draw(only(crop_padding=1), shape=shape).displacement
+    places, counts = torch.unique(displacement, dim=0, return_counts=True)
+    assert places.tolist() == [[down, right] for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    # 1,000 expected in each place; 120 is four standard errors.
+    assert (counts - 1000).abs().max() < 120
+
+
+def test_a_crop_larger_than_the_picture_is_refused():
+    with pytest.raises(UserError, match=r"augment\.crop_padding: found 8, but pictures of 8 x 10 pixels would leave"):
+        draw(only(crop_padding=8))
+    draw(only(crop_padding=7))
+
+
+def test_options_that_are_added_leave_the_draws_of_the_others_alone():
+    old = AugmentConfig(mirror="swap")
+    before, after = draw(old), draw(dataclasses.replace(old, crop_padding=2, erase_probability=0.5))
+    for name in ("mirrored", "geometry", "exponent", "factor", "noise"):
+        assert torch.equal(getattr(before, name), getattr(after, name)), name
+    assert before.displacement is None
+    assert before.erased is None
+
+
+def test_shares_of_a_batch_together_are_the_batch():
+    changes = draw(AugmentConfig(mirror="swap", crop_padding=2, erase_probability=0.5))
+    whole = erase_boxes(change_images(images(), changes), changes.erased)
+    for rank in range(2):
+        share = slice(rank, None, 2)
+        own = changes.take(share)
+        found = erase_boxes(change_images(images()[share], own), own.erased)
+        torch.testing.assert_close(found, whole[share])
+
+
+@pytest.mark.parametrize(
+    ("mirror", "class_names", "plane", "message"),
+    [
+        ("swap", ("left", "right"), "sagittal", "run from front to back"),
+        ("swap", ("healthy", "sick"), "axial", "the labels here are healthy, sick"),
+        ("swap", ("left", "other", "right"), "axial", "exchanges the labels left and right"),
+        ("keep", ("left", "right"), "axial", "although it shows a right one"),
+        ("keep", ("left", "right"), "sagittal", "although it shows a right one"),
+    ],
+)
+def test_a_mirror_that_makes_labels_wrong_is_refused(mirror, class_names, plane, message):
+    with pytest.raises(UserError, match=message):
+        check_mirror(only(mirror=mirror), class_names, plane)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "class_names", "plane"),
+    [
+        ("swap", ("left", "right"), "axial"),
+        ("swap", ("left", "right"), "coronal"),
+        ("keep", ("healthy", "sick"), "sagittal"),
+        ("none", ("left", "right"), "sagittal"),
+    ],
+)
+def test_a_mirror_that_keeps_labels_right_is_allowed(mirror, class_names, plane):
+    check_mirror(only(mirror=mirror), class_names, plane)

@@ -1,0 +1,244 @@
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from perceiver import PerceiverConfig
+from pipeline.config.data import PreprocessConfig
+from pipeline.config.model import ModelConfig
+from pipeline.config.training import TrainConfig
+from pipeline.core.errors import UserError
+from pipeline.inference.probabilities import compute_probabilities
+from pipeline.models.networks import build_model
+from pipeline.training.checkpoint import (
+    HEADER_KEY,
+    Checkpoint,
+    build_from_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from pipeline.training.history import EpochResult
+from pipeline.training.optimizers import build_optimizer, pack_optimizer, restore_optimizer
+
+MODEL = ModelConfig(
+    stem="patches",
+    patch_size=2,
+    perceiver=PerceiverConfig(num_latents=4, latent_dim=8, num_bands=2, max_freq=(4.0, 6.0)),
+)
+RESULT = EpochResult(1, 0.7, 0.5, 0.1 + 0.2, 1 / 3, 1e-3, 12.5, 3.0)
+
+
+def make_checkpoint(**changes):
+    facts = {"num_channels": 1, "image_size": (8, 8)}
+    model = build_model(MODEL, **facts, num_classes=2, num_slices=5, seed=3)
+    values = {
+        "model": MODEL,
+        "class_names": ("left", "right"),
+        **facts,
+        "preprocess": PreprocessConfig(size=(8, 8), num_slices=5, spacing_mm=1.5),
+        "mean": (0.1 + 0.2,),
+        "deviation": (1 / 3,),
+        "store_fingerprint": "a",
+        "split_fingerprint": "b",
+        "settings": {"train.epochs": 3},
+        "versions": {"python": "3"},
+        "commit": "c",
+        "epoch": 1,
+        "history": (RESULT,),
+        "tracking_run": "run",
+        "weights": model.state_dict(),
+    }
+    return Checkpoint(**(values | changes))
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_checkpoint(tmp_path / "best.safetensors", make_checkpoint())
+    return tmp_path / "best.safetensors"
+
+
+def pictures():
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (5, 8, 8)).astype(np.uint8), np.linspace(-1, 1, 5)
+
+
+def test_what_is_read_is_what_was_written(path):
+    written, found = make_checkpoint(), read_checkpoint(path)
+    for name in vars(written):
+        if name != "weights":
+            assert getattr(found, name) == getattr(written, name), name
+            assert type(getattr(found, name)) is type(getattr(written, name)), name
+    assert found.weights.keys() == written.weights.keys()
+    for name, value in written.weights.items():
+        assert torch.equal(found.weights[name], value)
+
+
+def test_same_checkpoint_same_bytes(path, tmp_path):
+    write_checkpoint(tmp_path / "again.safetensors", make_checkpoint())
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_the_file_alone_gives_the_same_probabilities_in_another_process(path, tmp_path):
+    code = """
+import sys, numpy as np, torch
+from pathlib import Path
+from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.inference.probabilities import compute_probabilities
+images = np.random.default_rng(0).integers(0, 256, (5, 8, 8)).astype(np.uint8)
+classifier = build_from_checkpoint(read_checkpoint(Path(sys.argv[1])))
+np.save("out.npy", compute_probabilities(classifier, images, np.linspace(-1, 1, 5), torch.device("cpu"), 2))
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    classifier = build_from_checkpoint(make_checkpoint())
+    expected = compute_probabilities(classifier, *pictures(), torch.device("cpu"), batch_size=2)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_mirror_average_gives_a_mirrored_knee_exactly_the_other_answer():
+    checkpoint = make_checkpoint()
+    images, places = pictures()
+    cpu = torch.device("cpu")
+    plain = build_from_checkpoint(checkpoint)
+    averaging = build_from_checkpoint(
+        dataclasses.replace(checkpoint, model=dataclasses.replace(checkpoint.model, mirror_average=True))
+    )
+    scores = compute_probabilities(averaging, images, places, cpu, 3)
+    mirrored = compute_probabilities(averaging, images[:, :, ::-1], places, cpu, 3)
+    # One rounding of float32 each.
+    np.testing.assert_allclose(scores, mirrored[:, ::-1], rtol=1e-6)
+    one, other = (compute_probabilities(plain, view, places, cpu, 3) for view in (images, images[:, :, ::-1]))
+    np.testing.assert_allclose(scores, (one + other[:, ::-1]) / 2, rtol=1e-5)
+    assert abs(scores - one).max() > 1e-4, "the plain model is not antisymmetric by itself"
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+def test_an_optimizer_goes_on_from_a_checkpoint_bit_for_bit(name, tmp_path):
+    config = TrainConfig(optimizer=name)
+
+    def step(model, optimizer, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+    def build():
+        model = build_model(MODEL, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=5, seed=3)
+        return model, build_optimizer(model, config)
+
+    model, optimizer = build()
+    step(model, optimizer, 0)
+    packed = pack_optimizer(optimizer, {"scale": 2.0})
+    path = tmp_path / "last.safetensors"
+    write_checkpoint(path, make_checkpoint(weights=model.state_dict(), optimizer=packed))
+    step(model, optimizer, 1)
+
+    last = read_checkpoint(path)
+    resumed, resumed_optimizer = build()
+    resumed.load_state_dict(last.weights)
+    restore_optimizer(resumed_optimizer, last.optimizer)
+    step(resumed, resumed_optimizer, 1)
+    assert last.optimizer.scaler == {"scale": 2.0}
+    for name, value in model.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "none.safetensors")
+
+
+def test_a_pickle_is_refused_without_being_run(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harm",))
+
+    (tmp_path / "old.safetensors").write_bytes(pickle.dumps(Harm()))
+    torch.save({"a": torch.ones(1)}, tmp_path / "zip.safetensors")
+    for name in ("old.safetensors", "zip.safetensors"):
+        with pytest.raises(UserError, match="a pickle, which can run any code"):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, start):
+    """The file begins with the header's length, in steps of 8, so every 32nd begins with the byte 0x80."""
+    path = tmp_path / "best.safetensors"
+    write_checkpoint(path, make_checkpoint())
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    wanted = next(number for number in range(length, 1 << 20, 8) if number.to_bytes(8, "little").startswith(start))
+    checkpoint = make_checkpoint(commit="c" * (1 + wanted - length))
+    write_checkpoint(path, checkpoint)
+    content = path.read_bytes()
+    assert content.startswith(start)
+    assert read_checkpoint(path).commit == checkpoint.commit
+    for length in (5, 100, -1):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match="not a whole safetensors file"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -1])
+def test_a_truncated_file_is_refused(path, length):
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        read_checkpoint(path)
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="of another program"):
+        read_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_another_format_is_refused(tmp_path):
+    header = {HEADER_KEY: json.dumps({"format": 99})}
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "new.safetensors", header)
+    with pytest.raises(UserError, match="checkpoint format 99, this version reads 1"):
+        read_checkpoint(tmp_path / "new.safetensors")
+
+
+@pytest.mark.parametrize("place", ["weight", "fact"])
+def test_one_flipped_bit_is_found(path, place):
+    content = bytearray(path.read_bytes())
+    position = len(content) - 3 if place == "weight" else content.index(b"right")
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged, its contents do not fit its checksum"):
+        read_checkpoint(path)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    weights = make_checkpoint().weights
+    name = "network.perceiver.head.bias"
+    changed = [
+        (weights | {name: torch.zeros(7)}, r"head\.bias has shape \(7,\), the model needs \(2,\)"),
+        ({key: value for key, value in weights.items() if key != name}, r"has shape none, the model needs \(2,\)"),
+        (weights | {"extra": torch.zeros(1)}, r"extra has shape \(1,\), the model needs none"),
+    ]
+    for tensors, message in changed:
+        write_checkpoint(tmp_path / "odd.safetensors", make_checkpoint(weights=tensors))
+        with pytest.raises(UserError, match=message):
+            build_from_checkpoint(read_checkpoint(tmp_path / "odd.safetensors"))
+
+
+def test_a_failed_write_keeps_the_earlier_checkpoint(path, monkeypatch):
+    before = path.read_bytes()
+    with pytest.raises(TypeError, match="cannot hold"):
+        write_checkpoint(path, make_checkpoint(settings={"train.epochs": object()}))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

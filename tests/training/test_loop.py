@@ -1,0 +1,394 @@
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+import pipeline.data.batches
+from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.core.errors import UserError
+from pipeline.core.seeds import derive_seed
+from pipeline.data.batches import compute_room, divide_order, place_examples, read_batches, read_free_memory
+from pipeline.data.statistics import compute_statistics
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import SliceModel
+from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision
+from pipeline.training.history import EpochResult, find_best, should_stop
+from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.mixing import draw_mixture, mix_images
+from pipeline.training.optimizers import build_optimizer
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(
+    epochs=3, batch_size=8, precision="32-true", accelerator="cpu", learning_rate=0.01, warmup_epochs=0
+)
+STILL = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0, noise=0)
+
+
+def make_pictures(number=40, channels=None, seed=0):
+    """Pictures with a bright left or right half, under noise."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, number)
+    shape = (number, 6, 8) if channels is None else (number, channels, 6, 8)
+    images = generator.integers(0, 120, shape)
+    for image, label in zip(images, labels, strict=True):
+        image[..., 4 * label : 4 * label + 4] += 60
+    return images.astype(np.uint8), labels
+
+
+def place(rows, images, labels, room_bytes=None):
+    return place_examples(images, rows, labels[rows], np.zeros(len(rows)), CPU, room_bytes)
+
+
+def examples(room_bytes=None):
+    images, labels = make_pictures()
+    return place(np.arange(30), images, labels, room_bytes), place(np.arange(30, 40), images, labels, room_bytes)
+
+
+def start(config=CONFIG, train_examples=None, dropout=0.0):
+    fabric = build_fabric(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Dropout(dropout), nn.ReLU(), nn.Linear(8, 2))
+    model = SliceModel(network, reads_slice_position=False)
+    statistics = compute_statistics(train_examples if train_examples is not None else examples()[0])
+    optimizer = build_optimizer(model, config)
+    parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
+    return fabric, TrainingState(
+        Classifier(model, *statistics, loss=config.loss), parallel_model, parallel_optimizer, []
+    )
+
+
+def train(config=CONFIG, augment=STILL, dropout=0.0, room_bytes=None):
+    train_examples, val_examples = examples(room_bytes)
+    fabric, state = start(config, dropout=dropout)
+    list(train_epochs(fabric, state, train_examples, val_examples, config, augment))
+    return state
+
+
+def numbers(history):
+    """What does not depend on the clock."""
+    return [dataclasses.astuple(result)[:6] for result in history]
+
+
+def test_it_learns():
+    history = train(dataclasses.replace(CONFIG, epochs=8)).history
+    assert history[-1].val_accuracy >= 0.9
+    assert history[-1].val_loss < history[0].val_loss
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not():
+    options = {"augment": AugmentConfig(mirror="swap", mixup_alpha=0.4, erase_probability=0.5), "dropout": 0.5}
+    first = train(**options)
+    torch.manual_seed(99)  # what others drew before does not matter
+    second = train(**options)
+    assert numbers(first.history) == numbers(second.history)
+    other = train(dataclasses.replace(CONFIG, seed=1), **options)
+    assert numbers(first.history) != numbers(other.history)
+
+
+def test_pictures_read_from_disk_give_the_same_weights_as_pictures_in_memory():
+    in_memory, from_disk = train(), train(room_bytes=0)
+    assert examples(0)[0].placed is None
+    assert examples()[0].placed is not None
+    for name, value in in_memory.classifier.state_dict().items():
+        assert torch.equal(value, from_disk.classifier.state_dict()[name])
+
+
+def collect_inputs(augment, train_examples):
+    """Train for two epochs; return the pictures that the model saw in each, in order."""
+    fabric, state = start(train_examples=train_examples)
+    seen = []
+    state.parallel_model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].flatten(1)))
+    list(train_epochs(fabric, state, train_examples, examples()[1], dataclasses.replace(CONFIG, epochs=2), augment))
+    return torch.cat(seen[: len(seen) // 2]), torch.cat(seen[len(seen) // 2 :])
+
+
+def test_each_epoch_sees_every_example_once_in_its_own_order():
+    first, second = collect_inputs(STILL, examples()[0])
+    assert len(first) == len(second) == 30
+    assert not torch.equal(first, second)
+    assert torch.equal(first[first.sum(dim=1).argsort()], second[second.sum(dim=1).argsort()])
+
+
+def test_each_epoch_draws_its_own_changes():
+    """Thirty times the same picture: what differs between epochs is drawn, not ordered."""
+    images = np.repeat(make_pictures(1)[0], 30, axis=0)
+    first, second = collect_inputs(
+        dataclasses.replace(STILL, noise=0.1), place(np.arange(30), images, np.zeros(30, int))
+    )
+    assert not torch.equal(first, second)
+    assert len(torch.unique(first, dim=0)) == 30
+
+
+def test_an_erased_box_reaches_the_model_as_the_mean():
+    """Both epochs, every picture: 12 to 24 of 48 pixels are exactly 0, and none is without erasing."""
+    erasing = dataclasses.replace(STILL, erase_probability=1.0, erase_area=(0.4, 0.4))
+    for inputs in collect_inputs(erasing, examples()[0]):
+        num_zeros = (inputs == 0).sum(dim=1)
+        assert num_zeros.min() >= 12
+        assert num_zeros.max() <= 24
+    assert (collect_inputs(STILL, examples()[0])[0] != 0).all()
+
+
+def test_training_leaves_the_callers_draws_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(dropout=0.5)
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("loss_name", ["cross_entropy", "mse"])
+def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
+    """A linear model and one batch: the weights move by rate times gradient of the mean loss."""
+    images, labels = make_pictures(8)
+    all_rows = place(np.arange(8), images, labels)
+    config = dataclasses.replace(
+        CONFIG, epochs=1, schedule="constant", clip_norm=0.05, label_smoothing=0.1, loss=loss_name
+    )
+    fabric = build_fabric(config)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    model = SliceModel(network, reads_slice_position=False)
+    weight = network[1].weight.detach().clone().requires_grad_()
+    bias = network[1].bias.detach().clone().requires_grad_()
+    parallel_model, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    state = TrainingState(
+        Classifier(model, *compute_statistics(all_rows), loss=loss_name), parallel_model, optimizer, []
+    )
+
+    units = images.astype(np.float64) / 255
+    inputs = torch.from_numpy((units - units.mean()) / units.std()).float().reshape(8, 48)
+    logits = inputs @ weight.T + bias
+    wanted = torch.where(torch.from_numpy(labels)[:, None] == torch.arange(2), 0.95, 0.05)
+    if loss_name == "cross_entropy":
+        loss = -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    else:
+        loss = ((logits - wanted) ** 2).mean()
+    loss.backward()
+    norm = torch.cat([weight.grad.flatten(), bias.grad.flatten()]).norm()
+    assert norm > 0.05  # clipping is at work
+
+    result = next(train_epochs(fabric, state, all_rows, all_rows, config, STILL))
+    assert result.train_loss == pytest.approx(loss.item(), rel=1e-5)
+    assert result.learning_rate == config.learning_rate
+    step = config.learning_rate * 0.05 / norm
+    torch.testing.assert_close(network[1].weight.detach(), (weight - step * weight.grad).detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_the_loss_of_mixed_pictures_is_the_mixed_loss(options):
+    """One batch, whose mixture is drawn here once more: the model sees it, and each label counts by its share."""
+    augment = dataclasses.replace(STILL, **options)
+    images, labels = make_pictures(8)
+    all_rows = place(np.arange(8), images, labels)
+    config = dataclasses.replace(CONFIG, epochs=1, label_smoothing=0.0)
+    fabric, state = start(config, all_rows)
+    seen = []
+    state.parallel_model.register_forward_hook(lambda module, arguments, logits: seen.append((arguments[0], logits)))
+    result = next(train_epochs(fabric, state, all_rows, all_rows, config, augment))
+    mixed, logits = seen[0]
+
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(derive_seed(config.seed, "order")))
+    mixture = draw_mixture(augment, 8, (6, 8), np.random.default_rng(derive_seed(config.seed, "mixing")), CPU)
+    plain = state.classifier.normalise(torch.from_numpy(images)[order][:, None].float() / 255)
+    torch.testing.assert_close(mixed, mix_images(plain, mixture))
+    assert (mixed - plain).abs().max() > 0.1
+    log_probabilities = logits.log_softmax(dim=1)
+    own, rows = torch.from_numpy(labels)[order], torch.arange(8)
+    losses = mixture.own_share * log_probabilities[rows, own]
+    losses += (1 - mixture.own_share) * log_probabilities[rows, own[mixture.partners]]
+    assert result.train_loss == pytest.approx(-losses.mean().item(), rel=1e-5)
+    larger = torch.where(mixture.own_share > 0.5, own, own[mixture.partners])
+    assert result.train_accuracy == (logits.argmax(dim=1) == larger).float().mean()
+
+
+def test_validation_reports_the_squared_error_of_the_probabilities():
+    state = train(dataclasses.replace(CONFIG, epochs=12, loss="mse"))
+    val_examples = examples()[1]
+    answers = state.classifier(val_examples.placed, val_examples.slice_position).exp()
+    wanted = (val_examples.labels[:, None] == torch.arange(2)).float()
+    assert state.history[-1].val_loss == pytest.approx(((answers - wanted) ** 2).mean().item(), rel=1e-5)
+    assert state.history[-1].val_accuracy == (answers.argmax(dim=1) == val_examples.labels).float().mean()
+    assert state.history[-1].val_loss < 0.25  # that of answering one half always
+
+
+def test_adam_with_an_exponential_schedule_has_the_rates_computed_by_hand():
+    """Rate 1e-4, times 0.9 after each epoch, with the squared error: all as one experiment uses them together."""
+    options = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "loss": "mse"}
+    state = train(dataclasses.replace(CONFIG, schedule="exponential", gamma=0.9, **options))
+    assert [result.learning_rate for result in state.history] == pytest.approx([1e-4, 9e-5, 8.1e-5])
+    losses = [result.train_loss for result in state.history]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_dropout_is_off_in_validation():
+    state = train(dataclasses.replace(CONFIG, epochs=1), dropout=0.9)
+    val_examples = examples()[1]
+    logits = state.classifier(val_examples.placed, val_examples.slice_position)
+    loss = nn.functional.cross_entropy(logits, val_examples.labels)
+    assert state.history[0].val_loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_every_example_is_seen_once_in_batches_of_even_size():
+    batches = divide_order(torch.randperm(65), 32)
+    assert sorted(len(batch) for batch in batches) == [21, 22, 22]
+    assert sorted(torch.cat(batches).tolist()) == list(range(65))
+
+
+def test_batches_hold_the_right_pictures_in_both_places():
+    images, labels = make_pictures(channels=3)
+    rows = np.array([7, 3, 30, 11, 2])
+    for room_bytes in (0, None):
+        places = [torch.tensor([4, 0]), torch.tensor([2, 1, 3])]
+        found = list(read_batches(place(rows, images, labels, room_bytes), places))
+        assert [len(batch.labels) for batch in found] == [2, 3]
+        for batch, chosen in zip(found, places, strict=True):
+            np.testing.assert_array_equal(batch.images.numpy(), images[rows[chosen.numpy()]])
+            np.testing.assert_array_equal(batch.labels.numpy(), labels[rows[chosen.numpy()]])
+
+
+@pytest.mark.parametrize("shape", [(300, 2, 5, 7), (40, 64, 64), (3, 130, 130)])
+def test_pictures_of_a_mapped_file_are_those_of_memory_at_every_place_of_a_page(shape, tmp_path):
+    """Rows start and end anywhere in a page; the file's last page is not full."""
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "examples.npy", images)
+    mapped = np.load(tmp_path / "examples.npy", mmap_mode="r")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    labels = np.zeros(len(images), np.int64)
+    found = read_batches(place(np.arange(len(images)), mapped, labels, 0), divide_order(order, 8))
+    pictures = torch.cat([batch.images for batch in found]).numpy()
+    np.testing.assert_array_equal(pictures.reshape(shape), images[order.numpy()])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="counts what Linux reads from the disk")
+def test_a_batch_does_not_read_its_neighbourhood_from_the_disk(tmp_path):
+    """Of 64 MiB sixteen pictures of 4 KiB are needed: with read-ahead, megabytes came along with each."""
+    path = tmp_path / "examples.npy"
+    np.save(path, np.zeros((16_384, 64, 64), np.uint8))
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    mapped = np.load(path, mmap_mode="r")
+    examples = place(np.arange(16_384), mapped, np.zeros(16_384, np.int64), 0)
+
+    def count_read() -> int:
+        lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(lines["read_bytes"])
+
+    before = count_read()
+    list(read_batches(examples, [torch.arange(500, 16_384, 1_000)]))
+    # Nothing at all is read where the folder lies in memory.
+    assert count_read() - before <= 4 * 16 * 4096
+
+
+def test_statistics_are_those_of_the_split_alone_and_of_each_channel():
+    images, labels = make_pictures(channels=2)
+    rows = np.arange(5, 20)
+    mean, deviation = compute_statistics(place(rows, images, labels), chunk=4)
+    chosen = images[rows] / 255
+    np.testing.assert_allclose(mean, chosen.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(deviation, chosen.std(axis=(0, 2, 3)), rtol=1e-9)
+    changed = images.copy()
+    changed[20:] = 0
+    assert compute_statistics(place(rows, changed, labels)) == (mean, deviation)
+
+
+def test_pictures_without_contrast_are_refused():
+    with pytest.raises(UserError, match="the same value in every pixel"):
+        compute_statistics(place(np.arange(4), np.full((4, 6, 8), 9, np.uint8), np.zeros(4, int)))
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_step():
+    train_examples, val_examples = examples()
+    fabric, state = start()
+    stream = train_epochs(fabric, state, train_examples, val_examples, CONFIG, STILL)
+    next(stream)
+    calls = []
+
+    def spoil(module, arguments, logits):
+        calls.append(1)
+        return logits * math.nan if len(calls) == 3 else logits
+
+    state.classifier.model.network.register_forward_hook(spoil)
+    with pytest.raises(UserError, match=r"loss became nan at epoch 2, step 3\. The checkpoint of epoch 1 is kept"):
+        next(stream)
+    assert len(state.history) == 1
+
+
+def result(epoch, val_loss=1.0, val_accuracy=0.5):
+    return EpochResult(epoch, 1.0, 0.5, val_loss, val_accuracy, 0.1, 1.0, 1.0)
+
+
+def test_the_best_epoch_is_the_lowest_loss_or_the_highest_accuracy_and_the_first_among_equals():
+    history = [result(1, 0.9, 0.6), result(2, 0.5, 0.7), result(3, 0.5, 0.7), result(4, 0.7, 0.8), result(5, 0.6, 0.8)]
+    assert find_best(history, "val_loss").epoch == 2
+    assert find_best(history, "val_accuracy").epoch == 5
+
+
+def test_training_stops_after_so_many_epochs_without_a_better_one():
+    config = TrainConfig(epochs=10, early_stopping_epochs=2)
+    history = [result(1, 0.9), result(2, 0.5), result(3, 0.6)]
+    assert not should_stop(history, config)
+    assert should_stop([*history, result(4, 0.7)], config)
+    assert not should_stop([*history, result(4, 0.4)], config)
+    assert not should_stop([*history, result(4, 0.7)], TrainConfig(epochs=10))
+    assert should_stop(history, TrainConfig(epochs=3))
+
+
+def test_seeds_differ_by_purpose_epoch_and_rank():
+    seeds = {
+        derive_seed(seed, purpose, epoch, rank)
+        for seed in (0, 1)
+        for purpose in ("order", "dropout")
+        for epoch in (0, 1)
+        for rank in (0, 1)
+    }
+    assert len(seeds) == 16
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_steps_are_reported_with_growing_places(monkeypatch):
+    monkeypatch.setattr("pipeline.training.loop.SECONDS_BETWEEN_REPORTS", 0.0)
+    fabric, state = start()
+    seen = []
+    list(train_epochs(fabric, state, *examples(), dataclasses.replace(CONFIG, epochs=1), STILL, seen.append))
+    assert [step.step for step in seen] == [1, 2, 3, 4]
+    assert seen[-1].loss == pytest.approx(state.history[0].train_loss)
+    assert seen[-1].accuracy == pytest.approx(state.history[0].train_accuracy)
+
+
+def test_an_absent_accelerator_and_too_many_devices_are_refused():
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"train\.accelerator: found 'cuda', but this machine has .*cpu"):
+            choose_accelerator("cuda")
+    with pytest.raises(UserError, match=r"train\.devices: found 100000"):
+        build_fabric(dataclasses.replace(CONFIG, devices=100000))
+
+
+def test_auto_precision_is_bf16_only_where_the_processor_multiplies_in_it(monkeypatch):
+    for has_tiles, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has_tiles: {"amx_bf16": has, "avx512_bf16": True})
+        assert choose_precision("auto", "cpu") == expected
+    assert choose_precision("32-true", "cpu") == "32-true"
+
+
+def test_bf16_trains_to_about_the_same_loss():
+    plain, mixed = train(), train(dataclasses.replace(CONFIG, precision="bf16-mixed"))
+    # bf16 keeps 8 bits: a loss of 0.6 is known to some thousandths.
+    assert mixed.history[-1].val_loss == pytest.approx(plain.history[-1].val_loss, abs=0.02)
+    assert isinstance(build_fabric(CONFIG), Fabric)
+
+
+def test_processes_of_one_machine_share_the_room_for_pictures(monkeypatch):
+    # What is free changes a little from one look to the next.
+    assert compute_room(CPU, 4) == pytest.approx(compute_room(CPU, 1) / 4, rel=0.2)
+    monkeypatch.setattr(pipeline.data.batches, "SHARE_OF_FREE_MEMORY", 2**20 / read_free_memory(CPU))
+    images, rows, labels = np.zeros((2, 1, 2**18), np.uint8), np.arange(2), np.zeros(2)
+    assert place_examples(images, rows, labels, labels, CPU, num_sharing=1).placed is not None
+    assert place_examples(images, rows, labels, labels, CPU, num_sharing=4).placed is None

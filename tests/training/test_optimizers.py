@@ -1,0 +1,169 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config.model import ModelConfig
+from pipeline.config.training import TrainConfig
+from pipeline.models.networks import build_model
+from pipeline.training.optimizers import assign_parameter_kinds, build_optimizer, compute_rate, set_learning_rate
+
+
+def rates(steps, steps_per_epoch=2, **options):
+    config = TrainConfig(**({"epochs": 4, "warmup_epochs": 0.0} | options))
+    return [compute_rate(config, step, steps_per_epoch) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"schedule": "constant"}, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ({"schedule": "exponential", "gamma": 0.5}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]),
+        ({"schedule": "step", "gamma": 0.1, "step_epochs": 2}, [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1]),
+        ({"schedule": "multistep", "gamma": 0.1, "milestones": (1, 3)}, [1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]),
+        ({"schedule": "constant", "warmup_epochs": 2}, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]),
+        ({"schedule": "constant", "warmup_epochs": 0.5}, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ({"schedule": "exponential", "gamma": 0.5, "warmup_epochs": 1}, [0.5, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]),
+    ],
+)
+def test_schedule_has_the_rates_computed_by_hand(options, expected):
+    assert rates(8, **options) == pytest.approx(expected)
+
+
+def test_the_papers_schedule_falls_tenfold_after_epochs_84_102_and_114_of_120():
+    found = rates(240, epochs=120, schedule="multistep", gamma=0.1, milestones=(84, 102, 114))
+    expected = [1.0] * 168 + [0.1] * 36 + [0.01] * 24 + [0.001] * 12  # two steps an epoch
+    assert found == pytest.approx(expected)
+
+
+def test_cosine_starts_at_one_passes_the_middle_and_ends_at_the_final_fraction():
+    found = rates(9, steps_per_epoch=3, epochs=3, schedule="cosine", final_fraction=0.2)
+    assert found[0] == pytest.approx(1)
+    assert found[4] == pytest.approx(0.6)  # half-way between 1 and 0.2
+    assert found[2] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
+    assert found[8] == pytest.approx(0.2)
+
+
+def test_cosine_begins_after_warm_up():
+    found = rates(7, steps_per_epoch=1, epochs=7, schedule="cosine", final_fraction=0.0, warmup_epochs=2)
+    assert found == pytest.approx([0.5, 1, 1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 0])
+
+
+def test_exponential_falls_once_an_epoch_however_many_batches_it_has():
+    few = rates(40, steps_per_epoch=10, schedule="exponential", gamma=0.9)[::10]
+    many = rates(400, steps_per_epoch=100, schedule="exponential", gamma=0.9)[::100]
+    assert few == many == pytest.approx([1, 0.9, 0.81, 0.729])
+
+
+def build_tiny(**options):
+    config = ModelConfig(**options)
+    return build_model(config, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=4, seed=0)
+
+
+def test_only_matrices_of_layers_are_decayed():
+    kinds = assign_parameter_kinds(build_tiny())
+    assert kinds["network.perceiver.latents"] == "input"
+    assert kinds["network.perceiver.head.weight"] == "matrix"
+    assert kinds["network.stem.0.weight"] == "matrix"
+    assert kinds["network.perceiver.head.bias"] == "vector"
+    assert kinds["network.perceiver.head_norm.weight"] == "vector"
+    assert set(kinds) == {name for name, _ in build_tiny().named_parameters()}
+
+
+def test_learned_positions_and_embeddings_are_not_decayed():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(4, 3))
+            self.words = nn.Embedding(5, 3)
+
+    assert assign_parameter_kinds(Model()) == {"table": "input", "words.weight": "input"}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+def test_every_parameter_has_one_group_and_the_rate_reaches_all(name):
+    model = build_tiny()
+    optimizer = build_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.3))
+    members = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(members) == sorted(id(parameter) for parameter in model.parameters())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.0]
+    set_learning_rate(optimizer, 0.125)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.125}
+
+
+def test_adamw_decays_a_matrix_and_not_a_bias():
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.weight, 2.0)
+    nn.init.constant_(layer.bias, 2.0)
+    optimizer = build_optimizer(layer, TrainConfig(optimizer="adamw", learning_rate=0.1, weight_decay=0.5))
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(2.0 - 0.1 * 0.5 * 2.0)
+    assert layer.bias.item() == 2.0
+
+
+def test_adam_takes_the_two_steps_of_its_paper_and_decays_nothing_beside_them():
+    """Gradients 0.5 and -0.1: means 0.5, then 0.035 / 0.19, over the roots of 0.25 and of 0.00025975 / 0.001999."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 0.01)
+    optimizer = build_optimizer(layer, TrainConfig(optimizer="adam", learning_rate=1e-4, weight_decay=0.0))
+    steps = (1.0, (0.035 / 0.19) / math.sqrt(0.00025975 / 0.001999))
+    expected = 0.01
+    for gradient, step in zip((0.5, -0.1), steps, strict=True):
+        layer.weight.grad = torch.tensor([[gradient]])
+        optimizer.step()
+        expected -= 1e-4 * step
+        assert layer.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_adams_decay_is_a_part_of_its_gradient():
+    """A gradient of 0 and a decay of 0.5 times 4 make one of 2; Adam's first step is the rate, whatever it is."""
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.weight, 4.0)
+    nn.init.constant_(layer.bias, 4.0)
+    optimizer = build_optimizer(layer, TrainConfig(optimizer="adam", learning_rate=0.1, weight_decay=0.5))
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(4.0 - 0.1)
+    assert layer.bias.item() == 4.0
+
+
+def test_lamb_takes_the_step_of_its_paper():
+    """One step by hand: update u = m / (sqrt(v) + eps) + decay * w, then w - rate * |w| / |u| * u."""
+    layer = nn.Linear(2, 1, bias=False)
+    weight, gradient, decay, rate = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.2, -0.1]]), 0.5, 0.01
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    layer.weight.grad = gradient.clone()
+    config = TrainConfig(optimizer="lamb", learning_rate=rate, weight_decay=decay)
+    build_optimizer(layer, config).step()
+    update = 0.1 * gradient / ((0.001 * gradient**2).sqrt() + 1e-6) + decay * weight
+    expected = weight - rate * weight.norm() / update.norm() * update
+    torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+def test_lamb_gives_a_bias_no_trust_ratio():
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.bias, 0.0)
+    layer.bias.grad = torch.tensor([0.3])
+    build_optimizer(layer, TrainConfig(optimizer="lamb", learning_rate=0.01, weight_decay=0.5)).step()
+    assert layer.bias.item() == pytest.approx(-0.01 * 0.1 / math.sqrt(0.001), rel=1e-3)
+
+
+def test_lamb_learns_a_line():
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 3)
+    targets = inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3
+    layer = nn.Linear(3, 1)
+    optimizer = build_optimizer(layer, TrainConfig(optimizer="lamb", learning_rate=0.05, weight_decay=0.0))
+    losses = []
+    for _ in range(200):
+        loss = nn.functional.mse_loss(layer(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 20
