@@ -3,8 +3,8 @@
 from perceiver.config import PerceiverConfig
 from perceiver.encoder import PerceiverEncoder
 from perceiver.images import ImageConfig, ImagePerceiver, image_tokens
-from perceiver.io import PerceiverIO
 from perceiver.model import Perceiver
+from perceiver.perceiver_io import PerceiverIO
 from perceiver.points import PointPerceiver, normalise_points, point_tokens
 
 __all__ = [

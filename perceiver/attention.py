@@ -21,7 +21,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perceiver.fixed_inputs import attend_fixed, needs_query_gradient_alone
+from perceiver.cpu_attention import attend_fixed, needs_query_gradient_alone
 
 
 class Memory(NamedTuple):

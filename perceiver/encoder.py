@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import Memory, normalise_inputs
+from perceiver.attention_weights import check_indices, cross_weights, self_weights
 from perceiver.config import PerceiverConfig, check_choice
 from perceiver.grids import flatten_grid
 from perceiver.layers import CrossLayer, LatentLayer, read_numbers
-from perceiver.maps import check_indices, cross_weights, self_weights
 from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels, warn_far_from_nyquist
 
 # Coordinates of all axes, parts that together hold them, or None for a regular grid.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from perceiver.config import PerceiverConfig
 from perceiver.encoder import PerceiverEncoder, Positions, check_given
-from perceiver.io import QueryDecoder
+from perceiver.perceiver_io import QueryDecoder
 
 
 class Perceiver(PerceiverEncoder):

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perceiver import Perceiver
-from perceiver.convert import from_perceiver_pytorch
+from perceiver.perceiver_pytorch import from_perceiver_pytorch
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 

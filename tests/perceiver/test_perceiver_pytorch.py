@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from perceiver import Perceiver, PerceiverEncoder
-from perceiver.convert import from_perceiver_pytorch, to_perceiver_pytorch
+from perceiver.perceiver_pytorch import from_perceiver_pytorch, to_perceiver_pytorch
 from perceiver.positions import grid_positions
 
 reference = pytest.importorskip("perceiver_pytorch", reason="extra bench: perceiver-pytorch==0.11.0")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from perceiver import Perceiver, PerceiverConfig, fixed_inputs
-from perceiver.fixed_inputs import FEW_INPUTS, attend_fixed, needs_query_gradient_alone
+from perceiver import Perceiver, PerceiverConfig, cpu_attention
+from perceiver.cpu_attention import FEW_INPUTS, attend_fixed, needs_query_gradient_alone
 from perceiver.positions import grid_positions
 
 # Relative to the longest vector. Four roundings of a product's result; bfloat16 keeps 8 bits, float16 11.
@@ -29,7 +29,7 @@ def answers_and_gradient(function, queries, inputs, mask, weight):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("block_elements", [1, 5 * 300, 5 * 300 * 2, 10**9])  # several blocks, and a rest
 def test_the_gradient_is_the_textbook_one(dtype, masked, block_elements, monkeypatch):
-    monkeypatch.setattr(fixed_inputs, "BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(cpu_attention, "BLOCK_ELEMENTS", block_elements)
     generator = torch.Generator().manual_seed(0)
     queries, weight = (torch.randn(3, 5, 7, generator=generator).to(dtype) for _ in range(2))
     inputs = torch.randn(3, 700, 7, generator=generator).to(dtype)
@@ -106,7 +106,7 @@ def test_a_model_has_the_same_gradients_with_it_and_without(channels, masked, mo
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     calls = []
-    original = fixed_inputs.attend_fixed
+    original = cpu_attention.attend_fixed
 
     def count(*arguments):
         calls.append(arguments)
