@@ -21,10 +21,10 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perceiver.cpu_attention import attend_fixed, needs_query_gradient_alone
+from perceiver.cpu_attention import attend_without_input_gradient, inputs_need_no_gradient
 
 
-class Memory(NamedTuple):
+class KeysValues(NamedTuple):
     """What a cross-attention reads.
 
     ``keys`` and ``values`` are ``(batch, heads, inputs, head_dim)`` where ``projected``; otherwise both are
@@ -56,7 +56,7 @@ def normalise_inputs(inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor
     return normalised.to(inputs.dtype if dtype is None else dtype)
 
 
-def is_written_out(queries: Tensor, keys: Tensor) -> bool:
+def prefers_explicit_softmax(queries: Tensor, keys: Tensor) -> bool:
     """Say whether ``attend`` should compute the weights as a matrix.
 
     That pays in one case: training in bfloat16 on a CPU with few keys, where the fused backward pass takes up
@@ -65,8 +65,8 @@ def is_written_out(queries: Tensor, keys: Tensor) -> bool:
     """
     if torch.compiler.is_exporting():
         return False
-    trained = queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    return trained and keys.shape[-2] <= 256
+    trains_in_bfloat16 = queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return trains_in_bfloat16 and keys.shape[-2] <= 256
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, scale: float) -> Tensor:
@@ -83,7 +83,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, d
     Returns:
         ``(batch, heads, latents, width)``.
     """
-    if not is_written_out(queries, keys):
+    if not prefers_explicit_softmax(queries, keys):
         return functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=dropout, scale=scale
         )
@@ -129,7 +129,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(num_heads * head_dim, latent_dim)
         self.dropout = nn.Dropout(dropout)
 
-    def read(self, inputs: Tensor) -> Memory:
+    def project_inputs(self, inputs: Tensor) -> KeysValues:
         """Prepare keys and values; in input space that is the inputs themselves.
 
         Dropped attention weights no longer sum to 1, so attention dropout in training needs the projection.
@@ -138,41 +138,45 @@ class CrossAttention(nn.Module):
             inputs: ``(batch, inputs, channels)`` from ``normalise_inputs``.
         """
         if self.fits_input_space and not (self.training and self.attention_dropout > 0):
-            alone = inputs.unsqueeze(1)
-            return Memory(alone, alone, projected=False)
+            one_head = inputs.unsqueeze(1)
+            return KeysValues(one_head, one_head, projected=False)
         keys = functional.linear(inputs, self.to_key.weight * self.input_gain)
         shift = self.to_value.weight @ self.input_shift
         values = functional.linear(inputs, self.to_value.weight * self.input_gain, shift)
-        split = "batch inputs (heads width) -> batch heads inputs width"
-        return Memory(
-            rearrange(keys, split, heads=self.num_heads),
-            rearrange(values, split, heads=self.num_heads),
+        split_heads = "batch inputs (heads width) -> batch heads inputs width"
+        return KeysValues(
+            rearrange(keys, split_heads, heads=self.num_heads),
+            rearrange(values, split_heads, heads=self.num_heads),
             projected=True,
         )
 
-    def forward(self, latents: Tensor, memory: Memory, mask: Tensor | None = None) -> Tensor:
+    def forward(self, latents: Tensor, keys_values: KeysValues, mask: Tensor | None = None) -> Tensor:
         """Let each latent read from the inputs.
 
         Args:
             latents: ``(batch, latents, latent_dim)``.
-            memory: from ``read`` of this layer.
+            keys_values: from ``project_inputs`` of this layer.
             mask: ``(batch, 1, 1, inputs)``, True where an input may be read.
 
         Returns:
             ``(batch, latents, latent_dim)``.
         """
         queries = self.to_query(self.query_norm(latents))
-        answers = self._projected(queries, memory, mask) if memory.projected else self._raw(queries, memory, mask)
-        result: Tensor = self.dropout(self.to_out(answers))
+        attended = (
+            self._attend_projected(queries, keys_values, mask)
+            if keys_values.projected
+            else self._attend_in_input_space(queries, keys_values, mask)
+        )
+        result: Tensor = self.dropout(self.to_out(attended))
         return result
 
-    def _projected(self, queries: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
+    def _attend_projected(self, queries: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         queries = rearrange(queries, "batch latents (heads width) -> batch heads latents width", heads=self.num_heads)
         dropout = self.attention_dropout if self.training else 0.0
-        answers = attend(queries, memory.keys, memory.values, mask, dropout, self.scale)
-        return rearrange(answers, "batch heads latents width -> batch latents (heads width)")
+        attended = attend(queries, keys_values.keys, keys_values.values, mask, dropout, self.scale)
+        return rearrange(attended, "batch heads latents width -> batch latents (heads width)")
 
-    def _raw(self, queries: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
+    def _attend_in_input_space(self, queries: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         heads = self.num_heads
         key_weight = rearrange(self.to_key.weight * self.input_gain, "(heads width) c -> heads width c", heads=heads)
         value_weight = rearrange(
@@ -182,15 +186,17 @@ class CrossAttention(nn.Module):
         queries = einsum(queries, key_weight, "batch latents heads width, heads width c -> batch heads latents c")
         # All heads share the keys, so the heads become more queries of one head and the inputs are read once.
         queries = rearrange(queries, "batch heads latents c -> batch 1 (heads latents) c")
-        if needs_query_gradient_alone(queries, memory.keys):
-            allowed = None if mask is None else mask[:, 0, 0]
-            answers = attend_fixed(queries[:, 0], memory.keys[:, 0], allowed, self.scale).unsqueeze(1)
+        if inputs_need_no_gradient(queries, keys_values.keys):
+            input_mask = None if mask is None else mask[:, 0, 0]
+            attended = attend_without_input_gradient(
+                queries[:, 0], keys_values.keys[:, 0], input_mask, self.scale
+            ).unsqueeze(1)
         else:
-            answers = attend(queries, memory.keys, memory.values, mask, 0.0, self.scale)
-        answers = rearrange(answers, "batch 1 (heads latents) c -> batch heads latents c", heads=heads)
-        answers = einsum(answers, value_weight, "batch heads latents c, heads width c -> batch latents heads width")
-        answers = rearrange(answers, "batch latents heads width -> batch latents (heads width)")
-        return answers + self.to_value.weight @ self.input_shift
+            attended = attend(queries, keys_values.keys, keys_values.values, mask, 0.0, self.scale)
+        attended = rearrange(attended, "batch 1 (heads latents) c -> batch heads latents c", heads=heads)
+        attended = einsum(attended, value_weight, "batch heads latents c, heads width c -> batch latents heads width")
+        attended = rearrange(attended, "batch latents heads width -> batch latents (heads width)")
+        return attended + self.to_value.weight @ self.input_shift
 
 
 class SelfAttention(nn.Module):
@@ -230,7 +236,7 @@ class SelfAttention(nn.Module):
             heads=self.num_heads,
         )
         dropout = self.attention_dropout if self.training else 0.0
-        answers = attend(queries, keys, values, None, dropout, self.scale)
-        answers = rearrange(answers, "batch heads latents width -> batch latents (heads width)")
-        result: Tensor = self.dropout(self.to_out(answers))
+        attended = attend(queries, keys, values, None, dropout, self.scale)
+        attended = rearrange(attended, "batch heads latents width -> batch latents (heads width)")
+        result: Tensor = self.dropout(self.to_out(attended))
         return result

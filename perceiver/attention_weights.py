@@ -8,19 +8,21 @@ from torch.nn import functional
 from perceiver.attention import CrossAttention, SelfAttention
 
 
-def check_indices(name: str, found: tuple[int, ...], count: int) -> None:
+def check_indices(name: str, indices: tuple[int, ...], num_available: int) -> None:
     """Refuse layers or heads that are not there.
 
     Args:
         name: of the argument.
-        found: indices.
-        count: how many there are.
+        indices: indices.
+        num_available: how many there are.
     """
-    if len(found) == 0 or min(found) < 0 or max(found) >= count:
-        raise ValueError(f"attention_maps {name}: found {found}, allowed are one or more from 0 to {count - 1}")
+    if len(indices) == 0 or min(indices) < 0 or max(indices) >= num_available:
+        raise ValueError(
+            f"attention_maps {name}: found {indices}, allowed are one or more from 0 to {num_available - 1}"
+        )
 
 
-def cross_weights(
+def compute_cross_attention_weights(
     attention: CrossAttention, latents: Tensor, inputs: Tensor, mask: Tensor | None, heads: tuple[int, ...]
 ) -> Tensor:
     """Compute how much each latent reads of each input.
@@ -35,11 +37,11 @@ def cross_weights(
     Returns:
         ``(batch, heads, latents, inputs)`` float32; rows sum to 1.
     """
-    split = "(heads width) channels -> heads width channels"
-    query_weight = rearrange(attention.to_query.weight, split, heads=attention.num_heads)[list(heads)]
-    key_weight = rearrange(attention.to_key.weight * attention.input_gain, split, heads=attention.num_heads)
-    asked = attention.query_norm(latents)
-    queries = einsum(asked, query_weight, "batch latents c, heads width c -> batch heads latents width")
+    split_heads = "(heads width) channels -> heads width channels"
+    query_weight = rearrange(attention.to_query.weight, split_heads, heads=attention.num_heads)[list(heads)]
+    key_weight = rearrange(attention.to_key.weight * attention.input_gain, split_heads, heads=attention.num_heads)
+    normalised_latents = attention.query_norm(latents)
+    queries = einsum(normalised_latents, query_weight, "batch latents c, heads width c -> batch heads latents width")
     # Into the space of the inputs whatever its width: the shift of the norm drops out of the softmax.
     queries = einsum(
         queries, key_weight[list(heads)], "batch heads latents width, heads width c -> batch heads latents c"
@@ -52,7 +54,7 @@ def cross_weights(
     return weights
 
 
-def self_weights(attention: SelfAttention, latents: Tensor, heads: tuple[int, ...]) -> Tensor:
+def compute_self_attention_weights(attention: SelfAttention, latents: Tensor, heads: tuple[int, ...]) -> Tensor:
     """Compute how much each latent reads of each latent.
 
     Args:
@@ -69,9 +71,9 @@ def self_weights(attention: SelfAttention, latents: Tensor, heads: tuple[int, ..
         three=3,
         heads=attention.num_heads,
     )
-    chosen = rearrange(weight[:2, list(heads)], "two heads width channels -> (two heads width) channels")
+    query_key_weight = rearrange(weight[:2, list(heads)], "two heads width channels -> (two heads width) channels")
     queries, keys = rearrange(
-        functional.linear(attention.norm(latents), chosen),
+        functional.linear(attention.norm(latents), query_key_weight),
         "batch latents (two heads width) -> two batch heads latents width",
         two=2,
         heads=len(heads),

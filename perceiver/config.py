@@ -4,22 +4,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-def check_at_least(owner: str, name: str, found: float | None, lowest: float) -> None:
+def check_at_least(owner: str, name: str, value: float | None, minimum: float) -> None:
     """Refuse a number that is too small; ``None`` means "not given" and passes."""
-    if found is not None and found < lowest:
-        raise ValueError(f"{owner}.{name}: found {found}, allowed are numbers of at least {lowest}")
+    if value is not None and value < minimum:
+        raise ValueError(f"{owner}.{name}: found {value}, allowed are numbers of at least {minimum}")
 
 
-def check_choice(owner: str, name: str, found: str, allowed: tuple[str, ...]) -> None:
+def check_choice(owner: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a word that is not on the list."""
-    if found not in allowed:
-        raise ValueError(f"{owner}.{name}: found '{found}', allowed are {', '.join(allowed)}")
+    if value not in allowed:
+        raise ValueError(f"{owner}.{name}: found '{value}', allowed are {', '.join(allowed)}")
 
 
-def check_probability(owner: str, name: str, found: float) -> None:
+def check_probability(owner: str, name: str, value: float) -> None:
     """Refuse a dropout rate outside [0, 1)."""
-    if not 0 <= found < 1:
-        raise ValueError(f"{owner}.{name}: found {found}, allowed are numbers from 0 up to, but not including, 1")
+    if not 0 <= value < 1:
+        raise ValueError(f"{owner}.{name}: found {value}, allowed are numbers from 0 up to, but not including, 1")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class PerceiverConfig:
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        counts = (
+        positive_fields = (
             "num_classes",
             "num_latents",
             "latent_dim",
@@ -112,12 +112,12 @@ class PerceiverConfig:
             "num_bands",
             "learned_position_dim",
         )
-        for name in counts:
+        for name in positive_fields:
             check_at_least(owner, name, getattr(self, name), 1)
         for name in ("input_channels", "self_attends_per_cross"):
             check_at_least(owner, name, getattr(self, name), 0)
-        sharings = ("none", "all", "all_but_first", "all_but_first_block")
-        check_choice(owner, "weight_sharing", self.weight_sharing, sharings)
+        sharing_choices = ("none", "all", "all_but_first", "all_but_first_block")
+        check_choice(owner, "weight_sharing", self.weight_sharing, sharing_choices)
         check_choice(owner, "activation", self.activation, ("geglu", "gelu"))
         check_choice(owner, "pooling", self.pooling, ("mean", "cls", "query"))
         check_choice(owner, "gradient_checkpointing", self.gradient_checkpointing, ("none", "feedforward", "layers"))

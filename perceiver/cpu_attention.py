@@ -22,14 +22,14 @@ from torch.library import custom_op
 BLOCK_ELEMENTS = 512 * 1024
 # Up to here the blocks cost more than they save: 256 examples with 64 queries of width 30 take 1.4 to 2 times
 # as long at 196 inputs and 1/1.4 to 1/2 of the time at 784.
-FEW_INPUTS = 256
+MAX_INPUTS_FOR_FUSED_BACKWARD = 256
 # exp(-3e4) is 0 in every precision, and float16 still holds it.
-FAR_BELOW = -3e4
-EXTRA_CHANNELS = 3
+MASKED_SCORE = -3e4
+NUM_EXTRA_CHANNELS = 3
 
 
-def needs_query_gradient_alone(queries: Tensor, inputs: Tensor) -> bool:
-    """Say whether ``attend_fixed`` computes what is asked for, and faster than the fused attention.
+def inputs_need_no_gradient(queries: Tensor, inputs: Tensor) -> bool:
+    """Say whether ``attend_without_input_gradient`` computes what is asked for, and faster than the fused attention.
 
     Args:
         queries: that have come so far.
@@ -37,11 +37,11 @@ def needs_query_gradient_alone(queries: Tensor, inputs: Tensor) -> bool:
     """
     if queries.device.type != "cpu" or torch.compiler.is_exporting():
         return False
-    wanted = torch.is_grad_enabled() and queries.requires_grad and not inputs.requires_grad
-    return wanted and inputs.shape[-2] > FEW_INPUTS
+    only_queries_train = torch.is_grad_enabled() and queries.requires_grad and not inputs.requires_grad
+    return only_queries_train and inputs.shape[-2] > MAX_INPUTS_FOR_FUSED_BACKWARD
 
 
-def attend_fixed(queries: Tensor, inputs: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def attend_without_input_gradient(queries: Tensor, inputs: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Compute ``softmax(scale * queries inputs^T) inputs``; no gradient goes to the inputs.
 
     Args:
@@ -53,92 +53,94 @@ def attend_fixed(queries: Tensor, inputs: Tensor, mask: Tensor | None, scale: fl
     Returns:
         ``(batch, queries, channels)``.
     """
-    answers: Tensor = _attend(queries, inputs, mask, scale)[0]
-    return answers
+    attended: Tensor = _attend(queries, inputs, mask, scale)[0]
+    return attended
 
 
-@custom_op("perceiver::attend_fixed", mutates_args=())
+@custom_op("perceiver::attend_without_input_gradient", mutates_args=())
 def _attend(queries: Tensor, inputs: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     bias = None
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=queries.dtype).masked_fill_(~mask, -torch.inf)[:, None, None, :]
-    alone = inputs.unsqueeze(1)
+    one_head = inputs.unsqueeze(1)
     # What scaled_dot_product_attention calls on a processor; only this name gives the logarithms too.
-    answers, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        queries.unsqueeze(1), alone, alone, attn_mask=bias, scale=scale
+    attended, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        queries.unsqueeze(1), one_head, one_head, attn_mask=bias, scale=scale
     )
-    return answers.squeeze(1).contiguous(), log_sums.squeeze(1).contiguous()
+    return attended.squeeze(1).contiguous(), log_sums.squeeze(1).contiguous()
 
 
 @_attend.register_fake
-def _describe_answers(queries: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+def _fake_attend(queries: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(queries.dtype, torch.float32)
     return torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=dtype)
 
 
-@custom_op("perceiver::attend_fixed_backward", mutates_args=())
+@custom_op("perceiver::attend_without_input_gradient_backward", mutates_args=())
 def _compute_query_gradient(
     gradient: Tensor,
     queries: Tensor,
     inputs: Tensor,
     mask: Tensor | None,
     scale: float,
-    answers: Tensor,
+    attended: Tensor,
     log_sums: Tensor,
 ) -> Tensor:
     batch, num_queries, channels = queries.shape
     num_inputs = inputs.shape[1]
-    sums = (gradient.to(log_sums.dtype) * answers).sum(dim=-1)
+    gradient_dot_output = (gradient.to(log_sums.dtype) * attended).sum(dim=-1)
     block_inputs = min(num_inputs, max(256, BLOCK_ELEMENTS // num_queries))
     block_batch = min(batch, max(1, BLOCK_ELEMENTS // (num_queries * block_inputs)))
-    result = torch.empty_like(queries)
+    query_gradient = torch.empty_like(queries)
     with torch.autocast("cpu", enabled=False):  # the blocks have the type they came in
-        for start in range(0, batch, block_batch):
-            examples = slice(start, start + block_batch)
-            asked = _append(queries[examples] * scale, -log_sums[examples], 1.0)
-            wanted = _append(gradient[examples], -sums[examples], 0.0)
-            found = torch.zeros(queries[examples].shape, dtype=log_sums.dtype)
+        for example_start in range(0, batch, block_batch):
+            examples = slice(example_start, example_start + block_batch)
+            extended_queries = _append_channels(queries[examples] * scale, -log_sums[examples], 1.0)
+            extended_gradient = _append_channels(gradient[examples], -gradient_dot_output[examples], 0.0)
+            unscaled_gradient = torch.zeros(queries[examples].shape, dtype=log_sums.dtype)
             # Laid out for products: an input's channels and then the extra ones.
-            block = inputs.new_ones(len(asked), block_inputs, channels + EXTRA_CHANNELS)
+            block = inputs.new_ones(len(extended_queries), block_inputs, channels + NUM_EXTRA_CHANNELS)
             block[..., -1] = 0
-            for first in range(0, num_inputs, block_inputs):
-                places = slice(first, min(first + block_inputs, num_inputs))
-                if first == 0 or places.stop - first < block_inputs:
-                    block = block[:, : places.stop - first]
+            for input_start in range(0, num_inputs, block_inputs):
+                input_range = slice(input_start, min(input_start + block_inputs, num_inputs))
+                if input_start == 0 or input_range.stop - input_start < block_inputs:
+                    block = block[:, : input_range.stop - input_start]
                     # The same memory for all blocks: new pages would cost more than the products.
-                    weights, products = (inputs.new_empty(len(asked), num_queries, block.shape[1]) for _ in range(2))
-                block[..., :channels] = inputs[examples, places]
+                    weights, products = (
+                        inputs.new_empty(len(extended_queries), num_queries, block.shape[1]) for _ in range(2)
+                    )
+                block[..., :channels] = inputs[examples, input_range]
                 if mask is not None:
-                    block[..., -1] = FAR_BELOW * (~mask[examples, places]).to(block.dtype)
-                torch.bmm(asked, block.transpose(1, 2), out=weights)
-                torch.bmm(wanted, block.transpose(1, 2), out=products)
-                found += torch.bmm(weights.exp_().mul_(products), block)[..., :channels]
-            result[examples] = found * scale
-    return result
+                    block[..., -1] = MASKED_SCORE * (~mask[examples, input_range]).to(block.dtype)
+                torch.bmm(extended_queries, block.transpose(1, 2), out=weights)
+                torch.bmm(extended_gradient, block.transpose(1, 2), out=products)
+                unscaled_gradient += torch.bmm(weights.exp_().mul_(products), block)[..., :channels]
+            query_gradient[examples] = unscaled_gradient * scale
+    return query_gradient
 
 
-def _append(rows: Tensor, subtracted: Tensor, masked: float) -> Tensor:
+def _append_channels(rows: Tensor, offsets: Tensor, mask_value: float) -> Tensor:
     """Append the channels that meet the two ones and the mask of an input."""
-    rounded = subtracted.to(rows.dtype)
-    rest = (subtracted - rounded).to(rows.dtype)
-    return torch.cat([rows, torch.stack([rounded, rest, torch.full_like(rounded, masked)], dim=-1)], dim=-1)
+    rounded = offsets.to(rows.dtype)
+    rest = (offsets - rounded).to(rows.dtype)
+    return torch.cat([rows, torch.stack([rounded, rest, torch.full_like(rounded, mask_value)], dim=-1)], dim=-1)
 
 
 @_compute_query_gradient.register_fake
-def _describe_gradient(_: Tensor, queries: Tensor, *__: object) -> Tensor:
+def _fake_query_gradient(_: Tensor, queries: Tensor, *__: object) -> Tensor:
     return torch.empty_like(queries)
 
 
-def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     queries, keys, mask, scale = inputs
     ctx.save_for_backward(queries, keys, mask, *output)
     ctx.scale = scale
 
 
-def _differentiate(ctx, gradient, _):  # type: ignore[no-untyped-def]
-    queries, inputs, mask, answers, log_sums = ctx.saved_tensors
-    found = _compute_query_gradient(gradient, queries, inputs, mask, ctx.scale, answers, log_sums)
-    return found, None, None, None
+def _backward(ctx, gradient, _):  # type: ignore[no-untyped-def]
+    queries, inputs, mask, attended, log_sums = ctx.saved_tensors
+    query_gradient = _compute_query_gradient(gradient, queries, inputs, mask, ctx.scale, attended, log_sums)
+    return query_gradient, None, None, None
 
 
-_attend.register_autograd(_differentiate, setup_context=_keep)
+_attend.register_autograd(_backward, setup_context=_save_for_backward)

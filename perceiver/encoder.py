@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perceiver.attention import Memory, normalise_inputs
-from perceiver.attention_weights import check_indices, cross_weights, self_weights
+from perceiver.attention import KeysValues, normalise_inputs
+from perceiver.attention_weights import check_indices, compute_cross_attention_weights, compute_self_attention_weights
 from perceiver.config import PerceiverConfig, check_choice
 from perceiver.grids import flatten_grid
-from perceiver.layers import CrossLayer, LatentLayer, read_numbers
+from perceiver.layers import CrossLayer, LatentLayer, touch_scalars_before_compile
 from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels, warn_far_from_nyquist
 
 # Coordinates of all axes, parts that together hold them, or None for a regular grid.
 Positions = Tensor | tuple[Tensor, ...] | None
 
 
-def check_given(config: PerceiverConfig, names: tuple[str, ...]) -> None:
+def check_required_fields(config: PerceiverConfig, names: tuple[str, ...]) -> None:
     """Refuse a config without the facts of the data that a model needs.
 
     The number of axes is enough where no resolution is read: ``max_freq`` stands in for ``axis_sizes`` unless
@@ -40,21 +40,21 @@ def check_given(config: PerceiverConfig, names: tuple[str, ...]) -> None:
         )
 
 
-def assign_weights(num_layers: int, sharing: str, first_is_own: bool) -> list[int]:
+def assign_weight_indices(num_layers: int, weight_sharing: str, first_has_own_weights: bool) -> list[int]:
     """Say which set of weights each repetition uses.
 
     Args:
         num_layers: number of repetitions.
-        sharing: none, all, all_but_first or all_but_first_block.
-        first_is_own: whether all_but_first concerns this kind of layer (cross-attends, not latent layers);
+        weight_sharing: none, all, all_but_first or all_but_first_block.
+        first_has_own_weights: whether all_but_first concerns this kind of layer (cross-attends, not latent layers);
             all_but_first_block concerns both.
 
     Returns:
         One index a repetition, e.g. [0, 1, 1] for three cross-attends with all_but_first.
     """
-    if sharing == "none":
+    if weight_sharing == "none":
         return list(range(num_layers))
-    if sharing == "all_but_first_block" or (sharing == "all_but_first" and first_is_own):
+    if weight_sharing == "all_but_first_block" or (weight_sharing == "all_but_first" and first_has_own_weights):
         return [min(layer_index, 1) for layer_index in range(num_layers)]
     return [0] * num_layers
 
@@ -65,7 +65,7 @@ def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositi
         return NoPositions()
     axis_sizes = config.axis_sizes
     if config.positions == "learned":
-        assert axis_sizes is not None  # check_given has refused it
+        assert axis_sizes is not None  # check_required_fields has refused it
         return LearnedPositions(axis_sizes, config.learned_position_dim)
     if config.max_freq is not None:
         if axis_sizes is not None:
@@ -91,20 +91,26 @@ class PerceiverEncoder(nn.Module):
 
     def __init__(self, config: PerceiverConfig) -> None:
         super().__init__()
-        check_given(config, ("input_channels", "axis_sizes"))
+        check_required_fields(config, ("input_channels", "axis_sizes"))
         self.config = config
         self.input_channels = config.input_channels or 0
         self.num_axes = len(config.axis_sizes or config.max_freq or ())
         self.positions = build_positions(config)
         channels = self.input_channels + self.positions.num_channels
-        self.cross_weights = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=True)
-        self.latent_weights = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=False)
+        self.cross_weight_indices = assign_weight_indices(
+            config.num_cross_attends, config.weight_sharing, first_has_own_weights=True
+        )
+        self.latent_weight_indices = assign_weight_indices(
+            config.num_cross_attends, config.weight_sharing, first_has_own_weights=False
+        )
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.latent_dim))
         nn.init.trunc_normal_(self.latents, std=config.latent_init_std)
-        self.cross_layers = nn.ModuleList(CrossLayer(config, channels) for _ in range(max(self.cross_weights) + 1))
+        self.cross_layers = nn.ModuleList(
+            CrossLayer(config, channels) for _ in range(max(self.cross_weight_indices) + 1)
+        )
         self.latent_layers = nn.ModuleList(
             nn.Sequential(*[LatentLayer(config) for _ in range(config.self_attends_per_cross)])
-            for _ in range(max(self.latent_weights) + 1)
+            for _ in range(max(self.latent_weight_indices) + 1)
         )
 
     def encode(self, values: Tensor, positions: Positions = None, padding: Tensor | None = None) -> Tensor:
@@ -118,15 +124,15 @@ class PerceiverEncoder(nn.Module):
         Returns:
             ``(batch, latents, latent_dim)``.
         """
-        inputs, mask = self.prepare(values, positions, padding)
+        inputs, mask = self.prepare_inputs(values, positions, padding)
         latents = self.latents.expand(inputs.shape[0], -1, -1)
-        memories: dict[int, Memory] = {}
+        keys_values_cache: dict[int, KeysValues] = {}
         if self.config.gradient_checkpointing != "none" and torch.compiler.is_compiling():
-            read_numbers(self)
+            touch_scalars_before_compile(self)
         for repetition in range(self.config.num_cross_attends):
-            latents = self._look(repetition, latents, inputs, mask, memories)
+            latents = self._cross_attend(repetition, latents, inputs, mask, keys_values_cache)
             for layer in self._latent_layers(repetition):
-                latents = self._run(layer, latents)
+                latents = self._run_layer(layer, latents)
         return latents
 
     def attention_maps(
@@ -163,57 +169,66 @@ class PerceiverEncoder(nn.Module):
         check_choice("attention_maps", "kind", kind, ("cross", "self"))
         num_layers = config.num_cross_attends * (1 if kind == "cross" else config.self_attends_per_cross)
         num_heads = config.cross_heads if kind == "cross" else config.latent_heads
-        chosen = tuple(range(num_heads)) if heads is None else heads
+        head_indices = tuple(range(num_heads)) if heads is None else heads
         check_indices("layers", layers, num_layers)
-        check_indices("heads", chosen, num_heads)
-        inputs, mask = self.prepare(values, positions, padding)
+        check_indices("heads", head_indices, num_heads)
+        inputs, mask = self.prepare_inputs(values, positions, padding)
         latents = self.latents.expand(inputs.shape[0], -1, -1)
-        memories: dict[int, Memory] = {}
+        keys_values_cache: dict[int, KeysValues] = {}
         maps: dict[int, Tensor] = {}
         for repetition in range(config.num_cross_attends):
             if kind == "cross" and repetition in layers:
-                maps[repetition] = cross_weights(self._cross_layer(repetition).attention, latents, inputs, mask, chosen)
+                maps[repetition] = compute_cross_attention_weights(
+                    self._cross_layer(repetition).attention, latents, inputs, mask, head_indices
+                )
                 if repetition == max(layers):
                     break
-            latents = self._look(repetition, latents, inputs, mask, memories)
+            latents = self._cross_attend(repetition, latents, inputs, mask, keys_values_cache)
             for index, layer in enumerate(self._latent_layers(repetition)):
                 layer_index = repetition * config.self_attends_per_cross + index
                 if kind == "self" and layer_index in layers:
-                    maps[layer_index] = self_weights(layer.attention, latents, chosen)
+                    maps[layer_index] = compute_self_attention_weights(layer.attention, latents, head_indices)
                     if layer_index == max(layers):
                         return maps
                 latents = layer(latents)
         return maps
 
-    def _learns_size_from_grid(self) -> bool:
+    def _needs_nyquist_check(self) -> bool:
         fourier = self.config.positions == "fourier" and self.config.axis_sizes is None
         return fourier and not torch.compiler.is_compiling()
 
-    def _run(self, layer: Callable[..., Tensor], *arguments: object) -> Tensor:
+    def _run_layer(self, layer: Callable[..., Tensor], *arguments: object) -> Tensor:
         """Run a layer, or promise to run it again in the backward pass."""
         if self.config.gradient_checkpointing == "layers" and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
         return layer(*arguments)
 
     def _cross_layer(self, repetition: int) -> CrossLayer:
-        return cast(CrossLayer, self.cross_layers[self.cross_weights[repetition]])
+        return cast(CrossLayer, self.cross_layers[self.cross_weight_indices[repetition]])
 
     def _latent_layers(self, repetition: int) -> list[LatentLayer]:
-        layers = cast(nn.Sequential, self.latent_layers[self.latent_weights[repetition]])
+        layers = cast(nn.Sequential, self.latent_layers[self.latent_weight_indices[repetition]])
         return [cast(LatentLayer, layer) for layer in layers]
 
-    def _look(
-        self, repetition: int, latents: Tensor, inputs: Tensor, mask: Tensor | None, memories: dict[int, Memory]
+    def _cross_attend(
+        self,
+        repetition: int,
+        latents: Tensor,
+        inputs: Tensor,
+        mask: Tensor | None,
+        keys_values_cache: dict[int, KeysValues],
     ) -> Tensor:
-        """Let latents read the inputs; layers that share weights share keys and values, kept in ``memories``."""
-        cross_index, cross_layer = self.cross_weights[repetition], self._cross_layer(repetition)
-        if self.cross_weights.count(cross_index) == 1:  # then a checkpoint need not keep them
-            return self._run(cross_layer.look, latents, inputs, mask)
-        if cross_index not in memories:
-            memories[cross_index] = cross_layer.attention.read(inputs)
-        return self._run(cross_layer, latents, memories[cross_index], mask)
+        """Let latents read the inputs; layers that share weights share their ``keys_values_cache``."""
+        cross_index, cross_layer = self.cross_weight_indices[repetition], self._cross_layer(repetition)
+        if self.cross_weight_indices.count(cross_index) == 1:  # then a checkpoint need not keep them
+            return self._run_layer(cross_layer.cross_attend, latents, inputs, mask)
+        if cross_index not in keys_values_cache:
+            keys_values_cache[cross_index] = cross_layer.attention.project_inputs(inputs)
+        return self._run_layer(cross_layer, latents, keys_values_cache[cross_index], mask)
 
-    def prepare(self, values: Tensor, positions: Positions, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def prepare_inputs(
+        self, values: Tensor, positions: Positions, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Join values and positions to what every cross-attend reads.
 
         Args:
@@ -228,10 +243,10 @@ class PerceiverEncoder(nn.Module):
         if positions is None:
             axis_sizes = tuple(values.shape[1:-1])
             values, positions, padding = flatten_grid(values, padding, self.num_axes, self.input_channels)
-            if self._learns_size_from_grid():
+            if self._needs_nyquist_check():
                 warn_far_from_nyquist(self.config.max_freq or (), axis_sizes)
         parts = (positions,) if isinstance(positions, Tensor) else positions
-        self._check(values, parts, padding)
+        self._check_shapes(values, parts, padding)
         inputs = join_channels([values, self.positions(parts)])
         mask = None
         if padding is not None:
@@ -239,14 +254,14 @@ class PerceiverEncoder(nn.Module):
             mask = ~padding[:, None, None, :]
         return normalise_inputs(inputs, self.latents.dtype), mask
 
-    def _check(self, values: Tensor, parts: tuple[Tensor, ...], padding: Tensor | None) -> None:
+    def _check_shapes(self, values: Tensor, parts: tuple[Tensor, ...], padding: Tensor | None) -> None:
         if values.ndim != 3 or values.shape[2] != self.input_channels:
             raise ValueError(
                 f"Perceiver values: found shape {tuple(values.shape)}, "
                 f"allowed is (batch, inputs, channels) with {self.input_channels} channels"
             )
-        axes = sum(part.shape[-1] for part in parts)
-        if axes != self.num_axes or any(part.ndim != 3 for part in parts):
+        num_given_axes = sum(part.shape[-1] for part in parts)
+        if num_given_axes != self.num_axes or any(part.ndim != 3 for part in parts):
             raise ValueError(
                 f"Perceiver positions: found shapes {[tuple(part.shape) for part in parts]}, "
                 f"allowed is (batch or 1, inputs, axes) with {self.num_axes} axes"

@@ -26,7 +26,7 @@ def geglu(hidden: Tensor) -> Tensor:
     return linear * functional.gelu(gate)
 
 
-class GatedProduct(torch.autograd.Function):
+class GegluLinear(torch.autograd.Function):
     """``geglu`` and the product behind it, of which the backward pass keeps what comes in and nothing between.
 
     The gate and the product of the halves, as large as what comes in, are computed again: two passes over a matrix
@@ -47,15 +47,15 @@ class GatedProduct(torch.autograd.Function):
         """Give the gradients of ``hidden``, ``weight`` and ``bias``."""
         hidden, weight = ctx.saved_tensors
         linear, gate = hidden.chunk(2, dim=-1)
-        opened = functional.gelu(gate)
-        rows = gradient.flatten(0, -2)
-        weight_gradient = rows.t() @ (linear * opened).flatten(0, -2)
+        gate_activation = functional.gelu(gate)
+        gradient_rows = gradient.flatten(0, -2)
+        weight_gradient = gradient_rows.t() @ (linear * gate_activation).flatten(0, -2)
         activated_gradient = gradient @ weight.to(gradient.dtype)
         # Filled by halves, because joining them would hold both twice.
         hidden_gradient = torch.empty_like(hidden)
-        hidden_gradient[..., : linear.shape[-1]] = opened.mul_(activated_gradient)
+        hidden_gradient[..., : linear.shape[-1]] = gate_activation.mul_(activated_gradient)
         hidden_gradient[..., linear.shape[-1] :] = torch.ops.aten.gelu_backward(activated_gradient.mul_(linear), gate)
-        return hidden_gradient, weight_gradient, rows.sum(dim=0)
+        return hidden_gradient, weight_gradient, gradient_rows.sum(dim=0)
 
 
 class FeedForward(nn.Module):
@@ -97,9 +97,9 @@ class FeedForward(nn.Module):
 
     def _transform(self, latents: Tensor) -> Tensor:
         hidden = self.widen(self.norm(latents))
-        dropped = self.training and self.dropout.p > 0
-        if self.gated and not dropped:
-            product: Tensor = GatedProduct.apply(hidden, self.narrow.weight, self.narrow.bias)  # type: ignore[no-untyped-call]
+        drops_activations = self.training and self.dropout.p > 0
+        if self.gated and not drops_activations:
+            product: Tensor = GegluLinear.apply(hidden, self.narrow.weight, self.narrow.bias)  # type: ignore[no-untyped-call]
             return product
         activated = geglu(hidden) if self.gated else functional.gelu(hidden)
         narrowed: Tensor = self.dropout(self.narrow(self.dropout(activated)))

@@ -23,18 +23,20 @@ def flatten_grid(
     Raises:
         ValueError: another number of axes or channels; it says which axis is wrong.
     """
-    found = f"Perceiver values on a grid: found shape {tuple(values.shape)}"
-    allowed = f"allowed is (batch, {num_axes} axes, channels) with {num_channels} channels"
+    found_shape = f"Perceiver values on a grid: found shape {tuple(values.shape)}"
+    allowed_shape = f"allowed is (batch, {num_axes} axes, channels) with {num_channels} channels"
     if values.ndim != num_axes + 2:
-        raise ValueError(f"{found}, {values.ndim} axes, {allowed}; give positions for a set that is no grid")
-    last = values.ndim - 1
-    if values.shape[last] != num_channels:
-        wrong = f"axis {last}, the channels, has size {values.shape[last]}"
+        raise ValueError(
+            f"{found_shape}, {values.ndim} axes, {allowed_shape}; give positions for a set that is no grid"
+        )
+    channel_axis = values.ndim - 1
+    if values.shape[channel_axis] != num_channels:
+        wrong_axis = f"axis {channel_axis}, the channels, has size {values.shape[channel_axis]}"
         remedy = "choose the channels or set input_channels"
         if values.shape[1] == num_channels:
-            wrong += f"; axis 1 has size {num_channels}, so the channels seem to come first"
+            wrong_axis += f"; axis 1 has size {num_channels}, so the channels seem to come first"
             remedy = "give values.movedim(1, -1)"
-        raise ValueError(f"{found}, {allowed}: {wrong}; {remedy}")
+        raise ValueError(f"{found_shape}, {allowed_shape}: {wrong_axis}; {remedy}")
     if padding is not None and padding.shape != values.shape[:-1]:
         raise ValueError(
             f"Perceiver padding on a grid: found shape {tuple(padding.shape)}, allowed is {tuple(values.shape[:-1])}"

@@ -141,12 +141,12 @@ class ImagePerceiver(nn.Module):
             if num_slices is None:
                 raise ValueError("ImagePerceiver: num_slices not given; slice_position needs it for the third axis")
             axis_sizes = (*axis_sizes, num_slices)
-        facts: dict[str, int | tuple[int, ...]] = {
+        data_fields: dict[str, int | tuple[int, ...]] = {
             "input_channels": channels * self.patch_size**2,
             "axis_sizes": axis_sizes,
             "num_classes": num_classes,
         }
-        self.perceiver = Perceiver(fill_config(config.perceiver, facts))
+        self.perceiver = Perceiver(fill_config(config.perceiver, data_fields))
 
     def forward(self, images: Tensor, slice_position: Tensor | None = None) -> Tensor:
         """Classify images.
@@ -161,7 +161,7 @@ class ImagePerceiver(nn.Module):
         Raises:
             ValueError: an image of another shape, or a slice position that is missing or not used.
         """
-        logits: Tensor = self.perceiver(*self.read(images, slice_position))
+        logits: Tensor = self.perceiver(*self.tokenise(images, slice_position))
         return logits
 
     def attention_maps(
@@ -187,14 +187,14 @@ class ImagePerceiver(nn.Module):
             columns of ``grid_size``; ``(batch, heads, latents, latents)`` where it is self. The weights that a
             latent gives sum to 1.
         """
-        values, positions = self.read(images, slice_position)
+        values, positions = self.tokenise(images, slice_position)
         maps = self.perceiver.attention_maps(values, positions, kind=kind, layers=layers, heads=heads)
         if kind == "self":
             return maps
         grid = "batch heads latents (rows columns) -> batch heads latents rows columns"
         return {layer: rearrange(weights, grid, rows=self.grid_size[0]) for layer, weights in maps.items()}
 
-    def read(self, images: Tensor, slice_position: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def tokenise(self, images: Tensor, slice_position: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Turn images into what the Perceiver reads: values and positions, as ``image_tokens`` returns them.
 
         Args:
@@ -208,20 +208,20 @@ class ImagePerceiver(nn.Module):
                 f"(batch, {', '.join(map(str, self.image_shape))})"
             )
         if (slice_position is not None) != self.config.slice_position:
-            found = "none" if slice_position is None else "one"
+            presence = "none" if slice_position is None else "one"
             raise ValueError(
-                f"ImagePerceiver slice_position: found {found}, but the config says slice_position: "
+                f"ImagePerceiver slice_position: found {presence}, but the config says slice_position: "
                 f"{self.config.slice_position}"
             )
         return image_tokens(self.stem(images), self.patch_size, slice_position)
 
 
-def fill_config(config: PerceiverConfig, facts: dict[str, int | tuple[int, ...]]) -> PerceiverConfig:
+def fill_config(config: PerceiverConfig, data_fields: dict[str, int | tuple[int, ...]]) -> PerceiverConfig:
     """Fill the fields that are facts of the data.
 
     Args:
         config: the Perceiver's config, with None or the same value in those fields.
-        facts: value of each field.
+        data_fields: value of each field.
 
     Returns:
         The completed config.
@@ -229,8 +229,10 @@ def fill_config(config: PerceiverConfig, facts: dict[str, int | tuple[int, ...]]
     Raises:
         ValueError: the config says something else than the data.
     """
-    for name, fact in facts.items():
-        found = getattr(config, name)
-        if found is not None and found != fact:
-            raise ValueError(f"PerceiverConfig.{name}: found {found}, but the data have {fact}; leave it out")
-    return dataclasses.replace(config, **facts)  # type: ignore[arg-type]
+    for name, data_value in data_fields.items():
+        config_value = getattr(config, name)
+        if config_value is not None and config_value != data_value:
+            raise ValueError(
+                f"PerceiverConfig.{name}: found {config_value}, but the data have {data_value}; leave it out"
+            )
+    return dataclasses.replace(config, **data_fields)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from perceiver.attention import CrossAttention, Memory, SelfAttention
+from perceiver.attention import CrossAttention, KeysValues, SelfAttention
 from perceiver.config import PerceiverConfig
 from perceiver.feedforward import FeedForward
 
@@ -24,15 +24,15 @@ class CrossLayer(nn.Module):
         )
         self.feedforward = build_feedforward(config, config.latent_dim)
 
-    def forward(self, latents: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
-        """Let ``latents (batch, latents, latent_dim)`` read the inputs; ``memory`` is this layer's own."""
-        latents = latents + self.attention(latents, memory, mask)
+    def forward(self, latents: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
+        """Let ``latents (batch, latents, latent_dim)`` read the inputs; ``keys_values`` is this layer's own."""
+        latents = latents + self.attention(latents, keys_values, mask)
         result: Tensor = latents + self.feedforward(latents)
         return result
 
-    def look(self, latents: Tensor, inputs: Tensor, mask: Tensor | None) -> Tensor:
+    def cross_attend(self, latents: Tensor, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Prepare the memory from ``inputs (batch, inputs, channels)`` and read it, for a layer used once."""
-        result: Tensor = self(latents, self.attention.read(inputs), mask)
+        result: Tensor = self(latents, self.attention.project_inputs(inputs), mask)
         return result
 
 
@@ -64,7 +64,7 @@ def build_feedforward(config: PerceiverConfig, dim: int) -> FeedForward:
     return FeedForward(dim, config.feedforward_widening, activation, config.dropout, checkpointed)
 
 
-def read_numbers(model: nn.Module) -> float:
+def touch_scalars_before_compile(model: nn.Module) -> float:
     """Read every number that an attention or a dropout has as an attribute; call it before checkpoints are compiled.
 
     Where models of other numbers were compiled before, ``torch.compile`` turns such a number into an input of the

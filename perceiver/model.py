@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.config import PerceiverConfig
-from perceiver.encoder import PerceiverEncoder, Positions, check_given
+from perceiver.encoder import PerceiverEncoder, Positions, check_required_fields
 from perceiver.perceiver_io import QueryDecoder
 
 
@@ -21,7 +21,7 @@ class Perceiver(PerceiverEncoder):
     """
 
     def __init__(self, config: PerceiverConfig) -> None:
-        check_given(config, ("input_channels", "axis_sizes", "num_classes"))
+        check_required_fields(config, ("input_channels", "axis_sizes", "num_classes"))
         super().__init__(config)
         if config.pooling == "query":
             self.query = nn.Parameter(torch.empty(config.latent_dim))
@@ -136,6 +136,6 @@ class Perceiver(PerceiverEncoder):
 
     def _pool(self, latents: Tensor) -> Tensor:
         if self.config.pooling == "query":
-            answers: Tensor = self.decoder(self.query.expand(latents.shape[0], 1, -1), latents)
-            return answers[:, 0]
+            decoded: Tensor = self.decoder(self.query.expand(latents.shape[0], 1, -1), latents)
+            return decoded[:, 0]
         return latents[:, 0] if self.config.pooling == "cls" else latents.mean(dim=1)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from perceiver.attention import CrossAttention, normalise_inputs
 from perceiver.config import PerceiverConfig
-from perceiver.encoder import PerceiverEncoder, Positions, check_given
+from perceiver.encoder import PerceiverEncoder, Positions, check_required_fields
 from perceiver.layers import build_feedforward
 
 
@@ -43,7 +43,7 @@ class QueryDecoder(nn.Module):
         Returns:
             ``(batch, queries, query_dim)``.
         """
-        queries = queries + self.attention(queries, self.attention.read(normalise_inputs(latents)))
+        queries = queries + self.attention(queries, self.attention.project_inputs(normalise_inputs(latents)))
         result: Tensor = queries + self.feedforward(queries)
         return result
 
@@ -69,7 +69,7 @@ class PerceiverIO(PerceiverEncoder):
     """
 
     def __init__(self, config: PerceiverConfig, query_dim: int) -> None:
-        check_given(config, ("input_channels", "axis_sizes", "num_classes"))
+        check_required_fields(config, ("input_channels", "axis_sizes", "num_classes"))
         super().__init__(config)
         self.query_dim = query_dim
         self.decoder = QueryDecoder(config, query_dim)
@@ -99,6 +99,6 @@ class PerceiverIO(PerceiverEncoder):
                 f"({values.shape[0]} or 1, queries, {self.query_dim})"
             )
         latents = self.encode(values, positions, padding)
-        answers = self.decoder(queries.to(self.latents.dtype).expand(latents.shape[0], -1, -1), latents)
-        outputs: Tensor = self.head(self.head_norm(answers))
+        decoded = self.decoder(queries.to(self.latents.dtype).expand(latents.shape[0], -1, -1), latents)
+        outputs: Tensor = self.head(self.head_norm(decoded))
         return outputs

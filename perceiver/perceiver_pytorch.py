@@ -36,44 +36,44 @@ import torch
 from torch import Tensor
 
 from perceiver.config import PerceiverConfig
-from perceiver.encoder import assign_weights
+from perceiver.encoder import assign_weight_indices
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
-def paired_names(theirs: str, ours: str, pairs: dict[str, str]) -> dict[str, str]:
+def map_module_names(external_prefix: str, internal_prefix: str, module_pairs: dict[str, str]) -> dict[str, str]:
     """Join prefixes to pairs of modules, each with weight and bias."""
     return {
-        f"{theirs}.{their_module}.{kind}": f"{ours}{our_module}.{kind}"
-        for their_module, our_module in pairs.items()
+        f"{external_prefix}.{external_module}.{kind}": f"{internal_prefix}{internal_module}.{kind}"
+        for external_module, internal_module in module_pairs.items()
         for kind in ("weight", "bias")
     }
 
 
-def equal_names(repetition: int, cross_index: int, latent_index: int, num_self_attends: int) -> dict[str, str]:
+def map_repetition_names(repetition: int, cross_index: int, latent_index: int, num_self_attends: int) -> dict[str, str]:
     """List the tensors of one repetition that are the same in both: their name and ours."""
     feedforward = {"norm": "norm", "fn.net.0": "widen", "fn.net.2": "narrow"}
-    theirs, ours = f"layers.{repetition}", f"cross_layers.{cross_index}"
+    external_prefix, internal_prefix = f"layers.{repetition}", f"cross_layers.{cross_index}"
     attention = {"norm": "query_norm", "fn.to_out": "to_out"}
-    names = paired_names(f"{theirs}.cross_attn", f"{ours}.attention.", attention)
-    names[f"{theirs}.cross_attn.norm_context.weight"] = f"{ours}.attention.input_gain"
-    names[f"{theirs}.cross_attn.norm_context.bias"] = f"{ours}.attention.input_shift"
-    names[f"{theirs}.cross_attn.fn.to_q.weight"] = f"{ours}.attention.to_query.weight"
-    names |= paired_names(f"{theirs}.cross_ff", f"{ours}.feedforward.", feedforward)
+    names = map_module_names(f"{external_prefix}.cross_attn", f"{internal_prefix}.attention.", attention)
+    names[f"{external_prefix}.cross_attn.norm_context.weight"] = f"{internal_prefix}.attention.input_gain"
+    names[f"{external_prefix}.cross_attn.norm_context.bias"] = f"{internal_prefix}.attention.input_shift"
+    names[f"{external_prefix}.cross_attn.fn.to_q.weight"] = f"{internal_prefix}.attention.to_query.weight"
+    names |= map_module_names(f"{external_prefix}.cross_ff", f"{internal_prefix}.feedforward.", feedforward)
     for index in range(num_self_attends):
-        block, layer = f"{theirs}.self_attns.{index}", f"latent_layers.{latent_index}.{index}"
-        names |= paired_names(f"{block}.0", f"{layer}.attention.", {"norm": "norm", "fn.to_out": "to_out"})
-        names |= paired_names(f"{block}.1", f"{layer}.feedforward.", feedforward)
+        block, layer = f"{external_prefix}.self_attns.{index}", f"latent_layers.{latent_index}.{index}"
+        names |= map_module_names(f"{block}.0", f"{layer}.attention.", {"norm": "norm", "fn.to_out": "to_out"})
+        names |= map_module_names(f"{block}.1", f"{layer}.feedforward.", feedforward)
     return names
 
 
-def head_names() -> dict[str, str]:
+def map_head_names() -> dict[str, str]:
     """List the tensors of the classifier head: their name and ours."""
-    return paired_names("to_logits", "", {"1": "head_norm", "2": "head"})
+    return map_module_names("to_logits", "", {"1": "head_norm", "2": "head"})
 
 
 def from_perceiver_pytorch(
-    state: State,
+    state: StateDict,
     *,
     max_freq: float,
     num_freq_bands: int,
@@ -82,7 +82,7 @@ def from_perceiver_pytorch(
     latent_heads: int = 8,
     weight_tie_layers: bool = False,
     fourier_encode_data: bool = True,
-) -> tuple[PerceiverConfig, State]:
+) -> tuple[PerceiverConfig, StateDict]:
     """Turn a state dict of perceiver-pytorch's ``Perceiver`` into config and state dict for ours.
 
     The shapes say all but a few of the options; those are the arguments, with perceiver-pytorch's defaults.
@@ -129,9 +129,9 @@ def from_perceiver_pytorch(
         num_cross_attends=max(layer_indices) + 1,
         self_attends_per_cross=max(self_indices, default=-1) + 1,
         cross_heads=cross_heads,
-        cross_head_dim=head_dim("cross_heads", state[f"{first}.fn.to_q.weight"], cross_heads),
+        cross_head_dim=compute_head_dim("cross_heads", state[f"{first}.fn.to_q.weight"], cross_heads),
         latent_heads=latent_heads,
-        latent_head_dim=64 if self_query is None else head_dim("latent_heads", self_query, latent_heads),
+        latent_head_dim=64 if self_query is None else compute_head_dim("latent_heads", self_query, latent_heads),
         weight_sharing="all_but_first_block" if weight_tie_layers else "none",
         activation="geglu",
         feedforward_widening=state["layers.0.cross_ff.fn.net.2.weight"].shape[1] // latent_dim,
@@ -140,10 +140,10 @@ def from_perceiver_pytorch(
         max_freq=(float(max_freq),) * num_axes if fourier_encode_data else None,
         latent_init_std=1.0,
     )
-    return config, rename_weights(state, config)
+    return config, convert_weights(state, config)
 
 
-def head_dim(argument: str, queries: Tensor, num_heads: int) -> int:
+def compute_head_dim(argument: str, queries: Tensor, num_heads: int) -> int:
     """Divide the rows of a query projection among its heads."""
     rows = queries.shape[0]
     if rows % num_heads != 0:
@@ -151,45 +151,45 @@ def head_dim(argument: str, queries: Tensor, num_heads: int) -> int:
     return rows // num_heads
 
 
-def rename_weights(state: State, config: PerceiverConfig) -> State:
+def convert_weights(state: StateDict, config: PerceiverConfig) -> StateDict:
     """Build our state dict from theirs; every tensor is used, and repetitions that share one agree on it."""
-    left, ours = dict(state), {"latents": state["latents"]}
-    left.pop("latents")
+    remaining, converted = dict(state), {"latents": state["latents"]}
+    remaining.pop("latents")
 
-    def put(name: str, tensor: Tensor) -> None:
-        if not torch.equal(ours.setdefault(name, tensor), tensor):
+    def add(name: str, tensor: Tensor) -> None:
+        if not torch.equal(converted.setdefault(name, tensor), tensor):
             raise ValueError(
                 f"from_perceiver_pytorch: found different tensors for {name} in repetitions that "
                 "weight_tie_layers: True makes one; give weight_tie_layers=False"
             )
 
-    for repetition, cross_index, latent_index in repetitions(config):
-        names = equal_names(repetition, cross_index, latent_index, config.self_attends_per_cross)
-        for their_name, our_name in names.items():
-            put(our_name, left.pop(their_name))
-        keys, values = left.pop(f"layers.{repetition}.cross_attn.fn.to_kv.weight").chunk(2)
-        put(f"cross_layers.{cross_index}.attention.to_key.weight", keys)
-        put(f"cross_layers.{cross_index}.attention.to_value.weight", values)
+    for repetition, cross_index, latent_index in list_repetitions(config):
+        names = map_repetition_names(repetition, cross_index, latent_index, config.self_attends_per_cross)
+        for external_name, internal_name in names.items():
+            add(internal_name, remaining.pop(external_name))
+        keys, values = remaining.pop(f"layers.{repetition}.cross_attn.fn.to_kv.weight").chunk(2)
+        add(f"cross_layers.{cross_index}.attention.to_key.weight", keys)
+        add(f"cross_layers.{cross_index}.attention.to_value.weight", values)
         for index in range(config.self_attends_per_cross):
             block = f"layers.{repetition}.self_attns.{index}.0.fn"
-            fused = torch.cat([left.pop(f"{block}.to_q.weight"), left.pop(f"{block}.to_kv.weight")])
-            put(f"latent_layers.{latent_index}.{index}.attention.to_query_key_value.weight", fused)
+            fused = torch.cat([remaining.pop(f"{block}.to_q.weight"), remaining.pop(f"{block}.to_kv.weight")])
+            add(f"latent_layers.{latent_index}.{index}.attention.to_query_key_value.weight", fused)
     if config.num_classes is not None:
-        for their_name, our_name in head_names().items():
-            put(our_name, left.pop(their_name))
-    if left:
-        raise ValueError(f"from_perceiver_pytorch: found {', '.join(sorted(left)[:3])}, which has no match here")
-    return ours
+        for external_name, internal_name in map_head_names().items():
+            add(internal_name, remaining.pop(external_name))
+    if remaining:
+        raise ValueError(f"from_perceiver_pytorch: found {', '.join(sorted(remaining)[:3])}, which has no match here")
+    return converted
 
 
-def repetitions(config: PerceiverConfig) -> list[tuple[int, int, int]]:
+def list_repetitions(config: PerceiverConfig) -> list[tuple[int, int, int]]:
     """List each repetition with the index of its cross-attend's weights and of its self-attends' weights."""
-    cross = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=True)
-    latent = assign_weights(config.num_cross_attends, config.weight_sharing, first_is_own=False)
+    cross = assign_weight_indices(config.num_cross_attends, config.weight_sharing, first_has_own_weights=True)
+    latent = assign_weight_indices(config.num_cross_attends, config.weight_sharing, first_has_own_weights=False)
     return list(zip(range(config.num_cross_attends), cross, latent, strict=True))
 
 
-def to_perceiver_pytorch(config: PerceiverConfig, state: State) -> State:
+def to_perceiver_pytorch(config: PerceiverConfig, state: StateDict) -> StateDict:
     """Turn our state dict into one that perceiver-pytorch's ``Perceiver`` loads.
 
     Shared weights are written once for each repetition that uses them. That loads into an untied model whatever
@@ -211,12 +211,12 @@ def to_perceiver_pytorch(config: PerceiverConfig, state: State) -> State:
         "pooling": ("mean",),
         "positions": ("fourier", "none"),
     }
-    for name, values in allowed.items():
-        found = getattr(config, name)
-        if found not in values:
+    for name, allowed_values in allowed.items():
+        value = getattr(config, name)
+        if value not in allowed_values:
             raise ValueError(
-                f"to_perceiver_pytorch {name}: found {found!r}, perceiver-pytorch has only "
-                f"{', '.join(map(str, values))}; train such a model to convert it"
+                f"to_perceiver_pytorch {name}: found {value!r}, perceiver-pytorch has only "
+                f"{', '.join(map(str, allowed_values))}; train such a model to convert it"
             )
     frequencies = set(config.max_freq or config.axis_sizes or ())
     if config.positions == "fourier" and len(frequencies) > 1:
@@ -224,18 +224,18 @@ def to_perceiver_pytorch(config: PerceiverConfig, state: State) -> State:
             f"to_perceiver_pytorch max_freq: found {tuple(config.max_freq or config.axis_sizes or ())}, "
             "perceiver-pytorch has one for all axes; train with equal numbers to convert"
         )
-    theirs = {"latents": state["latents"]}
-    for repetition, cross_index, latent_index in repetitions(config):
-        names = equal_names(repetition, cross_index, latent_index, config.self_attends_per_cross)
-        theirs |= {their_name: state[our_name] for their_name, our_name in names.items()}
+    converted = {"latents": state["latents"]}
+    for repetition, cross_index, latent_index in list_repetitions(config):
+        names = map_repetition_names(repetition, cross_index, latent_index, config.self_attends_per_cross)
+        converted |= {external_name: state[internal_name] for external_name, internal_name in names.items()}
         attention = f"cross_layers.{cross_index}.attention"
         fused = torch.cat([state[f"{attention}.to_key.weight"], state[f"{attention}.to_value.weight"]])
-        theirs[f"layers.{repetition}.cross_attn.fn.to_kv.weight"] = fused
+        converted[f"layers.{repetition}.cross_attn.fn.to_kv.weight"] = fused
         for index in range(config.self_attends_per_cross):
             block = f"layers.{repetition}.self_attns.{index}.0.fn"
             weight = state[f"latent_layers.{latent_index}.{index}.attention.to_query_key_value.weight"]
-            queries, keys, answers = weight.chunk(3)
-            theirs[f"{block}.to_q.weight"], theirs[f"{block}.to_kv.weight"] = queries, torch.cat([keys, answers])
+            queries, keys, values = weight.chunk(3)
+            converted[f"{block}.to_q.weight"], converted[f"{block}.to_kv.weight"] = queries, torch.cat([keys, values])
     if "head.weight" in state:
-        theirs |= {their_name: state[our_name] for their_name, our_name in head_names().items()}
-    return theirs
+        converted |= {external_name: state[internal_name] for external_name, internal_name in map_head_names().items()}
+    return converted

@@ -55,16 +55,16 @@ class PointPerceiver(nn.Module):
 
     def __init__(self, config: PerceiverConfig, *, num_classes: int) -> None:
         super().__init__()
-        needed = "axis_sizes" if config.positions == "learned" else "max_freq"
-        found = getattr(config, needed)
-        if found is None or len(found) != NUM_AXES:
+        required_field = "axis_sizes" if config.positions == "learned" else "max_freq"
+        field_value = getattr(config, required_field)
+        if field_value is None or len(field_value) != NUM_AXES:
             raise ValueError(
-                f"PerceiverConfig.{needed}: found {found}, but a point cloud has no resolution to take it from; "
-                f"allowed are {NUM_AXES} numbers, e.g. "
-                f"{(32, 32, 32) if needed == 'axis_sizes' else (64.0, 64.0, 64.0)}"
+                f"PerceiverConfig.{required_field}: found {field_value}, but a point cloud has no resolution "
+                f"to take it from; allowed are {NUM_AXES} numbers, e.g. "
+                f"{(32, 32, 32) if required_field == 'axis_sizes' else (64.0, 64.0, 64.0)}"
             )
-        facts: dict[str, Any] = {"input_channels": 0, "num_classes": num_classes}
-        self.perceiver = Perceiver(fill_config(config, facts))
+        data_fields: dict[str, Any] = {"input_channels": 0, "num_classes": num_classes}
+        self.perceiver = Perceiver(fill_config(config, data_fields))
 
     def forward(self, points: Tensor, padding: Tensor | None = None) -> Tensor:
         """Classify point clouds.
@@ -79,7 +79,7 @@ class PointPerceiver(nn.Module):
         Raises:
             ValueError: points of another shape.
         """
-        logits: Tensor = self.perceiver(*self.read(points), padding)
+        logits: Tensor = self.perceiver(*self.tokenise(points), padding)
         return logits
 
     def attention_maps(
@@ -103,9 +103,9 @@ class PointPerceiver(nn.Module):
         Returns:
             For each layer ``(batch, heads, latents, points or latents)``; rows sum to 1.
         """
-        return self.perceiver.attention_maps(*self.read(points), padding, kind=kind, layers=layers, heads=heads)
+        return self.perceiver.attention_maps(*self.tokenise(points), padding, kind=kind, layers=layers, heads=heads)
 
-    def read(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def tokenise(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Turn points into what the Perceiver reads: values and positions, as ``point_tokens`` returns them.
 
         Args:

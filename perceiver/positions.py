@@ -18,11 +18,11 @@ def grid_positions(sizes: tuple[int, ...]) -> Tensor:
     Returns:
         ``(inputs, axes)`` float32: each axis runs from -1 to 1 in equal steps; a single place lies at 0.
     """
-    lines = [_axis_positions(size) for size in sizes]
-    return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(-1, len(sizes))
+    axis_coordinates = [_axis_coordinates(size) for size in sizes]
+    return torch.stack(torch.meshgrid(*axis_coordinates, indexing="ij"), dim=-1).reshape(-1, len(sizes))
 
 
-def _axis_positions(size: int) -> Tensor:
+def _axis_coordinates(size: int) -> Tensor:
     if torch.compiler.is_compiling():  # linspace would make the size a constant of the graph
         return (2 * torch.arange(size) - (size - 1)) / max(size - 1, 1)
     return torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
@@ -51,17 +51,16 @@ def warn_far_from_nyquist(max_freq: tuple[float, ...], axis_sizes: tuple[int, ..
         max_freq: for each axis, twice the highest frequency.
         axis_sizes: number of places along each axis.
     """
-    far = []
-    for axis, (found, size) in enumerate(zip(max_freq, axis_sizes, strict=True)):
+    mismatches = []
+    for axis, (frequency, size) in enumerate(zip(max_freq, axis_sizes, strict=True)):
         nyquist = max(size, 2)
-        factor = max(found / nyquist, nyquist / found)
+        factor = max(frequency / nyquist, nyquist / frequency)
         if factor > 2:
-            far.append(
-                f"axis {axis}: found {found:g}, {factor:.1f} times {'above' if found > nyquist else 'below'} {size}"
-            )
-    if far:
+            side = "above" if frequency > nyquist else "below"
+            mismatches.append(f"axis {axis}: found {frequency:g}, {factor:.1f} times {side} {size}")
+    if mismatches:
         warnings.warn(
-            f"PerceiverConfig.max_freq is far from what the resolution carries ({'; '.join(far)}); "
+            f"PerceiverConfig.max_freq is far from what the resolution carries ({'; '.join(mismatches)}); "
             "leave max_freq out for the resolution itself, unless this is on purpose",
             UserWarning,
             stacklevel=2,
@@ -139,7 +138,9 @@ class FourierPositions(nn.Module):
             ``(batch or 1, inputs, channels)``.
         """
         frequencies = torch.split(self.frequencies, [part.shape[-1] for part in parts])
-        features = [fourier_features(part, own) for part, own in zip(parts, frequencies, strict=True)]
+        features = [
+            fourier_features(part, part_frequencies) for part, part_frequencies in zip(parts, frequencies, strict=True)
+        ]
         return join_channels(features)
 
 

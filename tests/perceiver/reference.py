@@ -28,19 +28,19 @@ def linear(x, state, name):
 def attention(queries, keys, values, heads, padding):
     """Section 3.1 of 2103.03206: softmax(q k / sqrt(width)) v for each head; ``padding`` True is not read."""
     width = queries.shape[-1] // heads
-    answers = []
+    outputs = []
     for example in range(queries.shape[0]):
-        own = []
+        head_outputs = []
         for head in range(heads):
-            part = slice(head * width, (head + 1) * width)
-            scores = queries[example, :, part] @ keys[example, :, part].T / math.sqrt(width)
+            head_slice = slice(head * width, (head + 1) * width)
+            scores = queries[example, :, head_slice] @ keys[example, :, head_slice].T / math.sqrt(width)
             if padding is not None:
                 scores[:, padding[example]] = -math.inf
             weights = torch.exp(scores - scores.max(-1, keepdim=True).values)
             weights = weights / weights.sum(-1, keepdim=True)
-            own.append(weights @ values[example, :, part])
-        answers.append(torch.cat(own, -1))
-    return torch.stack(answers)
+            head_outputs.append(weights @ values[example, :, head_slice])
+        outputs.append(torch.cat(head_outputs, -1))
+    return torch.stack(outputs)
 
 
 def feedforward(x, state, name, activation):
@@ -53,14 +53,14 @@ def feedforward(x, state, name, activation):
     return linear(hidden, state, f"{name}.narrow")
 
 
-def cross_block(asking, inputs, padding, state, name, heads, activation):
-    """``asking`` reads ``inputs``, then a feed-forward layer; each adds to what came."""
-    attend, x = f"{name}.attention", asking
+def cross_block(queries_in, inputs, padding, state, name, heads, activation):
+    """``queries_in`` reads ``inputs``, then a feed-forward layer; each adds to what came."""
+    attend, x = f"{name}.attention", queries_in
     queries = linear(
         norm(x, state[f"{attend}.query_norm.weight"], state[f"{attend}.query_norm.bias"]), state, f"{attend}.to_query"
     )
-    context = norm(inputs, state[f"{attend}.input_gain"], state[f"{attend}.input_shift"])
-    keys, values = linear(context, state, f"{attend}.to_key"), linear(context, state, f"{attend}.to_value")
+    normed_inputs = norm(inputs, state[f"{attend}.input_gain"], state[f"{attend}.input_shift"])
+    keys, values = linear(normed_inputs, state, f"{attend}.to_key"), linear(normed_inputs, state, f"{attend}.to_value")
     x = x + linear(attention(queries, keys, values, heads, padding), state, f"{attend}.to_out")
     return x + feedforward(x, state, f"{name}.feedforward", activation)
 
@@ -82,10 +82,10 @@ def position_features(positions, config, state):
     if config["positions"] == "learned":
         rows = torch.zeros(batch, num_inputs, dtype=torch.long)
         for axis, size in enumerate(config["axis_sizes"]):
-            for place in range(size):
-                coordinate = 0.0 if size == 1 else -1 + 2 * place / (size - 1)
+            for grid_index in range(size):
+                coordinate = 0.0 if size == 1 else -1 + 2 * grid_index / (size - 1)
                 stride = math.prod(config["axis_sizes"][axis + 1 :])
-                rows += ((positions[..., axis] - coordinate).abs() < 1e-6) * place * stride
+                rows += ((positions[..., axis] - coordinate).abs() < 1e-6) * grid_index * stride
         return state["positions.table"][rows]
     features = []
     for axis in range(axes):
@@ -99,7 +99,7 @@ def position_features(positions, config, state):
     return torch.stack(features, -1)
 
 
-def weights_of(repetition, sharing, kind):
+def weight_index(repetition, sharing, kind):
     """Which weights a repetition uses: in the paper all cross-attends but the first share, and all self-attends."""
     if sharing == "none":
         return repetition
@@ -113,9 +113,9 @@ def encode(values, positions, padding, config, state):
         inputs = torch.where(padding[..., None], 0.0, inputs)
     latents = torch.stack([state["latents"]] * values.shape[0])
     for repetition in range(config["num_cross_attends"]):
-        name = f"cross_layers.{weights_of(repetition, config['weight_sharing'], 'cross')}"
+        name = f"cross_layers.{weight_index(repetition, config['weight_sharing'], 'cross')}"
         latents = cross_block(latents, inputs, padding, state, name, config["cross_heads"], config["activation"])
-        block = f"latent_layers.{weights_of(repetition, config['weight_sharing'], 'latent')}"
+        block = f"latent_layers.{weight_index(repetition, config['weight_sharing'], 'latent')}"
         for layer in range(config["self_attends_per_cross"]):
             latents = self_block(latents, state, f"{block}.{layer}", config["latent_heads"], config["activation"])
     return latents
@@ -125,7 +125,7 @@ def head(x, state):
     return linear(norm(x, state["head_norm.weight"], state["head_norm.bias"]), state, "head")
 
 
-def answer(queries, latents, config, state):
+def decode(queries, latents, config, state):
     """Section 3.2 of 2107.14795: queries attend to the latents."""
     return cross_block(queries, latents, None, state, "decoder", config["decoder_heads"], config["activation"])
 
@@ -137,9 +137,9 @@ def perceiver(values, positions, padding, config, state):
     if config["pooling"] == "cls":
         return head(latents[:, 0], state)
     queries = torch.stack([state["query"][None]] * values.shape[0])
-    return head(answer(queries, latents, config, state)[:, 0], state)
+    return head(decode(queries, latents, config, state)[:, 0], state)
 
 
 def perceiver_io(values, positions, padding, queries, config, state):
     latents = encode(values, positions, padding, config, state)
-    return head(answer(queries.expand(values.shape[0], -1, -1), latents, config, state), state)
+    return head(decode(queries.expand(values.shape[0], -1, -1), latents, config, state), state)

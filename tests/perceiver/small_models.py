@@ -5,7 +5,7 @@ import torch
 from perceiver import ImageConfig, ImagePerceiver, Perceiver, PerceiverConfig, PerceiverIO
 
 # A head of 32 is wider than the 16 channels of an input, so cross-attention works in input space; one of 8 projects.
-KINDS = [
+MODEL_OPTIONS = [
     {},
     {"cross_head_dim": 8},
     {"positions": "learned"},
@@ -21,7 +21,7 @@ KINDS = [
     {"gradient_checkpointing": "layers", "weight_sharing": "all_but_first", "cross_head_dim": 8},
     {"gradient_checkpointing": "feedforward"},
 ]
-STEMS = [
+STEM_OPTIONS = [
     {"stem": "pixels"},
     {"stem": "pixels", "slice_position": True},
     {"stem": "patches", "patch_size": 4},
@@ -78,7 +78,7 @@ def small_image_perceiver(perceiver=None, **options):
     return build_seeded(lambda: ImagePerceiver(config, **shape))
 
 
-def draw(*shape, seed=2):
+def draw_normal(*shape, seed=2):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -86,5 +86,5 @@ def logits_and_gradients(model, *arguments, run=None, **options):
     """Logits of ``run``, the model itself unless given, and each parameter's gradient of a weighted sum of them."""
     model.zero_grad()
     logits = (model if run is None else run)(*arguments, **options)
-    (logits * draw(*logits.shape, seed=4).to(logits)).sum().backward()
+    (logits * draw_normal(*logits.shape, seed=4).to(logits)).sum().backward()
     return logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from perceiver.attention import CrossAttention, SelfAttention, attend, is_written_out, normalise_inputs
+from perceiver.attention import CrossAttention, SelfAttention, attend, normalise_inputs, prefers_explicit_softmax
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def textbook(attention, latents, inputs, mask):
     scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    answers = (scores.softmax(-1) @ values).transpose(1, 2).reshape(batch, num_latents, -1)
-    return attention.to_out(answers)
+    outputs = (scores.softmax(-1) @ values).transpose(1, 2).reshape(batch, num_latents, -1)
+    return attention.to_out(outputs)
 
 
 @pytest.mark.parametrize("channels", [3, 7, 16, 17, 40])
@@ -47,36 +47,36 @@ def test_cross_attention_is_the_textbook_one_with_its_gradients(channels, heads,
     mask = torch.rand(2, 1, 1, 11, generator=generator) > 0.4 if masked else None
     weight = torch.randn(2, 5, 20, generator=generator)
 
-    memory = attention.read(normalise_inputs(inputs))
-    assert memory.projected == (channels > 16)
+    keys_values = attention.project_inputs(normalise_inputs(inputs))
+    assert keys_values.projected == (channels > 16)
     leaves = [latents, inputs, *attention.parameters()]
-    found = attention(latents, memory, mask)
+    actual = attention(latents, keys_values, mask)
     expected = textbook(attention, latents, inputs, mask)
     # Same sums in another order: float32 rounding (6e-8) over some hundred terms of size 10.
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    found_gradients = torch.autograd.grad((found * weight).sum(), leaves)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    actual_gradients = torch.autograd.grad((actual * weight).sum(), leaves)
     expected_gradients = torch.autograd.grad((expected * weight).sum(), leaves)
-    for found_gradient, expected_gradient in zip(found_gradients, expected_gradients, strict=True):
+    for actual_gradient, expected_gradient in zip(actual_gradients, expected_gradients, strict=True):
         scale = expected_gradient.abs().max().item()
-        torch.testing.assert_close(found_gradient, expected_gradient, atol=1e-4 * max(scale, 1), rtol=1e-3)
+        torch.testing.assert_close(actual_gradient, expected_gradient, atol=1e-4 * max(scale, 1), rtol=1e-3)
 
 
 def test_attention_dropout_in_training_projects_and_drops(generator):
     attention = CrossAttention(20, 4, 2, 16, attention_dropout=0.5)
     latents, inputs = torch.randn(2, 5, 20, generator=generator), torch.randn(2, 11, 4, generator=generator)
-    memory = attention.train().read(inputs)
-    assert memory.projected
-    assert not torch.equal(attention(latents, memory), attention(latents, memory))
-    memory = attention.eval().read(inputs)
-    assert not memory.projected
-    torch.testing.assert_close(attention(latents, memory), attention(latents, memory), atol=0, rtol=0)
+    keys_values = attention.train().project_inputs(inputs)
+    assert keys_values.projected
+    assert not torch.equal(attention(latents, keys_values), attention(latents, keys_values))
+    keys_values = attention.eval().project_inputs(inputs)
+    assert not keys_values.projected
+    torch.testing.assert_close(attention(latents, keys_values), attention(latents, keys_values), atol=0, rtol=0)
 
 
 def test_input_space_keeps_one_copy_of_the_inputs_for_all_layers():
     inputs = normalise_inputs(torch.randn(2, 11, 4))
     for layer in (CrossAttention(20, 4, 2, 16), CrossAttention(20, 4, 1, 8)):
-        memory = layer.read(inputs)
-        assert memory.keys.data_ptr() == memory.values.data_ptr() == inputs.data_ptr()
+        keys_values = layer.project_inputs(inputs)
+        assert keys_values.keys.data_ptr() == keys_values.values.data_ptr() == inputs.data_ptr()
 
 
 def test_self_attention_is_the_textbook_one(generator):
@@ -96,33 +96,33 @@ def test_self_attention_dropout_drops_in_training_only(generator):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_written_out_is_the_fused_one_with_its_gradients(masked, generator):
-    queries, keys, values = (torch.randn(2, 3, count, 8, generator=generator) for count in (5, 11, 11))
+def test_explicit_softmax_equals_fused_attention_with_its_gradients(masked, generator):
+    queries, keys, values = (torch.randn(2, 3, length, 8, generator=generator) for length in (5, 11, 11))
     mask = torch.rand(2, 1, 1, 11, generator=generator) > 0.4 if masked else None
     weight = torch.randn(2, 3, 5, 8, generator=generator)
 
-    def answers_and_gradients(dtype):
+    def outputs_and_gradients(dtype):
         leaves = [tensor.to(dtype).requires_grad_() for tensor in (queries, keys, values)]
-        assert is_written_out(leaves[0], leaves[1]) == (dtype == torch.bfloat16)
-        answers = attend(*leaves, mask, 0.0, 0.3)
-        return [answers, *torch.autograd.grad((answers * weight).sum(), leaves)]
+        assert prefers_explicit_softmax(leaves[0], leaves[1]) == (dtype == torch.bfloat16)
+        outputs = attend(*leaves, mask, 0.0, 0.3)
+        return [outputs, *torch.autograd.grad((outputs * weight).sum(), leaves)]
 
-    for found, expected in zip(
-        answers_and_gradients(torch.bfloat16), answers_and_gradients(torch.float32), strict=True
+    for actual, expected in zip(
+        outputs_and_gradients(torch.bfloat16), outputs_and_gradients(torch.float32), strict=True
     ):
         # bfloat16 keeps 8 bits: 0.4 % of the largest term at each of some five roundings.
-        torch.testing.assert_close(found.float(), expected, atol=0.02 * expected.abs().max().item(), rtol=0.02)
+        torch.testing.assert_close(actual.float(), expected, atol=0.02 * expected.abs().max().item(), rtol=0.02)
 
 
-def test_attention_written_out_drops_weights_and_keeps_their_mean(generator):
+def test_explicit_softmax_drops_weights_and_keeps_their_mean(generator):
     queries, keys = (
         torch.zeros(1, 1, 400, 8, dtype=torch.bfloat16),
         torch.zeros(1, 1, 50, 8, dtype=torch.bfloat16),
     )
     values = torch.ones(1, 1, 50, 8, dtype=torch.bfloat16)
-    answers = attend(queries, keys, values, None, 0.5, 1.0).float()[..., 0]
-    assert answers.std() > 0.05
-    assert answers.mean().item() == pytest.approx(1, abs=0.05)  # 400 means of 50 weights: standard error 0.007
+    outputs = attend(queries, keys, values, None, 0.5, 1.0).float()[..., 0]
+    assert outputs.std() > 0.05
+    assert outputs.mean().item() == pytest.approx(1, abs=0.05)  # 400 means of 50 weights: standard error 0.007
 
 
 def test_autocast_casts_the_inputs_once_for_all_layers():
@@ -132,7 +132,7 @@ def test_autocast_casts_the_inputs_once_for_all_layers():
         assert normalise_inputs(inputs).dtype == torch.bfloat16
 
 
-def test_normalised_inputs_have_the_type_asked_for_and_are_computed_in_float32_or_better(generator):
+def test_normalised_inputs_have_the_requested_type_and_are_computed_in_float32_or_better(generator):
     inputs = torch.randn(2, 11, 4, generator=generator) * 1e4  # squares of these overflow float16
     for dtype, rounding in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):
         low = inputs.to(dtype)

@@ -42,16 +42,18 @@ def slow_forward(model, values, positions, padding):
     state = model.latents.expand(2, -1, -1)
     maps = {"cross": [], "self": []}
 
-    def attend(kind, layer, queries, keys, answers, hidden):
+    def attend(kind, layer, queries, keys, values_by_head, padding_mask):
         heads = layer.num_heads
-        queries, keys, answers = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, answers))
+        queries, keys, values_by_head = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values_by_head)
+        )
         scores = queries @ keys.mT / queries.shape[-1] ** 0.5
-        if hidden is not None:
-            scores = scores.masked_fill(hidden[:, None, None, :], -torch.inf)
+        if padding_mask is not None:
+            scores = scores.masked_fill(padding_mask[:, None, None, :], -torch.inf)
         maps[kind].append(scores.softmax(-1))
-        return layer.to_out((maps[kind][-1] @ answers).transpose(1, 2).flatten(2))
+        return layer.to_out((maps[kind][-1] @ values_by_head).transpose(1, 2).flatten(2))
 
-    for cross_index, latent_index in zip(model.cross_weights, model.latent_weights, strict=True):
+    for cross_index, latent_index in zip(model.cross_weight_indices, model.latent_weight_indices, strict=True):
         cross = model.cross_layers[cross_index]
         layer = cross.attention
         context = functional.layer_norm(inputs, inputs.shape[-1:], layer.input_gain, layer.input_shift)
@@ -59,8 +61,8 @@ def slow_forward(model, values, positions, padding):
         state = state + attend("cross", layer, queries, layer.to_key(context), layer.to_value(context), padding)
         state = state + cross.feedforward(state)
         for latent in model.latent_layers[latent_index]:
-            parts = latent.attention.to_query_key_value(latent.attention.norm(state)).chunk(3, -1)
-            state = state + attend("self", latent.attention, *parts, None)
+            queries_keys_values = latent.attention.to_query_key_value(latent.attention.norm(state)).chunk(3, -1)
+            state = state + attend("self", latent.attention, *queries_keys_values, None)
             state = state + latent.feedforward(state)
     return model.head(model.head_norm(state.mean(1))), maps
 
@@ -69,19 +71,20 @@ def slow_forward(model, values, positions, padding):
 @pytest.mark.parametrize("kind", ["cross", "self"])
 def test_maps_are_the_weights_of_a_slow_reference(options, kind, values, positions, padding):
     model = small_model(**options)
-    before = model(values, positions, padding)
+    logits_before = model(values, positions, padding)
     logits, expected = slow_forward(model, values, positions, padding)
-    torch.testing.assert_close(before, logits, atol=1e-4, rtol=1e-4)  # so the reference is the model, to rounding
-    count = {"cross": 3, "self": 6}[kind]
-    maps = model.attention_maps(values, positions, padding, kind=kind, layers=tuple(range(count)))
-    assert list(maps) == list(range(count))
+    # So the reference is the model, to rounding.
+    torch.testing.assert_close(logits_before, logits, atol=1e-4, rtol=1e-4)
+    num_layers = {"cross": 3, "self": 6}[kind]
+    maps = model.attention_maps(values, positions, padding, kind=kind, layers=tuple(range(num_layers)))
+    assert list(maps) == list(range(num_layers))
     for layer_index, weights in maps.items():
         torch.testing.assert_close(weights, expected[kind][layer_index], atol=1e-5, rtol=1e-4)  # rounding
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 5), atol=1e-5, rtol=0)
     if kind == "cross":
         assert maps[1][0, :, :, 3:7].abs().max() == 0
         assert maps[1][1, :, :, 3:7].min() > 0
-    assert torch.equal(model(values, positions, padding), before)
+    assert torch.equal(model(values, positions, padding), logits_before)
 
 
 @pytest.mark.parametrize("kind", ["cross", "self"])
@@ -94,7 +97,7 @@ def test_chosen_heads_are_those_of_the_whole(kind, values, positions):
 
 
 @pytest.mark.parametrize(("kind", "layer", "cross_calls", "self_calls"), [("cross", 1, 1, 2), ("self", 2, 2, 2)])
-def test_no_layer_behind_the_last_one_asked_for_runs(kind, layer, cross_calls, self_calls, values, positions):
+def test_no_layer_after_the_last_requested_one_runs(kind, layer, cross_calls, self_calls, values, positions):
     model = small_model()
     calls = {"cross": 0, "self": 0}
     for repetition in range(3):
@@ -106,22 +109,22 @@ def test_no_layer_behind_the_last_one_asked_for_runs(kind, layer, cross_calls, s
     assert calls == {"cross": cross_calls, "self": self_calls}
 
 
-def test_layers_that_are_not_asked_for_make_no_matrix_of_weights():
+def test_layers_that_are_not_requested_make_no_matrix_of_weights():
     """No other tensor is 211 wide, so a matrix of weights betrays itself by its shape."""
-    model, seen = small_model(), []
+    model, softmax_shapes = small_model(), []
     images = torch.randn(1, 211, 2)
-    line = torch.linspace(-1, 1, 211)[None, :, None].expand(1, 211, 2)
+    positions_on_a_line = torch.linspace(-1, 1, 211)[None, :, None].expand(1, 211, 2)
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), options=None):
             result = function(*arguments, **(options or {}))
             if isinstance(result, torch.Tensor) and result.shape[-1] == 211 and "softmax" in str(function):
-                seen.append(tuple(result.shape))
+                softmax_shapes.append(tuple(result.shape))
             return result
 
     with torch.no_grad(), Watch():
-        maps = model.attention_maps(images, line, layers=(2,), heads=(1,))
-    assert seen == [(1, 1, 5, 211)]
+        maps = model.attention_maps(images, positions_on_a_line, layers=(2,), heads=(1,))
+    assert softmax_shapes == [(1, 1, 5, 211)]
     assert list(maps) == [2]
 
 

@@ -11,7 +11,7 @@ from perceiver.positions import grid_positions
 CONFIG = PerceiverConfig(
     input_channels=2, axis_sizes=(8, 8), num_classes=3, num_latents=32, latent_dim=16, num_cross_attends=3
 )
-KINDS = [
+MODEL_OPTIONS = [
     {},
     {"cross_head_dim": 8},  # inputs wider than a head: projected
     {"weight_sharing": "all"},
@@ -20,38 +20,38 @@ KINDS = [
 ]
 
 
-def logits_gradients_and_kept(options, checkpointing):
+def logits_gradients_and_saved_bytes(options, checkpointing):
     """Logits, all gradients, and the number of values that the forward pass keeps for the backward pass."""
     config = dataclasses.replace(CONFIG, **options, gradient_checkpointing=checkpointing)
-    kept = {}
+    saved_bytes = {}
 
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def save(tensor):
+        saved_bytes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Perceiver(config).train()
         values = torch.randn(4, 64, 2)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             logits = model(values, grid_positions((8, 8)).unsqueeze(0))
         logits.square().sum().backward()
-    return logits, {name: parameter.grad for name, parameter in model.named_parameters()}, sum(kept.values())
+    return logits, {name: parameter.grad for name, parameter in model.named_parameters()}, sum(saved_bytes.values())
 
 
-@pytest.mark.parametrize("options", KINDS)
-@pytest.mark.parametrize(("checkpointing", "most"), [("feedforward", 0.9), ("layers", 0.5)])
-def test_gradients_are_the_same_bit_for_bit_from_less_memory(checkpointing, most, options):
-    plain_logits, plain, plain_kept = logits_gradients_and_kept(options, "none")
-    logits, found, kept = logits_gradients_and_kept(options, checkpointing)
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
+@pytest.mark.parametrize(("checkpointing", "max_fraction"), [("feedforward", 0.9), ("layers", 0.5)])
+def test_gradients_are_the_same_bit_for_bit_from_less_memory(checkpointing, max_fraction, options):
+    plain_logits, plain, plain_saved_bytes = logits_gradients_and_saved_bytes(options, "none")
+    logits, actual, saved_bytes = logits_gradients_and_saved_bytes(options, checkpointing)
     assert torch.equal(logits, plain_logits)
     for name, gradient in plain.items():
-        assert torch.equal(found[name], gradient), name
-    assert kept < plain_kept * most
+        assert torch.equal(actual[name], gradient), name
+    assert saved_bytes < plain_saved_bytes * max_fraction
 
 
 @pytest.mark.parametrize("checkpointing", ["feedforward", "layers"])
-def test_nothing_is_computed_twice_where_no_gradient_is_wanted(checkpointing):
+def test_nothing_is_computed_twice_without_gradients(checkpointing):
     model = Perceiver(dataclasses.replace(CONFIG, gradient_checkpointing=checkpointing))
     with torch.no_grad():
         assert not model(torch.zeros(1, 64, 2), grid_positions((8, 8)).unsqueeze(0)).requires_grad
@@ -78,7 +78,7 @@ def test_the_graph_is_compiled_in_one_piece_whatever_was_compiled_before(checkpo
     model = Perceiver(dataclasses.replace(small, **options, gradient_checkpointing=checkpointing)).train()
     expected_logits, expected = logits_and_gradients(model, values, model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    logits, found = logits_and_gradients(model, values, compiled)
+    logits, actual = logits_and_gradients(model, values, compiled)
     torch.testing.assert_close(logits, expected_logits)  # the default tolerance, some roundings of float32
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, msg=name)
+        torch.testing.assert_close(actual[name], gradient, msg=name)

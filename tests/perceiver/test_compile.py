@@ -9,9 +9,9 @@ from torch.export import Dim
 from perceiver import Perceiver
 from perceiver.positions import grid_positions
 from tests.perceiver.small_models import (
-    KINDS,
-    STEMS,
-    draw,
+    MODEL_OPTIONS,
+    STEM_OPTIONS,
+    draw_normal,
     logits_and_gradients,
     small_image_perceiver,
     small_perceiver,
@@ -23,12 +23,12 @@ BATCH, INPUTS, QUERIES = Dim("batch"), Dim("inputs"), Dim("queries")
 SHORT = {"num_cross_attends": 2, "self_attends_per_cross": 1}
 
 
-def assert_same(found, expected):
+def assert_same(actual, expected):
     """Logits and gradients; a compiler may fuse products and sums, which rounds (float32, 6e-8) in other places."""
-    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual[0], expected[0], atol=1e-5, rtol=1e-5)
     for name, gradient in expected[1].items():
         scale = max(1.0, gradient.abs().max().item())
-        torch.testing.assert_close(found[1][name], gradient, atol=1e-5 * scale, rtol=1e-4, msg=name)
+        torch.testing.assert_close(actual[1][name], gradient, atol=1e-5 * scale, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def assert_same(found, expected):
 def test_a_perceiver_is_compiled_in_one_piece_with_its_gradients(options, fresh_compiler):
     """Backend "aot_eager" traces both passes, refuses a graph break and needs no compiler."""
     model, axis_sizes = small_perceiver(**SHORT, **options).train(), options.get("axis_sizes", (3, 4))
-    values, positions = draw(2, axis_sizes[0] * axis_sizes[1], 2), grid_positions(axis_sizes).unsqueeze(0)
+    values, positions = draw_normal(2, axis_sizes[0] * axis_sizes[1], 2), grid_positions(axis_sizes).unsqueeze(0)
     padding = values[..., 0] > 1
     expected = logits_and_gradients(model, values, positions, padding)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -50,8 +50,8 @@ def test_a_perceiver_is_compiled_in_one_piece_with_its_gradients(options, fresh_
 
 
 def test_a_perceiver_io_is_compiled_in_one_piece_with_its_gradients(fresh_compiler):
-    model, queries = small_perceiver_io(**SHORT).train(), draw(2, 7, 6, seed=3)
-    values, positions = draw(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)
+    model, queries = small_perceiver_io(**SHORT).train(), draw_normal(2, 7, 6, seed=3)
+    values, positions = draw_normal(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)
     expected = logits_and_gradients(model, values, positions, queries=queries)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_same(logits_and_gradients(model, values, positions, run=compiled, queries=queries), expected)
@@ -60,7 +60,7 @@ def test_a_perceiver_io_is_compiled_in_one_piece_with_its_gradients(fresh_compil
 @pytest.mark.parametrize("options", [{"stem": "patches"}, {"stem": "conv", "slice_position": True}])
 def test_images_are_compiled_in_one_piece_with_their_gradients(options, fresh_compiler):
     model = small_image_perceiver(SHORT, **options).eval()  # in training batch normalisation would count the images
-    arguments = (draw(3, 2, 8, 12), *((draw(3, seed=3).tanh(),) if options.get("slice_position") else ()))
+    arguments = (draw_normal(3, 2, 8, 12), *((draw_normal(3, seed=3).tanh(),) if options.get("slice_position") else ()))
     expected = logits_and_gradients(model, *arguments)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_same(logits_and_gradients(model, *arguments, run=compiled), expected)
@@ -68,16 +68,18 @@ def test_images_are_compiled_in_one_piece_with_their_gradients(options, fresh_co
 
 def test_the_default_backend_computes_the_same(fresh_compiler):
     model = small_perceiver(num_cross_attends=1, self_attends_per_cross=1).train()
-    values, positions = draw(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)
+    values, positions = draw_normal(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)
     expected = logits_and_gradients(model, values, positions)
     assert_same(logits_and_gradients(model, values, positions, run=torch.compile(model, fullgraph=True)), expected)
 
 
-def exported(model, *arguments, **options):
+def export_model(model, *arguments, **options):
     return torch.export.export(model, *arguments, **options).module()
 
 
-@pytest.mark.parametrize(("options", "padded"), [(options, index % 2 == 0) for index, options in enumerate(KINDS)])
+@pytest.mark.parametrize(
+    ("options", "padded"), [(options, index % 2 == 0) for index, options in enumerate(MODEL_OPTIONS)]
+)
 def test_a_perceiver_is_exported_for_any_batch_and_any_number_of_inputs(options, padded):
     model, channels = small_perceiver(**{**SHORT, **options}), options.get("input_channels", 2)
     shapes = {"values": {0: BATCH, 1: INPUTS}, "positions": {1: INPUTS}}
@@ -86,21 +88,21 @@ def test_a_perceiver_is_exported_for_any_batch_and_any_number_of_inputs(options,
     def arguments(batch, inputs):
         padding = torch.rand(batch, inputs, generator=torch.Generator().manual_seed(3)) > 0.7
         padding[:, 0] = False
-        set_of_inputs = draw(batch, inputs, channels), draw(1, inputs, 2, seed=3).tanh()
+        set_of_inputs = draw_normal(batch, inputs, channels), draw_normal(1, inputs, 2, seed=3).tanh()
         return (*set_of_inputs, padding) if padded else set_of_inputs
 
-    run = exported(model, arguments(2, 12), dynamic_shapes=shapes)
+    run = export_model(model, arguments(2, 12), dynamic_shapes=shapes)
     for batch, inputs in ((2, 12), (1, 7), (3, 300)):
-        found, expected = run(*arguments(batch, inputs)), model(*arguments(batch, inputs))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)  # rounding: exported, attention is fused
+        actual, expected = run(*arguments(batch, inputs)), model(*arguments(batch, inputs))
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)  # rounding: exported, attention is fused
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_perceiver_of_another_precision_is_exported(dtype):
     model = small_perceiver(**SHORT).to(dtype)
     shapes = {"values": {0: BATCH, 1: INPUTS}, "positions": {1: INPUTS}}
-    run = exported(model, (draw(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)), dynamic_shapes=shapes)
-    values, positions = draw(3, 300, 2), draw(1, 300, 2, seed=3).tanh()
+    run = export_model(model, (draw_normal(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)), dynamic_shapes=shapes)
+    values, positions = draw_normal(3, 300, 2), draw_normal(1, 300, 2, seed=3).tanh()
     with torch.no_grad():
         expected = model(values, positions)
     # In no_grad both take the fused attention, so even bfloat16 is rounded alike.
@@ -108,7 +110,7 @@ def test_a_perceiver_of_another_precision_is_exported(dtype):
 
 
 def test_what_is_exported_can_be_written_and_read():
-    model, arguments = small_perceiver(**SHORT), (draw(2, 12, 2), grid_positions((3, 4)).unsqueeze(0))
+    model, arguments = small_perceiver(**SHORT), (draw_normal(2, 12, 2), grid_positions((3, 4)).unsqueeze(0))
     file = io.BytesIO()
     torch.export.save(torch.export.export(model, arguments), file)
     file.seek(0)
@@ -119,9 +121,9 @@ def test_a_perceiver_is_exported_for_grids_of_any_size():
     model = Perceiver.from_image_config(3, (6.0, 6.0), 2, input_channels=1, num_latents=4, latent_dim=16, num_classes=3)
     model.eval()
     shapes = {"values": {0: BATCH, 1: Dim("height"), 2: Dim("width")}}
-    run = exported(model, (draw(2, 5, 6, 1),), dynamic_shapes=shapes)
+    run = export_model(model, (draw_normal(2, 5, 6, 1),), dynamic_shapes=shapes)
     for size in ((2, 5, 6), (1, 3, 12), (3, 11, 4), (1, 7, 3)):
-        images = draw(*size, 1)
+        images = draw_normal(*size, 1)
         # A place is rounded elsewhere (6e-8 of a coordinate), and the sines of 3 half cycles magnify it.
         torch.testing.assert_close(run(images), model(images), atol=1e-5, rtol=1e-5)
 
@@ -131,24 +133,24 @@ def test_a_perceiver_io_is_exported_for_any_number_of_queries():
     shapes = {"values": {0: BATCH, 1: INPUTS}, "positions": {1: INPUTS}, "queries": {0: BATCH, 1: QUERIES}}
 
     def arguments(batch, inputs, queries):
-        set_of_inputs = draw(batch, inputs, 2), draw(1, inputs, 2, seed=3).tanh()
-        return set_of_inputs, {"queries": draw(batch, queries, 6, seed=5)}
+        set_of_inputs = draw_normal(batch, inputs, 2), draw_normal(1, inputs, 2, seed=3).tanh()
+        return set_of_inputs, {"queries": draw_normal(batch, queries, 6, seed=5)}
 
     inputs, queries = arguments(2, 12, 7)
-    run = exported(model, inputs, queries, dynamic_shapes=shapes)
+    run = export_model(model, inputs, queries, dynamic_shapes=shapes)
     for sizes in ((2, 12, 7), (1, 300, 2), (3, 5, 40)):
         inputs, queries = arguments(*sizes)
         torch.testing.assert_close(run(*inputs, **queries), model(*inputs, **queries), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", STEMS)
+@pytest.mark.parametrize("options", STEM_OPTIONS)
 def test_an_image_perceiver_is_exported_for_any_batch(options):
-    model, with_place = small_image_perceiver(SHORT, **options), options.get("slice_position")
+    model, with_slice_position = small_image_perceiver(SHORT, **options), options.get("slice_position")
 
     def arguments(batch):
-        return draw(batch, 2, 8, 12), *((draw(batch, seed=3).tanh(),) if with_place else ())
+        return draw_normal(batch, 2, 8, 12), *((draw_normal(batch, seed=3).tanh(),) if with_slice_position else ())
 
-    shapes = {"images": {0: BATCH}} | ({"slice_position": {0: BATCH}} if with_place else {})
-    run = exported(model, arguments(2), dynamic_shapes=shapes)
+    shapes = {"images": {0: BATCH}} | ({"slice_position": {0: BATCH}} if with_slice_position else {})
+    run = export_model(model, arguments(2), dynamic_shapes=shapes)
     for batch in (2, 1, 5):
         torch.testing.assert_close(run(*arguments(batch)), model(*arguments(batch)), atol=1e-5, rtol=1e-5)

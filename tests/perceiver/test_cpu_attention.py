@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from perceiver import Perceiver, PerceiverConfig, cpu_attention
-from perceiver.cpu_attention import FEW_INPUTS, attend_fixed, needs_query_gradient_alone
+from perceiver.cpu_attention import (
+    MAX_INPUTS_FOR_FUSED_BACKWARD,
+    attend_without_input_gradient,
+    inputs_need_no_gradient,
+)
 from perceiver.positions import grid_positions
 
 # Relative to the longest vector. Four roundings of a product's result; bfloat16 keeps 8 bits, float16 11.
@@ -18,11 +22,11 @@ def textbook(queries, inputs, mask, scale):
     return scores.softmax(-1) @ inputs
 
 
-def answers_and_gradient(function, queries, inputs, mask, weight):
+def output_and_gradient(function, queries, inputs, mask, weight):
     queries = queries.clone().requires_grad_()
-    answers = function(queries, inputs, mask, 0.4)
-    answers.backward(weight)
-    return answers.detach(), queries.grad
+    outputs = function(queries, inputs, mask, 0.4)
+    outputs.backward(weight)
+    return outputs.detach(), queries.grad
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -34,9 +38,9 @@ def test_the_gradient_is_the_textbook_one(dtype, masked, block_elements, monkeyp
     queries, weight = (torch.randn(3, 5, 7, generator=generator).to(dtype) for _ in range(2))
     inputs = torch.randn(3, 700, 7, generator=generator).to(dtype)
     mask = torch.rand(3, 700, generator=generator) > 0.6 if masked else None
-    found = answers_and_gradient(attend_fixed, queries, inputs, mask, weight)
-    expected = answers_and_gradient(textbook, queries.double(), inputs.double(), mask, weight.double())
-    for tensor, exact in zip(found, expected, strict=True):
+    actual = output_and_gradient(attend_without_input_gradient, queries, inputs, mask, weight)
+    expected = output_and_gradient(textbook, queries.double(), inputs.double(), mask, weight.double())
+    for tensor, exact in zip(actual, expected, strict=True):
         assert tensor.dtype == dtype
         assert (tensor.double() - exact).abs().max() < TOLERANCES[dtype] * exact.norm(dim=-1).max()
 
@@ -50,10 +54,10 @@ def test_large_scores_lose_nothing_in_bfloat16():
     queries, weight = (torch.randn(1, 6, 8, generator=generator) for _ in range(2))
     queries[..., 0] = 25
     queries, inputs, weight = queries.bfloat16(), inputs.bfloat16(), weight.bfloat16()
-    _, found = answers_and_gradient(attend_fixed, queries, inputs, None, weight)
-    _, expected = answers_and_gradient(textbook, queries.double(), inputs.double(), None, weight.double())
+    _, actual = output_and_gradient(attend_without_input_gradient, queries, inputs, None, weight)
+    _, expected = output_and_gradient(textbook, queries.double(), inputs.double(), None, weight.double())
     # 8 bits of the answers' large channel, 10, are in D: 0.04 times the products' weights of 10 at most.
-    assert (found.double() - expected)[..., 1:].abs().max() < 0.03 * expected.abs().max()
+    assert (actual.double() - expected)[..., 1:].abs().max() < 0.03 * expected.abs().max()
 
 
 def test_what_padding_holds_changes_nothing():
@@ -61,32 +65,38 @@ def test_what_padding_holds_changes_nothing():
     queries, weight = (torch.randn(2, 4, 6, generator=generator) for _ in range(2))
     inputs = torch.randn(2, 500, 6, generator=generator)
     mask = torch.arange(500).expand(2, -1) < 300
-    short = answers_and_gradient(attend_fixed, queries, inputs[:, :300].contiguous(), None, weight)
-    for filling in (0.0, 100.0):
-        filled = torch.where(mask.unsqueeze(-1), inputs, filling)
-        for found, expected in zip(
-            answers_and_gradient(attend_fixed, queries, filled, mask, weight), short, strict=True
+    without_padding = output_and_gradient(
+        attend_without_input_gradient, queries, inputs[:, :300].contiguous(), None, weight
+    )
+    for padding_value in (0.0, 100.0):
+        filled = torch.where(mask.unsqueeze(-1), inputs, padding_value)
+        for actual, expected in zip(
+            output_and_gradient(attend_without_input_gradient, queries, filled, mask, weight),
+            without_padding,
+            strict=True,
         ):
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)  # float32 sums in another order
+            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)  # float32 sums in another order
 
 
-def test_it_is_taken_where_the_queries_alone_want_a_gradient():
-    queries, inputs = torch.randn(1, 4, 6), torch.randn(1, FEW_INPUTS + 1, 6)
+def test_it_is_used_where_the_queries_alone_need_a_gradient():
+    queries, inputs = torch.randn(1, 4, 6), torch.randn(1, MAX_INPUTS_FOR_FUSED_BACKWARD + 1, 6)
     learned = inputs.clone().requires_grad_()
-    assert not needs_query_gradient_alone(queries, inputs)
+    assert not inputs_need_no_gradient(queries, inputs)
     queries.requires_grad_()
-    assert needs_query_gradient_alone(queries, inputs)
-    assert not needs_query_gradient_alone(queries, learned)
-    assert not needs_query_gradient_alone(queries, inputs[:, :-1])
+    assert inputs_need_no_gradient(queries, inputs)
+    assert not inputs_need_no_gradient(queries, learned)
+    assert not inputs_need_no_gradient(queries, inputs[:, :-1])
     with torch.no_grad():
-        assert not needs_query_gradient_alone(queries, inputs)
+        assert not inputs_need_no_gradient(queries, inputs)
 
 
 def test_the_operator_keeps_the_rules_of_torch():
     queries, inputs = torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 300, 6)
     mask = torch.arange(300).expand(2, -1) < 200
-    for chosen in (None, mask):
-        torch.library.opcheck(torch.ops.perceiver.attend_fixed.default, (queries, inputs, chosen, 0.5))
+    for mask_option in (None, mask):
+        torch.library.opcheck(
+            torch.ops.perceiver.attend_without_input_gradient.default, (queries, inputs, mask_option, 0.5)
+        )
 
 
 @pytest.mark.parametrize("channels", [0, 1])
@@ -106,17 +116,17 @@ def test_a_model_has_the_same_gradients_with_it_and_without(channels, masked, mo
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     calls = []
-    original = cpu_attention.attend_fixed
+    original = cpu_attention.attend_without_input_gradient
 
-    def count(*arguments):
+    def count_calls(*arguments):
         calls.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr("perceiver.attention.attend_fixed", count)
-    with_it = compute_gradients()
+    monkeypatch.setattr("perceiver.attention.attend_without_input_gradient", count_calls)
+    with_cpu_attention = compute_gradients()
     assert len(calls) == config.num_cross_attends
-    monkeypatch.setattr("perceiver.attention.needs_query_gradient_alone", lambda *_: False)
+    monkeypatch.setattr("perceiver.attention.inputs_need_no_gradient", lambda *_: False)
     for name, gradient in compute_gradients().items():
         # float32 sums in another order, relative to the largest of the parameter
-        limit = 1e-4 * gradient.abs().max().item()
-        torch.testing.assert_close(with_it[name], gradient, atol=limit, rtol=1e-4, msg=name)
+        tolerance = 1e-4 * gradient.abs().max().item()
+        torch.testing.assert_close(with_cpu_attention[name], gradient, atol=tolerance, rtol=1e-4, msg=name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from perceiver.feedforward import FeedForward, GatedProduct, geglu
+from perceiver.feedforward import FeedForward, GegluLinear, geglu
 
 
 def test_the_second_half_gates():
@@ -19,7 +19,7 @@ def test_the_width_counts_each_half_of_a_geglu():
     assert (plain.widen.out_features, plain.narrow.in_features) == (24, 24)
 
 
-def test_geglu_and_gelu_layers_compute_what_they_say():
+def test_geglu_and_gelu_layers_follow_their_formulas():
     inputs = torch.randn(2, 3, 4)
     for activation in ("geglu", "gelu"):
         layer = FeedForward(4, 2, activation, 0.0)
@@ -35,24 +35,27 @@ def test_geglu_and_gelu_layers_compute_what_they_say():
     ("dtype", "tolerance"),
     [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0.02)],  # some roundings of each type
 )
-def test_the_gated_product_has_the_plain_gradients_and_keeps_what_comes_in_alone(dtype, tolerance):
+def test_geglu_linear_has_the_plain_gradients_and_saves_its_input_alone(dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     leaves = [torch.randn(*shape, generator=generator) for shape in ((2, 3, 16), (5, 8), (5,))]
-    sent = torch.randn(2, 3, 5, generator=generator)
+    output_gradient = torch.randn(2, 3, 5, generator=generator)
 
     def outputs_and_gradients(function, dtype):
-        own = [leaf.to(dtype).requires_grad_() for leaf in leaves]
-        kept = []
+        own_leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+        saved_pointers = []
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: kept.append(tensor.untyped_storage().data_ptr()) or tensor, lambda tensor: tensor
+            lambda tensor: saved_pointers.append(tensor.untyped_storage().data_ptr()) or tensor, lambda tensor: tensor
         ):
-            output = function(*own)
-        return [output, *torch.autograd.grad(output, own, sent.to(dtype))], kept, own
+            output = function(*own_leaves)
+        return [output, *torch.autograd.grad(output, own_leaves, output_gradient.to(dtype))], saved_pointers, own_leaves
 
-    found, kept, own = outputs_and_gradients(GatedProduct.apply, dtype)
+    actual, saved_pointers, own_leaves = outputs_and_gradients(GegluLinear.apply, dtype)
     expected, _, _ = outputs_and_gradients(lambda h, w, b: functional.linear(geglu(h), w, b), torch.float64)
-    assert set(kept) == {own[0].untyped_storage().data_ptr(), own[1].untyped_storage().data_ptr()}
-    for tensor, exact in zip(found, expected, strict=True):
+    assert set(saved_pointers) == {
+        own_leaves[0].untyped_storage().data_ptr(),
+        own_leaves[1].untyped_storage().data_ptr(),
+    }
+    for tensor, exact in zip(actual, expected, strict=True):
         assert tensor.dtype == dtype
         assert (tensor.double() - exact).abs().max() < tolerance * exact.abs().max()
 
@@ -61,15 +64,15 @@ def test_a_feedforward_layer_in_training_without_dropout_is_the_one_with_dropout
     """The two ways through the layer: one keeps the activations, the other computes them again."""
     layer = FeedForward(6, 2, "geglu", 0.5)
     latents = torch.randn(2, 3, 6)
-    silent = layer.eval()(latents)
+    without_dropout = layer.eval()(latents)
     for module in layer.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 1e-30  # drops nothing, and is not 0
-    torch.testing.assert_close(layer.train()(latents), silent, atol=0, rtol=0)
+    torch.testing.assert_close(layer.train()(latents), without_dropout, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("activation", ["geglu", "gelu"])
-def test_dropout_drops_what_goes_in_and_what_comes_out_of_the_last_product(activation):
+def test_dropout_drops_inputs_and_outputs_of_the_last_product(activation):
     """Narrowing by the sum of 400 ones: each output is 0 in half of the cases, else 2 * sum of 2 or 0."""
     layer = FeedForward(400, 1, activation, 0.5).train()
     with torch.no_grad():

@@ -21,7 +21,7 @@ def small_model(axes=2):
     ).eval()
 
 
-def test_a_place_lies_where_its_index_says():
+def test_a_grid_position_follows_from_its_index():
     grid = torch.arange(12.0).reshape(1, 2, 3, 2)
     padding = torch.tensor([[[False, True, False], [False, False, True]]])
     values, positions, flat_padding = flatten_grid(grid, padding, 2, 2)
@@ -31,7 +31,7 @@ def test_a_place_lies_where_its_index_says():
 
 
 @pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 3, 4)])
-def test_a_grid_is_the_set_of_its_places_with_their_positions(sizes):
+def test_a_grid_is_the_set_of_its_values_with_their_positions(sizes):
     model = small_model(len(sizes))
     generator = torch.Generator().manual_seed(0)
     grid = torch.randn(2, *sizes, 1, generator=generator)

@@ -20,7 +20,7 @@ def images():
     return torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_pixel_lies_where_its_position_says():
+def test_a_pixel_has_the_position_of_its_row_and_column():
     image = torch.arange(6.0).reshape(1, 1, 2, 3)
     values, (grid,) = image_tokens(image)
     assert values[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
@@ -39,7 +39,7 @@ def test_a_patch_holds_one_channel_after_the_other():
     assert values[0].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
 
 
-def test_a_size_that_the_patch_does_not_divide_is_refused():
+def test_a_size_that_is_no_multiple_of_the_patch_is_refused():
     with pytest.raises(ValueError, match=r"images of 4 x 5 pixels for patch_size 2, allowed are sizes that it divides"):
         image_tokens(torch.zeros(1, 1, 4, 5), patch_size=2)
 
@@ -57,16 +57,16 @@ def test_a_size_that_the_patch_does_not_divide_is_refused():
 def test_the_stem_decides_what_the_perceiver_reads(options, channels, sizes, images):
     model = small_model(**options)
     assert (model.perceiver.config.input_channels, model.perceiver.config.axis_sizes) == (channels, sizes)
-    place = torch.tensor([-1.0, 0.0, 1.0]) if "slice_position" in options else None
-    logits = model(images, place)
+    slice_position = torch.tensor([-1.0, 0.0, 1.0]) if "slice_position" in options else None
+    logits = model(images, slice_position)
     assert logits.shape == (3, 3)
     assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
-def test_the_place_of_a_slice_matters(images):
+def test_the_position_of_a_slice_matters(images):
     model = small_model(slice_position=True)
-    same = images[:1].expand(3, -1, -1, -1)
-    logits = model(same, torch.tensor([-1.0, -1.0, 0.5]))
+    repeated = images[:1].expand(3, -1, -1, -1)
+    logits = model(repeated, torch.tensor([-1.0, -1.0, 0.5]))
     torch.testing.assert_close(logits[0], logits[1])
     assert (logits[0] - logits[2]).abs().max() > 1e-4
 
@@ -83,21 +83,21 @@ def test_every_parameter_of_the_stem_gets_a_gradient(options, images):
 
 
 @pytest.mark.parametrize(
-    ("options", "num_places"), [({"stem": "pixels"}, 96), ({"stem": "patches", "patch_size": 4}, 6)]
+    ("options", "num_inputs"), [({"stem": "pixels"}, 96), ({"stem": "patches", "patch_size": 4}, 6)]
 )
-def test_every_learned_position_gets_a_gradient_of_its_own(options, num_places, images):
+def test_every_learned_position_gets_a_gradient_of_its_own(options, num_inputs, images):
     perceiver = PerceiverConfig(num_latents=4, latent_dim=16, positions="learned", latent_init_std=1.0)
     model = small_model(perceiver=perceiver, **options).train()
     table = model.perceiver.positions.table
-    assert table.shape == (num_places, perceiver.learned_position_dim)
+    assert table.shape == (num_inputs, perceiver.learned_position_dim)
     weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
     (model(images) * weight).sum().backward()
     assert (table.grad.abs().amax(dim=1) > 0).all()
-    assert len(torch.unique(table.grad, dim=0)) == num_places
-    before = model(images)
+    assert len(torch.unique(table.grad, dim=0)) == num_inputs
+    logits_before = model(images)
     with torch.no_grad():
         table[0] += 1
-    assert (model(images) - before).abs().max() > 1e-4
+    assert (model(images) - logits_before).abs().max() > 1e-4
 
 
 def test_an_image_of_another_shape_is_refused(images):
@@ -136,7 +136,7 @@ def test_each_layer_of_the_stem_halves_the_image_and_doubles_the_channels():
     assert sizes == [(8, 12), (4, 6), (2, 3)]
 
 
-def look_for_light(model):
+def score_brightness(model):
     """Let every latent of the first cross-attention score the first channel of an input, and nothing else."""
     attention = model.perceiver.cross_layers[0].attention
     with torch.no_grad():
@@ -149,33 +149,35 @@ def look_for_light(model):
     return model
 
 
-@pytest.mark.parametrize(("options", "cell"), [({"stem": "pixels"}, 1), ({"stem": "patches", "patch_size": 2}, 2)])
-def test_a_map_is_brightest_where_the_image_is_what_the_latents_look_for(options, cell):
-    model = look_for_light(small_model(**options))
+@pytest.mark.parametrize(
+    ("options", "cell_pixels"), [({"stem": "pixels"}, 1), ({"stem": "patches", "patch_size": 2}, 2)]
+)
+def test_a_map_is_brightest_where_the_image_has_what_the_latents_score(options, cell_pixels):
+    model = score_brightness(small_model(**options))
     images = torch.zeros(2, 2, 8, 12)
     images[0, 0, 2:4, 10:12] = 5.0
     images[1, 0, 6:8, 0:2] = 5.0
     maps = model.attention_maps(images)[0].mean(dim=(1, 2))
-    assert (model.grid_size, model.cell_pixels) == ((8 // cell, 12 // cell), cell)
+    assert (model.grid_size, model.cell_pixels) == ((8 // cell_pixels, 12 // cell_pixels), cell_pixels)
     assert tuple(maps.shape[1:]) == model.grid_size
     torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(2))
     rows, columns = (maps[0] == maps[0].max()).nonzero(as_tuple=True)
-    assert {(int(r) * cell, int(c) * cell) for r, c in zip(rows, columns, strict=True)} <= {
+    assert {(int(r) * cell_pixels, int(c) * cell_pixels) for r, c in zip(rows, columns, strict=True)} <= {
         (r, c) for r in (2, 3) for c in (10, 11)
     }
-    assert divmod(int(maps[1].argmax()), model.grid_size[1])[0] * cell >= 6
-    assert int(maps[1].argmax()) % model.grid_size[1] * cell <= 1
+    assert divmod(int(maps[1].argmax()), model.grid_size[1])[0] * cell_pixels >= 6
+    assert int(maps[1].argmax()) % model.grid_size[1] * cell_pixels <= 1
 
 
 def test_maps_of_latents_and_of_chosen_layers_and_heads_are_the_perceivers_own(images):
     model = small_model(stem="conv", slice_position=True)
-    place = torch.tensor([-1.0, 0.0, 1.0])
+    slice_position = torch.tensor([-1.0, 0.0, 1.0])
     assert (model.grid_size, model.cell_pixels) == ((2, 3), 4)
     with torch.no_grad():
-        values, positions = model.read(images, place)
+        values, positions = model.tokenise(images, slice_position)
         for kind, options in (("self", {"heads": (1,)}), ("cross", {"heads": (0,)})):
-            found = model.attention_maps(images, place, kind=kind, **options)[0]
+            actual = model.attention_maps(images, slice_position, kind=kind, **options)[0]
             expected = model.perceiver.attention_maps(values, positions, kind=kind, **options)[0]
-            torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=0, atol=0)
-        other = model.attention_maps(images, -place, kind="self")[0]
-    assert not torch.equal(found, other)
+            torch.testing.assert_close(actual.reshape(expected.shape), expected, rtol=0, atol=0)
+        flipped_maps = model.attention_maps(images, -slice_position, kind="self")[0]
+    assert not torch.equal(actual, flipped_maps)

@@ -5,7 +5,7 @@ import torch
 
 from perceiver import Perceiver, PerceiverConfig
 from perceiver.positions import grid_positions
-from tests.perceiver.small_models import KINDS, logits_and_gradients, small_config, small_perceiver
+from tests.perceiver.small_models import MODEL_OPTIONS, logits_and_gradients, small_config, small_perceiver
 
 
 @pytest.fixture
@@ -18,37 +18,37 @@ def positions():
     return grid_positions((3, 4)).unsqueeze(0)
 
 
-def read_by(options, values):
+def values_for(options, values):
     """The values, without channels for a model that reads positions alone."""
     return values[..., : options.get("input_channels", 2)]
 
 
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
 def test_permuting_inputs_together_with_their_positions_changes_nothing(options, values, positions):
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
-    model, values = small_perceiver(**options), read_by(options, values)
+    model, values = small_perceiver(**options), values_for(options, values)
     padding = torch.rand(2, 12, generator=torch.Generator().manual_seed(4)) > 0.7
-    for hidden in (None, padding):
-        moved = None if hidden is None else hidden[:, order]
-        expected = model(values, positions, hidden)
+    for padding_option in (None, padding):
+        moved_padding = None if padding_option is None else padding_option[:, order]
+        expected = model(values, positions, padding_option)
         # The softmax adds up in another order: float32 rounding.
-        found = model(values[:, order], positions[:, order], moved)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        actual = model(values[:, order], positions[:, order], moved_padding)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
         if options.get("positions") != "none" and options.get("input_channels") != 0:
-            assert (model(values[:, order], positions, moved) - expected).abs().max() > 1e-3
+            assert (model(values[:, order], positions, moved_padding) - expected).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
 def test_padding_changes_nothing_whatever_it_holds(options, values, positions):
     """Neither logits nor gradients, and not from where it stands."""
-    model, values = small_perceiver(**options), read_by(options, values)
+    model, values = small_perceiver(**options), values_for(options, values)
     order = torch.randperm(15, generator=torch.Generator().manual_seed(3))
     padding = (torch.arange(15) >= 12).expand(2, -1)[:, order]
-    junk = torch.cat([values, torch.full((2, 3, values.shape[2]), torch.nan)], dim=1)[:, order]
-    places = torch.cat([positions, torch.ones(1, 3, 2)], dim=1)[:, order]
+    padded_values = torch.cat([values, torch.full((2, 3, values.shape[2]), torch.nan)], dim=1)[:, order]
+    padded_positions = torch.cat([positions, torch.ones(1, 3, 2)], dim=1)[:, order]
     expected, expected_gradients = logits_and_gradients(model, values, positions)
-    found, gradients = logits_and_gradients(model, junk, places, padding)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)  # rounding, as above
+    actual, gradients = logits_and_gradients(model, padded_values, padded_positions, padding)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)  # rounding, as above
     for name, gradient in expected_gradients.items():
         scale = max(1.0, gradient.abs().max().item())  # a gradient is a sum of terms that cancel
         torch.testing.assert_close(gradients[name], gradient, atol=1e-5 * scale, rtol=1e-4, msg=name)
@@ -59,15 +59,15 @@ def test_padding_ignores_what_it_marks_and_nothing_else(values, positions):
     padding = torch.zeros(2, 12, dtype=torch.bool)
     padding[0, 5] = True
     expected = model(values[:1, torch.arange(12) != 5], positions[:, torch.arange(12) != 5])
-    found = model(values, positions, padding)
-    torch.testing.assert_close(found[:1], expected, atol=1e-5, rtol=1e-5)  # rounding, as above
-    torch.testing.assert_close(found[1:], model(values[1:], positions), atol=1e-5, rtol=1e-5)
+    actual = model(values, positions, padding)
+    torch.testing.assert_close(actual[:1], expected, atol=1e-5, rtol=1e-5)  # rounding, as above
+    torch.testing.assert_close(actual[1:], model(values[1:], positions), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [*KINDS, {"attention_dropout": 0.1, "dropout": 0.1}])
+@pytest.mark.parametrize("options", [*MODEL_OPTIONS, {"attention_dropout": 0.1, "dropout": 0.1}])
 def test_every_parameter_gets_a_gradient(options, values, positions):
     model = small_perceiver(**options).train()
-    _, gradients = logits_and_gradients(model, read_by(options, values), positions)
+    _, gradients = logits_and_gradients(model, values_for(options, values), positions)
     for name, gradient in gradients.items():
         assert gradient is not None, name
         assert gradient.abs().max() > 1e-7, name
@@ -75,26 +75,26 @@ def test_every_parameter_gets_a_gradient(options, values, positions):
 
 @pytest.mark.parametrize("sharing", ["none", "all", "all_but_first", "all_but_first_block"])
 @pytest.mark.parametrize("cross_head_dim", [32, 8])
-def test_each_layer_reads_what_the_one_before_it_left_and_changes_the_answer(
+def test_each_layer_reads_the_output_of_the_one_before_it_and_changes_the_logits(
     sharing, cross_head_dim, values, positions
 ):
     model = small_perceiver(weight_sharing=sharing, cross_head_dim=cross_head_dim)
-    read, left = [], []
+    layer_inputs, layer_outputs = [], []
 
-    def keep(_, arguments, latents):
-        read.append(arguments[0])
-        left.append(latents)
+    def record_call(_, arguments, latents):
+        layer_inputs.append(arguments[0])
+        layer_outputs.append(latents)
         latents.retain_grad()
 
     layers = [*model.cross_layers, *(layer for block in model.latent_layers for layer in block)]
     for layer in layers:
-        layer.register_forward_hook(keep)
+        layer.register_forward_hook(record_call)
     logits_and_gradients(model, values, positions)
-    assert len(left) == 3 * (1 + 2)  # each call counts, whichever weights it shares
-    assert torch.equal(read[0], model.latents.expand(2, -1, -1))
+    assert len(layer_outputs) == 3 * (1 + 2)  # each call counts, whichever weights it shares
+    assert torch.equal(layer_inputs[0], model.latents.expand(2, -1, -1))
     for layer_index in range(1, 9):
-        assert read[layer_index] is left[layer_index - 1], layer_index
-    for latents in left:
+        assert layer_inputs[layer_index] is layer_outputs[layer_index - 1], layer_index
+    for latents in layer_outputs:
         assert latents.grad.abs().max() > 1e-4
         assert (latents.grad.abs().amax(dim=(0, 2)) > 1e-7).all()  # each latent counts
 
@@ -139,8 +139,8 @@ def test_weight_sharing_counts_parameters(sharing, cross, latent):
 
     model = small_perceiver(weight_sharing=sharing)
     cross_size, latent_size = count(model.cross_layers[0]), count(model.latent_layers[0])
-    around = 5 * 16 + 2 * 16 + 16 * 3 + 3  # latents, norm, head
-    assert count(model) == cross * cross_size + latent * latent_size + around
+    num_other_parameters = 5 * 16 + 2 * 16 + 16 * 3 + 3  # latents, norm, head
+    assert count(model) == cross * cross_size + latent * latent_size + num_other_parameters
 
 
 def test_the_papers_imagenet_model_has_44_9_million_parameters():
@@ -188,16 +188,16 @@ def test_without_positions_only_values_count(values, positions):
     assert model.cross_layers[0].attention.input_gain.shape == (2,)
 
 
-def test_frequencies_alone_say_how_many_axes_there_are(values, positions):
+def test_frequencies_alone_define_the_number_of_axes(values, positions):
     by_size, by_frequency = (small_perceiver(axis_sizes=sizes, max_freq=(3.0, 4.0)) for sizes in ((3, 4), None))
     assert torch.equal(by_frequency(values, positions), by_size(values, positions))
 
 
 def test_max_freq_is_the_axis_size_unless_given(values, positions):
-    by_default, given = small_perceiver(), small_perceiver(max_freq=(3.0, 4.0))
-    assert torch.equal(by_default(values, positions), given(values, positions))
-    other = small_perceiver(max_freq=(6.0, 4.0))
-    assert not torch.allclose(by_default(values, positions), other(values, positions), atol=1e-3)
+    by_default, by_option = small_perceiver(), small_perceiver(max_freq=(3.0, 4.0))
+    assert torch.equal(by_default(values, positions), by_option(values, positions))
+    doubled = small_perceiver(max_freq=(6.0, 4.0))
+    assert not torch.allclose(by_default(values, positions), doubled(values, positions), atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"attention_dropout": 0.5}])

@@ -42,12 +42,12 @@ def test_an_output_depends_on_its_own_query_alone(options, values, positions, qu
     model = randomised(PerceiverIO(small_config(**options), 6))
     expected = model(values, positions, queries=queries)
     # The products have other sizes: float32 rounding.
-    found = model(values, positions, queries=queries[:, [4, 1]])
-    torch.testing.assert_close(found, expected[:, [4, 1]], atol=1e-5, rtol=1e-5)
+    actual = model(values, positions, queries=queries[:, [4, 1]])
+    torch.testing.assert_close(actual, expected[:, [4, 1]], atol=1e-5, rtol=1e-5)
     assert (expected[:, 4] - expected[:, 1]).abs().max() > 1e-3
 
 
-def test_the_decoder_is_the_papers_written_out(values, positions, queries):
+def test_the_decoder_is_the_papers_step_by_step(values, positions, queries):
     model = randomised(PerceiverIO(small_config(), 6))
     latents = model.encode(values, positions)
     attention, feedforward = model.decoder.attention, model.decoder.feedforward
@@ -56,33 +56,35 @@ def test_the_decoder_is_the_papers_written_out(values, positions, queries):
     def split(tensor):
         return tensor.reshape(2, -1, 2, 24).transpose(1, 2)
 
-    asked = split(attention.to_query(attention.query_norm(queries)))
-    keys, answers = split(attention.to_key(context)), split(attention.to_value(context))
-    read = ((asked @ keys.mT / 24**0.5).softmax(-1) @ answers).transpose(1, 2).reshape(2, 7, 48)
-    state = queries + attention.to_out(read)
+    queries_by_head = split(attention.to_query(attention.query_norm(queries)))
+    keys_by_head, values_by_head = split(attention.to_key(context)), split(attention.to_value(context))
+    attended = (
+        ((queries_by_head @ keys_by_head.mT / 24**0.5).softmax(-1) @ values_by_head).transpose(1, 2).reshape(2, 7, 48)
+    )
+    state = queries + attention.to_out(attended)
     linear, gate = feedforward.widen(feedforward.norm(state)).chunk(2, -1)
     state = state + feedforward.narrow(linear * functional.gelu(gate))
     expected = model.head(model.head_norm(state))
     torch.testing.assert_close(model(values, positions, queries=queries), expected, atol=1e-4, rtol=1e-4)  # rounding
 
 
-def test_query_pooling_is_one_query_put_to_the_latents(values, positions):
+def test_query_pooling_is_a_decoder_with_one_query(values, positions):
     classifier = randomised(Perceiver(small_config(pooling="query")))
     state = classifier.state_dict()
     query = state.pop("query")
     model = PerceiverIO(small_config(), 16).eval()
     model.load_state_dict(state)
-    found = model(values, positions, queries=query[None, None])
-    torch.testing.assert_close(found[:, 0], classifier(values, positions), atol=0, rtol=0)
+    actual = model(values, positions, queries=query[None, None])
+    torch.testing.assert_close(actual[:, 0], classifier(values, positions), atol=0, rtol=0)
 
 
-def test_places_can_be_the_queries(values, positions):
+def test_position_features_can_be_the_queries(values, positions):
     """The Fourier features of a place ask about it; other places are not needed."""
     model = randomised(PerceiverIO(small_config(), 2 * 7))
     outputs = model(values, positions, queries=model.positions((positions,)))
     assert outputs.shape == (2, 12, 3)
-    one = model(values, positions, queries=model.positions((positions[:, 5:6],)))
-    torch.testing.assert_close(one[:, 0], outputs[:, 5], atol=1e-5, rtol=1e-5)  # rounding, as above
+    single_output = model(values, positions, queries=model.positions((positions[:, 5:6],)))
+    torch.testing.assert_close(single_output[:, 0], outputs[:, 5], atol=1e-5, rtol=1e-5)  # rounding, as above
 
 
 def test_padding_changes_no_output_and_every_parameter_gets_a_gradient(values, positions, queries):
@@ -92,9 +94,9 @@ def test_padding_changes_no_output_and_every_parameter_gets_a_gradient(values, p
     padding[:, 12] = True
     padded = torch.cat([values, torch.full((2, 1, 2), torch.nan)], dim=1)
     padded_positions = torch.cat([positions, torch.ones(1, 1, 2)], dim=1)
-    found = model(padded, padded_positions, padding, queries=queries)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)  # rounding, as above
-    found.square().sum().backward()
+    actual = model(padded, padded_positions, padding, queries=queries)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)  # rounding, as above
+    actual.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 1e-7, name
@@ -102,6 +104,6 @@ def test_padding_changes_no_output_and_every_parameter_gets_a_gradient(values, p
 
 def test_queries_that_do_not_fit_are_refused(values, positions, queries):
     model = PerceiverIO(small_config(), 6)
-    for wrong in (queries[..., :5], queries[0], queries[[0, 0, 0]]):
+    for unfitting_queries in (queries[..., :5], queries[0], queries[[0, 0, 0]]):
         with pytest.raises(ValueError, match=r"queries: found shape \(.*, allowed is \(2 or 1, queries, 6\)"):
-            model(values, positions, queries=wrong)
+            model(values, positions, queries=unfitting_queries)

@@ -17,26 +17,26 @@ pytestmark = pytest.mark.filterwarnings("ignore:PerceiverConfig.max_freq is far"
 
 def draw_case(seed):
     """Options of perceiver-pytorch's Perceiver, sizes of the axes, and whether some inputs are masked."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     num_axes = 1 + seed % 3
     options = {
-        "num_freq_bands": draw.choice([1, 2, 5]),
-        "depth": draw.choice([1, 2, 3]),
-        "max_freq": draw.choice([2.0, 7.5, 10.0]),
-        "input_channels": draw.choice([1, 2, 3]),
+        "num_freq_bands": rng.choice([1, 2, 5]),
+        "depth": rng.choice([1, 2, 3]),
+        "max_freq": rng.choice([2.0, 7.5, 10.0]),
+        "input_channels": rng.choice([1, 2, 3]),
         "input_axis": num_axes,
-        "num_latents": draw.choice([3, 6]),
-        "latent_dim": draw.choice([8, 20]),
-        "cross_heads": draw.choice([1, 3]),
-        "latent_heads": draw.choice([1, 2, 4]),
-        "cross_dim_head": draw.choice([4, 16, 40]),
-        "latent_dim_head": draw.choice([4, 8]),
-        "num_classes": draw.choice([2, 5]),
-        "weight_tie_layers": draw.random() < 0.5,
+        "num_latents": rng.choice([3, 6]),
+        "latent_dim": rng.choice([8, 20]),
+        "cross_heads": rng.choice([1, 3]),
+        "latent_heads": rng.choice([1, 2, 4]),
+        "cross_dim_head": rng.choice([4, 16, 40]),
+        "latent_dim_head": rng.choice([4, 8]),
+        "num_classes": rng.choice([2, 5]),
+        "weight_tie_layers": rng.random() < 0.5,
         "fourier_encode_data": seed % 6 != 5,
-        "self_per_cross_attn": draw.choice([0, 1, 2]),
+        "self_per_cross_attn": rng.choice([0, 1, 2]),
     }
-    return options, tuple(draw.choice([1, 3, 4]) for _ in range(num_axes)), draw.random() < 0.5
+    return options, tuple(rng.choice([1, 3, 4]) for _ in range(num_axes)), rng.random() < 0.5
 
 
 def build_reference(options, seed):
@@ -69,10 +69,10 @@ def reference_grid(axis_sizes):
 @pytest.mark.parametrize("seed", range(30))
 def test_same_weights_give_same_logits_and_gradients(seed):
     options, axis_sizes, masked = draw_case(seed)
-    theirs = build_reference(options, seed)
-    config, state = convert(theirs, options, axis_sizes)
-    ours = Perceiver(config)
-    ours.load_state_dict(state)
+    external_model = build_reference(options, seed)
+    config, state = convert(external_model, options, axis_sizes)
+    model = Perceiver(config)
+    model.load_state_dict(state)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(2, *axis_sizes, options["input_channels"], generator=generator)
     mask = torch.rand(2, *axis_sizes, generator=generator) > 0.3 if masked else None
@@ -80,18 +80,18 @@ def test_same_weights_give_same_logits_and_gradients(seed):
         mask.flatten(1)[:, 0] = True
     weight = torch.randn(2, options["num_classes"], generator=generator)
 
-    expected = theirs(images, mask=mask)
-    found = ours(
+    expected = external_model(images, mask=mask)
+    actual = model(
         images.flatten(1, -2), reference_grid(axis_sizes), None if mask is None else ~mask.flatten(start_dim=1)
     )
     # The same sums in another order: float32 rounding (6e-8) through at most 18 layers. Largest found: 1.4e-6.
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
     (expected * weight).sum().backward()
-    (found * weight).sum().backward()
-    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    (actual * weight).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     converted = to_perceiver_pytorch(config, gradients)
-    for name, parameter in theirs.named_parameters():
+    for name, parameter in external_model.named_parameters():
         # A gradient is a sum of terms that cancel, so its rounding is relative to the largest number in it.
         # Largest found: 3e-6 of that.
         scale = max(1.0, parameter.grad.abs().max().item())
@@ -102,52 +102,52 @@ def test_same_weights_give_same_logits_and_gradients(seed):
 def test_its_own_call_builds_the_same_model_for_images_of_any_size(seed):
     options, _, _ = draw_case(seed)
     axis_sizes = (5, 2, 4)[: options["input_axis"]]
-    theirs = build_reference(options, seed)
-    config, state = convert(theirs, options, axis_sizes)
-    ours = Perceiver.from_image_config(**options)
-    expected = dataclasses.replace(config, axis_sizes=None, max_freq=ours.config.max_freq)
+    external_model = build_reference(options, seed)
+    config, state = convert(external_model, options, axis_sizes)
+    model = Perceiver.from_image_config(**options)
+    expected = dataclasses.replace(config, axis_sizes=None, max_freq=model.config.max_freq)
     if options["self_per_cross_attn"] == 0:  # no weights say how wide a head would be
         expected = dataclasses.replace(expected, latent_head_dim=options["latent_dim_head"])
-    assert ours.config == expected
-    ours.load_state_dict(state)
+    assert model.config == expected
+    model.load_state_dict(state)
     for sizes in (axis_sizes, tuple(size + 1 for size in axis_sizes)):
         images = torch.randn(2, *sizes, options["input_channels"], generator=torch.Generator().manual_seed(seed))
-        torch.testing.assert_close(ours(images), theirs(images), atol=2e-5, rtol=2e-5)  # rounding, as above
+        torch.testing.assert_close(model(images), external_model(images), atol=2e-5, rtol=2e-5)  # rounding, as above
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_weights_come_back_as_they_went(seed):
     options, axis_sizes, _ = draw_case(seed)
-    theirs = build_reference(options, seed).state_dict()
+    external_state = build_reference(options, seed).state_dict()
     config, state = convert(build_reference(options, seed), options, axis_sizes)
-    back = to_perceiver_pytorch(config, state)
-    assert back.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert torch.equal(back[name], tensor), name
+    converted_back = to_perceiver_pytorch(config, state)
+    assert converted_back.keys() == external_state.keys()
+    for name, tensor in external_state.items():
+        assert torch.equal(converted_back[name], tensor), name
 
 
 @pytest.mark.parametrize("sharing", ["none", "all", "all_but_first", "all_but_first_block"])
 def test_any_weight_sharing_of_ours_loads_into_an_untied_reference(sharing):
     options = {**draw_case(0)[0], "depth": 3, "weight_tie_layers": False, "self_per_cross_attn": 1}
     config, _ = convert(build_reference(options, 0), options, (4,))
-    ours = Perceiver(dataclasses.replace(config, weight_sharing=sharing))
-    theirs = reference.Perceiver(**options)
-    theirs.load_state_dict(to_perceiver_pytorch(ours.config, ours.state_dict()))
+    model = Perceiver(dataclasses.replace(config, weight_sharing=sharing))
+    external_model = reference.Perceiver(**options)
+    external_model.load_state_dict(to_perceiver_pytorch(model.config, model.state_dict()))
     images = torch.randn(2, 4, options["input_channels"], generator=torch.Generator().manual_seed(1))
     # Rounding, as above.
-    torch.testing.assert_close(ours(images, reference_grid((4,))), theirs(images), atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(model(images, reference_grid((4,))), external_model(images), atol=2e-5, rtol=2e-5)
 
 
 def test_without_a_head_the_latents_are_the_embeddings():
     options = {**draw_case(1)[0], "final_classifier_head": False}
-    theirs = build_reference(options, 1)
-    config, state = convert(theirs, options, (3, 4))
-    ours = PerceiverEncoder(config)
-    ours.load_state_dict(state)
+    external_model = build_reference(options, 1)
+    config, state = convert(external_model, options, (3, 4))
+    model = PerceiverEncoder(config)
+    model.load_state_dict(state)
     images = torch.randn(2, 3, 4, options["input_channels"], generator=torch.Generator().manual_seed(1))
-    found = ours.encode(images.flatten(1, 2), reference_grid((3, 4)))
-    torch.testing.assert_close(found, theirs(images), atol=2e-5, rtol=2e-5)  # rounding, as above
-    assert to_perceiver_pytorch(config, ours.state_dict()).keys() == theirs.state_dict().keys()
+    actual = model.encode(images.flatten(1, 2), reference_grid((3, 4)))
+    torch.testing.assert_close(actual, external_model(images), atol=2e-5, rtol=2e-5)  # rounding, as above
+    assert to_perceiver_pytorch(config, model.state_dict()).keys() == external_model.state_dict().keys()
 
 
 def test_what_cannot_be_converted_is_refused_by_name():

@@ -35,7 +35,7 @@ def small_perceiver(**options):
     return model
 
 
-KINDS = [
+MODEL_OPTIONS = [
     {},
     {"cross_head_dim": 8},  # inputs wider than a head: projected
     {"pooling": "query", "weight_sharing": "all_but_first"},
@@ -48,8 +48,8 @@ def points():
     return torch.rand(2, 20, 3, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-@pytest.mark.parametrize("options", KINDS)
-def test_the_order_of_points_changes_nothing_and_their_places_do(options, points):
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
+def test_the_order_of_points_changes_nothing_and_their_positions_do(options, points):
     model = small_perceiver(**options)
     expected = model(points)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
@@ -61,7 +61,7 @@ def test_the_order_of_points_changes_nothing_and_their_places_do(options, points
         assert (model(moved) - expected).abs().max() > 1e-3, axis
 
 
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
 def test_padding_changes_nothing_whatever_it_holds(options, points):
     model = small_perceiver(**options)
     padding = torch.zeros(2, 23, dtype=torch.bool)
@@ -71,7 +71,7 @@ def test_padding_changes_nothing_whatever_it_holds(options, points):
     assert (model(padded) - model(points)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
 def test_every_parameter_gets_a_gradient(options, points):
     model = small_perceiver(**options).train()
     weight = torch.randn(2, 3, generator=torch.Generator().manual_seed(4))
@@ -93,7 +93,7 @@ def test_a_point_is_its_three_coordinates_and_has_no_value(points):
     assert torch.equal(positions, points)
     model = small_perceiver()
     # For each axis 4 sines, 4 cosines and the coordinate.
-    assert model.perceiver.prepare(values, positions, None)[0].shape == (2, 20, 3 * 9)
+    assert model.perceiver.prepare_inputs(values, positions, None)[0].shape == (2, 20, 3 * 9)
 
 
 def test_normalising_by_hand():

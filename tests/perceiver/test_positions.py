@@ -22,7 +22,7 @@ def test_a_grid_runs_from_minus_one_to_one_last_axis_fastest():
     torch.testing.assert_close(grid_positions((2, 3)), torch.tensor(expected, dtype=torch.float32))
 
 
-def test_an_axis_with_one_place_lies_in_the_middle():
+def test_an_axis_of_size_one_lies_in_the_middle():
     torch.testing.assert_close(grid_positions((1,)), torch.zeros(1, 1))
 
 
@@ -33,10 +33,10 @@ def test_frequencies_run_in_equal_steps_from_one_to_half_of_max_freq():
 
 def test_fourier_features_agree_with_numbers_computed_by_hand():
     """Frequencies 1 and 2: 45 and 90 degrees at x = 1/4, -90 and -180 degrees at x = -1/2."""
-    half = math.sqrt(0.5)
-    expected = torch.tensor([[[half, 1.0, half, 0.0, 0.25, -1.0, 0.0, 0.0, -1.0, -0.5]]])
-    found = fourier_features(torch.tensor([[[0.25, -0.5]]]), fourier_frequencies((4.0, 4.0), 2))
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)  # pi is rounded to float32
+    sqrt_half = math.sqrt(0.5)
+    expected = torch.tensor([[[sqrt_half, 1.0, sqrt_half, 0.0, 0.25, -1.0, 0.0, 0.0, -1.0, -0.5]]])
+    actual = fourier_features(torch.tensor([[[0.25, -0.5]]]), fourier_frequencies((4.0, 4.0), 2))
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)  # pi is rounded to float32
 
 
 def test_each_axis_has_its_own_frequencies():
@@ -46,20 +46,20 @@ def test_each_axis_has_its_own_frequencies():
 
 
 def test_positions_in_parts_give_the_same_features_as_positions_in_one_piece():
-    grid, place = grid_positions((3, 2)).unsqueeze(0), torch.tensor([0.1, -0.7]).reshape(2, 1, 1)
-    whole = torch.cat([grid.expand(2, -1, -1), place.expand(-1, 6, -1)], dim=-1)
+    grid, slice_position = grid_positions((3, 2)).unsqueeze(0), torch.tensor([0.1, -0.7]).reshape(2, 1, 1)
+    whole = torch.cat([grid.expand(2, -1, -1), slice_position.expand(-1, 6, -1)], dim=-1)
     encode = FourierPositions((3.0, 2.0, 9.0), 4)
-    torch.testing.assert_close(encode((grid, place)), encode((whole,)), atol=0, rtol=0)
+    torch.testing.assert_close(encode((grid, slice_position)), encode((whole,)), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 1, 7)])
-def test_a_place_of_the_grid_finds_its_own_row(sizes):
+def test_a_position_of_the_grid_has_its_own_row(sizes):
     positions = grid_positions(sizes).unsqueeze(0)
     assert grid_indices(positions, sizes).tolist() == [list(range(positions.shape[1]))]
-    shaken = (positions + 0.1 * torch.tensor([-1.0, 1.0]).repeat(positions.shape[1])[: positions.shape[1], None]).clamp(
-        -1, 1
-    )
-    assert grid_indices(shaken, sizes).tolist() == [list(range(positions.shape[1]))]
+    jittered = (
+        positions + 0.1 * torch.tensor([-1.0, 1.0]).repeat(positions.shape[1])[: positions.shape[1], None]
+    ).clamp(-1, 1)
+    assert grid_indices(jittered, sizes).tolist() == [list(range(positions.shape[1]))]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_frequency_far_from_the_resolution_gets_one_warning(max_freq, message)
     assert len(caught) == 1
 
 
-def test_a_model_warns_when_it_is_built_or_meets_a_grid_and_else_not():
+def test_a_model_warns_when_it_is_built_or_reads_a_grid_and_otherwise_not():
     options = {"input_channels": 1, "num_classes": 2, "num_latents": 2, "latent_dim": 8}
     with pytest.warns(UserWarning, match="axis 0: found 10, 2.5 times below 25"):
         Perceiver(PerceiverConfig(axis_sizes=(25,), max_freq=(10.0,), **options))

@@ -7,9 +7,9 @@ import torch
 
 from perceiver.positions import FourierPositions, fourier_frequencies, grid_positions
 from tests.perceiver.small_models import (
-    KINDS,
-    STEMS,
-    draw,
+    MODEL_OPTIONS,
+    STEM_OPTIONS,
+    draw_normal,
     logits_and_gradients,
     small_image_perceiver,
     small_perceiver,
@@ -25,7 +25,7 @@ DTYPES = list(TOLERANCES)
 def draw_inputs(kind, axis_sizes, channels):
     """Values, positions and padding; float16 ends at 65,504."""
     num_inputs = axis_sizes[0] * axis_sizes[1]
-    values, padding = draw(2, num_inputs, channels), None
+    values, padding = draw_normal(2, num_inputs, channels), None
     if kind == "thousands":
         values = values * 1e3
     elif kind == "near the end of float16":
@@ -42,56 +42,56 @@ def draw_inputs(kind, axis_sizes, channels):
     return values, grid_positions(axis_sizes).unsqueeze(0), padding
 
 
-def in_precision(how, dtype, model):
+def in_precision(precision_mode, dtype, model):
     """The model and a context in which it computes in ``dtype``."""
-    if how == "autocast":
+    if precision_mode == "autocast":
         return model, torch.autocast("cpu", dtype)
     return model.to(dtype), contextlib.nullcontext()
 
 
-def assert_near(dtype, found, expected, slack=1):
+def assert_near(dtype, actual, expected, tolerance_factor=1):
     """Logits and gradients are finite and near; a single gradient can be a small rest of terms that cancel."""
-    logits_share, gradient_share = (slack * share for share in TOLERANCES[dtype])
-    logits, gradients = found
+    logits_tolerance, gradient_tolerance = (tolerance_factor * tolerance for tolerance in TOLERANCES[dtype])
+    logits, gradients = actual
     expected_logits, expected_gradients = expected
     assert logits.isfinite().all()
-    assert (logits - expected_logits).abs().max() / expected_logits.abs().max() <= logits_share
+    assert (logits - expected_logits).abs().max() / expected_logits.abs().max() <= logits_tolerance
     for name, gradient in gradients.items():
         assert gradient.isfinite().all(), name
-    whole = torch.cat([gradient.float().flatten() for gradient in gradients.values()])
-    expected_whole = torch.cat([gradient.flatten() for gradient in expected_gradients.values()])
-    assert (whole - expected_whole).norm() / expected_whole.norm() <= gradient_share
+    all_gradients = torch.cat([gradient.float().flatten() for gradient in gradients.values()])
+    all_expected_gradients = torch.cat([gradient.flatten() for gradient in expected_gradients.values()])
+    assert (all_gradients - all_expected_gradients).norm() / all_expected_gradients.norm() <= gradient_tolerance
 
 
-@pytest.mark.parametrize("how", ["autocast", "to"])
+@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "kind",
     ["ordinary", "thousands", "near the end of float16", "small beside large", "constant", "nearly all padding"],
 )
-def test_logits_and_gradients_are_near_those_of_float32(kind, dtype, how):
-    many = {"axis_sizes": (17, 16)}  # above 256 inputs attention is computed in another way
-    for options in (*KINDS, many, {**many, "cross_head_dim": 8}):
+def test_logits_and_gradients_are_near_those_of_float32(kind, dtype, precision_mode):
+    many_inputs = {"axis_sizes": (17, 16)}  # above 256 inputs attention is computed in another way
+    for options in (*MODEL_OPTIONS, many_inputs, {**many_inputs, "cross_head_dim": 8}):
         axis_sizes = options.get("axis_sizes", (3, 4))
         values, positions, padding = draw_inputs(kind, axis_sizes, options.get("input_channels", 2))
         expected = logits_and_gradients(small_perceiver(**options), values, positions, padding)
-        model, context = in_precision(how, dtype, small_perceiver(**options))
+        model, context = in_precision(precision_mode, dtype, small_perceiver(**options))
         with context:
-            found = logits_and_gradients(model, values, positions, padding)
+            actual = logits_and_gradients(model, values, positions, padding)
             with torch.no_grad():
-                answers = model(values, positions, padding)
-        assert_near(dtype, found, expected)
-        assert_near(dtype, (answers, found[1]), expected)
-        assert not torch.equal(found[0].float(), expected[0])  # so it did compute in the lower precision
+                logits_without_gradient = model(values, positions, padding)
+        assert_near(dtype, actual, expected)
+        assert_near(dtype, (logits_without_gradient, actual[1]), expected)
+        assert not torch.equal(actual[0].float(), expected[0])  # so it did compute in the lower precision
 
 
-@pytest.mark.parametrize("how", ["autocast", "to"])
+@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["near the end of float16", "constant", "nearly all padding"])
-def test_training_with_dropout_stays_finite(kind, dtype, how):
+def test_training_with_dropout_stays_finite(kind, dtype, precision_mode):
     values, positions, padding = draw_inputs(kind, (3, 4), 2)
     for options in ({"dropout": 0.3}, {"dropout": 0.3, "attention_dropout": 0.3, "pooling": "query"}):
-        model, context = in_precision(how, dtype, small_perceiver(**options).train())
+        model, context = in_precision(precision_mode, dtype, small_perceiver(**options).train())
         with context:
             logits, gradients = logits_and_gradients(model, values, positions, padding)
         assert logits.isfinite().all()
@@ -99,43 +99,49 @@ def test_training_with_dropout_stays_finite(kind, dtype, how):
             assert gradient.isfinite().all(), name
 
 
-@pytest.mark.parametrize("how", ["autocast", "to"])
+@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_perceiver_io_is_near_float32(dtype, how):
-    queries = draw(2, 7, 6)
+def test_perceiver_io_is_near_float32(dtype, precision_mode):
+    queries = draw_normal(2, 7, 6)
     for options in ({}, {"decoder_head_dim": 8, "cross_head_dim": 8}):
         for kind in ("ordinary", "near the end of float16", "nearly all padding"):
             inputs = draw_inputs(kind, (3, 4), 2)
             expected = logits_and_gradients(small_perceiver_io(**options), *inputs, queries=queries)
-            model, context = in_precision(how, dtype, small_perceiver_io(**options))
+            model, context = in_precision(precision_mode, dtype, small_perceiver_io(**options))
             with context:
                 assert_near(dtype, logits_and_gradients(model, *inputs, queries=queries), expected)
 
 
-@pytest.mark.parametrize("how", ["autocast", "to"])
+@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", STEMS)
-def test_images_are_near_float32(options, dtype, how):
+@pytest.mark.parametrize("options", STEM_OPTIONS)
+def test_images_are_near_float32(options, dtype, precision_mode):
     """Whatever the stem; a convolution multiplies pixels before any norm, so float16 cannot take 6e4 there."""
-    places = (torch.tensor([-1.0, 0.0, 0.5]),) if options.get("slice_position") else ()
-    largest = 1e3 if options["stem"] == "conv" else 6e4
-    for images in (draw(3, 2, 8, 12), draw(3, 2, 8, 12).tanh() * largest, torch.full((3, 2, 8, 12), 3.0)):
+    slice_positions = (torch.tensor([-1.0, 0.0, 0.5]),) if options.get("slice_position") else ()
+    largest_pixel = 1e3 if options["stem"] == "conv" else 6e4
+    for images in (
+        draw_normal(3, 2, 8, 12),
+        draw_normal(3, 2, 8, 12).tanh() * largest_pixel,
+        torch.full((3, 2, 8, 12), 3.0),
+    ):
         for training in (True, False):
-            expected = logits_and_gradients(small_image_perceiver(**options).train(training), images, *places)
-            model, context = in_precision(how, dtype, small_image_perceiver(**options).train(training))
+            expected = logits_and_gradients(small_image_perceiver(**options).train(training), images, *slice_positions)
+            model, context = in_precision(precision_mode, dtype, small_image_perceiver(**options).train(training))
             with context:
-                own = images if how == "autocast" else images.to(dtype)
+                typed_images = images if precision_mode == "autocast" else images.to(dtype)
                 # Rounding makes pixels equal, and their maximum then sends the gradient to another of them.
-                slack = 2 if options["stem"] == "conv" else 1
-                assert_near(dtype, logits_and_gradients(model, own, *places), expected, slack)
+                tolerance_factor = 2 if options["stem"] == "conv" else 1
+                assert_near(
+                    dtype, logits_and_gradients(model, typed_images, *slice_positions), expected, tolerance_factor
+                )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_frequencies_are_never_rounded_below_float32(dtype):
     """Rounded to bfloat16, 65.25 half cycles would become 65.5: at the edge of the image another phase."""
     positions = FourierPositions((260.0,), 5).to(dtype)
-    kept = torch.float64 if dtype == torch.float64 else torch.float32
-    assert positions.frequencies.dtype == kept
+    expected_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    assert positions.frequencies.dtype == expected_dtype
     assert positions.frequencies.tolist() == [[1.0, 33.25, 65.5, 97.75, 130.0]]
     thirds = FourierPositions((3.0,), 4).to(dtype).to(torch.float32).frequencies
     assert torch.equal(thirds, fourier_frequencies((3.0,), 4))
@@ -144,7 +150,7 @@ def test_frequencies_are_never_rounded_below_float32(dtype):
 def test_a_model_of_float64_computes_in_float64():
     """A change of 1e-12, far below float32, is seen through all that stands between values and logits."""
     model = small_perceiver().double()
-    values, positions = draw(2, 12, 2).double(), grid_positions((3, 4)).unsqueeze(0).double()
+    values, positions = draw_normal(2, 12, 2).double(), grid_positions((3, 4)).unsqueeze(0).double()
     logits = model(values, positions)
     assert logits.dtype == torch.float64
     for changed in (model(values + 1e-12, positions), model(values, positions - 1e-12)):

@@ -9,75 +9,76 @@ import torch
 
 from perceiver import Perceiver, PerceiverConfig, PerceiverIO
 from perceiver.positions import grid_positions
-from tests.perceiver.small_models import build_seeded, draw
+from tests.perceiver.small_models import build_seeded, draw_normal
 
 # The same sums in another order: float64 rounding (1e-16) through at most 20 layers, relative to the largest number.
-SHARE = 1e-10
+RELATIVE_TOLERANCE = 1e-10
 NUM_CASES = 32
 pytestmark = pytest.mark.filterwarnings("ignore:PerceiverConfig.max_freq is far")  # some draws are
 
 
 def draw_config(seed):
     """Every option changes often; what matters most changes in turn, so that each value is there."""
-    choose = random.Random(seed)
+    rng = random.Random(seed)
     num_axes = 1 + seed % 3
-    axis_sizes = tuple(choose.choice([1, 2, 3, 4]) for _ in range(num_axes))
+    axis_sizes = tuple(rng.choice([1, 2, 3, 4]) for _ in range(num_axes))
     positions = ["fourier", "learned", "fourier", "none", "fourier"][seed % 5]
-    frequencies = tuple(choose.choice([2.0, 3.5, 5.0]) for _ in range(num_axes))
+    frequencies = tuple(rng.choice([2.0, 3.5, 5.0]) for _ in range(num_axes))
     return PerceiverConfig(
-        input_channels=choose.choice([1, 2, 3] if positions == "none" else [0, 1, 3]),
+        input_channels=rng.choice([1, 2, 3] if positions == "none" else [0, 1, 3]),
         axis_sizes=axis_sizes,
-        num_classes=choose.choice([1, 4]),
-        num_latents=choose.choice([1, 3, 6]),
-        latent_dim=choose.choice([7, 12]),
-        num_cross_attends=choose.choice([1, 2, 3]),
-        self_attends_per_cross=choose.choice([1, 2]) if seed % 3 == 1 else choose.choice([0, 1, 2]),
-        cross_heads=choose.choice([1, 2, 3]),
-        cross_head_dim=choose.choice([2, 9, 40]),
-        latent_heads=choose.choice([1, 3]),
-        latent_head_dim=choose.choice([4, 5]),
+        num_classes=rng.choice([1, 4]),
+        num_latents=rng.choice([1, 3, 6]),
+        latent_dim=rng.choice([7, 12]),
+        num_cross_attends=rng.choice([1, 2, 3]),
+        self_attends_per_cross=rng.choice([1, 2]) if seed % 3 == 1 else rng.choice([0, 1, 2]),
+        cross_heads=rng.choice([1, 2, 3]),
+        cross_head_dim=rng.choice([2, 9, 40]),
+        latent_heads=rng.choice([1, 3]),
+        latent_head_dim=rng.choice([4, 5]),
         weight_sharing=["none", "all", "all_but_first", "all_but_first_block"][seed % 4],
-        activation=choose.choice(["geglu", "gelu"]),
-        feedforward_widening=choose.choice([1, 2, 3]),
+        activation=rng.choice(["geglu", "gelu"]),
+        feedforward_widening=rng.choice([1, 2, 3]),
         pooling=["mean", "cls", "query"][seed % 3],
-        decoder_heads=choose.choice([1, 2]),
-        decoder_head_dim=choose.choice([3, 14]),
+        decoder_heads=rng.choice([1, 2]),
+        decoder_head_dim=rng.choice([3, 14]),
         positions=positions,
-        num_bands=choose.choice([1, 2, 5]),
-        max_freq=frequencies if choose.random() < 0.5 else None,
-        learned_position_dim=choose.choice([1, 6]),
+        num_bands=rng.choice([1, 2, 5]),
+        max_freq=frequencies if rng.random() < 0.5 else None,
+        learned_position_dim=rng.choice([1, 6]),
         gradient_checkpointing=("layers", "feedforward", "none")[min(2, 7 - seed % 8)],
     )
 
 
 def draw_inputs(config, seed):
     """A batch on the grid in any order, half of them with padding, half with positions of its own each."""
-    places = grid_positions(config.axis_sizes).double()
+    grid = grid_positions(config.axis_sizes).double()
     generator = torch.Generator().manual_seed(seed)
     num_examples = 1 if seed % 4 == 1 else 3
-    orders = [torch.randperm(len(places), generator=generator) for _ in range(num_examples)]
-    positions = torch.stack([places[order] for order in orders[: 1 if seed % 2 else num_examples]])
-    values = draw(num_examples, len(places), config.input_channels, seed=seed).double()
+    orders = [torch.randperm(len(grid), generator=generator) for _ in range(num_examples)]
+    positions = torch.stack([grid[order] for order in orders[: 1 if seed % 2 else num_examples]])
+    values = draw_normal(num_examples, len(grid), config.input_channels, seed=seed).double()
     padding = None
     if seed % 4 > 1:
-        padding = torch.rand(num_examples, len(places), generator=generator) > 0.6
+        padding = torch.rand(num_examples, len(grid), generator=generator) > 0.6
         padding[:, 0] = False
     return values, positions, padding
 
 
-def assert_same(model, outputs, expected_from):
+def assert_same(model, outputs, compute_expected):
     """Compare outputs and all gradients of ``model`` with those of a reference that reads the state it is given."""
     state = {name: tensor.detach().clone().requires_grad_() for name, tensor in model.named_parameters()}
-    expected = expected_from(dataclasses.asdict(model.config), state)
-    torch.testing.assert_close(outputs, expected, atol=SHARE * max(1.0, expected.abs().max().item()), rtol=0)
-    weight = draw(*expected.shape, seed=5).double()
+    expected = compute_expected(dataclasses.asdict(model.config), state)
+    tolerance = RELATIVE_TOLERANCE * max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(outputs, expected, atol=tolerance, rtol=0)
+    weight = draw_normal(*expected.shape, seed=5).double()
     (outputs * weight).sum().backward()
     (expected * weight).sum().backward()
     for name, parameter in model.named_parameters():
         gradient = torch.zeros_like(parameter) if state[name].grad is None else state[name].grad
-        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        actual = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(
-            found, gradient, atol=SHARE * max(1.0, gradient.abs().max().item()), rtol=0, msg=name
+            actual, gradient, atol=RELATIVE_TOLERANCE * max(1.0, gradient.abs().max().item()), rtol=0, msg=name
         )
 
 
@@ -95,7 +96,7 @@ def test_a_perceiver_io_is_the_papers(seed):
     query_dim, num_queries = 3 + seed % 11, 1 + 4 * (seed % 4)
     model = build_seeded(lambda: PerceiverIO(config, query_dim)).double().train(seed % 2 == 0)
     inputs = draw_inputs(config, seed)
-    queries = draw(1 if seed % 3 == 0 else len(inputs[0]), num_queries, query_dim, seed=seed + 100).double()
+    queries = draw_normal(1 if seed % 3 == 0 else len(inputs[0]), num_queries, query_dim, seed=seed + 100).double()
     outputs = model(*inputs, queries=queries)
     assert_same(model, outputs, lambda record, state: reference.perceiver_io(*inputs, queries, record, state))
 
@@ -104,8 +105,8 @@ def test_the_cases_hold_every_option():
     """A draw that changes must not lose a kind without a word."""
     configs = [draw_config(seed) for seed in range(NUM_CASES)]
     kinds = {"weight_sharing": 4, "activation": 2, "pooling": 3, "positions": 3, "gradient_checkpointing": 3}
-    for name, number in kinds.items():
-        assert len({getattr(config, name) for config in configs}) == number, name
+    for name, num_values in kinds.items():
+        assert len({getattr(config, name) for config in configs}) == num_values, name
     projected = [
         config.cross_head_dim < model.cross_layers[0].attention.input_gain.numel()
         for config in configs

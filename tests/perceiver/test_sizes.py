@@ -5,58 +5,78 @@ import torch
 
 from perceiver import Perceiver
 from perceiver.positions import grid_positions
-from tests.perceiver.small_models import KINDS, STEMS, draw, small_image_perceiver, small_perceiver, small_perceiver_io
+from tests.perceiver.small_models import (
+    MODEL_OPTIONS,
+    STEM_OPTIONS,
+    draw_normal,
+    small_image_perceiver,
+    small_perceiver,
+    small_perceiver_io,
+)
 
 # Other sizes of a product are added up in another order: float32 rounding through nine layers.
 ROUNDING = {"atol": 1e-5, "rtol": 1e-5}
 
 
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
 def test_a_row_of_a_batch_is_the_batch_of_that_row(options):
     model, channels = small_perceiver(**options), options.get("input_channels", 2)
-    values, positions = draw(4, 12, channels), grid_positions((3, 4)).expand(4, -1, -1) * draw(4, 1, 2, seed=3).tanh()
+    values, positions = (
+        draw_normal(4, 12, channels),
+        grid_positions((3, 4)).expand(4, -1, -1) * draw_normal(4, 1, 2, seed=3).tanh(),
+    )
     padding = torch.rand(4, 12, generator=torch.Generator().manual_seed(4)) > 0.7
     for training in (False, True):  # no dropout, so training is the same function
         model.train(training)
-        for hidden in (None, padding):
-            whole = model(values, positions, hidden)
+        for padding_option in (None, padding):
+            whole = model(values, positions, padding_option)
             for row in range(4):
-                own = slice(row, row + 1)
-                alone = model(values[own], positions[own], None if hidden is None else hidden[own])
-                torch.testing.assert_close(alone, whole[own], **ROUNDING)
+                row_slice = slice(row, row + 1)
+                alone = model(
+                    values[row_slice],
+                    positions[row_slice],
+                    None if padding_option is None else padding_option[row_slice],
+                )
+                torch.testing.assert_close(alone, whole[row_slice], **ROUNDING)
     assert (whole[0] - whole[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("options", STEMS)
+@pytest.mark.parametrize("options", STEM_OPTIONS)
 def test_a_row_of_a_batch_of_images_is_the_batch_of_that_row(options):
-    model, images = small_image_perceiver(**options), draw(3, 2, 8, 12)
-    places = (torch.tensor([-1.0, 0.0, 0.5]),) if options.get("slice_position") else ()
-    whole = model(images, *places)
+    model, images = small_image_perceiver(**options), draw_normal(3, 2, 8, 12)
+    slice_positions = (torch.tensor([-1.0, 0.0, 0.5]),) if options.get("slice_position") else ()
+    whole = model(images, *slice_positions)
     for row in range(3):
-        own = slice(row, row + 1)
-        torch.testing.assert_close(model(images[own], *(place[own] for place in places)), whole[own], **ROUNDING)
+        row_slice = slice(row, row + 1)
+        torch.testing.assert_close(
+            model(images[row_slice], *(slice_position[row_slice] for slice_position in slice_positions)),
+            whole[row_slice],
+            **ROUNDING,
+        )
     assert (whole[0] - whole[1]).abs().max() > 1e-3
 
 
 def test_a_row_of_outputs_is_the_batch_of_that_row():
-    model, values, queries = small_perceiver_io(), draw(3, 12, 2), draw(3, 7, 6, seed=3)
+    model, values, queries = small_perceiver_io(), draw_normal(3, 12, 2), draw_normal(3, 7, 6, seed=3)
     positions = grid_positions((3, 4)).unsqueeze(0)
     whole = model(values, positions, queries=queries)
     for row in range(3):
-        own = slice(row, row + 1)
-        torch.testing.assert_close(model(values[own], positions, queries=queries[own]), whole[own], **ROUNDING)
+        row_slice = slice(row, row + 1)
+        torch.testing.assert_close(
+            model(values[row_slice], positions, queries=queries[row_slice]), whole[row_slice], **ROUNDING
+        )
     assert (whole[0] - whole[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("options", KINDS)
-def test_an_input_given_many_times_counts_as_once(options):
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
+def test_repeating_all_inputs_changes_nothing(options):
     """What a softmax reads is a mean: doubling all inputs leaves it, so it can be checked at any number of them."""
     model, channels = small_perceiver(**options), options.get("input_channels", 2)
     for num_inputs in (1, 5, 12, 150):
-        values, positions = draw(2, num_inputs, channels), draw(1, num_inputs, 2, seed=3).tanh()
+        values, positions = draw_normal(2, num_inputs, channels), draw_normal(1, num_inputs, 2, seed=3).tanh()
         expected = model(values, positions)
-        found = model(values.repeat(1, 2, 1), positions.repeat(1, 2, 1))
-        torch.testing.assert_close(found, expected, **ROUNDING)
+        actual = model(values.repeat(1, 2, 1), positions.repeat(1, 2, 1))
+        torch.testing.assert_close(actual, expected, **ROUNDING)
 
 
 def test_a_large_grid_is_a_small_one_with_padding_around():
@@ -64,7 +84,7 @@ def test_a_large_grid_is_a_small_one_with_padding_around():
     model = Perceiver.from_image_config(3, (6.0, 6.0), 2, input_channels=1, num_latents=4, latent_dim=16, num_classes=3)
     model.eval()
     for sizes in ((5, 5), (3, 6), (4, 3)):
-        small = draw(2, *sizes, 1)
+        small = draw_normal(2, *sizes, 1)
         large_sizes = tuple(2 * size - 1 for size in sizes)
         large, padding = torch.full((2, *large_sizes, 1), torch.nan), torch.ones(2, *large_sizes, dtype=torch.bool)
         large[:, ::2, ::2], padding[:, ::2, ::2] = small, False
