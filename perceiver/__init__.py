@@ -1,4 +1,4 @@
-"""The Perceiver: latents that read any set of inputs by cross-attention."""
+"""The Perceiver: latents that attend to any set of inputs by cross-attention."""
 
 from perceiver.config import PerceiverConfig
 from perceiver.encoder import PerceiverEncoder

@@ -1,17 +1,18 @@
 """Cross-attention to the inputs and self-attention among the latents.
 
-Cross-attention has two ways to the same numbers. With ``x`` an input normalised to mean 0 and deviation 1,
-``g`` and ``s`` the layer's own gain and shift, a key is ``W_k (g x + s)``. Its score with a query ``q`` is
+Cross-attention is computed in one of two ways, with the same result. With ``x`` an input normalised to mean 0 and
+standard deviation 1, and ``g`` and ``s`` the gain and shift of the layer, a key is ``W_k (g x + s)``. Its score with a
+query ``q`` is
 
     q . W_k (g x + s) = (g W_k^T q) . x + constant,
 
-and the softmax over the inputs does not see a constant. The weights sum to 1, so the value is
+and a constant does not change the softmax over the inputs. The weights ``w_i`` sum to 1, so the result is
 
     sum_i w_i W_v (g x_i + s) = (W_v g) sum_i w_i x_i + W_v s.
 
-Where ``x`` is no wider than a head this is cheaper: the queries go into the space of the inputs, and ``x``
-itself is key and value of every head of every layer. Nothing of the size of the inputs is computed or kept
-but ``x``.
+Where ``x`` has no more channels than a head, the right-hand sides are cheaper: the queries are mapped into the space of
+the inputs, and ``x`` itself is key and value of every head of every layer. No other tensor of the size of the inputs is
+computed or kept.
 """
 
 from typing import NamedTuple
@@ -25,10 +26,10 @@ from perceiver.cpu_attention import attend_without_input_gradient, inputs_need_n
 
 
 class KeysValues(NamedTuple):
-    """What a cross-attention reads.
+    """Keys and values of a cross-attention.
 
-    ``keys`` and ``values`` are ``(batch, heads, inputs, head_dim)`` where ``projected``; otherwise both are
-    the normalised inputs, ``(batch, 1, inputs, channels)``.
+    ``keys`` and ``values`` are ``(batch, heads, inputs, head_dim)`` if ``projected`` is True; otherwise both are the
+    normalised inputs, ``(batch, 1, inputs, channels)``.
     """
 
     keys: Tensor
@@ -37,17 +38,17 @@ class KeysValues(NamedTuple):
 
 
 def normalise_inputs(inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Scale each input to mean 0 and deviation 1 over its channels, once for all layers.
+    """Scale each input to mean 0 and standard deviation 1 over its channels, once for all layers.
 
-    That is computed in float32 or better, so that no large input overflows. Under autocast the result has the
-    lower precision, so that no layer casts it again.
+    Mean and standard deviation are computed in at least float32, so that no large input overflows. Under autocast the
+    result has the lower precision, so that no layer casts it again.
 
     Args:
-        inputs: ``(batch, inputs, channels)``.
-        dtype: of the result outside of autocast; None for that of the inputs.
+        inputs: The inputs, ``(batch, inputs, channels)``.
+        dtype: The type of the result outside of autocast; None for the type of the inputs.
 
     Returns:
-        The same shape.
+        The scaled inputs, in the same shape.
     """
     exact = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     normalised = functional.layer_norm(exact, inputs.shape[-1:])
@@ -57,11 +58,15 @@ def normalise_inputs(inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor
 
 
 def prefers_explicit_softmax(queries: Tensor, keys: Tensor) -> bool:
-    """Say whether ``attend`` should compute the weights as a matrix.
+    """Return whether ``attend`` should compute the attention weights as a matrix.
 
-    That pays in one case: training in bfloat16 on a CPU with few keys, where the fused backward pass takes up
-    to seven times as long (64 examples, 4 heads, 32 latents, width 32, on one core with AMX: 20.1 ms against
-    2.9 ms for forward and backward; level at 512 keys). An exported graph has no branch for it.
+    The matrix is faster in one case: training in bfloat16 on a CPU with few keys, where the fused backward pass takes
+    up to seven times as long (64 examples, 4 heads, 32 latents, width 32, on one core with AMX: 20.1 ms against 2.9 ms
+    for forward and backward; equal at 512 keys). An exported graph always uses the fused attention.
+
+    Args:
+        queries: The queries, ``(batch, heads, latents, width)``.
+        keys: The keys, ``(batch, heads, inputs, width)``.
     """
     if torch.compiler.is_exporting():
         return False
@@ -73,15 +78,15 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, d
     """Compute ``softmax(scale * queries keys^T) values``.
 
     Args:
-        queries: ``(batch, heads, latents, width)``.
-        keys: ``(batch, heads, inputs, width)``.
-        values: ``(batch, heads, inputs, width)``.
-        mask: ``(batch, 1, 1, inputs)``, True where an input may be read.
-        dropout: share of weights dropped.
-        scale: factor of the scores.
+        queries: The queries, ``(batch, heads, latents, width)``.
+        keys: The keys, ``(batch, heads, inputs, width)``.
+        values: The values, ``(batch, heads, inputs, width)``.
+        mask: A mask ``(batch, 1, 1, inputs)``, True for an input to attend to; None for all inputs.
+        dropout: The fraction of the attention weights that is dropped.
+        scale: The factor of the scores.
 
     Returns:
-        ``(batch, heads, latents, width)``.
+        The weighted means of the values, ``(batch, heads, latents, width)``.
     """
     if not prefers_explicit_softmax(queries, keys):
         return functional.scaled_dot_product_attention(
@@ -95,15 +100,17 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, d
 
 
 class CrossAttention(nn.Module):
-    """Latents ask, inputs answer; pre-norm, the caller adds the residual.
+    """Attention of the latents (queries) to the inputs (keys and values).
+
+    The layer norm comes first (pre-norm); the caller adds the residual.
 
     Args:
-        latent_dim: channels of a latent.
-        input_channels: channels of an input, positions included.
-        num_heads: number of heads.
-        head_dim: width of a head.
-        dropout: share of the result dropped in training.
-        attention_dropout: share of attention weights dropped in training.
+        latent_dim: The number of channels of a latent.
+        input_channels: The number of channels of an input, positions included.
+        num_heads: The number of heads.
+        head_dim: The number of channels of a head.
+        dropout: The fraction of the result that is dropped in training.
+        attention_dropout: The fraction of the attention weights that is dropped in training.
     """
 
     def __init__(
@@ -130,12 +137,12 @@ class CrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def project_inputs(self, inputs: Tensor) -> KeysValues:
-        """Prepare keys and values; in input space that is the inputs themselves.
+        """Compute keys and values; in input space both are the inputs themselves.
 
         Dropped attention weights no longer sum to 1, so attention dropout in training needs the projection.
 
         Args:
-            inputs: ``(batch, inputs, channels)`` from ``normalise_inputs``.
+            inputs: The inputs ``(batch, inputs, channels)`` as returned by ``normalise_inputs``.
         """
         if self.fits_input_space and not (self.training and self.attention_dropout > 0):
             one_head = inputs.unsqueeze(1)
@@ -151,15 +158,15 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, latents: Tensor, keys_values: KeysValues, mask: Tensor | None = None) -> Tensor:
-        """Let each latent read from the inputs.
+        """Compute the attention of each latent to the inputs.
 
         Args:
-            latents: ``(batch, latents, latent_dim)``.
-            keys_values: from ``project_inputs`` of this layer.
-            mask: ``(batch, 1, 1, inputs)``, True where an input may be read.
+            latents: The latents, ``(batch, latents, latent_dim)``.
+            keys_values: The result of ``project_inputs`` of this layer.
+            mask: A mask ``(batch, 1, 1, inputs)``, True for an input to attend to; None for all inputs.
 
         Returns:
-            ``(batch, latents, latent_dim)``.
+            The update of the latents, ``(batch, latents, latent_dim)``.
         """
         queries = self.to_query(self.query_norm(latents))
         attended = (
@@ -184,7 +191,7 @@ class CrossAttention(nn.Module):
         )
         queries = rearrange(queries, "batch latents (heads width) -> batch latents heads width", heads=heads)
         queries = einsum(queries, key_weight, "batch latents heads width, heads width c -> batch heads latents c")
-        # All heads share the keys, so the heads become more queries of one head and the inputs are read once.
+        # All heads share the keys, so the heads become further queries of a single head and the inputs are read once.
         queries = rearrange(queries, "batch heads latents c -> batch 1 (heads latents) c")
         if inputs_need_no_gradient(queries, keys_values.keys):
             input_mask = None if mask is None else mask[:, 0, 0]
@@ -200,14 +207,16 @@ class CrossAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Latents read one another; pre-norm, the caller adds the residual.
+    """Attention among the latents.
+
+    The layer norm comes first (pre-norm); the caller adds the residual.
 
     Args:
-        latent_dim: channels of a latent.
-        num_heads: number of heads.
-        head_dim: width of a head.
-        dropout: share of the result dropped in training.
-        attention_dropout: share of attention weights dropped in training.
+        latent_dim: The number of channels of a latent.
+        num_heads: The number of heads.
+        head_dim: The number of channels of a head.
+        dropout: The fraction of the result that is dropped in training.
+        attention_dropout: The fraction of the attention weights that is dropped in training.
     """
 
     def __init__(

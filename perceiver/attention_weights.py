@@ -1,4 +1,4 @@
-"""Attention weights as matrices, computed beside the model only where somebody asks for them."""
+"""Attention weights as matrices, computed separately from the forward pass and only on request."""
 
 import torch
 from einops import einsum, rearrange
@@ -9,12 +9,15 @@ from perceiver.attention import CrossAttention, SelfAttention
 
 
 def check_indices(name: str, indices: tuple[int, ...], num_available: int) -> None:
-    """Refuse layers or heads that are not there.
+    """Refuse layers or heads that do not exist.
 
     Args:
-        name: of the argument.
-        indices: indices.
-        num_available: how many there are.
+        name: The name of the argument, for the error message.
+        indices: The requested indices.
+        num_available: The number of layers or heads that exist.
+
+    Raises:
+        ValueError: There is no index, or one that does not exist.
     """
     if len(indices) == 0 or min(indices) < 0 or max(indices) >= num_available:
         raise ValueError(
@@ -25,24 +28,24 @@ def check_indices(name: str, indices: tuple[int, ...], num_available: int) -> No
 def compute_cross_attention_weights(
     attention: CrossAttention, latents: Tensor, inputs: Tensor, mask: Tensor | None, heads: tuple[int, ...]
 ) -> Tensor:
-    """Compute how much each latent reads of each input.
+    """Compute the attention weights from each latent to each input.
 
     Args:
-        attention: the layer.
-        latents: ``(batch, latents, latent_dim)`` that come to it.
-        inputs: ``(batch, inputs, channels)`` from ``normalise_inputs``.
-        mask: ``(batch, 1, 1, inputs)``, True where an input may be read.
-        heads: which heads.
+        attention: The attention layer.
+        latents: The latents ``(batch, latents, latent_dim)`` before the layer.
+        inputs: The inputs ``(batch, inputs, channels)`` as returned by ``normalise_inputs``.
+        mask: A mask ``(batch, 1, 1, inputs)``, True for an input to attend to; None for all inputs.
+        heads: The indices of the heads.
 
     Returns:
-        ``(batch, heads, latents, inputs)`` float32; rows sum to 1.
+        The weights ``(batch, heads, latents, inputs)`` in float32; rows sum to 1.
     """
     split_heads = "(heads width) channels -> heads width channels"
     query_weight = rearrange(attention.to_query.weight, split_heads, heads=attention.num_heads)[list(heads)]
     key_weight = rearrange(attention.to_key.weight * attention.input_gain, split_heads, heads=attention.num_heads)
     normalised_latents = attention.query_norm(latents)
     queries = einsum(normalised_latents, query_weight, "batch latents c, heads width c -> batch heads latents width")
-    # Into the space of the inputs whatever its width: the shift of the norm drops out of the softmax.
+    # In the space of the inputs, whatever its width: the shift of the norm cancels in the softmax.
     queries = einsum(
         queries, key_weight[list(heads)], "batch heads latents width, heads width c -> batch heads latents c"
     )
@@ -55,15 +58,15 @@ def compute_cross_attention_weights(
 
 
 def compute_self_attention_weights(attention: SelfAttention, latents: Tensor, heads: tuple[int, ...]) -> Tensor:
-    """Compute how much each latent reads of each latent.
+    """Compute the attention weights from each latent to each latent.
 
     Args:
-        attention: the layer.
-        latents: ``(batch, latents, latent_dim)`` that come to it.
-        heads: which heads.
+        attention: The attention layer.
+        latents: The latents ``(batch, latents, latent_dim)`` before the layer.
+        heads: The indices of the heads.
 
     Returns:
-        ``(batch, heads, latents, latents)`` float32; rows sum to 1.
+        The weights ``(batch, heads, latents, latents)`` in float32; rows sum to 1.
     """
     weight = rearrange(
         attention.to_query_key_value.weight,

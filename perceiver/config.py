@@ -1,72 +1,103 @@
-"""What a Perceiver is made of: one frozen record, checked when it is made."""
+"""The configuration of a Perceiver: one frozen dataclass, checked when it is created."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 
 def check_at_least(owner: str, name: str, value: float | None, minimum: float) -> None:
-    """Refuse a number that is too small; ``None`` means "not given" and passes."""
+    """Refuse a number below the minimum; ``None`` means "not given" and is accepted.
+
+    Args:
+        owner: The name of the configuration class, for the error message.
+        name: The name of the field, for the error message.
+        value: The value of the field.
+        minimum: The lowest value that is allowed.
+
+    Raises:
+        ValueError: The value is below the minimum.
+    """
     if value is not None and value < minimum:
         raise ValueError(f"{owner}.{name}: found {value}, allowed are numbers of at least {minimum}")
 
 
 def check_choice(owner: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not on the list."""
+    """Refuse a word that is not among the allowed ones.
+
+    Args:
+        owner: The name of the configuration class, for the error message.
+        name: The name of the field, for the error message.
+        value: The value of the field.
+        allowed: The words that are allowed.
+
+    Raises:
+        ValueError: The value is not allowed.
+    """
     if value not in allowed:
         raise ValueError(f"{owner}.{name}: found '{value}', allowed are {', '.join(allowed)}")
 
 
 def check_probability(owner: str, name: str, value: float) -> None:
-    """Refuse a dropout rate outside [0, 1)."""
+    """Refuse a dropout rate outside [0, 1).
+
+    Args:
+        owner: The name of the configuration class, for the error message.
+        name: The name of the field, for the error message.
+        value: The value of the field.
+
+    Raises:
+        ValueError: The value is below 0, or 1 or more.
+    """
     if not 0 <= value < 1:
         raise ValueError(f"{owner}.{name}: found {value}, allowed are numbers from 0 up to, but not including, 1")
 
 
 @dataclass(frozen=True)
 class PerceiverConfig:
-    """The shape of a Perceiver.
+    """The architecture of a Perceiver.
 
-    The first three fields are facts of the data. Whoever builds the model for a data set
-    (``ImagePerceiver`` for images) fills those that are None and refuses those that disagree.
+    The first three fields follow from the data. The class that builds the model for a data set (``ImagePerceiver`` for
+    images) fills those that are None and refuses those that contradict the data.
 
     Args:
-        input_channels: channels of each input, 0 where the positions are all there is (a point cloud).
-        axis_sizes: resolution along each position axis, e.g. height and width; also the default ``max_freq``.
-            May stay None for inputs of any resolution where ``max_freq`` says the number of axes.
-        num_classes: number of logits.
-        num_latents: number of latent vectors.
-        latent_dim: width of a latent vector.
-        num_cross_attends: how often the latents look at the inputs (the depth).
-        self_attends_per_cross: self-attention layers after each look at the inputs.
-        cross_heads: heads of a cross-attention.
-        cross_head_dim: width of one head of a cross-attention.
-        latent_heads: heads of a self-attention.
-        latent_head_dim: width of one head of a self-attention.
-        weight_sharing: none: every layer has its own weights. all: each repetition of cross-attend and
-            self-attends has the same. all_but_first: as all, but the first cross-attend has its own, as in the
-            paper. all_but_first_block: as all, but the first cross-attend and the self-attends after it have
-            their own, as perceiver-pytorch ties them.
-        activation: of the feed-forward layers, geglu (gated) or gelu.
-        feedforward_widening: hidden width of a feed-forward layer, in multiples of ``latent_dim``.
-        pooling: mean: the head reads the mean of the latents. cls: it reads the first latent alone.
-            query: it reads what the latents answer to one learned query, as in Perceiver IO.
-        decoder_heads: heads of the attention of queries to latents; read where ``pooling`` is query and by
-            ``PerceiverIO``.
-        decoder_head_dim: width of one of those heads.
-        positions: fourier: fixed sines and cosines. learned: one learned vector for each place of the grid.
-            none: the values are all that is read.
-        num_bands: Fourier frequencies for each axis.
-        max_freq: highest Fourier frequency for each axis, as twice the cycles over an axis of length 2; None
-            takes the axis's own resolution, the highest that its samples can carry (Nyquist). A number more than
-            twice as high or as low gets a warning.
-        learned_position_dim: width of a learned position; read only where ``positions`` is learned.
-        dropout: share of activations dropped in feed-forward layers and after each attention, in training.
-        attention_dropout: share of attention weights dropped in training; above 0 it makes training slower.
-        gradient_checkpointing: what is computed again in the backward pass instead of kept for it, with the same
-            gradients. none. feedforward: the feed-forward layers, whose activations are the widest, for about a
-            tenth more time. layers: all but the latents between layers, for a quarter to a third more time.
-        latent_init_std: standard deviation of the truncated normal that the latents, and the query of ``pooling``
-            query, start from.
+        input_channels: The number of channels of each input, 0 if an input is its position alone (a point cloud).
+        axis_sizes: The resolution along each position axis, e.g. height and width; also the default of ``max_freq``.
+            May stay None, for inputs of any resolution, if ``max_freq`` defines the number of axes.
+        num_classes: The number of logits.
+        num_latents: The number of latent vectors.
+        latent_dim: The number of channels of a latent vector.
+        num_cross_attends: The number of cross-attentions to the inputs (the depth).
+        self_attends_per_cross: The number of self-attention layers after each cross-attention.
+        cross_heads: The number of heads of a cross-attention.
+        cross_head_dim: The number of channels of one head of a cross-attention.
+        latent_heads: The number of heads of a self-attention.
+        latent_head_dim: The number of channels of one head of a self-attention.
+        weight_sharing: The layers that share weights. none: every layer has its own weights. all: each repetition of
+            cross-attention and self-attentions has the same weights. all_but_first: like all, but the first
+            cross-attention has its own weights, as in the paper. all_but_first_block: like all, but the first
+            cross-attention and the self-attentions after it have their own weights, as in perceiver-pytorch.
+        activation: The activation of the feed-forward layers, geglu (gated) or gelu.
+        feedforward_widening: The hidden width of a feed-forward layer, in multiples of ``latent_dim``.
+        pooling: The input of the classification head. mean: the mean of the latents. cls: the first latent alone.
+            query: the output of a cross-attention of one learned query to the latents, as in Perceiver IO.
+        decoder_heads: The number of heads of the attention of queries to latents; used only if ``pooling`` is query and
+            by ``PerceiverIO``.
+        decoder_head_dim: The number of channels of one of those heads.
+        positions: The features of a position. fourier: fixed sines and cosines. learned: one learned vector for each
+            point of the grid. none: no features; the model reads the values alone.
+        num_bands: The number of Fourier frequencies for each axis.
+        max_freq: The highest Fourier frequency for each axis, as twice the number of cycles over the axis, whose
+            coordinate runs from -1 to 1; None for the resolution of the axis, the highest that its samples can carry
+            (Nyquist). A value more than twice as high or as low gets a warning.
+        learned_position_dim: The number of channels of a learned position; used only if ``positions`` is learned.
+        dropout: The fraction of activations that is dropped in training, in feed-forward layers and after each
+            attention.
+        attention_dropout: The fraction of attention weights that is dropped in training; values above 0 make training
+            slower.
+        gradient_checkpointing: The activations that the backward pass computes again instead of keeping them, with the
+            same gradients. none. feedforward: those of the feed-forward layers, which are the widest, for about a
+            tenth more time. layers: all except the latents between layers, for a quarter to a third more time.
+        latent_init_std: The standard deviation of the truncated normal distribution from which the latents, and the
+            query if ``pooling`` is query, are initialised.
     """
 
     input_channels: int | None = None
@@ -129,11 +160,11 @@ class PerceiverConfig:
         if self.pooling == "cls" and self.self_attends_per_cross == 0:
             raise ValueError(
                 f"{owner}.self_attends_per_cross: found 0 with pooling 'cls', allowed are numbers of at "
-                "least 1 (without self-attention the first latent never sees the others); use pooling 'mean'"
+                "least 1 (without self-attention the first latent does not depend on the others); use pooling 'mean'"
             )
         if self.positions == "none" and self.input_channels == 0:
             raise ValueError(
-                f"{owner}.positions: found 'none' for inputs of 0 channels, which leaves nothing to read; "
+                f"{owner}.positions: found 'none' for inputs of 0 channels, which would have no features at all; "
                 "allowed are fourier, learned"
             )
         self._check_axes(owner)

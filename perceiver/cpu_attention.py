@@ -1,39 +1,40 @@
-"""Attention of which the queries alone want a gradient, on a processor.
+"""Attention on a CPU with a faster backward pass for inputs without a gradient.
 
-Where nothing learned stands before the inputs, and the inputs are both keys and values, the backward pass needs
-neither keys' nor values' gradient. With ``P`` the weights, ``dO`` the gradient of the answers ``O`` and ``x`` the
-inputs, it is
+If no learned layer precedes the inputs, and the inputs are both keys and values, the backward pass needs the gradient
+of the queries alone. With ``P`` the attention weights, ``dO`` the gradient of the output ``O`` and ``x`` the inputs,
+it is
 
     dQ = scale * (P * (dO x^T - D)) x,    D = sum over channels of dO * O:
 
-three products instead of five. It goes through the inputs in blocks that stay in the cache; the forward pass
-leaves the logarithm of each row's sum, so that a block of ``P`` is one exponential.
+three matrix products instead of five. The inputs are processed in blocks that fit into the cache. The forward pass
+saves the logarithm of the sum of each row, so that a block of ``P`` is one exponential.
 
-Two more channels hold the subtractions: each input gets two ones, a query minus the logarithm and ``dO`` minus
-``D``, each as its rounded value and the rest. A product then ends with the difference, which no rounding of a
-large score to bfloat16 has spoilt. One more channel holds a large negative number where an input is padding.
+Two extra channels compute the subtractions within the matrix products: both are 1 in each input, and hold minus the
+logarithm in a query and ``-D`` in ``dO``, each as its rounded value and the remainder. The products then are the
+differences, without an intermediate rounding of a large score to bfloat16. A third extra channel holds a large negative
+number in each input that is padding.
 """
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-# Numbers in a block of weights: 512 latents by 1,024 inputs in float32 are 2 MiB, a core's second cache.
+# The size of a block of attention weights: 512 latents by 1,024 inputs in float32 are 2 MiB, the L2 cache of a core.
 BLOCK_ELEMENTS = 512 * 1024
-# Up to here the blocks cost more than they save: 256 examples with 64 queries of width 30 take 1.4 to 2 times
-# as long at 196 inputs and 1/1.4 to 1/2 of the time at 784.
+# Up to this number of inputs the blocks cost more time than they save: 256 examples with 64 queries of width 30 take
+# 1.4 to 2 times as long at 196 inputs and 1/1.4 to 1/2 of the time at 784.
 MAX_INPUTS_FOR_FUSED_BACKWARD = 256
-# exp(-3e4) is 0 in every precision, and float16 still holds it.
+# exp(-3e4) is 0 in every precision, and float16 can represent -3e4.
 MASKED_SCORE = -3e4
 NUM_EXTRA_CHANNELS = 3
 
 
 def inputs_need_no_gradient(queries: Tensor, inputs: Tensor) -> bool:
-    """Say whether ``attend_without_input_gradient`` computes what is asked for, and faster than the fused attention.
+    """Return whether ``attend_without_input_gradient`` applies and is faster than the fused attention.
 
     Args:
-        queries: that have come so far.
-        inputs: ``(..., inputs, channels)``, key and value at once.
+        queries: The queries, mapped into the space of the inputs.
+        inputs: The inputs ``(..., inputs, channels)``, which are both keys and values.
     """
     if queries.device.type != "cpu" or torch.compiler.is_exporting():
         return False
@@ -42,16 +43,16 @@ def inputs_need_no_gradient(queries: Tensor, inputs: Tensor) -> bool:
 
 
 def attend_without_input_gradient(queries: Tensor, inputs: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Compute ``softmax(scale * queries inputs^T) inputs``; no gradient goes to the inputs.
+    """Compute ``softmax(scale * queries inputs^T) inputs``, without a gradient for the inputs.
 
     Args:
-        queries: ``(batch, queries, channels)``.
-        inputs: ``(batch, inputs, channels)`` of the same type.
-        mask: ``(batch, inputs)``, True where an input may be read.
-        scale: factor of the scores.
+        queries: The queries, ``(batch, queries, channels)``.
+        inputs: The inputs ``(batch, inputs, channels)``, of the same type as the queries.
+        mask: A mask ``(batch, inputs)``, True for an input to attend to; None for all inputs.
+        scale: The factor of the scores.
 
     Returns:
-        ``(batch, queries, channels)``.
+        The weighted means of the inputs, ``(batch, queries, channels)``.
     """
     attended: Tensor = _attend(queries, inputs, mask, scale)[0]
     return attended
@@ -63,7 +64,7 @@ def _attend(queries: Tensor, inputs: Tensor, mask: Tensor | None, scale: float) 
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=queries.dtype).masked_fill_(~mask, -torch.inf)[:, None, None, :]
     one_head = inputs.unsqueeze(1)
-    # What scaled_dot_product_attention calls on a processor; only this name gives the logarithms too.
+    # scaled_dot_product_attention calls this operator on a CPU; only the operator itself also returns the logarithms.
     attended, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         queries.unsqueeze(1), one_head, one_head, attn_mask=bias, scale=scale
     )
@@ -92,20 +93,20 @@ def _compute_query_gradient(
     block_inputs = min(num_inputs, max(256, BLOCK_ELEMENTS // num_queries))
     block_batch = min(batch, max(1, BLOCK_ELEMENTS // (num_queries * block_inputs)))
     query_gradient = torch.empty_like(queries)
-    with torch.autocast("cpu", enabled=False):  # the blocks have the type they came in
+    with torch.autocast("cpu", enabled=False):  # the blocks keep the type of the inputs
         for example_start in range(0, batch, block_batch):
             examples = slice(example_start, example_start + block_batch)
             extended_queries = _append_channels(queries[examples] * scale, -log_sums[examples], 1.0)
             extended_gradient = _append_channels(gradient[examples], -gradient_dot_output[examples], 0.0)
             unscaled_gradient = torch.zeros(queries[examples].shape, dtype=log_sums.dtype)
-            # Laid out for products: an input's channels and then the extra ones.
+            # The channels of each input, followed by the extra channels.
             block = inputs.new_ones(len(extended_queries), block_inputs, channels + NUM_EXTRA_CHANNELS)
             block[..., -1] = 0
             for input_start in range(0, num_inputs, block_inputs):
                 input_range = slice(input_start, min(input_start + block_inputs, num_inputs))
                 if input_start == 0 or input_range.stop - input_start < block_inputs:
                     block = block[:, : input_range.stop - input_start]
-                    # The same memory for all blocks: new pages would cost more than the products.
+                    # All blocks reuse the same memory: allocating new pages would take longer than the products.
                     weights, products = (
                         inputs.new_empty(len(extended_queries), num_queries, block.shape[1]) for _ in range(2)
                     )
@@ -120,7 +121,7 @@ def _compute_query_gradient(
 
 
 def _append_channels(rows: Tensor, offsets: Tensor, mask_value: float) -> Tensor:
-    """Append the channels that meet the two ones and the mask of an input."""
+    """Append the channels that are multiplied by the two ones and the mask of an input."""
     rounded = offsets.to(rows.dtype)
     rest = (offsets - rounded).to(rows.dtype)
     return torch.cat([rows, torch.stack([rounded, rest, torch.full_like(rounded, mask_value)], dim=-1)], dim=-1)

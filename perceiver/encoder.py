@@ -1,4 +1,4 @@
-"""What every Perceiver begins with: latents that read the inputs and think in between."""
+"""The encoder of every Perceiver: cross-attention to the inputs and self-attention among the latents."""
 
 from collections.abc import Callable
 from typing import Literal, cast
@@ -14,22 +14,22 @@ from perceiver.grids import flatten_grid
 from perceiver.layers import CrossLayer, LatentLayer, touch_scalars_before_compile
 from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels, warn_far_from_nyquist
 
-# Coordinates of all axes, parts that together hold them, or None for a regular grid.
+# Coordinates of all axes, a tuple of parts that together hold all axes, or None for a regular grid.
 Positions = Tensor | tuple[Tensor, ...] | None
 
 
 def check_required_fields(config: PerceiverConfig, names: tuple[str, ...]) -> None:
-    """Refuse a config without the facts of the data that a model needs.
+    """Refuse a configuration without the fields that follow from the data.
 
-    The number of axes is enough where no resolution is read: ``max_freq`` stands in for ``axis_sizes`` unless
+    If no resolution is needed, the number of axes is enough: ``max_freq`` then replaces ``axis_sizes``, unless
     positions are learned.
 
     Args:
-        config: the shape of the model.
-        names: fields that must not be None.
+        config: The architecture of the model.
+        names: The fields that must not be None.
 
     Raises:
-        ValueError: one is missing.
+        ValueError: A field is missing.
     """
     missing = [name for name in names if getattr(config, name) is None]
     if "axis_sizes" in missing and config.max_freq is not None and config.positions != "learned":
@@ -41,16 +41,16 @@ def check_required_fields(config: PerceiverConfig, names: tuple[str, ...]) -> No
 
 
 def assign_weight_indices(num_layers: int, weight_sharing: str, first_has_own_weights: bool) -> list[int]:
-    """Say which set of weights each repetition uses.
+    """Assign to each repetition the index of the weights that it uses.
 
     Args:
-        num_layers: number of repetitions.
-        weight_sharing: none, all, all_but_first or all_but_first_block.
-        first_has_own_weights: whether all_but_first concerns this kind of layer (cross-attends, not latent layers);
-            all_but_first_block concerns both.
+        num_layers: The number of repetitions.
+        weight_sharing: One of none, all, all_but_first and all_but_first_block.
+        first_has_own_weights: Whether all_but_first applies to this kind of layer (it does to cross-attentions, not to
+            latent layers); all_but_first_block applies to both.
 
     Returns:
-        One index a repetition, e.g. [0, 1, 1] for three cross-attends with all_but_first.
+        One index for each repetition, e.g. [0, 1, 1] for three cross-attentions with all_but_first.
     """
     if weight_sharing == "none":
         return list(range(num_layers))
@@ -60,30 +60,30 @@ def assign_weight_indices(num_layers: int, weight_sharing: str, first_has_own_we
 
 
 def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositions | NoPositions:
-    """Build what turns coordinates into channels."""
+    """Build the module that turns coordinates into channels."""
     if config.positions == "none":
         return NoPositions()
     axis_sizes = config.axis_sizes
     if config.positions == "learned":
-        assert axis_sizes is not None  # check_required_fields has refused it
+        assert axis_sizes is not None  # check_required_fields has refused None
         return LearnedPositions(axis_sizes, config.learned_position_dim)
     if config.max_freq is not None:
         if axis_sizes is not None:
             warn_far_from_nyquist(config.max_freq, axis_sizes)
         return FourierPositions(config.max_freq, config.num_bands)
     assert axis_sizes is not None
-    # The highest frequency that n samples on [-1, 1] carry is n / 2, so the axis's size is its max_freq.
+    # The highest frequency that n samples on [-1, 1] can carry is n / 2, so the size of an axis is its max_freq.
     return FourierPositions(tuple(max(float(size), 2.0) for size in axis_sizes), config.num_bands)
 
 
 class PerceiverEncoder(nn.Module):
-    """Latents that read the inputs several times and think in between.
+    """Repeated cross-attention to the inputs, each followed by self-attention among the latents.
 
-    Each repetition takes the latents that the one before has left. ``Perceiver`` and ``PerceiverIO`` add what
-    turns the last latents into an answer.
+    Each repetition starts from the latents that the one before it returned. ``Perceiver`` and ``PerceiverIO`` add the
+    layers that turn the last latents into logits.
 
     Args:
-        config: the shape of the model; ``input_channels`` and ``axis_sizes`` must be given.
+        config: The architecture of the model; ``input_channels`` and ``axis_sizes`` must be given.
 
     Source:
         Jaegle 2021, arXiv 2103.03206.
@@ -114,15 +114,16 @@ class PerceiverEncoder(nn.Module):
         )
 
     def encode(self, values: Tensor, positions: Positions = None, padding: Tensor | None = None) -> Tensor:
-        """Turn a batch of sets of inputs into latents; arguments and errors as for ``Perceiver``.
+        """Encode a batch of sets of inputs as latents; arguments and errors are those of ``Perceiver``.
 
         Args:
-            values: ``(batch, inputs, channels)``; without positions ``(batch, axes, channels)``, a regular grid.
-            positions: ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
-            padding: ``(batch, inputs)`` bool, or ``(batch, axes)`` on a grid, True for an input to ignore.
+            values: The values ``(batch, inputs, channels)``; without positions a regular grid
+                ``(batch, axes, channels)``.
+            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
+            padding: A boolean mask ``(batch, inputs)``, or ``(batch, axes)`` on a grid, True for an input to ignore.
 
         Returns:
-            ``(batch, latents, latent_dim)``.
+            The latents, ``(batch, latents, latent_dim)``.
         """
         inputs, mask = self.prepare_inputs(values, positions, padding)
         latents = self.latents.expand(inputs.shape[0], -1, -1)
@@ -145,25 +146,25 @@ class PerceiverEncoder(nn.Module):
         layers: tuple[int, ...] = (0,),
         heads: tuple[int, ...] | None = None,
     ) -> dict[int, Tensor]:
-        """Compute what latents attend to, for chosen layers and heads alone.
+        """Compute the attention weights of the latents, for the requested layers and heads alone.
 
-        The layers before the last one asked for run as ever, without a matrix of weights; those behind it do not
-        run. Use ``torch.no_grad()`` where no gradient of the maps is needed.
+        Up to the last requested layer, the other layers run as usual, without a matrix of weights; layers after it do
+        not run. Use ``torch.no_grad()`` if no gradient of the maps is needed.
 
         Args:
-            values: as for ``encode``.
-            positions: as for ``encode``.
-            padding: as for ``encode``.
-            kind: cross: weights of the inputs for each latent. self: of the latents for each latent.
-            layers: which attentions of this kind, counted from 0 in the order in which they are computed.
-            heads: which heads; None for all.
+            values: The values, as for ``encode``.
+            positions: The positions, as for ``encode``.
+            padding: The mask of the padding, as for ``encode``.
+            kind: The kind of attention. cross: from each latent to the inputs. self: from each latent to the latents.
+            layers: The indices of the attentions of this kind, counted from 0 in the order of computation.
+            heads: The indices of the heads; None for all.
 
         Returns:
-            For each layer ``(batch, heads, latents, inputs or latents)`` float32, before any dropout: rows sum
-            to 1, padding has 0.
+            For each layer the weights ``(batch, heads, latents, inputs or latents)`` in float32, before any dropout:
+            rows sum to 1, the weights of padding are 0.
 
         Raises:
-            ValueError: a kind, a layer or a head that is not there.
+            ValueError: The kind, a layer or a head does not exist.
         """
         config = self.config
         check_choice("attention_maps", "kind", kind, ("cross", "self"))
@@ -198,7 +199,7 @@ class PerceiverEncoder(nn.Module):
         return fourier and not torch.compiler.is_compiling()
 
     def _run_layer(self, layer: Callable[..., Tensor], *arguments: object) -> Tensor:
-        """Run a layer, or promise to run it again in the backward pass."""
+        """Run a layer; with gradient checkpointing, the backward pass runs it a second time."""
         if self.config.gradient_checkpointing == "layers" and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
         return layer(*arguments)
@@ -218,9 +219,9 @@ class PerceiverEncoder(nn.Module):
         mask: Tensor | None,
         keys_values_cache: dict[int, KeysValues],
     ) -> Tensor:
-        """Let latents read the inputs; layers that share weights share their ``keys_values_cache``."""
+        """Run the cross-attention of one repetition; repetitions that share weights share keys and values."""
         cross_index, cross_layer = self.cross_weight_indices[repetition], self._cross_layer(repetition)
-        if self.cross_weight_indices.count(cross_index) == 1:  # then a checkpoint need not keep them
+        if self.cross_weight_indices.count(cross_index) == 1:  # then a checkpoint need not keep the keys and values
             return self._run_layer(cross_layer.cross_attend, latents, inputs, mask)
         if cross_index not in keys_values_cache:
             keys_values_cache[cross_index] = cross_layer.attention.project_inputs(inputs)
@@ -229,16 +230,17 @@ class PerceiverEncoder(nn.Module):
     def prepare_inputs(
         self, values: Tensor, positions: Positions, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Join values and positions to what every cross-attend reads.
+        """Join values and positions to the inputs of every cross-attention.
 
         Args:
-            values: ``(batch, inputs, channels)``; without positions ``(batch, axes, channels)``, a regular grid.
-            positions: ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
-            padding: ``(batch, inputs)`` bool, or ``(batch, axes)`` on a grid, True for an input to ignore.
+            values: The values ``(batch, inputs, channels)``; without positions a regular grid
+                ``(batch, axes, channels)``.
+            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
+            padding: A boolean mask ``(batch, inputs)``, or ``(batch, axes)`` on a grid, True for an input to ignore.
 
         Returns:
-            Normalised inputs ``(batch, inputs, all channels)``, and ``(batch, 1, 1, inputs)``, True where an
-            input may be read, or None for all.
+            The normalised inputs ``(batch, inputs, all channels)``, and a mask ``(batch, 1, 1, inputs)``, True for an
+            input to attend to, or None for all inputs.
         """
         if positions is None:
             axis_sizes = tuple(values.shape[1:-1])

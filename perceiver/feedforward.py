@@ -11,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 def geglu(hidden: Tensor) -> Tensor:
     """Multiply the first half of the channels by the GELU of the second half.
 
-    The **second** half is the gate: ``(a, b) -> a * gelu(b)``, so 2 * width channels become width.
+    The **second** half is the gate: ``(a, b) -> a * gelu(b)``, so 2 * width channels become width channels.
 
     Args:
-        hidden: ``(..., 2 * width)``.
+        hidden: The activations, ``(..., 2 * width)``.
 
     Returns:
-        ``(..., width)``.
+        The gated activations, ``(..., width)``.
 
     Source:
         Shazeer 2020, arXiv 2002.05202, which leaves the order of the halves open.
@@ -27,31 +27,40 @@ def geglu(hidden: Tensor) -> Tensor:
 
 
 class GegluLinear(torch.autograd.Function):
-    """``geglu`` and the product behind it, of which the backward pass keeps what comes in and nothing between.
+    """``geglu`` followed by a linear layer, which keeps its input alone for the backward pass.
 
-    The gate and the product of the halves, as large as what comes in, are computed again: two passes over a matrix
-    beside the products with the weights.
+    The backward pass computes the gate and the product of the halves again; together they are as large as the input.
+    That takes two passes over a matrix, in addition to the products with the weights.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Compute ``linear(geglu(hidden), weight, bias)`` in the type of ``hidden``.
 
-        Autocast would keep its copy of the weight; to make it again takes a hundredth of the step.
+        Autocast would keep its copy of the weight; making the copy again takes a hundredth of the step.
+
+        Args:
+            ctx: The context that saves tensors for the backward pass.
+            hidden: The activations, ``(..., 2 * width)``.
+            weight: The weight of the linear layer, ``(outputs, width)``.
+            bias: The bias of the linear layer, ``(outputs,)``.
+
+        Returns:
+            The output of the linear layer, ``(..., outputs)``.
         """
         ctx.save_for_backward(hidden, weight)
         return functional.linear(geglu(hidden), weight.to(hidden.dtype), bias.to(hidden.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the gradients of ``hidden``, ``weight`` and ``bias``."""
+        """Compute the gradients of ``hidden``, ``weight`` and ``bias``."""
         hidden, weight = ctx.saved_tensors
         linear, gate = hidden.chunk(2, dim=-1)
         gate_activation = functional.gelu(gate)
         gradient_rows = gradient.flatten(0, -2)
         weight_gradient = gradient_rows.t() @ (linear * gate_activation).flatten(0, -2)
         activated_gradient = gradient @ weight.to(gradient.dtype)
-        # Filled by halves, because joining them would hold both twice.
+        # The halves are written in place, because concatenating them would hold both twice.
         hidden_gradient = torch.empty_like(hidden)
         hidden_gradient[..., : linear.shape[-1]] = gate_activation.mul_(activated_gradient)
         hidden_gradient[..., linear.shape[-1] :] = torch.ops.aten.gelu_backward(activated_gradient.mul_(linear), gate)
@@ -61,15 +70,15 @@ class GegluLinear(torch.autograd.Function):
 class FeedForward(nn.Module):
     """Pre-norm feed-forward layer: norm, widen, activate, drop, narrow, drop.
 
-    ``width = widening * dim`` is what the last product reads. With GEGLU the first product gives
-    2 * width channels, so it has more weights than GELU at the same widening.
+    The last linear layer has ``width = widening * dim`` input channels. With GEGLU the first one has 2 * width output
+    channels, so it has more weights than with GELU at the same widening.
 
     Args:
-        dim: channels in and out.
-        widening: hidden width in multiples of ``dim``.
-        activation: geglu or gelu.
-        dropout: share of activations dropped in training.
-        checkpointed: whether the backward pass computes the layer again instead of keeping its activations.
+        dim: The number of channels of input and output.
+        widening: The hidden width, in multiples of ``dim``.
+        activation: The activation, geglu or gelu.
+        dropout: The fraction of activations that is dropped in training.
+        checkpointed: Whether the backward pass computes the layer again instead of keeping its activations.
     """
 
     def __init__(

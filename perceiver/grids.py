@@ -8,26 +8,26 @@ from perceiver.positions import grid_positions
 def flatten_grid(
     values: Tensor, padding: Tensor | None, num_axes: int, num_channels: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Turn a grid with channels last into a set of inputs, one for each place.
+    """Turn a grid with channels last into a set of inputs, one for each point of the grid.
 
     Args:
-        values: ``(batch, one or more axes, channels)``, e.g. ``(batch, height, width, channels)``.
-        padding: ``(batch, the same axes)`` bool, or None.
-        num_axes: axes that a model reads.
-        num_channels: channels that it reads.
+        values: The grid ``(batch, one or more axes, channels)``, e.g. ``(batch, height, width, channels)``.
+        padding: A boolean mask ``(batch, the same axes)``, True for an input to ignore; or None.
+        num_axes: The number of axes that the model expects.
+        num_channels: The number of channels that the model expects.
 
     Returns:
         Values ``(batch, inputs, channels)``, positions ``(1, inputs, axes)`` in [-1, 1] and padding
-        ``(batch, inputs)``, last axis fastest.
+        ``(batch, inputs)``, with the last axis fastest.
 
     Raises:
-        ValueError: another number of axes or channels; it says which axis is wrong.
+        ValueError: The grid has another number of axes or channels; the message names the wrong axis.
     """
     found_shape = f"Perceiver values on a grid: found shape {tuple(values.shape)}"
     allowed_shape = f"allowed is (batch, {num_axes} axes, channels) with {num_channels} channels"
     if values.ndim != num_axes + 2:
         raise ValueError(
-            f"{found_shape}, {values.ndim} axes, {allowed_shape}; give positions for a set that is no grid"
+            f"{found_shape}, {values.ndim} axes, {allowed_shape}; give positions for inputs that are not a grid"
         )
     channel_axis = values.ndim - 1
     if values.shape[channel_axis] != num_channels:

@@ -1,4 +1,4 @@
-"""Images as sets of inputs, and a Perceiver that takes images."""
+"""Images as sets of inputs, and a Perceiver for images."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -14,16 +14,17 @@ from perceiver.positions import grid_positions
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How an image becomes inputs of a Perceiver.
+    """The conversion of an image to inputs of a Perceiver, and the Perceiver.
 
     Args:
-        stem: pixels: each pixel is an input. patches: each square patch is one. conv: each place of a small
-            convolutional network's output is one.
-        patch_size: side of a patch in pixels; read only where ``stem`` is patches.
-        num_conv_layers: convolutions, each halves the sides; read only where ``stem`` is conv.
-        conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
-        slice_position: whether the place of the slice in its volume is a third position axis.
-        perceiver: the Perceiver behind the stem.
+        stem: The inputs that an image becomes. pixels: one input for each pixel. patches: one for each square patch.
+            conv: one for each point of the output of a small convolutional network.
+        patch_size: The side of a patch in pixels; used only if ``stem`` is patches.
+        num_conv_layers: The number of convolutions, each of which halves height and width; used only if ``stem`` is
+            conv.
+        conv_channels: The number of channels of the last convolution; used only if ``stem`` is conv.
+        slice_position: Whether the position of the slice in its volume is a third position axis.
+        perceiver: The configuration of the Perceiver after the stem.
     """
 
     stem: Literal["pixels", "patches", "conv"] = "conv"
@@ -46,22 +47,22 @@ def image_tokens(
     """Cut images into inputs of a Perceiver.
 
     Args:
-        images: ``(batch, channels, height, width)``.
-        patch_size: side of a patch in pixels; height and width must be multiples of it.
-        slice_position: ``(batch,)`` in [-1, 1], the place of each slice in its volume.
+        images: The images, ``(batch, channels, height, width)``.
+        patch_size: The side of a patch in pixels; height and width must be multiples of it.
+        slice_position: The position ``(batch,)`` in [-1, 1] of each slice in its volume; None for two position axes.
 
     Returns:
         Values ``(batch, inputs, channels * patch_size ** 2)`` and positions: the grid ``(1, inputs, 2)``, rows
-        first, and, where given, the slices' places ``(batch, 1, 1)``.
+        first, and, if given, the positions of the slices ``(batch, 1, 1)``.
 
     Raises:
-        ValueError: the size is not a multiple of the patch.
+        ValueError: Height or width is not a multiple of the patch size.
     """
     height, width = images.shape[-2:]
     if height % patch_size != 0 or width % patch_size != 0:
         raise ValueError(
             f"image_tokens: found images of {height} x {width} pixels for patch_size {patch_size}, "
-            "allowed are sizes that it divides"
+            "allowed are multiples of it"
         )
     values = rearrange(
         images,
@@ -76,15 +77,15 @@ def image_tokens(
 
 
 def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Sequential:
-    """Build convolutions that each halve the image; channels double each time.
+    """Build convolutions that each halve height and width and double the channels.
 
-    Each layer is a 3 x 3 convolution, the maximum of each 2 x 2 square, batch normalisation and ReLU. The
-    maximum comes before the normalisation because that leaves it a quarter of the work.
+    Each layer is a 3 x 3 convolution, 2 x 2 max pooling, batch normalisation and ReLU. Pooling comes before the
+    normalisation because the normalisation then has a quarter of the work.
 
     Args:
-        channels: of the image.
-        num_layers: number of layers.
-        out_channels: of the last layer.
+        channels: The number of channels of the image.
+        num_layers: The number of layers.
+        out_channels: The number of channels of the last layer.
     """
     layers: list[nn.Module] = []
     for layer_index in range(num_layers):
@@ -98,16 +99,16 @@ def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Seq
 class ImagePerceiver(nn.Module):
     """A Perceiver for images of one size.
 
-    ``grid_size`` is the rows and columns of the inputs, ``cell_pixels`` the side of the square of pixels that each
-    stands for (behind convolutions it also sees some of its neighbours).
+    ``grid_size`` is the number of rows and columns of the inputs, ``cell_pixels`` the side of the square of pixels that
+    each input represents (after convolutions it also depends on neighbouring pixels).
 
     Args:
-        config: stem and Perceiver.
-        channels: of an image.
-        height: of an image, in pixels.
-        width: of an image, in pixels.
-        num_classes: number of logits.
-        num_slices: resolution of the third axis; needed where ``config.slice_position``.
+        config: The configuration of stem and Perceiver.
+        channels: The number of channels of an image.
+        height: The height of an image in pixels.
+        width: The width of an image in pixels.
+        num_classes: The number of logits.
+        num_slices: The resolution of the third axis; needed if ``config.slice_position`` is True.
     """
 
     def __init__(
@@ -152,14 +153,15 @@ class ImagePerceiver(nn.Module):
         """Classify images.
 
         Args:
-            images: ``(batch, channels, height, width)`` float.
-            slice_position: ``(batch,)`` in [-1, 1]; needed where the config says so, refused elsewhere.
+            images: The images ``(batch, channels, height, width)``, of a floating-point type.
+            slice_position: The position ``(batch,)`` in [-1, 1] of each slice in its volume; needed if
+                ``config.slice_position`` is True and refused otherwise.
 
         Returns:
-            Logits ``(batch, classes)``.
+            The logits, ``(batch, classes)``.
 
         Raises:
-            ValueError: an image of another shape, or a slice position that is missing or not used.
+            ValueError: An image has another shape, or a slice position is missing or not used.
         """
         logits: Tensor = self.perceiver(*self.tokenise(images, slice_position))
         return logits
@@ -173,19 +175,19 @@ class ImagePerceiver(nn.Module):
         layers: tuple[int, ...] = (0,),
         heads: tuple[int, ...] | None = None,
     ) -> dict[int, Tensor]:
-        """Compute what latents attend to; see ``PerceiverEncoder.attention_maps``.
+        """Compute the attention weights of the latents; see ``PerceiverEncoder.attention_maps``.
 
         Args:
-            images: as for ``forward``.
-            slice_position: as for ``forward``.
-            kind: cross: weights of the places of an image. self: of the latents.
-            layers: which attentions of this kind, counted from 0.
-            heads: which heads; None for all.
+            images: The images, as for ``forward``.
+            slice_position: The positions of the slices, as for ``forward``.
+            kind: The kind of attention. cross: to the grid of inputs. self: to the latents.
+            layers: The indices of the attentions of this kind, counted from 0.
+            heads: The indices of the heads; None for all.
 
         Returns:
-            For each layer ``(batch, heads, latents, rows, columns)`` where ``kind`` is cross, with the rows and
-            columns of ``grid_size``; ``(batch, heads, latents, latents)`` where it is self. The weights that a
-            latent gives sum to 1.
+            For each layer the weights, ``(batch, heads, latents, rows, columns)`` if ``kind`` is cross, with the rows
+            and columns of ``grid_size``, and ``(batch, heads, latents, latents)`` if it is self. The weights of each
+            latent sum to 1.
         """
         values, positions = self.tokenise(images, slice_position)
         maps = self.perceiver.attention_maps(values, positions, kind=kind, layers=layers, heads=heads)
@@ -195,11 +197,11 @@ class ImagePerceiver(nn.Module):
         return {layer: rearrange(weights, grid, rows=self.grid_size[0]) for layer, weights in maps.items()}
 
     def tokenise(self, images: Tensor, slice_position: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Turn images into what the Perceiver reads: values and positions, as ``image_tokens`` returns them.
+        """Turn images into the values and positions that ``image_tokens`` returns.
 
         Args:
-            images: as for ``forward``.
-            slice_position: as for ``forward``.
+            images: The images, as for ``forward``.
+            slice_position: The positions of the slices, as for ``forward``.
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
@@ -210,29 +212,29 @@ class ImagePerceiver(nn.Module):
         if (slice_position is not None) != self.config.slice_position:
             presence = "none" if slice_position is None else "one"
             raise ValueError(
-                f"ImagePerceiver slice_position: found {presence}, but the config says slice_position: "
+                f"ImagePerceiver slice_position: found {presence}, but the configuration has slice_position: "
                 f"{self.config.slice_position}"
             )
         return image_tokens(self.stem(images), self.patch_size, slice_position)
 
 
 def fill_config(config: PerceiverConfig, data_fields: dict[str, int | tuple[int, ...]]) -> PerceiverConfig:
-    """Fill the fields that are facts of the data.
+    """Fill the fields that follow from the data.
 
     Args:
-        config: the Perceiver's config, with None or the same value in those fields.
-        data_fields: value of each field.
+        config: The configuration of the Perceiver, with None or the same value in those fields.
+        data_fields: The value of each field, by name.
 
     Returns:
-        The completed config.
+        The completed configuration.
 
     Raises:
-        ValueError: the config says something else than the data.
+        ValueError: A field of the configuration contradicts the data.
     """
     for name, data_value in data_fields.items():
         config_value = getattr(config, name)
         if config_value is not None and config_value != data_value:
             raise ValueError(
-                f"PerceiverConfig.{name}: found {config_value}, but the data have {data_value}; leave it out"
+                f"PerceiverConfig.{name}: found {config_value}, but the data have {data_value}; leave the field out"
             )
     return dataclasses.replace(config, **data_fields)  # type: ignore[arg-type]

@@ -11,10 +11,10 @@ from perceiver.perceiver_io import QueryDecoder
 
 
 class Perceiver(PerceiverEncoder):
-    """An encoder whose latents are pooled and read by a linear head.
+    """An encoder with pooling of the latents and a linear classification head.
 
     Args:
-        config: the shape of the model; ``input_channels``, ``axis_sizes`` and ``num_classes`` must be given.
+        config: The architecture of the model; ``input_channels``, ``axis_sizes`` and ``num_classes`` must be given.
 
     Source:
         Jaegle 2021, arXiv 2103.03206; for ``pooling: query`` arXiv 2107.14795.
@@ -53,33 +53,33 @@ class Perceiver(PerceiverEncoder):
     ) -> Self:
         """Build the model that perceiver-pytorch builds from these arguments, for images of any size.
 
-        The model takes images alone, channels last: ``model(images)`` with images
-        ``(batch, height, width, channels)``. ``from_perceiver_pytorch`` gives the same config.
+        The model needs no positions: ``model(images)`` takes images ``(batch, height, width, channels)``, channels
+        last. ``from_perceiver_pytorch`` returns the same configuration.
 
         Args:
-            num_freq_bands: Fourier frequencies for each axis.
-            max_freq: highest frequency, one number or one for each axis; see ``PerceiverConfig``.
-            depth: how often the latents look at the image.
-            input_channels: channels of an image.
-            input_axis: number of axes, 2 for images, 3 for videos and volumes.
-            num_latents: number of latent vectors.
-            latent_dim: width of a latent vector.
-            cross_heads: heads of a cross-attention.
-            latent_heads: heads of a self-attention.
-            cross_dim_head: width of one head of a cross-attention.
-            latent_dim_head: width of one head of a self-attention.
-            num_classes: number of logits.
-            attn_dropout: share of attention weights dropped in training.
-            ff_dropout: share of activations dropped in training; ``PerceiverConfig.dropout``.
-            weight_tie_layers: whether all repetitions but the first have the same weights.
-            fourier_encode_data: whether positions are read; False where the values hold them.
-            self_per_cross_attn: self-attention layers after each look at the image.
+            num_freq_bands: The number of Fourier frequencies for each axis.
+            max_freq: The highest frequency, one number for all axes or one for each; see ``PerceiverConfig``.
+            depth: The number of cross-attentions to the image.
+            input_channels: The number of channels of an image.
+            input_axis: The number of axes: 2 for images, 3 for videos and volumes.
+            num_latents: The number of latent vectors.
+            latent_dim: The number of channels of a latent vector.
+            cross_heads: The number of heads of a cross-attention.
+            latent_heads: The number of heads of a self-attention.
+            cross_dim_head: The number of channels of one head of a cross-attention.
+            latent_dim_head: The number of channels of one head of a self-attention.
+            num_classes: The number of logits.
+            attn_dropout: The fraction of attention weights that is dropped in training.
+            ff_dropout: The fraction of activations that is dropped in training (``PerceiverConfig.dropout``).
+            weight_tie_layers: Whether all repetitions except the first share their weights.
+            fourier_encode_data: Whether the model adds position features; False if the values contain them.
+            self_per_cross_attn: The number of self-attention layers after each cross-attention.
 
         Returns:
-            A model with fresh weights.
+            A model with newly initialised weights.
 
         Raises:
-            ValueError: an option that does not fit.
+            ValueError: An option is not valid.
         """
         config = PerceiverConfig(
             input_channels=input_channels,
@@ -114,21 +114,23 @@ class Perceiver(PerceiverEncoder):
         Without positions the inputs are a regular grid with channels last: an image is
         ``(batch, height, width, channels)``.
 
-        Positions that a batch shares cost once: give them with a batch of 1. Where some axes are shared and
-        others are not, give a tuple: a pixel grid ``(1, inputs, 2)`` and the slices' places ``(batch, 1, 1)``.
+        The features of positions that are the same for the whole batch are computed once: give such positions with a
+        batch size of 1. If some axes are shared and others are not, give a tuple, e.g. a pixel grid ``(1, inputs, 2)``
+        and the positions of the slices ``(batch, 1, 1)``.
 
         Args:
-            values: ``(batch, inputs, channels)``; channels may be 0. On a grid ``(batch, axes, channels)``.
-            positions: ``(batch or 1, inputs, axes)`` in [-1, 1], or a tuple of parts
+            values: The values ``(batch, inputs, channels)``; there may be 0 channels. On a grid
+                ``(batch, axes, channels)``.
+            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], or a tuple of parts
                 ``(batch or 1, inputs or 1, some axes)`` that together hold all axes in order. None for a grid.
-            padding: ``(batch, inputs)`` bool, True for an input to ignore whatever it holds; each example
+            padding: A boolean mask ``(batch, inputs)``, True for an input to ignore, whatever it contains; each example
                 needs at least one input that is not padding. On a grid ``(batch, axes)``.
 
         Returns:
-            Logits ``(batch, classes)``.
+            The logits, ``(batch, classes)``.
 
         Raises:
-            ValueError: channels, axes or padding do not fit the config or one another.
+            ValueError: Channels, axes or padding do not fit the configuration or one another.
         """
         latents = self.encode(values, positions, padding)
         logits: Tensor = self.head(self.head_norm(self._pool(latents)))

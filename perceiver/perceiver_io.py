@@ -1,4 +1,4 @@
-"""Perceiver IO: any number of outputs, one for each query that is put to the latents."""
+"""Perceiver IO: any number of outputs, one for each query that attends to the latents."""
 
 from torch import Tensor, nn
 
@@ -9,13 +9,13 @@ from perceiver.layers import build_feedforward
 
 
 class QueryDecoder(nn.Module):
-    """Queries ask, latents answer: a cross-attention and a feed-forward layer, each with its residual.
+    """Cross-attention of queries to the latents and a feed-forward layer, each with its residual.
 
-    A query sees the latents and no other query.
+    A query attends to the latents and to no other query.
 
     Args:
-        config: of the Perceiver that makes the latents.
-        query_dim: channels of a query.
+        config: The configuration of the Perceiver that computes the latents.
+        query_dim: The number of channels of a query.
 
     Source:
         Jaegle 2021, arXiv 2107.14795, section 3.2.
@@ -34,14 +34,14 @@ class QueryDecoder(nn.Module):
         self.feedforward = build_feedforward(config, query_dim)
 
     def forward(self, queries: Tensor, latents: Tensor) -> Tensor:
-        """Answer queries.
+        """Decode the latents for each query.
 
         Args:
-            queries: ``(batch, queries, query_dim)``.
-            latents: ``(batch, latents, latent_dim)``.
+            queries: The queries, ``(batch, queries, query_dim)``.
+            latents: The latents, ``(batch, latents, latent_dim)``.
 
         Returns:
-            ``(batch, queries, query_dim)``.
+            One vector for each query, ``(batch, queries, query_dim)``.
         """
         queries = queries + self.attention(queries, self.attention.project_inputs(normalise_inputs(latents)))
         result: Tensor = queries + self.feedforward(queries)
@@ -49,10 +49,10 @@ class QueryDecoder(nn.Module):
 
 
 class PerceiverIO(PerceiverEncoder):
-    """An encoder whose latents answer queries, each with ``num_classes`` numbers.
+    """An encoder with ``num_classes`` outputs for each of any number of queries.
 
-    A query says what is asked: a learned vector for a class, the Fourier features of a place for a value at that
-    place, a word's embedding for the word. For a dense output, e.g. a label for each pixel:
+    A query selects the output: a learned vector for a class, the Fourier features of a position for the value at that
+    position, the embedding of a word for that word. For a dense output, e.g. a label for each pixel:
 
         model = PerceiverIO(config, query_dim=num_axes * (2 * config.num_bands + 1))
         labels = model(values, positions, queries=model.positions((positions,)))
@@ -60,12 +60,12 @@ class PerceiverIO(PerceiverEncoder):
     For classification by one learned query see ``Perceiver`` with ``pooling: query``.
 
     Args:
-        config: the shape of the model; ``num_classes`` is the number of outputs for each query, ``pooling`` is
-            not read.
-        query_dim: channels of a query.
+        config: The architecture of the model; ``num_classes`` is the number of outputs for each query, ``pooling`` is
+            not used.
+        query_dim: The number of channels of a query.
 
     Source:
-        Jaegle 2021, arXiv 2107.14795. A norm stands before the last linear layer here, as in ``Perceiver``.
+        Jaegle 2021, arXiv 2107.14795. A layer norm precedes the last linear layer here, as in ``Perceiver``.
     """
 
     def __init__(self, config: PerceiverConfig, query_dim: int) -> None:
@@ -79,19 +79,19 @@ class PerceiverIO(PerceiverEncoder):
     def forward(
         self, values: Tensor, positions: Positions = None, padding: Tensor | None = None, *, queries: Tensor
     ) -> Tensor:
-        """Answer queries about a batch of sets of inputs.
+        """Compute an output for each query from a batch of sets of inputs.
 
         Args:
-            values: inputs as for ``Perceiver``.
-            positions: as for ``Perceiver``.
-            padding: as for ``Perceiver``.
-            queries: ``(batch or 1, queries, query_dim)``.
+            values: The values, as for ``Perceiver``.
+            positions: The positions, as for ``Perceiver``.
+            padding: The mask of the padding, as for ``Perceiver``.
+            queries: The queries, ``(batch or 1, queries, query_dim)``.
 
         Returns:
-            ``(batch, queries, num_classes)``.
+            The outputs, ``(batch, queries, num_classes)``.
 
         Raises:
-            ValueError: inputs or queries do not fit the config.
+            ValueError: The inputs or queries do not fit the configuration.
         """
         if queries.ndim != 3 or queries.shape[2] != self.query_dim or queries.shape[0] not in (1, values.shape[0]):
             raise ValueError(

@@ -1,8 +1,9 @@
-"""Weights from and to the package perceiver-pytorch (0.11.0), for the same function in both.
+"""Conversion of weights from and to the package perceiver-pytorch (0.11.0), for the same function in both.
 
-Its ``Perceiver`` and ours are one architecture under other names. For repetition ``i`` and self-attend ``k``:
+The ``Perceiver`` of either package is the same architecture with other names. For repetition ``i`` and self-attention
+``k``:
 
-    perceiver-pytorch                                   here
+    perceiver-pytorch                                   this package
     latents                                             latents
     layers.i.cross_attn.norm                            cross_layers.i.attention.query_norm
     layers.i.cross_attn.norm_context.weight, .bias      cross_layers.i.attention.input_gain, .input_shift
@@ -17,17 +18,20 @@ Its ``Perceiver`` and ours are one architecture under other names. For repetitio
     layers.i.self_attns.k.1                             latent_layers.i.k.feedforward, as above
     to_logits.1, to_logits.2                            head_norm, head
 
-What else has to agree, and does: both put a norm before each layer, bias ``to_out`` and the feed-forward layers
-and nothing else, gate with the second half of GEGLU, widen by 4 (a field here), and lay the channels out as
-values, then for each axis sines, cosines and the coordinate. ``weight_tie_layers`` gives the first repetition
-weights of its own and all others the same: ``weight_sharing`` all_but_first_block. Its latents start from a normal
-of deviation 1, so the config has ``latent_init_std`` 1, though ours is cut at 2. Its mask is True for an input
-to read, our padding is True for one to ignore. Ours also drops behind GEGLU and behind each attention where
-``dropout`` is above 0; without dropout, or in evaluation, nothing of that is left. The one place of an axis of
-size 1 lies at 0 in our grids and at -1 in theirs.
+The packages also agree in the following: a layer norm precedes each layer; ``to_out`` and the feed-forward layers have
+a bias and no other layer has one; the second half of GEGLU is the gate; the widening is 4 (a field of this package);
+the channels of an input are its values, then for each axis sines, cosines and the coordinate. ``weight_tie_layers``
+gives the first repetition its own weights and all others the same, which is ``weight_sharing`` all_but_first_block.
 
-Not converted, because there is no such thing here: ``attn_residual`` (refused) and ``inverted_cross_attn``, which
-leaves no trace in the weights.
+The packages differ in the following. perceiver-pytorch initialises the latents from a normal distribution of standard
+deviation 1, so the configuration has ``latent_init_std`` 1, but this package truncates the distribution at 2. The mask
+of perceiver-pytorch is True for an input to attend to, the padding of this package is True for an input to ignore. If
+``dropout`` is above 0, this package also drops after GEGLU and after each attention; without dropout, or in evaluation,
+there is no difference. The coordinate on an axis of size 1 is 0 in the grids of this package and -1 in those of
+perceiver-pytorch.
+
+Two options have no counterpart in this package: ``attn_residual``, which is refused, and ``inverted_cross_attn``, which
+is not visible in the weights.
 """
 
 import re
@@ -42,7 +46,16 @@ StateDict = dict[str, Tensor]
 
 
 def map_module_names(external_prefix: str, internal_prefix: str, module_pairs: dict[str, str]) -> dict[str, str]:
-    """Join prefixes to pairs of modules, each with weight and bias."""
+    """Map the weight and bias of modules in perceiver-pytorch to those of this package.
+
+    Args:
+        external_prefix: The prefix of the modules in perceiver-pytorch, without the last dot.
+        internal_prefix: The prefix of the modules in this package, with the last dot.
+        module_pairs: The name of each module in this package, by its name in perceiver-pytorch.
+
+    Returns:
+        The name of each tensor in this package, by its name in perceiver-pytorch.
+    """
     return {
         f"{external_prefix}.{external_module}.{kind}": f"{internal_prefix}{internal_module}.{kind}"
         for external_module, internal_module in module_pairs.items()
@@ -51,7 +64,17 @@ def map_module_names(external_prefix: str, internal_prefix: str, module_pairs: d
 
 
 def map_repetition_names(repetition: int, cross_index: int, latent_index: int, num_self_attends: int) -> dict[str, str]:
-    """List the tensors of one repetition that are the same in both: their name and ours."""
+    """Map the tensors of one repetition that are equal in both packages.
+
+    Args:
+        repetition: The index of the repetition.
+        cross_index: The index of the weights of its cross-attention.
+        latent_index: The index of the weights of its self-attentions.
+        num_self_attends: The number of its self-attentions.
+
+    Returns:
+        The name of each tensor in this package, by its name in perceiver-pytorch.
+    """
     feedforward = {"norm": "norm", "fn.net.0": "widen", "fn.net.2": "narrow"}
     external_prefix, internal_prefix = f"layers.{repetition}", f"cross_layers.{cross_index}"
     attention = {"norm": "query_norm", "fn.to_out": "to_out"}
@@ -68,7 +91,7 @@ def map_repetition_names(repetition: int, cross_index: int, latent_index: int, n
 
 
 def map_head_names() -> dict[str, str]:
-    """List the tensors of the classifier head: their name and ours."""
+    """Map the tensors of the classification head from perceiver-pytorch to this package."""
     return map_module_names("to_logits", "", {"1": "head_norm", "2": "head"})
 
 
@@ -83,32 +106,34 @@ def from_perceiver_pytorch(
     weight_tie_layers: bool = False,
     fourier_encode_data: bool = True,
 ) -> tuple[PerceiverConfig, StateDict]:
-    """Turn a state dict of perceiver-pytorch's ``Perceiver`` into config and state dict for ours.
+    """Convert a state dict of the ``Perceiver`` of perceiver-pytorch to a configuration and a state dict.
 
-    The shapes say all but a few of the options; those are the arguments, with perceiver-pytorch's defaults.
+    Most options follow from the shapes of the tensors; the others are the arguments, with the defaults of
+    perceiver-pytorch.
 
     Args:
-        state: its ``state_dict()``.
-        max_freq: as given there, one number for all axes.
-        num_freq_bands: as given there.
-        axis_sizes: resolution along each axis of the data, which there comes with the data.
-        cross_heads: as given there.
-        latent_heads: as given there.
-        weight_tie_layers: as given there.
-        fourier_encode_data: as given there.
+        state: The ``state_dict()`` of the model of perceiver-pytorch.
+        max_freq: The argument of the same name of that model, one number for all axes.
+        num_freq_bands: The argument of the same name.
+        axis_sizes: The resolution along each axis of the data, which perceiver-pytorch takes from the data.
+        cross_heads: The argument of the same name.
+        latent_heads: The argument of the same name.
+        weight_tie_layers: The argument of the same name.
+        fourier_encode_data: The argument of the same name.
 
     Returns:
-        Config and state dict for ``Perceiver(config)``, or, without a classifier head (``num_classes`` is then
-        None), for ``PerceiverEncoder(config)``. Untied tensors share memory with those given.
+        The configuration and the state dict for ``Perceiver(config)``, or, without a classification head
+        (``num_classes`` is then None), for ``PerceiverEncoder(config)``. Tensors that are not concatenated share memory
+        with those of ``state``.
 
     Raises:
-        ValueError: tensors that do not fit the arguments, or that belong to something that is not here.
+        ValueError: A tensor does not fit the arguments, or has no counterpart in this package.
     """
     layer_indices = [int(match[1]) for name in state if (match := re.match(r"layers\.(\d+)\.", name))]
     self_indices = [int(match[1]) for name in state if (match := re.match(r"layers\.0\.self_attns\.(\d+)\.", name))]
     first = "layers.0.cross_attn"
     if not layer_indices or f"{first}.fn.to_q.weight" not in state:
-        raise ValueError("from_perceiver_pytorch: found no layers.0.cross_attn, so this is not its Perceiver's state")
+        raise ValueError("from_perceiver_pytorch: found no layers.0.cross_attn; give the state dict of its Perceiver")
     num_axes = len(axis_sizes)
     position_channels = num_axes * (2 * num_freq_bands + 1) if fourier_encode_data else 0
     input_channels = state[f"{first}.norm_context.weight"].shape[0] - position_channels
@@ -144,15 +169,34 @@ def from_perceiver_pytorch(
 
 
 def compute_head_dim(argument: str, queries: Tensor, num_heads: int) -> int:
-    """Divide the rows of a query projection among its heads."""
+    """Compute the number of channels of a head from the rows of a query projection.
+
+    Args:
+        argument: The name of the argument that holds the number of heads, for the error message.
+        queries: The weight of the query projection.
+        num_heads: The number of heads.
+
+    Raises:
+        ValueError: The number of rows is not a multiple of the number of heads.
+    """
     rows = queries.shape[0]
     if rows % num_heads != 0:
-        raise ValueError(f"from_perceiver_pytorch: found {rows} rows for {argument} {num_heads}; it must divide them")
+        raise ValueError(
+            f"from_perceiver_pytorch: found {rows} rows for {argument} {num_heads}; the rows must be a multiple of it"
+        )
     return rows // num_heads
 
 
 def convert_weights(state: StateDict, config: PerceiverConfig) -> StateDict:
-    """Build our state dict from theirs; every tensor is used, and repetitions that share one agree on it."""
+    """Convert a state dict of perceiver-pytorch; every tensor is used, and shared tensors must be equal.
+
+    Args:
+        state: The ``state_dict()`` of the model of perceiver-pytorch.
+        config: The configuration of the converted model.
+
+    Raises:
+        ValueError: Tensors that become one differ, or a tensor has no counterpart in this package.
+    """
     remaining, converted = dict(state), {"latents": state["latents"]}
     remaining.pop("latents")
 
@@ -178,32 +222,36 @@ def convert_weights(state: StateDict, config: PerceiverConfig) -> StateDict:
         for external_name, internal_name in map_head_names().items():
             add(internal_name, remaining.pop(external_name))
     if remaining:
-        raise ValueError(f"from_perceiver_pytorch: found {', '.join(sorted(remaining)[:3])}, which has no match here")
+        raise ValueError(
+            f"from_perceiver_pytorch: found {', '.join(sorted(remaining)[:3])}, "
+            "which has no counterpart in this package"
+        )
     return converted
 
 
 def list_repetitions(config: PerceiverConfig) -> list[tuple[int, int, int]]:
-    """List each repetition with the index of its cross-attend's weights and of its self-attends' weights."""
+    """List each repetition with the indices of the weights of its cross-attention and its self-attentions."""
     cross = assign_weight_indices(config.num_cross_attends, config.weight_sharing, first_has_own_weights=True)
     latent = assign_weight_indices(config.num_cross_attends, config.weight_sharing, first_has_own_weights=False)
     return list(zip(range(config.num_cross_attends), cross, latent, strict=True))
 
 
 def to_perceiver_pytorch(config: PerceiverConfig, state: StateDict) -> StateDict:
-    """Turn our state dict into one that perceiver-pytorch's ``Perceiver`` loads.
+    """Convert a state dict to one for the ``Perceiver`` of perceiver-pytorch.
 
-    Shared weights are written once for each repetition that uses them. That loads into an untied model whatever
-    the sharing, and into one with ``weight_tie_layers`` where ``weight_sharing`` is all or all_but_first_block.
+    Shared weights are written once for each repetition that uses them. The result can be loaded into a model without
+    ``weight_tie_layers`` for every ``weight_sharing``, and into one with ``weight_tie_layers`` if ``weight_sharing`` is
+    all or all_but_first_block.
 
     Args:
-        config: of our model.
-        state: its ``state_dict()``; of a ``PerceiverEncoder`` for ``final_classifier_head=False``.
+        config: The configuration of the model.
+        state: The ``state_dict()`` of the model; that of a ``PerceiverEncoder`` for ``final_classifier_head=False``.
 
     Returns:
-        Its state dict.
+        The state dict for perceiver-pytorch.
 
     Raises:
-        ValueError: an option that perceiver-pytorch does not have.
+        ValueError: The configuration has an option that perceiver-pytorch lacks.
     """
     allowed: dict[str, tuple[object, ...]] = {
         "activation": ("geglu",),
@@ -215,14 +263,14 @@ def to_perceiver_pytorch(config: PerceiverConfig, state: StateDict) -> StateDict
         value = getattr(config, name)
         if value not in allowed_values:
             raise ValueError(
-                f"to_perceiver_pytorch {name}: found {value!r}, perceiver-pytorch has only "
-                f"{', '.join(map(str, allowed_values))}; train such a model to convert it"
+                f"to_perceiver_pytorch {name}: found {value!r}, perceiver-pytorch supports only "
+                f"{', '.join(map(str, allowed_values))}; train a model with such a value to convert it"
             )
     frequencies = set(config.max_freq or config.axis_sizes or ())
     if config.positions == "fourier" and len(frequencies) > 1:
         raise ValueError(
             f"to_perceiver_pytorch max_freq: found {tuple(config.max_freq or config.axis_sizes or ())}, "
-            "perceiver-pytorch has one for all axes; train with equal numbers to convert"
+            "perceiver-pytorch has one for all axes; train with equal numbers to convert the model"
         )
     converted = {"latents": state["latents"]}
     for repetition, cross_index, latent_index in list_repetitions(config):

@@ -1,4 +1,4 @@
-"""Point clouds as sets of inputs, and a Perceiver that takes them."""
+"""Point clouds as sets of inputs, and a Perceiver for point clouds."""
 
 from typing import Any, Literal
 
@@ -13,16 +13,16 @@ NUM_AXES = 3
 
 
 def normalise_points(points: Tensor) -> Tensor:
-    """Move each cloud's mean to the origin and scale it to fit the cube from -1 to 1 along every axis.
+    """Move the mean of each point cloud to the origin and scale it to fit the cube from -1 to 1 along every axis.
 
-    Displacing or scaling a whole cloud before this changes nothing.
+    Moving or scaling a whole point cloud beforehand does not change the result.
 
     Args:
-        points: ``(batch, points, axes)``.
+        points: The points, ``(batch, points, axes)``.
 
     Returns:
-        The same shape, float32: the mean is 0 and the largest absolute coordinate 1; all 0 where a cloud is a single
-        place.
+        The points in the same shape, float32: the mean is 0 and the largest absolute coordinate is 1. If all points of
+        a point cloud coincide, all its coordinates are 0.
 
     Source:
         Jaegle 2021, arXiv 2103.03206, section 4.3, "zero-mean and unit-cube normalization".
@@ -33,10 +33,10 @@ def normalise_points(points: Tensor) -> Tensor:
 
 
 def point_tokens(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn point clouds into inputs of a Perceiver: there are no values, the coordinates are the positions.
+    """Turn point clouds into inputs of a Perceiver: there are no values, and the coordinates are the positions.
 
     Args:
-        points: ``(batch, points, axes)``, each coordinate in [-1, 1].
+        points: The points ``(batch, points, axes)``, each coordinate in [-1, 1].
 
     Returns:
         Values ``(batch, points, 0)`` and positions ``(batch, points, axes)``.
@@ -48,9 +48,10 @@ class PointPerceiver(nn.Module):
     """A Perceiver for point clouds of any number of points.
 
     Args:
-        config: of the Perceiver. A cloud has no resolution, so Fourier features need ``max_freq`` for each of three
-            axes, and learned positions the ``axis_sizes`` of the grid to which points are rounded.
-        num_classes: number of logits.
+        config: The configuration of the Perceiver. A point cloud has no resolution, so Fourier features need
+            ``max_freq`` for each of three axes, and learned positions need the ``axis_sizes`` of the grid to which
+            points are rounded.
+        num_classes: The number of logits.
     """
 
     def __init__(self, config: PerceiverConfig, *, num_classes: int) -> None:
@@ -60,7 +61,7 @@ class PointPerceiver(nn.Module):
         if field_value is None or len(field_value) != NUM_AXES:
             raise ValueError(
                 f"PerceiverConfig.{required_field}: found {field_value}, but a point cloud has no resolution "
-                f"to take it from; allowed are {NUM_AXES} numbers, e.g. "
+                f"to derive it from; allowed are {NUM_AXES} numbers, e.g. "
                 f"{(32, 32, 32) if required_field == 'axis_sizes' else (64.0, 64.0, 64.0)}"
             )
         data_fields: dict[str, Any] = {"input_channels": 0, "num_classes": num_classes}
@@ -70,14 +71,15 @@ class PointPerceiver(nn.Module):
         """Classify point clouds.
 
         Args:
-            points: ``(batch, points, 3)`` float, each coordinate in [-1, 1]; see :func:`normalise_points`.
-            padding: ``(batch, points)`` bool, True for a point to ignore.
+            points: The points ``(batch, points, 3)``, of a floating-point type, each coordinate in [-1, 1]; see
+                ``normalise_points``.
+            padding: A boolean mask ``(batch, points)``, True for a point to ignore; None for no padding.
 
         Returns:
-            Logits ``(batch, classes)``.
+            The logits, ``(batch, classes)``.
 
         Raises:
-            ValueError: points of another shape.
+            ValueError: The points have another shape.
         """
         logits: Tensor = self.perceiver(*self.tokenise(points), padding)
         return logits
@@ -91,25 +93,25 @@ class PointPerceiver(nn.Module):
         layers: tuple[int, ...] = (0,),
         heads: tuple[int, ...] | None = None,
     ) -> dict[int, Tensor]:
-        """Compute what latents attend to; see ``PerceiverEncoder.attention_maps``.
+        """Compute the attention weights of the latents; see ``PerceiverEncoder.attention_maps``.
 
         Args:
-            points: as for ``forward``.
-            padding: as for ``forward``.
-            kind: cross: weights of the points. self: of the latents.
-            layers: which attentions of this kind, counted from 0.
-            heads: which heads; None for all.
+            points: The points, as for ``forward``.
+            padding: The mask of the padding, as for ``forward``.
+            kind: The kind of attention. cross: to the points. self: to the latents.
+            layers: The indices of the attentions of this kind, counted from 0.
+            heads: The indices of the heads; None for all.
 
         Returns:
-            For each layer ``(batch, heads, latents, points or latents)``; rows sum to 1.
+            For each layer the weights ``(batch, heads, latents, points or latents)``; rows sum to 1.
         """
         return self.perceiver.attention_maps(*self.tokenise(points), padding, kind=kind, layers=layers, heads=heads)
 
     def tokenise(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn points into what the Perceiver reads: values and positions, as ``point_tokens`` returns them.
+        """Turn points into the values and positions that ``point_tokens`` returns.
 
         Args:
-            points: as for ``forward``.
+            points: The points, as for ``forward``.
         """
         if points.ndim != 3 or points.shape[2] != NUM_AXES:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Where an input lies: coordinates in [-1, 1] and the features that a Perceiver reads from them."""
+"""Positions of inputs: coordinates in [-1, 1] and the features computed from them."""
 
 import math
 import warnings
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 
 def grid_positions(sizes: tuple[int, ...]) -> Tensor:
-    """Give the coordinates of a regular grid, last axis fastest.
+    """Compute the coordinates of a regular grid, last axis fastest.
 
     Args:
-        sizes: number of places along each axis.
+        sizes: The number of grid points along each axis.
 
     Returns:
-        ``(inputs, axes)`` float32: each axis runs from -1 to 1 in equal steps; a single place lies at 0.
+        The coordinates ``(inputs, axes)`` in float32: each axis runs from -1 to 1 in equal steps; an axis of size 1 has
+        the coordinate 0.
     """
     axis_coordinates = [_axis_coordinates(size) for size in sizes]
     return torch.stack(torch.meshgrid(*axis_coordinates, indexing="ij"), dim=-1).reshape(-1, len(sizes))
@@ -29,27 +30,27 @@ def _axis_coordinates(size: int) -> Tensor:
 
 
 def fourier_frequencies(max_freq: tuple[float, ...], num_bands: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Give the frequencies of each axis: ``num_bands`` equal steps from 1 to ``max_freq / 2``.
+    """Compute the frequencies of each axis: ``num_bands`` numbers in equal steps from 1 to ``max_freq / 2``.
 
     Args:
-        max_freq: for each axis, twice the highest frequency.
-        num_bands: frequencies for each axis.
-        dtype: of the result.
+        max_freq: Twice the highest frequency, for each axis.
+        num_bands: The number of frequencies for each axis.
+        dtype: The type of the result.
 
     Returns:
-        ``(axes, bands)``, in half cycles per unit of the coordinate.
+        The frequencies ``(axes, bands)``, in half cycles per unit of the coordinate.
     """
     return torch.stack([torch.linspace(1, highest / 2, num_bands, dtype=dtype) for highest in max_freq])
 
 
 def warn_far_from_nyquist(max_freq: tuple[float, ...], axis_sizes: tuple[int, ...]) -> None:
-    """Warn where a frequency is more than twice as high or as low as the samples of an axis can carry.
+    """Warn if a frequency is more than twice as high or as low as the samples of an axis can carry.
 
-    Above, places look alike that are not; far below, neighbours do.
+    If it is too high, distant positions get similar features (aliasing); if it is far too low, neighbours do.
 
     Args:
-        max_freq: for each axis, twice the highest frequency.
-        axis_sizes: number of places along each axis.
+        max_freq: Twice the highest frequency, for each axis.
+        axis_sizes: The number of grid points along each axis.
     """
     mismatches = []
     for axis, (frequency, size) in enumerate(zip(max_freq, axis_sizes, strict=True)):
@@ -61,22 +62,22 @@ def warn_far_from_nyquist(max_freq: tuple[float, ...], axis_sizes: tuple[int, ..
     if mismatches:
         warnings.warn(
             f"PerceiverConfig.max_freq is far from what the resolution carries ({'; '.join(mismatches)}); "
-            "leave max_freq out for the resolution itself, unless this is on purpose",
+            "leave max_freq out to use the resolution, unless this is intended",
             UserWarning,
             stacklevel=2,
         )
 
 
 def fourier_features(positions: Tensor, frequencies: Tensor) -> Tensor:
-    """Describe each coordinate ``x`` by ``sin(pi f x)`` and ``cos(pi f x)`` for all ``f``, and ``x`` itself.
+    """Compute ``sin(pi f x)`` and ``cos(pi f x)`` for each coordinate ``x`` and all ``f``, and append ``x`` itself.
 
     Args:
-        positions: ``(batch, inputs, axes)`` in [-1, 1].
-        frequencies: ``(axes, bands)``.
+        positions: The positions ``(batch, inputs, axes)`` in [-1, 1].
+        frequencies: The frequencies, ``(axes, bands)``.
 
     Returns:
-        ``(batch, inputs, axes * (2 * bands + 1))``, one axis after the other, float32 or the higher precision
-        of the arguments.
+        The features ``(batch, inputs, axes * (2 * bands + 1))``, one axis after the other, in the higher precision of
+        the two arguments.
 
     Source:
         Jaegle 2021, arXiv 2103.03206, section 3.2.
@@ -87,14 +88,14 @@ def fourier_features(positions: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def grid_indices(positions: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Turn coordinates back to the index of the nearest place of a grid.
+    """Compute the index of the grid point that is nearest to each position.
 
     Args:
-        positions: ``(batch, inputs, axes)`` in [-1, 1].
-        sizes: number of places along each axis.
+        positions: The positions ``(batch, inputs, axes)`` in [-1, 1].
+        sizes: The number of grid points along each axis.
 
     Returns:
-        ``(batch, inputs)`` int64, the row of ``grid_positions(sizes)`` that lies nearest.
+        The index ``(batch, inputs)``, int64, of the nearest row of ``grid_positions(sizes)``.
     """
     indices = torch.zeros(positions.shape[:-1], dtype=torch.int64, device=positions.device)
     for axis, size in enumerate(sizes):
@@ -107,8 +108,8 @@ class FourierPositions(nn.Module):
     """Fixed Fourier features of positions.
 
     Args:
-        max_freq: for each axis, twice the highest frequency.
-        num_bands: frequencies for each axis.
+        max_freq: Twice the highest frequency, for each axis.
+        num_bands: The number of frequencies for each axis.
     """
 
     frequencies: Tensor
@@ -121,7 +122,7 @@ class FourierPositions(nn.Module):
         self.num_channels = len(max_freq) * (2 * num_bands + 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow ``model.to``, but never below float32: in bfloat16 a frequency of 100 is wrong by up to 0.25."""
+        """Follow ``model.to``, but keep at least float32: in bfloat16 a frequency of 100 is wrong by up to 0.25."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         dtype = torch.promote_types(self.frequencies.dtype, torch.float32)
         exact = fourier_frequencies(self.max_freq, self.num_bands, dtype)
@@ -129,13 +130,13 @@ class FourierPositions(nn.Module):
         return self
 
     def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
-        """Compute the features of each part in its own shape and join them only then.
+        """Compute the features of each part in its own shape, then join them.
 
         Args:
-            parts: each ``(batch or 1, inputs or 1, some axes)``; together they hold all axes, in order.
+            parts: Tensors ``(batch or 1, inputs or 1, some axes)`` that together hold all axes, in order.
 
         Returns:
-            ``(batch or 1, inputs, channels)``.
+            The features, ``(batch or 1, inputs, channels)``.
         """
         frequencies = torch.split(self.frequencies, [part.shape[-1] for part in parts])
         features = [
@@ -145,11 +146,11 @@ class FourierPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """One learned vector for each place of a grid, looked up by coordinate.
+    """One learned vector for each point of a grid, looked up by coordinate.
 
     Args:
-        sizes: number of places along each axis.
-        num_channels: width of a vector.
+        sizes: The number of grid points along each axis.
+        num_channels: The number of channels of a vector.
     """
 
     def __init__(self, sizes: tuple[int, ...], num_channels: int) -> None:
@@ -157,31 +158,31 @@ class LearnedPositions(nn.Module):
         self.sizes = sizes
         self.num_channels = num_channels
         self.table = nn.Parameter(torch.empty(math.prod(sizes), num_channels))
-        nn.init.trunc_normal_(self.table, std=0.02)  # as the latents start, arXiv 2103.03206
+        nn.init.trunc_normal_(self.table, std=0.02)  # like the latents, arXiv 2103.03206
 
     def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
-        """Look up the vector of the nearest place; arguments and result as for Fourier positions."""
+        """Look up the vector of the nearest grid point; arguments and result are those of ``FourierPositions``."""
         return self.table[grid_indices(join_channels(list(parts)), self.sizes)]
 
 
 class NoPositions(nn.Module):
-    """No channels for positions: for values that hold their positions, or have none."""
+    """No channels for positions, for values that contain their positions or have none."""
 
     num_channels = 0
 
     def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
-        """Give ``(batch or 1, inputs, 0)``; arguments as for Fourier positions."""
+        """Return ``(batch or 1, inputs, 0)``; arguments are those of ``FourierPositions``."""
         return join_channels(list(parts))[..., :0]
 
 
 def join_channels(tensors: list[Tensor]) -> Tensor:
-    """Concatenate channels of tensors whose batch and inputs are equal or 1, repeating those that are 1.
+    """Concatenate tensors along the channels; batch and inputs of size 1 are repeated.
 
     Args:
-        tensors: each ``(batch or 1, inputs or 1, channels)``.
+        tensors: The tensors, each ``(batch or 1, inputs or 1, channels)``.
 
     Returns:
-        ``(batch, inputs, all channels)``.
+        The concatenation, ``(batch, inputs, all channels)``.
     """
     if len(tensors) == 1:
         return tensors[0]

@@ -1,4 +1,4 @@
-"""What several tests of the model need."""
+"""A fixture for several tests of the model."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch
 
 @pytest.fixture
 def fresh_compiler():
-    """Forget what was compiled: a method that is compiled for more than eight models is refused as too many.
+    """Reset the compiler, which refuses to compile a method for more than eight models.
 
-    The eight count for the process, so without this a test would depend on how many models others have compiled.
+    The limit applies to the process, so without a reset a test would depend on the models that other tests compiled.
     """
     torch.compiler.reset()
     yield

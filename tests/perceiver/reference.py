@@ -1,8 +1,8 @@
-"""Perceiver and Perceiver IO written from the papers, slowly, to compare with.
+"""A slow reference of Perceiver and Perceiver IO, written from the papers arXiv 2103.03206 and 2107.14795.
 
-arXiv 2103.03206 and 2107.14795. Nothing of ``perceiver`` is imported: there are its state dict and its config as a
-plain record. Attention is computed head by head with the matrix of weights written out, inputs are normalised with
-gain and shift in each layer, keys and values are projected.
+Nothing of ``perceiver`` is imported: the reference takes a state dict and the configuration as a dictionary. Attention
+is computed head by head with an explicit matrix of weights, inputs are normalised with gain and shift in each layer,
+keys and values are projected.
 """
 
 import math
@@ -26,7 +26,7 @@ def linear(x, state, name):
 
 
 def attention(queries, keys, values, heads, padding):
-    """Section 3.1 of 2103.03206: softmax(q k / sqrt(width)) v for each head; ``padding`` True is not read."""
+    """Section 3.1 of 2103.03206: softmax(q k / sqrt(width)) v for each head; ``padding`` is True where ignored."""
     width = queries.shape[-1] // heads
     outputs = []
     for example in range(queries.shape[0]):
@@ -54,7 +54,7 @@ def feedforward(x, state, name, activation):
 
 
 def cross_block(queries_in, inputs, padding, state, name, heads, activation):
-    """``queries_in`` reads ``inputs``, then a feed-forward layer; each adds to what came."""
+    """Attention of ``queries_in`` to ``inputs``, then a feed-forward layer; each adds its residual."""
     attend, x = f"{name}.attention", queries_in
     queries = linear(
         norm(x, state[f"{attend}.query_norm.weight"], state[f"{attend}.query_norm.bias"]), state, f"{attend}.to_query"
@@ -75,7 +75,7 @@ def self_block(x, state, name, heads, activation):
 
 
 def position_features(positions, config, state):
-    """Section 3.2: for each axis sines, cosines and the coordinate; or a learned vector for each place."""
+    """Section 3.2: for each axis sines, cosines and the coordinate; or a learned vector for each grid point."""
     batch, num_inputs, axes = positions.shape
     if config["positions"] == "none":
         return positions.new_zeros(batch, num_inputs, 0)
@@ -100,7 +100,10 @@ def position_features(positions, config, state):
 
 
 def weight_index(repetition, sharing, kind):
-    """Which weights a repetition uses: in the paper all cross-attends but the first share, and all self-attends."""
+    """The index of the weights that a repetition uses.
+
+    In the paper all cross-attentions but the first share weights, and so do all self-attentions.
+    """
     if sharing == "none":
         return repetition
     first_differs = sharing == "all_but_first_block" or (sharing == "all_but_first" and kind == "cross")

@@ -1,10 +1,10 @@
-"""Small models of every kind, for laws that hold for all of them."""
+"""Small models with every option, for laws that hold for all of them."""
 
 import torch
 
 from perceiver import ImageConfig, ImagePerceiver, Perceiver, PerceiverConfig, PerceiverIO
 
-# A head of 32 is wider than the 16 channels of an input, so cross-attention works in input space; one of 8 projects.
+# A head of width 32 is wider than the 16 channels of an input: attention in input space. One of width 8 projects them.
 MODEL_OPTIONS = [
     {},
     {"cross_head_dim": 8},
@@ -50,7 +50,7 @@ def small_config(**options):
 
 
 def build_seeded(build):
-    """The same model each time, in evaluation mode, in which no gain is 1 and no bias 0."""
+    """Build the same model each time, in evaluation mode, with no gain of 1 and no bias of 0."""
     generator = torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -70,7 +70,7 @@ def small_perceiver_io(query_dim=6, **options):
 
 
 def small_image_perceiver(perceiver=None, **options):
-    """For images of 2 channels and 8 x 12 pixels, and volumes of 5 slices."""
+    """Build a model for images of 2 channels and 8 x 12 pixels, and volumes of 5 slices."""
     free = {"input_channels": None, "axis_sizes": None, "num_classes": None}
     config = ImageConfig(**{"conv_channels": 8, "perceiver": small_config(**free, **(perceiver or {})), **options})
     num_slices = 5 if config.slice_position else None
@@ -83,7 +83,7 @@ def draw_normal(*shape, seed=2):
 
 
 def logits_and_gradients(model, *arguments, run=None, **options):
-    """Logits of ``run``, the model itself unless given, and each parameter's gradient of a weighted sum of them."""
+    """Compute the logits of ``run``, by default the model itself, and the gradients of a weighted sum of them."""
     model.zero_grad()
     logits = (model if run is None else run)(*arguments, **options)
     (logits * draw_normal(*logits.shape, seed=4).to(logits)).sum().backward()

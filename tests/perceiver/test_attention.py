@@ -1,4 +1,4 @@
-"""Cross-attention in input space is the projected one, and both are the textbook's."""
+"""Cross-attention in input space equals the projected one, and both equal the textbook's."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def generator():
 
 
 def randomise(module, generator):
-    """Gain 1 and shift 0 would hide a gain or a shift that is left out."""
+    """Draw all parameters at random: a gain of 1 or a shift of 0 would hide one that is left out."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
@@ -21,7 +21,7 @@ def randomise(module, generator):
 
 
 def textbook(attention, latents, inputs, mask):
-    """Norm with gain and shift, projections, softmax, all written out."""
+    """Attention step by step: norm with gain and shift, projections, softmax."""
     context = functional.layer_norm(inputs, inputs.shape[-1:], attention.input_gain, attention.input_shift)
     batch, num_latents, heads = latents.shape[0], latents.shape[1], attention.num_heads
 
@@ -52,7 +52,7 @@ def test_cross_attention_is_the_textbook_one_with_its_gradients(channels, heads,
     leaves = [latents, inputs, *attention.parameters()]
     actual = attention(latents, keys_values, mask)
     expected = textbook(attention, latents, inputs, mask)
-    # Same sums in another order: float32 rounding (6e-8) over some hundred terms of size 10.
+    # The same sums in another order: float32 rounding (6e-8) over about a hundred terms of size 10.
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     actual_gradients = torch.autograd.grad((actual * weight).sum(), leaves)
     expected_gradients = torch.autograd.grad((expected * weight).sum(), leaves)
@@ -110,7 +110,7 @@ def test_explicit_softmax_equals_fused_attention_with_its_gradients(masked, gene
     for actual, expected in zip(
         outputs_and_gradients(torch.bfloat16), outputs_and_gradients(torch.float32), strict=True
     ):
-        # bfloat16 keeps 8 bits: 0.4 % of the largest term at each of some five roundings.
+        # bfloat16 keeps 8 bits: 0.4 % of the largest term at each of about five roundings.
         torch.testing.assert_close(actual.float(), expected, atol=0.02 * expected.abs().max().item(), rtol=0.02)
 
 

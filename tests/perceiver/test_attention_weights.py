@@ -1,4 +1,4 @@
-"""Attention maps are the softmax weights that the model uses, and nothing else is computed for them."""
+"""Attention maps are the softmax weights of the model, and no other weights are computed for them."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def small_model(**options):
     model = Perceiver(PerceiverConfig(input_channels=2, axis_sizes=(3, 4), num_classes=3, **{**small, **options}))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():  # no gain 1 and no bias 0, which would hide one that is left out
+        for parameter in model.parameters():  # a gain of 1 or a bias of 0 would hide one that is left out
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model.eval()
 
@@ -37,7 +37,7 @@ def padding():
 
 
 def slow_forward(model, values, positions, padding):
-    """Every layer written out from its weights: logits, and the weights of all attentions."""
+    """Compute every layer step by step: the logits and the weights of all attentions."""
     inputs = torch.cat([values, model.positions((positions,)).expand(2, -1, -1)], dim=-1)
     state = model.latents.expand(2, -1, -1)
     maps = {"cross": [], "self": []}
@@ -110,7 +110,7 @@ def test_no_layer_after_the_last_requested_one_runs(kind, layer, cross_calls, se
 
 
 def test_layers_that_are_not_requested_make_no_matrix_of_weights():
-    """No other tensor is 211 wide, so a matrix of weights betrays itself by its shape."""
+    """The last axis of no other tensor has size 211, so its shape identifies a matrix of weights."""
     model, softmax_shapes = small_model(), []
     images = torch.randn(1, 211, 2)
     positions_on_a_line = torch.linspace(-1, 1, 211)[None, :, None].expand(1, 211, 2)
@@ -130,10 +130,10 @@ def test_layers_that_are_not_requested_make_no_matrix_of_weights():
 
 def test_a_kind_layer_or_head_that_is_not_there_is_refused(values, positions):
     model = small_model()
-    with pytest.raises(ValueError, match="kind: found 'both', allowed are cross, self"):
+    with pytest.raises(ValueError, match=r"kind: found 'both'.* cross, self"):
         model.attention_maps(values, positions, kind="both")
     for layers in ((3,), (-1,), ()):
-        with pytest.raises(ValueError, match=r"layers: found \(.*\), allowed are one or more from 0 to 2"):
+        with pytest.raises(ValueError, match=r"layers: found \(.*\).* 0 to 2"):
             model.attention_maps(values, positions, layers=layers)
-    with pytest.raises(ValueError, match=r"heads: found \(0, 3\), allowed are one or more from 0 to 2"):
+    with pytest.raises(ValueError, match=r"heads: found \(0, 3\).* 0 to 2"):
         model.attention_maps(values, positions, heads=(0, 3))

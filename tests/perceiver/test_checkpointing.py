@@ -1,4 +1,4 @@
-"""Gradient checkpointing changes what is kept, and nothing else."""
+"""Gradient checkpointing saves memory and changes no number."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ MODEL_OPTIONS = [
 
 
 def logits_gradients_and_saved_bytes(options, checkpointing):
-    """Logits, all gradients, and the number of values that the forward pass keeps for the backward pass."""
+    """Compute logits and gradients, and the number of bytes that the forward pass saves for the backward pass."""
     config = dataclasses.replace(CONFIG, **options, gradient_checkpointing=checkpointing)
     saved_bytes = {}
 
@@ -67,7 +67,7 @@ def logits_and_gradients(model, values, run):
 @pytest.mark.parametrize("checkpointing", ["feedforward", "layers"])
 @pytest.mark.parametrize("options", [{}, {"weight_sharing": "all"}, {"weight_sharing": "all", "cross_head_dim": 8}])
 def test_the_graph_is_compiled_in_one_piece_whatever_was_compiled_before(checkpointing, options, fresh_compiler):
-    """Two models whose every number differs make these numbers inputs of the third one's graph."""
+    """Two models in which all scalars differ turn these scalars into inputs of the graph of the third model."""
     small = dataclasses.replace(CONFIG, num_cross_attends=2, self_attends_per_cross=1)
     one = {"num_cross_attends": 1, "cross_head_dim": 40, "latent_head_dim": 16, "dropout": 0.1}
     two = {"num_cross_attends": 1, "cross_head_dim": 48, "latent_head_dim": 24, "dropout": 0.2}
@@ -79,6 +79,6 @@ def test_the_graph_is_compiled_in_one_piece_whatever_was_compiled_before(checkpo
     expected_logits, expected = logits_and_gradients(model, values, model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     logits, actual = logits_and_gradients(model, values, compiled)
-    torch.testing.assert_close(logits, expected_logits)  # the default tolerance, some roundings of float32
+    torch.testing.assert_close(logits, expected_logits)  # the default tolerance, a few roundings of float32
     for name, gradient in expected.items():
         torch.testing.assert_close(actual[name], gradient, msg=name)

@@ -19,12 +19,12 @@ from tests.perceiver.small_models import (
 )
 
 BATCH, INPUTS, QUERIES = Dim("batch"), Dim("inputs"), Dim("queries")
-# Two repetitions show what one that follows another adds to a graph.
+# With two repetitions the graph contains one that follows another.
 SHORT = {"num_cross_attends": 2, "self_attends_per_cross": 1}
 
 
 def assert_same(actual, expected):
-    """Logits and gradients; a compiler may fuse products and sums, which rounds (float32, 6e-8) in other places."""
+    """Compare logits and gradients; a compiler may fuse products and sums, which changes float32 rounding (6e-8)."""
     torch.testing.assert_close(actual[0], expected[0], atol=1e-5, rtol=1e-5)
     for name, gradient in expected[1].items():
         scale = max(1.0, gradient.abs().max().item())
@@ -34,13 +34,13 @@ def assert_same(actual, expected):
 @pytest.mark.parametrize(
     "options",
     [
-        {"axis_sizes": (17, 16)},  # above 256 inputs attention is an operation of our own
+        {"axis_sizes": (17, 16)},  # above 256 inputs attention is a custom operator
         {"cross_head_dim": 8, "weight_sharing": "all", "positions": "learned", "pooling": "cls", "activation": "gelu"},
         {"weight_sharing": "all_but_first", "positions": "none", "pooling": "query", "decoder_head_dim": 8},
     ],
 )
 def test_a_perceiver_is_compiled_in_one_piece_with_its_gradients(options, fresh_compiler):
-    """Backend "aot_eager" traces both passes, refuses a graph break and needs no compiler."""
+    """The backend "aot_eager" traces both passes, refuses a graph break and needs no C++ compiler."""
     model, axis_sizes = small_perceiver(**SHORT, **options).train(), options.get("axis_sizes", (3, 4))
     values, positions = draw_normal(2, axis_sizes[0] * axis_sizes[1], 2), grid_positions(axis_sizes).unsqueeze(0)
     padding = values[..., 0] > 1
@@ -105,7 +105,7 @@ def test_a_perceiver_of_another_precision_is_exported(dtype):
     values, positions = draw_normal(3, 300, 2), draw_normal(1, 300, 2, seed=3).tanh()
     with torch.no_grad():
         expected = model(values, positions)
-    # In no_grad both take the fused attention, so even bfloat16 is rounded alike.
+    # Without gradients both use the fused attention, so even bfloat16 is rounded in the same way.
     torch.testing.assert_close(run(values, positions), expected, atol=1e-6, rtol=1e-6)
 
 
@@ -124,7 +124,7 @@ def test_a_perceiver_is_exported_for_grids_of_any_size():
     run = export_model(model, (draw_normal(2, 5, 6, 1),), dynamic_shapes=shapes)
     for size in ((2, 5, 6), (1, 3, 12), (3, 11, 4), (1, 7, 3)):
         images = draw_normal(*size, 1)
-        # A place is rounded elsewhere (6e-8 of a coordinate), and the sines of 3 half cycles magnify it.
+        # Coordinates are rounded differently (by 6e-8), and the sines of 3 half cycles magnify the difference.
         torch.testing.assert_close(run(images), model(images), atol=1e-5, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The backward pass that leaves out the inputs' gradient gives the queries' own."""
+"""The backward pass without a gradient of the inputs computes the gradient of the queries."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def output_and_gradient(function, queries, inputs, mask, weight):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("block_elements", [1, 5 * 300, 5 * 300 * 2, 10**9])  # several blocks, and a rest
+@pytest.mark.parametrize("block_elements", [1, 5 * 300, 5 * 300 * 2, 10**9])  # several blocks, and a smaller last one
 def test_the_gradient_is_the_textbook_one(dtype, masked, block_elements, monkeypatch):
     monkeypatch.setattr(cpu_attention, "BLOCK_ELEMENTS", block_elements)
     generator = torch.Generator().manual_seed(0)
@@ -46,8 +46,8 @@ def test_the_gradient_is_the_textbook_one(dtype, masked, block_elements, monkeyp
 
 
 def test_large_scores_lose_nothing_in_bfloat16():
-    """All scores lie near 100 and differ by some 1: rounded to bfloat16 before the subtraction they would be off
-    by up to 0.25, and each weight by a quarter."""
+    """All scores are near 100 and differ by about 1: rounded to bfloat16 before the subtraction, they would be wrong by
+    up to 0.25, and each weight by a quarter."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1, 400, 8, generator=generator)
     inputs[..., 0] = 10
@@ -56,7 +56,7 @@ def test_large_scores_lose_nothing_in_bfloat16():
     queries, inputs, weight = queries.bfloat16(), inputs.bfloat16(), weight.bfloat16()
     _, actual = output_and_gradient(attend_without_input_gradient, queries, inputs, None, weight)
     _, expected = output_and_gradient(textbook, queries.double(), inputs.double(), None, weight.double())
-    # 8 bits of the answers' large channel, 10, are in D: 0.04 times the products' weights of 10 at most.
+    # D contains the large channel of the outputs, 10, with 8 bits: an error of 0.04, times at most 10 in the products.
     assert (actual.double() - expected)[..., 1:].abs().max() < 0.03 * expected.abs().max()
 
 
@@ -127,6 +127,6 @@ def test_a_model_has_the_same_gradients_with_it_and_without(channels, masked, mo
     assert len(calls) == config.num_cross_attends
     monkeypatch.setattr("perceiver.attention.inputs_need_no_gradient", lambda *_: False)
     for name, gradient in compute_gradients().items():
-        # float32 sums in another order, relative to the largest of the parameter
+        # float32 sums in another order, relative to the largest gradient of the parameter
         tolerance = 1e-4 * gradient.abs().max().item()
         torch.testing.assert_close(with_cpu_attention[name], gradient, atol=tolerance, rtol=1e-4, msg=name)

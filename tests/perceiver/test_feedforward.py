@@ -1,4 +1,4 @@
-"""Which half of a GEGLU gates, and how its width counts."""
+"""The gate of a GEGLU, the widths of a feed-forward layer, and its gradients."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_geglu_and_gelu_layers_follow_their_formulas():
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0.02)],  # some roundings of each type
+    [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0.02)],  # a few roundings of each type
 )
 def test_geglu_linear_has_the_plain_gradients_and_saves_its_input_alone(dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
@@ -61,13 +61,13 @@ def test_geglu_linear_has_the_plain_gradients_and_saves_its_input_alone(dtype, t
 
 
 def test_a_feedforward_layer_in_training_without_dropout_is_the_one_with_dropout_of_nothing():
-    """The two ways through the layer: one keeps the activations, the other computes them again."""
+    """The layer has two implementations: one keeps the activations, the other computes them again."""
     layer = FeedForward(6, 2, "geglu", 0.5)
     latents = torch.randn(2, 3, 6)
     without_dropout = layer.eval()(latents)
     for module in layer.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 1e-30  # drops nothing, and is not 0
+            module.p = 1e-30  # drops nothing, but is not 0
     torch.testing.assert_close(layer.train()(latents), without_dropout, atol=0, rtol=0)
 
 
@@ -81,10 +81,10 @@ def test_dropout_drops_inputs_and_outputs_of_the_last_product(activation):
         layer.narrow.weight.fill_(0.1 if activation == "gelu" else 0.01)
         layer.narrow.bias.zero_()
     outputs = layer(torch.zeros(100, 400))
-    assert (outputs == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)  # 40,000 draws: deviation .0025
-    sums = outputs.max(dim=1).values / 2  # of 400 times 0 or 2: mean 400, deviation 20
+    assert (outputs == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)  # 40,000 draws: standard error 0.0025
+    sums = outputs.max(dim=1).values / 2  # sums of 400 times 0 or 2: mean 400, standard deviation 20
     assert sums.mean().item() == pytest.approx(400, abs=10)
-    assert sums.std().item() == pytest.approx(20, rel=0.3)  # of 100 deviations: 7 %
+    assert sums.std().item() == pytest.approx(20, rel=0.3)  # 100 sums: standard error 7 %
 
 
 def test_autocast_gives_float32_gradients_near_the_float32_ones():
@@ -99,4 +99,4 @@ def test_autocast_gives_float32_gradients_near_the_float32_ones():
     for name, exact in gradients[0].items():
         assert gradients[1][name].dtype == torch.float32
         difference = (gradients[1][name] - exact).norm() / exact.norm()
-        assert 0 < difference < 0.03, name  # bfloat16 keeps 8 bits, and some five roundings follow one another
+        assert 0 < difference < 0.03, name  # bfloat16 keeps 8 bits, and about five roundings follow one another

@@ -1,4 +1,4 @@
-"""A grid with channels last is the set of its places."""
+"""A grid with channels last is the set of its points."""
 
 import pytest
 import torch
@@ -48,15 +48,15 @@ def test_the_axes_of_an_image_are_not_exchanged():
 
 def test_a_wrong_axis_of_an_image_is_named():
     model = small_model()
-    with pytest.raises(ValueError, match=r"axis 3, the channels, has size 28; axis 1 has size 1.*\.movedim\(1, -1\)"):
+    with pytest.raises(ValueError, match=r"axis 3.* size 28.*axis 1.* size 1.*movedim\(1, -1\)"):
         model(torch.zeros(1, 1, 28, 28))
-    with pytest.raises(ValueError, match=r"\(1, 28, 28, 3\), .* axis 3, the channels, has size 3; choose the channels"):
+    with pytest.raises(ValueError, match=r"\(1, 28, 28, 3\).*axis 3.* size 3.*input_channels"):
         model(torch.zeros(1, 28, 28, 3))
-    with pytest.raises(ValueError, match=r"found shape \(28, 28, 1\), 3 axes, allowed is \(batch, 2 axes, channels\)"):
+    with pytest.raises(ValueError, match=r"shape \(28, 28, 1\), 3 axes.*\(batch, 2 axes, channels\)"):
         model(torch.zeros(28, 28, 1))
-    with pytest.raises(ValueError, match=r"padding on a grid: found shape \(1, 28\), allowed is \(1, 28, 27\)"):
+    with pytest.raises(ValueError, match=r"padding.*\(1, 28\).*\(1, 28, 27\)"):
         model(torch.zeros(1, 28, 27, 1), padding=torch.zeros(1, 28, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"max_freq: found \(4.0, 4.0, 4.0\) for 2 axes"):
+    with pytest.raises(ValueError, match=r"max_freq.*\(4\.0, 4\.0, 4\.0\) for 2 axes"):
         Perceiver.from_image_config(3, (4.0, 4.0, 4.0), 2)
 
 

@@ -40,7 +40,7 @@ def test_a_patch_holds_one_channel_after_the_other():
 
 
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused():
-    with pytest.raises(ValueError, match=r"images of 4 x 5 pixels for patch_size 2, allowed are sizes that it divides"):
+    with pytest.raises(ValueError, match=r"4 x 5 pixels.*patch_size 2"):
         image_tokens(torch.zeros(1, 1, 4, 5), patch_size=2)
 
 
@@ -101,30 +101,28 @@ def test_every_learned_position_gets_a_gradient_of_its_own(options, num_inputs, 
 
 
 def test_an_image_of_another_shape_is_refused(images):
-    with pytest.raises(ValueError, match=r"found shape \(3, 12, 8, 2\), allowed is .* = \(batch, 2, 8, 12\)"):
+    with pytest.raises(ValueError, match=r"shape \(3, 12, 8, 2\).*\(batch, 2, 8, 12\)"):
         small_model()(images.permute(0, 3, 2, 1))
 
 
 def test_a_slice_position_that_is_missing_or_not_used_is_refused(images):
-    with pytest.raises(ValueError, match="slice_position: found none, but the config says slice_position: True"):
+    with pytest.raises(ValueError, match=r"slice_position: found none.*True"):
         small_model(slice_position=True)(images)
-    with pytest.raises(ValueError, match="slice_position: found one, but the config says slice_position: False"):
+    with pytest.raises(ValueError, match=r"slice_position: found one.*False"):
         small_model()(images, torch.zeros(3))
-    with pytest.raises(ValueError, match="num_slices not given"):
+    with pytest.raises(ValueError, match="num_slices"):
         ImagePerceiver(ImageConfig(slice_position=True), channels=1, height=8, width=8, num_classes=2)
 
 
 def test_a_config_that_contradicts_the_data_is_refused():
     config = ImageConfig(stem="pixels", perceiver=PerceiverConfig(num_classes=7))
-    with pytest.raises(ValueError, match=r"PerceiverConfig\.num_classes: found 7, but the data have 2; leave it out"):
+    with pytest.raises(ValueError, match=r"PerceiverConfig\.num_classes: found 7.* 2"):
         ImagePerceiver(config, channels=1, height=8, width=8, num_classes=2)
 
 
 def test_an_image_too_small_for_its_stem_is_refused():
     config = ImageConfig(stem="conv", num_conv_layers=4)
-    with pytest.raises(
-        ValueError, match=r"num_conv_layers: found 4 for images of 8 x 12 pixels, which cannot be halved"
-    ):
+    with pytest.raises(ValueError, match=r"num_conv_layers: found 4.*8 x 12 pixels"):
         ImagePerceiver(config, channels=1, height=8, width=12, num_classes=2)
 
 
@@ -137,7 +135,7 @@ def test_each_layer_of_the_stem_halves_the_image_and_doubles_the_channels():
 
 
 def score_brightness(model):
-    """Let every latent of the first cross-attention score the first channel of an input, and nothing else."""
+    """Make every latent of the first cross-attention score the first channel of an input, and nothing else."""
     attention = model.perceiver.cross_layers[0].attention
     with torch.no_grad():
         attention.query_norm.weight.zero_()

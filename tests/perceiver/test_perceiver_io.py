@@ -1,4 +1,4 @@
-"""Outputs of Perceiver IO belong each to its own query."""
+"""Each output of Perceiver IO depends on its own query."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from perceiver.positions import grid_positions
 
 
 def randomised(model):
-    """No gain 1 and no bias 0, which would hide one that is left out."""
+    """Draw all parameters at random: a gain of 1 or a bias of 0 would hide one that is left out."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -79,7 +79,7 @@ def test_query_pooling_is_a_decoder_with_one_query(values, positions):
 
 
 def test_position_features_can_be_the_queries(values, positions):
-    """The Fourier features of a place ask about it; other places are not needed."""
+    """The Fourier features of a position are its query; no other position is needed."""
     model = randomised(PerceiverIO(small_config(), 2 * 7))
     outputs = model(values, positions, queries=model.positions((positions,)))
     assert outputs.shape == (2, 12, 3)
@@ -105,5 +105,5 @@ def test_padding_changes_no_output_and_every_parameter_gets_a_gradient(values, p
 def test_queries_that_do_not_fit_are_refused(values, positions, queries):
     model = PerceiverIO(small_config(), 6)
     for unfitting_queries in (queries[..., :5], queries[0], queries[[0, 0, 0]]):
-        with pytest.raises(ValueError, match=r"queries: found shape \(.*, allowed is \(2 or 1, queries, 6\)"):
+        with pytest.raises(ValueError, match=r"queries: found shape \(.*\(2 or 1, queries, 6\)"):
             model(values, positions, queries=unfitting_queries)

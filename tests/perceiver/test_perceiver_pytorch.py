@@ -11,12 +11,12 @@ from perceiver.perceiver_pytorch import from_perceiver_pytorch, to_perceiver_pyt
 from perceiver.positions import grid_positions
 
 reference = pytest.importorskip("perceiver_pytorch", reason="extra bench: perceiver-pytorch==0.11.0")
-# One frequency for all axes, as perceiver-pytorch has it, is far from the resolution of some.
+# A single frequency for all axes, as in perceiver-pytorch, is far from the resolution of some of them.
 pytestmark = pytest.mark.filterwarnings("ignore:PerceiverConfig.max_freq is far")
 
 
 def draw_case(seed):
-    """Options of perceiver-pytorch's Perceiver, sizes of the axes, and whether some inputs are masked."""
+    """Draw options of the Perceiver of perceiver-pytorch, sizes of the axes, and whether some inputs are masked."""
     rng = random.Random(seed)
     num_axes = 1 + seed % 3
     options = {
@@ -40,7 +40,7 @@ def draw_case(seed):
 
 
 def build_reference(options, seed):
-    """Random weights everywhere: a gain of 1 or a shift of 0 would hide one that is left out."""
+    """Build a model with random parameters: a gain of 1 or a shift of 0 would hide one that is left out."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = reference.Perceiver(**options)
@@ -58,7 +58,7 @@ def convert(model, options, axis_sizes):
 
 
 def reference_grid(axis_sizes):
-    """Its axes of one place lie at -1, ours at 0: the position is data, not weights."""
+    """Compute a grid with the coordinate -1 on axes of size 1, as perceiver-pytorch has it; here it is 0."""
     grid = grid_positions(axis_sizes)
     for axis, size in enumerate(axis_sizes):
         if size == 1:
@@ -84,7 +84,7 @@ def test_same_weights_give_same_logits_and_gradients(seed):
     actual = model(
         images.flatten(1, -2), reference_grid(axis_sizes), None if mask is None else ~mask.flatten(start_dim=1)
     )
-    # The same sums in another order: float32 rounding (6e-8) through at most 18 layers. Largest found: 1.4e-6.
+    # The same sums in another order: float32 rounding (6e-8) through at most 18 layers. Largest observed: 1.4e-6.
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
     (expected * weight).sum().backward()
@@ -93,7 +93,7 @@ def test_same_weights_give_same_logits_and_gradients(seed):
     converted = to_perceiver_pytorch(config, gradients)
     for name, parameter in external_model.named_parameters():
         # A gradient is a sum of terms that cancel, so its rounding is relative to the largest number in it.
-        # Largest found: 3e-6 of that.
+        # Largest observed: 3e-6 of that.
         scale = max(1.0, parameter.grad.abs().max().item())
         torch.testing.assert_close(converted[name], parameter.grad, atol=2e-5 * scale, rtol=1e-3, msg=name)
 
@@ -106,7 +106,7 @@ def test_its_own_call_builds_the_same_model_for_images_of_any_size(seed):
     config, state = convert(external_model, options, axis_sizes)
     model = Perceiver.from_image_config(**options)
     expected = dataclasses.replace(config, axis_sizes=None, max_freq=model.config.max_freq)
-    if options["self_per_cross_attn"] == 0:  # no weights say how wide a head would be
+    if options["self_per_cross_attn"] == 0:  # no weights define the width of a head
         expected = dataclasses.replace(expected, latent_head_dim=options["latent_dim_head"])
     assert model.config == expected
     model.load_state_dict(state)
@@ -153,21 +153,21 @@ def test_without_a_head_the_latents_are_the_embeddings():
 def test_what_cannot_be_converted_is_refused_by_name():
     options = {**draw_case(0)[0], "depth": 3, "weight_tie_layers": False, "cross_heads": 1, "cross_dim_head": 4}
     model = build_reference(options, 0)
-    with pytest.raises(ValueError, match=r"different tensors for cross_layers\.1.* give weight_tie_layers=False"):
+    with pytest.raises(ValueError, match=r"cross_layers\.1.*weight_tie_layers=False"):
         convert(model, {**options, "weight_tie_layers": True}, (4,))
-    with pytest.raises(ValueError, match="found 4 rows for cross_heads 3; it must divide them"):
+    with pytest.raises(ValueError, match="4 rows for cross_heads 3"):
         convert(model, {**options, "cross_heads": 3}, (4,))
-    with pytest.raises(ValueError, match="fewer than the 403 of 1 axes with 201 bands"):
+    with pytest.raises(ValueError, match="403 of 1 axes with 201 bands"):
         convert(model, {**options, "num_freq_bands": 201}, (4,))
-    with pytest.raises(ValueError, match=r"found attn_residuals\.0.*, which has no match here"):
+    with pytest.raises(ValueError, match=r"found attn_residuals\.0"):
         convert(build_reference({**options, "attn_residual": True}, 0), options, (4,))
-    with pytest.raises(ValueError, match=r"found no layers\.0\.cross_attn"):
+    with pytest.raises(ValueError, match=r"no layers\.0\.cross_attn"):
         from_perceiver_pytorch({}, max_freq=10.0, num_freq_bands=1, axis_sizes=(4,))
     config, state = convert(model, options, (4,))
     for name, value in {"activation": "gelu", "pooling": "cls", "feedforward_widening": 2}.items():
         changed = {"self_attends_per_cross": 1, name: value}
-        with pytest.raises(ValueError, match=f"to_perceiver_pytorch {name}: found {value!r}, perceiver-pytorch has"):
+        with pytest.raises(ValueError, match=f"to_perceiver_pytorch {name}: found {value!r}"):
             to_perceiver_pytorch(dataclasses.replace(config, **changed), state)
     two_axes = dataclasses.replace(config, axis_sizes=(4, 5), max_freq=None)
-    with pytest.raises(ValueError, match=r"max_freq: found \(4, 5\), perceiver-pytorch has one for all axes"):
+    with pytest.raises(ValueError, match=r"max_freq: found \(4, 5\)"):
         to_perceiver_pytorch(two_axes, state)

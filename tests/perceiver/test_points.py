@@ -1,4 +1,4 @@
-"""Laws of point clouds and of the Perceiver that takes them."""
+"""Laws of point clouds and of the Perceiver for them."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def small_config(**options):
 
 
 def small_perceiver(**options):
-    """The same model each time, in evaluation mode, in which no gain is 1 and no bias 0."""
+    """Build the same model each time, in evaluation mode, with no gain of 1 and no bias of 0."""
     generator = torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -83,7 +83,7 @@ def test_every_parameter_gets_a_gradient(options, points):
 
 def test_clouds_of_any_number_of_points_pass_one_model(points):
     model = small_perceiver()
-    doubled = torch.cat([points, points], dim=1)  # each point twice: all weights halved, twice over
+    doubled = torch.cat([points, points], dim=1)  # each point twice: each weight is halved and counted twice
     torch.testing.assert_close(model(doubled), model(points), atol=1e-5, rtol=1e-5)  # rounding, as above
 
 
@@ -98,7 +98,7 @@ def test_a_point_is_its_three_coordinates_and_has_no_value(points):
 
 def test_normalising_by_hand():
     cloud = torch.tensor([[[1.0, 2.0, 3.0], [5.0, 2.0, 1.0]]])
-    # The mean is (3, 2, 2); what is left, (-2, 0, 1) and (2, 0, -1), is divided by 2.
+    # The mean is (3, 2, 2); the differences from it, (-2, 0, 1) and (2, 0, -1), are divided by 2.
     expected = torch.tensor([[[-1.0, 0.0, 0.5], [1.0, 0.0, -0.5]]])
     assert torch.equal(normalise_points(cloud), expected)
     assert torch.equal(normalise_points(torch.full((1, 2, 3), 7.0)), torch.zeros(1, 2, 3))
@@ -115,11 +115,11 @@ def test_scaling_or_displacing_a_whole_cloud_before_normalising_is_no_change(poi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_freq": None}, r"max_freq: found None.*allowed are 3 numbers, e.g. \(64.0, 64.0, 64.0\)"),
+        ({"max_freq": None}, r"max_freq: found None.*3 numbers.*\(64\.0, 64\.0, 64\.0\)"),
         ({"max_freq": (8.0, 8.0)}, r"max_freq: found \(8.0, 8.0\)"),
-        ({"positions": "learned"}, r"axis_sizes: found None.*e.g. \(32, 32, 32\)"),
-        ({"input_channels": 3}, "input_channels: found 3, but the data have 0"),
-        ({"positions": "none"}, "leaves nothing to read|max_freq"),
+        ({"positions": "learned"}, r"axis_sizes: found None.*\(32, 32, 32\)"),
+        ({"input_channels": 3}, "input_channels: found 3.* 0"),
+        ({"positions": "none"}, "positions|max_freq"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(options, message):
@@ -128,5 +128,5 @@ def test_a_config_that_cannot_be_is_refused(options, message):
 
 
 def test_points_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"found shape \(2, 20, 2\), allowed is \(batch, points, 3\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 20, 2\).*\(batch, points, 3\)"):
         small_perceiver()(torch.zeros(2, 20, 2))

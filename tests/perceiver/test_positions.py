@@ -1,4 +1,4 @@
-"""Positions by hand."""
+"""Positions compared with values computed by hand."""
 
 import math
 import warnings

@@ -16,21 +16,21 @@ from tests.perceiver.small_models import (
     small_perceiver_io,
 )
 
-# Shares of the largest logit and of the length of the gradient. bfloat16 keeps 8 bits (0.4 %), float16 11 (0.05 %),
-# and some forty roundings follow one another. No case here passes two thirds of them, convolutions aside.
+# Relative to the largest logit and to the norm of the gradient. bfloat16 keeps 8 bits (0.4 %), float16 11 (0.05 %), and
+# about forty roundings follow one another. Except for convolutions, no case exceeds two thirds of the tolerance.
 TOLERANCES = {torch.bfloat16: (0.15, 0.3), torch.float16: (0.018, 0.0375)}
 DTYPES = list(TOLERANCES)
 
 
 def draw_inputs(kind, axis_sizes, channels):
-    """Values, positions and padding; float16 ends at 65,504."""
+    """Draw values, positions and padding; the largest number in float16 is 65,504."""
     num_inputs = axis_sizes[0] * axis_sizes[1]
     values, padding = draw_normal(2, num_inputs, channels), None
     if kind == "thousands":
         values = values * 1e3
     elif kind == "near the end of float16":
         values = values.tanh() * 6.5e4
-    elif kind == "small beside large":
+    elif kind == "small next to large":
         values[:, ::2] *= 2e4
     elif kind == "constant":
         values = torch.full_like(values, 3.0)
@@ -43,14 +43,14 @@ def draw_inputs(kind, axis_sizes, channels):
 
 
 def in_precision(precision_mode, dtype, model):
-    """The model and a context in which it computes in ``dtype``."""
+    """Return the model and a context in which it computes in ``dtype``."""
     if precision_mode == "autocast":
         return model, torch.autocast("cpu", dtype)
     return model.to(dtype), contextlib.nullcontext()
 
 
 def assert_near(dtype, actual, expected, tolerance_factor=1):
-    """Logits and gradients are finite and near; a single gradient can be a small rest of terms that cancel."""
+    """Check that all numbers are finite and near; a single gradient can be a small sum of terms that cancel."""
     logits_tolerance, gradient_tolerance = (tolerance_factor * tolerance for tolerance in TOLERANCES[dtype])
     logits, gradients = actual
     expected_logits, expected_gradients = expected
@@ -67,7 +67,7 @@ def assert_near(dtype, actual, expected, tolerance_factor=1):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "kind",
-    ["ordinary", "thousands", "near the end of float16", "small beside large", "constant", "nearly all padding"],
+    ["ordinary", "thousands", "near the end of float16", "small next to large", "constant", "nearly all padding"],
 )
 def test_logits_and_gradients_are_near_those_of_float32(kind, dtype, precision_mode):
     many_inputs = {"axis_sizes": (17, 16)}  # above 256 inputs attention is computed in another way
@@ -82,7 +82,7 @@ def test_logits_and_gradients_are_near_those_of_float32(kind, dtype, precision_m
                 logits_without_gradient = model(values, positions, padding)
         assert_near(dtype, actual, expected)
         assert_near(dtype, (logits_without_gradient, actual[1]), expected)
-        assert not torch.equal(actual[0].float(), expected[0])  # so it did compute in the lower precision
+        assert not torch.equal(actual[0].float(), expected[0])  # so the model did compute in the lower precision
 
 
 @pytest.mark.parametrize("precision_mode", ["autocast", "to"])
@@ -116,7 +116,7 @@ def test_perceiver_io_is_near_float32(dtype, precision_mode):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", STEM_OPTIONS)
 def test_images_are_near_float32(options, dtype, precision_mode):
-    """Whatever the stem; a convolution multiplies pixels before any norm, so float16 cannot take 6e4 there."""
+    """A convolution multiplies pixels before any norm, so its largest pixel is 1e3: 6e4 would overflow in float16."""
     slice_positions = (torch.tensor([-1.0, 0.0, 0.5]),) if options.get("slice_position") else ()
     largest_pixel = 1e3 if options["stem"] == "conv" else 6e4
     for images in (
@@ -129,7 +129,7 @@ def test_images_are_near_float32(options, dtype, precision_mode):
             model, context = in_precision(precision_mode, dtype, small_image_perceiver(**options).train(training))
             with context:
                 typed_images = images if precision_mode == "autocast" else images.to(dtype)
-                # Rounding makes pixels equal, and their maximum then sends the gradient to another of them.
+                # Rounding makes pixels equal, and max pooling may then pass the gradient to another pixel.
                 tolerance_factor = 2 if options["stem"] == "conv" else 1
                 assert_near(
                     dtype, logits_and_gradients(model, typed_images, *slice_positions), expected, tolerance_factor
@@ -138,7 +138,7 @@ def test_images_are_near_float32(options, dtype, precision_mode):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_frequencies_are_never_rounded_below_float32(dtype):
-    """Rounded to bfloat16, 65.25 half cycles would become 65.5: at the edge of the image another phase."""
+    """Rounded to bfloat16, 65.25 half cycles would become 65.5, with another phase at the edge of the image."""
     positions = FourierPositions((260.0,), 5).to(dtype)
     expected_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     assert positions.frequencies.dtype == expected_dtype
@@ -148,7 +148,7 @@ def test_frequencies_are_never_rounded_below_float32(dtype):
 
 
 def test_a_model_of_float64_computes_in_float64():
-    """A change of 1e-12, far below float32, is seen through all that stands between values and logits."""
+    """A change of the inputs by 1e-12, far below the precision of float32, changes the logits."""
     model = small_perceiver().double()
     values, positions = draw_normal(2, 12, 2).double(), grid_positions((3, 4)).unsqueeze(0).double()
     logits = model(values, positions)

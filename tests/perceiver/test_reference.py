@@ -1,4 +1,4 @@
-"""Our models are those of the papers: logits and every gradient of a slow reference, in float64."""
+"""The models are those of the papers: logits and gradients of a slow reference, in float64."""
 
 import dataclasses
 import random
@@ -14,11 +14,11 @@ from tests.perceiver.small_models import build_seeded, draw_normal
 # The same sums in another order: float64 rounding (1e-16) through at most 20 layers, relative to the largest number.
 RELATIVE_TOLERANCE = 1e-10
 NUM_CASES = 32
-pytestmark = pytest.mark.filterwarnings("ignore:PerceiverConfig.max_freq is far")  # some draws are
+pytestmark = pytest.mark.filterwarnings("ignore:PerceiverConfig.max_freq is far")  # some of the drawn frequencies are
 
 
 def draw_config(seed):
-    """Every option changes often; what matters most changes in turn, so that each value is there."""
+    """Draw a configuration; the most important options take their values in turn, so that each value occurs."""
     rng = random.Random(seed)
     num_axes = 1 + seed % 3
     axis_sizes = tuple(rng.choice([1, 2, 3, 4]) for _ in range(num_axes))
@@ -51,7 +51,7 @@ def draw_config(seed):
 
 
 def draw_inputs(config, seed):
-    """A batch on the grid in any order, half of them with padding, half with positions of its own each."""
+    """Draw a batch on the grid in random order; half of the seeds have padding, half have separate positions."""
     grid = grid_positions(config.axis_sizes).double()
     generator = torch.Generator().manual_seed(seed)
     num_examples = 1 if seed % 4 == 1 else 3
@@ -66,7 +66,7 @@ def draw_inputs(config, seed):
 
 
 def assert_same(model, outputs, compute_expected):
-    """Compare outputs and all gradients of ``model`` with those of a reference that reads the state it is given."""
+    """Compare outputs and all gradients of ``model`` with those of the reference for the same state dict."""
     state = {name: tensor.detach().clone().requires_grad_() for name, tensor in model.named_parameters()}
     expected = compute_expected(dataclasses.asdict(model.config), state)
     tolerance = RELATIVE_TOLERANCE * max(1.0, expected.abs().max().item())
@@ -102,7 +102,7 @@ def test_a_perceiver_io_is_the_papers(seed):
 
 
 def test_the_cases_hold_every_option():
-    """A draw that changes must not lose a kind without a word."""
+    """A change of the draws must not silently lose a value of an option."""
     configs = [draw_config(seed) for seed in range(NUM_CASES)]
     kinds = {"weight_sharing": 4, "activation": 2, "pooling": 3, "positions": 3, "gradient_checkpointing": 3}
     for name, num_values in kinds.items():

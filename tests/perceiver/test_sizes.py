@@ -1,4 +1,4 @@
-"""One model reads any number of inputs, and an example's answer is its own."""
+"""One model reads any number of inputs, and the logits of an example depend on that example alone."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.perceiver.small_models import (
     small_perceiver_io,
 )
 
-# Other sizes of a product are added up in another order: float32 rounding through nine layers.
+# A matrix product of another size adds up in another order: float32 rounding through nine layers.
 ROUNDING = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -70,7 +70,7 @@ def test_a_row_of_outputs_is_the_batch_of_that_row():
 
 @pytest.mark.parametrize("options", MODEL_OPTIONS)
 def test_repeating_all_inputs_changes_nothing(options):
-    """What a softmax reads is a mean: doubling all inputs leaves it, so it can be checked at any number of them."""
+    """Attention is a weighted mean, which does not change if all inputs are repeated, whatever their number."""
     model, channels = small_perceiver(**options), options.get("input_channels", 2)
     for num_inputs in (1, 5, 12, 150):
         values, positions = draw_normal(2, num_inputs, channels), draw_normal(1, num_inputs, 2, seed=3).tanh()
@@ -80,7 +80,7 @@ def test_repeating_all_inputs_changes_nothing(options):
 
 
 def test_a_large_grid_is_a_small_one_with_padding_around():
-    """The same places of two grids: those of (5, 5) are every second one of (9, 9)."""
+    """The points of the grid (5, 5) are every second point of the grid (9, 9)."""
     model = Perceiver.from_image_config(3, (6.0, 6.0), 2, input_channels=1, num_latents=4, latent_dim=16, num_classes=3)
     model.eval()
     for sizes in ((5, 5), (3, 6), (4, 3)):
