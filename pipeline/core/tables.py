@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
+from pipeline.core.predictions import probability_columns
 
 MANIFEST_COLUMNS = (
     "source_id", "group_id", "label", "path", "num_files", "sha256", "status", "reason", "visit", "side", "spelling",
@@ -27,7 +28,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 def prediction_columns(class_names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the columns of the predictions table for these classes."""
     identity = ("example_id", "source_id", "group_id", "split", "slice_index", "label", "predicted")
-    return (*identity, *(f"probability_{name}" for name in class_names))
+    return (*identity, *probability_columns(class_names))
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

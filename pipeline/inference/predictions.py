@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
-from pipeline.core.predictions import choose_class
+from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
 from pipeline.data.statistics import describe_distance
 from pipeline.datasets.akoa import find_side
@@ -113,10 +113,9 @@ def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
 
 def _describe(scan: Scan, scores: np.ndarray[Any, Any], checkpoint: Checkpoint, min_confidence: float) -> Row:
     """Make the row of a scan from its probabilities (classes,)."""
-    values = [float(value) for value in scores]
     row: Row = {"path": scan.name, "predicted": checkpoint.class_names[choose_class(scores)]}
-    row |= {f"probability_{name}": value for name, value in zip(checkpoint.class_names, values, strict=True)}
-    return row | {"abstained": max(values) < min_confidence, "warnings": []}
+    row |= dict(zip(probability_columns(checkpoint.class_names), scores.tolist(), strict=True))
+    return row | {"abstained": max(scores.tolist()) < min_confidence, "warnings": []}
 
 
 def _warn(scan: Scan, stack: Stack, orientation_known: bool, predicted: str, checkpoint: Checkpoint) -> list[str]:

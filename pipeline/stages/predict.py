@@ -11,6 +11,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
+from pipeline.core.predictions import probability_columns
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.resumable_table import Row, RowWriter
 from pipeline.core.text import make_printable, plural
@@ -41,8 +42,15 @@ def predict(experiment: Experiment, console: Console) -> None:
     classifier = build_from_checkpoint(checkpoint, device)
     score = score_volumes if checkpoint.kind == "volumes" else score_examples
     per_volume = ("num_slices",) if checkpoint.kind == "volumes" else ()
-    probabilities = tuple(f"probability_{name}" for name in checkpoint.class_names)
-    columns = ("path", "predicted", *probabilities, *per_volume, "abstained", "warnings", "reason")
+    columns = (
+        "path",
+        "predicted",
+        *probability_columns(checkpoint.class_names),
+        *per_volume,
+        "abstained",
+        "warnings",
+        "reason",
+    )
     output = options.output or experiment.paths.report_folder / "predictions_new.csv"
     with RowWriter(output, _identify(path, scans, options.min_confidence)) as writer:
         if writer.num_rows > 0:
