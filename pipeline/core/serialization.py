@@ -5,6 +5,8 @@ import types
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pipeline.core.data_kinds import DATA_KINDS, DataKind
+
 Record = TypeVar("Record")
 
 
@@ -27,6 +29,8 @@ def build_record(kind: type[Record], values: dict[str, Any]) -> Record:
 def _restore(hint: Any, value: Any) -> Any:
     if value is None:
         return None
+    if hint is DataKind:
+        return DATA_KINDS[value]
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _restore(next(argument for argument in arguments if argument is not type(None)), value)
@@ -65,8 +69,10 @@ def encode_plain(value: Any) -> Any:
     Raises:
         TypeError: anything else that JSON does not know.
     """
+    if isinstance(value, DataKind):
+        return value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"JSON cannot hold {type(value).__name__}")

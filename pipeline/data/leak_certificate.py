@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import WORDS
+from pipeline.core.data_kinds import DATA_KINDS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_sealed
 from pipeline.core.provenance import compute_fingerprint
@@ -61,7 +61,7 @@ def certify(
     identical = [pair for pair, is_theirs in zip(doubles, is_published, strict=True) if not is_theirs]
     num_near = 0
     near: list[tuple[int, int, int]] = []
-    if store.kind != "points":
+    if store.kind.is_image:
         hashes = compute_perceptual_hashes(store.examples)
         num_near, near = find_near_identical(store.examples, hashes, informative, codes, near_identical_bits, doubles)
 
@@ -77,7 +77,7 @@ def certify(
 
     return {
         "passed": not (twice or lacking or identical),
-        "kind": store.kind,
+        "kind": store.kind.name,
         "store_fingerprint": store.fingerprint,
         "splits_fingerprint": fingerprint_splits(splits),
         "splits": _count(store.index.assign(split=codes)),
@@ -113,12 +113,12 @@ def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[st
 
 def describe_findings(certificate: dict[str, Any]) -> list[str]:
     """Say what a certificate that passed found nevertheless, a sentence each."""
-    words = WORDS[certificate.get("kind", "volumes")]
+    kind = DATA_KINDS[certificate.get("kind", "volumes")]
     sentences = []
     doubles = certificate.get("published_doubles", {"count": 0})["count"]
     if doubles:
         sentences.append(
-            f"{count_words(doubles, 'pair')} of exactly equal {plural(words.example)} lie across the published test "
+            f"{count_words(doubles, 'pair')} of exactly equal {plural(kind.example)} lie across the published test "
             "split, which is kept as it was published."
         )
     near = certificate["near_identical_images"]["count"]

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.tables import SOURCE_TABLE_COLUMNS, read_table
 from pipeline.formats.nifti import list_files
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
-PICTURE_SUFFIXES = (".png",)
 # The voxels of a .hdr file; they are read through it.
 DATA_SUFFIXES = (".img", ".img.gz")
 
@@ -47,7 +46,7 @@ class Source:
 
     @property
     def is_volume(self) -> bool:
-        return not self.paths[0].name.lower().endswith(PICTURE_SUFFIXES)
+        return not self.paths[0].name.lower().endswith(IMAGES.file_suffixes)
 
 
 NameParser = Callable[[Path], tuple[Source, int]]
@@ -91,7 +90,7 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
         name = path.name.lower()
         if name.endswith(DATA_SUFFIXES) and _has_header(raw / path):
             continue
-        if not name.endswith((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)):
+        if not name.endswith((*VOLUMES.file_suffixes, *IMAGES.file_suffixes)):
             others.append(_ignore(path))
             continue
         refusal = _describe_bad_name(path) or describe_link(raw, path)
@@ -212,5 +211,5 @@ def _ignore(path: Path) -> Source:
     elif name.endswith(DATA_SUFFIXES):
         reason = "no .hdr file beside it"
     else:
-        reason = f"not named as an image ({', '.join((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))})"
+        reason = f"not named as an image ({', '.join((*VOLUMES.file_suffixes, *IMAGES.file_suffixes))})"
     return Source(str(path), "", "", (path,), refusal=reason, ignored=True)

@@ -9,12 +9,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.core.data_kinds import Kind
+from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_json, read_sealed, write_sealed
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
@@ -45,7 +45,7 @@ class Store:
     class_names: tuple[str, ...]
     settings: dict[str, Any]
     fingerprint: str
-    kind: Kind = "volumes"
+    kind: DataKind = VOLUMES
     missing: str = ""
 
 
@@ -54,7 +54,7 @@ def write_store(
     stacks: Iterable[np.ndarray[Any, Any]],
     index: pd.DataFrame,
     settings: dict[str, Any],
-    kind: Kind = "volumes",
+    kind: DataKind = VOLUMES,
     missing: str = "",
 ) -> str:
     """Write a store; an earlier one in the folder stops being valid first.
@@ -92,7 +92,7 @@ def write_store(
         "num_examples": len(index),
         "class_names": class_names,
         "settings": settings,
-        "kind": kind,
+        "kind": kind.name,
         "missing": missing,
         "checksums": checksums,
         "fingerprint": fingerprint,
@@ -114,7 +114,7 @@ def read_store(folder: Path, verify: bool = False) -> Store:
     record = _read_record(folder)
     if verify:
         check_store(folder, record["fingerprint"])
-    assert record["kind"] in get_args(Kind), record["kind"]
+    assert record["kind"] in DATA_KINDS, record["kind"]
     try:
         examples = np.load(folder / EXAMPLES, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -127,7 +127,9 @@ def read_store(folder: Path, verify: bool = False) -> Store:
     index["slice_index"] = index["slice_index"].astype(int)
     index["slice_position"] = index["slice_position"].astype(np.float32)
     names = tuple(record["class_names"])
-    return Store(examples, index, names, record["settings"], record["fingerprint"], record["kind"], record["missing"])
+    return Store(
+        examples, index, names, record["settings"], record["fingerprint"], DATA_KINDS[record["kind"]], record["missing"]
+    )
 
 
 def check_store(folder: Path, fingerprint: str) -> None:

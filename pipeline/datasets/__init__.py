@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pipeline.config.data import DataConfig
-from pipeline.core.data_kinds import Kind
+from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
@@ -43,7 +43,7 @@ class Dataset:
     """
 
     fetch: Callable[["Experiment", Console], None]
-    kind: Kind = "volumes"
+    kind: DataKind = VOLUMES
     list_sources: Callable[[Path, str], list[Source]] | None = None
     read: Callable[[Path, DataConfig], ReadyMade] | None = None
     synthetic_note: str = ""
@@ -51,7 +51,7 @@ class Dataset:
     is_published: bool = False
 
     def __post_init__(self) -> None:
-        assert (self.list_sources is None) == (self.kind != "volumes") == (self.read is not None)
+        assert (self.list_sources is None) == (not self.kind.has_patients) == (self.read is not None)
 
 
 def _require_akoa(experiment: "Experiment", console: Console) -> None:
@@ -106,18 +106,16 @@ DATASETS: dict[str, Dataset] = {
         synthetic_note=f"{NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
         marks=(COMPLETE_NAME, STARTED_NAME),
     ),
-    "mnist": Dataset(download(*REMOTE_FILES), "images", read=read_mnist, marks=(MARK_NAME,), is_published=True),
-    "cifar10": Dataset(download(REMOTE_CIFAR10), "images", read=read_cifar10, marks=(MARK_NAME,), is_published=True),
-    "cifar100": Dataset(download(REMOTE_CIFAR100), "images", read=read_cifar100, marks=(MARK_NAME,), is_published=True),
-    "modelnet40": Dataset(
-        download(REMOTE_CLOUDS), "points", read=read_modelnet40, marks=(MARK_NAME,), is_published=True
-    ),
+    "mnist": Dataset(download(*REMOTE_FILES), IMAGES, read=read_mnist, marks=(MARK_NAME,), is_published=True),
+    "cifar10": Dataset(download(REMOTE_CIFAR10), IMAGES, read=read_cifar10, marks=(MARK_NAME,), is_published=True),
+    "cifar100": Dataset(download(REMOTE_CIFAR100), IMAGES, read=read_cifar100, marks=(MARK_NAME,), is_published=True),
+    "modelnet40": Dataset(download(REMOTE_CLOUDS), POINTS, read=read_modelnet40, marks=(MARK_NAME,), is_published=True),
     "modelnet40_meshes": Dataset(
-        download(REMOTE_MESHES), "points", read=read_modelnet40_meshes, marks=(MARK_NAME,), is_published=True
+        download(REMOTE_MESHES), POINTS, read=read_modelnet40_meshes, marks=(MARK_NAME,), is_published=True
     ),
     "primitives": Dataset(
         _make_primitives,
-        "points",
+        POINTS,
         read=read_primitives,
         synthetic_note=f"{PRIMITIVES_NOTE} The figures say that the pipeline works, not how well a model knows things.",
         marks=(PRIMITIVES_NAME,),

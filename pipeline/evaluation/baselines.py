@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from sklearn.tree import DecisionTreeClassifier
 
 from pipeline.core.array_types import Floats
-from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.data.store import Store
 from pipeline.evaluation.metrics import compute_level
@@ -185,12 +185,12 @@ def score_baseline(
     class_names: Sequence[str],
     num_resamples: int = 2000,
     seed: int = 0,
-    words: Words = WORDS["volumes"],
+    kind: DataKind = VOLUMES,
 ) -> dict[str, dict[str, float | None]]:
     """Return the metrics of a baseline, example by example, as they stand under ``baselines`` in metrics.json."""
     table = build_predictions(index, probabilities, class_names)
     check_predictions(table, class_names)
-    metrics: dict[str, dict[str, float | None]] = compute_level(table, class_names, num_resamples, seed, words)[
+    metrics: dict[str, dict[str, float | None]] = compute_level(table, class_names, num_resamples, seed, kind)[
         "metrics"
     ]
     return metrics

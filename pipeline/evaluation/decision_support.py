@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas
 
-from pipeline.core.data_kinds import Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.evaluation.bootstrap import Draws
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import aggregate, read_probabilities
@@ -22,7 +22,7 @@ def compute_decision(
     predictions: pandas.DataFrame,
     levels: dict[str, Any],
     class_names: Sequence[str],
-    words: Words,
+    kind: DataKind,
     draws: Draws,
 ) -> dict[str, Any]:
     """Compute abstention and calibration at each level but the patient's.
@@ -31,7 +31,7 @@ def compute_decision(
         predictions: of validation and test rows.
         levels: of metrics.json, with the scores before scaling.
         class_names: all classes.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
         draws: of the intervals.
 
     Returns:
@@ -47,8 +47,8 @@ def compute_decision(
     for name, level in levels.items():
         if name == "patient":
             continue  # the same patients in other words; abstaining is by slice or by scan
-        at_level = "slice" if words.is_single else name
-        scores = compute_level(aggregate(scaled, at_level), class_names, draws.num_resamples, draws.seed, words)
+        at_level = name if kind.has_patients else "slice"
+        scores = compute_level(aggregate(scaled, at_level), class_names, draws.num_resamples, draws.seed, kind)
         calibration[name] = {
             "before": {metric: level["metrics"][metric] for metric in CALIBRATION_METRICS},
             "after": {metric: scores["metrics"][metric] for metric in CALIBRATION_METRICS},

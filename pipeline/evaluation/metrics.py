@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
-from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.text import plural
 from pipeline.evaluation.bootstrap import MIN_DEFINED_SHARE, summarise
@@ -35,7 +35,7 @@ def compute_metrics(
     class_names: Sequence[str],
     num_resamples: int = 2000,
     seed: int = 0,
-    words: Words = WORDS["volumes"],
+    kind: DataKind = VOLUMES,
 ) -> dict[str, dict[str, Any]]:
     """Compute the ``levels`` of metrics.json.
 
@@ -45,18 +45,18 @@ def compute_metrics(
         num_resamples: how many times the patients are drawn again.
         seed: of the draws. The same seed draws the same patients at every level and for
             every model, so results on one table can be compared in pairs.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
 
     Returns:
         For "slice", "volume" and, where labels belong to patients, "patient": what
         ``compute_level`` returns. For "image" or "object" alone, where each row is its own group.
     """
     check_predictions(predictions, class_names)
-    if words.is_single:
-        return {words.example: compute_level(predictions, class_names, num_resamples, seed, words)}
+    if not kind.has_patients:
+        return {kind.example: compute_level(predictions, class_names, num_resamples, seed, kind)}
     levels = ["slice", "volume", *(["patient"] if has_patient_level(predictions) else [])]
     return {
-        level: compute_level(aggregate(predictions, level), class_names, num_resamples, seed, words) for level in levels
+        level: compute_level(aggregate(predictions, level), class_names, num_resamples, seed, kind) for level in levels
     }
 
 
@@ -65,7 +65,7 @@ def compute_level(
     class_names: Sequence[str],
     num_resamples: int = 2000,
     seed: int = 0,
-    words: Words = WORDS["volumes"],
+    kind: DataKind = VOLUMES,
 ) -> dict[str, Any]:
     """Score one table with 95 % percentile intervals from a bootstrap over patients.
 
@@ -99,7 +99,7 @@ def compute_level(
         "metrics": metrics,
         "confusion": confusion.tolist(),
         "support": dict(zip(class_names, confusion.sum(axis=1).tolist(), strict=True)),
-        "notes": explain(metrics, sums, confusion, class_names, words),
+        "notes": explain(metrics, sums, confusion, class_names, kind),
     }
 
 
@@ -108,7 +108,7 @@ def explain(
     sums: PatientSums,
     confusion: NDArray[np.int64],
     class_names: Sequence[str],
-    words: Words = WORDS["volumes"],
+    kind: DataKind = VOLUMES,
 ) -> list[str]:
     """Say in words why numbers are missing and what the intervals cannot show."""
     notes = []
@@ -121,7 +121,7 @@ def explain(
         notes.append(f"No row has the label {', '.join(absent)}; averages leave it out.")
     no_interval = [name for name, metric in metrics.items() if metric["value"] is not None and metric["low"] is None]
     if sums.num_patients == 1:
-        notes.append(f"No intervals: there is one {words.group} only.")
+        notes.append(f"No intervals: there is one {kind.group} only.")
     elif no_interval:
         notes.append(
             f"No interval: {', '.join(no_interval)}; more than {1 - MIN_DEFINED_SHARE:.0%} "
@@ -132,8 +132,8 @@ def explain(
         limit = 1 - 0.025 ** (1 / sums.num_patients)
         notes.append(
             "No error was seen, so a bootstrap has none to draw and its interval has no width. "
-            f"With {sums.num_patients} {plural(words.group)} free of errors, "
-            f"up to {limit:.1%} of all {plural(words.group)} may still show one (exact 95 % limit)."
+            f"With {sums.num_patients} {plural(kind.group)} free of errors, "
+            f"up to {limit:.1%} of all {plural(kind.group)} may still show one (exact 95 % limit)."
         )
     if len(class_names) > MAX_READABLE_CLASSES:
         notes += describe_mistakes(confusion, class_names)

@@ -12,7 +12,6 @@ import pandas
 from numpy.typing import NDArray
 
 from pipeline.core.array_types import Floats, Indices
-from pipeline.core.data_kinds import WORDS
 from pipeline.data.store import Store
 from pipeline.evaluation.baselines import score_baseline
 from pipeline.evaluation.bootstrap import Draws
@@ -54,11 +53,10 @@ def compute_probes(
         ``mirror``: what ``score_mirror`` returns. What makes no sense for the data is absent.
     """
     probes: dict[str, Any] = {}
-    if store.kind == "points":
+    if not store.kind.is_image:
         return probes
-    words = WORDS[store.kind]
     index = store.index.iloc[rows["test"]]
-    if store.kind == "volumes":
+    if store.kind.has_slices:
         probes["slice_index"] = score_parts(test, index["slice_index"].to_numpy(dtype=np.int64), "slice_index", draws)
         parts = score_parts(test, name_visits(index["source_id"].map(visits)), "visit", draws)
         probes["visit"] = sorted(parts, key=lambda part: order_visit(part["visit"]))
@@ -69,10 +67,10 @@ def compute_probes(
         part | {"from": edges[part["quartile"] - 1], "to": edges[part["quartile"]]} for part in parts
     ]
     blind = {"border_only": border_only(store, rows, draws.seed, max_fitted)}
-    if store.kind == "volumes":
+    if store.kind.has_slices:
         blind["index_only"] = index_only(store, rows, draws.seed)
     for name, scores in blind.items():
-        probes[name] = score_baseline(index, scores, store.class_names, draws.num_resamples, draws.seed, words)
+        probes[name] = score_baseline(index, scores, store.class_names, draws.num_resamples, draws.seed, store.kind)
     if mirror is not None:
         probes["mirror"] = score_mirror(*mirror, test, store.class_names, is_averaged, draws)
     return probes

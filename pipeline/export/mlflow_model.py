@@ -83,7 +83,7 @@ def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
     Args:
         checkpoint: says their shape.
     """
-    is_cloud = checkpoint.kind == "points"
+    is_cloud = not checkpoint.kind.is_image
     grey_or_cloud = checkpoint.num_channels == 1 or is_cloud
     shape = checkpoint.image_size if grey_or_cloud else (checkpoint.num_channels, *checkpoint.image_size)
     ramp = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
@@ -100,7 +100,7 @@ def _build_signature(checkpoint: Checkpoint) -> Any:
 
     # Of nested arrays MLflow would check each number by itself, in seconds a volume; the model checks them itself.
     columns = [ColSpec(AnyType(), "images", required=False), ColSpec(DataType.double, "slice_position", required=False)]
-    if checkpoint.kind == "volumes":
+    if checkpoint.kind.has_slices:
         columns.append(ColSpec(DataType.string, "nifti", required=False))
     outputs = Schema([TensorSpec(np.dtype("float64"), (-1, len(checkpoint.class_names)))])
     return ModelSignature(inputs=Schema(columns), outputs=outputs)

@@ -39,7 +39,7 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
         checkpoint: a model of volumes.
         name: of the experiment, for the texts.
     """
-    assert checkpoint.kind == "volumes", checkpoint.kind
+    assert checkpoint.kind.has_slices, checkpoint.kind.name
     write_json(folder / "configs" / "metadata.json", describe_metadata(checkpoint, name))
     write_json(folder / "configs" / "inference.json", _describe_inference(checkpoint))
     (folder / "models").mkdir()

@@ -54,7 +54,7 @@ class Input:
 
 def describe_inputs(checkpoint: Checkpoint) -> tuple[Input, ...]:
     """Say what a program of this checkpoint takes, in order."""
-    if checkpoint.kind == "points":
+    if not checkpoint.kind.is_image:
         num_points = checkpoint.model.num_points or checkpoint.image_size[0]
         return (Input(EXAMPLES, "float32", (num_points, 3), "point clouds, z up; each is normalised inside"),)
     shape = (checkpoint.num_channels, *checkpoint.image_size)

@@ -10,7 +10,6 @@ import numpy as np
 from pipeline.core.errors import UserError
 from pipeline.formats.off import Mesh, parse_off
 
-CLOUD_SUFFIXES = (".off", ".npy")
 # What NumPy was seen to end in on damaged headers; one may also ask for gigabytes.
 DAMAGE = (
     OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, TokenError, MemoryError,

@@ -7,21 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.data_kinds import Kind
+from pipeline.core.data_kinds import IMAGES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.tables import read_table
-from pipeline.data.sources import PICTURE_SUFFIXES, VOLUME_SUFFIXES, Source, join_files
+from pipeline.data.sources import Source, join_files
 from pipeline.datasets.akoa import parse_name
 from pipeline.formats.dicom import is_dicom
-from pipeline.formats.point_clouds import CLOUD_SUFFIXES
 
 TABLE_SUFFIX = ".csv"
-# What is called a file of each kind, and how its name ends.
-INPUTS: dict[Kind, tuple[str, tuple[str, ...]]] = {
-    "volumes": ("volume", VOLUME_SUFFIXES),
-    "images": ("image", PICTURE_SUFFIXES),
-    "points": ("object", CLOUD_SUFFIXES),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Scan:
     refusal: str = ""
 
 
-def find_scans(inputs: Iterable[Path], kind: Kind) -> list[Scan]:
+def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
     """List what is to be scored, in the order given; a folder's files are sorted.
 
     Args:
@@ -54,9 +47,8 @@ def find_scans(inputs: Iterable[Path], kind: Kind) -> list[Scan]:
     Raises:
         UserError: no input, a folder without anything to read, a table without paths.
     """
-    suffixes = INPUTS[kind][1]
-    more = ", folders of a DICOM series" if kind == "volumes" else ""
-    allowed = f"{', '.join(suffixes)}{more}"
+    more = ", folders of a DICOM series" if kind.has_slices else ""
+    allowed = f"{', '.join(kind.file_suffixes)}{more}"
     paths = [path for given in inputs for path in _open_table(given)]
     if not paths:
         raise UserError(
@@ -72,9 +64,9 @@ def find_scans(inputs: Iterable[Path], kind: Kind) -> list[Scan]:
                 raise UserError(f"{path}: no file that the model reads ({allowed}) in this folder.")
             scans += found
             pictures += slices
-        elif kind == "volumes" and path.name.lower().endswith(PICTURE_SUFFIXES):
+        elif kind.has_slices and path.name.lower().endswith(IMAGES.file_suffixes):
             pictures.append(path)
-        elif kind == "volumes" and not path.name.lower().endswith(suffixes) and is_dicom(path):
+        elif kind.has_slices and not path.name.lower().endswith(kind.file_suffixes) and is_dicom(path):
             refusal = f"{path}: one file of a DICOM series. Name the folder of the series."
             scans.append(Scan(str(path), (path,), refusal=refusal))
         else:
@@ -95,9 +87,8 @@ def _open_table(path: Path) -> list[Path]:
     return [path.parent / cell for cell in cells]
 
 
-def _search(folder: Path, kind: Kind) -> tuple[list[Scan], list[Path]]:
+def _search(folder: Path, kind: DataKind) -> tuple[list[Scan], list[Path]]:
     """Return the scans below a folder, and of volumes the pictures that are named as slices."""
-    suffixes = INPUTS[kind][1]
     scans: list[Scan] = []
     pictures: list[Path] = []
     for place, subfolders, names in os.walk(folder):
@@ -105,11 +96,11 @@ def _search(folder: Path, kind: Kind) -> tuple[list[Scan], list[Path]]:
         series = []
         for name in sorted(name for name in names if not name.startswith(".")):
             path = Path(place) / name
-            if name.lower().endswith(suffixes):
+            if name.lower().endswith(kind.file_suffixes):
                 scans.append(Scan(str(path), (path,)))
-            elif kind == "volumes" and name.lower().endswith(PICTURE_SUFFIXES):
+            elif kind.has_slices and name.lower().endswith(IMAGES.file_suffixes):
                 pictures += [path] if _parse(path) is not None else []
-            elif kind == "volumes" and is_dicom(path):
+            elif kind.has_slices and is_dicom(path):
                 series.append(path)
         if series:
             scans.append(Scan(place, tuple(series), "series"))

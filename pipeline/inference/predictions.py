@@ -105,7 +105,7 @@ def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
     """Read an image or a point cloud as a store holds it, of a cloud only the points that the model takes."""
-    if checkpoint.kind == "images":
+    if checkpoint.kind.is_image:
         return read_picture(path, checkpoint.num_channels, checkpoint.image_size)
     num_stored = checkpoint.image_size[0]
     return read_cloud(path, checkpoint.model.num_points or num_stored, num_stored)

@@ -8,7 +8,7 @@ from torch import nn
 from perceiver import normalise_points
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import LossName
-from pipeline.core.data_kinds import Kind
+from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.models.networks import SliceModel, build_model
 
 
@@ -22,7 +22,7 @@ def build_classifier(
     mean: tuple[float, ...],
     deviation: tuple[float, ...],
     loss: LossName,
-    data_kind: Kind,
+    data_kind: DataKind,
 ) -> "Classifier":
     """Build a classifier with fresh weights, to be loaded; arguments as of ``build_model`` and ``Classifier``.
 
@@ -90,14 +90,14 @@ class Classifier(nn.Module):
         deviation: tuple[float, ...],
         mirror_average: bool = False,
         loss: LossName = "cross_entropy",
-        data_kind: Kind = "volumes",
+        data_kind: DataKind = VOLUMES,
         num_points: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.mirror_average = mirror_average
         self.loss: LossName = loss
-        self.data_kind: Kind = data_kind
+        self.data_kind = data_kind
         self.num_points = num_points
         self.mean_values, self.deviation_values = mean, deviation
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
     def prepare(self, examples: torch.Tensor) -> torch.Tensor:
         """Turn examples as the store holds them into what the network takes, without any random change."""
-        if self.data_kind == "points":
+        if not self.data_kind.is_image:
             return normalise_points(examples[:, : self.num_points])
         return self.normalise(to_unit_range(examples))
 

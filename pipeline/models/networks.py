@@ -6,7 +6,7 @@ from torch import nn
 from perceiver import ImageConfig, ImagePerceiver, PointPerceiver
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.validation import require
-from pipeline.core.data_kinds import Kind
+from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.models.pixel_permutation import PixelPermutation
 
@@ -19,7 +19,7 @@ def build_model(
     num_classes: int,
     num_slices: int,
     seed: int,
-    data_kind: Kind = "volumes",
+    data_kind: DataKind = VOLUMES,
 ) -> "SliceModel":
     """Build a network with fresh weights.
 
@@ -41,7 +41,7 @@ def build_model(
     permutation = None if config.permute_seed is None else PixelPermutation(image_size, config.permute_seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if data_kind == "points":
+        if not data_kind.is_image:
             return SliceModel(_build_point_perceiver(config, image_size[0], num_classes), reads_slice_position=False)
         if config.kind == "cnn":
             return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False, permutation)

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
-from pipeline.core.data_kinds import WORDS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint
@@ -127,7 +126,7 @@ def _write_all(paths: Workspace, found: ReadyMade, dataset: Dataset) -> None:
 
 def _report(paths: Workspace, dataset: Dataset, console: Console) -> None:
     coverage = read_json(paths.prepared / "coverage.json")
-    word = WORDS[dataset.kind].example
+    word = dataset.kind.example
     for split, counts in coverage["examples_by_split_and_label"].items():
         total, present = sum(counts.values()), [number for number in counts.values() if number > 0]
         console.print(

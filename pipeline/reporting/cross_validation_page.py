@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.core.data_kinds import Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.tables import write_table
 from pipeline.core.text import count_words, plural
@@ -18,19 +18,19 @@ from pipeline.reporting.html import write_page
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity", "nll")
 
 
-def describe_pooled(content: Mapping[str, Any], words: Words) -> list[str]:
+def describe_pooled(content: Mapping[str, Any], kind: DataKind) -> list[str]:
     """Say what was found over all runs: pooled accuracy, and how much runs and seeds differ.
 
     Args:
         content: of folds.json.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
     """
     runs, pooled = content["runs"], content["pooled"]
     name, level = next(iter(pooled.items()))
     num_seeds = len({run["seed"] for run in runs})
     folds = {run["fold"] for run in runs} - {None}
     rows = count_words(level["n"], f"{name} prediction" if num_seeds > 1 else name)
-    groups = "" if words.is_single else f" of {count_words(level['groups'], words.group)}"
+    groups = f" of {count_words(level['groups'], kind.group)}" if kind.has_patients else ""
     tested = f", each tested once{' with every seed' if num_seeds > 1 else ''}," if folds else ""
     sentences = [f"On {rows}{groups}{tested} the model is right for {show_percent(level['metrics']['accuracy'])}."]
     for other, content_of in list(pooled.items())[1:]:
@@ -50,15 +50,15 @@ def describe_pooled(content: Mapping[str, Any], words: Words) -> list[str]:
     return sentences
 
 
-def describe_method(content: Mapping[str, Any], words: Words) -> list[str]:
+def describe_method(content: Mapping[str, Any], kind: DataKind) -> list[str]:
     """Say how runs were pooled.
 
     Args:
         content: of folds.json.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
     """
     num_seeds = len({run["seed"] for run in content["runs"]})
-    group = words.group
+    group = kind.group
     sentences = []
     if any(run["fold"] is not None for run in content["runs"]):
         sentences.append(
@@ -79,24 +79,24 @@ def describe_method(content: Mapping[str, Any], words: Words) -> list[str]:
 
 
 def write_folds(
-    folder: Path, content: dict[str, Any], words: Words, title: str, synthetic_note: str, facts: Mapping[str, str]
+    folder: Path, content: dict[str, Any], kind: DataKind, title: str, synthetic_note: str, facts: Mapping[str, str]
 ) -> None:
     """Write ``folds.json``, ``folds.csv``, ``folds.png`` and ``folds.html``.
 
     Args:
         folder: where they go.
         content: ``runs``, ``spread`` and ``pooled``; sentences are added.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
         title: of the page.
         synthetic_note: shown where the data are not of people.
         facts: names and values that say how to get the numbers again.
     """
-    sentences = describe_pooled(content, words)
+    sentences = describe_pooled(content, kind)
     first = next(iter(content["pooled"]))
     picture = run_accuracies(
         [(run["run"], run["levels"][first]["accuracy"]) for run in content["runs"]],
         content["pooled"][first]["metrics"]["accuracy"],
-        f"Accuracy on test {plural(first)}, 95 % interval over {plural(words.group)}",
+        f"Accuracy on test {plural(first)}, 95 % interval over {plural(kind.group)}",
     )
     flat = [
         {"run": run["run"], "seed": run["seed"], "fold": run["fold"], "level": level, "n": found["n"]}
@@ -119,19 +119,19 @@ def write_folds(
         sections=[
             Section(
                 "What was found",
-                tables=(tabulate_runs(content, words), tabulate_pooled(content["pooled"])),
+                tables=(tabulate_runs(content, kind), tabulate_pooled(content["pooled"])),
                 pictures=(Picture("folds", "Accuracy of each run", text, picture),),
             ),
             Section(
                 "How it was done",
-                tuple(describe_method(content, words)),
+                tuple(describe_method(content, kind)),
                 (Table("How to get these numbers again", ("What", "Value"), tuple(facts.items())),),
             ),
         ],
     )
 
 
-def tabulate_runs(content: Mapping[str, Any], words: Words) -> Table:
+def tabulate_runs(content: Mapping[str, Any], kind: DataKind) -> Table:
     """Return a row a run and the spread below them, with the accuracy of each level."""
     levels = list(content["pooled"])
     rows = []
@@ -144,8 +144,8 @@ def tabulate_runs(content: Mapping[str, Any], words: Words) -> Table:
         rows.append(("standard deviation", *(f"{100 * item['deviation']:.2f} points" for item in spread), ""))
     pooled = [show_share(content["pooled"][level]["metrics"]["accuracy"]) for level in levels]
     rows.append(("pooled", *pooled, f"{content['pooled'][levels[0]]['groups']:,}"))
-    columns = ("Run", *(f"Accuracy, {plural(level)}" for level in levels), f"{plural(words.group).capitalize()}")
-    note = f"In brackets: 95\u00a0% intervals from a bootstrap over {plural(words.group)}."
+    columns = ("Run", *(f"Accuracy, {plural(level)}" for level in levels), f"{plural(kind.group).capitalize()}")
+    note = f"In brackets: 95\u00a0% intervals from a bootstrap over {plural(kind.group)}."
     return Table("Runs", columns, tuple(rows), note)
 
 

@@ -81,7 +81,7 @@ def _read_below(
     """
     if not experiment.attention.native:
         return list(maps.examples)
-    if store.kind != "volumes":
+    if not store.kind.has_slices:
         raise UserError("attention.native: found True, but this data set has no volumes; allowed is False.")
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
     reader = DATASETS[experiment.data.dataset].list_sources

@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import WORDS
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import read_commit
 from pipeline.core.workspace import Workspace
@@ -36,7 +35,6 @@ def folds(experiment: Experiment, console: Console) -> None:
     name = "-".join(part for part in (experiment.run, "seeds" if experiment.folds.keep_split else "folds") if part)
     folder = Workspace(experiment.workspace, experiment.name, name).report_folder
     parent = _open_parent(experiment, name, folder)
-    words = WORDS[store.kind]
     with finishing(parent):
         content = _gather(experiment, [_run(job, parent, console) for job in jobs], store)
         note = DATASETS[experiment.data.dataset].synthetic_note
@@ -45,7 +43,7 @@ def folds(experiment: Experiment, console: Console) -> None:
             "commit": read_commit(),
             "bootstrap draws": str(content["num_resamples"]),
         }
-        write_folds(folder, content, words, f"{experiment.name} / {name}", note, facts)
+        write_folds(folder, content, store.kind, f"{experiment.name} / {name}", note, facts)
         for level, found in content["pooled"].items():
             accuracy = found["metrics"]["accuracy"]
             numbers = {f"pooled_{level}_accuracy": accuracy["value"]}
@@ -54,7 +52,7 @@ def folds(experiment: Experiment, console: Console) -> None:
             parent.log_metrics({key: value for key, value in numbers.items() if value is not None})
         for file in sorted(folder.glob("folds.*")):
             parent.log_file(file)
-    for sentence in describe_pooled(content, words):
+    for sentence in describe_pooled(content, store.kind):
         console.print(f"  {sentence}", highlight=False)
     console.print(f"-> {folder / 'folds.html'}")
 
@@ -104,7 +102,7 @@ def _gather(experiment: Experiment, jobs: list[Experiment], store: Store) -> dic
         }
         rows.append({"run": job.run_name, "seed": job.train.seed, "fold": fold, "levels": levels})
     options = experiment.evaluate
-    pooled = pool_runs(runs, store.class_names, options.num_resamples, options.seed, WORDS[store.kind])
+    pooled = pool_runs(runs, store.class_names, options.num_resamples, options.seed, store.kind)
     return {
         "class_names": list(store.class_names),
         "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.core.console import warn
-from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.tables import MANIFEST_COLUMNS, prediction_columns, read_table, write_table
 from pipeline.core.text import plural
@@ -63,8 +63,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
 
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     classifier = build_from_checkpoint(checkpoint, device)
-    words, options, plane = WORDS[store.kind], experiment.evaluate, checkpoint.preprocess.plane
-    is_mirrored = shows_laterality(store.kind, store.class_names, plane)
+    kind, options, plane = store.kind, experiment.evaluate, checkpoint.preprocess.plane
+    is_mirrored = shows_laterality(kind, store.class_names, plane)
     predictions, mirror = _predict_splits(classifier, device, store, rows, options.batch_size, is_mirrored)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
     manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
@@ -73,7 +73,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         "split": "test",
         "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,
         "class_names": list(store.class_names),
-        "levels": compute_metrics(test, store.class_names, options.num_resamples, options.seed, words),
+        "levels": compute_metrics(test, store.class_names, options.num_resamples, options.seed, kind),
         "baselines": _score_baselines(experiment, store, rows, console),
         "probes": compute_probes(
             store,
@@ -86,15 +86,15 @@ def evaluate(experiment: Experiment, console: Console) -> None:
             draws=draws,
         ),
     }
-    metrics["decision"] = compute_decision(predictions, metrics["levels"], store.class_names, words, draws)
-    baseline_notes = describe_baselines(options.logistic_regression_examples, metrics, len(rows["train"]), words)
-    warnings = list_warnings(metrics, certificate, store.missing, words)
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], store.class_names, kind, draws)
+    baseline_notes = describe_baselines(options.logistic_regression_examples, metrics, len(rows["train"]), kind)
+    warnings = list_warnings(metrics, certificate, store.missing, kind)
     figures = draw_figures(store, test, metrics)
     figures |= draw_attention(classifier, store, roles, experiment.attention.num_examples, checkpoint.epoch)
     history = None if options.checkpoint is not None else pd.read_csv(paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
-    sections = build_probe_sections(metrics["probes"], metrics, words, plane)
-    sections += [build_decision_section(metrics, test, store.class_names, words)]
+    sections = build_probe_sections(metrics["probes"], metrics, kind, plane)
+    sections += [build_decision_section(metrics, test, store.class_names, kind)]
     section_pictures = {picture.name: picture.png for section in sections for picture in section.pictures}
 
     check_store(paths.prepared, store.fingerprint)  # all that was read of it since it was opened was as written
@@ -110,7 +110,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         checkpoint,
         num_parameters=count_parameters(classifier.model),
         manifest=manifest,
-        flow=build_flow(manifest, store.index, split_of, store.kind, store.missing),
+        flow=build_flow(manifest, store.index, split_of, kind, store.missing),
         metrics=metrics,
         certificate=certificate,
         missing=store.missing,
@@ -131,21 +131,21 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         provenance=describe_provenance(checkpoint),
         config_text=dump_experiment(experiment),
         warnings=warnings,
-        words=words,
+        kind=kind,
         baseline_notes=baseline_notes,
         sections=sections,
         study=study,
     )
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
-    tracker.log_metrics(flatten_metrics(metrics, words))
+    tracker.log_metrics(flatten_metrics(metrics, kind))
     log_split(tracker, experiment, store, roles, "test")
     for path in list_own_files(paths.report_folder):
         tracker.log_file(path, "evaluation")
     tracker.finish()
-    _print_summary(metrics, words, console)
+    _print_summary(metrics, kind, console)
     for note in baseline_notes:
         console.print(f"  {note}", highlight=False)
-    for warning in (store.missing, *list_probe_warnings(metrics["probes"], metrics, words)):
+    for warning in (store.missing, *list_probe_warnings(metrics["probes"], metrics, kind)):
         if warning:
             warn(console, warning)
     console.print(f"-> {paths.report_folder / 'report.html'}")
@@ -181,22 +181,21 @@ def _score_baselines(
     labels = store.index["label"].to_numpy(dtype=str)
     test_index = store.index.iloc[rows["test"]]
     probabilities = {"majority": majority(labels[rows["train"]], len(test_index), store.class_names)}
-    if options.logistic_regression and store.kind != "points":
+    if options.logistic_regression and store.kind.is_image:
         with console.status("fitting the logistic regression"):
             probabilities["logistic_regression"] = logistic_regression(
                 store, rows, options.seed, options.logistic_regression_examples
             )
-    words = WORDS[store.kind]
     return {
-        name: score_baseline(test_index, scores, store.class_names, options.num_resamples, options.seed, words)
+        name: score_baseline(test_index, scores, store.class_names, options.num_resamples, options.seed, store.kind)
         for name, scores in probabilities.items()
     }
 
 
-def _print_summary(metrics: dict[str, Any], words: Words, console: Console) -> None:
+def _print_summary(metrics: dict[str, Any], kind: DataKind, console: Console) -> None:
     for level, content in metrics["levels"].items():
         accuracy = show_percent(content["metrics"]["accuracy"])
-        groups = "" if words.is_single else f" of {content['groups']} {plural(words.group)}"
+        groups = f" of {content['groups']} {plural(kind.group)}" if kind.has_patients else ""
         console.print(f"  {level:8s} {content['n']:6d}{groups}: accuracy {accuracy}", highlight=False)
     for name, content in metrics["baselines"].items():
         console.print(f"  {name.replace('_', ' ')}: accuracy {show_percent(content['accuracy'])}", highlight=False)

@@ -49,11 +49,11 @@ def export(experiment: Experiment, console: Console) -> None:
             difference = write(unfinished / file_name, checkpoint, traced)
             differences[file_name] = difference
             console.print(f"  {file_name}: probabilities within {difference:.1e} of the checkpoint's", highlight=False)
-        if "bundle" in options.formats and checkpoint.kind == "volumes":
+        if "bundle" in options.formats and checkpoint.kind.has_slices:
             write_bundle(unfinished / BUNDLE, checkpoint, experiment.name)
             console.print(f"  {BUNDLE}: runs with python -m monai.bundle", highlight=False)
         elif "bundle" in options.formats:
-            console.print(f"  {BUNDLE}: left out, because a bundle is for volumes and these are {checkpoint.kind}")
+            console.print(f"  {BUNDLE}: left out, because a bundle is for volumes and these are {checkpoint.kind.name}")
         write_json(unfinished / RECORD, _describe(checkpoint, path, differences))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
@@ -73,10 +73,10 @@ def _check_folder(folder: Path) -> None:
 
 def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float]) -> dict[str, Any]:
     """Collect what a user of the files must know."""
-    is_volume = checkpoint.kind == "volumes"
+    is_volume = checkpoint.kind.has_slices
     return {
         "format": FORMAT,
-        "kind": checkpoint.kind,
+        "kind": checkpoint.kind.name,
         "class_names": list(checkpoint.class_names),
         "inputs": [
             {"name": item.name, "dtype": item.dtype, "shape": ["batch", *item.shape], "meaning": item.meaning}

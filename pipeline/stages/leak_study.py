@@ -47,7 +47,7 @@ def audit(experiment: Experiment, console: Console) -> None:
     plain = dataclasses.replace(experiment.split, num_folds=0, test_fold=0, table=None, val_count=None)
     experiment = dataclasses.replace(experiment, split=plain)
     store = read_store(experiment.paths.prepared, verify=True)
-    if store.kind != "volumes":
+    if not store.kind.has_patients:
         raise UserError(
             f"audit: {experiment.data.dataset} has one example a group, so no patient can be in two splits. It is for "
             "volumes; choose a config of scans."

@@ -16,7 +16,7 @@ from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.resumable_table import Row, RowWriter
 from pipeline.core.text import make_printable, plural
 from pipeline.formats.nifti import list_files
-from pipeline.inference.inputs import INPUTS, Scan, find_scans
+from pipeline.inference.inputs import Scan, find_scans
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.training.devices import choose_accelerator
@@ -40,8 +40,8 @@ def predict(experiment: Experiment, console: Console) -> None:
     scans = find_scans(options.inputs, checkpoint.kind)
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     classifier = build_from_checkpoint(checkpoint, device)
-    score = score_volumes if checkpoint.kind == "volumes" else score_examples
-    per_volume = ("num_slices",) if checkpoint.kind == "volumes" else ()
+    score = score_volumes if checkpoint.kind.has_slices else score_examples
+    per_volume = ("num_slices",) if checkpoint.kind.has_slices else ()
     columns = (
         "path",
         "predicted",
@@ -63,7 +63,7 @@ def predict(experiment: Experiment, console: Console) -> None:
                 console.print(make_printable(_tell(row)), highlight=False, markup=False)
         counts, first_reason = _count(writer.read())
         writer.finish(columns)
-    word = INPUTS[checkpoint.kind][0]
+    word = checkpoint.kind.file
     notes = "".join(f", {counts[key]} {said}" for key, said in _NOTES.items() if counts[key] > 0)
     console.print(f"{counts['scored']} of {len(scans)} {plural(word)} scored{notes} -> {output}")
     if counts["refused"] > 0:

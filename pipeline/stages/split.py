@@ -5,7 +5,6 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
-from pipeline.core.data_kinds import WORDS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_sealed, write_sealed
 from pipeline.core.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
@@ -28,7 +27,7 @@ def split(experiment: Experiment, console: Console) -> None:
     """
     paths = experiment.paths
     store = read_store(paths.prepared, verify=True)
-    has_published_test = store.kind != "volumes"
+    has_published_test = not store.kind.has_patients
     if has_published_test:
         official = read_table(paths.official_splits, OFFICIAL_SPLIT_COLUMNS)
         splits = assign_official_splits(store.index, official, experiment.split)
@@ -41,14 +40,14 @@ def split(experiment: Experiment, console: Console) -> None:
     certificate = certify(store, splits, experiment.split.near_identical_bits, has_published_test)
     write_table(paths.splits, splits, SPLIT_COLUMNS)
     write_sealed(paths.certificate, certificate)
-    words = WORDS[store.kind]
+    kind = store.kind
     for name, count in certificate["splits"].items():
         labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
         if len(count["sources_by_label"]) > MAX_LISTED_LABELS:
             labels = f"{len(count['sources_by_label'])} labels"
         patients, scans, pictures = count["patients"], count["sources"], count["examples"]
-        if words.is_single:
-            console.print(f"  {name:5s} {count_words(pictures, words.example)} ({labels})", highlight=False)
+        if not kind.has_patients:
+            console.print(f"  {name:5s} {count_words(pictures, kind.example)} ({labels})", highlight=False)
         else:
             console.print(
                 f"  {name:5s} {patients:5d} patients {scans:5d} scans ({labels}) {pictures:6d} pictures",
@@ -57,7 +56,7 @@ def split(experiment: Experiment, console: Console) -> None:
     for warning in describe_findings(certificate):
         warn(console, f"{warning} Listed in {paths.certificate}.")
     check_certificate(paths.certificate, store, splits)
-    kept_apart = f"No {words.group}" if words.is_single else f"No {words.group} and no picture"
+    kept_apart = f"No {kind.group} and no picture" if kind.has_patients else f"No {kind.group}"
     console.print(f"{kept_apart} is in two splits -> {paths.splits}, {paths.certificate.name}")
 
 

@@ -46,7 +46,7 @@ def train(experiment: Experiment, console: Console) -> None:
     store = read_store(paths.prepared, verify=True)
     splits = read_splits(paths.splits, experiment.split)
     certificate = check_certificate(paths.certificate, store, splits)
-    if store.kind == "points":
+    if not store.kind.is_image:
         check_point_changes(experiment.augment)
     check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_average:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.errors import UserError
 from pipeline.data.store import Store
 from pipeline.evaluation.metrics import compute_level, compute_metrics
@@ -39,7 +39,7 @@ def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
             "several devices by themselves (--split.num_folds 5 --split.test_fold 0, then 1, ...); this stage then "
             "reads them."
         )
-    if store.kind != "volumes" and not options.keep_split:
+    if not store.kind.has_patients and not options.keep_split:
         raise UserError(
             f"folds: {experiment.data.dataset} has published test rows, and folds would train on them. Vary the seed "
             "alone: --folds.keep_split true --folds.seeds [0,1,2]."
@@ -78,7 +78,7 @@ class JudgedRun:
 
 
 def pool_runs(
-    runs: Sequence[JudgedRun], class_names: Sequence[str], num_resamples: int, seed: int, words: Words
+    runs: Sequence[JudgedRun], class_names: Sequence[str], num_resamples: int, seed: int, kind: DataKind
 ) -> dict[str, dict[str, Any]]:
     """Score all test rows of all runs together, with intervals over all patients.
 
@@ -87,7 +87,7 @@ def pool_runs(
         class_names: all classes.
         num_resamples: bootstrap draws over patients.
         seed: of the draws.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
 
     Returns:
         As ``compute_metrics``, the levels of metrics.json. Slices are averaged to volumes and patients within each
@@ -99,14 +99,16 @@ def pool_runs(
     ]
     for table in by_seed:
         assert not table["example_id"].duplicated().any(), "a row was tested twice with one seed"
-    names = list(compute_metrics(by_seed[0], class_names, 1, seed, words))
+    names = list(compute_metrics(by_seed[0], class_names, 1, seed, kind))
     return {
         level: compute_level(
-            pd.concat([table if words.is_single else aggregate(table, level) for table in by_seed], ignore_index=True),
+            pd.concat(
+                [aggregate(table, level) if kind.has_patients else table for table in by_seed], ignore_index=True
+            ),
             class_names,
             num_resamples,
             seed,
-            words,
+            kind,
         )
         for level in names
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.text import plural
 from pipeline.data.store import Store
@@ -18,13 +18,13 @@ from pipeline.training.history import EpochResult
 FILES_OF_OTHERS = ("comparison.html", "predictions_new.csv")
 
 
-def flatten_metrics(metrics: dict[str, Any], words: Words) -> dict[str, float]:
+def flatten_metrics(metrics: dict[str, Any], kind: DataKind) -> dict[str, float]:
     """Return what MLflow shows in its table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
     flat: dict[str, Any] = {}
     for level, content in metrics["levels"].items():
         flat |= {f"test_{level}_n": content["n"]}
-        if not words.is_single:
-            flat |= {f"test_{level}_{plural(words.group)}": content["groups"]}
+        if kind.has_patients:
+            flat |= {f"test_{level}_{plural(kind.group)}": content["groups"]}
         for name, metric in content["metrics"].items():
             flat |= {
                 f"test_{level}_{name}{end}": metric[key]

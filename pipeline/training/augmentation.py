@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipeline.config.data import Plane
 from pipeline.config.training import AugmentConfig
-from pipeline.core.data_kinds import LATERALITY, Kind
+from pipeline.core.data_kinds import LATERALITY, DataKind
 from pipeline.core.errors import UserError
 from pipeline.training.mixing import draw_erased_boxes
 
@@ -249,6 +249,6 @@ def change_labels(labels: torch.Tensor, changes: Changes, config: AugmentConfig)
     return torch.where(changes.mirrored, 1 - labels, labels)
 
 
-def shows_laterality(kind: Kind, class_names: Sequence[str], plane: Plane) -> bool:
+def shows_laterality(kind: DataKind, class_names: Sequence[str], plane: Plane) -> bool:
     """Tell whether a mirror image is one of the other label: left and right, in axial or coronal slices."""
-    return kind == "volumes" and tuple(class_names) == LATERALITY and plane != "sagittal"
+    return kind.has_slices and tuple(class_names) == LATERALITY and plane != "sagittal"

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
-from pipeline.core.data_kinds import Kind
+from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.serialization import build_record, encode_plain
@@ -78,7 +78,7 @@ class Checkpoint:
     history: tuple[EpochResult, ...]
     tracking_run: str
     weights: dict[str, torch.Tensor] = field(repr=False)
-    kind: Kind = "volumes"
+    kind: DataKind = VOLUMES
     intensities: IntensityReference | None = None
     optimizer: "OptimizerState | None" = field(default=None, repr=False)
 

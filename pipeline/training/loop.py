@@ -157,7 +157,7 @@ def _train_one_epoch(
             set_learning_rate(state.optimizer, config.learning_rate * rate)
             shape = (len(batches[step]), *batch.images.shape[1:])
             mixture = None
-            if state.classifier.data_kind == "points":
+            if not state.classifier.data_kind.is_image:
                 num_points = state.classifier.num_points or shape[1]
                 point_changes = draw_point_changes(augment.points, shape, num_points, generator, fabric.device)
                 images, labels = change_points(batch.images, point_changes.take(share)), batch.labels

@@ -104,7 +104,7 @@ def build_task(experiment: Experiment, fabric: Fabric, blank: Checkpoint, store:
 
 def _measure_intensities(store: Store, roles: dict[str, str]) -> IntensityReference | None:
     """Measure the training volumes, one after the other; images and point clouds have none."""
-    if store.kind != "volumes":
+    if not store.kind.has_slices:
         return None
     train_rows = store.index.index[(store.index["group_id"].map(roles) == "train").to_numpy()]
     rows_by_source = store.index.loc[train_rows].groupby("source_id", sort=True).indices
@@ -142,7 +142,7 @@ def build_state(task: Task) -> TrainingState:
         data_kind=task.blank.kind,
     )
     if last is None:
-        is_points = task.blank.kind == "points"  # each cloud is normalised by itself
+        is_points = not task.blank.kind.is_image  # each cloud is normalised by itself
         mean, deviation = ((), ()) if is_points else compute_statistics(task.train_examples)
     else:
         mean, deviation = last.mean, last.deviation

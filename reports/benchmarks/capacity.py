@@ -24,13 +24,14 @@ from lightning.fabric import Fabric
 
 from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
 from pipeline.core.text import count_words
 from pipeline.data.batches import place_examples
 from pipeline.data.leak_certificate import certify
-from pipeline.data.sources import VOLUME_SUFFIXES, Source
+from pipeline.data.sources import Source
 from pipeline.data.splits import assign_splits
 from pipeline.data.store import read_store, write_store
 from pipeline.evaluation.predictions import build_predictions
@@ -101,7 +102,7 @@ def core_seconds(work: Callable[[], Any]) -> float:
 
 def measure_volumes(folder: Path, experiment: Experiment, scratch: Path) -> dict[str, float]:
     """Measure core-seconds and bytes of a volume, cut into as many slices as each archive has."""
-    paths = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(VOLUME_SUFFIXES))
+    paths = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(VOLUMES.file_suffixes))
     paths = paths[:NUM_VOLUMES_TIMED]
     rates: dict[str, float] = {"volume_bytes": float(np.mean([path.stat().st_size for path in paths]))}
     for num_slices in (AKOA_SLICES, OAI_SLICES):
@@ -170,7 +171,7 @@ def measure_model(experiment: Experiment) -> dict[str, float]:
         num_classes=2,
         num_slices=experiment.preprocess.num_slices,
         seed=0,
-        data_kind="volumes",
+        data_kind=VOLUMES,
     )
     classifier = Classifier(model, (0.5,), (0.3,))
     epochs = start_epochs(fabric, classifier, examples, few, experiment)

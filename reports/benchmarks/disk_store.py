@@ -29,6 +29,7 @@ import torch
 
 import pipeline.training.loop
 from pipeline.cli import parse_experiment
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.data.batches import Batch, Examples, place_examples, read_batches
@@ -108,7 +109,7 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
         num_classes=2,
         num_slices=experiment.preprocess.num_slices,
         seed=0,
-        data_kind="volumes",
+        data_kind=VOLUMES,
     )
     classifier = Classifier(model, (0.5,), (0.3,))
     parallel_model, optimizer = fabric.setup(model, build_optimizer(model, train))

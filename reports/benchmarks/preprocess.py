@@ -27,9 +27,10 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.phantom import PhantomConfig
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import count_cores, read_commit, read_hardware, read_versions
-from pipeline.data.sources import VOLUME_SUFFIXES, Source
+from pipeline.data.sources import Source
 from pipeline.datasets.phantom.scans import make_phantom
 from pipeline.preprocessing.parts import compute_part_key, prepare_part
 
@@ -45,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         folder = arguments.data or make_full_size(scratch / "raw")
-        paths = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(VOLUME_SUFFIXES))
+        paths = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(VOLUMES.file_suffixes))
         for path in paths:
             path.read_bytes()  # all ways find the files in the system's cache
         text = measure(paths, scratch, arguments.rounds, "synthetic" if arguments.data is None else folder.name)

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.data import SplitConfig
+from pipeline.core.data_kinds import POINTS
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.tables import INDEX_COLUMNS, SPLIT_COLUMNS, prediction_columns, write_table
@@ -125,7 +126,7 @@ def make_pictures(num_volumes: int) -> Any:
 
 def certify_tables(folder: Path, store: Any, splits: pd.DataFrame) -> None:
     """Vouch for patients and exact doubles. Point clouds are what the certificate compares bit for bit alone."""
-    certificate = certify(dataclasses.replace(store, kind="points"), splits, near_identical_bits=0)
+    certificate = certify(dataclasses.replace(store, kind=POINTS), splits, near_identical_bits=0)
     write_bytes(folder / "leak_certificate.json", json.dumps(certificate).encode())
     check_certificate(folder / "leak_certificate.json", store, splits)
 

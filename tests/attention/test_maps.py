@@ -12,6 +12,7 @@ from pipeline.attention.maps import check_attention, choose_examples, compute_ma
 from pipeline.attention.storage import list_kept_epochs, name_kept_epoch, read_maps, tabulate_maps, write_maps
 from pipeline.config.model import ModelConfig
 from pipeline.config.outputs import AttentionConfig
+from pipeline.core.data_kinds import POINTS
 from pipeline.core.errors import UserError
 from pipeline.core.tables import INDEX_COLUMNS
 from pipeline.data.store import Store
@@ -290,14 +291,14 @@ def test_maps_of_permuted_pixels_come_back_to_where_the_picture_has_them(stem, m
 def make_clouds() -> Store:
     clouds = np.random.default_rng(1).normal(size=(6, 40, 3)).astype(np.float32)
     rows = [(f"o{index}", f"o{index}", f"o{index}", ("cone", "cube")[index % 2], 0, 0.0) for index in range(6)]
-    return Store(clouds, pd.DataFrame(rows, columns=list(INDEX_COLUMNS)), ("cone", "cube"), {}, "abc", "points")
+    return Store(clouds, pd.DataFrame(rows, columns=list(INDEX_COLUMNS)), ("cone", "cube"), {}, "abc", POINTS)
 
 
 def make_point_classifier() -> Classifier:
     shape = dataclasses.replace(SHAPE, max_freq=(8.0, 8.0, 8.0))
     facts = {"num_channels": 0, "image_size": (40, 3), "num_classes": 2, "num_slices": 1, "seed": 0}
-    model = build_model(ModelConfig(num_points=30, perceiver=shape), **facts, data_kind="points")
-    return Classifier(model, (), (), data_kind="points", num_points=30)
+    model = build_model(ModelConfig(num_points=30, perceiver=shape), **facts, data_kind=POINTS)
+    return Classifier(model, (), (), data_kind=POINTS, num_points=30)
 
 
 def test_a_points_attention_goes_with_the_point(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.core.data_kinds import IMAGES, POINTS
 from pipeline.core.errors import UserError
 from pipeline.data.store import read_store, write_store
 
@@ -73,7 +74,7 @@ def test_a_write_that_fails_leaves_no_store_that_looks_complete(images, index, t
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "kind"),
-    [((4, 6), "uint8", "images"), ((3, 4, 6), "uint8", "images"), ((7, 3), "float32", "points")],
+    [((4, 6), "uint8", IMAGES), ((3, 4, 6), "uint8", IMAGES), ((7, 3), "float32", POINTS)],
 )
 def test_examples_keep_their_type_and_shape(shape, dtype, kind, index, tmp_path):
     examples = np.random.default_rng(0).normal(100, 30, (5, *shape)).astype(dtype)

@@ -15,6 +15,7 @@ from rich.console import Console
 from pipeline import datasets
 from pipeline.config.data import DataConfig
 from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.datasets import DATASETS, Dataset, download
 from pipeline.datasets.base import MARK_NAME, RemoteFile
@@ -237,7 +238,7 @@ def fetch_stage(tmp_path, raw, dataset="small") -> str:
 def small_set(server, monkeypatch):
     server.files |= {"a": CONTENT, "b": CONTENT[::-1]}
     files = [RemoteFile(name, (server.url(name),), md5(server.files[name])) for name in ("a", "b")]
-    small = Dataset(download(*files), "images", read=DATASETS["mnist"].read, marks=(MARK_NAME,))
+    small = Dataset(download(*files), IMAGES, read=DATASETS["mnist"].read, marks=(MARK_NAME,))
     monkeypatch.setitem(datasets.DATASETS, "small", small)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipeline.config.data import DataConfig, SplitConfig
 from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.tables import MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table
@@ -186,7 +187,7 @@ def test_tables_and_store_say_the_same_of_each_example(write_cifar, tmp_path):
     paths = experiment.paths
     store = read_store(paths.prepared, verify=True)
     found = read_cifar10(raw, PART)
-    assert store.kind == "images"
+    assert store.kind == IMAGES
     assert store.missing == found.missing
     np.testing.assert_array_equal(store.examples, found.examples)
     assert store.index["label"].tolist() == found.labels.tolist()

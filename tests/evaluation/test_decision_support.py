@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.core.data_kinds import WORDS
+from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.evaluation.bootstrap import Draws
 from pipeline.evaluation.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_metrics
@@ -32,10 +32,10 @@ def build_predictions(num_patients=20, slices=10, sharpening=3.0, seed=0) -> pd.
     return pd.concat(parts, ignore_index=True)
 
 
-def decide(predictions, words=WORDS["volumes"]):
+def decide(predictions, kind=VOLUMES):
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
-    metrics = {"levels": compute_metrics(test, NAMES, DRAWS.num_resamples, DRAWS.seed, words)}
-    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, words, DRAWS)
+    metrics = {"levels": compute_metrics(test, NAMES, DRAWS.num_resamples, DRAWS.seed, kind)}
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, kind, DRAWS)
     return metrics, test
 
 
@@ -71,7 +71,7 @@ def test_a_volume_is_the_mean_of_scaled_slices():
 
 def test_single_rows_have_one_level_and_patients_none():
     predictions = build_predictions(slices=1)
-    single = decide(predictions.assign(group_id=predictions["source_id"]), WORDS["images"])[0]["decision"]
+    single = decide(predictions.assign(group_id=predictions["source_id"]), IMAGES)[0]["decision"]
     assert set(single["coverage"]) == set(single["calibration"]) == {"image"}
     one_label = predictions[predictions["label"] == "left"].reset_index(drop=True)
     assert set(decide(one_label)[0]["decision"]["coverage"]) == {"slice", "volume"}
@@ -86,7 +86,7 @@ def test_the_predictions_are_left_as_they_are():
 
 def test_the_section_shows_both_levels_and_says_what_the_temperature_means():
     metrics, test = decide(build_predictions())
-    section = build_decision_section(metrics, test, NAMES, WORDS["volumes"])
+    section = build_decision_section(metrics, test, NAMES, VOLUMES)
     assert len(section.tables) == 5
     assert "the model was too sure of itself" in " ".join(section.sentences)
     told = section.tables[1].rows
@@ -109,6 +109,6 @@ def test_the_section_warns_of_a_temperature_at_its_bound_and_of_zeros():
     metrics, test = decide(predictions)
     assert metrics["decision"]["temperature_is_at_bound"]
     assert metrics["decision"]["num_zero_probabilities"] == 1
-    text = " ".join(build_decision_section(metrics, test, NAMES, WORDS["volumes"]).sentences)
+    text = " ".join(build_decision_section(metrics, test, NAMES, VOLUMES).sentences)
     assert "because no error was made there; it was held at 0.1" in text
     assert "1 slice had a probability of exactly 0" in text

@@ -5,7 +5,7 @@ import pandas
 import pytest
 from sklearn import metrics as reference
 
-from pipeline.core.data_kinds import WORDS
+from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.evaluation import auroc as ranking
 from pipeline.evaluation.auroc import compute_roc_curves
@@ -394,7 +394,7 @@ def test_of_many_classes_the_most_frequent_mistakes_are_told():
 
 def test_each_image_is_its_own_witness_and_the_notes_say_so():
     table = build_table([0.9, 0.2, 0.8], ["right", "left", "right"], CLASSES[2])
-    levels = compute_metrics(table, CLASSES[2], num_resamples=50, words=WORDS["images"])
+    levels = compute_metrics(table, CLASSES[2], num_resamples=50, kind=IMAGES)
     assert list(levels) == ["image"]
     assert levels["image"]["n"] == levels["image"]["groups"] == 3
     assert any("With 3 images free of errors" in note for note in levels["image"]["notes"])

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.core.data_kinds import WORDS
+from pipeline.core.data_kinds import IMAGES, POINTS
 from pipeline.evaluation.bootstrap import Draws
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions
@@ -36,12 +36,12 @@ def build_predicted(store, wrong=()) -> pd.DataFrame:
 def probe(store, wrong=(), mirror=None, visits=None):
     test = build_predicted(store, wrong)
     visits = pd.Series("3", index=store.index["source_id"]) if visits is None else visits
-    words = WORDS[store.kind]
+    kind = store.kind
     metrics = {
-        "levels": {words.example: compute_level(test, NAMES, 50)},
+        "levels": {kind.example: compute_level(test, NAMES, 50)},
         "baselines": {"majority": compute_level(test, NAMES, 50)["metrics"]},
     }
-    return compute_probes(store, ROWS, test, visits, mirror, False, 10_000, DRAWS), metrics, words
+    return compute_probes(store, ROWS, test, visits, mirror, False, 10_000, DRAWS), metrics, kind
 
 
 def test_accuracy_of_parts_by_hand():
@@ -94,35 +94,35 @@ def test_each_kind_of_data_has_the_probes_that_make_sense():
     store = build_store()
     found, *_ = probe(store)
     assert set(found) == {"slice_index", "visit", "intensity_quartile", "border_only", "index_only"}
-    assert set(probe(dataclasses.replace(store, kind="images"))[0]) == {"intensity_quartile", "border_only"}
-    assert probe(dataclasses.replace(store, kind="points"))[0] == {}
-    assert build_probe_sections({}, {}, WORDS["points"], "axial") == []
+    assert set(probe(dataclasses.replace(store, kind=IMAGES))[0]) == {"intensity_quartile", "border_only"}
+    assert probe(dataclasses.replace(store, kind=POINTS))[0] == {}
+    assert build_probe_sections({}, {}, POINTS, "axial") == []
 
 
 def test_noise_alarms_no_probe():
-    found, metrics, words = probe(build_store(), wrong=[3, 50])
-    assert list_probe_warnings(found, metrics, words) == []
+    found, metrics, kind = probe(build_store(), wrong=[3, 50])
+    assert list_probe_warnings(found, metrics, kind) == []
 
 
 def test_a_label_that_can_be_read_off_the_index_or_the_border_is_alarming():
     slice_index = np.random.default_rng(3).integers(0, 10, 400)
     leaky = build_store(labels=np.where(slice_index % 2 == 0, "left", "right"), slice_index=slice_index)
-    found, metrics, words = probe(leaky)
-    (warning,) = list_probe_warnings(found, metrics, words)
+    found, metrics, kind = probe(leaky)
+    (warning,) = list_probe_warnings(found, metrics, kind)
     assert warning.startswith("Slice index alone, which shows no anatomy, tells the classes apart (AUROC 1.000")
     store = build_store()
     marked = store.examples.copy()
     marked[:, :2, :2] = np.where(store.index["label"] == "left", 200, 50)[:, None, None]
-    found, metrics, words = probe(build_store(marked))
-    (warning,) = list_probe_warnings(found, metrics, words)
+    found, metrics, kind = probe(build_store(marked))
+    (warning,) = list_probe_warnings(found, metrics, kind)
     assert warning.startswith("Border of the pictures alone")
 
 
 def test_a_visit_that_the_model_fails_at_is_alarming():
     store = build_store()
     visits = pd.Series(np.where(np.arange(400) < 290, "4", "3"), index=store.index["source_id"])
-    found, metrics, words = probe(store, wrong=range(0, 30, 2), visits=visits)
-    (warning,) = list_probe_warnings(found, metrics, words)
+    found, metrics, kind = probe(store, wrong=range(0, 30, 2), visits=visits)
+    (warning,) = list_probe_warnings(found, metrics, kind)
     assert warning.startswith("Of the slices of visit 4 it is right for only 50.0")
     assert "of all for 89.3%" in warning
 
@@ -138,15 +138,15 @@ def build_mirror(store, num_not_flipped):
 @pytest.mark.parametrize(("num_not_flipped", "is_alarming"), [(0, False), (4, False), (60, True)])
 def test_too_few_flips_are_alarming(num_not_flipped, is_alarming):
     store = build_store()
-    found, metrics, words = probe(store, mirror=build_mirror(store, num_not_flipped))
-    warnings = list_probe_warnings(found, metrics, words)
+    found, metrics, kind = probe(store, mirror=build_mirror(store, num_not_flipped))
+    warnings = list_probe_warnings(found, metrics, kind)
     assert [warning.startswith("Mirrored, only 57.1") for warning in warnings] == [True] * is_alarming
 
 
 def test_the_section_says_what_was_found():
     store = build_store(slice_index=np.arange(400) % 4)
-    found, metrics, words = probe(store, wrong=[0, 4], mirror=build_mirror(store, 7))
-    (section,) = build_probe_sections(found, metrics, words, "axial")
+    found, metrics, kind = probe(store, wrong=[0, 4], mirror=build_mirror(store, 7))
+    (section,) = build_probe_sections(found, metrics, kind, "axial")
     text = " ".join(section.sentences).replace("\u00a0", " ")
     assert "accuracy is lowest at 0 with 94.3 %" in text
     assert "95.0 % (95 % interval" in text
@@ -168,5 +168,5 @@ def test_the_section_says_what_was_found():
     ("plane", "reason"), [("sagittal", "the slices are sagittal"), ("axial", "not left and right")]
 )
 def test_the_section_says_why_there_is_no_mirror_check(plane, reason):
-    found, metrics, words = probe(build_store())
-    assert reason in build_probe_sections(found, metrics, words, plane)[0].sentences[-1]
+    found, metrics, kind = probe(build_store())
+    assert reason in build_probe_sections(found, metrics, kind, plane)[0].sentences[-1]

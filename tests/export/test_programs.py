@@ -9,6 +9,7 @@ import torch
 
 from perceiver import PerceiverConfig
 from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.export.programs import (
     TOLERANCE,
@@ -40,7 +41,7 @@ MODELS = {
     "images": (
         ModelConfig(stem="pixels", permute_seed=1, mirror_average=True, perceiver=PerceiverConfig(**SMALL)),
         {
-            "kind": "images",
+            "kind": IMAGES,
             "num_channels": 3,
             "mean": (0.1, 0.2, 0.3),
             "deviation": (0.3, 0.2, 0.1),
@@ -50,7 +51,7 @@ MODELS = {
     "cnn": (ModelConfig(kind="cnn", cnn=CnnConfig(channels=(4, 8))), {}),
     "points": (
         ModelConfig(num_points=12, perceiver=PerceiverConfig(**SMALL, max_freq=(4.0, 4.0, 4.0))),
-        {"kind": "points", "image_size": (16, 3), "mean": (), "deviation": ()},
+        {"kind": POINTS, "image_size": (16, 3), "mean": (), "deviation": ()},
     ),
 }
 # Run with -I: no PYTHONPATH, no current folder; and the packages, should they be installed, cannot be imported.
@@ -68,7 +69,7 @@ sys.meta_path.insert(0, Blocker())
 
 def build_checkpoint(name):
     config, facts = MODELS[name]
-    facts = {"num_channels": 1, "image_size": (8, 8), "kind": "volumes"} | facts
+    facts = {"num_channels": 1, "image_size": (8, 8), "kind": VOLUMES} | facts
     shape = {key: facts[key] for key in ("num_channels", "image_size")}
     model = build_model(config, **shape, num_classes=2, num_slices=5, seed=3, data_kind=facts["kind"])
     # Fresh heads answer one half to everything; and far outputs of a model with squared error are all 0 and 1.

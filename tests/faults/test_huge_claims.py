@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.data_kinds import POINTS
 from pipeline.core.errors import UserError
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from tests.training.test_checkpoint import MODEL, make_checkpoint
@@ -35,7 +36,7 @@ CLAIMS = {
     "convolution channels": {"model": dataclasses.replace(MODEL, stem="conv", conv_channels=10**9)},
     "cnn": {"model": ModelConfig(kind="cnn", cnn=CnnConfig(channels=(HUGE, HUGE)))},
     "residual cnn": {"model": ModelConfig(kind="cnn", cnn=CnnConfig("residual", (HUGE,) * 4)), "image_size": (64, 64)},
-    "points": {"model": ModelConfig(perceiver=MODEL.perceiver), "kind": "points", "image_size": (10**12, 3)},
+    "points": {"model": ModelConfig(perceiver=MODEL.perceiver), "kind": POINTS, "image_size": (10**12, 3)},
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.core.data_kinds import WORDS
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.tables import INDEX_COLUMNS
@@ -77,7 +77,7 @@ def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # what numpy says where it makes a NaN
         levels = compute_metrics(tables["test"], CLASSES, DRAWS.num_resamples, DRAWS.seed)
-        decision = compute_decision(predictions, levels, CLASSES, WORDS["volumes"], DRAWS)
+        decision = compute_decision(predictions, levels, CLASSES, VOLUMES, DRAWS)
         probes = compute_probes(
             store,
             rows,

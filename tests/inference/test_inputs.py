@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.datasets.akoa import find_side
 from pipeline.inference.inputs import find_scans
@@ -23,7 +24,7 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
     files = [tmp_path / name for name in ("a.nii", "b/1.nii", "b/2.nii.gz", "b/pair.hdr")]
     (tmp_path / "table.csv").write_text("note,path\nx,a.nii\ny,b\n")
     for inputs in (files, [tmp_path], [tmp_path / "table.csv"], [tmp_path / "a.nii", tmp_path / "b"]):
-        assert [scan.name for scan in find_scans(inputs, "volumes")] == [str(path) for path in files]
+        assert [scan.name for scan in find_scans(inputs, VOLUMES)] == [str(path) for path in files]
 
 
 def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path):
@@ -31,11 +32,11 @@ def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path)
         write_picture(tmp_path / f"{AKOA}_{slice_index}.png")
     write_picture(tmp_path / "other" / f"{AKOA}_0.png")
     write_picture(tmp_path / "contact_sheet.png")
-    first, second = find_scans([tmp_path], "volumes")
+    first, second = find_scans([tmp_path], VOLUMES)
     assert first.name == str(tmp_path / f"{AKOA}_*.png")
     assert [path.name for path in first.paths] == [f"{AKOA}_{number}.png" for number in (0, 1, 2, 10)]
     assert [path.parent.name for path in second.paths] == ["other"]
-    named = find_scans(sorted(tmp_path.glob("OAI*.png")), "volumes")
+    named = find_scans(sorted(tmp_path.glob("OAI*.png")), VOLUMES)
     assert named == [first], "a shell's pattern gives the same scan as the folder"
 
 
@@ -43,7 +44,7 @@ def test_pictures_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
     write_picture(tmp_path / "knee.png")
     write_picture(tmp_path / f"{AKOA}_1.png")
     write_picture(tmp_path / f"{AKOA.replace('RIGHT', 'R_I_G_H_T')}_1.png")
-    scans = find_scans(sorted(tmp_path.iterdir()), "volumes")
+    scans = find_scans(sorted(tmp_path.iterdir()), VOLUMES)
     assert ["does not tell its volume" in scan.refusal for scan in scans] == [True, False]
     assert "two files for one scan" in scans[1].refusal
 
@@ -51,7 +52,7 @@ def test_pictures_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
 def test_a_model_of_images_takes_each_picture_by_itself(tmp_path):
     for slice_index in range(2):
         write_picture(tmp_path / f"{AKOA}_{slice_index}.png")
-    assert [len(scan.paths) for scan in find_scans([tmp_path], "images")] == [1, 1]
+    assert [len(scan.paths) for scan in find_scans([tmp_path], IMAGES)] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -65,14 +66,14 @@ def test_a_model_of_images_takes_each_picture_by_itself(tmp_path):
 def test_a_table_without_paths_is_refused(content, message, tmp_path):
     (tmp_path / "table.csv").write_text(content)
     with pytest.raises(UserError, match=message):
-        find_scans([tmp_path / "table.csv"], "volumes")
+        find_scans([tmp_path / "table.csv"], VOLUMES)
 
 
 def test_nothing_to_score_is_refused(tmp_path):
     with pytest.raises(UserError, match="predict: no input"):
-        find_scans([], "volumes")
+        find_scans([], VOLUMES)
     with pytest.raises(UserError, match=r"no file that the model reads .*DICOM"):
-        find_scans([tmp_path], "volumes")
+        find_scans([tmp_path], VOLUMES)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
 from pipeline.evaluation.bootstrap import Draws
 from pipeline.evaluation.shortcut_probes import score_mirror
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
@@ -111,12 +112,12 @@ def test_accuracy_without_averaging_is_that_of_the_network(images):
 @pytest.mark.parametrize(
     ("kind", "names", "plane", "expected"),
     [
-        ("volumes", NAMES, "axial", True),
-        ("volumes", NAMES, "coronal", True),
-        ("volumes", NAMES, "sagittal", False),
-        ("volumes", ("healthy", "torn"), "axial", False),
-        ("images", NAMES, "axial", False),
-        ("points", NAMES, "axial", False),
+        (VOLUMES, NAMES, "axial", True),
+        (VOLUMES, NAMES, "coronal", True),
+        (VOLUMES, NAMES, "sagittal", False),
+        (VOLUMES, ("healthy", "torn"), "axial", False),
+        (IMAGES, NAMES, "axial", False),
+        (POINTS, NAMES, "axial", False),
     ],
 )
 def test_a_mirror_turns_sides_where_labels_are_sides_and_columns_run_across_the_body(kind, names, plane, expected):

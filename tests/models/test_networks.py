@@ -5,6 +5,7 @@ import torch
 
 from perceiver import PerceiverConfig
 from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.data_kinds import POINTS
 from pipeline.core.errors import UserError
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model, count_parameters
@@ -88,15 +89,15 @@ def test_the_plain_cnn_has_the_parameters_counted_by_hand():
     assert count_parameters(model) == expected
 
 
-POINTS = ModelConfig(num_points=6, perceiver=PerceiverConfig(**{**vars(TINY), "max_freq": (8.0, 8.0, 8.0)}))
+POINT_MODEL = ModelConfig(num_points=6, perceiver=PerceiverConfig(**{**vars(TINY), "max_freq": (8.0, 8.0, 8.0)}))
 
 
 def build_for_points(config, num_stored=10):
-    return build(config, num_channels=1, image_size=(num_stored, 3), data_kind="points")
+    return build(config, num_channels=1, image_size=(num_stored, 3), data_kind=POINTS)
 
 
 def test_classifier_takes_the_first_stored_points_and_normalises_each_cloud():
-    classifier = Classifier(build_for_points(POINTS), (), (), data_kind="points", num_points=6)
+    classifier = Classifier(build_for_points(POINT_MODEL), (), (), data_kind=POINTS, num_points=6)
     clouds = torch.rand(2, 10, 3, generator=torch.Generator().manual_seed(0))
     first = clouds[:, :6] - clouds[:, :6].mean(dim=1, keepdim=True)
     expected = classifier.model(first / first.abs().amax(dim=(1, 2), keepdim=True), torch.zeros(2)).log_softmax(dim=-1)
@@ -118,6 +119,6 @@ def test_classifier_takes_the_first_stored_points_and_normalises_each_cloud():
 )
 def test_options_that_point_clouds_cannot_have_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        build_for_points(dataclasses.replace(POINTS, **options))
+        build_for_points(dataclasses.replace(POINT_MODEL, **options))
     with pytest.raises(UserError, match=r"model\.num_points: found 0, allowed is 1 or more"):
         ModelConfig(num_points=0)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline.cli import parse_experiment
+from pipeline.core.data_kinds import POINTS
 from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
@@ -19,7 +20,7 @@ from pipeline.training.point_augmentation import check_point_changes
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # Channels, height and width, and classes of the published images.
-IMAGES = {"mnist": (1, (28, 28), 10), "cifar10": (3, (32, 32), 10), "cifar100": (3, (32, 32), 100)}
+IMAGE_SHAPES = {"mnist": (1, (28, 28), 10), "cifar10": (3, (32, 32), 10), "cifar100": (3, (32, 32), 100)}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -28,13 +29,13 @@ def test_config_describes_an_experiment_that_can_be_run(path):
         experiment = parse_experiment(stage, ["--config", str(path)])
     assert experiment.name == path.stem
     assert experiment.data.dataset in DATASETS
-    if DATASETS[experiment.data.dataset].kind == "points":
+    if DATASETS[experiment.data.dataset].kind is POINTS:
         facts = {"num_channels": 1, "image_size": (2048, 3), "num_classes": 40, "num_slices": 1}
-        build_model(experiment.model, **facts, seed=0, data_kind="points")
+        build_model(experiment.model, **facts, seed=0, data_kind=POINTS)
         check_point_changes(experiment.augment)
         return
     size = experiment.preprocess.size
-    num_channels, image_size, num_classes = IMAGES.get(experiment.data.dataset, (1, size, 2))
+    num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
     check_mirror(experiment.augment, classes, experiment.preprocess.plane)
     if experiment.model.mirror_average:

@@ -89,7 +89,7 @@ def workspace(request, tmp_path_factory):
 
 def test_the_store_holds_the_points_of_the_surfaces_with_z_up(workspace):
     store = read_store(workspace / "data" / "tiny_points" / "prepared")
-    assert (store.kind, store.examples.dtype, store.examples.shape) == ("points", np.float32, (22, 2048, 3))
+    assert (store.kind.name, store.examples.dtype, store.examples.shape) == ("points", np.float32, (22, 2048, 3))
     manifest = pd.read_csv(workspace / "data" / "tiny_points" / "prepared" / "manifest.csv")
     for label in CLASSES:
         for split, number in (("train", 8), ("test", 3)):

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.core.data_kinds import WORDS
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.evaluation.metrics import compute_metrics
 from pipeline.reporting.cross_validation_page import describe_method, describe_pooled, tabulate_runs
 from pipeline.studies.cross_validation import JudgedRun, compute_spread, pool_runs, spread_over_runs
 
 NAMES = ("left", "right")
-WORD = WORDS["volumes"]
+WORD = VOLUMES
 
 
 def make_table(patients, right_of):

@@ -11,6 +11,7 @@ from perceiver import PerceiverConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.outputs import AttentionConfig
 from pipeline.config.training import TrainConfig
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
 from pipeline.stages.train import train
@@ -99,7 +100,7 @@ def count_own(experiment: Experiment) -> tuple[int, int, int]:
     fabric = build_fabric(experiment.train)
     fabric.launch()
     model = build_model(
-        experiment.model, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=4, seed=0, data_kind="volumes"
+        experiment.model, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=4, seed=0, data_kind=VOLUMES
     )
     total = sum(parameter.numel() for parameter in model.parameters())
     fabric.setup_module(model)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.config.data import PreprocessConfig, SplitConfig
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import plural
 from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.reporting.evaluation.flow_diagram import Flow
@@ -34,17 +34,17 @@ def describe_data(
         certificate: of the split.
         missing: what a published set lacks.
     """
-    dataset, words = DATASETS[experiment.data.dataset], WORDS[checkpoint.kind]
+    dataset, kind = DATASETS[experiment.data.dataset], checkpoint.kind
     facts = {
         "source": _describe_source(experiment, missing),
         "reference": _describe_reference(experiment, manifest),
-        "test_reference": f"Labelled as all other {plural(words.example)}.",
+        "test_reference": f"Labelled as all other {plural(kind.example)}.",
         "preprocessing": _describe_preprocessing(checkpoint),
-        "partition": _describe_partition(experiment.split, dataset.is_published, words),
-        "disjoint": _describe_disjoint(certificate, words),
+        "partition": _describe_partition(experiment.split, dataset.is_published, kind),
+        "disjoint": _describe_disjoint(certificate, kind),
         "counts": " ".join(f"{box.title}: {'; '.join(box.lines)}." for box in flow.splits),
     }
-    if not words.is_single:
+    if kind.has_patients:
         left_out = [f"{step.left_out.title} ({'; '.join(step.left_out.lines)})" for step in flow.steps if step.left_out]
         facts |= {
             "refused": f"Left out by the pipeline: {'; '.join(left_out) or 'no file'}.",
@@ -95,9 +95,9 @@ def _describe_preprocessing(checkpoint: Checkpoint) -> str:
     height, width = checkpoint.image_size
     means, deviations = (", ".join(f"{v:.4f}" for v in values) for values in (checkpoint.mean, checkpoint.deviation))
     standardised = f"Values minus {means}, divided by {deviations}: mean and deviation of the training pictures."
-    if checkpoint.kind == "points":
+    if not checkpoint.kind.is_image:
         return f"{height:,} points an object, moved to their mean and scaled to the unit cube."
-    if checkpoint.kind == "images":
+    if not checkpoint.kind.has_slices:
         return f"Pictures of {height} x {width} pixels as published. {standardised}"
     return f"{_describe_slicing(checkpoint.preprocess)} {standardised}"
 
@@ -114,7 +114,7 @@ def _describe_slicing(options: PreprocessConfig) -> str:
     )
 
 
-def _describe_partition(options: SplitConfig, is_published: bool, words: Words) -> str:
+def _describe_partition(options: SplitConfig, is_published: bool, kind: DataKind) -> str:
     if options.table is not None:
         return f"As given in the table {options.table.name}."
     if is_published:
@@ -122,17 +122,17 @@ def _describe_partition(options: SplitConfig, is_published: bool, words: Words) 
     strata = ", keeping the mix of labels" if options.stratify else ""
     if options.num_folds:
         folds = f"{options.num_folds} folds: fold {options.test_fold} is the test, the next one validation"
-        return f"{plural(words.group).capitalize()} drawn with seed {options.seed}{strata}, into {folds}."
+        return f"{plural(kind.group).capitalize()} drawn with seed {options.seed}{strata}, into {folds}."
     return (
-        f"{plural(words.group).capitalize()} drawn with seed {options.seed}{strata}: {100 * options.val_fraction:g} % "
+        f"{plural(kind.group).capitalize()} drawn with seed {options.seed}{strata}: {100 * options.val_fraction:g} % "
         f"validation, {100 * options.test_fraction:g} % test, the rest training."
     )
 
 
-def _describe_disjoint(certificate: Mapping[str, Any], words: Words) -> str:
-    what = f"{words.group.capitalize()}."
-    if not words.is_single:
-        what = f"{words.group.capitalize()}: all visits, both knees and all slices of one are in one split."
+def _describe_disjoint(certificate: Mapping[str, Any], kind: DataKind) -> str:
+    what = f"{kind.group.capitalize()}."
+    if kind.has_patients:
+        what = f"{kind.group.capitalize()}: all visits, both knees and all slices of one are in one split."
     near = certificate.get("near_identical_images", {}).get("count", 0)
     verdict = "passed" if certificate["passed"] else "did not pass"
     return f"{what} The leak certificate {verdict}; {near:,} near-identical pairs across splits are listed in it."

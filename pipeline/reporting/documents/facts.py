@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import WORDS, Kind
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.scores import METRIC_NAMES
@@ -86,7 +86,7 @@ def build_study(
     if section_titles:
         facts["robustness"] = f"Looked at in this report: {'; '.join(section_titles)}."
     documents = {"model_card": fill_form(MODEL_CARD, facts)}
-    if checkpoint.kind == "volumes":
+    if checkpoint.kind.has_patients:
         documents["claim_checklist"] = fill_form(CHECKLIST, facts)
     return Study(flow, documents)
 
@@ -97,7 +97,7 @@ def write_documents(folder: Path, study: Study) -> None:
         write_bytes(folder / f"{name}.md", render_markdown(document).encode())
 
 
-def describe_results(metrics: Mapping[str, Any], kind: Kind, num_resamples: int, seed: int) -> dict[str, str]:
+def describe_results(metrics: Mapping[str, Any], kind: DataKind, num_resamples: int, seed: int) -> dict[str, str]:
     """Say what was measured, how, and what came out.
 
     Args:
@@ -106,10 +106,9 @@ def describe_results(metrics: Mapping[str, Any], kind: Kind, num_resamples: int,
         num_resamples: draws of the bootstrap.
         seed: of the draws.
     """
-    words = WORDS[kind]
     level_name, level = next(iter(metrics["levels"].items()))
     names = list(level.get("support", {}))
-    drawn = plural(words.group) if words.is_single else f"whole {plural(words.group)}"
+    drawn = f"whole {plural(kind.group)}" if kind.has_patients else plural(kind.group)
     facts = {
         "measures": f"{'; '.join(METRIC_TITLES[name] for name in METRIC_NAMES)}.",
         "intervals": (
@@ -118,17 +117,17 @@ def describe_results(metrics: Mapping[str, Any], kind: Kind, num_resamples: int,
         ),
         "test_size": (
             f"{count_words(level['n'], level_name)}"
-            + ("" if words.is_single else f" of {count_words(level['groups'], words.group)}")
+            + (f" of {count_words(level['groups'], kind.group)}" if kind.has_patients else "")
             + " were tested; the run planned no number."
         ),
         "internal": f"The {metrics['split']} split, of the same source as the training rows.",
-        "results": " ".join(summarise_in_words({**metrics, "baselines": {}}, words)),
+        "results": " ".join(summarise_in_words({**metrics, "baselines": {}}, kind)),
         "baselines": "; ".join(
             f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
             for name, scores in metrics.get("baselines", {}).items()
         ),
         "failures": _describe_failures(level_name, level),
-        "limits": _describe_limits(metrics, level, words.group, words.is_single),
+        "limits": _describe_limits(metrics, level, kind),
     }
     if len(names) == 2:
         facts["diagnostic"] = " ".join(
@@ -162,8 +161,10 @@ def _describe_failures(level_name: str, level: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_limits(metrics: Mapping[str, Any], level: Mapping[str, Any], group: str, is_single: bool) -> str:
+def _describe_limits(metrics: Mapping[str, Any], level: Mapping[str, Any], kind: DataKind) -> str:
     limits = [str(metrics["synthetic_note"])] if metrics.get("synthetic_note") else []
-    if not is_single and level["groups"] < MIN_PATIENTS:
-        limits.append(f"Only {count_words(level['groups'], group)} were tested; intervals over so few are too narrow.")
+    if kind.has_patients and level["groups"] < MIN_PATIENTS:
+        limits.append(
+            f"Only {count_words(level['groups'], kind.group)} were tested; intervals over so few are too narrow."
+        )
     return " ".join([*limits, "One split of one source; the intervals do not hold what another training seed changes."])

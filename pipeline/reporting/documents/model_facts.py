@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.model import ModelConfig
-from pipeline.core.data_kinds import WORDS
 from pipeline.core.text import plural
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import find_best
@@ -32,15 +31,15 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
         checkpoint: the weights that were judged.
         num_parameters: of the network.
     """
-    settings, shape, words = checkpoint.settings, checkpoint.model, WORDS[checkpoint.kind]
+    settings, shape, kind = checkpoint.settings, checkpoint.model, checkpoint.kind
     is_perceiver = shape.kind == "perceiver"
     classes = ", ".join(checkpoint.class_names)
     if len(checkpoint.class_names) > 12:
         classes = f"{len(checkpoint.class_names)} classes"
-    whole = "" if words.is_single else f" A volume's answer is the mean over its {plural(words.example)}."
+    whole = f" A volume's answer is the mean over its {plural(kind.example)}." if kind.has_patients else ""
     facts = {
         "method": f"Deep learning: {'a Perceiver' if is_perceiver else 'a small convolutional network'}.",
-        "task": f"Each {words.example} gets a probability for {classes}.{whole}",
+        "task": f"Each {kind.example} gets a probability for {classes}.{whole}",
         "model": f"{_describe_network(shape)} {num_parameters:,} parameters.",
         "software": (
             f"{', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}; "
@@ -53,14 +52,14 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
             f"Epoch {checkpoint.epoch}; pictures {checkpoint.store_fingerprint}, splits {checkpoint.split_fingerprint}."
         ),
         "training": _describe_training(settings),
-        "augmentation": _describe_augmentation(settings) if checkpoint.kind != "points" else "",
+        "augmentation": _describe_augmentation(settings) if kind.is_image else "",
         "choice": _describe_choice(checkpoint),
         "ensemble": "None: one set of weights answers.",
         "availability": f"The software is this project at commit {checkpoint.commit}.",
     }
     if shape.mirror_average:
         facts["ensemble"] = "One set of weights; the answer is the mean of those for the picture and its mirror image."
-    if not words.is_single:
+    if kind.has_patients:
         facts["status"] = "Research software; it makes no diagnosis, and no authority has approved it."
         facts["not_for"] = "Decisions on the care of a patient."
     return facts

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas
 
-from pipeline.core.data_kinds import Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.decision_support import CALIBRATION_METRICS
 from pipeline.evaluation.scores import compute_calibration_bins
@@ -18,7 +18,7 @@ from pipeline.reporting.formatting import METRIC_TITLES, show_interval, show_num
 
 
 def build_decision_section(
-    metrics: Mapping[str, Any], test: pandas.DataFrame, class_names: Sequence[str], words: Words
+    metrics: Mapping[str, Any], test: pandas.DataFrame, class_names: Sequence[str], kind: DataKind
 ) -> Section:
     """Turn abstention and calibration into a part of the report.
 
@@ -26,7 +26,7 @@ def build_decision_section(
         metrics: the content of metrics.json, with ``decision``.
         test: predictions of the test rows, as the model gave them.
         class_names: all classes.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
     """
     decision = metrics["decision"]
     levels = [level for level in distinct_levels(metrics["levels"]) if level in decision["coverage"]]
@@ -37,7 +37,7 @@ def build_decision_section(
             "coverage",
             "Accuracy where the model may decline",
             "Answered are the rows of the highest confidence; on the right end all are. The bands are intervals over "
-            f"{plural(words.group)}. {_read_out_coverage(decision, levels)}",
+            f"{plural(kind.group)}. {_read_out_coverage(decision, levels)}",
             coverage_curves({level: decision["coverage"][level]["curve"] for level in levels}, "Surest rows, test"),
         ),
         Picture(
@@ -54,8 +54,8 @@ def build_decision_section(
     )
     tables = [_tabulate_calibration(decision, levels)]
     for level in levels:
-        tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level, words)]
-    sentences = (*_describe_coverage(decision, levels), *_describe_temperature(decision, words))
+        tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level, kind)]
+    sentences = (*_describe_coverage(decision, levels), *_describe_temperature(decision, kind))
     return Section("Decision support", sentences, tuple(tables), pictures)
 
 
@@ -86,11 +86,11 @@ def _read_out_calibration(decision: Mapping[str, Any], level: str) -> str:
     return f"Expected calibration error {show_number(before)} before, {show_number(after)} after."
 
 
-def _describe_temperature(decision: Mapping[str, Any], words: Words) -> list[str]:
+def _describe_temperature(decision: Mapping[str, Any], kind: DataKind) -> list[str]:
     temperature = decision["temperature"]
     finding = "too sure of itself" if temperature > 1 else "too doubtful"
     sentences = [
-        f"The temperature that fits {count_words(decision['num_fitted'], f'validation {words.example}')} best is "
+        f"The temperature that fits {count_words(decision['num_fitted'], f'validation {kind.example}')} best is "
         f"{temperature:.3g}: the model was {finding}. Probabilities in predictions.csv and all other scores are as the "
         "model gave them; scaled ones are p^(1/T), made to add up to 1."
         if temperature != 1
@@ -105,7 +105,7 @@ def _describe_temperature(decision: Mapping[str, Any], words: Words) -> list[str
         )
     if decision["num_zero_probabilities"]:
         sentences.append(
-            f"{count_words(decision['num_zero_probabilities'], words.example)} had a probability of exactly 0, which "
+            f"{count_words(decision['num_zero_probabilities'], kind.example)} had a probability of exactly 0, which "
             f"no temperature changes; it counts as {SMALLEST_PROBABILITY:.1e}, as in the negative log-likelihood."
         )
     return sentences
@@ -150,7 +150,7 @@ def _tabulate_coverage(decision: Mapping[str, Any], level: str) -> Table:
     )
 
 
-def _tabulate_thresholds(decision: Mapping[str, Any], level: str, words: Words) -> Table:
+def _tabulate_thresholds(decision: Mapping[str, Any], level: str, kind: DataKind) -> Table:
     return Table(
         f"Thresholds chosen on validation {plural(level)}, and what they do on the test",
         ("Answered on validation", "Threshold of confidence", "Answered on test", "Accuracy", "95 % interval"),
@@ -164,7 +164,7 @@ def _tabulate_thresholds(decision: Mapping[str, Any], level: str, words: Words) 
             )
             for row in decision["coverage"][level]["thresholds"]
         ),
-        f"A new {words.source} can be judged by these thresholds: they were chosen without a look at the test.",
+        f"A new {kind.source} can be judged by these thresholds: they were chosen without a look at the test.",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.core.data_kinds import WORDS, Kind, Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 
@@ -57,7 +57,7 @@ class Flow:
 
 
 def build_flow(
-    manifest: pd.DataFrame, index: pd.DataFrame, split_of: np.ndarray[Any, Any], kind: Kind, missing: str = ""
+    manifest: pd.DataFrame, index: pd.DataFrame, split_of: np.ndarray[Any, Any], kind: DataKind, missing: str = ""
 ) -> Flow:
     """Count who was found, refused and used.
 
@@ -68,28 +68,27 @@ def build_flow(
         kind: what the data set is made of.
         missing: what a published set lacks.
     """
-    words = WORDS[kind]
     splits = tuple(
-        Box(SPLIT_TITLES.get(split, split), _describe_rows(index[split_of == split], words))
+        Box(SPLIT_TITLES.get(split, split), _describe_rows(index[split_of == split], kind))
         for split in sorted(set(split_of), key=_split_order)
     )
     accepted = manifest[manifest["status"] == "accepted"]
-    if words.is_single:
+    if not kind.has_patients:
         lost = Box("Missing from the published set", (missing,)) if missing else None
-        return Flow((Step(Box(f"{words.source.capitalize()}s read", _describe_rows(index, words)), lost),), splits)
+        return Flow((Step(Box(f"{kind.source.capitalize()}s read", _describe_rows(index, kind)), lost),), splits)
     ignored, refused = (manifest[manifest["status"] == status] for status in ("ignored", "refused"))
     scans = manifest[manifest["status"] != "ignored"]
     num_files = int(manifest["num_files"].astype(int).sum())
     steps = (
         Step(Box("Files found", (count_words(num_files, "file"),)), _list_reasons("No scans", ignored, "file")),
         Step(
-            Box(f"{plural(words.source).capitalize()} found", _describe_sources(scans, words)),
-            _list_reasons("Refused", refused, words.source),
+            Box(f"{plural(kind.source).capitalize()} found", _describe_sources(scans, kind)),
+            _list_reasons("Refused", refused, kind.source),
         ),
         Step(
             Box(
-                f"{plural(words.source).capitalize()} used",
-                (*_describe_sources(accepted, words), *_show_labels(accepted), count_words(len(index), words.example)),
+                f"{plural(kind.source).capitalize()} used",
+                (*_describe_sources(accepted, kind), *_show_labels(accepted), count_words(len(index), kind.example)),
             )
         ),
     )
@@ -133,19 +132,19 @@ def _list_reasons(title: str, rows: pd.DataFrame, word: str) -> Box | None:
     return Box(f"{title}: {count_words(len(rows), word)}", tuple(lines))
 
 
-def _describe_sources(rows: pd.DataFrame, words: Words) -> tuple[str, ...]:
+def _describe_sources(rows: pd.DataFrame, kind: DataKind) -> tuple[str, ...]:
     groups = rows.loc[rows["group_id"] != "", "group_id"].nunique()
-    return (count_words(len(rows), words.source), count_words(groups, words.group))
+    return (count_words(len(rows), kind.source), count_words(groups, kind.group))
 
 
-def _describe_rows(rows: pd.DataFrame, words: Words) -> tuple[str, ...]:
-    if words.is_single:
-        return (count_words(len(rows), words.example), *_show_labels(rows))
+def _describe_rows(rows: pd.DataFrame, kind: DataKind) -> tuple[str, ...]:
+    if not kind.has_patients:
+        return (count_words(len(rows), kind.example), *_show_labels(rows))
     sources = rows.drop_duplicates("source_id")
     counts = (
-        count_words(rows["group_id"].nunique(), words.group),
-        count_words(len(sources), words.source),
-        count_words(len(rows), words.example),
+        count_words(rows["group_id"].nunique(), kind.group),
+        count_words(len(sources), kind.source),
+        count_words(len(rows), kind.example),
     )
     return (*counts, *_show_labels(sources))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas
 
-from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind
 from pipeline.core.text import plural
 from pipeline.reporting.documents.facts import Study
 from pipeline.reporting.documents.forms import tabulate_document
@@ -37,7 +37,7 @@ def write_report(
     provenance: Mapping[str, Any],
     config_text: str,
     warnings: Sequence[str],
-    words: Words = WORDS["volumes"],
+    kind: DataKind = VOLUMES,
     baseline_notes: Sequence[str] = (),
     sections: Sequence[Section] = (),
     study: Study | None = None,
@@ -58,7 +58,7 @@ def write_report(
         provenance: versions, commit, fingerprints, hardware; may be nested.
         config_text: the configuration as YAML.
         warnings: what a reader has to know before believing the numbers.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
         baseline_notes: what a reader has to know of the baselines.
         sections: further parts, shown in their order behind the pictures and before the split.
         study: the flow of scans, model card and check-list; None leaves them out.
@@ -69,12 +69,12 @@ def write_report(
         "report.html",
         title=title,
         synthetic_note=synthetic_note,
-        sentences=summarise_in_words(metrics, words),
-        words=words,
+        sentences=summarise_in_words(metrics, kind),
+        kind=kind,
         baseline_notes=list(baseline_notes),
         split=metrics["split"],
         positive_class=class_names[-1] if len(class_names) == 2 else None,
-        levels=[build_level(name, level, words) for name, level in distinct_levels(metrics["levels"]).items()],
+        levels=[build_level(name, level, kind) for name, level in distinct_levels(metrics["levels"]).items()],
         baselines=tabulate_baselines(metrics),
         pictures=order_pictures(figures, metrics),
         sections=sections,
@@ -111,24 +111,26 @@ def summarise_certificate(certificate: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``passed``, ``counts`` of what was looked for across splits, and ``findings`` in words.
     """
-    words = WORDS[certificate.get("kind", "volumes")]
+    kind = DATA_KINDS[certificate.get("kind", "volumes")]
     identical, near = certificate["identical_images"], certificate["near_identical_images"]
     doubles = certificate.get("published_doubles", {"count": 0, "pairs": []})
-    what = "objects" if words.example == "object" else "images"
+    what = "images" if kind.is_image else "objects"
     pairs = [("identical", pair) for pair in (*identical["pairs"], *doubles["pairs"])]
     pairs += [(f"near-identical, {pair['bits']} bits apart", pair) for pair in near["pairs"]]
     return {
         "passed": certificate["passed"],
         "counts": {
-            f"{plural(words.group)}_in_two_splits": len(certificate["patients_in_two_splits"]),
-            f"{plural(words.group)}_without_a_split": len(certificate["patients_without_split"]),
+            f"{plural(kind.group)}_in_two_splits": len(certificate["patients_in_two_splits"]),
+            f"{plural(kind.group)}_without_a_split": len(certificate["patients_without_split"]),
             f"identical_{what}_across_splits": identical["count"],
-            **({f"identical_{what}_across_the_published_test_split": doubles["count"]} if words.is_single else {}),
-            **({f"near_identical_{what}_across_splits": near["count"]} if what == "images" else {}),
+            **(
+                {f"identical_{what}_across_the_published_test_split": doubles["count"]} if not kind.has_patients else {}
+            ),
+            **({f"near_identical_{what}_across_splits": near["count"]} if kind.is_image else {}),
         },
         "findings": [
-            *(f"{words.group.capitalize()} {name} is in two splits." for name in certificate["patients_in_two_splits"]),
-            *(f"{words.group.capitalize()} {name} has no split." for name in certificate["patients_without_split"]),
-            *(f"{pair['first']} and {pair['second']} are {kind}." for kind, pair in pairs),
+            *(f"{kind.group.capitalize()} {name} is in two splits." for name in certificate["patients_in_two_splits"]),
+            *(f"{kind.group.capitalize()} {name} has no split." for name in certificate["patients_without_split"]),
+            *(f"{pair['first']} and {pair['second']} are {likeness}." for likeness, pair in pairs),
         ],
     }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.core.data_kinds import WORDS, Words
+from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.text import plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.scores import METRIC_NAMES
@@ -62,21 +62,21 @@ def distinct_levels(levels: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def summarise_in_words(metrics: Mapping[str, Any], words: Words = WORDS["volumes"]) -> list[str]:
+def summarise_in_words(metrics: Mapping[str, Any], kind: DataKind = VOLUMES) -> list[str]:
     """Say what was found: accuracy with its interval, on how many patients, and what it has to beat."""
     levels = distinct_levels(metrics["levels"])
     first_name, first = next(iter(levels.items()))
     accuracy = first["metrics"]["accuracy"]
-    patients = f" of {first['groups']:,} independent {plural(words.group, first['groups'])}"
+    patients = f" of {first['groups']:,} independent {plural(kind.group, first['groups'])}"
     sentences = [
-        f"On {first['n']:,} {plural(first_name, first['n'])}{'' if words.is_single else patients} in the "
+        f"On {first['n']:,} {plural(first_name, first['n'])}{'' if not kind.has_patients else patients} in the "
         f"{metrics['split']} split, the model is right for {show_percent(accuracy)}."
     ]
     for name, level in list(levels.items())[1:]:
         share = show_percent(level["metrics"]["accuracy"])
         sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {share}.")
     if accuracy["low"] is None:
-        sentences.append(f"There is no interval, so nothing can be said about other {plural(words.group)}.")
+        sentences.append(f"There is no interval, so nothing can be said about other {plural(kind.group)}.")
     beside = [
         f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
         for name, scores in metrics.get("baselines", {}).items()
@@ -86,7 +86,7 @@ def summarise_in_words(metrics: Mapping[str, Any], words: Words = WORDS["volumes
     return sentences
 
 
-def build_level(name: str, level: Mapping[str, Any], words: Words) -> dict[str, Any]:
+def build_level(name: str, level: Mapping[str, Any], kind: DataKind) -> dict[str, Any]:
     """Turn one level of metrics.json into a heading, a line on its rows, its table and its notes."""
     title = LEVEL_TITLES.get(name, humanise(name))
     rows = tuple(
@@ -101,10 +101,10 @@ def build_level(name: str, level: Mapping[str, Any], words: Words) -> dict[str, 
     support = ", ".join(f"{label} {count:,}" for label, count in counts.items())
     if len(counts) > MAX_READABLE_CLASSES:
         support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
-    groups = f"rows, {level['groups']:,} independent {plural(words.group)}"
+    groups = f"rows, {level['groups']:,} independent {plural(kind.group)}"
     return {
         "title": title,
-        "line": f"{level['n']:,} {plural(words.group) if words.is_single else groups}"
+        "line": f"{level['n']:,} {groups if kind.has_patients else plural(kind.group)}"
         + (f"; {support}." if support else "."),
         "table": Table(f"Scores: {title}", ("Score", "Value", "95\u00a0% interval"), rows),
         "notes": level.get("notes", []),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.config.data import Plane
-from pipeline.core.data_kinds import Words
+from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import plural
 from pipeline.reporting.elements import Picture, Section, Table
 from pipeline.reporting.figures.subgroups import Panel, accuracy_of_parts, accuracy_over_index
@@ -25,14 +25,14 @@ QUARTILE_NAMES = ("darkest", "2nd", "3rd", "brightest")
 
 
 def build_probe_sections(
-    probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words, plane: Plane
+    probes: Mapping[str, Any], metrics: Mapping[str, Any], kind: DataKind, plane: Plane
 ) -> list[Section]:
     """Turn the probes into a part of the report.
 
     Args:
         probes: what ``compute_probes`` returned.
         metrics: the content of metrics.json.
-        words: what a row and a group are called.
+        kind: The kind of data, which names rows and groups.
         plane: of the slices.
 
     Returns:
@@ -40,7 +40,7 @@ def build_probe_sections(
     """
     if not probes:
         return []
-    rows = plural(words.example)
+    rows = plural(kind.example)
     overall = next(iter(metrics["levels"].values()))["metrics"]["accuracy"]["value"]
     sentences = [
         f"A model can be right for the wrong reason: by how, when and where in the scan the {rows} were made."
@@ -73,13 +73,13 @@ def build_probe_sections(
                 accuracy_of_parts([_build_panel(name, parts) for name, parts in divided.items()], overall),
             )
         )
-    sentences += [*_describe_blind(probes, words), *_describe_mirror(probes, words, plane)]
-    tables = [_tabulate_blind(probes, metrics, words)] if "border_only" in probes else []
-    tables += [_tabulate_parts(name, parts, words) for name, parts in divided.items()]
+    sentences += [*_describe_blind(probes, kind), *_describe_mirror(probes, kind, plane)]
+    tables = [_tabulate_blind(probes, metrics, kind)] if "border_only" in probes else []
+    tables += [_tabulate_parts(name, parts, kind) for name, parts in divided.items()]
     return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(pictures))]
 
 
-def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words) -> list[str]:
+def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], kind: DataKind) -> list[str]:
     """Say which probes are alarming; the constants of this module say from where on, and why."""
     warnings = []
     for name, title in BLIND_TITLES.items():
@@ -88,7 +88,7 @@ def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], w
         auroc = probes[name]["auroc"]
         if auroc["low"] is not None and auroc["low"] > ALARMING_AUROC:
             warnings.append(
-                f"{title}, which shows {_name_unseen(words)}, tells the classes apart "
+                f"{title}, which shows {_name_unseen(kind)}, tells the classes apart "
                 f"(AUROC {show_number(auroc['value'])}, 95\u00a0% interval {show_interval(auroc)}; "
                 f"guessing has 0.5, a warning comes from {ALARMING_AUROC}). "
                 "The model may use it too."
@@ -99,7 +99,7 @@ def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], w
             high = part["accuracy"]["high"]
             if high is not None and high < overall - ALARMING_LOSS:
                 warnings.append(
-                    f"Of the {plural(words.example)} of {title} {label} it is right for only "
+                    f"Of the {plural(kind.example)} of {title} {label} it is right for only "
                     f"{show_percent(part['accuracy'])}, of all for {overall:.1%}."
                 )
     mirror = probes.get("mirror")
@@ -137,11 +137,11 @@ def _read_out(divided: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return " ".join(told)
 
 
-def _describe_blind(probes: Mapping[str, Any], words: Words) -> list[str]:
+def _describe_blind(probes: Mapping[str, Any], kind: DataKind) -> list[str]:
     sentences = []
     if "border_only" in probes:
         sentences.append(
-            f"A label that can be read off what shows {_name_unseen(words)} is a warning sign. A logistic regression "
+            f"A label that can be read off what shows {_name_unseen(kind)} is a warning sign. A logistic regression "
             "that sees only a frame of a sixteenth of each side is right for "
             f"{show_percent(probes['border_only']['accuracy'])} of the test rows."
         )
@@ -153,13 +153,13 @@ def _describe_blind(probes: Mapping[str, Any], words: Words) -> list[str]:
     return sentences
 
 
-def _name_unseen(words: Words) -> str:
-    return "nothing of the object" if words.is_single else "no anatomy"
+def _name_unseen(kind: DataKind) -> str:
+    return "no anatomy" if kind.has_patients else "nothing of the object"
 
 
-def _describe_mirror(probes: Mapping[str, Any], words: Words, plane: Plane) -> list[str]:
+def _describe_mirror(probes: Mapping[str, Any], kind: DataKind, plane: Plane) -> list[str]:
     """Say what the mirror check found, or why there is none."""
-    if words.is_single:
+    if not kind.has_patients:
         return []
     if "mirror" not in probes:
         why = "the slices are sagittal" if plane == "sagittal" else "the labels are not left and right"
@@ -188,25 +188,25 @@ def _build_panel(name: str, parts: Sequence[Mapping[str, Any]]) -> Panel:
     return Panel(f"By {PART_TITLES[name]}", names, [part["accuracy"] for part in parts])
 
 
-def _tabulate_parts(name: str, parts: Sequence[Mapping[str, Any]], words: Words) -> Table:
+def _tabulate_parts(name: str, parts: Sequence[Mapping[str, Any]], kind: DataKind) -> Table:
     labels = _name_parts(name, parts)
     note = "The visit as the file's name has it, of a date the year." if name == "visit" else ""
     if name == "intensity_quartile":
         labels = [
             f"{label} ({part['from']:.3f} to {part['to']:.3f})" for label, part in zip(labels, parts, strict=True)
         ]
-        note = f"By the mean of a prepared {words.example}'s pixels, black 0 and white 1; four parts of the test rows."
+        note = f"By the mean of a prepared {kind.example}'s pixels, black 0 and white 1; four parts of the test rows."
     if any(part["accuracy"]["low"] == part["accuracy"]["high"] == 1 for part in parts):
         note = f"{note} Where no error was seen, a bootstrap has none to draw: the interval has no width.".strip()
-    groups = () if words.is_single else (plural(words.group).capitalize(),)
+    groups = () if not kind.has_patients else (plural(kind.group).capitalize(),)
     return Table(
         f"Accuracy by {PART_TITLES[name]}",
-        (PART_TITLES[name].capitalize(), plural(words.example).capitalize(), *groups, "Accuracy", "95 % interval"),
+        (PART_TITLES[name].capitalize(), plural(kind.example).capitalize(), *groups, "Accuracy", "95 % interval"),
         tuple(
             (
                 label,
                 f"{part['n']:,}",
-                *(() if words.is_single else (f"{part['groups']:,}",)),
+                *((f"{part['groups']:,}",) if kind.has_patients else ()),
                 show_number(part["accuracy"]["value"]),
                 show_interval(part["accuracy"]),
             )
@@ -216,12 +216,12 @@ def _tabulate_parts(name: str, parts: Sequence[Mapping[str, Any]], words: Words)
     )
 
 
-def _tabulate_blind(probes: Mapping[str, Any], metrics: Mapping[str, Any], words: Words) -> Table:
+def _tabulate_blind(probes: Mapping[str, Any], metrics: Mapping[str, Any], kind: DataKind) -> Table:
     model = next(iter(metrics["levels"].values()))["metrics"]
     named = {"This model": model, "Commonest class": metrics["baselines"]["majority"]}
     named |= {title: probes[name] for name, title in BLIND_TITLES.items() if name in probes}
     return Table(
-        f"Models that see {_name_unseen(words)}",
+        f"Models that see {_name_unseen(kind)}",
         ("Model", "Accuracy", "95 % interval", "AUROC", "95 % interval of the AUROC"),
         tuple(
             (

@@ -8,6 +8,7 @@ from small_reports import build_metrics
 from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
+from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.reporting.documents.data_facts import describe_data
 from pipeline.reporting.documents.facts import build_study, describe_results, write_documents
 from pipeline.reporting.documents.forms import CHECKLIST, MODEL_CARD, list_missing_facts
@@ -92,7 +93,7 @@ def test_a_failed_certificate_and_a_table_of_labels_are_told():
 
 def test_a_published_set_has_no_patients_and_no_check_list():
     experiment = Experiment(name="digits", data=DataConfig(dataset="mnist"))
-    checkpoint = build_checkpoint(kind="images", image_size=(28, 28))
+    checkpoint = build_checkpoint(kind=IMAGES, image_size=(28, 28))
     facts = describe(experiment, checkpoint)
     assert facts["reference"] == "Labels are the publisher's."
     assert "patient" not in " ".join(text for name, text in facts.items() if name != "counts").lower()
@@ -131,7 +132,7 @@ def test_facts_about_the_model_are_those_of_the_checkpoint():
 def test_mistakes_and_intervals_are_counted_from_the_metrics():
     metrics = build_metrics()
     metrics["levels"]["slice"]["confusion"] = [[400, 80], [1, 479]]
-    facts = describe_results(metrics, "volumes", 500, 3)
+    facts = describe_results(metrics, VOLUMES, 500, 3)
     assert facts["failures"].startswith("81 of 960 slices were answered wrongly")
     assert "whole patients are drawn 500 times (seed 3)" in facts["intervals"]
     assert facts["test_size"].startswith("960 slices of 20 patients")
@@ -142,7 +143,7 @@ def test_mistakes_and_intervals_are_counted_from_the_metrics():
 def test_forms_ask_for_facts_that_exist(form, tmp_path):
     """A key that nothing fills would leave its entry open for ever, as would one that is misspelt."""
     facts = describe() | describe_model(build_checkpoint(), 5)
-    facts |= describe_results(build_metrics(), "volumes", 500, 3)
+    facts |= describe_results(build_metrics(), VOLUMES, 500, 3)
     never_known = {"annotators", "external"}
     with_options = {"flow", "explanation", "robustness"}
     assert set(list_missing_facts([form], facts)) <= never_known | with_options

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.reporting.evaluation.flow_diagram import build_flow, describe_flow, shorten_reason
 
 
@@ -32,7 +33,7 @@ INDEX, SPLIT_OF = build_index(
 
 
 def test_every_file_is_counted_once_and_leaves_with_its_reason():
-    flow = build_flow(MANIFEST, INDEX, SPLIT_OF, "volumes")
+    flow = build_flow(MANIFEST, INDEX, SPLIT_OF, VOLUMES)
     assert describe_flow(flow) == [
         "Files found: 9 files.",
         "No scans: 1 file (1: not named as an image).",
@@ -45,14 +46,14 @@ def test_every_file_is_counted_once_and_leaves_with_its_reason():
 
 
 def test_nothing_is_left_out_where_all_was_taken():
-    flow = build_flow(MANIFEST[:3], INDEX, SPLIT_OF, "volumes")
+    flow = build_flow(MANIFEST[:3], INDEX, SPLIT_OF, VOLUMES)
     assert [step.left_out for step in flow.steps] == [None, None, None]
 
 
 def test_a_published_set_has_images_and_no_files_and_says_what_is_missing():
     manifest = build_manifest([(f"i{n}", f"i{n}", str(n % 2), f"i{n}", 1, "accepted", "") for n in range(5)])
     index, split_of = build_index([(f"i{n}", f"i{n}", str(n % 2), "test" if n == 4 else "train") for n in range(5)])
-    assert describe_flow(build_flow(manifest, index, split_of, "images", "1 batch is not there.")) == [
+    assert describe_flow(build_flow(manifest, index, split_of, IMAGES, "1 batch is not there.")) == [
         "Images read: 5 images; 3 0, 2 1.",
         "Missing from the published set (1 batch is not there).",
         "Training: 4 images; 2 0, 2 1.",
@@ -81,7 +82,7 @@ def test_many_reasons_are_cut_and_none_is_lost():
         (f"s{n}", f"p{n}", "left", f"{n}.nii", 1, "refused", f"/raw/{n}.nii: {'abcdefghijklmnopqrst'[n]} is wrong.")
         for n in range(20)
     ]
-    flow = build_flow(pd.concat([MANIFEST[:3], build_manifest(rows)]), INDEX, SPLIT_OF, "volumes")
+    flow = build_flow(pd.concat([MANIFEST[:3], build_manifest(rows)]), INDEX, SPLIT_OF, VOLUMES)
     lines = flow.steps[1].left_out.lines
     assert len(lines) == 13
     assert lines[-1] == "8: other reasons"

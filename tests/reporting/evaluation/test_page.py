@@ -7,7 +7,7 @@ import pandas
 import pytest
 from small_reports import Tags, build_metric, build_metrics, build_png, build_scores
 
-from pipeline.core.data_kinds import WORDS
+from pipeline.core.data_kinds import IMAGES
 from pipeline.data.leak_certificate import certify
 from pipeline.data.store import Store
 from pipeline.reporting.elements import Picture, Section, Table
@@ -233,7 +233,7 @@ def test_a_page_on_images_speaks_of_no_patient(tmp_path):
     page = build_page(
         tmp_path,
         metrics=metrics,
-        words=WORDS["images"],
+        kind=IMAGES,
         split_counts=pandas.DataFrame({"split": ["train"], "images": [7]}),
         certificate=summarise_certificate(certificate),
         provenance={},
