@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pandas as pd
-from small_reports import build_metrics, build_png
 
 from pipeline.reporting.documents.facts import Study
 from pipeline.reporting.documents.forms import CHECKLIST, MODEL_CARD, fill_form
@@ -11,6 +10,7 @@ from pipeline.reporting.elements import Picture, Section, Table
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
 from pipeline.reporting.evaluation.page import write_report
 from pipeline.reporting.html import build_figure, render_page
+from tests.builders.reports import build_metrics, build_png
 
 LONG = "a_name_without_a_break_" * 8
 TABLE = Table("Wide", ("Name", *(f"Column {n}" for n in range(12))), ((LONG, *("0.123",) * 11, LONG),), "A note.")

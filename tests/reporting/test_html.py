@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from page_reader import PageReader
-from small_pages import BUILDERS, build_report
+
+from tests.builders.pages import BUILDERS, build_report
 
 STYLE = (Path(__file__).parents[2] / "pipeline" / "reporting" / "templates" / "style.css").read_text()
 

@@ -4,7 +4,8 @@ import base64
 import re
 
 import pytest
-from small_pages import BUILDERS
+
+from tests.builders.pages import BUILDERS
 
 pytestmark = pytest.mark.browser
 

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_reports import build_metrics
 
 from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
 from pipeline.config.experiment import Experiment
@@ -16,6 +15,7 @@ from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import EpochResult
+from tests.builders.reports import build_metrics
 
 FLOW = Flow(
     (Step(Box("Files found", ("3 files",)), Box("Refused: 1 scan", ("1: truncated",))),),

@@ -5,7 +5,6 @@ import subprocess
 import numpy as np
 import pandas
 import pytest
-from small_reports import Tags, build_metric, build_metrics, build_png, build_scores
 
 from pipeline.core.data_kinds import IMAGES
 from pipeline.data.leak_certificate import certify
@@ -14,6 +13,7 @@ from pipeline.reporting.elements import Picture, Section, Table
 from pipeline.reporting.evaluation.page import summarise_certificate, write_report
 from pipeline.reporting.evaluation.scores import summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
+from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
