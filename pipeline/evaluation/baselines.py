@@ -1,7 +1,13 @@
-"""What a score is worth nothing below: the commonest class, and a linear model of raw pixels."""
+"""Baselines: the most frequent class, a linear model of raw pixels, and two models that see no anatomy.
+
+Whatever the last two, the border of the images alone and a slice's index alone, can tell of the label is no sign of
+disease or side in the knee but of how the images were made: a mark in a corner, a coil's shading, another scanner,
+more slices of one class.
+"""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +19,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.tree import DecisionTreeClassifier
 
-from pipeline.core.array_types import Floats
+from pipeline.core.array_types import Floats, Indices
 from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.data.store import Store
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions, check_predictions
+from pipeline.evaluation.schema import Scores
 
 INVERSE_REGULARISATIONS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 MAX_ITERATIONS = 200
@@ -29,13 +37,14 @@ Labels = Iterable[str]  # an array, a list or a column
 
 MAX_POOLED_SIZE = 64  # pixels along the longer side
 POOLED_ROWS_AT_ONCE = 1024
+BORDER_PARTS = 16  # the border is as wide as this part of a side, at least one pixel
 
 
 def majority(train_labels: Labels, num_test: int, class_names: Sequence[str]) -> Floats:
     """Predict how often each class occurs in training, whatever the image.
 
     Returns:
-        ``(num_test, classes)``; its most probable class is the commonest one, and its
+        ``(num_test, classes)``; its most probable class is the most frequent one, and its
         log-likelihood is the best that a model blind to the images can have.
 
     Raises:
@@ -54,21 +63,19 @@ def count_labels(labels: Labels, class_names: Sequence[str]) -> NDArray[np.int64
     return np.array([found.count(name) for name in class_names])
 
 
-def logistic_regression(
-    store: Store, rows: dict[str, NDArray[np.int64]], seed: int = 0, max_rows: int = 10_000
-) -> Floats:
+def logistic_regression(store: Store, rows: dict[str, Indices], seed: int = 0, max_rows: int = 10_000) -> Floats:
     """Fit a linear model of the pixels and score the test images.
 
     Images are averaged over square blocks to at most 64 pixels a side and standardised
-    with the mean and deviation of each training pixel. Of five penalties, the strongest first,
+    with the mean and standard deviation of each training pixel. Of five penalties, the strongest first,
     the one before the first that is worse on validation is taken; without validation rows it
     is the third. Of the store no more is read at once than a thousand images.
 
     Args:
-        store: images and their labels; a class that training lacks gets probability 0.
-        rows: of "train", "val" (used for the penalty alone) and "test".
-        seed: of the rows that are drawn where there are too many.
-        max_rows: training rows that are fitted; of more, so many are drawn without replacement.
+        store: Images and their labels; a class that training lacks gets probability 0.
+        rows: The rows of "train", "val" (used for the penalty alone) and "test".
+        seed: The seed of the rows that are drawn where there are too many.
+        max_rows: Training rows that are fitted; of more, so many are drawn without replacement.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
@@ -85,27 +92,85 @@ def logistic_regression(
             f"baselines: {len(fitted)} rows drawn from training all have the label "
             f"{labels[fitted][0]!r}; the rarer classes have too few rows for a logistic regression."
         )
-    train, val, test = (pool_images(store.examples, part) for part in (fitted, rows["val"], rows["test"]))
-    return fit_linear_model(train, labels[fitted], val, labels[rows["val"]], test, store.class_names)
+    return _fit_images(store, rows | {"train": fitted}, pool_images)
+
+
+def border_only(store: Store, rows: dict[str, Indices], seed: int, max_rows: int) -> Floats:
+    """Fit a logistic regression of the images' border and score the test rows.
+
+    Args:
+        store: Images and their labels.
+        rows: The rows of "train", "val" and "test".
+        seed: The seed of the rows that are drawn where there are too many.
+        max_rows: Training rows that are fitted.
+
+    Returns:
+        ``(test rows, classes)``; how often each class occurs in training where all labels drawn are equal.
+    """
+    labels = store.index["label"].to_numpy(dtype=str)
+    fitted = rows["train"][choose_rows(len(rows["train"]), max_rows, seed)]
+    if (count_labels(labels[fitted], store.class_names) > 0).sum() < 2:
+        return majority(labels[fitted], len(rows["test"]), store.class_names)
+    return _fit_images(store, rows | {"train": fitted}, take_border)
+
+
+def index_only(store: Store, rows: dict[str, Indices], seed: int) -> Floats:
+    """Fit a decision tree of a slice's index and its position along the axis, and score the test rows.
+
+    Args:
+        store: The index, with labels.
+        rows: The rows of "train" and "test".
+        seed: The seed of the tree.
+
+    Returns:
+        ``(test rows, classes)``.
+    """
+    values = store.index[["slice_index", "slice_position"]].to_numpy(dtype=np.float64)
+    labels = store.index["label"].to_numpy(dtype=str)
+    return decision_tree(values[rows["train"]], labels[rows["train"]], values[rows["test"]], store.class_names, seed)
+
+
+def _fit_images(
+    store: Store,
+    rows: dict[str, Indices],
+    read_pixels: Callable[[NDArray[np.uint8], Indices], NDArray[np.float32]],
+) -> Floats:
+    """Fit a linear model of pixels of the training rows, and score the test rows."""
+    labels = store.index["label"].to_numpy(dtype=str)
+    train, val = (Labelled(read_pixels(store.examples, rows[split]), labels[rows[split]]) for split in ("train", "val"))
+    return fit_linear_model(train, val, read_pixels(store.examples, rows["test"]), store.class_names)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pixels with labels.
+
+    Args:
+        pixels: ``(rows, pixels)``.
+        labels: The class names, one a row.
+    """
+
+    pixels: NDArray[np.float32]
+    labels: Labels
 
 
 def fit_linear_model(
-    train_pixels: NDArray[np.float32],
-    train_labels: Labels,
-    val_pixels: NDArray[np.float32],
-    val_labels: Labels,
-    test_pixels: NDArray[np.float32],
-    class_names: Sequence[str],
+    train: Labelled, val: Labelled, test_pixels: NDArray[np.float32], class_names: Sequence[str]
 ) -> Floats:
-    """Fit a logistic regression as ``logistic_regression`` tells it, of pixels ``(rows, pixels)``, and score the test.
+    """Fit a logistic regression of pixels and score the test rows; see ``logistic_regression``.
+
+    Args:
+        train: What is fitted.
+        val: What the penalty is chosen by; may be empty.
+        test_pixels: ``(test rows, pixels)``.
+        class_names: All classes.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
     """
-    mean, deviation = train_pixels.mean(axis=0), train_pixels.std(axis=0)
-    deviation[deviation == 0] = 1.0  # a pixel that never changes carries nothing and stays 0
-    train_pixels = (train_pixels - mean) / deviation
-    val_pixels, test_pixels = (val_pixels - mean) / deviation, (test_pixels - mean) / deviation
+    mean, std = train.pixels.mean(axis=0), train.pixels.std(axis=0)
+    std[std == 0] = 1.0  # a pixel that never changes carries nothing and stays 0
+    train_pixels, val_pixels, test_pixels = ((part - mean) / std for part in (train.pixels, val.pixels, test_pixels))
 
     model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=True)
     best_loss, best = np.inf, None
@@ -114,8 +179,8 @@ def fit_linear_model(
         with warnings.catch_warnings():
             # A weak penalty on many pixels may need more steps than are worth their time; it stops where it is.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=inverse_regularisation).fit(train_pixels, train_labels)
-        loss = validation_loss(model, val_pixels, val_labels, class_names)
+            model.set_params(C=inverse_regularisation).fit(train_pixels, train.labels)
+        loss = validation_loss(model, val_pixels, val.labels, class_names)
         if best is not None and loss >= best_loss:
             break  # weaker penalties are worse still, and take longer
         best_loss, best = loss, predict_probabilities(model, test_pixels, class_names)
@@ -183,17 +248,13 @@ def score_baseline(
     index: pandas.DataFrame,
     probabilities: Floats,
     class_names: Sequence[str],
-    num_resamples: int = 2000,
-    seed: int = 0,
+    bootstrap: Bootstrap,
     kind: DataKind = VOLUMES,
-) -> dict[str, dict[str, float | None]]:
+) -> Scores:
     """Return the metrics of a baseline, example by example, as they stand under ``baselines`` in metrics.json."""
     table = build_predictions(index, probabilities, class_names)
     check_predictions(table, class_names)
-    metrics: dict[str, dict[str, float | None]] = compute_level(table, class_names, num_resamples, seed, kind)[
-        "metrics"
-    ]
-    return metrics
+    return compute_level(table, class_names, bootstrap, kind)["metrics"]
 
 
 def pool_images(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
@@ -223,5 +284,32 @@ def pool_images(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None
 
 
 def choose_pooling(height: int, width: int) -> int:
-    """Return the side of the blocks, in pixels, that pictures are averaged over."""
+    """Return the side of the blocks, in pixels, that images are averaged over."""
     return min(-(-max(height, width) // MAX_POOLED_SIZE), height, width)
+
+
+def take_border(images: NDArray[Any], rows: Indices) -> NDArray[np.float32]:
+    """Take a frame of each image, a sixteenth of its height and width wide; nothing of the inside.
+
+    Images of more than 64 pixels a side are averaged over square blocks first, as for ``logistic_regression``; the
+    frame is then whole blocks. What is cut off at the edges there, where blocks do not fit, is missing here too.
+
+    Args:
+        images: ``(images, height, width)`` or ``(images, channels, height, width)`` uint8.
+        rows: The rows that are read.
+
+    Returns:
+        ``(rows, pixels of the frame)`` float32.
+    """
+    num_channels = 1 if images.ndim == 3 else images.shape[1]
+    height, width = images.shape[-2:]
+    block = choose_pooling(height, width)
+    height, width = height // block, width // block
+    is_border = np.ones((height, width), dtype=bool)
+    thick_rows, thick_columns = max(1, height // BORDER_PARTS), max(1, width // BORDER_PARTS)
+    is_border[thick_rows : height - thick_rows, thick_columns : width - thick_columns] = False
+    pixels = rearrange(pool_images(images, rows), "row (channel pixel) -> row channel pixel", channel=num_channels)
+    border: NDArray[np.float32] = rearrange(
+        pixels[:, :, is_border.reshape(-1)], "row channel pixel -> row (channel pixel)"
+    )
+    return border

@@ -1,18 +1,18 @@
-"""What a user needs to act on an answer: how sure the model must be, and whether it is as sure as it says.
+"""Decision support: how confident the model must be to be trusted, and whether it is as often correct as it claims.
 
 All are numbers of metrics.json, under ``decision``; the probabilities of predictions.csv stay as the model gave them.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pandas
 
 from pipeline.core.data_kinds import DataKind
-from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import aggregate, read_probabilities
-from pipeline.evaluation.selective_prediction import choose_thresholds, compute_coverage_curve
+from pipeline.evaluation.schema import Calibration, Coverage, Decision, Level
+from pipeline.evaluation.selective_prediction import compute_coverage
 from pipeline.evaluation.temperature_scaling import fit_on_predictions, scale_predictions
 
 CALIBRATION_METRICS = ("nll", "ece", "brier")
@@ -20,44 +20,40 @@ CALIBRATION_METRICS = ("nll", "ece", "brier")
 
 def compute_decision(
     predictions: pandas.DataFrame,
-    levels: dict[str, Any],
+    levels: Mapping[str, Level],
     class_names: Sequence[str],
     kind: DataKind,
-    draws: Draws,
-) -> dict[str, Any]:
+    bootstrap: Bootstrap,
+) -> Decision:
     """Compute abstention and calibration at each level but the patient's.
 
     Args:
-        predictions: of validation and test rows.
-        levels: of metrics.json, with the scores before scaling.
-        class_names: all classes.
+        predictions: The predictions of validation and test rows.
+        levels: The levels of metrics.json, with the scores before scaling.
+        class_names: All classes.
         kind: The kind of data, which names rows and groups.
-        draws: of the intervals.
+        bootstrap: The resamples of patients.
 
     Returns:
         ``temperature``, ``temperature_is_at_bound``, ``num_fitted`` validation rows and ``num_zero_probabilities``,
         rows of both splits that have a probability of exactly 0; ``calibration``: for each level the scores
-        ``before`` and ``after`` scaling; ``coverage``: for each level what ``compute_coverage_curve`` returns, and
-        ``thresholds``, what ``choose_thresholds`` returns.
+        ``before`` and ``after`` scaling; ``coverage``: for each level what ``compute_coverage`` returns.
     """
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     temperature = fit_on_predictions(val, class_names)
     scaled = scale_predictions(test, class_names, temperature.value)
-    calibration, coverage = {}, {}
+    calibration: dict[str, Calibration] = {}
+    coverage: dict[str, Coverage] = {}
     for name, level in levels.items():
         if name == "patient":
-            continue  # the same patients in other words; abstaining is by slice or by scan
+            continue  # the same patients in other kind; abstaining is by slice or by scan
         at_level = name if kind.has_patients else "slice"
-        scores = compute_level(aggregate(scaled, at_level), class_names, draws.num_resamples, draws.seed, kind)
+        scores = compute_level(aggregate(scaled, at_level), class_names, bootstrap, kind)
         calibration[name] = {
             "before": {metric: level["metrics"][metric] for metric in CALIBRATION_METRICS},
             "after": {metric: scores["metrics"][metric] for metric in CALIBRATION_METRICS},
         }
-        val_table, test_table = aggregate(val, at_level), aggregate(test, at_level)
-        coverage[name] = compute_coverage_curve(test_table, class_names, draws.num_resamples, draws.seed)
-        coverage[name]["thresholds"] = choose_thresholds(
-            val_table, test_table, class_names, draws.num_resamples, draws.seed
-        )
+        coverage[name] = compute_coverage(aggregate(val, at_level), aggregate(test, at_level), class_names, bootstrap)
     return {
         "temperature": temperature.value,
         "temperature_is_at_bound": temperature.is_bounded,

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-import pandas as pd
-from numpy.typing import NDArray
 
-from pipeline.core.array_types import Floats
+from pipeline.core.array_types import Floats, Indices
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import TIE_DECIMALS
 from pipeline.core.tables import prediction_columns, read_table
@@ -59,7 +57,7 @@ def read_probabilities(predictions: pandas.DataFrame, class_names: Sequence[str]
 
 
 def has_patient_level(predictions: pandas.DataFrame) -> bool:
-    """Tell whether each patient has one label only (a patient with both knees has two)."""
+    """Return whether each patient has one label only (a patient with both knees has two)."""
     return bool((predictions.groupby("group_id")["label"].nunique() == 1).all())
 
 
@@ -101,10 +99,16 @@ def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
     return averaged.reset_index(drop=True)
 
 
-def read_class_indices(names: pandas.Series, class_names: Sequence[str]) -> NDArray[np.int64]:
+def read_class_indices(names: pandas.Series, class_names: Sequence[str]) -> Indices:
     """Return the place of each name in the class names, ``(rows,)``."""
     codes = pandas.Categorical(names, categories=list(class_names)).codes
     return np.asarray(codes, dtype=np.int64)
+
+
+def number_patients(group_ids: pandas.Series) -> Indices:
+    """Number the patients from 0 in the order of their ids, ``(rows,)``."""
+    numbers, _ = pandas.factorize(group_ids, sort=True)
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def build_predictions(
@@ -131,7 +135,7 @@ def build_predictions(
     return pandas.concat([table, columns], axis=1)
 
 
-def read_predictions(path: Path, class_names: tuple[str, ...]) -> pd.DataFrame:
+def read_predictions(path: Path, class_names: tuple[str, ...]) -> pandas.DataFrame:
     """Read a predictions table; probabilities are numbers again.
 
     Args:

@@ -5,10 +5,8 @@ a draw of patients with replacement it is the score of that bootstrap resample.
 So one formula gives the value and its interval, and a resample costs a product
 of matrices instead of a walk through the rows.
 
-Source:
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13
-    (percentile interval); Field and Welsh, "Bootstrapping clustered data", 2007
-    (whole clusters are drawn).
+scikit-learn scores one table at a time: each of 2,000 resamples would be a table of its
+own, to be counted and sorted from the start. The tests hold every score against its.
 """
 
 from collections.abc import Sequence
@@ -20,8 +18,8 @@ import scipy.sparse
 from einops import rearrange
 
 from pipeline.core.array_types import Floats, Indices
-from pipeline.evaluation.auroc import Ranking, build_ranking, compute_auroc, count_held_numbers
-from pipeline.evaluation.bootstrap import MAX_CHUNK_NUMBERS, chunk_sizes, count_cells, divide, draw_patient_weights
+from pipeline.evaluation.auroc import RankCounts, compute_auroc, count_ranks
+from pipeline.evaluation.bootstrap import Bootstrap, count_pairs, divide_or_nan
 from pipeline.evaluation.predictions import read_probabilities
 
 METRIC_NAMES = (
@@ -40,29 +38,34 @@ NUM_CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
-class PatientSums:
+class PatientTotals:
     """Everything the scores need, summed per patient.
 
     Attributes:
         confusion: ``(classes * classes, patients)`` sparse counts, rows are (true, predicted).
         losses: ``(patients, 2)``: sums of the negative log-likelihood and of the Brier score.
         calibration_gaps: ``(patients, bins)``: sums of confidence minus correctness.
-        rankings: one a class for several classes; for two classes the last one alone.
+        rank_counts: one a class for several classes; for two classes the last one alone.
         num_classes: how many classes the table may hold.
     """
 
     confusion: scipy.sparse.csr_array
     losses: Floats
     calibration_gaps: Floats
-    rankings: tuple[Ranking, ...]
+    rank_counts: tuple[RankCounts, ...]
     num_classes: int
 
     @property
     def num_patients(self) -> int:
         return len(self.losses)
 
+    @property
+    def numbers_held(self) -> int:
+        """How many numbers a resample needs at once."""
+        return max([self.num_patients, self.num_classes**2, *(counts.numbers_held for counts in self.rank_counts)])
 
-def sum_over_patients(labels: Indices, predicted: Indices, probabilities: Floats, patients: Indices) -> PatientSums:
+
+def sum_over_patients(labels: Indices, predicted: Indices, probabilities: Floats, patients: Indices) -> PatientTotals:
     """Sum the rows of a predictions table per patient.
 
     Args:
@@ -89,13 +92,12 @@ def sum_over_patients(labels: Indices, predicted: Indices, probabilities: Floats
     excess = confidence - (labels == predicted)
     gaps = np.bincount(gap_cells, excess, num_patients * NUM_CALIBRATION_BINS).astype(np.float64)
     ranked_classes = [1] if num_classes == 2 else range(num_classes)
-    return PatientSums(
-        confusion=count_cells(labels * num_classes + predicted, patients, (num_classes * num_classes, num_patients)),
+    return PatientTotals(
+        confusion=count_pairs(labels * num_classes + predicted, patients, (num_classes * num_classes, num_patients)),
         losses=np.stack(losses, axis=1),
         calibration_gaps=rearrange(gaps, "(patient bin) -> patient bin", bin=NUM_CALIBRATION_BINS),
-        rankings=tuple(
-            build_ranking(probabilities[:, index], is_class[:, index], patients, num_patients)
-            for index in ranked_classes
+        rank_counts=tuple(
+            count_ranks(probabilities[:, index], is_class[:, index], patients, num_patients) for index in ranked_classes
         ),
         num_classes=num_classes,
     )
@@ -106,37 +108,40 @@ def assign_bins(confidence: Floats, num_bins: int) -> Indices:
     return np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
 
 
-def resample_scores(sums: PatientSums, num_resamples: int, generator: np.random.Generator) -> dict[str, Floats]:
+def resample_scores(totals: PatientTotals, bootstrap: Bootstrap) -> dict[str, Floats] | None:
     """Score bootstrap resamples of the patients.
 
     Returns:
-        For each name in METRIC_NAMES ``(resamples,)``, NaN where a resample does not define it.
+        For each name in METRIC_NAMES ``(resamples,)``, NaN where a resample does not define it; None for one patient.
     """
-    largest = max([sums.num_patients, sums.num_classes**2, *(count_held_numbers(r) for r in sums.rankings)])
-    parts = [
-        compute_scores(sums, draw_patient_weights(sums.num_patients, size, generator))
-        for size in chunk_sizes(num_resamples, max(1, MAX_CHUNK_NUMBERS // largest))
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in METRIC_NAMES}
+
+    def compute(weights: Floats) -> Floats:
+        scores = compute_scores(totals, weights)
+        return np.stack([scores[name] for name in METRIC_NAMES], axis=1)
+
+    resampled = bootstrap.resample(compute, totals.num_patients, totals.numbers_held)
+    return None if resampled is None else dict(zip(METRIC_NAMES, resampled.T, strict=True))
 
 
-def compute_scores(sums: PatientSums, weights: Floats) -> dict[str, Floats]:
+def compute_scores(totals: PatientTotals, weights: Floats) -> dict[str, Floats]:
     """Compute every score for every row of weights.
 
     Args:
-        sums: a table summed per patient.
+        totals: A table summed per patient.
         weights: ``(resamples, patients)``, at least one weight of a row above 0.
 
     Returns:
         For each name in METRIC_NAMES ``(resamples,)``; NaN where it is not defined.
     """
-    cells = np.asarray((sums.confusion @ weights.T).T)
-    confusion = rearrange(cells, "resample (true predicted) -> resample true predicted", true=sums.num_classes)
+    cells = np.asarray((totals.confusion @ weights.T).T)
+    confusion = rearrange(cells, "resample (true predicted) -> resample true predicted", true=totals.num_classes)
     num_rows = cells.sum(axis=1)
-    losses = weights @ sums.losses / num_rows[:, None]
-    gaps = weights @ sums.calibration_gaps
+    losses = weights @ totals.losses / num_rows[:, None]
+    gaps = weights @ totals.calibration_gaps
     scores = compute_confusion_scores(confusion)
-    scores["auroc"] = average_defined(np.stack([compute_auroc(ranking, weights) for ranking in sums.rankings], axis=1))
+    scores["auroc"] = average_defined(
+        np.stack([compute_auroc(counts, weights) for counts in totals.rank_counts], axis=1)
+    )
     scores["nll"], scores["brier"] = losses[:, 0], losses[:, 1]
     scores["ece"] = np.abs(gaps).sum(axis=1) / num_rows
     return {name: scores[name] for name in METRIC_NAMES}
@@ -164,9 +169,9 @@ def compute_confusion_scores(confusion: Floats) -> dict[str, Floats]:
     total = confusion.sum(axis=(1, 2))
     support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    recall = divide(hits, support)
-    specificity = divide(total[:, None] - support - predicted + hits, total[:, None] - support)
-    f1 = divide(2 * hits, support + predicted)
+    recall = divide_or_nan(hits, support)
+    specificity = divide_or_nan(total[:, None] - support - predicted + hits, total[:, None] - support)
+    f1 = divide_or_nan(2 * hits, support + predicted)
     if num_classes == 2:
         sensitivity, true_negative_rate, f1_score = recall[:, 1], specificity[:, 1], f1[:, 1]
     else:
@@ -177,7 +182,7 @@ def compute_confusion_scores(confusion: Floats) -> dict[str, Floats]:
     label_variance = total**2 - (support**2).sum(axis=1)
     predicted_variance = total**2 - (predicted**2).sum(axis=1)
     # Square roots first: the product of two variances of 8 million rows loses digits.
-    mcc = divide(covariance, np.sqrt(label_variance) * np.sqrt(predicted_variance))
+    mcc = divide_or_nan(covariance, np.sqrt(label_variance) * np.sqrt(predicted_variance))
     has_two_classes = (support > 0).sum(axis=1) >= 2
     return {
         "accuracy": hits.sum(axis=1) / total,
@@ -192,7 +197,7 @@ def compute_confusion_scores(confusion: Floats) -> dict[str, Floats]:
 def average_defined(values: Floats) -> Floats:
     """Average ``(resamples, classes)`` over the classes that are not NaN; NaN where all are."""
     is_defined = ~np.isnan(values)
-    return divide(np.where(is_defined, values, 0.0).sum(axis=1), is_defined.sum(axis=1).astype(np.float64))
+    return divide_or_nan(np.where(is_defined, values, 0.0).sum(axis=1), is_defined.sum(axis=1).astype(np.float64))
 
 
 def compute_calibration_bins(
@@ -214,7 +219,7 @@ def compute_calibration_bins(
             "low": edges[:-1],
             "high": edges[1:],
             "count": count.astype(int),
-            "confidence": divide(np.bincount(bins, confidence, num_bins), count),
-            "accuracy": divide(np.bincount(bins, is_right, num_bins), count),
+            "confidence": divide_or_nan(np.bincount(bins, confidence, num_bins), count),
+            "accuracy": divide_or_nan(np.bincount(bins, is_right, num_bins), count),
         }
     )

@@ -1,37 +1,45 @@
-"""What is gained where a model may decline to answer: accuracy of its surest answers, by confidence."""
+"""Selective prediction: the accuracy of the most confident answers, where a model may decline to give the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas
 import scipy.sparse
 from einops import reduce
 
-from pipeline.core.array_types import Floats
+from pipeline.core.array_types import Floats, Indices
 from pipeline.core.predictions import TIE_DECIMALS
-from pipeline.evaluation.bootstrap import count_cells, divide, draw_weights, summarise
-from pipeline.evaluation.predictions import read_probabilities
-from pipeline.evaluation.subgroups import compute_share, compute_shares, number_patients
+from pipeline.evaluation.bootstrap import Bootstrap, count_pairs, divide_or_nan, percentile_interval
+from pipeline.evaluation.predictions import number_patients, read_probabilities
+from pipeline.evaluation.schema import Coverage, CoveragePoint, Estimate, Threshold
+from pipeline.evaluation.subgroups import compute_fraction, compute_fractions
 
 COVERAGES = tuple(percent / 100 for percent in range(1, 101))
-TOLD_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
+LISTED_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
+
+# A hair less, to avoid that rounding pushes a coverage that ends with a confidence level into the next one.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Ordered:
-    """Rows from the surest to the least sure; equally sure ones stand on one rung.
+class ConfidenceLevels:
+    """Rows from the most to the least confident; equally confident ones share a level.
 
     Attributes:
-        rows: ``(rungs, patients)`` sparse counts.
-        right: ``(rungs, patients)`` sparse counts of the right answers.
-        confidence: ``(rungs,)``, falling.
+        rows: ``(levels, patients)`` sparse counts.
+        correct: ``(levels, patients)`` sparse counts of the correct predictions.
+        confidence: ``(levels,)``, falling.
     """
 
     rows: scipy.sparse.csr_array
-    right: scipy.sparse.csr_array
+    correct: scipy.sparse.csr_array
     confidence: Floats
+
+    def find_last(self, coverages: Sequence[float]) -> Indices:
+        """Return the index of the level in which each coverage of the table ends, ``(coverages,)``."""
+        num_rows = np.cumsum(np.asarray(self.rows.sum(axis=1)))
+        return np.asarray(np.searchsorted(num_rows, np.asarray(coverages) * num_rows[-1] - ROUNDING), dtype=np.int64)
 
 
 def read_confidence(table: pandas.DataFrame, class_names: Sequence[str]) -> Floats:
@@ -40,126 +48,135 @@ def read_confidence(table: pandas.DataFrame, class_names: Sequence[str]) -> Floa
     return confidence
 
 
-def order_rows(table: pandas.DataFrame, class_names: Sequence[str]) -> Ordered:
-    """Order a predictions table by confidence."""
-    levels, rungs = np.unique(-read_confidence(table, class_names), return_inverse=True)
+def group_by_confidence(table: pandas.DataFrame, class_names: Sequence[str]) -> ConfidenceLevels:
+    """Count the rows of a predictions table for each confidence and patient."""
+    levels, level_of_row = np.unique(-read_confidence(table, class_names), return_inverse=True)
     patients = number_patients(table["group_id"])
-    is_right = (table["label"] == table["predicted"]).to_numpy()
+    is_correct = (table["label"] == table["predicted"]).to_numpy()
     shape = (len(levels), int(patients.max()) + 1)
-    return Ordered(
-        rows=count_cells(rungs, patients, shape),
-        right=count_cells(rungs[is_right], patients[is_right], shape),
+    return ConfidenceLevels(
+        rows=count_pairs(level_of_row, patients, shape),
+        correct=count_pairs(level_of_row[is_correct], patients[is_correct], shape),
         confidence=-levels,
     )
 
 
-def compute_accuracies(ordered: Ordered, weights: Floats, coverages: Sequence[float]) -> Floats:
-    """Compute the accuracy of the surest rows at each coverage, for each draw of the patients.
+def compute_accuracies(levels: ConfidenceLevels, weights: Floats, coverages: Sequence[float]) -> Floats:
+    """Compute the accuracy of the most confident rows at each coverage, for each draw of the patients.
 
-    Where a coverage ends inside a rung, or inside a row, that rung counts in part with its own accuracy: what one
-    would get on average by choosing among equally sure rows at random.
+    Where a coverage ends inside a level, or inside a row, that level counts in part with its own accuracy: what one
+    would get on average by choosing among equally confident rows at random. An example of five rows:
+
+        confidence           0.9    0.8    0.8    0.8    0.6
+        correct                1      1      1      0      0
+        rows to here           1                    4      5
+        correct to here        1                    3      3
+
+        coverage 0.2 = 1 row:   1 correct of 1
+        coverage 0.6 = 3 rows:  1 + 2/3 of (3 - 1) = 7/3 correct of 3, because the second level counts by 2/3
+        coverage 0.9 = 4.5:     3 + 1/2 of (3 - 3) = 3 correct of 4.5
 
     Args:
-        ordered: of ``order_rows``.
+        levels: The rows by confidence.
         weights: ``(resamples, patients)``, how often each patient counts.
-        coverages: shares of the rows that are answered, above 0.
+        coverages: The fractions of the rows that are answered, above 0.
 
     Returns:
         ``(resamples, coverages)``.
     """
-    rows, right = (np.cumsum(np.asarray(part @ weights.T), axis=0).T for part in (ordered.rows, ordered.right))
+    rows, correct = (np.cumsum(np.asarray(part @ weights.T), axis=0).T for part in (levels.rows, levels.correct))
     wanted = np.asarray(coverages) * rows[:, -1:]
-    # A hair less, lest rounding push a coverage that ends with a rung into the next one.
-    last = np.stack([np.searchsorted(line, goal - 1e-9) for line, goal in zip(rows, wanted, strict=True)])
-    before = np.maximum(last - 1, 0)
-    resample = np.arange(len(rows))[:, None]
-    rows_before = np.where(last > 0, rows[resample, before], 0.0)
-    right_before = np.where(last > 0, right[resample, before], 0.0)
-    part = divide(wanted - rows_before, rows[resample, last] - rows_before)
-    accuracies: Floats = (right_before + part * (right[resample, last] - right_before)) / wanted
+    last = np.stack([np.searchsorted(line, goal - ROUNDING) for line, goal in zip(rows, wanted, strict=True)])
+    rows_before, rows_to_here = _read_around(rows, last)
+    correct_before, correct_to_here = _read_around(correct, last)
+    part = divide_or_nan(wanted - rows_before, rows_to_here - rows_before)
+    accuracies: Floats = (correct_before + part * (correct_to_here - correct_before)) / wanted
     return accuracies
 
 
-def compute_coverage_curve(
-    table: pandas.DataFrame, class_names: Sequence[str], num_resamples: int, seed: int
-) -> dict[str, Any]:
-    """Compute accuracy against coverage: the model answers for its surest rows alone.
+def _read_around(cumulative: Floats, last: Indices) -> tuple[Floats, Floats]:
+    """Return cumulative counts ``(resamples, levels)`` before and with each level of ``(resamples, coverages)``."""
+    with_level = np.take_along_axis(cumulative, last, axis=1)
+    before = np.take_along_axis(cumulative, np.maximum(last - 1, 0), axis=1)
+    return np.where(last > 0, before, 0.0), with_level
 
-    Each resample of the patients is ordered anew, so that the intervals also hold the choice of the rows.
+
+def compute_coverage_curve(
+    table: pandas.DataFrame, class_names: Sequence[str], bootstrap: Bootstrap
+) -> tuple[list[CoveragePoint], Estimate]:
+    """Compute accuracy against coverage: the model answers for its most confident rows alone.
+
+    Each resample of the patients is ordered again, so that the intervals also hold the choice of the rows.
 
     Args:
-        table: predictions of one level.
-        class_names: all classes.
-        num_resamples: how many times the patients are drawn again.
-        seed: of the draws.
+        table: The predictions of one level.
+        class_names: All classes.
+        bootstrap: The resamples of patients.
 
     Returns:
-        ``curve``: for each whole percentage of coverage its ``accuracy`` with an interval and the lowest
-        ``confidence`` that is answered; ``area_under_risk``: the mean share of wrong answers over these coverages,
-        with an interval (lower is better).
+        The curve: for each whole percentage of coverage its ``accuracy`` with an interval and the lowest
+        ``confidence`` that is answered. The area under the risk-coverage curve: the mean fraction of wrong answers
+        over these coverages, with an interval (lower is better).
     """
-    ordered = order_rows(table, class_names)
-    num_rungs, num_patients = ordered.rows.shape
-    values = compute_accuracies(ordered, np.ones((1, num_patients)), COVERAGES)[0]
-    resampled = None
-    if num_patients > 1:
-        draws = draw_weights(num_patients, num_resamples, seed, max(num_patients, num_rungs))
-        resampled = np.concatenate([compute_accuracies(ordered, weights, COVERAGES) for weights in draws])
-    num_rows = np.cumsum(np.asarray(ordered.rows.sum(axis=1)))
-    last = np.searchsorted(num_rows, np.asarray(COVERAGES) * num_rows[-1] - 1e-9)
-    return {
-        "curve": [
-            {
-                "coverage": coverage,
-                "confidence": float(ordered.confidence[last[place]]),
-                "accuracy": summarise(values[place], None if resampled is None else resampled[:, place]),
-            }
-            for place, coverage in enumerate(COVERAGES)
-        ],
-        "area_under_risk": summarise(
-            float(1 - values.mean()),
-            None if resampled is None else reduce(1 - resampled, "resample coverage -> resample", "mean"),
-        ),
-    }
+    levels = group_by_confidence(table, class_names)
+    num_levels, num_patients = levels.rows.shape
+
+    def compute(weights: Floats) -> Floats:
+        return compute_accuracies(levels, weights, COVERAGES)
+
+    values = compute(np.ones((1, num_patients)))[0]
+    resampled = bootstrap.resample(compute, num_patients, num_levels)
+    curve: list[CoveragePoint] = [
+        {
+            "coverage": coverage,
+            "confidence": float(levels.confidence[last]),
+            "accuracy": percentile_interval(values[index], None if resampled is None else resampled[:, index]),
+        }
+        for index, (coverage, last) in enumerate(zip(COVERAGES, levels.find_last(COVERAGES), strict=True))
+    ]
+    areas = None if resampled is None else reduce(1 - resampled, "resample coverage -> resample", "mean")
+    return curve, percentile_interval(float(1 - values.mean()), areas)
 
 
 def choose_thresholds(
-    val: pandas.DataFrame,
-    test: pandas.DataFrame,
-    class_names: Sequence[str],
-    num_resamples: int,
-    seed: int,
-) -> list[dict[str, Any]]:
+    val: pandas.DataFrame, test: pandas.DataFrame, class_names: Sequence[str], bootstrap: Bootstrap
+) -> list[Threshold]:
     """Choose on validation the confidence below which the model declines, and see what it does on the test.
 
     Args:
-        val: predictions of one level, of validation rows.
-        test: the same of test rows.
-        class_names: all classes.
-        num_resamples: how many times the test patients are drawn again.
-        seed: of the draws.
+        val: The predictions of one level, of validation rows.
+        test: The same of test rows.
+        class_names: All classes.
+        bootstrap: The resamples of the test patients.
 
     Returns:
-        For each told coverage the ``threshold`` (rows at it are answered) that leaves so many validation rows, and
+        For each listed coverage the ``threshold`` (rows at it are answered) that leaves so many validation rows, and
         the ``coverage`` and ``accuracy`` on the test with intervals; no accuracy where nothing is answered.
     """
-    ordered = order_rows(val, class_names)
-    num_rows = np.cumsum(np.asarray(ordered.rows.sum(axis=1)))
+    levels = group_by_confidence(val, class_names)
     confidence = read_confidence(test, class_names)
-    is_right = (test["label"] == test["predicted"]).to_numpy()
+    is_correct = (test["label"] == test["predicted"]).to_numpy()
     patients = number_patients(test["group_id"])
-    results = []
-    for wanted in TOLD_COVERAGES:
-        rung = int(np.searchsorted(num_rows, wanted * num_rows[-1] - 1e-9))
-        threshold = 0.0 if wanted == 1 else float(ordered.confidence[rung])
+    thresholds: list[Threshold] = []
+    for wanted, last in zip(LISTED_COVERAGES, levels.find_last(LISTED_COVERAGES), strict=True):
+        threshold = 0.0 if wanted == 1 else float(levels.confidence[last])
         is_answered = confidence >= threshold
-        answered, _ = compute_shares(is_right, np.where(is_answered, 0, 1), patients, 2, num_resamples, seed)
-        results.append(
+        answered, _ = compute_fractions(is_correct, np.where(is_answered, 0, 1), patients, 2, bootstrap)
+        thresholds.append(
             {
                 "wanted": wanted,
                 "threshold": threshold,
-                "coverage": compute_share(is_answered, patients, num_resamples, seed),
-                "accuracy": answered["share"],
+                "coverage": compute_fraction(is_answered, patients, bootstrap),
+                "accuracy": answered.fraction,
             }
         )
-    return results
+    return thresholds
+
+
+def compute_coverage(
+    val: pandas.DataFrame, test: pandas.DataFrame, class_names: Sequence[str], bootstrap: Bootstrap
+) -> Coverage:
+    """Compute the coverage curve of the test rows, and the thresholds chosen on validation."""
+    curve, area = compute_coverage_curve(test, class_names, bootstrap)
+    thresholds = choose_thresholds(val, test, class_names, bootstrap)
+    return {"curve": curve, "area_under_risk": area, "thresholds": thresholds}

@@ -1,65 +1,74 @@
-"""Shares of rows in parts of a table, such as the accuracy at each visit, with intervals over patients."""
+"""Fractions of rows in subgroups of a table, such as the accuracy at each visit, with intervals over patients.
 
-from collections.abc import Iterable
-from typing import Any
+The same patients are drawn as for the scores, and a subgroup's rows go with them; why not by a library, ``bootstrap``
+says.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.array_types import Indices
-from pipeline.evaluation.bootstrap import count_cells, divide, draw_weights, summarise
+from pipeline.core.array_types import Floats, Indices
+from pipeline.evaluation.bootstrap import Bootstrap, count_pairs, divide_or_nan, percentile_interval
+from pipeline.evaluation.schema import Estimate
 
-Estimate = dict[str, float | None]  # value, low and high, as everywhere in metrics.json
 
-
-def compute_shares(
-    is_counted: NDArray[np.bool_], parts: Indices, patients: Indices, num_parts: int, num_resamples: int, seed: int
-) -> list[dict[str, Any]]:
-    """Compute, for each part of a table, which share of its rows is counted.
+@dataclass(frozen=True)
+class SubgroupFraction:
+    """The fraction of a subgroup's rows that is counted.
 
     Args:
-        is_counted: ``(rows,)``, such as whether the answer is right.
-        parts: ``(rows,)``, the part that a row belongs to, 0 to ``num_parts`` - 1.
+        num_rows: The rows of the subgroup.
+        num_patients: The patients that they belong to.
+        fraction: The fraction that is counted, with its interval.
+    """
+
+    num_rows: int
+    num_patients: int
+    fraction: Estimate
+
+
+def compute_fractions(
+    is_counted: NDArray[np.bool_], subgroups: Indices, patients: Indices, num_subgroups: int, bootstrap: Bootstrap
+) -> list[SubgroupFraction]:
+    """Compute, for each subgroup of a table, which fraction of its rows is counted.
+
+    Args:
+        is_counted: ``(rows,)``, such as whether the prediction is correct.
+        subgroups: ``(rows,)``, the subgroup of each row, 0 to ``num_subgroups`` - 1.
         patients: ``(rows,)``, of all rows together, 0 to the number of patients - 1.
-        num_parts: how many parts there are; one without rows has no share.
-        num_resamples: how many times the patients are drawn again. All patients of the table are drawn; a resample
-            in which a part has no row says nothing about it.
-        seed: of the draws, the same patients as ``compute_level`` draws.
+        num_subgroups: The number of subgroups; one without rows has no fraction.
+        bootstrap: The resamples. All patients of the table are drawn; a resample in which a subgroup has no row says
+            nothing about it.
 
     Returns:
-        For each part ``n`` rows, ``groups`` patients and the ``share`` as value, low and high. As everywhere there is
-        no interval over a single patient, nor where a tenth of the resamples say nothing, as of a part of one or two.
+        A record for each subgroup. As everywhere there is no interval over a single patient, nor where a tenth of the
+        resamples say nothing, as of a subgroup of one or two.
     """
     num_patients = int(patients.max()) + 1
-    rows = count_cells(parts, patients, (num_parts, num_patients))
-    counted = count_cells(parts[is_counted], patients[is_counted], (num_parts, num_patients))
-    largest = max(num_patients, num_parts)
-    resampled = [
-        divide(np.asarray(counted @ weights.T), np.asarray(rows @ weights.T))
-        for weights in draw_weights(num_patients, num_resamples, seed, largest)
-    ]
-    shares = np.concatenate(resampled, axis=1) if num_patients > 1 else None
+    shape = (num_subgroups, num_patients)
+    rows = count_pairs(subgroups, patients, shape)
+    counted = count_pairs(subgroups[is_counted], patients[is_counted], shape)
+
+    def compute(weights: Floats) -> Floats:
+        return divide_or_nan(np.asarray(counted @ weights.T), np.asarray(rows @ weights.T)).T
+
+    resampled = bootstrap.resample(compute, num_patients, num_subgroups)
     num_rows = np.asarray(rows.sum(axis=1))
-    values = divide(np.asarray(counted.sum(axis=1)), num_rows)
+    fractions = divide_or_nan(np.asarray(counted.sum(axis=1)), num_rows)
     num_groups = (rows > 0).sum(axis=1)
     return [
-        {
-            "n": int(num_rows[part]),
-            "groups": int(num_groups[part]),
-            "share": summarise(values[part], None if shares is None else shares[part]),
-        }
-        for part in range(num_parts)
+        SubgroupFraction(
+            num_rows=int(num_rows[index]),
+            num_patients=int(num_groups[index]),
+            fraction=percentile_interval(fractions[index], None if resampled is None else resampled[:, index]),
+        )
+        for index in range(num_subgroups)
     ]
 
 
-def compute_share(is_counted: NDArray[np.bool_], patients: Indices, num_resamples: int, seed: int) -> Estimate:
-    """Compute which share of all rows is counted: ``compute_shares`` of a table that is one part."""
-    parts = np.zeros(len(is_counted), dtype=np.int64)
-    share: Estimate = compute_shares(is_counted, parts, patients, 1, num_resamples, seed)[0]["share"]
-    return share
-
-
-def number_patients(group_ids: Iterable[str]) -> Indices:
-    """Number the patients from 0 in the order of their ids, as ``compute_level`` does, ``(rows,)``."""
-    _, numbers = np.unique(np.asarray(list(group_ids), dtype=str), return_inverse=True)
-    return numbers.astype(np.int64)
+def compute_fraction(is_counted: NDArray[np.bool_], patients: Indices, bootstrap: Bootstrap) -> Estimate:
+    """Compute which fraction of all rows is counted: ``compute_fractions`` of a table that is one subgroup."""
+    everyone = np.zeros(len(is_counted), dtype=np.int64)
+    return compute_fractions(is_counted, everyone, patients, 1, bootstrap)[0].fraction

@@ -12,6 +12,7 @@ from pipeline.core.provenance import read_commit
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store, read_store
 from pipeline.datasets import DATASETS
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.reporting.cross_validation_page import describe_pooled, write_folds
 from pipeline.stages.evaluate import evaluate
@@ -102,7 +103,8 @@ def _gather(experiment: Experiment, jobs: list[Experiment], store: Store) -> dic
         }
         rows.append({"run": job.run_name, "seed": job.train.seed, "fold": fold, "levels": levels})
     options = experiment.evaluate
-    pooled = pool_runs(runs, store.class_names, options.num_resamples, options.seed, store.kind)
+    bootstrap = Bootstrap(options.num_resamples, options.seed)
+    pooled = pool_runs(runs, store.class_names, bootstrap, store.kind)
     return {
         "class_names": list(store.class_names),
         "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,

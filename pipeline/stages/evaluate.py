@@ -18,11 +18,11 @@ from pipeline.data.splits import read_splits, resolve_roles
 from pipeline.data.store import Store, check_store, read_store
 from pipeline.datasets import DATASETS
 from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
-from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decision_support import compute_decision
-from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import build_predictions
-from pipeline.evaluation.shortcut_probes import compute_probes
+from pipeline.evaluation.shortcut_probes import Mirrored, check_mirrored, compute_probes
 from pipeline.inference.probabilities import MirrorScores, compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import count_parameters
@@ -68,25 +68,26 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     predictions, mirror = _predict_splits(classifier, device, store, rows, options.batch_size, is_mirrored)
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
     manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
-    draws = Draws(options.num_resamples, options.seed)
+    bootstrap = Bootstrap(options.num_resamples, options.seed)
     metrics: dict[str, Any] = {
         "split": "test",
         "synthetic_note": DATASETS[experiment.data.dataset].synthetic_note,
         "class_names": list(store.class_names),
-        "levels": compute_metrics(test, store.class_names, options.num_resamples, options.seed, kind),
+        "levels": compute_levels(test, store.class_names, bootstrap, kind),
         "baselines": _score_baselines(experiment, store, rows, console),
         "probes": compute_probes(
             store,
             rows,
             test,
             visits=manifest[manifest["status"] == "accepted"].set_index("source_id")["visit"],
-            mirror=None if mirror is None else (mirror.straight, mirror.mirrored),
-            is_averaged=classifier.mirror_average,
             max_fitted=options.logistic_regression_examples,
-            draws=draws,
+            bootstrap=bootstrap,
         ),
     }
-    metrics["decision"] = compute_decision(predictions, metrics["levels"], store.class_names, kind, draws)
+    if mirror is not None:
+        mirrored = Mirrored(mirror.straight, mirror.mirrored, classifier.mirror_average)
+        metrics["probes"]["mirror"] = check_mirrored(mirrored, test, store.class_names, bootstrap)
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], store.class_names, kind, bootstrap)
     baseline_notes = describe_baselines(options.logistic_regression_examples, metrics, len(rows["train"]), kind)
     warnings = list_warnings(metrics, certificate, store.missing, kind)
     figures = draw_figures(store, test, metrics)
@@ -186,8 +187,9 @@ def _score_baselines(
             probabilities["logistic_regression"] = logistic_regression(
                 store, rows, options.seed, options.logistic_regression_examples
             )
+    bootstrap = Bootstrap(options.num_resamples, options.seed)
     return {
-        name: score_baseline(test_index, scores, store.class_names, options.num_resamples, options.seed, store.kind)
+        name: score_baseline(test_index, scores, store.class_names, bootstrap, store.kind)
         for name, scores in probabilities.items()
     }
 

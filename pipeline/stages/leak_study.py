@@ -18,6 +18,7 @@ from pipeline.core.serialization import flatten
 from pipeline.core.tables import prediction_columns, write_table
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store, check_store, read_store
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.reporting.leak_study_page import describe_outcomes, write_audit
 from pipeline.studies.leak_training import NO_CHANGES, build_recipe, summarise_outcomes, train_one
@@ -102,7 +103,8 @@ def _demonstrate(
             predictions.setdefault((division, labelling), []).append(table)
             records.append({"division": division, "labels": labelling, "seed": seed} | record["facts"])
     options = experiment.evaluate
-    outcomes = summarise_outcomes(predictions, store.class_names, options.num_resamples, options.seed)
+    bootstrap = Bootstrap(options.num_resamples, options.seed)
+    outcomes = summarise_outcomes(predictions, store.class_names, bootstrap)
     check_store(experiment.paths.prepared, store.fingerprint)
     write_audit(folder, experiment, store, settings, outcomes, records)
     return outcomes

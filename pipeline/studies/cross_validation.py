@@ -16,8 +16,10 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.errors import UserError
 from pipeline.data.store import Store
-from pipeline.evaluation.metrics import compute_level, compute_metrics
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.metrics import compute_level, list_levels
 from pipeline.evaluation.predictions import aggregate
+from pipeline.evaluation.schema import Level
 
 DEFAULT_NUM_FOLDS = 5
 
@@ -78,19 +80,18 @@ class JudgedRun:
 
 
 def pool_runs(
-    runs: Sequence[JudgedRun], class_names: Sequence[str], num_resamples: int, seed: int, kind: DataKind
-) -> dict[str, dict[str, Any]]:
+    runs: Sequence[JudgedRun], class_names: Sequence[str], bootstrap: Bootstrap, kind: DataKind
+) -> dict[str, Level]:
     """Score all test rows of all runs together, with intervals over all patients.
 
     Args:
         runs: of one recipe.
         class_names: all classes.
-        num_resamples: bootstrap draws over patients.
-        seed: of the draws.
+        bootstrap: The resamples of patients.
         kind: The kind of data, which names rows and groups.
 
     Returns:
-        As ``compute_metrics``, the levels of metrics.json. Slices are averaged to volumes and patients within each
+        As ``compute_levels``, the levels of metrics.json. Slices are averaged to volumes and patients within each
         seed: several seeds are no ensemble.
     """
     by_seed = [
@@ -99,18 +100,16 @@ def pool_runs(
     ]
     for table in by_seed:
         assert not table["example_id"].duplicated().any(), "a row was tested twice with one seed"
-    names = list(compute_metrics(by_seed[0], class_names, 1, seed, kind))
     return {
         level: compute_level(
             pd.concat(
                 [aggregate(table, level) if kind.has_patients else table for table in by_seed], ignore_index=True
             ),
             class_names,
-            num_resamples,
-            seed,
+            bootstrap,
             kind,
         )
-        for level in names
+        for level in list_levels(by_seed[0], kind)
     }
 
 

@@ -17,6 +17,7 @@ from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import Examples, place_examples
 from pipeline.data.statistics import compute_statistics
 from pipeline.data.store import Store
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions
 from pipeline.inference.probabilities import compute_probabilities
@@ -153,8 +154,7 @@ def train_one(
 def summarise_outcomes(
     predictions: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
     class_names: Sequence[str],
-    num_resamples: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """Score each division and labelling over all seeds together.
 
@@ -163,21 +163,18 @@ def summarise_outcomes(
     Args:
         predictions: of the test pictures, for each (division, labelling) a table a seed.
         class_names: all classes.
-        num_resamples: bootstrap draws.
-        seed: of the draws.
+        bootstrap: The resamples of patients.
 
     Returns:
         A row for each, with ``division``, ``labels``, ``seeds``, ``n``, ``groups`` and ``accuracy`` (value, low, high).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for division in DIVISIONS:
         for labelling in LABELLINGS:
             tables = predictions[division, labelling]
-            level = compute_level(pd.concat(tables, ignore_index=True), class_names, num_resamples, seed)
-            facts = {"division": division, "labels": labelling, "seeds": len(tables)}
-            rows.append(facts | {name: level[name] for name in ("n", "groups")} | level["metrics"]["accuracy"])
-    return [
-        {name: row[name] for name in ("division", "labels", "seeds", "n", "groups")}
-        | {"accuracy": {end: row[end] for end in ("value", "low", "high")}}
-        for row in rows
-    ]
+            level = compute_level(pd.concat(tables, ignore_index=True), class_names, bootstrap)
+            rows.append(
+                {"division": division, "labels": labelling, "seeds": len(tables)}
+                | {"n": level["n"], "groups": level["groups"], "accuracy": level["metrics"]["accuracy"]}
+            )
+    return rows

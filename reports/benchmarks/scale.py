@@ -31,7 +31,8 @@ from pipeline.core.tables import INDEX_COLUMNS, SPLIT_COLUMNS, prediction_column
 from pipeline.data.leak_certificate import certify, check_certificate
 from pipeline.data.splits import assign_splits, resolve_roles
 from pipeline.data.store import read_store, write_store
-from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import build_predictions, read_predictions
 
 SLICES = 160
@@ -89,7 +90,7 @@ def measure(folder: Path, num_volumes: int) -> dict[str, Any]:
     num_test, num_patients = len(test), int(test["group_id"].nunique())
     del test
     test = step("read predictions", lambda: read_predictions(folder / "predictions.csv", SIDES))
-    step("scores and intervals, 2,000 resamples", lambda: compute_metrics(test, SIDES, NUM_RESAMPLES))
+    step("scores and intervals, 2,000 resamples", lambda: compute_levels(test, SIDES, Bootstrap(NUM_RESAMPLES)))
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     return {
         "volumes": num_volumes,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation import auroc as ranking
-from pipeline.evaluation.auroc import Ranking, build_ranking, compute_auroc
+from pipeline.evaluation.auroc import RankCounts, compute_auroc, count_ranks
 from pipeline.evaluation.bootstrap import draw_patient_weights
 
 
@@ -20,7 +20,7 @@ def test_wins_are_those_counted_pair_by_pair(num_patients, num_scores, max_chunk
         for negative in np.flatnonzero(~is_positive):
             win = (scores[positive] > scores[negative]) + (scores[positive] == scores[negative]) / 2
             expected[patients[positive], patients[negative]] += win
-    found = build_ranking(scores, is_positive, patients, num_patients)
+    found = count_ranks(scores, is_positive, patients, num_patients)
     np.testing.assert_array_equal(found.pair_wins, expected)
 
 
@@ -32,8 +32,17 @@ def test_more_patients_are_paired_where_each_has_many_rows_and_the_score_is_the_
     generator = np.random.default_rng(0)
     patients = np.repeat(np.arange(11), rows_a_patient)
     is_positive = generator.random(len(patients)) < 0.5
-    built = build_ranking(generator.normal(size=len(patients)), is_positive, patients, 11)
+    built = count_ranks(generator.normal(size=len(patients)), is_positive, patients, 11)
     assert (built.pair_wins is not None) == is_paired
     weights = draw_patient_weights(11, 5, generator)
-    direct = Ranking(built.positives, built.negatives, None)
+    direct = RankCounts(built.positives, built.negatives, None)
     np.testing.assert_allclose(compute_auroc(built, weights), compute_auroc(direct, weights), rtol=1e-12)
+
+
+def test_the_example_of_the_docstring_is_counted_by_merging():
+    """Patients a and b: a-, b+, b-, a+ from the lowest score on; a+ wins twice, b+ once."""
+    scores, patients = np.arange(4.0), np.array([0, 1, 1, 0])
+    counts = count_ranks(scores, np.array([False, True, False, True]), patients, 2)
+    np.testing.assert_array_equal(counts.pair_wins, [[1, 1], [1, 0]])
+    assert compute_auroc(counts, np.ones((1, 2))) == 0.75
+    assert compute_auroc(counts, np.array([[0.0, 1.0]])) == 0.0, "b+ is below b-"

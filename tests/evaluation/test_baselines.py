@@ -10,6 +10,7 @@ from pipeline.data.store import Store
 from pipeline.evaluation import baselines
 from pipeline.evaluation import baselines as pooling
 from pipeline.evaluation.baselines import logistic_regression, majority, pool_images, score_baseline
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.predictions import build_predictions
 from tests.builders.row_reads import RowReads
 
@@ -182,7 +183,7 @@ def test_a_baseline_is_scored_as_the_model_is():
         build_index(["left", "right", "right"]),
         majority(["left", "right", "right"], 3, CLASSES),
         CLASSES,
-        num_resamples=20,
+        Bootstrap(20),
     )
     assert metrics["accuracy"]["value"] == pytest.approx(2 / 3)
     assert metrics["auroc"]["value"] == 0.5

@@ -3,15 +3,15 @@ import pandas as pd
 import pytest
 
 from pipeline.core.data_kinds import IMAGES, VOLUMES
-from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decision_support import compute_decision
-from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import aggregate, read_probabilities
 from pipeline.evaluation.temperature_scaling import scale_predictions, scale_probabilities
 from pipeline.reporting.evaluation.decision_section import build_decision_section
 from tests.evaluation.test_metrics import CLASSES, build_table
 
-DRAWS = Draws(num_resamples=100, seed=0)
+BOOTSTRAP = Bootstrap(num_resamples=100, seed=0)
 NAMES = CLASSES[2]
 
 
@@ -34,8 +34,8 @@ def build_predictions(num_patients=20, slices=10, sharpening=3.0, seed=0) -> pd.
 
 def decide(predictions, kind=VOLUMES):
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
-    metrics = {"levels": compute_metrics(test, NAMES, DRAWS.num_resamples, DRAWS.seed, kind)}
-    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, kind, DRAWS)
+    metrics = {"levels": compute_levels(test, NAMES, BOOTSTRAP, kind)}
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, kind, BOOTSTRAP)
     return metrics, test
 
 

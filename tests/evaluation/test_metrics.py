@@ -9,8 +9,8 @@ from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.evaluation import auroc as ranking
 from pipeline.evaluation.auroc import compute_roc_curves
-from pipeline.evaluation.bootstrap import draw_patient_weights
-from pipeline.evaluation.metrics import compute_level, compute_metrics, describe_mistakes
+from pipeline.evaluation.bootstrap import Bootstrap, draw_patient_weights
+from pipeline.evaluation.metrics import compute_level, compute_levels, list_mistakes
 from pipeline.evaluation.predictions import aggregate, check_predictions, has_patient_level
 from pipeline.evaluation.scores import compute_calibration_bins, compute_scores, resample_scores, sum_over_patients
 
@@ -107,7 +107,7 @@ def to_sums(table, class_names):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_values_are_those_of_scikit_learn(num_classes, seed):
     table = build_random_table(num_classes, seed=seed)
-    values = read_values(compute_level(table, CLASSES[num_classes], num_resamples=1))
+    values = read_values(compute_level(table, CLASSES[num_classes], Bootstrap(1)))
     expected = compute_reference(table, CLASSES[num_classes])
     assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
@@ -129,7 +129,7 @@ def test_a_weighted_score_is_the_score_of_the_repeated_patients(num_classes, max
 def test_scores_of_six_slices_by_hand():
     # right is positive: 2 hits, 1 miss; left: 2 hits, 1 false alarm.
     table = build_table([0.9, 0.8, 0.3, 0.6, 0.2, 0.1], ["right"] * 3 + ["left"] * 3, CLASSES[2])
-    values = read_values(compute_level(table, CLASSES[2], num_resamples=1))
+    values = read_values(compute_level(table, CLASSES[2], Bootstrap(1)))
     squares = (0.1**2 + 0.2**2 + 0.7**2 + 0.6**2 + 0.2**2 + 0.1**2) / 6
     likelihood = 0.9 * 0.8 * 0.3 * 0.4 * 0.8 * 0.9
     # Confidences .9 .8 .7 .6 .8 .9 of rows right right wrong wrong right right, one bin a value.
@@ -152,7 +152,7 @@ def test_scores_of_six_slices_by_hand():
 
 def test_confusion_has_a_row_for_each_true_class():
     table = build_table([0.9, 0.1, 0.1, 0.2], ["right", "right", "right", "left"], CLASSES[2])
-    level = compute_level(table, CLASSES[2], num_resamples=1)
+    level = compute_level(table, CLASSES[2], Bootstrap(1))
     assert level["confusion"] == [[1, 0], [2, 1]]
     assert level["support"] == {"left": 1, "right": 3}
     assert (level["n"], level["groups"]) == (4, 4)
@@ -160,7 +160,7 @@ def test_confusion_has_a_row_for_each_true_class():
 
 def test_equal_scores_give_an_auroc_of_one_half():
     table = build_table([0.5] * 4, ["left", "right", "left", "right"], CLASSES[2])
-    assert read_values(compute_level(table, CLASSES[2], num_resamples=1))["auroc"] == 0.5
+    assert read_values(compute_level(table, CLASSES[2], Bootstrap(1)))["auroc"] == 0.5
 
 
 def test_a_volume_is_the_mean_of_its_slices():
@@ -190,11 +190,11 @@ def test_a_tie_goes_to_the_first_class_in_any_order(scores):
 def test_there_is_a_patient_level_only_where_labels_belong_to_patients():
     both_knees = build_table([0.1, 0.9], ["left", "right"], CLASSES[2], ["p", "p"])
     assert not has_patient_level(both_knees)
-    assert list(compute_metrics(both_knees, CLASSES[2], num_resamples=2)) == ["slice", "volume"]
+    assert list(compute_levels(both_knees, CLASSES[2], Bootstrap(2))) == ["slice", "volume"]
     with pytest.raises(UserError, match="group_id 'p' has 2 different labels"):
         aggregate(both_knees, "patient")
     diagnosis = build_table([0.1, 0.2, 0.9], ["left", "left", "right"], CLASSES[2], ["p", "p", "q"])
-    levels = compute_metrics(diagnosis, CLASSES[2], num_resamples=2)
+    levels = compute_levels(diagnosis, CLASSES[2], Bootstrap(2))
     assert [level["n"] for level in levels.values()] == [3, 3, 2]
     assert levels["patient"]["support"] == {"left": 1, "right": 1}
 
@@ -202,8 +202,8 @@ def test_there_is_a_patient_level_only_where_labels_belong_to_patients():
 def test_the_order_of_the_rows_changes_nothing():
     table = build_random_table(3)
     shuffled = table.sample(frac=1, random_state=1)
-    first = compute_metrics(table, CLASSES[3], num_resamples=50)
-    second = compute_metrics(shuffled, CLASSES[3], num_resamples=50)
+    first = compute_levels(table, CLASSES[3], Bootstrap(50))
+    second = compute_levels(shuffled, CLASSES[3], Bootstrap(50))
     for level in first:
         for name, metric in first[level]["metrics"].items():
             # Sums in another order differ in the last digits.
@@ -213,7 +213,7 @@ def test_the_order_of_the_rows_changes_nothing():
 def test_a_seed_draws_the_same_patients_and_another_seed_others():
     table = build_random_table(2)
     first, again, other = (
-        compute_level(table, CLASSES[2], num_resamples=50, seed=seed)["metrics"]["auroc"] for seed in (0, 0, 1)
+        compute_level(table, CLASSES[2], Bootstrap(50, seed))["metrics"]["auroc"] for seed in (0, 0, 1)
     )
     assert first == again
     assert first["low"] != other["low"]
@@ -231,17 +231,17 @@ def test_a_resample_draws_as_many_patients_as_there_are():
 def test_the_size_of_the_chunks_changes_nothing(max_paired_patients, monkeypatch):
     monkeypatch.setattr(ranking, "MAX_PAIRED_PATIENTS", max_paired_patients)
     table = build_random_table(3)
-    whole = resample_scores(to_sums(table, CLASSES[3]), 40, np.random.default_rng(0))
+    whole = resample_scores(to_sums(table, CLASSES[3]), Bootstrap(40))
     monkeypatch.setattr("pipeline.evaluation.bootstrap.MAX_CHUNK_NUMBERS", 90)
     monkeypatch.setattr(ranking, "MAX_CHUNK_NUMBERS", 90)
-    chunked = resample_scores(to_sums(table, CLASSES[3]), 40, np.random.default_rng(0))
+    chunked = resample_scores(to_sums(table, CLASSES[3]), Bootstrap(40))
     for name, scores in whole.items():
         np.testing.assert_allclose(chunked[name], scores, rtol=0, atol=1e-12)
 
 
 def test_one_patient_gives_values_without_intervals():
     table = build_random_table(2, num_patients=1)
-    level = compute_level(table, CLASSES[2], num_resamples=20)
+    level = compute_level(table, CLASSES[2], Bootstrap(20))
     assert all(metric["value"] is not None for metric in level["metrics"].values())
     assert all(metric["low"] is None and metric["high"] is None for metric in level["metrics"].values())
     assert level["notes"] == ["No intervals: there is one patient only."]
@@ -250,15 +250,15 @@ def test_one_patient_gives_values_without_intervals():
 def test_identical_patients_give_intervals_without_width():
     one = build_random_table(2, num_patients=1, slices=30)
     table = pandas.concat([one.assign(group_id=str(patient)) for patient in range(5)])
-    for metric in compute_level(table, CLASSES[2], num_resamples=30)["metrics"].values():
+    for metric in compute_level(table, CLASSES[2], Bootstrap(30))["metrics"].values():
         assert metric["low"] == pytest.approx(metric["value"])
         assert metric["high"] == pytest.approx(metric["value"])
 
 
 def test_patients_that_differ_widen_the_interval_beyond_that_of_single_slices():
     table = build_random_table(2, num_patients=20, slices=40, patient_deviation=1.5)
-    honest = compute_level(table, CLASSES[2])["metrics"]["accuracy"]
-    naive = compute_level(table.assign(group_id=table["example_id"]), CLASSES[2])["metrics"]["accuracy"]
+    honest = compute_level(table, CLASSES[2], Bootstrap())["metrics"]["accuracy"]
+    naive = compute_level(table.assign(group_id=table["example_id"]), CLASSES[2], Bootstrap())["metrics"]["accuracy"]
     assert honest["value"] == naive["value"]
     assert honest["high"] - honest["low"] > 2 * (naive["high"] - naive["low"])
 
@@ -267,7 +267,7 @@ def test_the_interval_of_independent_rows_is_the_normal_one():
     labels = np.array(["left", "right"] * 500)
     scores = np.where(labels == "right", 0.9, 0.1)
     scores[:200] = 1 - scores[:200]
-    accuracy = compute_level(build_table(scores, labels, CLASSES[2]), CLASSES[2])["metrics"]["accuracy"]
+    accuracy = compute_level(build_table(scores, labels, CLASSES[2]), CLASSES[2], Bootstrap())["metrics"]["accuracy"]
     half_width = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
     assert accuracy["value"] == 0.8
     # The percentiles of 2,000 resamples are themselves uncertain by about 4 % of the width.
@@ -277,7 +277,7 @@ def test_the_interval_of_independent_rows_is_the_normal_one():
 
 def test_one_class_leaves_null_with_a_reason_and_strict_json():
     table = build_table([0.1, 0.6, 0.2], ["left"] * 3, CLASSES[2])
-    level = compute_metrics(table, CLASSES[2], num_resamples=20)["slice"]
+    level = compute_levels(table, CLASSES[2], Bootstrap(20))["slice"]
     undefined = {name for name, metric in level["metrics"].items() if metric["value"] is None}
     assert undefined == {"balanced_accuracy", "auroc", "sensitivity", "mcc"}
     assert all(level["metrics"][name] == {"value": None, "low": None, "high": None} for name in undefined)
@@ -288,7 +288,7 @@ def test_one_class_leaves_null_with_a_reason_and_strict_json():
 def test_an_interval_needs_nine_resamples_in_ten():
     # One patient in four has the only right knee: it is missing from (3/4)^4 = 32 % of the resamples.
     table = build_table([0.9, 0.1, 0.2, 0.6], ["right", "left", "left", "left"], CLASSES[2])
-    level = compute_level(table, CLASSES[2], num_resamples=200)
+    level = compute_level(table, CLASSES[2], Bootstrap(200))
     assert level["metrics"]["auroc"] == {"value": 1.0, "low": None, "high": None}
     assert level["metrics"]["accuracy"]["low"] is not None
     assert any(note.startswith("No interval: ") and "auroc" in note for note in level["notes"])
@@ -296,7 +296,7 @@ def test_an_interval_needs_nine_resamples_in_ten():
 
 def test_a_class_without_rows_is_left_out_of_averages_and_named():
     table = build_table([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]], ["cyst", "normal"], CLASSES[3])
-    level = compute_level(table, CLASSES[3], num_resamples=5)
+    level = compute_level(table, CLASSES[3], Bootstrap(5))
     assert level["metrics"]["sensitivity"]["value"] == 1.0
     assert "No row has the label tear; averages leave it out." in level["notes"]
 
@@ -304,7 +304,7 @@ def test_a_class_without_rows_is_left_out_of_averages_and_named():
 def test_a_perfect_score_says_what_its_interval_cannot_show():
     labels = ["left", "right"] * 11
     table = build_table([0.1, 0.9] * 11, labels, CLASSES[2])
-    level = compute_level(table, CLASSES[2], num_resamples=20)
+    level = compute_level(table, CLASSES[2], Bootstrap(20))
     assert level["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     # 1 - 0.025 ** (1 / 22): the exact limit for 0 events among 22.
     assert any("22 patients free of errors, up to 15.4% of all patients" in note for note in level["notes"])
@@ -312,7 +312,7 @@ def test_a_perfect_score_says_what_its_interval_cannot_show():
 
 def test_always_the_same_answer_has_a_matthews_correlation_of_zero():
     table = build_table([0.1, 0.2, 0.3], ["left", "right", "right"], CLASSES[2])
-    assert read_values(compute_level(table, CLASSES[2], num_resamples=1))["mcc"] == 0.0
+    assert read_values(compute_level(table, CLASSES[2], Bootstrap(1)))["mcc"] == 0.0
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -321,7 +321,7 @@ def test_the_area_under_the_curve_is_the_auroc(num_classes):
     curves = compute_roc_curves(table, CLASSES[num_classes])
     areas = [np.trapezoid(c.true_positive_rate, c.false_positive_rate) for c in curves.values()]
     assert len(areas) == (1 if num_classes == 2 else 3)
-    values = read_values(compute_level(table, CLASSES[num_classes], num_resamples=1))
+    values = read_values(compute_level(table, CLASSES[num_classes], Bootstrap(1)))
     assert np.mean(areas) == pytest.approx(values["auroc"], abs=1e-12)
 
 
@@ -344,7 +344,7 @@ def test_the_gaps_of_the_calibration_bins_sum_to_the_calibration_error():
     error = (filled["count"] * (filled["confidence"] - filled["accuracy"]).abs()).sum() / len(table)
     assert bins["count"].sum() == len(table)
     assert ((filled["low"] < filled["confidence"]) & (filled["confidence"] <= filled["high"] + 1e-12)).all()
-    assert error == pytest.approx(read_values(compute_level(table, CLASSES[3], num_resamples=1))["ece"])
+    assert error == pytest.approx(read_values(compute_level(table, CLASSES[3], Bootstrap(1)))["ece"])
 
 
 def test_the_upper_edge_belongs_to_its_bin():
@@ -378,7 +378,7 @@ def test_an_unknown_level_and_no_resamples_are_refused():
     with pytest.raises(UserError, match="allowed are 'slice', 'volume', 'patient'"):
         aggregate(table, "knee")
     with pytest.raises(UserError, match="num_resamples: found 0"):
-        compute_level(table, CLASSES[2], num_resamples=0)
+        compute_level(table, CLASSES[2], Bootstrap(0))
 
 
 def test_of_many_classes_the_most_frequent_mistakes_are_told():
@@ -386,17 +386,17 @@ def test_of_many_classes_the_most_frequent_mistakes_are_told():
     confusion = np.diag(np.full(13, 50))
     confusion[3, 7], confusion[7, 3], confusion[12, 0] = 2, 9, 9
     told = "Most often mistaken: c07 for c03 (9), c12 for c00 (9), c03 for c07 (2)."
-    assert describe_mistakes(confusion, names) == [told]
-    assert describe_mistakes(np.diag(np.full(13, 50)), names) == []
+    assert list_mistakes(confusion, names) == [told]
+    assert list_mistakes(np.diag(np.full(13, 50)), names) == []
     table = build_table(np.eye(13)[[1, 1]], ["c01", "c05"], names)
-    assert compute_level(table, names, num_resamples=1)["notes"][-1] == "Most often mistaken: c05 for c01 (1)."
+    assert compute_level(table, names, Bootstrap(1))["notes"][-1] == "Most often mistaken: c05 for c01 (1)."
 
 
 def test_each_image_is_its_own_witness_and_the_notes_say_so():
     table = build_table([0.9, 0.2, 0.8], ["right", "left", "right"], CLASSES[2])
-    levels = compute_metrics(table, CLASSES[2], num_resamples=50, kind=IMAGES)
+    levels = compute_levels(table, CLASSES[2], Bootstrap(50), kind=IMAGES)
     assert list(levels) == ["image"]
     assert levels["image"]["n"] == levels["image"]["groups"] == 3
     assert any("With 3 images free of errors" in note for note in levels["image"]["notes"])
-    slices = compute_metrics(table, CLASSES[2], num_resamples=50)
-    assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the words change no number"
+    slices = compute_levels(table, CLASSES[2], Bootstrap(50))
+    assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the kind change no number"

@@ -16,8 +16,15 @@ from pipeline.core.errors import UserError
 from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import write_store
-from pipeline.evaluation.metrics import compute_metrics
-from pipeline.evaluation.paired_comparison import COMPARED, Difference, compare_pair, correct_for_many, explain_mismatch
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.metrics import compute_levels
+from pipeline.evaluation.paired_comparison import (
+    COMPARED_METRICS,
+    Difference,
+    compare_pair,
+    correct_for_many,
+    explain_mismatch,
+)
 from pipeline.evaluation.predictions import read_class_indices, read_probabilities
 from pipeline.evaluation.scores import resample_scores, sum_over_patients
 from pipeline.reporting.comparison.page import (
@@ -51,15 +58,15 @@ def make_predictions(skill: float, seed: int = 0, num_patients: int = 12) -> pd.
 
 def test_a_difference_is_that_of_the_scores_and_its_draws_are_those_of_each_run_alone():
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
-    found = compare_pair(first, second, CLASSES, "slice", num_resamples=300, seed=4)
-    assert tuple(found) == COMPARED
-    alone = [compute_metrics(table, CLASSES, 100)["slice"]["metrics"] for table in (first, second)]
+    found = compare_pair(first, second, CLASSES, "slice", Bootstrap(300, 4))
+    assert tuple(found) == COMPARED_METRICS
+    alone = [compute_levels(table, CLASSES, Bootstrap(100))["slice"]["metrics"] for table in (first, second)]
     patients = pd.factorize(first["group_id"], sort=True)[0].astype(np.int64)
     drawn = []
     for table in (first, second):
         labels, said = (read_class_indices(table[name], CLASSES) for name in ("label", "predicted"))
         sums = sum_over_patients(labels, said, read_probabilities(table, CLASSES), patients)
-        drawn.append(resample_scores(sums, 300, np.random.default_rng(4)))
+        drawn.append(resample_scores(sums, Bootstrap(300, 4)))
     for name, difference in found.items():
         assert difference.value == pytest.approx(alone[1][name]["value"] - alone[0][name]["value"])
         low, high = np.percentile(drawn[1][name] - drawn[0][name], [2.5, 97.5])
@@ -68,22 +75,22 @@ def test_a_difference_is_that_of_the_scores_and_its_draws_are_those_of_each_run_
 
 def test_what_is_hard_for_both_cancels():
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
-    paired = compare_pair(first, second, CLASSES, "slice")["accuracy"]
-    alone = [compute_metrics(table, CLASSES, 2000)["slice"]["metrics"]["accuracy"] for table in (first, second)]
+    paired = compare_pair(first, second, CLASSES, "slice", Bootstrap())["accuracy"]
+    alone = [compute_levels(table, CLASSES, Bootstrap())["slice"]["metrics"]["accuracy"] for table in (first, second)]
     unpaired = np.hypot(*(item["high"] - item["low"] for item in alone))
     assert paired.high - paired.low < 0.8 * unpaired
 
 
 def test_exchanging_the_runs_turns_the_sign_and_a_run_does_not_differ_from_itself():
     first, second = make_predictions(0.5, 1), make_predictions(2.5, 2)
-    there, back = (compare_pair(*pair, CLASSES, "slice") for pair in ((first, second), (second, first)))
-    for name in COMPARED:
+    there, back = (compare_pair(*pair, CLASSES, "slice", Bootstrap()) for pair in ((first, second), (second, first)))
+    for name in COMPARED_METRICS:
         assert there[name].value == pytest.approx(-back[name].value)
         assert (there[name].low, there[name].high) == pytest.approx((-back[name].high, -back[name].low))
         assert there[name].p_value == pytest.approx(back[name].p_value)
     assert there["accuracy"].is_shown
     assert there["accuracy"].p_value < 0.05
-    itself = compare_pair(first, first, CLASSES, "slice")["accuracy"]
+    itself = compare_pair(first, first, CLASSES, "slice", Bootstrap())["accuracy"]
     assert dataclasses.astuple(itself) == (0.0, 0.0, 0.0, 1.0)
     assert not itself.is_shown
 
@@ -91,23 +98,23 @@ def test_exchanging_the_runs_turns_the_sign_and_a_run_does_not_differ_from_itsel
 @pytest.mark.parametrize("level", ["slice", "volume"])
 def test_neither_the_order_of_rows_nor_the_size_of_a_chunk_matters(level, monkeypatch):
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
-    expected = compare_pair(first, second, CLASSES, level)
+    expected = compare_pair(first, second, CLASSES, level, Bootstrap())
     shuffled = second.sample(frac=1, random_state=3)
-    assert compare_pair(first, shuffled, CLASSES, level) == expected
+    assert compare_pair(first, shuffled, CLASSES, level, Bootstrap()) == expected
     monkeypatch.setattr("pipeline.evaluation.bootstrap.MAX_CHUNK_NUMBERS", 100)
-    assert compare_pair(first, second, CLASSES, level) == expected
+    assert compare_pair(first, second, CLASSES, level, Bootstrap()) == expected
 
 
 def test_no_number_of_draws_makes_a_difference_certain():
     blind, sharp = make_predictions(-9.0, 1), make_predictions(9.0, 1)
-    found = compare_pair(blind, sharp, CLASSES, "slice", num_resamples=500)["accuracy"]
+    found = compare_pair(blind, sharp, CLASSES, "slice", Bootstrap(500))["accuracy"]
     assert found.value == 1.0
     assert found.p_value == pytest.approx(2 / 501)
 
 
 def test_one_patient_gives_a_difference_without_an_interval():
     first, second = make_predictions(0.5, 1, 1), make_predictions(1.5, 2, 1)
-    found = compare_pair(first, second, CLASSES, "slice")["nll"]
+    found = compare_pair(first, second, CLASSES, "slice", Bootstrap())["nll"]
     assert (found.low, found.high, found.p_value) == (None, None, None)
     assert not found.is_shown
 
@@ -126,7 +133,7 @@ def write_run(root: Path, experiment: str, run: str, table: pd.DataFrame, **sett
     """Write what the train and evaluate stages leave."""
     paths = Workspace(root, experiment, run)
     metrics = {"split": "test", "class_names": list(CLASSES), "synthetic_note": f"Made up {HOSTILE}"}
-    metrics |= {"levels": compute_metrics(table, CLASSES, 100), "baselines": {}}
+    metrics |= {"levels": compute_levels(table, CLASSES, Bootstrap(100)), "baselines": {}}
     write_table(paths.predictions, table, prediction_columns(CLASSES))
     paths.metrics.write_text(json.dumps(metrics))
     paths.run_folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +201,7 @@ def test_the_page_holds_the_numbers_of_the_runs_and_needs_nothing_else(root):
     for cell in ("1,234,567", "2 of 3", "1.5", "0123456789ab", "1 × cpu, 32-true"):
         assert f">{cell}<" in page, cell
     tables = [make_predictions(0.5, 1), make_predictions(2.5, 2)]
-    difference = compare_pair(*tables, CLASSES, "slice", 200, 0)["accuracy"]
+    difference = compare_pair(*tables, CLASSES, "slice", Bootstrap(200))["accuracy"]
     assert f"{difference.value:+.4f}" in page
     assert f"{difference.low:+.4f} to {difference.high:+.4f}" in page
     assert ">better<" in page

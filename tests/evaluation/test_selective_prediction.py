@@ -2,13 +2,14 @@ import numpy as np
 import pandas
 import pytest
 
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.selective_prediction import (
     COVERAGES,
-    TOLD_COVERAGES,
+    LISTED_COVERAGES,
     choose_thresholds,
     compute_accuracies,
     compute_coverage_curve,
-    order_rows,
+    group_by_confidence,
 )
 from tests.evaluation.test_metrics import CLASSES, build_random_table, build_table
 
@@ -25,7 +26,7 @@ def build_six() -> pandas.DataFrame:
 
 
 def read_accuracies(table, coverages):
-    ordered = order_rows(table, NAMES)
+    ordered = group_by_confidence(table, NAMES)
     return compute_accuracies(ordered, np.ones((1, ordered.rows.shape[1])), coverages)[0]
 
 
@@ -40,9 +41,15 @@ def test_a_row_that_is_answered_in_part_counts_in_part():
     np.testing.assert_allclose(read_accuracies(build_six(), [0.25]), [1 / 1.5])
 
 
+def test_the_example_of_the_docstring():
+    sure, right = np.array([0.9, 0.8, 0.8, 0.8, 0.6]), np.array([True, True, True, False, False])
+    table = build_table(sure, np.where(right, "right", "left"), NAMES)
+    np.testing.assert_allclose(read_accuracies(table, [0.2, 0.6, 0.9]), [1, (7 / 3) / 3, 3 / 4.5])
+
+
 def test_at_full_coverage_it_is_the_accuracy_and_at_the_end_every_row_is_answered():
     table = build_random_table(2)
-    curve = compute_coverage_curve(table, NAMES, 50, 0)["curve"]
+    curve = compute_coverage_curve(table, NAMES, Bootstrap(50))[0]
     assert curve[-1]["coverage"] == 1.0
     assert curve[-1]["accuracy"]["value"] == pytest.approx((table["label"] == table["predicted"]).mean())
     columns = [f"probability_{name}" for name in NAMES]
@@ -51,7 +58,7 @@ def test_at_full_coverage_it_is_the_accuracy_and_at_the_end_every_row_is_answere
 
 def test_a_resample_counts_a_patient_as_often_as_it_was_drawn():
     table = build_six()
-    ordered = order_rows(table, NAMES)
+    ordered = group_by_confidence(table, NAMES)
     weights = np.array([[2.0, 0.0, 1.0]])
     repeated = pandas.concat([table[table["group_id"] == name] for name in ("p0", "p0", "p2")])
     expected = read_accuracies(repeated, COVERAGES)
@@ -61,36 +68,36 @@ def test_a_resample_counts_a_patient_as_often_as_it_was_drawn():
 @pytest.mark.parametrize(("labels", "expected"), [("right", 0.0), ("left", 1.0)])
 def test_the_area_under_the_risk_is_0_of_a_perfect_and_1_of_an_always_wrong_model(labels, expected):
     table = build_table([0.6, 0.7, 0.8], [labels] * 3, NAMES)
-    area = compute_coverage_curve(table, NAMES, 20, 0)["area_under_risk"]
+    _, area = compute_coverage_curve(table, NAMES, Bootstrap(20))
     assert area["value"] == pytest.approx(expected)
 
 
 def test_a_model_that_is_always_as_sure_gains_nothing_by_declining():
     table = build_table([0.7] * 4, ["right", "right", "right", "left"], NAMES)
-    result = compute_coverage_curve(table, NAMES, 20, 0)
-    assert [point["accuracy"]["value"] for point in result["curve"]] == [pytest.approx(0.75)] * 100
-    assert result["area_under_risk"]["value"] == pytest.approx(0.25)
+    curve, area = compute_coverage_curve(table, NAMES, Bootstrap(20))
+    assert [point["accuracy"]["value"] for point in curve] == [pytest.approx(0.75)] * 100
+    assert area["value"] == pytest.approx(0.25)
 
 
 def test_one_patient_has_a_curve_and_no_interval():
     table = build_table([0.6, 0.7], ["right", "left"], NAMES, group_ids=["a", "a"])
-    point = compute_coverage_curve(table, NAMES, 20, 0)["curve"][-1]
+    point = compute_coverage_curve(table, NAMES, Bootstrap(20))[0][-1]
     assert point["accuracy"] == {"value": 0.5, "low": None, "high": None}
 
 
 def test_intervals_hold_the_value_and_are_the_same_from_the_same_seed():
     table = build_random_table(2, patient_deviation=0.5)
-    first, again = (compute_coverage_curve(table, NAMES, 300, 1) for _ in range(2))
+    first, again = (compute_coverage_curve(table, NAMES, Bootstrap(300, 1)) for _ in range(2))
     assert first == again
-    for point in first["curve"][20:]:
+    for point in first[0][20:]:
         assert point["accuracy"]["low"] <= point["accuracy"]["value"] <= point["accuracy"]["high"]
 
 
 def test_thresholds_are_chosen_on_validation_and_judged_on_the_test():
     val = build_table(np.linspace(0.55, 0.99, 100), ["right"] * 100, NAMES)
     test = build_table([0.6, 0.75, 0.8, 0.95], ["left", "left", "right", "right"], NAMES)
-    rows = {row["wanted"]: row for row in choose_thresholds(val, test, NAMES, 50, 0)}
-    assert tuple(rows) == TOLD_COVERAGES
+    rows = {row["wanted"]: row for row in choose_thresholds(val, test, NAMES, Bootstrap(50))}
+    assert tuple(rows) == LISTED_COVERAGES
     assert rows[1.0]["threshold"] == 0.0
     # Half of the validation rows have 0.55 + 0.44 * 50 / 99 = 0.772 and more; two of the four test rows do, both right.
     assert rows[0.5]["threshold"] == pytest.approx(0.55 + 0.44 * 50 / 99)
@@ -103,6 +110,6 @@ def test_thresholds_are_chosen_on_validation_and_judged_on_the_test():
 def test_where_nothing_is_answered_there_is_no_accuracy():
     val = build_table([0.9, 0.9], ["right", "right"], NAMES)
     test = build_table([0.6, 0.7], ["right", "left"], NAMES)
-    row = choose_thresholds(val, test, NAMES, 50, 0)[-1]
+    row = choose_thresholds(val, test, NAMES, Bootstrap(50))[-1]
     assert row["coverage"]["value"] == 0.0
     assert row["accuracy"] == {"value": None, "low": None, "high": None}

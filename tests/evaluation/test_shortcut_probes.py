@@ -7,21 +7,23 @@ import pytest
 from PIL import Image
 
 from pipeline.core.data_kinds import IMAGES, POINTS
-from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions
 from pipeline.evaluation.shortcut_probes import (
+    Mirrored,
+    check_mirrored,
     compute_brightness,
     compute_probes,
-    divide_into_quartiles,
     name_visits,
     order_visit,
-    score_parts,
+    score_slice_indices,
+    split_into_quartiles,
 )
 from pipeline.reporting.evaluation.shortcut_section import build_probe_sections, list_probe_warnings
-from tests.evaluation.test_shortcut_baselines import NAMES, ROWS, build_store
+from tests.evaluation.test_baselines_without_anatomy import NAMES, ROWS, build_store
 
-DRAWS = Draws(num_resamples=100, seed=0)
+BOOTSTRAP = Bootstrap(num_resamples=100, seed=0)
 
 
 def build_predicted(store, wrong=()) -> pd.DataFrame:
@@ -38,17 +40,20 @@ def probe(store, wrong=(), mirror=None, visits=None):
     visits = pd.Series("3", index=store.index["source_id"]) if visits is None else visits
     kind = store.kind
     metrics = {
-        "levels": {kind.example: compute_level(test, NAMES, 50)},
-        "baselines": {"majority": compute_level(test, NAMES, 50)["metrics"]},
+        "levels": {kind.example: compute_level(test, NAMES, Bootstrap(50))},
+        "baselines": {"majority": compute_level(test, NAMES, Bootstrap(50))["metrics"]},
     }
-    return compute_probes(store, ROWS, test, visits, mirror, False, 10_000, DRAWS), metrics, kind
+    probes = compute_probes(store, ROWS, test, visits, 10_000, BOOTSTRAP)
+    if mirror is not None:
+        probes["mirror"] = check_mirrored(Mirrored(*mirror, is_averaged=False), test, NAMES, BOOTSTRAP)
+    return probes, metrics, kind
 
 
 def test_accuracy_of_parts_by_hand():
     store = build_store(slice_index=np.arange(400) % 4)
     test = build_predicted(store, wrong=[0, 4, 5])
     index = store.index["slice_index"].to_numpy()[ROWS["test"]]
-    parts = score_parts(test, index, "slice_index", DRAWS)
+    parts = score_slice_indices(test, index, BOOTSTRAP)
     assert [part["slice_index"] for part in parts] == [0, 1, 2, 3]
     assert [part["n"] for part in parts] == [35] * 4
     assert [part["accuracy"]["value"] for part in parts] == pytest.approx([33 / 35, 34 / 35, 1.0, 1.0])
@@ -74,11 +79,11 @@ def test_of_many_visits_the_rarest_stand_together():
 
 def test_quartiles_hold_as_many_rows_from_the_darkest_to_the_brightest():
     values = np.random.default_rng(0).random(80)
-    quartiles, edges = divide_into_quartiles(values)
+    quartiles, edges = split_into_quartiles(values)
     assert np.bincount(quartiles).tolist() == [0, 20, 20, 20, 20]
     assert values[quartiles == 1].max() < values[quartiles == 2].min()
     assert (edges[0], edges[4]) == (values.min(), values.max())
-    assert set(divide_into_quartiles(np.ones(5))[0]) == {1}, "equal values are not told apart"
+    assert set(split_into_quartiles(np.ones(5))[0]) == {1}, "equal values are not told apart"
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6)])

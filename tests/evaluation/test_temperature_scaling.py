@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.temperature_scaling import BOUNDS, fit_temperature, scale_predictions, scale_probabilities
 from tests.evaluation.test_metrics import CLASSES, build_random_table, build_table
@@ -72,7 +73,7 @@ def test_a_probability_of_0_has_a_finite_loss_and_keeps_its_place():
 def test_temperature_1_changes_no_score():
     table = build_table([0.0, 1.0, 1.0, 0.3], ["left", "right", "left", "left"], CLASSES[2])
     scaled = scale_predictions(table, CLASSES[2], 1.0)
-    before, after = (compute_level(rows, CLASSES[2], 10)["metrics"] for rows in (table, scaled))
+    before, after = (compute_level(rows, CLASSES[2], Bootstrap(10))["metrics"] for rows in (table, scaled))
     for name, metric in before.items():
         assert after[name]["value"] == pytest.approx(metric["value"], abs=1e-12), name
 

@@ -16,15 +16,15 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.tables import INDEX_COLUMNS
 from pipeline.data.store import Store
-from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decision_support import compute_decision
-from pipeline.evaluation.metrics import compute_metrics
-from pipeline.evaluation.shortcut_probes import compute_probes
+from pipeline.evaluation.metrics import compute_levels
+from pipeline.evaluation.shortcut_probes import Mirrored, check_mirrored, compute_probes
 from tests.conftest import TINY_CONFIG
 
 CLASSES = ("left", "right")
 NEED_BOTH = {"balanced_accuracy", "auroc", "sensitivity", "mcc", "f1"}  # of left alone, specificity is defined
-DRAWS = Draws(num_resamples=40, seed=0)
+BOOTSTRAP = Bootstrap(num_resamples=40, seed=0)
 # Rows of a split, each a patient, a scan and a label.
 SHAPES = {
     "one slice": ["a1L"],
@@ -76,18 +76,18 @@ def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_
     scores = np.full((len(tables["test"]), 2), 0.5, np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # what numpy says where it makes a NaN
-        levels = compute_metrics(tables["test"], CLASSES, DRAWS.num_resamples, DRAWS.seed)
-        decision = compute_decision(predictions, levels, CLASSES, VOLUMES, DRAWS)
+        levels = compute_levels(tables["test"], CLASSES, BOOTSTRAP)
+        decision = compute_decision(predictions, levels, CLASSES, VOLUMES, BOOTSTRAP)
         probes = compute_probes(
             store,
             rows,
             tables["test"],
             visits=pd.Series(dtype=str),
-            mirror=(scores, scores[:, ::-1]),
-            is_averaged=False,
             max_fitted=100,
-            draws=DRAWS,
+            bootstrap=BOOTSTRAP,
         )
+        mirrored = Mirrored(scores, scores[:, ::-1], is_averaged=False)
+        probes["mirror"] = check_mirrored(mirrored, tables["test"], CLASSES, BOOTSTRAP)
     content = {"levels": levels, "decision": decision, "probes": probes}
     assert find_undefined(content) == []
     write_json(tmp_path / "metrics.json", content)
@@ -100,11 +100,11 @@ def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_
 
 def test_a_split_without_rows_is_refused():
     with pytest.raises(UserError, match="the table has no rows; check that the split holds patients"):
-        compute_metrics(build_table([], "test", 0.5), CLASSES)
+        compute_levels(build_table([], "test", 0.5), CLASSES, BOOTSTRAP)
 
 
-def run(workspace, *words: str) -> int:
-    return main([words[0], "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), *words[1:]])
+def run(workspace, *kind: str) -> int:
+    return main([kind[0], "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), *kind[1:]])
 
 
 @pytest.fixture(scope="module")

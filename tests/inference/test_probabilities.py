@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
-from pipeline.evaluation.bootstrap import Draws
-from pipeline.evaluation.shortcut_probes import score_mirror
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.shortcut_probes import Mirrored, check_mirrored
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
@@ -15,7 +15,7 @@ from tests.evaluation.test_metrics import build_table
 
 NAMES = ("left", "right")
 DEVICE = torch.device("cpu")
-DRAWS = Draws(num_resamples=100, seed=0)
+BOOTSTRAP = Bootstrap(num_resamples=100, seed=0)
 
 
 class Halves(nn.Module):
@@ -50,7 +50,9 @@ def check(classifier: Classifier, images: np.ndarray, batch_size: int = 7):
     scores = score_with_mirrored(classifier, images, np.zeros(len(images)), DEVICE, batch_size)
     labels = np.asarray(NAMES)[scores.straight.argmax(axis=1)]
     table = build_table(scores.answers.astype(np.float64), labels, NAMES)
-    return scores, score_mirror(scores.straight, scores.mirrored, table, NAMES, classifier.mirror_average, DRAWS)
+    return scores, check_mirrored(
+        Mirrored(scores.straight, scores.mirrored, classifier.mirror_average), table, NAMES, BOOTSTRAP
+    )
 
 
 @pytest.mark.parametrize(("kind", "share"), [("antisymmetric", 1.0), ("symmetric", 0.0)])
@@ -104,7 +106,7 @@ def test_accuracy_without_averaging_is_that_of_the_network(images):
     scores = score_with_mirrored(classifier, images, np.zeros(50), DEVICE, 50)
     labels = np.array(NAMES)[np.arange(50) % 2]
     table = build_table(scores.answers.astype(np.float64), labels, NAMES)
-    result = score_mirror(scores.straight, scores.mirrored, table, NAMES, True, DRAWS)
+    result = check_mirrored(Mirrored(scores.straight, scores.mirrored, True), table, NAMES, BOOTSTRAP)
     is_left = images[..., :4].mean(axis=(1, 2)) / 255 > 0.5
     assert result["accuracy_without_averaging"]["value"] == ((labels == "left") == is_left).mean()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.reporting.figures.intervals import labelled_accuracies, run_accuracies
 from pipeline.reporting.leak_study_page import describe_outcomes, tabulate_outcomes
 from pipeline.studies.leak_training import summarise_outcomes
@@ -77,8 +78,8 @@ def make_predictions(patients, is_right):
 def test_seeds_are_pooled_with_each_patient_drawn_whole():
     table = make_predictions(["a", "a", "b", "b", "c", "c"], [True, True, True, False, False, False])
     keys = [(division, labelling) for division in DIVISIONS for labelling in LABELLINGS]
-    one = summarise_outcomes({key: [table] for key in keys}, NAMES, 400, 0)
-    many = summarise_outcomes({key: [table] * 4 for key in keys}, NAMES, 400, 0)
+    one = summarise_outcomes({key: [table] for key in keys}, NAMES, Bootstrap(400))
+    many = summarise_outcomes({key: [table] * 4 for key in keys}, NAMES, Bootstrap(400))
     assert [(row["division"], row["labels"]) for row in one] == keys
     assert one[0]["accuracy"]["value"] == 0.5
     assert (many[0]["n"], many[0]["groups"], many[0]["seeds"]) == (24, 3, 4)

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from pipeline.core.data_kinds import VOLUMES
-from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.metrics import compute_levels
 from pipeline.reporting.cross_validation_page import describe_method, describe_pooled, tabulate_runs
 from pipeline.studies.cross_validation import JudgedRun, compute_spread, pool_runs, spread_over_runs
 
@@ -48,8 +49,8 @@ def test_one_seed_pools_to_the_metrics_of_all_rows_together():
     generator = np.random.default_rng(0)
     tables = [make_table(group, lambda *_: generator.uniform()) for group in ("ab", "cd", "ef")]
     runs = [JudgedRun(f"fold-{fold}", 0, fold, table) for fold, table in enumerate(tables)]
-    pooled = pool_runs(runs, NAMES, 300, 0, WORD)
-    assert pooled == compute_metrics(pd.concat(tables, ignore_index=True), NAMES, 300, 0, WORD)
+    pooled = pool_runs(runs, NAMES, Bootstrap(300), WORD)
+    assert pooled == compute_levels(pd.concat(tables, ignore_index=True), NAMES, Bootstrap(300), WORD)
     assert (pooled["slice"]["n"], pooled["slice"]["groups"]) == (24, 6)
 
 
@@ -57,7 +58,7 @@ def test_seeds_are_averaged_as_scores_and_not_as_probabilities():
     """A sure and right seed would outvote an unsure and wrong one; here each counts for itself."""
     runs = [JudgedRun("seed-0", 0, None, make_table("abcd", lambda *_: 0.99))]
     runs += [JudgedRun("seed-1", 1, None, make_table("abcd", lambda *_: 0.4))]
-    pooled = pool_runs(runs, NAMES, 100, 0, WORD)
+    pooled = pool_runs(runs, NAMES, Bootstrap(100), WORD)
     assert pooled["volume"]["n"] == 16
     assert pooled["volume"]["confusion"] == [[4, 4], [4, 4]]
     assert pooled["slice"]["metrics"]["accuracy"]["value"] == 0.5
@@ -67,8 +68,8 @@ def test_a_patient_is_drawn_with_the_rows_of_all_seeds():
     """With equal seeds the interval is that of one seed: repeating a patient tells nothing of other patients."""
     generator = np.random.default_rng(1)
     table = make_table("abcdefgh", lambda *_: generator.uniform())
-    one = pool_runs([JudgedRun("seed-0", 0, None, table)], NAMES, 400, 0, WORD)
-    many = pool_runs([JudgedRun(f"seed-{seed}", seed, None, table) for seed in range(5)], NAMES, 400, 0, WORD)
+    one = pool_runs([JudgedRun("seed-0", 0, None, table)], NAMES, Bootstrap(400), WORD)
+    many = pool_runs([JudgedRun(f"seed-{seed}", seed, None, table) for seed in range(5)], NAMES, Bootstrap(400), WORD)
     for level in ("slice", "volume"):
         assert many[level]["groups"] == one[level]["groups"] == 8
         for name in ("accuracy", "auroc", "nll"):
@@ -78,7 +79,7 @@ def test_a_patient_is_drawn_with_the_rows_of_all_seeds():
 def test_a_row_that_was_tested_twice_with_one_seed_is_a_bug():
     runs = [JudgedRun(f"fold-{fold}", 0, fold, make_table("ab", good)) for fold in range(2)]
     with pytest.raises(AssertionError, match="tested twice"):
-        pool_runs(runs, NAMES, 100, 0, WORD)
+        pool_runs(runs, NAMES, Bootstrap(100), WORD)
 
 
 def test_the_deviation_is_that_of_a_sample():
@@ -104,13 +105,13 @@ def test_a_seeds_score_is_the_share_of_right_rows_over_its_folds():
 def build_content(runs):
     rows = []
     for run in runs:
-        levels = compute_metrics(run.test, NAMES, 100, 0, WORD)
+        levels = compute_levels(run.test, NAMES, Bootstrap(100), WORD)
         shown = {
             level: {"n": found["n"], "groups": found["groups"], "accuracy": found["metrics"]["accuracy"]}
             for level, found in levels.items()
         }
         rows.append({"run": run.name, "seed": run.seed, "fold": run.fold, "levels": shown})
-    pooled = pool_runs(runs, NAMES, 100, 0, WORD)
+    pooled = pool_runs(runs, NAMES, Bootstrap(100), WORD)
     return {"runs": rows, "pooled": pooled, "spread": {level: spread_over_runs(rows, level) for level in pooled}}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config.outputs import ReportConfig
 from pipeline.core.text import count_words
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.paired_comparison import Difference, compare_pair, correct_for_many, explain_mismatch
 from pipeline.reporting.comparison.figures import draw_figures
 from pipeline.reporting.comparison.runs import RunRecord
@@ -124,6 +125,7 @@ def compare_with_first(runs: Sequence[RunRecord], options: ReportConfig) -> tupl
         A record for each run, level and score, and a sentence for each run that could not be compared.
     """
     first, compared, problems = runs[0], [], []
+    bootstrap = Bootstrap(options.num_resamples, options.seed)
     for run in runs[1:]:
         reason = explain_mismatch(first.test, run.test)
         if run.class_names != first.class_names:
@@ -132,7 +134,7 @@ def compare_with_first(runs: Sequence[RunRecord], options: ReportConfig) -> tupl
             problems.append(f"{run.name} is not compared with {first.name}: {reason}.")
             continue
         for level in (name for name in first.metrics["levels"] if name in run.metrics["levels"]):
-            found = compare_pair(first.test, run.test, first.class_names, level, options.num_resamples, options.seed)
+            found = compare_pair(first.test, run.test, first.class_names, level, bootstrap)
             content = first.metrics["levels"][level]
             compared += [
                 Compared(run.name, level, metric, difference, content["n"], content["groups"])

@@ -9,7 +9,7 @@ from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.decision_support import CALIBRATION_METRICS
 from pipeline.evaluation.scores import compute_calibration_bins
-from pipeline.evaluation.selective_prediction import TOLD_COVERAGES
+from pipeline.evaluation.selective_prediction import LISTED_COVERAGES
 from pipeline.evaluation.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY, scale_predictions
 from pipeline.reporting.elements import Picture, Section, Table
 from pipeline.reporting.evaluation.scores import distinct_levels
@@ -75,7 +75,7 @@ def _read_out_coverage(decision: Mapping[str, Any], levels: Sequence[str]) -> st
     told = []
     for level in levels:
         curve = {point["coverage"]: point["accuracy"]["value"] for point in decision["coverage"][level]["curve"]}
-        shares = ", ".join(f"{curve[coverage]:.1%} at {coverage:.0%}" for coverage in TOLD_COVERAGES)
+        shares = ", ".join(f"{curve[coverage]:.1%} at {coverage:.0%}" for coverage in LISTED_COVERAGES)
         told.append(f"{plural(level).capitalize()}: {shares}.")
     return " ".join(told)
 
@@ -143,7 +143,7 @@ def _tabulate_coverage(decision: Mapping[str, Any], level: str) -> Table:
                 show_number(points[coverage]["accuracy"]["value"]),
                 show_interval(points[coverage]["accuracy"]),
             )
-            for coverage in TOLD_COVERAGES
+            for coverage in LISTED_COVERAGES
         ),
         f"Mean share of wrong answers over all coverages (area under the risk-coverage curve): "
         f"{_show_small(area['value'])} ({_show_small(area['low'])} to {_show_small(area['high'])}).",

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data.store import Store
-from pipeline.evaluation.shortcut_baselines import border_only, index_only, take_border
+from pipeline.evaluation.baselines import border_only, index_only, take_border
 
 NAMES = ("left", "right")
 ROWS = {"train": np.arange(0, 200), "val": np.arange(200, 260), "test": np.arange(260, 400)}

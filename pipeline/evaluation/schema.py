@@ -1,0 +1,163 @@
+"""The content of metrics.json as types, and the little that is read from it everywhere.
+
+Every number of a report stands in metrics.json, written once by the evaluate stage. The types below are its contract:
+a key that is misspelt, absent or of another type is found before anything runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import read_json
+
+Item = TypeVar("Item")
+
+
+class Estimate(TypedDict):
+    """A number with its 95 % interval; None where it is not defined, or where there is no interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+Scores = dict[str, Estimate]  # the names of ``METRIC_NAMES``
+
+
+class Level(TypedDict):
+    """The scores of one level, such as all slices: ``n`` rows of ``groups`` independent patients."""
+
+    n: int
+    groups: int
+    metrics: Scores
+    confusion: list[list[int]]
+    support: dict[str, int]
+    notes: list[str]
+
+
+class Subgroup(TypedDict):
+    """The accuracy in a part of the test rows: ``n`` rows of ``groups`` patients."""
+
+    n: int
+    groups: int
+    accuracy: Estimate
+
+
+class SliceIndexSubgroup(Subgroup):
+    """The test slices of one index."""
+
+    slice_index: int
+
+
+class VisitSubgroup(Subgroup):
+    """The test slices of one visit."""
+
+    visit: str
+
+
+# "from" is a word of Python, so that this type cannot be written as a class.
+Brightness = TypedDict("Brightness", {"quartile": int, "from": float, "to": float})
+
+
+class QuartileSubgroup(Subgroup, Brightness):
+    """The test images of one quartile of brightness, 1 the darkest."""
+
+
+class MirrorCheck(TypedDict):
+    """How often the answer changes where a slice is mirrored."""
+
+    flipped: Estimate
+    is_by_construction: bool
+    flipped_without_averaging: Estimate
+    accuracy_without_averaging: Estimate
+
+
+class Probes(TypedDict, total=False):
+    """The shortcut probes that make sense for the data; the others are absent."""
+
+    slice_index: list[SliceIndexSubgroup]
+    visit: list[VisitSubgroup]
+    intensity_quartile: list[QuartileSubgroup]
+    border_only: Scores
+    index_only: Scores
+    mirror: MirrorCheck
+
+
+class CoveragePoint(TypedDict):
+    """Accuracy of the most confident rows, a fraction ``coverage`` of all."""
+
+    coverage: float
+    confidence: float
+    accuracy: Estimate
+
+
+class Threshold(TypedDict):
+    """A confidence chosen on validation, where a fraction ``wanted`` reaches it, and what it does on the test."""
+
+    wanted: float
+    threshold: float
+    coverage: Estimate
+    accuracy: Estimate
+
+
+class Coverage(TypedDict):
+    """Selective prediction at one level."""
+
+    curve: list[CoveragePoint]
+    area_under_risk: Estimate
+    thresholds: list[Threshold]
+
+
+class Calibration(TypedDict):
+    """The scores of ``CALIBRATION_METRICS`` before and after temperature scaling."""
+
+    before: Scores
+    after: Scores
+
+
+class Decision(TypedDict):
+    """Temperature scaling and selective prediction; ``calibration`` and ``coverage`` by level."""
+
+    temperature: float
+    temperature_is_at_bound: bool
+    num_fitted: int
+    num_zero_probabilities: int
+    calibration: dict[str, Calibration]
+    coverage: dict[str, Coverage]
+
+
+class Metrics(TypedDict):
+    """The whole of metrics.json; ``synthetic_note`` is empty for real data."""
+
+    split: str
+    synthetic_note: str
+    class_names: list[str]
+    levels: dict[str, Level]
+    baselines: dict[str, Scores]
+    probes: Probes
+    decision: Decision
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read metrics.json.
+
+    Raises:
+        UserError: no JSON, or a part is missing, as in a file of an older version.
+    """
+    content: Any = read_json(path)
+    missing = sorted(Metrics.__required_keys__ - set(content)) if isinstance(content, dict) else ["levels"]
+    if missing:
+        raise UserError(f"{path}: no {', '.join(missing)} in it. Run the evaluate stage again.")
+    metrics: Metrics = content
+    return metrics
+
+
+def first_level(levels: Mapping[str, Item]) -> tuple[str, Item]:
+    """Return name and content of the level that headlines name: a row of it is an example of the store."""
+    return next(iter(levels.items()))
+
+
+def count_correct(confusion: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return how many rows a confusion matrix counts, and how many of them are on its diagonal."""
+    return sum(map(sum, confusion)), sum(row[index] for index, row in enumerate(confusion))
