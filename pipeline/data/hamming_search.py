@@ -1,6 +1,7 @@
 """Find all pairs of hashes that differ in few bits, without comparing all of them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MAX_COMPARED = 2048
 MAX_SMALL_GROUP = 64
 # A search that would still compare more than this part of all pairs is not worth its sorting. It also bounds the depth:
 # each further search has an eighth of the pairs.
-MAX_SHARE = 1 / 8
+MAX_FRACTION = 1 / 8
 SAMPLE = 1 << 16
 # Blocks of 64 x 512 words stay in a processor's cache, and so do 8,192 hashes.
 BLOCK = (64, 512)
@@ -70,105 +71,153 @@ def _search(hashes: Array, codes: Array, max_bits: int) -> Iterator[Pairs]:
 
 
 def _order_bits(hashes: Array) -> Array:
-    """Return the places of the bits, those that vary most first."""
+    """Return the positions of the bits, those that vary most first."""
     ones = np.unpackbits(hashes.view(np.uint8), axis=1, bitorder="little").sum(axis=0)
     return np.argsort(np.abs(ones - len(hashes) / 2), kind="stable")
 
 
-def take_bits(hashes: Array, places: Array | range) -> Array:
-    """Return the chosen bits of each hash, ``(rows, words)`` uint64, the first in the lowest place of the first word.
+def take_bits(hashes: Array, positions: Array | range) -> Array:
+    """Return the chosen bits of each hash, ``(rows, words)`` uint64, the first in the lowest bit of the first word.
 
     Args:
         hashes: ``(rows, words)`` uint64.
-        places: bits to take; bit 64 is the lowest of the second word.
+        positions: the bits to take; bit 64 is the lowest of the second word.
     """
-    taken = np.zeros((len(hashes), -(-len(places) // WORD_BITS)), np.uint64)
+    taken = np.zeros((len(hashes), -(-len(positions) // WORD_BITS)), np.uint64)
     for start in range(0, len(hashes), CHUNK):
         words = np.ascontiguousarray(hashes[start : start + CHUNK].T)
         chosen = np.zeros((taken.shape[1], words.shape[1]), np.uint64)
-        for target, place in enumerate(places):
-            bit = (words[place // WORD_BITS] >> np.uint64(place % WORD_BITS)) & np.uint64(1)
+        for target, position in enumerate(positions):
+            bit = (words[position // WORD_BITS] >> np.uint64(position % WORD_BITS)) & np.uint64(1)
             chosen[target // WORD_BITS] |= bit << np.uint64(target % WORD_BITS)
         taken[start : start + CHUNK] = chosen.T
     return taken
 
 
 def _is_worthwhile(hashes: Array, codes: Array, parts: list[range]) -> bool:
-    """Tell from a sample whether comparing what shares a part is much less than comparing all."""
-    compared, limit = 0, MAX_SHARE * _count_pairs(*_find_runs(np.zeros(len(codes), np.uint64), codes))
+    """Estimate from a sample whether comparing what shares a part is much less than comparing all."""
+    compared, limit = 0, MAX_FRACTION * find_runs(np.zeros(len(codes), np.uint64), codes).num_pairs
     for part in parts:
         keys = take_bits(hashes, part)[:, 0]
         order = np.argsort(keys, kind="stable")
-        compared += _count_pairs(*_find_runs(keys[order], codes[order]))
+        compared += find_runs(keys[order], codes[order]).num_pairs
         if compared > limit:
             return False
     return True
 
 
-def _find_runs(keys: Array, codes: Array) -> tuple[Array, Array, Array]:
-    """Return start and end of each run of equal key and code, and the end of its group of equal key.
+@dataclass(frozen=True)
+class Runs:
+    """Sorted rows, cut into groups of equal key and these into runs of equal code.
+
+    Runs follow each other without a gap: the first starts at 0 and each other one where the run before it ends. A
+    group is one or more whole runs, and no two runs of a group have the same code. So a row has to be compared with
+    the rows from its run's end to its group's end, and with no others: each pair of a group that differs in code is
+    met once, by its first row.
+
+    Six rows with keys 7 7 7 7 9 9 and codes a a b c a a are four runs in two groups:
+
+    ====================  ==========  =====  =====  ==========
+    run                   rows 0, 1   row 2  row 3  rows 4, 5
+    ====================  ==========  =====  =====  ==========
+    ``starts``            0           2      3      4
+    ``ends``              2           3      4      6
+    ``group_ends``        4           4      4      6
+    compared with         rows 2, 3   row 3  none   none
+    ====================  ==========  =====  =====  ==========
+
+    These are 2 x 2 + 1 = 5 pairs.
 
     Args:
-        keys: ``(rows,)``, equal ones beside each other.
-        codes: ``(rows,)``, equal ones of a key beside each other.
+        starts: ``(runs,)``, the first row of each run.
+        ends: ``(runs,)``, the row after its last one.
+        group_ends: ``(runs,)``, the row after the last one of its group; never before ``ends``.
+    """
+
+    starts: Array
+    ends: Array
+    group_ends: Array
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of pairs of rows that share a key and differ in code."""
+        return int(((self.ends - self.starts) * (self.group_ends - self.ends)).sum())
+
+    @property
+    def is_first(self) -> Array:
+        """Whether each run is the first one of its group, ``(runs,)``."""
+        return np.append(True, self.group_ends[1:] != self.group_ends[:-1])
+
+
+def find_runs(keys: Array, codes: Array) -> Runs:
+    """Find the runs of rows of equal key and code.
+
+    Args:
+        keys: ``(rows,)``, equal ones next to each other.
+        codes: ``(rows,)``, equal ones of a key next to each other.
     """
     is_other_key = keys[1:] != keys[:-1]
     key_ends = np.append(np.flatnonzero(is_other_key) + 1, len(keys))
     ends = np.append(np.flatnonzero(is_other_key | (codes[1:] != codes[:-1])) + 1, len(keys))
     starts = np.concatenate([[0], ends[:-1]])
-    return starts, ends, key_ends[np.searchsorted(key_ends, ends)]
-
-
-def _count_pairs(starts: Array, ends: Array, group_ends: Array) -> int:
-    return int(((ends - starts) * (group_ends - ends)).sum())
+    return Runs(starts, ends, key_ends[np.searchsorted(key_ends, ends)])
 
 
 def _search_groups(hashes: Array, codes: Array, keys: Array, max_bits: int) -> Iterator[Pairs]:
-    """Find the close pairs among hashes of equal keys."""
+    """Find the close pairs among hashes of equal keys.
+
+    Small groups are compared all at once. A large group is searched by itself: there its runs end their own group, so
+    that the comparison of the small ones finds nothing to compare them with.
+    """
     order = np.argsort(keys, kind="stable")
-    hashes, codes, keys = hashes[order], codes[order], keys[order]
-    starts, ends, group_ends = _find_runs(keys, codes)
-    is_first = np.append(True, group_ends[1:] != group_ends[:-1])
-    group_starts = starts[is_first][np.cumsum(is_first) - 1]
-    is_small = group_ends - group_starts <= MAX_SMALL_GROUP
-    for first, second, bits in _compare_small(hashes, starts, ends, np.where(is_small, group_ends, ends), max_bits):
+    hashes, codes = hashes[order], codes[order]
+    runs = find_runs(keys[order], codes)
+    group_starts = runs.starts[runs.is_first][np.cumsum(runs.is_first) - 1]
+    is_small = runs.group_ends - group_starts <= MAX_SMALL_GROUP
+    small = Runs(runs.starts, runs.ends, np.where(is_small, runs.group_ends, runs.ends))
+    for first, second, bits in _compare_small(hashes, small, max_bits):
         yield order[first], order[second], bits
-    for run in np.flatnonzero(is_first & ~is_small & (ends < group_ends)):
-        group = slice(starts[run], group_ends[run])
+    has_pairs = runs.ends < runs.group_ends
+    for run in np.flatnonzero(runs.is_first & ~is_small & has_pairs):
+        group = slice(runs.starts[run], runs.group_ends[run])
         rows = order[group]
         search = _compare_all if len(rows) <= MAX_COMPARED else _search
         for first, second, bits in search(hashes[group], codes[group], max_bits):
             yield rows[first], rows[second], bits
 
 
-def _compare_small(hashes: Array, starts: Array, ends: Array, group_ends: Array, max_bits: int) -> Iterator[Pairs]:
-    """Compare each row of a run with the rows behind the run, up to the end of its group, one after the other."""
+def _compare_small(hashes: Array, runs: Runs, max_bits: int) -> Iterator[Pairs]:
+    """Compare each row with the rows from its run's end to its group's end, all rows at once, one step after the other.
+
+    With the six rows of :class:`Runs` the first step compares 0, 1, 2 with 2, 2, 3 and the second one 0, 1 with 3, 3.
+    """
     words = np.ascontiguousarray(hashes.T)
-    lengths = np.where(ends < group_ends, ends - starts, 0)
-    others, last = np.repeat(ends, lengths), np.repeat(group_ends, lengths)
-    rows = np.flatnonzero(np.repeat(lengths > 0, ends - starts))
+    lengths = np.where(runs.ends < runs.group_ends, runs.ends - runs.starts, 0)
+    others, last = np.repeat(runs.ends, lengths), np.repeat(runs.group_ends, lengths)
+    rows = np.flatnonzero(np.repeat(lengths > 0, runs.ends - runs.starts))
     while len(rows) > 0:
-        # The first word has the bits that vary most; few pairs are left after it.
+        # The first word has the bits that vary most; few pairs remain after it.
         close = np.flatnonzero(np.bitwise_count(words[0][rows] ^ words[0][others]) <= max_bits)
         bits = np.bitwise_count(hashes[rows[close]] ^ hashes[others[close]]).sum(axis=1, dtype=np.int64)
         close, bits = close[bits <= max_bits], bits[bits <= max_bits]
         yield rows[close], others[close], bits
         others = others + 1
-        goes_on = others < last
-        rows, others, last = rows[goes_on], others[goes_on], last[goes_on]
+        has_more = others < last
+        rows, others, last = rows[has_more], others[has_more], last[has_more]
 
 
 def _compare_all(hashes: Array, codes: Array, max_bits: int) -> Iterator[Pairs]:
     """Compare all pairs of hashes that are in the order of their codes, and whose codes differ."""
-    for start, end, _ in zip(*_find_runs(np.zeros(len(codes), np.uint64), codes), strict=True):
+    runs = find_runs(np.zeros(len(codes), np.uint64), codes)
+    for start, end in zip(runs.starts, runs.ends, strict=True):
         for row in range(start, end, BLOCK[0]):
             words = np.ascontiguousarray(hashes[row : min(row + BLOCK[0], end)].T)[:, :, None]
             for other in range(end, len(hashes), BLOCK[1]):
                 other_words = np.ascontiguousarray(hashes[other : other + BLOCK[1]].T)[:, None, :]
                 # Sixteen bits: all 256 may differ, which eight bits would call none.
                 bits = np.bitwise_count(words[0] ^ other_words[0]).astype(np.uint16)
-                for place in range(1, len(words)):
-                    bits += np.bitwise_count(words[place] ^ other_words[place])
+                for word in range(1, len(words)):
+                    bits += np.bitwise_count(words[word] ^ other_words[word])
                 close = np.flatnonzero(bits <= max_bits)
                 if len(close) > 0:
                     first, second = np.divmod(close, bits.shape[1])

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import hamming_search as close_hashes
-from pipeline.data.hamming_search import find_close_hashes, take_bits
+from pipeline.data import hamming_search
+from pipeline.data.hamming_search import find_close_hashes, find_runs, take_bits
 
 
 @contextmanager
 def small_limits():
     """Limits so low that a hundred hashes are sorted, grouped, and grouped again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(close_hashes, "MAX_COMPARED", 8)
-        patch.setattr(close_hashes, "MAX_SMALL_GROUP", 3)
-        patch.setattr(close_hashes, "BLOCK", (2, 5))
-        patch.setattr(close_hashes, "CHUNK", 7)
+        patch.setattr(hamming_search, "MAX_COMPARED", 8)
+        patch.setattr(hamming_search, "MAX_SMALL_GROUP", 3)
+        patch.setattr(hamming_search, "BLOCK", (2, 5))
+        patch.setattr(hamming_search, "CHUNK", 7)
         yield
 
 
@@ -96,10 +96,27 @@ def test_bits_that_never_vary_do_not_put_all_hashes_into_one_group():
     bits = np.zeros((4_000, 256), np.uint8)
     bits[:, ::7] = np.random.default_rng(0).integers(0, 2, (4_000, 37))
     hashes = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
-    ordered = take_bits(hashes, close_hashes._order_bits(hashes))
+    ordered = take_bits(hashes, hamming_search._order_bits(hashes))
     num_compared = 0
     for start in range(7):
         keys = np.sort(take_bits(ordered, range(start, 256, 7))[:, 0])
-        num_compared += close_hashes._count_pairs(*close_hashes._find_runs(keys, np.arange(4_000)))
+        num_compared += find_runs(keys, np.arange(4_000)).num_pairs
     # A part has five or six bits that vary: a pair shares it with a chance of 1 / 32 or 1 / 64.
     assert num_compared < 7 * 4_000**2 / 2 / 30
+
+
+def test_the_six_rows_of_the_docstring_are_cut_into_four_runs_of_two_groups():
+    runs = find_runs(np.array([7, 7, 7, 7, 9, 9]), np.array([0, 0, 1, 2, 0, 0]))
+    assert runs.starts.tolist() == [0, 2, 3, 4]
+    assert runs.ends.tolist() == [2, 3, 4, 6]
+    assert runs.group_ends.tolist() == [4, 4, 4, 6]
+    assert runs.is_first.tolist() == [True, False, False, True]
+    assert runs.num_pairs == 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming_search, "MAX_SMALL_GROUP", 6)
+        keys, same = np.array([7, 7, 7, 7, 9, 9], np.uint64), np.zeros((6, 4), np.uint64)
+        steps = list(hamming_search._search_groups(same, np.array([0, 0, 1, 2, 0, 0]), keys, max_bits=0))
+    assert [(first.tolist(), second.tolist()) for first, second, _ in steps] == [
+        ([0, 1, 2], [2, 2, 3]),
+        ([0, 1], [3, 3]),
+    ]
