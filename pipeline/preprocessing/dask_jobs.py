@@ -63,7 +63,9 @@ def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, 
     try:
         sizes = {str(path): path.stat().st_size for path in (witness, sample and sample.absolute()) if path}
         with _connect(distributed, address) as client:
-            yield from _work_off(distributed, client, address, jobs, _make_task(describe_program(), sizes))
+            waiting = Jobs(client, address, jobs, _make_task(describe_program(), sizes))
+            for _ in jobs:
+                yield waiting.wait_for_next()
     finally:
         witness.unlink(missing_ok=True)
 
@@ -130,52 +132,95 @@ def _make_task(program: dict[str, str], sizes: dict[str, int]) -> Callable[[byte
     return work
 
 
-def _work_off(
-    distributed: Any, client: Any, address: str, jobs: Sequence[tuple[str, Job]], task: Callable[[bytes], Any]
-) -> Iterator[Any]:
-    packed = [
-        pickle.dumps((function, [_make_absolute(argument) for argument in arguments], named))
-        for _, (function, arguments, named) in jobs
-    ]
-    futures = client.map(task, packed, pure=False, batch_size=1000)
-    waiting = {future.key: (name, future) for (name, _), future in zip(jobs, futures, strict=True)}
-    ended: queue.Queue[Any] = queue.Queue()
-    for future in futures:
-        future.add_done_callback(ended.put)
-    del futures  # what is done is let go, or dask would do it again where its worker dies later
-    while waiting:
-        try:
-            future = ended.get(timeout=PATIENCE_S)
-        except queue.Empty:
-            _check_workers(client, address)
-            continue
-        name, _ = waiting[future.key]
-        if future.status == "error":
-            _raise(distributed, future.exception(), name)
-        if future.status == "cancelled":
-            raise _describe_loss(address)
-        try:
-            given = future.result(timeout=PATIENCE_S)
-        except TimeoutError:  # its worker died before it gave the result, and another one has to do the job again
-            _check_workers(client, address)
-            ended.put(future)
-            continue
-        except distributed.KilledWorker as error:
-            _raise(distributed, error, name)
-        except (CancelledError, distributed.comm.CommClosedError) as error:  # it went while the result was on its way
-            raise _describe_loss(address) from error
-        del waiting[future.key]
-        yield given
+class Jobs:
+    """The jobs of a cluster whose results are not here yet.
+
+    A job leaves the cluster in one of four ways:
+
+    ==========================  ===========================================  ========================================
+    dask reports                meaning                                      what follows
+    ==========================  ===========================================  ========================================
+    finished, with a result     the job is done                              the result is returned
+    finished, result overdue    its worker died before it sent the result;   it is waited for again, as long as there
+                                another one has to do the job again          are workers
+    error                       KilledWorker: the job ended every worker     UserError that names the job; any other
+                                that took it; else the job's own error       error as the job raised it
+    cancelled, or broken off    the scheduler went away                      UserError
+    ==========================  ===========================================  ========================================
+
+    Args:
+        client: The connection to the cluster.
+        address: The scheduler's address, for messages.
+        jobs: The jobs, each with the name that a message calls it.
+        task: The function that workers run; it takes a packed job.
+    """
+
+    def __init__(
+        self, client: Any, address: str, jobs: Sequence[tuple[str, Job]], task: Callable[[bytes], Any]
+    ) -> None:
+        self.client, self.address = client, address
+        packed = [
+            pickle.dumps((function, [_make_absolute(argument) for argument in arguments], named))
+            for _, (function, arguments, named) in jobs
+        ]
+        futures = client.map(task, packed, pure=False, batch_size=1000)
+        # What is done is removed from here, or dask would do it again where its worker dies later.
+        self.waiting = {future.key: (name, future) for (name, _), future in zip(jobs, futures, strict=True)}
+        self.ended: queue.Queue[Any] = queue.Queue()
+        for future in futures:
+            future.add_done_callback(self.ended.put)
+
+    def wait_for_next(self) -> Any:
+        """Return the result of the next job that is done.
+
+        Raises:
+            UserError: a job ended every worker that took it, no worker is left, or the scheduler went away.
+        """
+        import distributed
+
+        while True:
+            try:
+                future = self.ended.get(timeout=PATIENCE_S)
+            except queue.Empty:
+                self._check_workers()
+                continue
+            name, _ = self.waiting[future.key]
+            if future.status == "error":
+                _raise(future.exception(), name)
+            if future.status == "cancelled":
+                raise self._describe_loss()
+            try:
+                result = future.result(timeout=PATIENCE_S)
+            except TimeoutError:
+                self._check_workers()
+                self.ended.put(future)
+                continue
+            except distributed.KilledWorker as error:
+                _raise(error, name)
+            except (CancelledError, distributed.comm.CommClosedError) as error:
+                raise self._describe_loss() from error  # while the result was on its way
+            del self.waiting[future.key]
+            return result
+
+    def _describe_loss(self) -> UserError:
+        return UserError(
+            f"{OPTION}: the dask scheduler at {self.address} went away. What was done is kept: start it and run the "
+            "stage again."
+        )
+
+    def _check_workers(self) -> None:
+        """Refuse to wait any longer where no worker is left."""
+        if not self.client.ncores():
+            raise UserError(
+                f"{OPTION}: the dask scheduler at {self.address} has no worker. What was done is kept: start some "
+                f"(dask worker {self.address}) and run the stage again."
+            )
 
 
-def _describe_loss(address: str) -> UserError:
-    return UserError(
-        f"{OPTION}: the dask scheduler at {address} went away. What was done is kept: start it and run the stage again."
-    )
+def _raise(error: BaseException, name: str) -> NoReturn:
+    from distributed import KilledWorker
 
-
-def _raise(distributed: Any, error: BaseException, name: str) -> NoReturn:
-    if isinstance(error, distributed.KilledWorker):
+    if isinstance(error, KilledWorker):
         raise UserError(
             f"{OPTION}: {name} ended every worker that took it, killed or out of memory. What was done is kept: give "
             "workers more memory and run the stage again."
@@ -183,15 +228,6 @@ def _raise(distributed: Any, error: BaseException, name: str) -> NoReturn:
     if isinstance(error, ImportError):
         raise UserError(f"{OPTION}: a worker lacks this program ({error}). Install it on all machines.") from error
     raise error
-
-
-def _check_workers(client: Any, address: str) -> None:
-    """Refuse to wait on where nobody is left to wait for."""
-    if not client.ncores():
-        raise UserError(
-            f"{OPTION}: the dask scheduler at {address} has no worker. What was done is kept: start some "
-            f"(dask worker {address}) and run the stage again."
-        )
 
 
 def _make_absolute(argument: Any) -> Any:

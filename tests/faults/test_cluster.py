@@ -144,7 +144,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_what_was_done_is_kept(alone,
 def test_a_worker_without_this_program_or_with_another_version_is_refused(alone, tmp_path):
     _, make = alone
     shutil.copytree(ROOT / "pipeline", tmp_path / "changed" / "pipeline")
-    with (tmp_path / "changed" / "pipeline" / "slicing.py").open("a") as file:
+    with (tmp_path / "changed" / "pipeline" / "preprocessing" / "slicing.py").open("a") as file:
         file.write("# changed\n")
     for path, complaint in (((), "a worker lacks this program"), ((tmp_path / "changed",), "has this program")):
         with start_cluster(tmp_path, 1, path) as one, pytest.raises(UserError, match=complaint):
