@@ -132,6 +132,11 @@ def read_store(folder: Path, verify: bool = False) -> Store:
     )
 
 
+def has_store(folder: Path) -> bool:
+    """Return whether a complete store is there; it may be of another format."""
+    return (folder / "store.json").is_file()
+
+
 def check_store(folder: Path, fingerprint: str) -> None:
     """Refuse a store whose files are not those that were written: a flipped bit, a copy that went wrong, an edit.
 
@@ -156,7 +161,7 @@ def check_store(folder: Path, fingerprint: str) -> None:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "store.json"
-    if not path.is_file():
+    if not has_store(folder):
         raise UserError(f"{folder}: no complete example store. Run the preprocess stage first.")
     record = read_json(path)
     if isinstance(record, dict) and record.get("format") != FORMAT:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.data import PreprocessConfig
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError, VolumeError
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import compute_fingerprint
@@ -32,18 +33,24 @@ MIN_SIDE_OFFSET_MM = 20.0
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one source contributes.
+class PartSummary:
+    """What is known of a part without its images; manifest and index are made from it.
 
     Args:
-        images: ``(slices, height, width)`` uint8; empty where the source was refused.
-        positions: ``(slices,)`` float32 in [-1, 1].
-        facts: the manifest's columns that come from reading the file.
+        name: The part's file name.
+        positions: ``(slices,)`` float32 in [-1, 1]; empty where the source was refused.
+        facts: The manifest's columns that come from reading the file.
+        is_kept: Whether the part was written. Where it was not, another run may find the file otherwise.
     """
 
-    images: np.ndarray[Any, Any]
-    positions: np.ndarray[Any, Any]
+    name: str
+    positions: Array
     facts: dict[str, Any]
+    is_kept: bool = True
+
+    @property
+    def is_accepted(self) -> bool:
+        return bool(self.facts["status"] == "accepted")
 
 
 def describe_options(options: PreprocessConfig) -> dict[str, Any]:
@@ -74,10 +81,8 @@ def compute_part_key(raw: Path, source: Source, options: PreprocessConfig) -> st
     return compute_fingerprint(identity, files, describe_options(options))
 
 
-def prepare_part(
-    raw: Path, source: Source, options: PreprocessConfig, part_path: Path, raw_name: str
-) -> tuple[str, str] | None:
-    """Read one source and write its part, or why it is refused.
+def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path: Path, raw_name: str) -> PartSummary:
+    """Read one source and write its part.
 
     Args:
         raw: the folder that the source's paths are relative to.
@@ -87,25 +92,33 @@ def prepare_part(
         raw_name: what the reason of a refusal calls ``raw``, the same on every machine.
 
     Returns:
-        The part's name and why nothing was written, which another run may find otherwise; None where a part was.
+        What the part holds, or why none was written.
     """
     name = Path(raw_name) / source.paths[0]
     try:
-        part = _make_part(raw, source, options, raw_name)
+        images, summary = _cut_source(raw, source, options, part_path.name, raw_name)
     except OSError as error:
-        return part_path.name, f"{name}: {error.strerror or type(error).__name__}. Mend its permissions, or copy it."
+        reason = f"{name}: {error.strerror or type(error).__name__}. Mend its permissions, or copy it."
+        return refuse(part_path.name, reason, is_kept=False)
     if compute_part_key(raw, source, options) != part_path.stem:
-        return part_path.name, f"{name}: changed or went away while it was read. Run preprocess again."
+        reason = f"{name}: changed or went away while it was read. Run preprocess again."
+        return refuse(part_path.name, reason, is_kept=False)
     buffer = io.BytesIO()
-    np.savez(buffer, images=part.images, positions=part.positions, facts=np.array(json.dumps(part.facts)))
+    np.savez(buffer, images=images, positions=summary.positions, facts=np.array(json.dumps(summary.facts)))
     content = buffer.getvalue()
     write_bytes(part_path, content + hashlib.sha256(content).digest())
-    return None
+    return summary
 
 
-def is_whole(part_path: Path) -> bool:
-    """Say whether a part is there and as it was written."""
-    return part_path.is_file() and _strip_digest(part_path.read_bytes()) is not None
+def refuse(part_name: str, reason: str, is_kept: bool = True) -> PartSummary:
+    """Return the summary of a source that cannot be used.
+
+    Args:
+        part_name: The part's file name.
+        reason: Why, as the manifest has it.
+        is_kept: Whether the refusal is written, so that another run does not read the source again.
+    """
+    return PartSummary(part_name, np.zeros(0, np.float32), {"status": "refused", "reason": reason}, is_kept)
 
 
 def check_written(part_paths: list[Path]) -> None:
@@ -124,8 +137,21 @@ def check_written(part_paths: list[Path]) -> None:
         )
 
 
-def read_part(part_path: Path) -> Part:
-    """Read a part back.
+def read_summary(part_path: Path) -> PartSummary | None:
+    """Read a part that an earlier run wrote, but for its images.
+
+    Returns:
+        None where the part is not there, or is not what was written.
+    """
+    body = _strip_digest(part_path.read_bytes()) if part_path.is_file() else None
+    if body is None:
+        return None
+    with np.load(io.BytesIO(body), allow_pickle=False) as content:
+        return PartSummary(part_path.name, content["positions"], json.loads(str(content["facts"])))
+
+
+def read_images(part_path: Path) -> Array:
+    """Read the images of a part, ``(slices, height, width)`` uint8.
 
     Raises:
         UserError: it is not what was written.
@@ -133,16 +159,17 @@ def read_part(part_path: Path) -> Part:
     body = _strip_digest(part_path.read_bytes())
     if body is None:
         raise UserError(
-            f"{part_path}: damaged, it does not fit its checksum. Run preprocess again, which makes it anew."
+            f"{part_path}: damaged, it does not fit its checksum. Run preprocess again, which makes it from scratch."
         )
     with np.load(io.BytesIO(body), allow_pickle=False) as content:
-        return Part(content["images"], content["positions"], json.loads(str(content["facts"])))
+        images: Array = content["images"]
+        return images
 
 
-def export_pictures(part_path: Path, source: Source, folder: Path) -> None:
-    """Write a part's pictures under AKOA's own form of name, ``<volume's file name>_<slice>.png``."""
+def export_images(part_path: Path, source: Source, folder: Path) -> None:
+    """Write a part's images under AKOA's own form of name, ``<volume's file name>_<slice>.png``."""
     name = source.paths[0].name if source.is_volume else source.paths[0].name.rsplit("_", 1)[0]
-    for slice_index, image in enumerate(read_part(part_path).images):
+    for slice_index, image in enumerate(read_images(part_path)):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         write_bytes(folder / source.paths[0].parent / f"{name}_{slice_index}.png", buffer.getvalue())
@@ -154,15 +181,16 @@ def _strip_digest(content: bytes) -> bytes | None:
     return body if hashlib.sha256(body).digest() == digest else None
 
 
-def _make_part(raw: Path, source: Source, options: PreprocessConfig, raw_name: str) -> Part:
+def _cut_source(
+    raw: Path, source: Source, options: PreprocessConfig, part_name: str, raw_name: str
+) -> tuple[Array, PartSummary]:
     try:
         stack, facts = _read_source(raw, source, options)
         facts |= {"status": "accepted", "reason": "", "intensity_low": stack.low, "intensity_high": stack.high}
-        return Part(stack.images, stack.positions, facts)
+        return stack.images, PartSummary(part_name, stack.positions, facts)
     except (VolumeError, MemoryError) as error:
         reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
-        empty = np.zeros((0, *options.size), np.uint8)
-        return Part(empty, np.zeros(0, np.float32), {"status": "refused", "reason": reason})
+        return np.zeros((0, *options.size), np.uint8), refuse(part_name, reason)
 
 
 def _read_source(raw: Path, source: Source, options: PreprocessConfig) -> tuple[Stack, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """From a ready-made data set to manifest, official splits and example store."""
 
 import hashlib
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,44 +21,46 @@ from pipeline.data.sources import find_files
 from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import Dataset, find_raw_folder
 from pipeline.datasets.base import OFFICIAL_SPLITS, ReadyMade
+from pipeline.preprocessing.completeness import Preparation
 
 # Changes when the same files make other tables; it makes old ones invalid.
 VERSION = 1
 
 
-def prepare_ready_made(
-    experiment: Experiment, dataset: Dataset, console: Console, draw_sheet: Callable[[], None]
-) -> None:
-    """Read a published set and write manifest, official splits, store and coverage report.
+def plan_published_set(experiment: Experiment, dataset: Dataset) -> Preparation:
+    """Say how a published set becomes a store.
 
     Args:
         experiment: where to, and what is allowed.
         dataset: has a reader.
-        console: told what is there.
-        draw_sheet: draws the contact sheet of the store, before the record that all is complete.
 
     Raises:
-        UserError: options that are for volumes alone, or what the reader refuses.
+        UserError: options that are for volumes alone, or no raw folder.
     """
-    paths, raw = experiment.paths, find_raw_folder(experiment)
     _refuse_volume_options(experiment)
-    complete = paths.prepared / "complete.json"
     plan = _fingerprint_plan(experiment)
-    if complete.is_file() and read_json(complete).get("plan") == plan:
-        console.print(f"{paths.prepared}: up to date; nothing to do.")
-    else:
-        # From here until the end, no stage finds a store that the options no longer describe.
-        complete.unlink(missing_ok=True)
-        (paths.prepared / "store.json").unlink(missing_ok=True)
-        assert dataset.read is not None
-        with console.status(f"reading {raw}"):
-            found = dataset.read(raw, experiment.data)
-            if _fingerprint_plan(experiment) != plan:
-                raise UserError(f"{raw}: files changed while they were read. Run the preprocess stage again.")
-            _write_all(paths, found, dataset)
-            draw_sheet()
-        write_json(complete, {"plan": plan})
-    _report(paths, dataset, console)
+    return Preparation(
+        experiment.paths.prepared,
+        plan,
+        build=partial(_build, experiment, dataset, plan),
+        report=partial(_report, experiment.paths, dataset),
+    )
+
+
+def _build(experiment: Experiment, dataset: Dataset, plan: str, console: Console) -> bool:
+    """Write manifest, official splits, store and coverage report.
+
+    Raises:
+        UserError: what the reader refuses, or files that changed while they were read.
+    """
+    assert dataset.read is not None
+    raw = find_raw_folder(experiment)
+    with console.status(f"reading {raw}"):
+        found = dataset.read(raw, experiment.data)
+        if _fingerprint_plan(experiment) != plan:
+            raise UserError(f"{raw}: files changed while they were read. Run the preprocess stage again.")
+        _write_all(experiment.paths, found, dataset)
+    return True
 
 
 def name_examples(official_splits: np.ndarray[Any, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +13,93 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.console import progress
+from pipeline.core.array_types import Array
+from pipeline.core.console import progress, warn
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_json
-from pipeline.core.provenance import count_cores
-from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, write_table
+from pipeline.core.files import read_json, write_json
+from pipeline.core.provenance import compute_fingerprint, count_cores
+from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
+from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source
-from pipeline.data.store import write_store
-from pipeline.datasets import find_raw_folder
+from pipeline.data.sources import Source, list_table_sources
+from pipeline.data.store import FORMAT, write_store
+from pipeline.datasets import Dataset, find_raw_folder
+from pipeline.preprocessing.completeness import Preparation
 from pipeline.preprocessing.dask_jobs import Job, run_on_cluster
 from pipeline.preprocessing.parts import (
-    Part,
+    PartSummary,
     check_written,
+    compute_part_key,
     describe_options,
-    export_pictures,
-    is_whole,
+    export_images,
     prepare_part,
-    read_part,
+    read_images,
+    read_summary,
 )
 
+# Scans, each with the path of its part.
+Scans = list[tuple[Source, Path]]
 
-def prepare_parts(
-    experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console
-) -> dict[str, str]:
-    """Make the parts that are not there yet, or damaged, in parallel; return why parts, by name, were not made."""
-    work = [(source, path) for source, path in zip(sources, part_paths, strict=True) if not source.ignored]
-    missing = [(source, path) for source, path in work if not is_whole(path)]
-    if len(missing) < len(work):
-        console.print(f"{len(work) - len(missing)} of {len(work)} scans need no work.")
-    raw, options = find_raw_folder(experiment), experiment.preprocess
-    jobs = [
-        (source.paths[0].as_posix(), delayed(prepare_part)(raw, source, options, part_path, str(raw)))
-        for source, part_path in missing
-    ]
+
+def plan_volumes(experiment: Experiment, dataset: Dataset) -> Preparation:
+    """List the scans of a data set, and how they become a store.
+
+    Args:
+        experiment: its data, options and workspace.
+        dataset: one that lists its scans; a table of the user takes the place of its list.
+
+    Raises:
+        UserError: there is nothing to read.
+    """
+    assert dataset.list_sources is not None
+    raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
+    if experiment.data.table is not None:
+        sources = list_table_sources(raw, experiment.data.table)
+    else:
+        sources = dataset.list_sources(raw, experiment.data.pattern)
+    scans = [(source, folder / "parts" / f"{compute_part_key(raw, source, options)}.npz") for source in sources]
+    part_names, spellings = [path.name for _, path in scans], [source.spelling for source in sources]
+    return Preparation(
+        folder,
+        compute_fingerprint(FORMAT, part_names, spellings, options.export_png),
+        build=partial(_build, experiment, scans),
+        report=partial(_report, experiment),
+    )
+
+
+def _build(experiment: Experiment, scans: Scans, console: Console) -> bool:
+    """Write manifest, coverage report and, where a scan is accepted, the store; return whether no part is lacking."""
+    summaries = _prepare_parts(experiment, scans, console)
+    _write_manifest(experiment.paths, scans, summaries)
+    if not any(summary.is_accepted for summary in summaries.values()):
+        return False
+    _assemble_store(experiment, scans, summaries, console)
+    for leftover in set((experiment.paths.prepared / "parts").iterdir()) - {path for _, path in scans}:
+        leftover.unlink()
+    return all(summary.is_kept for summary in summaries.values())
+
+
+def _prepare_parts(experiment: Experiment, scans: Scans, console: Console) -> dict[str, PartSummary]:
+    """Make the parts that are not there yet, or damaged, in parallel.
+
+    Returns:
+        From a part's name to what it holds, or why it was not made; ignored files have none.
+    """
+    work = [(source, path) for source, path in scans if not source.ignored]
+    summaries = {path.name: summary for _, path in work if (summary := read_summary(path)) is not None}
+    if summaries:
+        console.print(f"{len(summaries)} of {len(work)} scans need no work.")
+    missing = [(source, path) for source, path in work if path.name not in summaries]
     for _, path in missing:
         path.unlink(missing_ok=True)  # damaged
-    problems = dict(found for found in _run(jobs, "slicing", experiment, console) if found is not None)
-    check_written([path for _, path in missing if path.name not in problems])
-    return problems
+    raw, options = find_raw_folder(experiment), experiment.preprocess
+    jobs = [
+        (source.paths[0].as_posix(), delayed(prepare_part)(raw, source, options, path, str(raw)))
+        for source, path in missing
+    ]
+    summaries |= {summary.name: summary for summary in _run(jobs, "slicing", experiment, console)}
+    check_written([path for _, path in missing if summaries[path.name].is_kept])
+    return summaries
 
 
 def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, console: Console) -> list[Any]:
@@ -72,44 +122,38 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
         ) from error
 
 
-def write_manifest(
-    paths: Workspace, sources: list[Source], part_paths: list[Path], problems: dict[str, str]
-) -> pd.DataFrame:
+def _write_manifest(paths: Workspace, scans: Scans, summaries: Mapping[str, PartSummary]) -> None:
     """Write what became of every file, and how many each spelling of name matched."""
     rows = []
-    for source, part_path in zip(sources, part_paths, strict=True):
-        if source.ignored:
-            facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
-        elif part_path.name in problems:
-            facts, num_examples = {"status": "refused", "reason": problems[part_path.name]}, 0
-        else:
-            part = read_part(part_path)
-            facts, num_examples = part.facts, len(part.images)
+    for source, path in scans:
+        facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
+        if not source.ignored:
+            facts, num_examples = summaries[path.name].facts, len(summaries[path.name].positions)
         rows.append(_manifest_row(source, facts, num_examples))
     manifest = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
     write_table(paths.manifest, manifest, MANIFEST_COLUMNS)
     write_json(paths.prepared / "coverage.json", _count_coverage(manifest))
-    return manifest
 
 
-def assemble_store(experiment: Experiment, sources: list[Source], part_paths: list[Path], console: Console) -> None:
-    """Join the accepted parts, in the order of their ids, into the store; export."""
-    paths = experiment.paths
-    accepted, tables = [], []
-    for source, path in zip(sources, part_paths, strict=True):
-        part = read_part(path) if path.is_file() else None
-        if part is not None and part.facts["status"] == "accepted":
-            accepted.append((source, path))
-            tables.append(_index_rows(source, part))
-    index = pd.concat(tables, ignore_index=True)
-    stacks = (read_part(path).images for _, path in accepted)
-    write_store(paths.prepared, stacks, index, describe_options(experiment.preprocess))
-    shutil.rmtree(paths.prepared / "png", ignore_errors=True)
+def _assemble_store(
+    experiment: Experiment, scans: Scans, summaries: Mapping[str, PartSummary], console: Console
+) -> None:
+    """Join the accepted parts, in the order of their ids, into the store; export.
+
+    Only here is a part read that this run made, once, and by the processes that export it once more.
+    """
+    folder = experiment.paths.prepared
+    accepted = [(source, path) for source, path in scans if not source.ignored and summaries[path.name].is_accepted]
+    index = pd.concat(
+        [_index_rows(source, summaries[path.name].positions) for source, path in accepted], ignore_index=True
+    )
+    stacks = (read_images(path) for _, path in accepted)
+    write_store(folder, stacks, index, describe_options(experiment.preprocess))
+    shutil.rmtree(folder / "png", ignore_errors=True)
     if experiment.preprocess.export_png:
-        folder = paths.prepared / "png"
         jobs = [
-            (source.paths[0].as_posix(), delayed(export_pictures)(part_path, source, folder))
-            for source, part_path in accepted
+            (source.paths[0].as_posix(), delayed(export_images)(path, source, folder / "png"))
+            for source, path in accepted
         ]
         _run(jobs, "exporting", experiment, console)
 
@@ -130,15 +174,15 @@ def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> d
     return row | facts
 
 
-def _index_rows(source: Source, part: Part) -> pd.DataFrame:
-    num_slices = len(part.images)
+def _index_rows(source: Source, positions: Array) -> pd.DataFrame:
+    num_slices = len(positions)
     rows = {
         "example_id": [f"{source.source_id}_{slice_index}" for slice_index in range(num_slices)],
         "source_id": source.source_id,
         "group_id": source.group_id,
         "label": source.label,
         "slice_index": range(num_slices),
-        "slice_position": part.positions,
+        "slice_position": positions,
     }
     return pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
 
@@ -155,3 +199,45 @@ def _count_coverage(manifest: pd.DataFrame) -> dict[str, Any]:
         "scans_by_label": dict(sorted(Counter(manifest.loc[manifest["status"] == "accepted", "label"]).items())),
         "side_disagreements": disagreements["path"].tolist(),
     }
+
+
+def _report(experiment: Experiment, console: Console) -> None:
+    """Print what the manifest holds.
+
+    Raises:
+        UserError: no scan can be used, or some were refused and ``preprocess.skip_refused`` is false.
+    """
+    paths = experiment.paths
+    manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
+    coverage = read_json(paths.prepared / "coverage.json")
+    for spelling, count in coverage["files_by_spelling"].items():
+        console.print(f"  {count:6d}  {spelling}", highlight=False)
+    accepted = manifest[manifest["status"] == "accepted"]
+    labels = ", ".join(f"{count} {label}" for label, count in coverage["scans_by_label"].items())
+    console.print(f"{len(accepted)} scans of {accepted['group_id'].nunique()} patients ({labels}) -> {paths.prepared}")
+    for path in coverage["side_disagreements"]:
+        warn(console, f"{path}: the name's side and the knee's place in the scanner disagree")
+    formula = find_formula(accepted)
+    if formula:
+        warn(console, f"{formula!r}: a spreadsheet takes this for a formula. Import the tables' columns as text.")
+    ignored = manifest[manifest["status"] == "ignored"]
+    if len(ignored):
+        first = ignored.iloc[0]
+        such = make_printable(f"such as {first['path']}: {first['reason']}")
+        console.print(f"{len(ignored)} file(s) ignored, {such}", highlight=False, markup=False)
+    _refuse(paths, manifest, experiment.preprocess.skip_refused)
+
+
+def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool) -> None:
+    """List the refused scans; end with an error where nothing is left or they are not to be skipped."""
+    refused = manifest[manifest["status"] == "refused"]
+    errors = Console(stderr=True, soft_wrap=True)
+    for reason in refused["reason"]:
+        errors.print(f"refused: {reason}", markup=False, highlight=False)
+    if not (manifest["status"] == "accepted").any():
+        raise UserError(f"{paths.manifest}: none of {len(manifest)} scans can be used; each is there with its reason.")
+    if len(refused) and not skip_refused:
+        raise UserError(
+            f"{paths.manifest}: {len(refused)} of {len(manifest)} scans were refused; each is there with its reason. "
+            "Mend or remove them, or set preprocess.skip_refused: true."
+        )

@@ -113,8 +113,8 @@ def measure_volumes(folder: Path, experiment: Experiment, scratch: Path) -> dict
 
         def prepare(number: int, options: Any = options, sources: Any = sources, parts: Any = parts) -> None:
             folder = paths[number].parent
-            problem = prepare_part(folder, sources[number], options, parts[number], str(folder))
-            assert problem is None, problem
+            part = prepare_part(folder, sources[number], options, parts[number], str(folder))
+            assert part.is_accepted, part.facts
 
         prepare(0)  # libraries are loaded, the file is in the system's cache
         rates[f"volume_s_{num_slices}"] = core_seconds(lambda: [prepare(n) for n in range(len(paths))]) / len(paths)

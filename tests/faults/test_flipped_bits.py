@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline.cli import parse_experiment
 from pipeline.core.errors import UserError
 from pipeline.data.store import read_store
-from pipeline.preprocessing.parts import is_whole, read_part
+from pipeline.preprocessing.parts import read_images, read_summary
 from pipeline.stages import STAGES
 from tests.faults.crash import describe, find_differences
 from tests.stages.test_preprocess import make_experiment, run, snapshot
@@ -96,9 +96,9 @@ def test_a_flipped_bit_in_a_part_is_found_and_the_part_made_anew(write_patients,
     parts = sorted((experiment.paths.prepared / "parts").iterdir())
     for bit in [*range(64), *draw_bits(parts[0], 300)]:
         flip(parts[0], bit)
-        assert not is_whole(parts[0])
+        assert not read_summary(parts[0])
         with pytest.raises(UserError, match=r"npz: damaged, .* Run preprocess again"):
-            read_part(parts[0])
+            read_images(parts[0])
         flip(parts[0], bit)
     # As an interrupted run leaves it, and then a disk.
     for bit in draw_bits(parts[0], 3):

@@ -1,6 +1,7 @@
 """Preprocess finishes what was begun, does nothing twice, redoes what changed, and names what it refuses."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,29 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(num_workers, wr
     assert "2 of 6 scans need no work" in run(again)
     assert snapshot(again) == expected
     assert not list(parts.glob(".*"))
+
+
+def test_a_part_is_read_once_for_its_pixels_and_once_more_where_an_earlier_run_left_it(
+    write_patients, tmp_path, monkeypatch
+):
+    reads = Counter()
+    read_bytes = Path.read_bytes
+
+    def count(path):
+        reads[path.name] += path.suffix == ".npz"
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", count)
+    write_patients(tmp_path / "raw", num_patients=2)
+    experiment = make_experiment(tmp_path)
+    run(experiment)
+    parts = {path.name for path in (experiment.paths.prepared / "parts").iterdir()}
+    assert len(parts) == 4
+    assert {name: reads[name] for name in parts} == dict.fromkeys(parts, 1)
+    reads.clear()
+    (experiment.paths.prepared / "complete.json").unlink()
+    assert "4 of 4 scans need no work" in run(experiment)
+    assert {name: reads[name] for name in parts} == dict.fromkeys(parts, 2)
 
 
 def test_only_a_changed_scan_is_cut_again(write_patients, write_knee, tmp_path):
