@@ -10,7 +10,7 @@ from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.tables import write_table
 from pipeline.core.text import count_words, plural
-from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import run_accuracies
 from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_interval, show_number, show_percent, show_share
 from pipeline.reporting.html import write_page
@@ -120,7 +120,7 @@ def write_folds(
             Section(
                 "What was found",
                 tables=(tabulate_runs(content, kind), tabulate_pooled(content["pooled"])),
-                pictures=(Picture("folds", "Accuracy of each run", text, picture),),
+                figures=(Figure("folds", "Accuracy of each run", text, picture),),
             ),
             Section(
                 "How it was done",

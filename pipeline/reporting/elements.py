@@ -1,10 +1,13 @@
-"""A part of a report: sentences, tables and pictures under one heading, whoever computed them."""
+"""Parts of a page: tables, figures, and sections of both under one heading."""
 
+import base64
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 LONG_CELL = 44  # characters from which on a column's lines are broken
+MIN_WIDE_PIXELS = 1000  # a figure that needs the width of the page
+MIN_WIDE_SHEET_PIXELS = 560  # a sheet of many images would be too small next to another figure
 # What is left of "1,234", "97.1 % (95.0 to 98.6)", "+0.01", "4 of 7", "2.0e-05" or a dash without these is nothing.
 NUMBER_PARTS = re.compile(r"(?<=\d)e(?=[-+\d])|\bto\b|\bof\b|[\d\s.,;:%()±×+\-\u2013\u2212\u00a0]")
 
@@ -46,16 +49,17 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """A figure as it is shown.
 
     Args:
-        name: of its file, without ``.png``.
-        title: of the figure.
-        text: what it shows; with the title also what is read out instead of it.
-        png: the figure itself.
-        can_shrink: whether a phone may show it as narrow as its screen, because little of it is lettering; others
+        name: The name of its file, without ``.png``.
+        title: The title above the figure.
+        text: What it shows; with the title also what is read out instead of it.
+        png: The PNG file.
+        can_shrink: Whether a phone may show it as narrow as its screen, because little of it is lettering; others
             scroll where they are wide.
+        is_sheet: Whether it holds many images, and gets the width of the page sooner than other figures.
     """
 
     name: str
@@ -63,6 +67,26 @@ class Picture:
     text: str
     png: bytes
     can_shrink: bool = False
+    is_sheet: bool = False
+
+    # Width and height of a PNG stand at bytes 16 to 24 (PNG specification, IHDR).
+    @property
+    def width(self) -> int:
+        return int.from_bytes(self.png[16:20], "big")
+
+    @property
+    def height(self) -> int:
+        return int.from_bytes(self.png[20:24], "big")
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it gets the width of the page."""
+        return self.width >= (MIN_WIDE_SHEET_PIXELS if self.is_sheet else MIN_WIDE_PIXELS)
+
+    @property
+    def address(self) -> str:
+        """The figure itself as a data URI."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True)
@@ -72,14 +96,14 @@ class Section:
     Args:
         title: its heading.
         sentences: what was found, each a paragraph.
-        tables: numbers behind it.
-        pictures: figures behind it.
+        tables: The numbers behind it.
+        figures: The figures behind it.
     """
 
     title: str
     sentences: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    figures: tuple[Figure, ...] = ()
 
 
 def _find_kind(cells: list[str], place: int) -> ColumnKind:

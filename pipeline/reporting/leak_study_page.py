@@ -13,7 +13,7 @@ from pipeline.core.tables import write_table
 from pipeline.core.text import plural
 from pipeline.data.store import Store
 from pipeline.datasets import DATASETS
-from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import labelled_accuracies
 from pipeline.reporting.formatting import show_share
 from pipeline.reporting.html import write_page
@@ -164,7 +164,7 @@ def write_audit(
         "commit": read_commit(),
     }
     text = "Dots with their 95\u00a0% intervals over patients; the dashed line is chance."
-    shown = Picture("audit", "Accuracy by what was divided", text, picture)
+    shown = Figure("audit", "Accuracy by what was divided", text, picture)
     rows = tuple((name, str(value)) for name, value in (facts | settings).items())
     write_page(
         folder / "audit.html",
@@ -173,7 +173,7 @@ def write_audit(
         synthetic_note=note,
         sentences=sentences,
         sections=[
-            Section("What was found", tables=(tabulate_outcomes(outcomes, names),), pictures=(shown,)),
+            Section("What was found", tables=(tabulate_outcomes(outcomes, names),), figures=(shown,)),
             Section("How it was done", METHOD, (Table(AGAIN, ("What", "Value"), rows),)),
         ],
     )

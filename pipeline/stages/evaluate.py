@@ -96,7 +96,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     figures["training_curves"] = draw_curves(checkpoint, history)
     sections = build_probe_sections(metrics["probes"], metrics, kind, plane)
     sections += [build_decision_section(metrics, test, store.class_names, kind)]
-    section_pictures = {picture.name: picture.png for section in sections for picture in section.pictures}
+    section_pictures = {figure.name: figure.png for section in sections for figure in section.figures}
 
     check_store(paths.prepared, store.fingerprint)  # all that was read of it since it was opened was as written
     write_table(paths.predictions, predictions, prediction_columns(store.class_names))

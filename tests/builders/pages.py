@@ -6,15 +6,15 @@ import pandas as pd
 
 from pipeline.reporting.documents.facts import Study
 from pipeline.reporting.documents.forms import CHECKLIST, MODEL_CARD, fill_form
-from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
 from pipeline.reporting.evaluation.page import write_report
-from pipeline.reporting.html import build_figure, render_page
+from pipeline.reporting.html import render_page
 from tests.builders.reports import build_metrics, build_png
 
 LONG = "a_name_without_a_break_" * 8
 TABLE = Table("Wide", ("Name", *(f"Column {n}" for n in range(12))), ((LONG, *("0.123",) * 11, LONG),), "A note.")
-FIGURE = build_figure("Map", "Brightest in the middle.", build_png(600, 300))
+FIGURE = Figure("map", "Map", "Brightest in the middle.", build_png(600, 300))
 
 
 def build_report(folder: Path) -> str:
@@ -34,7 +34,7 @@ def build_report(folder: Path) -> str:
         provenance={"fingerprint": "f" * 300, "versions": {"torch": "2.13.0"}},
         config_text=f"name: {LONG}\n",
         warnings=[LONG],
-        sections=[Section("By visit", (LONG,), (TABLE,), (Picture("p", "Probe", "Below one half.", build_png(1100)),))],
+        sections=[Section("By visit", (LONG,), (TABLE,), (Figure("p", "Probe", "Below one half.", build_png(1100)),))],
         study=Study(flow, documents),
     )
     return (folder / "report.html").read_text()

@@ -93,7 +93,7 @@ def test_the_section_shows_both_levels_and_says_what_the_temperature_means():
     assert [row[0] for row in told] == ["100%", "95%", "90%", "80%", "50%"]
     accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
     assert float(told[0][2]) == pytest.approx(accuracy, abs=5e-4)
-    pictures = {picture.name: picture.text for picture in section.pictures}
+    pictures = {picture.name: picture.text for picture in section.figures}
     assert f"Slices: {accuracy:.1%} at 100%" in pictures["coverage"]
     after = metrics["decision"]["calibration"]["slice"]["after"]["ece"]["value"]
     assert f"{after:.3f} after." in pictures["calibration_scaled"]

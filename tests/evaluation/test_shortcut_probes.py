@@ -161,9 +161,9 @@ def test_the_section_says_what_was_found():
         "Accuracy by visit",
         "Accuracy by intensity quartile",
     ]
-    assert "Accuracy is lowest at 0" in section.pictures[0].text
-    assert "98.6%" in section.pictures[1].text, "138 of 140 test rows are right"
-    for picture in section.pictures:
+    assert "Accuracy is lowest at 0" in section.figures[0].text
+    assert "98.6%" in section.figures[1].text, "138 of 140 test rows are right"
+    for picture in section.figures:
         width, height = Image.open(io.BytesIO(picture.png)).size
         assert 500 < width < 3000, picture.name
         assert 300 < height < 1200, picture.name

@@ -11,13 +11,12 @@ from pipeline.attention.maps import AttentionMaps
 from pipeline.attention.storage import tabulate_maps
 from pipeline.config.experiment import Experiment
 from pipeline.datasets import DATASETS
-from pipeline.reporting.attention.overlays import Overlay, draw_plain
+from pipeline.reporting.attention.overlays import Overlay, draw_plain, name_example
 from pipeline.reporting.attention.sheets import describe_maps
-from pipeline.reporting.elements import Table
-from pipeline.reporting.html import build_figure, write_page
+from pipeline.reporting.elements import Figure, Table
+from pipeline.reporting.html import write_page
 from pipeline.training.checkpoint import Checkpoint
 
-MIN_WIDE_PIXELS = 560  # of a sheet that would be too small beside another
 MAX_SHOWN = 60  # large maps on the page; a page of hundreds would be slow to open
 HOW_CHOSEN = "Chosen by their place in the list, spread over classes and patients, not by how they look."
 INTERPOLATIONS = {
@@ -97,13 +96,13 @@ def _show_example(maps: AttentionMaps, place: int, below: NDArray[Any], overlays
     return {
         "title": name,
         "figures": [
-            build_figure("Input", f"{name}, {answer}.", draw_plain(below)),
-            *(build_figure(overlay.title.capitalize(), f"{overlay.note}.", overlay.png) for overlay in overlays),
+            Figure(f"{name_example(maps, place)}_input", "Input", f"{name}, {answer}.", draw_plain(below)),
+            *(Figure(one.name, one.title.capitalize(), f"{one.note}.", one.png) for one in overlays),
         ],
     }
 
 
-def _show_sheets(sheets: Mapping[str, bytes], maps: AttentionMaps, epoch: int, is_cut: bool) -> list[dict[str, Any]]:
+def _show_sheets(sheets: Mapping[str, bytes], maps: AttentionMaps, epoch: int, is_cut: bool) -> list[Figure]:
     """Return the sheets to show; that of all maps is left out where each is on the page by itself."""
     texts = {
         "attention": (f"Epoch {epoch}, {maps.kind}-attention", "One example a row."),
@@ -114,7 +113,7 @@ def _show_sheets(sheets: Mapping[str, bytes], maps: AttentionMaps, epoch: int, i
         if name == "attention" and not is_cut:
             continue
         title, text = texts.get(name, (f"In training: epoch {name.removeprefix('epoch_').lstrip('0')}", "All layers."))
-        figures.append(build_figure(title, text, picture, MIN_WIDE_PIXELS))
+        figures.append(Figure(name, title, text, picture, is_sheet=True))
     return figures
 
 

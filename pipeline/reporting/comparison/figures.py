@@ -1,7 +1,7 @@
-"""Pictures of inputs that several runs have in common, with what each run says of them."""
+"""Figures of a comparison: curves, confusion matrices, test inputs and attention of several runs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,90 +11,154 @@ from pipeline.config.outputs import ReportConfig
 from pipeline.data.store import Store, read_store
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs
 from pipeline.reporting.comparison.runs import RunRecord
+from pipeline.reporting.elements import Figure
 from pipeline.reporting.figures.image_grid import contact_sheet
 from pipeline.reporting.figures.runs import confusion_matrices, run_curves
-from pipeline.reporting.html import build_figure
 
 COLUMNS = 4  # readable on a phone
 
-Drawn = tuple[str, str, bytes]  # title, text, PNG
 
-MIN_WIDE_PIXELS = 560  # of a sheet that would be too small beside another
-
-
-def draw_run_epochs(run: RunRecord) -> bytes | None:
-    """Draw the attention that training kept, at some epochs; None where none was kept."""
-    kept = list_kept_epochs(run.paths.attention_maps)
-    if not kept:
-        return None
-    return draw_epochs([read_maps(kept[epoch]) for epoch in choose_epochs(list(kept), ())], run.name)
-
-
-def draw_test_inputs(runs: Sequence[RunRecord], num_examples: int, seed: int) -> list[Drawn]:
-    """Draw test inputs with their true class and what each run says, for runs whose pictures are here.
-
-    Two sheets for runs on the same pictures: some drawn at random, and those on which the runs do not agree or, of a
-    single run, those that it got wrong.
+@dataclass(frozen=True)
+class SharedInputs:
+    """Test rows that several runs have scored, with the store that holds them.
 
     Args:
-        runs: evaluated runs.
-        num_examples: in each sheet.
-        seed: of the draw.
-
-    Returns:
-        Titles, texts and pictures; none where the store is not here or is another.
+        store: The examples.
+        runs: The runs that were trained on this store.
+        tables: The predictions of each run, by ``example_id``.
+        example_ids: The test rows that all of the runs have scored, sorted.
     """
-    drawn: list[Drawn] = []
+
+    store: Store
+    runs: list[RunRecord]
+    tables: list[pd.DataFrame]
+    example_ids: list[str]
+
+
+def draw_comparison(runs: Sequence[RunRecord], options: ReportConfig) -> list[Figure]:
+    """Draw what there is: curves, confusion matrices, test inputs, attention over the epochs."""
+    return [
+        *draw_curves(runs),
+        *draw_confusions(runs),
+        *draw_test_inputs(runs, options.num_examples, options.seed),
+        *(figure for run in runs for figure in draw_run_epochs(run)),
+    ]
+
+
+def draw_curves(runs: Sequence[RunRecord]) -> list[Figure]:
+    """Draw the validation curves of all runs in one figure; none where no run has a history."""
+    histories = {run.name: run.history for run in runs if run.history is not None}
+    if not histories:
+        return []
+    best = {run.name: run.training["best"]["epoch"] for run in runs if run.training}
+    text = f"Of validation, over the epochs. {describe_curves(histories)}"
+    return [Figure("curves", "Curves", text, run_curves(histories, best))]
+
+
+def draw_confusions(runs: Sequence[RunRecord]) -> list[Figure]:
+    """Draw the confusion matrices of all runs that have the same classes next to each other, a figure a level."""
+    figures = []
+    for class_names in dict.fromkeys(run.class_names for run in runs):
+        same = [run for run in runs if run.class_names == class_names]
+        for level in same[0].metrics["levels"]:
+            counts = {
+                run.name: run.metrics["levels"][level]["confusion"] for run in same if level in run.metrics["levels"]
+            }
+            text = f"Rows are the true class; shares of each row. {describe_confusions(counts)}"
+            png = confusion_matrices(counts, class_names)
+            figures.append(Figure(f"confusion_{level}", f"Confusion matrices, {level}s", text, png))
+    return figures
+
+
+def draw_test_inputs(runs: Sequence[RunRecord], num_examples: int, seed: int) -> list[Figure]:
+    """Draw test inputs with their true class and what each run says, for runs whose store is there.
+
+    Two sheets for runs on the same store: some inputs drawn at random, and those on which the runs do not agree or, of
+    a single run, those that it got wrong.
+
+    Args:
+        runs: The evaluated runs.
+        num_examples: The number of inputs in each sheet; 0 draws none.
+        seed: The seed of the draw.
+    """
+    figures = []
+    shared = list_shared_inputs(runs) if num_examples > 0 else []
+    for inputs in shared:
+        generator = np.random.default_rng(seed)
+        chosen = _draw_some(inputs.example_ids, num_examples, generator)
+        title = "Test inputs" if len(shared) == 1 else f"Test inputs: {', '.join(run.name for run in inputs.runs)}"
+        text = f"{len(chosen)} of {len(inputs.example_ids):,}, drawn at random: the true class, and what each run says."
+        figures.append(Figure("test_inputs", title, text, _draw_sheet(inputs, chosen), is_sheet=True))
+        odd = [name for name in inputs.example_ids if _is_odd([table.loc[name] for table in inputs.tables])]
+        if odd:
+            chosen = _draw_some(odd, num_examples, generator)
+            many = len(inputs.runs) > 1
+            title = "Test inputs on which the runs differ" if many else "Test inputs that the run got wrong"
+            text = f"{len(chosen)} of {len(odd):,} such rows, drawn at random."
+            figures.append(Figure("odd_inputs", title, text, _draw_sheet(inputs, chosen), is_sheet=True))
+    return figures
+
+
+def list_shared_inputs(runs: Sequence[RunRecord]) -> list[SharedInputs]:
+    """Group runs by the store that they were trained on; runs whose store is not there, or another, are left out."""
     stores: dict[str, tuple[Store, list[RunRecord]]] = {}
     for run in runs:
-        if (run.paths.prepared / "store.json").is_file() and run.training and num_examples > 0:
+        if (run.paths.prepared / "store.json").is_file() and run.training:
             store = read_store(run.paths.prepared)
             if store.fingerprint == run.training["store_fingerprint"]:
                 stores.setdefault(store.fingerprint, (store, []))[1].append(run)
+    shared = []
     for store, same in stores.values():
         tables = [run.test.set_index("example_id") for run in same]
-        shared = sorted(set.intersection(*(set(table.index) for table in tables)))
-        if not shared:
-            continue
-        generator = np.random.default_rng(seed)
-        names = ", ".join(run.name for run in same)
-        picked = sorted(generator.choice(len(shared), min(num_examples, len(shared)), replace=False).tolist())
-        title = "Test inputs" if len(stores) == 1 else f"Test inputs: {names}"
-        text = f"{len(picked)} of {len(shared):,}, drawn at random: the true class, and what each run says."
-        drawn.append((title, text, _draw_sheet(store, same, tables, [shared[place] for place in picked])))
-        odd = [name for name in shared if _is_odd([table.loc[name] for table in tables])]
-        if odd:
-            places = sorted(generator.choice(len(odd), min(num_examples, len(odd)), replace=False).tolist())
-            title = "Test inputs on which the runs differ" if len(same) > 1 else "Test inputs that the run got wrong"
-            text = f"{len(places)} of {len(odd):,} such rows, drawn at random."
-            drawn.append((title, text, _draw_sheet(store, same, tables, [odd[place] for place in places])))
-    return drawn
+        example_ids = sorted(set.intersection(*(set(table.index) for table in tables)))
+        if example_ids:
+            shared.append(SharedInputs(store, same, tables, example_ids))
+    return shared
+
+
+def draw_run_epochs(run: RunRecord) -> list[Figure]:
+    """Draw the attention that training kept, at some epochs; none where none was kept."""
+    kept = list_kept_epochs(run.paths.attention_maps)
+    if not kept:
+        return []
+    png = draw_epochs([read_maps(kept[epoch]) for epoch in choose_epochs(list(kept), ())], run.name)
+    text = (
+        "Validation examples after some epochs, the mean over layers, heads and latents. Attention is where the model "
+        "looks, not why it answers."
+    )
+    return [Figure("attention_epochs", f"Attention in training: {run.name}", text, png, is_sheet=True)]
+
+
+def _draw_some(names: Sequence[str], number: int, generator: np.random.Generator) -> list[str]:
+    chosen = generator.choice(len(names), min(number, len(names)), replace=False)
+    return [names[index] for index in sorted(chosen.tolist())]
 
 
 def _is_odd(rows: Sequence[pd.Series]) -> bool:
-    """Say whether runs do not agree, or the only run is wrong."""
-    said = {row["predicted"] for row in rows}
-    return len(said) > 1 if len(rows) > 1 else said != {rows[0]["label"]}
+    """Return whether runs do not agree, or the only run is wrong."""
+    predicted = {row["predicted"] for row in rows}
+    return len(predicted) > 1 if len(rows) > 1 else predicted != {rows[0]["label"]}
 
 
-def _draw_sheet(
-    store: Store, runs: Sequence[RunRecord], tables: Sequence[pd.DataFrame], example_ids: Sequence[str]
-) -> bytes:
-    place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
-    pictures = [np.asarray(store.examples[place_of[name]]) for name in example_ids]
+def _draw_sheet(inputs: SharedInputs, example_ids: Sequence[str]) -> bytes:
+    row_of = pd.Series(np.arange(len(inputs.store.index)), index=inputs.store.index["example_id"])
+    images = [np.asarray(inputs.store.examples[row_of[name]]) for name in example_ids]
     captions, all_right = [], []
     for name in example_ids:
-        rows = [table.loc[name] for table in tables]
-        label = rows[0]["label"]
-        lines = [f"true: {label}"]
-        for run, row in zip(runs, rows, strict=True):
-            probability = float(row[f"probability_{row['predicted']}"])
-            mark = "✓" if row["predicted"] == label else "✗"
-            who = f"{mark} {run.name}:" if len(runs) > 1 else "says"
-            lines.append(f"{who} {row['predicted']} {probability:.2f}")
-        captions.append("\n".join(lines))
-        all_right.append(all(row["predicted"] == label for row in rows))
-    return contact_sheet(pictures, captions, COLUMNS, is_right=all_right)
+        rows = [table.loc[name] for table in inputs.tables]
+        captions.append(_write_caption(inputs.runs, rows))
+        all_right.append(all(row["predicted"] == rows[0]["label"] for row in rows))
+    return contact_sheet(images, captions, COLUMNS, is_right=all_right)
+
+
+def _write_caption(runs: Sequence[RunRecord], rows: Sequence[pd.Series]) -> str:
+    label = rows[0]["label"]
+    lines = [f"true: {label}"]
+    for run, row in zip(runs, rows, strict=True):
+        predicted = row["predicted"]
+        who = f"{'✓' if predicted == label else '✗'} {run.name}:" if len(runs) > 1 else "says"
+        lines.append(f"{who} {predicted} {float(row[f'probability_{predicted}']):.2f}")
+    return "\n".join(lines)
 
 
 def describe_curves(histories: Mapping[str, pd.DataFrame]) -> str:
@@ -113,34 +177,3 @@ def describe_confusions(counts: Mapping[str, Sequence[Sequence[int]]]) -> str:
         total, correct = sum(map(sum, matrix)), sum(row[place] for place, row in enumerate(matrix))
         parts.append(f"{name} {correct:,} of {total:,}")
     return f"Answered correctly: {'; '.join(parts)}."
-
-
-def draw_figures(runs: Sequence[RunRecord], options: ReportConfig) -> list[dict[str, Any]]:
-    """Draw what there is: curves, confusion matrices, test inputs, attention over the epochs."""
-    figures = []
-    histories = {run.name: run.history for run in runs if run.history is not None}
-    if histories:
-        best = {run.name: run.training["best"]["epoch"] for run in runs if run.training}
-        text = f"Of validation, over the epochs. {describe_curves(histories)}"
-        figures.append(build_figure("Curves", text, run_curves(histories, best)))
-    for class_names in dict.fromkeys(run.class_names for run in runs):
-        same = [run for run in runs if run.class_names == class_names]
-        for level in same[0].metrics["levels"]:
-            counts = {
-                run.name: run.metrics["levels"][level]["confusion"] for run in same if level in run.metrics["levels"]
-            }
-            title = f"Confusion matrices, {level}s"
-            picture = confusion_matrices(counts, class_names)
-            text = f"Rows are the true class; shares of each row. {describe_confusions(counts)}"
-            figures.append(build_figure(title, text, picture))
-    for title, text, picture in draw_test_inputs(runs, options.num_examples, options.seed):
-        figures.append(build_figure(title, text, picture, MIN_WIDE_PIXELS))
-    for run in runs:
-        drawn = draw_run_epochs(run)
-        if drawn is not None:
-            text = (
-                "Validation examples after some epochs, the mean over layers, heads and latents. Attention is where "
-                "the model looks, not why it answers."
-            )
-            figures.append(build_figure(f"Attention in training: {run.name}", text, drawn, MIN_WIDE_PIXELS))
-    return figures

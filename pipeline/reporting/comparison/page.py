@@ -9,7 +9,7 @@ from pipeline.config.outputs import ReportConfig
 from pipeline.core.text import count_words
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.paired_comparison import Difference, compare_pair, correct_for_many, explain_mismatch
-from pipeline.reporting.comparison.figures import draw_figures
+from pipeline.reporting.comparison.figures import draw_comparison
 from pipeline.reporting.comparison.runs import RunRecord
 from pipeline.reporting.elements import Table
 from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_interval, show_number
@@ -41,7 +41,7 @@ def write_comparison(path: Path, runs: Sequence[RunRecord], options: ReportConfi
         num_resamples=f"{options.num_resamples:,}",
         differences=tabulate_differences(differences),
         settings=tabulate_settings(runs),
-        figures=draw_figures(runs, options),
+        figures=draw_comparison(runs, options),
     )
 
 

@@ -11,7 +11,7 @@ from pipeline.evaluation.decision_support import CALIBRATION_METRICS
 from pipeline.evaluation.scores import compute_calibration_bins
 from pipeline.evaluation.selective_prediction import LISTED_COVERAGES
 from pipeline.evaluation.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY, scale_predictions
-from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.scores import distinct_levels
 from pipeline.reporting.figures.decision import calibration_before_and_after, coverage_curves
 from pipeline.reporting.formatting import METRIC_TITLES, show_interval, show_number, show_percent
@@ -33,14 +33,14 @@ def build_decision_section(
     scaled = scale_predictions(test, class_names, decision["temperature"])
     title = f"{plural(levels[0]).capitalize()}, test"
     pictures = (
-        Picture(
+        Figure(
             "coverage",
             "Accuracy where the model may decline",
             "Answered are the rows of the highest confidence; on the right end all are. The bands are intervals over "
             f"{plural(kind.group)}. {_read_out_coverage(decision, levels)}",
             coverage_curves({level: decision["coverage"][level]["curve"] for level in levels}, "Surest rows, test"),
         ),
-        Picture(
+        Figure(
             "calibration_scaled",
             "Calibration before and after temperature scaling",
             "On the dashed line the model is right as often as it claims; a small point stands for few rows, one "

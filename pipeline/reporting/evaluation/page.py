@@ -14,7 +14,7 @@ from pipeline.reporting.elements import Section, Table
 from pipeline.reporting.evaluation.scores import (
     build_level,
     distinct_levels,
-    order_pictures,
+    order_figures,
     summarise_in_words,
     tabulate_baselines,
 )
@@ -76,7 +76,7 @@ def write_report(
         positive_class=class_names[-1] if len(class_names) == 2 else None,
         levels=[build_level(name, level, kind) for name, level in distinct_levels(metrics["levels"]).items()],
         baselines=tabulate_baselines(metrics),
-        pictures=order_pictures(figures, metrics),
+        figures=order_figures(figures, metrics),
         sections=sections,
         flow=None if study is None else study.flow,
         documents=[]

@@ -7,7 +7,7 @@ from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.text import plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.scores import METRIC_NAMES
-from pipeline.reporting.elements import Picture, Table
+from pipeline.reporting.elements import Figure, Table
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     LEVEL_TITLES,
@@ -132,14 +132,14 @@ def tabulate_baselines(metrics: Mapping[str, Any]) -> Table:
     return Table("Model and baselines", columns, rows, is_first_marked=True)
 
 
-def order_pictures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> list[Picture]:
-    """Give each picture its title and text, with the numbers that it shows; known ones first.
+def order_figures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> list[Figure]:
+    """Give each figure its title and text, with the numbers that it shows; known ones first.
 
     Args:
         figures: PNG bytes under their names.
         metrics: the content of metrics.json.
     """
-    pictures = []
+    ordered = []
     for name, png in sorted(figures.items(), key=lambda item: _find_place(item[0])):
         base, _, number = name.rpartition("_")
         is_map = base == "attention" and number.isdigit()
@@ -148,8 +148,8 @@ def order_pictures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> 
             title, text = f"{title}, example {number}", text if number == "1" else NEXT_EXAMPLE
         else:
             title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
-        pictures.append(Picture(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
-    return pictures
+        ordered.append(Figure(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
+    return ordered
 
 
 def _find_place(name: str) -> int:

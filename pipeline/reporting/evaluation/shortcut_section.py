@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.config.data import Plane
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import plural
-from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.subgroups import Panel, accuracy_of_parts, accuracy_over_index
 from pipeline.reporting.formatting import show_interval, show_number, show_percent
 
@@ -53,7 +53,7 @@ def build_probe_sections(
         indices = [part["slice_index"] for part in probes["slice_index"]]
         accuracies = [part["accuracy"] for part in probes["slice_index"]]
         pictures.append(
-            Picture(
+            Figure(
                 "accuracy_by_slice_index",
                 "Accuracy by slice index",
                 "The dashed line is the accuracy of all test slices. Slices at the ends show less of the joint; a fall "
@@ -65,7 +65,7 @@ def build_probe_sections(
     divided = {name: probes[name] for name in PART_TITLES if name in probes}
     if divided:
         pictures.append(
-            Picture(
+            Figure(
                 "accuracy_by_part",
                 f"Accuracy by {' and by '.join(PART_TITLES[name] for name in divided)}",
                 f"Each point is the accuracy of a part of the test rows, the dashed line that of all, {overall:.1%}. "

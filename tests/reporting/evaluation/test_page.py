@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.data_kinds import IMAGES
 from pipeline.data.leak_certificate import certify
 from pipeline.data.store import Store
-from pipeline.reporting.elements import Picture, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.page import summarise_certificate, write_report
 from pipeline.reporting.evaluation.scores import summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
@@ -252,8 +252,8 @@ def test_a_page_on_images_speaks_of_no_patient(tmp_path):
 
 def test_parts_that_others_computed_are_shown_in_their_order(tmp_path):
     table = Table("By visit", ("Visit", "Slices", "Said"), (("1", "1,200", "left"), ("2", "30", "right")), "Few.")
-    picture = Picture("probe", "Probe", "Nothing below one half.", build_png())
-    sections = [Section("First part", ("A finding.",), (table,), (picture,)), Section("Second part")]
+    figure = Figure("probe", "Probe", "Nothing below one half.", build_png())
+    sections = [Section("First part", ("A finding.",), (table,), (figure,)), Section("Second part")]
     page = build_page(tmp_path, sections=sections)
     order = ["<h2>Pictures", "<h2>First part", "A finding.", "By visit", "Few.", "Probe", "<h2>Second", "<h2>Split"]
     places = [page.index(words) for words in order]
