@@ -1,6 +1,6 @@
-"""Attention over pictures, each map by itself and large enough to be read.
+"""Attention over images, each map by itself and large enough to be read.
 
-The picture is interpolated (cubic), because anatomy is smooth and its pixels are no finding. The weights are drawn as
+The image is interpolated (cubic), because anatomy is smooth and its pixels are no finding. The weights are drawn as
 they are, a flat square for each input, or where that is asked for smoothly: linear between the centres of the inputs.
 """
 
@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 from pipeline.attention.maps import AttentionMaps
-from pipeline.reporting.attention.colours import blend, colour_points, draw_weights, find_top
-from pipeline.reporting.attention.sheets import note_weights, spread_over_picture
+from pipeline.reporting.attention.colours import blend, colour_points, find_top
+from pipeline.reporting.attention.sheets import draw_matrix, list_maps, note_weights, spread_over_picture
 from pipeline.reporting.figures.point_cloud import draw_cloud
 
 OVERLAY_PIXELS = 512  # a map is at least as wide
@@ -34,8 +35,8 @@ class Overlay:
         example: the place of the example in the maps.
         name: of its file, without ``.png``.
         title: layer, head and latent.
-        note: how far the reading is spread, and over a picture where the most-read part lies.
-        png: the picture.
+        note: how far the reading is spread, and over an image where the most-read part lies.
+        png: the image.
     """
 
     example: int
@@ -45,38 +46,29 @@ class Overlay:
     png: bytes
 
 
-def draw_overlays(maps: AttentionMaps, pictures: Sequence[NDArray[Any]], interpolation: Interpolation) -> list[Overlay]:
+def draw_overlays(maps: AttentionMaps, images: Sequence[NDArray[Any]], interpolation: Interpolation) -> list[Overlay]:
     """Draw every map of every example by itself.
 
     Args:
         maps: the maps.
-        pictures: of each example what is drawn below: the stored example, or the same field of view in more pixels,
+        images: of each example what is drawn below: the stored example, or the same field of view in more pixels,
             a whole multiple of the stored ones.
         interpolation: of the weights; matrices between latents and point clouds have none.
 
     Returns:
         Example by example, in each layer by layer, head by head, latent by latent.
     """
-    overlays = []
-    for example, picture in enumerate(pictures):
-        for layer_place, layer in enumerate(maps.layers):
-            for head_place, head in enumerate(maps.heads):
-                shown = maps.weights[example, layer_place, head_place]
-                is_matrix = maps.kind == "self" and not maps.latents
-                for place, weights in enumerate([shown] if is_matrix else shown):
-                    title, name = f"layer {layer}, head {head}", f"layer{layer}_head{head}"
-                    if maps.latents:
-                        title, name = f"{title}, latent {maps.latents[place]}", f"{name}_latent{maps.latents[place]}"
-                    overlays.append(
-                        Overlay(
-                            example,
-                            f"{name_example(maps, example)}_{name}",
-                            title,
-                            _describe(maps, picture, weights),
-                            save_pixels(_draw(maps, picture, weights, interpolation)),
-                        )
-                    )
-    return overlays
+    return [
+        Overlay(
+            example,
+            f"{name_example(maps, example)}_{one.file_name}",
+            one.title,
+            _write_note(maps, image, one.weights),
+            save_pixels(_draw(maps, image, one.weights, interpolation)),
+        )
+        for example, image in enumerate(images)
+        for one in list_maps(maps, example)
+    ]
 
 
 def name_example(maps: AttentionMaps, example: int) -> str:
@@ -84,30 +76,30 @@ def name_example(maps: AttentionMaps, example: int) -> str:
     return f"{example:02d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.example_ids[example])[-80:]}"
 
 
-def draw_plain(picture: NDArray[Any]) -> bytes:
+def draw_plain(image: NDArray[Any]) -> bytes:
     """Draw an example as large as its maps, in its own colours."""
-    if picture.ndim == 2:
-        return save_pixels(draw_cloud(picture, side=OVERLAY_PIXELS))
-    return save_pixels(_interpolate(picture, _choose_size(picture, picture.shape[-2:])))
+    if image.ndim == 2:
+        return save_pixels(draw_cloud(image, side=OVERLAY_PIXELS))
+    return save_pixels(_interpolate(image, _choose_size(image, image.shape[-2:])))
 
 
-def draw_large(picture: Pixels, weights: NDArray[np.float64], interpolation: Interpolation) -> Pixels:
-    """Draw weights over a picture, at least ``OVERLAY_PIXELS`` wide.
+def draw_large(image: Pixels, weights: NDArray[np.float64], interpolation: Interpolation) -> Pixels:
+    """Draw weights over an image, at least ``OVERLAY_PIXELS`` wide.
 
     Args:
-        picture: (channels, height, width), as many pixels as the weights or a whole multiple of them.
+        image: (channels, height, width), as many pixels as the weights or a whole multiple of them.
         weights: (height, width), of each stored pixel.
         interpolation: nearest keeps each weight's square; smooth is linear between neighbouring pixels.
 
     Returns:
         (height, width, 3).
     """
-    size = _choose_size(picture, weights.shape)
+    size = _choose_size(image, weights.shape)
     factor = size[0] // weights.shape[0]
     large = np.repeat(np.repeat(weights, factor, axis=0), factor, axis=1)
     if interpolation == "smooth":
         large = smooth(large, factor)
-    return blend(_interpolate(picture, size).mean(axis=-1), large, find_top(weights))
+    return blend(_interpolate(image, size).mean(axis=-1), large, find_top(weights))
 
 
 def smooth(weights: NDArray[np.float64], num_pixels: int) -> NDArray[np.float64]:
@@ -120,16 +112,8 @@ def smooth(weights: NDArray[np.float64], num_pixels: int) -> NDArray[np.float64]
     Returns:
         (height, width).
     """
-    before, behind = num_pixels // 2, num_pixels - num_pixels // 2
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (before, behind)
-        sums = np.cumsum(np.pad(weights, padding, mode="edge"), axis=axis)
-        sums = np.insert(sums, 0, 0.0, axis=axis)
-        size = weights.shape[axis]
-        high = np.take(sums, np.arange(num_pixels, num_pixels + size), axis=axis)
-        weights = (high - np.take(sums, np.arange(size), axis=axis)) / num_pixels
-    return weights
+    means: NDArray[np.float64] = uniform_filter(weights, num_pixels, mode="nearest")
+    return means
 
 
 def save_pixels(pixels: Pixels) -> bytes:
@@ -140,42 +124,40 @@ def save_pixels(pixels: Pixels) -> bytes:
 
 
 def _draw(
-    maps: AttentionMaps, picture: NDArray[Any], weights: NDArray[np.floating[Any]], interpolation: Interpolation
+    maps: AttentionMaps, image: NDArray[Any], weights: NDArray[np.floating[Any]], interpolation: Interpolation
 ) -> Pixels:
     if maps.kind == "self":
-        matrix = np.atleast_2d(weights)
-        readers = matrix if len(matrix) > 1 else np.repeat(matrix, matrix.shape[1], axis=0)
-        return draw_weights(readers, find_top(matrix), OVERLAY_PIXELS)
-    if picture.ndim == 2:
-        return draw_cloud(picture, *colour_points(weights.reshape(-1)), side=OVERLAY_PIXELS)
+        return draw_matrix(weights, OVERLAY_PIXELS)
+    if image.ndim == 2:
+        return draw_cloud(image, *colour_points(weights.reshape(-1)), side=OVERLAY_PIXELS)
     spread = spread_over_picture(maps, weights)
     if interpolation == "smooth" and maps.cell_pixels > 1:
         # Linear between the centres of the inputs, and not between the pixels of one.
         spread = smooth(spread, maps.cell_pixels)
-    return draw_large(picture, spread, interpolation)
+    return draw_large(image, spread, interpolation)
 
 
-def _describe(maps: AttentionMaps, picture: NDArray[Any], weights: NDArray[np.floating[Any]]) -> str:
+def _write_note(maps: AttentionMaps, image: NDArray[Any], weights: NDArray[np.floating[Any]]) -> str:
     note = note_weights(weights, maps.kind)
-    if maps.kind == "self" or picture.ndim == 2:
+    if maps.kind == "self" or image.ndim == 2:
         return note
     spread = spread_over_picture(maps, weights)
-    # The middle of the most-read input, in per cent of the picture's height and width.
+    # The middle of the most-read input, in per cent of the image's height and width.
     down, across = np.argwhere(spread >= spread.max() * (1 - 1e-9)).mean(axis=0) + 0.5
     height, width = spread.shape
     return f"{note}; most read {100 * across / width:.0f} % across, {100 * down / height:.0f} % down"
 
 
-def _choose_size(picture: NDArray[Any], stored: tuple[int, ...]) -> tuple[int, int]:
+def _choose_size(image: NDArray[Any], stored: tuple[int, ...]) -> tuple[int, int]:
     """Return the least height and width that both the stored and the drawn pixels fit into by whole factors."""
-    ratio = picture.shape[-2] // stored[-2]
-    assert picture.shape[-2:] == (ratio * stored[-2], ratio * stored[-1]), "the picture has another field of view"
-    factor = ratio * max(1, math.ceil(OVERLAY_PIXELS / picture.shape[-1]))
+    ratio = image.shape[-2] // stored[-2]
+    assert image.shape[-2:] == (ratio * stored[-2], ratio * stored[-1]), "the image has another field of view"
+    factor = ratio * max(1, math.ceil(OVERLAY_PIXELS / image.shape[-1]))
     return factor * stored[-2], factor * stored[-1]
 
 
-def _interpolate(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return (height, width, 3) of a picture (channels, rows, columns)."""
-    colours = picture if len(picture) == 3 else picture[[0, 0, 0]]
-    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(colours, 0, -1)))
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+def _interpolate(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return (height, width, 3) of an image (channels, rows, columns)."""
+    colours = image if len(image) == 3 else image[[0, 0, 0]]
+    pixels = Image.fromarray(np.ascontiguousarray(np.moveaxis(colours, 0, -1)))
+    return np.asarray(pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC))

@@ -1,32 +1,63 @@
-"""Attention maps as pictures: sheets of one checkpoint, and of one layer over the epochs."""
+"""Sheets of attention maps: those of one checkpoint, and those of one layer over the epochs."""
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.attention.maps import AttentionMaps, measure_spread
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.models.pixel_permutation import compute_pixel_order
 from pipeline.reporting.attention.colours import (
-    SheetRow,
-    attention_sheet,
     colour_points,
-    draw_input,
     draw_overlay,
+    draw_scale,
     draw_weights,
     find_top,
     spread_over_pixels,
 )
+from pipeline.reporting.figures.image_grid import MARGIN, Cell, Strip, draw_example, draw_grid
 from pipeline.reporting.figures.point_cloud import draw_cloud
+from pipeline.reporting.figures.style import SOFT_INK
 
 MAX_EPOCHS = 6
 LARGE_TILE_PIXELS, SMALL_TILE_PIXELS = 512, 176
 MAX_LARGE_MAPS = 6  # of an example; more of them are drawn small
+MAX_MAPS_IN_A_LINE = 8
+MAX_SHEET_PIXELS = 1850  # wide; larger maps are fewer in a line
 
-Panel = tuple[NDArray[np.uint8], str]
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class OneMap:
+    """What one head of one layer reads in one example.
+
+    Args:
+        layer: The layer.
+        head: The head.
+        latent: The latent that reads; None for the mean over all, or for all of a matrix between latents.
+        weights: The weights, as in ``AttentionMaps``.
+    """
+
+    layer: int
+    head: int
+    latent: int | None
+    weights: Floats
+
+    @property
+    def title(self) -> str:
+        """The layer, the head and the latent in words."""
+        return f"layer {self.layer}, head {self.head}" + ("" if self.latent is None else f", latent {self.latent}")
+
+    @property
+    def file_name(self) -> str:
+        """The layer, the head and the latent as a part of a file's name."""
+        return f"layer{self.layer}_head{self.head}" + ("" if self.latent is None else f"_latent{self.latent}")
 
 
 def describe_maps(maps: AttentionMaps, mirror_average: bool) -> list[str]:
@@ -62,33 +93,49 @@ def describe_maps(maps: AttentionMaps, mirror_average: bool) -> list[str]:
     return sentences
 
 
-def draw_maps(maps: AttentionMaps, heading: str) -> bytes:
-    """Draw every map of every example: a row an example, a column a layer and head and latent.
+def list_maps(maps: AttentionMaps, example: int) -> list[OneMap]:
+    """List the maps of an example: layer by layer, head by head, latent by latent.
 
     Args:
-        maps: the maps.
-        heading: on top.
+        maps: The maps of several examples.
+        example: The index of the example.
+    """
+    latents = maps.latents or (None,)
+    is_matrix = maps.kind == "self" and not maps.latents
+    listed = []
+    for layer_index, layer in enumerate(maps.layers):
+        for head_index, head in enumerate(maps.heads):
+            weights = maps.weights[example, layer_index, head_index]
+            by_latent = zip(latents, [weights] if is_matrix else weights, strict=True)
+            listed += [OneMap(layer, head, latent, part) for latent, part in by_latent]
+    return listed
+
+
+def draw_maps(maps: AttentionMaps, heading: str) -> bytes:
+    """Draw every map of every example: a row for each example, a column for each layer, head and latent.
+
+    Args:
+        maps: The maps.
+        heading: The line on top.
 
     Returns:
         PNG bytes.
     """
-    latents: list[int | None] = list(maps.latents) if maps.latents else [None]
-    is_matrix = maps.kind == "self" and not maps.latents
-    titles, rows = [], []
-    for layer in maps.layers:
-        for head in maps.heads:
-            for latent in latents:
-                tail = "" if latent is None else f", latent {latent}"
-                titles.append(f"layer {layer}, head {head}{tail}")
-    tile_pixels = LARGE_TILE_PIXELS if len(titles) <= MAX_LARGE_MAPS else SMALL_TILE_PIXELS
+    strips = []
     for example in range(len(maps.example_ids)):
-        panels = []
-        for layer_place in range(len(maps.layers)):
-            for head_place in range(len(maps.heads)):
-                shown = maps.weights[example, layer_place, head_place]
-                panels += [_draw_panel(maps, example, w, tile_pixels) for w in ([shown] if is_matrix else shown)]
-        rows.append(_build_row(maps, example, panels, tile_pixels))
-    return attention_sheet(rows, titles, heading)
+        listed = list_maps(maps, example)
+        tile_pixels = LARGE_TILE_PIXELS if len(listed) <= MAX_LARGE_MAPS else SMALL_TILE_PIXELS
+        cells = [
+            Cell(
+                _draw_map(maps, example, one.weights, tile_pixels),
+                note_weights(one.weights, maps.kind),
+                one.title,
+                SOFT_INK,
+            )
+            for one in listed
+        ]
+        strips.append(Strip(cells, _build_lead(maps, example, tile_pixels, name_answer(maps, example))))
+    return _draw_sheet(strips, heading)
 
 
 def choose_maps(maps: AttentionMaps, example: int) -> AttentionMaps:
@@ -124,18 +171,28 @@ def draw_epochs(kept: Sequence[AttentionMaps], heading: str) -> bytes:
     """
     if len({maps.example_ids for maps in kept}) != 1:
         raise UserError("attention: the maps kept in training show different examples. Train the run afresh.")
-    rows = []
+    strips = []
     for example in range(len(kept[0].example_ids)):
-        panels: list[Panel] = []
-        for maps in kept:
-            picture, _ = _draw_panel(maps, example, maps.weights[example].mean(axis=(0, 1, 2)), SMALL_TILE_PIXELS)
-            scores = maps.probabilities[example]
-            panels.append((picture, f"says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"))
-        rows.append(_build_row(kept[-1], example, panels, SMALL_TILE_PIXELS, is_answered=False))
-    return attention_sheet(rows, [f"epoch {maps.epoch}" for maps in kept], heading)
+        cells = [
+            Cell(
+                _draw_map(maps, example, maps.weights[example].mean(axis=(0, 1, 2)), SMALL_TILE_PIXELS),
+                name_answer(maps, example),
+                f"epoch {maps.epoch}",
+                SOFT_INK,
+            )
+            for maps in kept
+        ]
+        strips.append(Strip(cells, _build_lead(kept[-1], example, SMALL_TILE_PIXELS)))
+    return _draw_sheet(strips, heading)
 
 
-def spread_over_picture(maps: AttentionMaps, weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def name_answer(maps: AttentionMaps, example: int) -> str:
+    """Return the class that an example got, with its probability."""
+    scores = maps.probabilities[example]
+    return f"says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"
+
+
+def spread_over_picture(maps: AttentionMaps, weights: Floats) -> NDArray[np.float64]:
     """Bring weights of inputs back to the pixels of the picture as the store holds it.
 
     Args:
@@ -152,7 +209,7 @@ def spread_over_picture(maps: AttentionMaps, weights: NDArray[np.floating[Any]])
     return pixels[..., ::-1] if maps.mirrored else pixels
 
 
-def note_weights(weights: NDArray[np.floating[Any]], kind: str) -> str:
+def note_weights(weights: Floats, kind: str) -> str:
     """Write the two numbers about a map: how far its highest weight stands out, and how far the reading is spread.
 
     Args:
@@ -186,33 +243,31 @@ def choose_epochs(kept: Sequence[int], wanted: Sequence[int]) -> list[int]:
     return [sorted(kept)[place] for place in places]
 
 
-def _build_row(
-    maps: AttentionMaps, example: int, panels: Sequence[Panel], tile_pixels: int, is_answered: bool = True
-) -> SheetRow:
-    scores = maps.probabilities[example]
-    lines = [maps.example_ids[example], f"true: {maps.labels[example]}"]
-    if is_answered:
-        lines.append(f"says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}")
-    return SheetRow(
-        picture=_draw_example(maps.examples[example], tile_pixels),
-        caption="\n".join(lines),
-        panels=[picture for picture, _ in panels],
-        notes=[note for _, note in panels],
-    )
+def draw_matrix(weights: Floats, tile_pixels: int) -> Array:
+    """Draw the weights between latents, or the row of one latent as a band; returns (height, width, 3)."""
+    matrix = np.atleast_2d(weights)
+    readers = matrix if len(matrix) > 1 else np.repeat(matrix, matrix.shape[-1], axis=0)
+    return draw_weights(readers, find_top(matrix), tile_pixels)
 
 
-def _draw_example(example: NDArray[Any], tile_pixels: int) -> NDArray[np.uint8]:
-    return draw_cloud(example) if example.ndim == 2 else draw_input(example, tile_pixels)
+def _build_lead(maps: AttentionMaps, example: int, tile_pixels: int, answer: str = "") -> Cell:
+    lines = [maps.example_ids[example], f"true: {maps.labels[example]}", *([answer] if answer else [])]
+    return Cell(draw_example(maps.examples[example], tile_pixels), "\n".join(lines), "input")
 
 
-def _draw_panel(maps: AttentionMaps, example: int, weights: NDArray[np.floating[Any]], tile_pixels: int) -> Panel:
-    """Draw one map and write the two numbers about it."""
-    content, note = maps.examples[example], note_weights(weights, maps.kind)
+def _draw_map(maps: AttentionMaps, example: int, weights: Floats, tile_pixels: int) -> Array:
+    content = maps.examples[example]
     if maps.kind == "self":
-        matrix = np.atleast_2d(weights)
-        readers = matrix if len(matrix) > 1 else np.repeat(matrix, matrix.shape[-1], axis=0)
-        return draw_weights(readers, find_top(matrix), tile_pixels), note
+        return draw_matrix(weights, tile_pixels)
     if content.ndim == 2:
-        return draw_cloud(content, *colour_points(weights.reshape(-1))), note
+        return draw_cloud(content, *colour_points(weights.reshape(-1)))
     pixels = spread_over_picture(maps, weights)
-    return draw_overlay(content, pixels, find_top(pixels), tile_pixels), note
+    return draw_overlay(content, pixels, find_top(pixels), tile_pixels)
+
+
+def _draw_sheet(strips: Sequence[Strip], heading: str) -> bytes:
+    """Lay out the examples below each other, next to each its maps, as many in a line as the sheet is wide."""
+    width = max(cell.image.shape[1] for strip in strips for cell in (strip.lead, *strip.cells) if cell is not None)
+    in_a_line = max(1, MAX_SHEET_PIXELS // (width + MARGIN) - 1)  # next to the input
+    columns = min(MAX_MAPS_IN_A_LINE, len(strips[0].cells), in_a_line)
+    return draw_grid(strips, columns, heading, draw_scale())

@@ -1,113 +1,224 @@
-"""Grids of images with captions."""
+"""Grids of images with captions: contact sheets, mistakes and attention maps."""
 
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from einops import rearrange
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.text import make_printable
 from pipeline.reporting.figures.point_cloud import draw_cloud
-from pipeline.reporting.figures.style import BLUE, INK, PAPER, VERMILION, shorten
+from pipeline.reporting.figures.style import BLUE, INK, PAPER, SOFT_INK, VERMILION, shorten
 
 MIN_TILE_PIXELS = 176
-CAPTION_PIXELS = 13
+FONT_PIXELS = 13
+LINE_PIXELS = FONT_PIXELS + 5
+MARGIN = 10
+BORDER_PIXELS = 4
+CAPTION_GAP = 3
 MAX_LETTERS = 500
 
 
-def contact_sheet(
-    images: Sequence[NDArray[Any]] | NDArray[Any],
-    captions: Sequence[str],
-    columns: int = 6,
-    is_right: Sequence[bool] | None = None,
-    title: str = "",
-) -> bytes:
-    """Lay images out in a grid, a caption below each.
-
-    Small images are enlarged by a whole factor, so that their pixels stay visible.
+@dataclass(frozen=True)
+class Border:
+    """The border of a cell; inside it the image lies in the middle of a black tile.
 
     Args:
-        images: ``(height, width)`` or ``(channels, height, width)`` uint8 each; 1 or 3 channels. A point cloud,
-            ``(points, 3)`` float32, is drawn as seen from the front right.
-        captions: one an image; its lines are shortened in the middle to fit.
-        columns: images in a row.
-        is_right: for each image whether the answer was right: a blue border and a tick,
-            or a red one and a cross.
-        title: written on top.
+        colour: The colour of the line.
+        pixels: The width of the line, at most ``BORDER_PIXELS``.
+    """
+
+    colour: str
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image of a grid, with its texts.
+
+    Args:
+        image: The image, (height, width, 3) uint8, drawn pixel by pixel.
+        caption: The lines below the image, each shortened in the middle to the width of a cell.
+        title: A line above the image.
+        ink: The colour of the first line of the caption; the other lines are dark.
+        border: The border around the image.
+    """
+
+    image: Array
+    caption: str
+    title: str = ""
+    ink: str = INK
+    border: Border | None = None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Cells that follow each other and continue in the next line where they are too many for one.
+
+    Args:
+        cells: The cells.
+        lead: A cell in a column of its own in front of the lines, such as the input of the maps that follow.
+    """
+
+    cells: Sequence[Cell]
+    lead: Cell | None = None
+
+
+def draw_grid(strips: Sequence[Strip], columns: int, heading: str = "", footer: Image.Image | None = None) -> bytes:
+    """Lay out strips below each other in cells of one size, the size of the largest image.
+
+    Of six cells and a lead in three columns::
+
+        lead  cell 0  cell 1  cell 2     all lines of cells are equally high; the lead's caption may be longer
+              cell 3  cell 4  cell 5     than theirs, because nothing lies below the lead in its strip
+
+    Args:
+        strips: One strip or more, all with a lead or all without.
+        columns: The number of cells in a line, without the lead.
+        heading: A line on top.
+        footer: An image at the lower left.
+
+    Returns:
+        PNG bytes; the same arguments give the same bytes.
+    """
+    leads = [strip.lead for strip in strips if strip.lead is not None]
+    cells = [cell for strip in strips for cell in strip.cells]
+    border = BORDER_PIXELS if any(cell.border for cell in cells) else 0
+    tile = _Tile(
+        width=max(cell.image.shape[1] for cell in (*leads, *cells)),
+        height=max(cell.image.shape[0] for cell in (*leads, *cells)),
+        border=border,
+        title=LINE_PIXELS if any(cell.title for cell in cells) else 0,
+    )
+    step_x, step_y = tile.full_width + MARGIN, tile.measure_height(cells) + MARGIN
+    num_lines = max(math.ceil(len(strip.cells) / columns) for strip in strips)
+    strip_height = max(num_lines * step_y, tile.measure_height(leads) + MARGIN)
+    top = MARGIN + (LINE_PIXELS + MARGIN if heading else 0)
+    width = MARGIN + (columns + bool(leads)) * step_x
+    height = top + len(strips) * strip_height + (LINE_PIXELS + MARGIN if footer else 0)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    bold = load_font("DejaVuSans-Bold.ttf")
+    text = fit_text(heading, bold, width - 2 * MARGIN)
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), text, fill=INK, font=bold)
+    for strip_index, strip in enumerate(strips):
+        y = top + strip_index * strip_height
+        if strip.lead is not None:
+            _draw_cell(sheet, strip.lead, tile, (MARGIN, y))
+        for index, cell in enumerate(strip.cells):
+            x = MARGIN + (bool(leads) + index % columns) * step_x
+            _draw_cell(sheet, cell, tile, (x, y + index // columns * step_y))
+    if footer is not None:
+        sheet.paste(footer, (MARGIN, height - LINE_PIXELS - MARGIN // 2))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """The measures that all cells of a grid share, in pixels."""
+
+    width: int
+    height: int
+    border: int
+    title: int
+
+    @property
+    def full_width(self) -> int:
+        return self.width + 2 * self.border
+
+    @property
+    def caption_top(self) -> int:
+        return self.title + self.height + 2 * self.border
+
+    def measure_height(self, cells: Sequence[Cell]) -> int:
+        """Return the height of a line of cells, from their titles to the longest caption."""
+        return self.caption_top + LINE_PIXELS * max((cell.caption.count("\n") + 1 for cell in cells), default=0)
+
+
+def _draw_cell(sheet: Image.Image, cell: Cell, tile: _Tile, corner: tuple[int, int]) -> None:
+    draw, font = ImageDraw.Draw(sheet), load_font("DejaVuSans.ttf")
+    x, y = corner
+    draw.text((x, y), fit_text(cell.title, font, tile.full_width), fill=SOFT_INK, font=font)
+    left, top = x, y + tile.title
+    if cell.border is not None:
+        box = (left, top, left + tile.full_width - 1, y + tile.caption_top - 1)
+        draw.rectangle(box, fill="#000000", outline=cell.border.colour, width=cell.border.pixels)
+        left += tile.border + (tile.width - cell.image.shape[1]) // 2
+        top += tile.border + (tile.height - cell.image.shape[0]) // 2
+    sheet.paste(Image.fromarray(cell.image), (left, top))
+    for index, line in enumerate(cell.caption.split("\n")):
+        place = (x, y + tile.caption_top + CAPTION_GAP + index * LINE_PIXELS)
+        ink = cell.ink if index == 0 else INK
+        draw.text(place, fit_text(line, font, tile.full_width), fill=ink, font=font)
+
+
+def contact_sheet(
+    images: Sequence[Array] | Array, captions: Sequence[str], columns: int = 6, is_right: Sequence[bool] | None = None
+) -> bytes:
+    """Lay out examples in a grid, a caption below each.
+
+    Args:
+        images: The examples, as for :func:`draw_example`; they may differ in size.
+        captions: A caption for each example.
+        columns: The number of examples in a line.
+        is_right: For each example whether the answer was right: a blue border and a tick, or a red one and a cross.
 
     Raises:
         UserError: no images, or another number of captions.
     """
     if len(images) == 0 or len(images) != len(captions):
         raise UserError(f"contact sheet: found {len(images)} images and {len(captions)} captions; needs as many.")
-    pictures = [to_picture(image) for image in images]
-    font, bold = load_font("DejaVuSans.ttf"), load_font("DejaVuSans-Bold.ttf")
-    columns, margin, border = min(columns, len(pictures)), 10, 4
-    tile_width = max(MIN_TILE_PIXELS, *(picture.width for picture in pictures))
-    tile_height = max(picture.height for picture in pictures)
-    line_height = CAPTION_PIXELS + 5
-    num_lines = max(caption.count("\n") + 1 for caption in captions)
-    step_x, step_y = (
-        tile_width + 2 * border + margin,
-        tile_height + 2 * border + num_lines * line_height + margin,
-    )
-    top = margin + (line_height + margin if title else 0)
-    size = (columns * step_x + margin, math.ceil(len(pictures) / columns) * step_y + top)
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((margin, margin), fit_text(title, bold, size[0] - 2 * margin), fill=INK, font=bold)
-    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x, y = margin + index % columns * step_x, top + index // columns * step_y
-        colour, mark = "#9CA3AF", ""
+    cells = []
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        border, mark, ink = Border("#9CA3AF", 1), "", INK
         if is_right is not None:
-            colour, mark = (BLUE, "✓ ") if is_right[index] else (VERMILION, "✗ ")
-        box = (x, y, x + tile_width + 2 * border - 1, y + tile_height + 2 * border - 1)
-        draw.rectangle(box, fill="#000000", outline=colour, width=border if is_right is not None else 1)
-        offset_x, offset_y = (tile_width - picture.width) // 2, (tile_height - picture.height) // 2
-        sheet.paste(picture, (x + border + offset_x, y + border + offset_y))
-        for line_index, line in enumerate((mark + caption).split("\n")):
-            place = (x, y + tile_height + 2 * border + 3 + line_index * line_height)
-            text = fit_text(line, font, tile_width + 2 * border)
-            draw.text(place, text, fill=colour if mark and line_index == 0 else INK, font=font)
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+            ink, mark = (BLUE, "✓ ") if is_right[index] else (VERMILION, "✗ ")
+            border = Border(ink, BORDER_PIXELS)
+        cells.append(Cell(draw_example(image), mark + caption, ink=ink, border=border))
+    return draw_grid([Strip(cells)], min(columns, len(cells)))
 
 
-def to_picture(image: NDArray[np.uint8] | NDArray[np.float32]) -> Image.Image:
-    """Turn an array into an RGB picture, enlarged by a whole factor to at least a tile's width.
+def draw_example(example: Array, min_pixels: int = MIN_TILE_PIXELS) -> Array:
+    """Draw an example of a store in its own colours, enlarged by a whole factor so that pixels stay visible.
 
     Args:
-        image: as for :func:`contact_sheet`.
+        example: An image, (height, width) or (channels, height, width) uint8 with 1 or 3 channels, or a point cloud,
+            (points, 3) float32, which is drawn as seen from the front right.
+        min_pixels: The width that an image has at least.
+
+    Returns:
+        (height, width, 3) uint8.
     """
-    array = np.asarray(image)
-    if array.dtype == np.float32:
-        return Image.fromarray(draw_cloud(array))
-    if array.ndim == 3:
-        array = rearrange(
-            array[:3] if len(array) >= 3 else array[[0, 0, 0]], "channel row column -> row column channel"
-        )
-    picture = Image.fromarray(array).convert("RGB")
-    factor = max(1, math.ceil(MIN_TILE_PIXELS / picture.width))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    if example.dtype == np.float32:
+        return draw_cloud(example)
+    channels = example if example.ndim == 3 else example[None]
+    colours = channels if len(channels) == 3 else channels[[0, 0, 0]]
+    return enlarge(rearrange(colours, "channel row column -> row column channel"), min_pixels)
+
+
+def enlarge(image: Array, min_pixels: int = MIN_TILE_PIXELS) -> Array:
+    """Repeat the pixels of an image, (height, width, 3), by the least whole factor that makes it wide enough."""
+    factor = max(1, math.ceil(min_pixels / image.shape[1]))
+    return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
 
 
 def load_font(name: str) -> ImageFont.FreeTypeFont:
     """Load a font that comes with matplotlib, so that captions look the same everywhere."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(str(path), CAPTION_PIXELS)
+    return ImageFont.truetype(str(path), FONT_PIXELS)
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Cut the middle out of a text until it is at most ``width`` pixels wide."""
-    # The font's engine ends on commands to a terminal and the like; and no picture has room for more letters.
+    # The font's engine ends on commands to a terminal and the like; and no figure has room for more letters.
     text = shorten(make_printable(text), MAX_LETTERS)
     for num_letters in range(len(text), 1, -1):
         shorter = shorten(text, num_letters)

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
-INK, PAPER = "#1F2328", "#FFFFFF"
+INK, SOFT_INK, PAPER = "#1F2328", "#57606A", "#FFFFFF"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.0,

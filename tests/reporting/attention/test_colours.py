@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core.errors import UserError
-from pipeline.reporting.attention.colours import (
-    SheetRow,
-    attention_sheet,
-    draw_input,
-    draw_overlay,
-    draw_weights,
-    find_top,
-)
+from pipeline.reporting.attention.colours import draw_overlay, draw_scale, draw_weights, find_top
+from pipeline.reporting.figures.image_grid import Cell, Strip, draw_example, draw_grid
 
 LIGHT = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue look, ITU-R BT.709
 
@@ -43,8 +36,8 @@ def test_colours_grow_lighter_with_the_weight():
 
 def test_an_input_is_drawn_in_its_own_colours():
     picture = np.arange(3 * 2 * 200, dtype=np.uint8).reshape(3, 2, 200)
-    np.testing.assert_array_equal(draw_input(picture), picture.transpose(1, 2, 0))
-    grey = draw_input(picture[:1])
+    np.testing.assert_array_equal(draw_example(picture), picture.transpose(1, 2, 0))
+    grey = draw_example(picture[:1])
     assert (grey[..., 0] == grey[..., 1]).all()
 
 
@@ -58,6 +51,9 @@ def test_one_outlier_does_not_darken_all_others():
     assert find_top(few) == 0.5
 
 
+TILE = np.zeros((60, 60, 3), dtype=np.uint8)
+
+
 def read(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
@@ -69,24 +65,34 @@ def contains(sheet: np.ndarray, tile: np.ndarray) -> bool:
     return any(np.array_equal(sheet[y : y + height, x : x + width], tile) for y, x in places)
 
 
-def make_rows(num_rows: int, num_panels: int) -> list[SheetRow]:
-    tiles = np.random.default_rng(0).integers(0, 255, (num_rows, num_panels + 1, 20, 30, 3)).astype(np.uint8)
+def make_strips(num_strips: int, num_maps: int) -> list[Strip]:
+    tiles = np.random.default_rng(0).integers(0, 255, (num_strips, num_maps + 1, 20, 30, 3)).astype(np.uint8)
     return [
-        SheetRow(row[0], f"example {index}\ntrue: $x", list(row[1:]), ["1.0 × even"] * num_panels)
-        for index, row in enumerate(tiles)
+        Strip(
+            [Cell(tile, "1.0 × even", f"layer {number}") for number, tile in enumerate(lead_and_maps[1:])],
+            Cell(lead_and_maps[0], f"example {index}\ntrue: $x", "input"),
+        )
+        for index, lead_and_maps in enumerate(tiles)
     ]
 
 
-@pytest.mark.parametrize("num_panels", [1, 8, 11])
-def test_a_sheet_shows_every_map_as_it_is(num_panels):
-    rows = make_rows(2, num_panels)
-    png = attention_sheet(rows, [f"layer {index}" for index in range(num_panels)], "heading")
+@pytest.mark.parametrize("num_maps", [1, 8, 11])
+def test_a_sheet_shows_every_map_as_it_is(num_maps):
+    strips = make_strips(2, num_maps)
+    png = draw_grid(strips, min(8, num_maps), "heading", draw_scale())
     sheet = read(png)
-    assert all(contains(sheet, tile) for row in rows for tile in (row.picture, *row.panels))
-    assert png == attention_sheet(rows, [f"layer {index}" for index in range(num_panels)], "heading")
+    assert all(contains(sheet, cell.image) for strip in strips for cell in (strip.lead, *strip.cells))
+    assert png == draw_grid(strips, min(8, num_maps), "heading", draw_scale())
 
 
-@pytest.mark.parametrize("rows", [[], make_rows(1, 2)])
-def test_a_sheet_needs_a_title_for_each_map(rows):
-    with pytest.raises(UserError, match="a title and a note for each map"):
-        attention_sheet(rows, ["layer 0"], "")
+def test_a_lead_may_have_a_longer_caption_than_the_lines_next_to_it():
+    """Two lines of maps leave room for a lead's caption of three lines; one line grows to hold it."""
+    heights = {
+        (num_maps, num_lines): read(
+            draw_grid([Strip([Cell(TILE, "a")] * num_maps, Cell(TILE, "\n".join("abc"[:num_lines])))], 2)
+        ).shape[0]
+        for num_maps in (1, 4)
+        for num_lines in (1, 3)
+    }
+    assert heights[1, 3] == heights[1, 1] + 2 * 18
+    assert heights[4, 3] == heights[4, 1]
