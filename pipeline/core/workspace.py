@@ -22,6 +22,11 @@ class Workspace:
     num_folds: int = 0
 
     @property
+    def title(self) -> str:
+        """The experiment and the run, as headings name them."""
+        return " / ".join(part for part in (self.name, self.run) if part)
+
+    @property
     def data(self) -> Path:
         return self.root / "data" / self.name
 

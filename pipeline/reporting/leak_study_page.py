@@ -169,7 +169,7 @@ def write_audit(
     write_page(
         folder / "audit.html",
         "study.html",
-        title=f"{' / '.join(part for part in (experiment.name, experiment.run_name) if part)}: leak demonstration",
+        title=f"{experiment.paths.title}: leak demonstration",
         synthetic_note=note,
         sentences=sentences,
         sections=[

@@ -122,7 +122,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     dataset = DATASETS[experiment.data.dataset]
     write_report(
         paths.report_folder / "report.html",
-        title=" / ".join(part for part in (experiment.name, experiment.run_name) if part),
+        title=paths.title,
         synthetic_note=dataset.synthetic_note or None,
         metrics=metrics,
         class_names=store.class_names,

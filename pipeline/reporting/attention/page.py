@@ -63,7 +63,7 @@ def write_attention_page(
     write_page(
         path,
         "attention.html",
-        title=f"{' / '.join(part for part in (experiment.name, experiment.run_name) if part)}: attention",
+        title=f"{experiment.paths.title}: attention",
         synthetic_note=DATASETS[experiment.data.dataset].synthetic_note,
         sentences=sentences,
         examples=[

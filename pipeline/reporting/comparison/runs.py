@@ -88,7 +88,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """
     paths = [locate(folder) for folder in folders]
     only_one = len({(item.root, item.name) for item in paths}) == 1
-    names = [item.run or item.name if only_one else " / ".join(p for p in (item.name, item.run) if p) for item in paths]
+    names = [item.run or item.name if only_one else item.title for item in paths]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     return [_read_run(folder, place, name) for folder, place, name in zip(folders, paths, names, strict=True)]
