@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.reporting.documents.facts import Study
-from pipeline.reporting.documents.forms import CHECKLIST, MODEL_CARD, fill_form
+from pipeline.reporting.documents.forms import fill_form, read_form
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
 from pipeline.reporting.evaluation.page import write_report
@@ -21,7 +21,10 @@ def build_report(folder: Path) -> str:
     flow = Flow(
         (Step(Box("Files found", ("9 files",)), Box("Refused: 1 scan", (f"1: {LONG}",))),), (Box("Test", ("1",)),)
     )
-    documents = {"model_card": fill_form(MODEL_CARD, {"model": LONG}), "claim": fill_form(CHECKLIST, {"flow": LONG})}
+    documents = {
+        "model_card": fill_form(read_form("model_card"), {"model": LONG}),
+        "claim": fill_form(read_form("claim_checklist"), {"flow": LONG}),
+    }
     write_report(
         folder / "report.html",
         title=LONG,

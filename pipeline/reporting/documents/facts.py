@@ -16,7 +16,7 @@ from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.scores import METRIC_NAMES
 from pipeline.reporting.documents.data_facts import describe_data
-from pipeline.reporting.documents.forms import CHECKLIST, MODEL_CARD, Document, fill_form, render_markdown
+from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
 from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import Flow, describe_flow
 from pipeline.reporting.evaluation.scores import summarise_in_words
@@ -85,10 +85,8 @@ def build_study(
         )
     if section_titles:
         facts["robustness"] = f"Looked at in this report: {'; '.join(section_titles)}."
-    documents = {"model_card": fill_form(MODEL_CARD, facts)}
-    if checkpoint.kind.has_patients:
-        documents["claim_checklist"] = fill_form(CHECKLIST, facts)
-    return Study(flow, documents)
+    names = ("model_card", "claim_checklist") if checkpoint.kind.has_patients else ("model_card",)
+    return Study(flow, {name: fill_form(read_form(name), facts) for name in names})
 
 
 def write_documents(folder: Path, study: Study) -> None:

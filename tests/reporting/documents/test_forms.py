@@ -3,27 +3,29 @@ import re
 import pytest
 
 from pipeline.reporting.documents.forms import (
-    CHECKLIST,
-    MODEL_CARD,
     OPEN,
     Form,
+    Part,
     Question,
     fill_form,
+    read_form,
     render_markdown,
     tabulate_document,
 )
+
+CHECKLIST, MODEL_CARD = read_form("claim_checklist"), read_form("model_card")
 
 FORM = Form(
     "Form",
     "What is asked.",
     (
-        (
+        Part(
             "Part",
             (
-                Question("Whole", ("a", "b"), "", "1"),
-                Question("Half", ("a",), "the rest.", "2"),
-                Question("Unknown", ("c",), "", "3"),
-                Question("Theirs", (), "all of it.", "4"),
+                Question("Whole", ("a", "b"), "", 1),
+                Question("Half", ("a",), "the rest.", 2),
+                Question("Unknown", ("c",), "", 3),
+                Question("Theirs", (), "all of it.", 4),
             ),
         ),
     ),
@@ -48,15 +50,17 @@ def test_without_facts_every_entry_is_open(form):
 
 
 def test_claim_has_its_44_items_once_each_in_order():
-    assert [entry.number for entry in fill_form(CHECKLIST, {}).entries] == [str(number) for number in range(1, 45)]
+    assert [entry.number for entry in fill_form(CHECKLIST, {}).entries] == list(range(1, 45))
 
 
 def test_statements_that_no_run_can_make_are_left_to_the_authors():
     """Design, goal, rationale, agreement, registration, practice, funding: no file tells them."""
-    everything = dict.fromkeys((f for _, q in CHECKLIST.parts for one in q for f in one.facts), "Known.")
+    everything = dict.fromkeys(
+        (key for part in CHECKLIST.parts for question in part.questions for key in question.facts), "Known."
+    )
     document = fill_form(CHECKLIST, everything)
     blank = {entry.number for entry in document.entries if not entry.known}
-    assert blank == {"2", "3", "5", "6", "15", "18", "34", "41", "44"}
+    assert blank == {2, 3, 5, 6, 15, 18, 34, 41, 44}
     assert all(entry.open for entry in document.entries if entry.number in blank)
 
 
