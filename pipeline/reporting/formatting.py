@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.evaluation.schema import Estimate
+
 METRIC_TITLES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -27,17 +29,17 @@ LEVEL_TITLES = {
 }
 
 
-def show_percent(metric: Mapping[str, float | None]) -> str:
+def show_percent(metric: Estimate | Mapping[str, float | None]) -> str:
     """Write a share as "97.1 % (95 % interval 95.0 to 98.6 %)", no line break before a %."""
     return _show_with_interval(metric, "(95\u00a0% interval {low} to {high}\u00a0%)")
 
 
-def show_share(metric: Mapping[str, float | None]) -> str:
+def show_share(metric: Estimate | Mapping[str, float | None]) -> str:
     """Write "97.1 % (95.0 to 98.6)", the interval in brackets where there is one; the page says what it is."""
     return _show_with_interval(metric, "({low} to {high})")
 
 
-def _show_with_interval(metric: Mapping[str, float | None], form: str) -> str:
+def _show_with_interval(metric: Estimate | Mapping[str, float | None], form: str) -> str:
     value, low, high = metric["value"], metric["low"], metric["high"]
     if value is None:
         return "not defined"
@@ -68,7 +70,7 @@ def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
     return f"{perfect:.{num_decimals}f}"
 
 
-def show_interval(metric: Mapping[str, float | None]) -> str:
+def show_interval(metric: Estimate | Mapping[str, float | None]) -> str:
     """Write "0.950 to 0.986", or a dash where there is no interval."""
     if metric["low"] is None:
         return "\u2013"

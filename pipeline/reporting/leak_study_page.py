@@ -1,8 +1,8 @@
-"""What the leak demonstration found: numbers, and the sentences that say what they mean."""
+"""The page and the tables of the leak study, and the sentences that interpret its numbers."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,10 +13,12 @@ from pipeline.core.tables import write_table
 from pipeline.core.text import plural
 from pipeline.data.store import Store
 from pipeline.datasets import DATASETS
+from pipeline.evaluation.schema import Estimate
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import labelled_accuracies
 from pipeline.reporting.formatting import show_share
 from pipeline.reporting.html import write_page
+from pipeline.studies.leak_study import LeakOutcome, LeakStudy
 from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
 
 # What is divided, in the plural; with left and right as labels a side of a patient is one knee.
@@ -32,6 +34,8 @@ METHOD = (
     "have no mirror image. The weights after the last step are judged; nothing is chosen on validation or test.",
 )
 
+Accuracies = Mapping[str, Estimate]  # by what was divided
+
 AGAIN = "How to get these numbers again"
 
 
@@ -40,76 +44,78 @@ def name_units_in_words(division: str, class_names: Sequence[str]) -> str:
     return "knees" if division == "side" and tuple(class_names) == ("left", "right") else UNITS[division]
 
 
-def describe_outcomes(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> list[str]:
-    """Say what the demonstration shows, and what it does not.
+def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str]) -> list[str]:
+    """Describe what the study shows, and what it does not.
 
     Args:
-        rows: of ``summarise_outcomes``.
-        class_names: all classes.
+        outcomes: The accuracy for each way to divide and each kind of labels.
+        class_names: All classes.
     """
     chance = 1 / len(class_names)
-    found = {(row["division"], row["labels"]): row["accuracy"] for row in rows}
-    shuffled = {division: found[division, "shuffled"] for division in DIVISIONS}
     units = {division: name_units_in_words(division, class_names) for division in DIVISIONS}
+    true, shuffled = (
+        {outcome.division: outcome.accuracy for outcome in outcomes if outcome.labels == labelling}
+        for labelling in LABELLINGS
+    )
+    return [
+        _describe_shuffled(shuffled, units, chance),
+        *_describe_leaks(shuffled, units, chance),
+        _describe_patients(shuffled["patient"], chance),
+        _describe_true(true, units),
+    ]
+
+
+def _describe_shuffled(shuffled: Accuracies, units: Mapping[str, str], chance: float) -> str:
     listed = [f"{show_share(shuffled[division])} where {units[division]} were divided" for division in DIVISIONS]
-    sentences = [
+    return (
         "With labels that were shuffled between patients, and so mean nothing, the model is right for "
         f"{', '.join(listed[:-1])}, and {listed[-1]}; chance is {100 * chance:.0f}\u00a0%. In brackets are 95\u00a0% "
         "intervals over patients."
-    ]
-    leaky = [d for d in DIVISIONS[:-1] if shuffled[d]["low"] is not None and shuffled[d]["low"] > chance]
+    )
+
+
+def _describe_leaks(shuffled: Accuracies, units: Mapping[str, str], chance: float) -> list[str]:
+    """Describe which of the ways that share patients score above chance, and which do not."""
+    lows = {division: shuffled[division]["low"] for division in DIVISIONS[:-1]}
+    leaky = [units[division] for division, low in lows.items() if low is not None and low > chance]
+    quiet = [units[division] for division in lows if units[division] not in leaky]
+    sentences = []
     if leaky:
         sentences.append(
-            f"Where {_join([units[division] for division in leaky])} were divided it can only have recognised patients "
-            "that it was trained on: a score from such a split also counts what was learned by heart."
+            f"Where {_join(leaky)} were divided it can only have recognised patients that it was trained on: a score "
+            "from such a split also counts what was learned by heart."
         )
-    quiet = [division for division in DIVISIONS[:-1] if division not in leaky]
     if quiet:
         sentences.append(
-            f"Where {_join([units[division] for division in quiet])} were divided no score above chance is shown with "
-            "this recipe; that does not make the split a clean one, because its patients are on both sides."
+            f"Where {_join(quiet)} were divided no score above chance is shown with this recipe; that does not make "
+            "the split a clean one, because its patients are on both sides."
         )
-    clean = shuffled["patient"]
-    if clean["low"] is None:
-        sentences.append("There is no interval for divided patients, so nothing can be said about them.")
-    elif clean["low"] <= chance <= clean["high"]:
-        sentences.append(
-            "Where patients were divided, chance lies in the interval: what was learned by heart does not help there."
-        )
-    else:
-        sentences.append(
-            "Where patients were divided the interval leaves chance out, which a clean split does once in twenty "
-            "times by luck; with other seeds (audit.seeds) it should come back."
-        )
-    true = {division: found[division, "true"] for division in DIVISIONS}
-    listed = [f"{units[division]} {show_share(true[division])}" for division in DIVISIONS]
-    gap = 100 * (true["slice"]["value"] - true["patient"]["value"])
-    compared = f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'}"
-    sentences.append(
-        f"With true labels and the same recipe: {', '.join(listed)}. Dividing slices gives a score {compared} that of "
-        "dividing patients."
-    )
     return sentences
 
 
-def tabulate_outcomes(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Table:
-    """Return the table of the page: a row a division, true labels beside shuffled ones."""
-    cells = []
-    for division in DIVISIONS:
-        true, shuffled = (
-            next(row for row in rows if (row["division"], row["labels"]) == (division, labelling))
-            for labelling in LABELLINGS
+def _describe_patients(shuffled: Estimate, chance: float) -> str:
+    low, high = shuffled["low"], shuffled["high"]
+    if low is None or high is None:
+        return "There is no interval for divided patients, so nothing can be said about them."
+    if low <= chance <= high:
+        return (
+            "Where patients were divided, chance lies in the interval: what was learned by heart does not help there."
         )
-        units = name_units_in_words(division, class_names)
-        texts = [show_share(row["accuracy"]) for row in (true, shuffled)]
-        cells.append((units, *texts, f"{true['n']:,}", f"{true['groups']:,}"))
-    num_seeds = rows[0]["seeds"]
-    return Table(
-        caption="Accuracy on test slices",
-        columns=("Divided are", "True labels", "Shuffled labels", "Test slices", "Patients"),
-        rows=tuple(cells),
-        note="In brackets: 95\u00a0% intervals from a bootstrap over patients."
-        + (f" Over {num_seeds} {plural('seed', num_seeds)} together." if num_seeds > 1 else ""),
+    return (
+        "Where patients were divided the interval leaves chance out, which a clean split does once in twenty times by "
+        "luck; with other seeds (audit.seeds) it should come back."
+    )
+
+
+def _describe_true(true: Accuracies, units: Mapping[str, str]) -> str:
+    listed = ", ".join(f"{units[division]} {show_share(true[division])}" for division in DIVISIONS)
+    by_slice, by_patient = true["slice"]["value"], true["patient"]["value"]
+    assert by_slice is not None
+    assert by_patient is not None
+    gap = 100 * (by_slice - by_patient)
+    return (
+        f"With true labels and the same recipe: {listed}. Dividing slices gives a score {abs(gap):.1f} points "
+        f"{'above' if gap >= 0 else 'below'} that of dividing patients."
     )
 
 
@@ -117,55 +123,52 @@ def _join(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def write_audit(
-    folder: Path,
-    experiment: Experiment,
-    store: Store,
-    settings: dict[str, Any],
-    outcomes: list[dict[str, Any]],
-    records: list[dict[str, Any]],
-) -> None:
+def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str]) -> Table:
+    """Return the table of the page: a row for each way to divide, true labels next to shuffled ones."""
+    by_key = {(outcome.division, outcome.labels): outcome for outcome in outcomes}
+    rows = []
+    for division in DIVISIONS:
+        true, shuffled = (by_key[division, labelling] for labelling in LABELLINGS)
+        texts = [show_share(outcome.accuracy) for outcome in (true, shuffled)]
+        rows.append((name_units_in_words(division, class_names), *texts, f"{true.n:,}", f"{true.groups:,}"))
+    num_seeds = outcomes[0].seeds
+    return Table(
+        caption="Accuracy on test slices",
+        columns=("Divided are", "True labels", "Shuffled labels", "Test slices", "Patients"),
+        rows=tuple(rows),
+        note="In brackets: 95\u00a0% intervals from a bootstrap over patients."
+        + (f" Over {num_seeds} {plural('seed', num_seeds)} together." if num_seeds > 1 else ""),
+    )
+
+
+def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: LeakStudy) -> None:
     """Write ``audit.json``, ``audit.csv``, ``audit.png`` and ``audit.html``.
 
     Args:
-        folder: where they go.
-        experiment: all options.
-        store: the pictures.
-        settings: what shaped the models.
-        outcomes: of ``summarise_outcomes``.
-        records: what is known of each model.
+        folder: The folder that they are written to.
+        experiment: All options.
+        store: The slices.
+        study: The results.
     """
-    names = store.class_names
+    names, outcomes = store.class_names, study.outcomes
     sentences = describe_outcomes(outcomes, names)
     chance = 1 / len(names)
-    by_key = {(row["division"], row["labels"]): row["accuracy"] for row in outcomes}
-    drawn = [(name_units_in_words(d, names), by_key[d, "true"], by_key[d, "shuffled"]) for d in DIVISIONS]
-    picture = labelled_accuracies(drawn, chance)
+    by_key = {(outcome.division, outcome.labels): outcome.accuracy for outcome in outcomes}
+    drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in DIVISIONS]
+    png = labelled_accuracies(drawn, chance)
     note = DATASETS[experiment.data.dataset].synthetic_note
     content = {"synthetic_note": note, "class_names": list(names), "chance": chance, "seeds": experiment.audit.seeds}
-    content |= {"outcomes": outcomes, "sentences": sentences, "runs": records, "settings": settings}
+    content |= {"outcomes": [dataclasses.asdict(outcome) for outcome in outcomes], "sentences": sentences}
+    content |= {"runs": study.records, "settings": study.settings}
     content |= {"commit": read_commit(), "hardware": read_hardware(), "versions": read_versions()}
-    flat = [
-        {name: value for name, value in row.items() if name != "accuracy"}
-        | {"accuracy": row["accuracy"]["value"], "low": row["accuracy"]["low"], "high": row["accuracy"]["high"]}
-        for row in outcomes
-    ]
     write_json(folder / "audit.json", content)
-    write_table(folder / "audit.csv", pd.DataFrame(flat), tuple(flat[0]))
-    write_bytes(folder / "audit.png", picture)
-    seconds = sum(record["seconds"] for record in records)
-    facts = {
-        "models": str(len(records)),
-        "training slices of each": f"{records[0]['num_train']:,}",
-        "steps of each": f"{records[0]['num_steps']:,}",
-        "seeds": ", ".join(map(str, experiment.audit.seeds)),
-        "time of training and scoring": f"{seconds / 60:.1f} minutes, {read_hardware()}",
-        "pictures": store.fingerprint,
-        "commit": read_commit(),
-    }
+    flat = pd.json_normalize([dataclasses.asdict(outcome) for outcome in outcomes])
+    flat = flat.rename(columns=lambda name: name.removeprefix("accuracy.")).rename(columns={"value": "accuracy"})
+    write_table(folder / "audit.csv", flat, tuple(flat))
+    write_bytes(folder / "audit.png", png)
     text = "Dots with their 95\u00a0% intervals over patients; the dashed line is chance."
-    shown = Figure("audit", "Accuracy by what was divided", text, picture)
-    rows = tuple((name, str(value)) for name, value in (facts | settings).items())
+    figure = Figure("audit", "Accuracy by what was divided", text, png)
+    facts = _list_facts(experiment, store, study)
     write_page(
         folder / "audit.html",
         "study.html",
@@ -173,7 +176,22 @@ def write_audit(
         synthetic_note=note,
         sentences=sentences,
         sections=[
-            Section("What was found", tables=(tabulate_outcomes(outcomes, names),), figures=(shown,)),
-            Section("How it was done", METHOD, (Table(AGAIN, ("What", "Value"), rows),)),
+            Section("What was found", tables=(tabulate_outcomes(outcomes, names),), figures=(figure,)),
+            Section("How it was done", METHOD, (Table(AGAIN, ("What", "Value"), tuple(facts.items())),)),
         ],
     )
+
+
+def _list_facts(experiment: Experiment, store: Store, study: LeakStudy) -> dict[str, str]:
+    first = study.records[0]
+    seconds = sum(record["seconds"] for record in study.records)
+    facts = {
+        "models": len(study.records),
+        "training slices of each": f"{first['num_train']:,}",
+        "steps of each": f"{first['num_steps']:,}",
+        "seeds": ", ".join(map(str, experiment.audit.seeds)),
+        "time of training and scoring": f"{seconds / 60:.1f} minutes, {read_hardware()}",
+        "pictures": store.fingerprint,
+        "commit": read_commit(),
+    }
+    return {name: str(value) for name, value in (facts | study.settings).items()}

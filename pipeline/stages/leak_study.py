@@ -1,13 +1,8 @@
-"""The audit stage: what leaks do, shown on these pictures with this model."""
+"""The audit stage: what leaks do, shown on these slices with this model."""
 
 import dataclasses
-import itertools
-import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
@@ -15,123 +10,93 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
-from pipeline.core.tables import prediction_columns, write_table
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store, check_store, read_store
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.predictions import read_predictions
-from pipeline.reporting.leak_study_page import describe_outcomes, write_audit
-from pipeline.studies.leak_training import NO_CHANGES, build_recipe, summarise_outcomes, train_one
-from pipeline.studies.leaky_splits import (
-    DIVISIONS,
-    LABELLINGS,
-    choose_slices,
-    divide,
-    equalise_training,
-    shuffle_labels,
+from pipeline.reporting.leak_study_page import describe_outcomes, write_leak_study
+from pipeline.studies.leak_study import (
+    is_complete,
+    list_settings,
+    read_leak_study,
+    run_model,
+    use_single_split,
+    write_run,
 )
+from pipeline.studies.leaky_splits import LeakyRun, plan_leaky_runs
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.tracker import Tracker, finishing
-from pipeline.training.run_state import EXECUTION, read_preprocess
+from pipeline.training.run_state import read_preprocess
 
 
 def audit(experiment: Experiment, console: Console) -> None:
-    """Show what leaks do: four ways to divide the same pictures, with true and with shuffled labels.
+    """Show what leaks do: four ways to divide the same slices, with true and with shuffled labels.
 
-    Nothing is written where training looks: no splits, no certificate, no checkpoint. A model that was judged
+    Nothing is written where training looks: no splits, no certificate, no checkpoint. A model that was scored
     before an interruption is not trained again.
 
     Raises:
         UserError: no volumes, too few patients, or a loss that stops being a number.
     """
-    # Folds and tables are the main job's; the experiment's own name for the run stays.
-    plain = dataclasses.replace(experiment.split, num_folds=0, test_fold=0, table=None, val_count=None)
-    experiment = dataclasses.replace(experiment, split=plain)
-    store = read_store(experiment.paths.prepared, verify=True)
+    experiment = use_single_split(experiment)
+    paths, options = experiment.paths, experiment.evaluate
+    store = read_store(paths.prepared, verify=True)
     if not store.kind.has_patients:
         raise UserError(
             f"audit: {experiment.data.dataset} has one example a group, so no patient can be in two splits. It is for "
             "volumes; choose a config of scans."
         )
     read_preprocess(experiment, store)
-    rows = choose_slices(store.index, experiment.audit.slices)
-    folder = experiment.paths.report_folder / "audit"
+    folder = paths.report_folder / "audit"
+    runs = plan_leaky_runs(store, experiment.audit, experiment.split)
     parent = _open_parent(experiment, folder)
     with finishing(parent):
-        outcomes = _demonstrate(experiment, store, rows, folder, parent, console)
-        for outcome in outcomes:
+        for run in runs:
+            path = folder / "runs" / f"{run.name}.json"
+            if not is_complete(path, list_settings(experiment, store, run.num_train)):
+                _train(experiment, store, run, path, parent, console)
+        bootstrap = Bootstrap(options.num_resamples, options.seed)
+        study = read_leak_study(folder / "runs", runs, store.class_names, bootstrap)
+        check_store(paths.prepared, store.fingerprint)
+        write_leak_study(folder, experiment, store, study)
+        for outcome in study.outcomes:
+            name = f"{outcome.division}_{outcome.labels}_accuracy"
             numbers = {
-                f"{outcome['division']}_{outcome['labels']}_accuracy_{end}".removesuffix("_value"): number
-                for end, number in outcome["accuracy"].items()
-                if number is not None
+                "": outcome.accuracy["value"],
+                "_low": outcome.accuracy["low"],
+                "_high": outcome.accuracy["high"],
             }
-            parent.log_metrics(numbers)
+            parent.log_metrics({f"{name}{end}": number for end, number in numbers.items() if number is not None})
         for file in sorted(folder.glob("audit.*")):
             parent.log_file(file)
-    for sentence in describe_outcomes(outcomes, store.class_names):
+    for sentence in describe_outcomes(study.outcomes, store.class_names):
         console.print(f"  {sentence}", highlight=False)
     console.print(f"-> {folder / 'audit.html'}")
 
 
-def _demonstrate(
-    experiment: Experiment,
-    store: Store,
-    rows: np.ndarray[Any, Any],
-    folder: Path,
-    parent: Tracker,
-    console: Console,
-) -> list[dict[str, Any]]:
-    """Train and judge what was not yet, and write the page; return the outcomes."""
-    index = store.index.iloc[rows].reset_index(drop=True)
-    predictions: dict[tuple[str, str], list[pd.DataFrame]] = {}
-    records = []
-    for seed in experiment.audit.seeds:
-        divided = {division: divide(index, division, experiment.split, seed) for division in DIVISIONS}
-        divided = equalise_training(divided, seed)
-        settings = describe_recipe(experiment, store, int((divided["patient"] == "train").sum()))
-        labels = {
-            "true": index["label"].to_numpy(dtype=str),
-            "shuffled": shuffle_labels(index, store.class_names, seed),
-        }
-        for division, labelling in itertools.product(DIVISIONS, LABELLINGS):
-            path = folder / "runs" / f"{division}-{labelling}-seed-{seed}.json"
-            if not _is_there(path, settings):
-                job = (store, rows, labels[labelling], divided[division], seed)
-                _train(experiment, job, path, settings, parent, console)
-            record = read_json(path)
-            table = read_predictions(path.with_suffix(".csv"), store.class_names)
-            predictions.setdefault((division, labelling), []).append(table)
-            records.append({"division": division, "labels": labelling, "seed": seed} | record["facts"])
-    options = experiment.evaluate
-    bootstrap = Bootstrap(options.num_resamples, options.seed)
-    outcomes = summarise_outcomes(predictions, store.class_names, bootstrap)
-    check_store(experiment.paths.prepared, store.fingerprint)
-    write_audit(folder, experiment, store, settings, outcomes, records)
-    return outcomes
-
-
-def describe_recipe(experiment: Experiment, store: Store, num_train: int) -> dict[str, Any]:
-    """List all that shapes the models of the demonstration but their seeds.
-
-    Args:
-        experiment: all options.
-        store: the pictures.
-        num_train: training pictures of each model.
-
-    Returns:
-        ``section.field`` -> value.
-    """
-    model, train = build_recipe(experiment, num_train)
-    settings = flatten(model, "model") | flatten(NO_CHANGES, "augment")
-    left_out = (*EXECUTION, "train.seed", "train.select_by", "train.early_stopping_epochs")
-    settings |= {name: value for name, value in flatten(train, "train").items() if name not in left_out}
-    split = experiment.split
-    settings |= {f"split.{name}": getattr(split, name) for name in ("val_fraction", "test_fraction", "stratify")}
-    return settings | {
-        "audit.slices": experiment.audit.slices,
-        "training slices": num_train,
-        "store fingerprint": store.fingerprint,
-    }
+def _train(experiment: Experiment, store: Store, run: LeakyRun, path: Path, parent: Tracker, console: Console) -> None:
+    """Train and score one model; write its predictions, then its record, and keep an MLflow run of it."""
+    paths, settings = experiment.paths, list_settings(experiment, store, run.num_train)
+    tracking = dataclasses.replace(experiment.tracking, tensorboard=False, parent_run=parent.run_id)
+    tracker = open_run(tracking, Workspace(paths.root, paths.name, f"audit-{run.name}"))
+    tracker.log_settings(settings | {"train.seed": run.seed})
+    digest = compute_fingerprint(store.fingerprint, run.splits.tolist())
+    tracker.log_dataset(f"{paths.name} {run.name}", digest, str(paths.prepared), "audit")
+    epochs = settings["train.epochs"]
+    with finishing(tracker):
+        with console.status(run.name) as status:
+            outcome, facts = run_model(
+                experiment, store, run, lambda result: status.update(f"{run.name}: {result.epoch} of {epochs} epochs")
+            )
+        record = {"settings": settings, "facts": facts | {"tracking_run": tracker.run_id}}
+        write_run(path, outcome.predictions, store.class_names, record)
+        tracker.log_history(outcome.history)
+        tracker.log_metrics({"test_slice_accuracy": facts["accuracy"]})
+        tracker.log_file(path.with_suffix(".csv"))
+    console.print(
+        f"  {run.name}: accuracy {100 * facts['accuracy']:.1f} % on {facts['n']} slices of {facts['groups']} patients, "
+        f"{facts['seconds']:.0f} s",
+        highlight=False,
+    )
 
 
 def _open_parent(experiment: Experiment, folder: Path) -> Tracker:
@@ -146,57 +111,3 @@ def _open_parent(experiment: Experiment, folder: Path) -> Tracker:
     write_json(path, {"tracking_run": tracker.run_id})
     tracker.log_settings(flatten(experiment.audit, "audit"))
     return tracker
-
-
-def _is_there(path: Path, settings: dict[str, Any]) -> bool:
-    """Tell whether a model was trained with these settings and judged; the record is written last."""
-    return path.is_file() and path.with_suffix(".csv").is_file() and read_json(path)["settings"] == settings
-
-
-def _train(
-    experiment: Experiment,
-    job: tuple[Store, np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any], int],
-    path: Path,
-    settings: dict[str, Any],
-    parent: Tracker,
-    console: Console,
-) -> None:
-    """Train and judge one model; write its predictions, then its record, and keep an MLflow run of it."""
-    store, *_, seed = job
-    tracking = dataclasses.replace(experiment.tracking, tensorboard=False, parent_run=parent.run_id)
-    paths = experiment.paths
-    tracker = open_run(tracking, Workspace(paths.root, paths.name, f"audit-{path.stem}"))
-    tracker.log_settings(settings | {"train.seed": seed})
-    digest = compute_fingerprint(store.fingerprint, job[3].tolist())
-    tracker.log_dataset(f"{paths.name} {path.stem}", digest, str(paths.prepared), "audit")
-    started, started_cpu = time.perf_counter(), time.process_time()
-    with finishing(tracker):
-        with console.status(path.stem) as status:
-            outcome = train_one(
-                experiment,
-                *job,
-                lambda result: status.update(f"{path.stem}: {result.epoch} of {settings['train.epochs']} epochs"),
-            )
-        table = outcome.predictions
-        accuracy = float((table["label"] == table["predicted"]).mean())
-        facts = {
-            "accuracy": accuracy,
-            "n": len(table),
-            "groups": int(table["group_id"].nunique()),
-            "train_accuracy": outcome.history[-1].train_accuracy,
-            "num_train": outcome.num_train,
-            "num_steps": outcome.num_steps,
-            "seconds": round(time.perf_counter() - started, 1),
-            "processor_seconds": round(time.process_time() - started_cpu, 1),
-            "tracking_run": tracker.run_id,
-        }
-        write_table(path.with_suffix(".csv"), table, prediction_columns(store.class_names))
-        write_json(path, {"settings": settings, "facts": facts})
-        tracker.log_history(outcome.history)
-        tracker.log_metrics({"test_slice_accuracy": accuracy})
-        tracker.log_file(path.with_suffix(".csv"))
-    console.print(
-        f"  {path.stem}: accuracy {100 * accuracy:.1f} % on {len(table)} slices of {facts['groups']} patients, "
-        f"{facts['seconds']:.0f} s",
-        highlight=False,
-    )

@@ -1,9 +1,8 @@
 """Training and judging one model of the leak demonstration."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,11 @@ from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import Examples, place_examples
 from pipeline.data.statistics import compute_statistics
 from pipeline.data.store import Store
-from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
-from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
+from pipeline.studies.leaky_splits import LeakyRun
 from pipeline.training.devices import build_fabric
 from pipeline.training.history import EpochResult
 from pipeline.training.loop import TrainingState, train_epochs
@@ -90,10 +87,7 @@ def count_steps(num_examples: int, batch_size: int) -> int:
 def train_one(
     experiment: Experiment,
     store: Store,
-    rows: np.ndarray[Any, Any],
-    labels: np.ndarray[Any, Any],
-    splits: np.ndarray[Any, Any],
-    seed: int,
+    run: LeakyRun,
     on_epoch: Callable[[EpochResult], None],
 ) -> Outcome:
     """Train one model and score its test pictures with the weights after the last step.
@@ -101,25 +95,22 @@ def train_one(
     Args:
         experiment: all options.
         store: the pictures.
-        rows: ``(pictures,)`` places in the store.
-        labels: ``(pictures,)`` class names to be learned.
-        splits: ``(pictures,)`` train, val, test, or an empty text for none.
-        seed: of weights and order.
+        run: How the slices are divided and labelled, and the seed of weights and order.
         on_epoch: told what each epoch gave.
 
     Raises:
         UserError: the loss stops being a number.
     """
-    model_options, train_options = build_recipe(experiment, int((splits == "train").sum()))
-    train_options = dataclasses.replace(train_options, seed=seed)
+    model_options, train_options = build_recipe(experiment, run.num_train)
+    train_options = dataclasses.replace(train_options, seed=run.seed)
     fabric = build_fabric(train_options)
-    places = {role: np.flatnonzero(splits == role) for role in ("train", "val", "test")}
-    codes = np.searchsorted(np.array(store.class_names), labels)  # the names are sorted
-    positions = store.index["slice_position"].to_numpy()[rows]
+    places = {role: np.flatnonzero(run.splits == role) for role in ("train", "val", "test")}
+    codes = np.searchsorted(np.array(store.class_names), run.labels)  # the names are sorted
+    positions = store.index["slice_position"].to_numpy()[run.rows]
 
     def select(role: str) -> Examples:
         chosen = places[role]
-        return place_examples(store.examples, rows[chosen], codes[chosen], positions[chosen], fabric.device)
+        return place_examples(store.examples, run.rows[chosen], codes[chosen], positions[chosen], fabric.device)
 
     train_examples, val_examples = select("train"), select("val")
     model = build_model(
@@ -128,7 +119,7 @@ def train_one(
         image_size=(int(store.examples.shape[-2]), int(store.examples.shape[-1])),
         num_classes=len(store.class_names),
         num_slices=experiment.preprocess.num_slices,
-        seed=derive_seed(seed, "weights"),
+        seed=derive_seed(run.seed, "weights"),
     )
     classifier = Classifier(model, *compute_statistics(train_examples)).to(fabric.device)
     optimizer = build_optimizer(model, train_options, fused=train_options.precision != "16-mixed")
@@ -137,8 +128,8 @@ def train_one(
     for result in train_epochs(fabric, state, train_examples, val_examples, train_options, NO_CHANGES):
         on_epoch(result)
     classifier.eval()
-    test = rows[places["test"]]
-    index = store.index.iloc[test].assign(label=labels[places["test"]])
+    test = run.rows[places["test"]]
+    index = store.index.iloc[test].assign(label=run.labels[places["test"]])
     scores = compute_probabilities(
         classifier,
         store.examples[test],
@@ -149,32 +140,3 @@ def train_one(
     predictions = build_predictions(index, scores.astype(np.float64), store.class_names)
     num_steps = count_steps(len(train_examples), train_options.batch_size) * len(state.history)
     return Outcome(predictions, tuple(state.history), num_steps, len(train_examples))
-
-
-def summarise_outcomes(
-    predictions: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
-    class_names: Sequence[str],
-    bootstrap: Bootstrap,
-) -> list[dict[str, Any]]:
-    """Score each division and labelling over all seeds together.
-
-    A patient who was tested with several seeds is drawn with all its rows, so that intervals stay over patients.
-
-    Args:
-        predictions: of the test pictures, for each (division, labelling) a table a seed.
-        class_names: all classes.
-        bootstrap: The resamples of patients.
-
-    Returns:
-        A row for each, with ``division``, ``labels``, ``seeds``, ``n``, ``groups`` and ``accuracy`` (value, low, high).
-    """
-    rows: list[dict[str, Any]] = []
-    for division in DIVISIONS:
-        for labelling in LABELLINGS:
-            tables = predictions[division, labelling]
-            level = compute_level(pd.concat(tables, ignore_index=True), class_names, bootstrap)
-            rows.append(
-                {"division": division, "labels": labelling, "seeds": len(tables)}
-                | {"n": level["n"], "groups": level["groups"], "accuracy": level["metrics"]["accuracy"]}
-            )
-    return rows

@@ -3,17 +3,80 @@
 What is divided here is for the leak demonstration alone: nothing of it is written to where training looks.
 """
 
-from typing import Any
+import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from pipeline.config.data import SplitConfig
+from pipeline.config.studies import AuditConfig
+from pipeline.core.array_types import Array
 from pipeline.data.splits import SPLITS, assign_splits
+from pipeline.data.store import Store
 
 # From the one that leaks most to the one that does not.
 DIVISIONS = ("slice", "volume", "side", "patient")
 LABELLINGS = ("true", "shuffled")
+
+
+@dataclass(frozen=True)
+class LeakyRun:
+    """One model of the leak study: how its slices are divided, and what it learns about them.
+
+    Args:
+        division: What is divided, one of ``DIVISIONS``.
+        labelling: The kind of labels, one of ``LABELLINGS``.
+        seed: The seed of the split, the shuffled labels, the first weights and the order of training.
+        rows: ``(slices,)``, the rows of the store.
+        labels: ``(slices,)``, the class names to be learned.
+        splits: ``(slices,)``: train, val, test, or an empty text for none.
+    """
+
+    division: str
+    labelling: str
+    seed: int
+    rows: Array
+    labels: Array
+    splits: Array
+
+    @property
+    def name(self) -> str:
+        """The name of the model's files."""
+        return f"{self.division}-{self.labelling}-seed-{self.seed}"
+
+    @property
+    def num_train(self) -> int:
+        """The number of training slices."""
+        return int((self.splits == SPLITS[0]).sum())
+
+
+def plan_leaky_runs(store: Store, options: AuditConfig, split: SplitConfig) -> list[LeakyRun]:
+    """List the models of the study: for each seed, each way to divide with true and with shuffled labels.
+
+    Args:
+        store: The slices.
+        options: The seeds, and how many slices of each volume are taken.
+        split: The fractions of the splits.
+
+    Raises:
+        UserError: too few patients, scans or slices to divide.
+    """
+    rows = choose_middle_slices(store.index, options.slices)
+    index = store.index.iloc[rows].reset_index(drop=True)
+    runs = []
+    for seed in options.seeds:
+        splits = {division: divide(index, division, split, seed) for division in DIVISIONS}
+        splits = equalise_training(splits, seed)
+        labels = {
+            "true": index["label"].to_numpy(dtype=str),
+            "shuffled": shuffle_labels(index, store.class_names, seed),
+        }
+        runs += [
+            LeakyRun(division, labelling, seed, rows, labels[labelling], splits[division])
+            for division, labelling in itertools.product(DIVISIONS, LABELLINGS)
+        ]
+    return runs
 
 
 def name_units(index: pd.DataFrame, division: str) -> pd.Series:
@@ -29,7 +92,7 @@ def name_units(index: pd.DataFrame, division: str) -> pd.Series:
     return index[{"slice": "example_id", "volume": "source_id", "patient": "group_id"}[division]]
 
 
-def choose_slices(index: pd.DataFrame, number: int) -> np.ndarray[Any, Any]:
+def choose_middle_slices(index: pd.DataFrame, number: int) -> Array:
     """Return the places of some pictures of each volume: neighbours, from its middle.
 
     Neighbours resemble each other as they do in the whole volume; pictures taken here and there would leak less.
@@ -47,7 +110,7 @@ def choose_slices(index: pd.DataFrame, number: int) -> np.ndarray[Any, Any]:
     return np.sort(np.concatenate(chosen))
 
 
-def divide(index: pd.DataFrame, division: str, options: SplitConfig, seed: int) -> np.ndarray[Any, Any]:
+def divide(index: pd.DataFrame, division: str, options: SplitConfig, seed: int) -> Array:
     """Give every picture a split: units are dealt by the fractions, stratified by their labels.
 
     Args:
@@ -71,7 +134,7 @@ def divide(index: pd.DataFrame, division: str, options: SplitConfig, seed: int) 
     return np.asarray(roles, dtype=str)
 
 
-def equalise_training(splits: dict[str, np.ndarray[Any, Any]], seed: int) -> dict[str, np.ndarray[Any, Any]]:
+def equalise_training(splits: dict[str, Array], seed: int) -> dict[str, Array]:
     """Leave training pictures out at random until every division trains on the same number.
 
     Then each makes the same number of steps in an epoch.
@@ -93,7 +156,7 @@ def equalise_training(splits: dict[str, np.ndarray[Any, Any]], seed: int) -> dic
     return kept
 
 
-def shuffle_labels(index: pd.DataFrame, class_names: tuple[str, ...], seed: int) -> np.ndarray[Any, Any]:
+def shuffle_labels(index: pd.DataFrame, class_names: tuple[str, ...], seed: int) -> Array:
     """Give each patient one label for all pictures, whatever they show.
 
     Patients are sorted by how many pictures they have, equals in random order, and each class is dealt once to every

@@ -7,7 +7,7 @@ import pytest
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.reporting.figures.intervals import labelled_accuracies, run_accuracies
 from pipeline.reporting.leak_study_page import describe_outcomes, tabulate_outcomes
-from pipeline.studies.leak_training import summarise_outcomes
+from pipeline.studies.leak_study import LeakOutcome, summarise_outcomes
 from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
 
 NAMES = ("left", "right")
@@ -21,8 +21,8 @@ def make_outcomes(**shuffled):
             value, low, high = shuffled[division] if labelling == "shuffled" else (0.9, 0.85, 0.95)
             if (division, labelling) == ("slice", "true"):
                 value, low, high = 0.99, 0.98, 1.0
-            facts = {"division": division, "labels": labelling, "seeds": 1, "n": 1200, "groups": 16}
-            rows.append(facts | {"accuracy": {"value": value, "low": low, "high": high}})
+            accuracy = {"value": value, "low": low, "high": high}
+            rows.append(LeakOutcome(division, labelling, seeds=1, n=1200, groups=16, accuracy=accuracy))
     return rows
 
 
@@ -80,10 +80,10 @@ def test_seeds_are_pooled_with_each_patient_drawn_whole():
     keys = [(division, labelling) for division in DIVISIONS for labelling in LABELLINGS]
     one = summarise_outcomes({key: [table] for key in keys}, NAMES, Bootstrap(400))
     many = summarise_outcomes({key: [table] * 4 for key in keys}, NAMES, Bootstrap(400))
-    assert [(row["division"], row["labels"]) for row in one] == keys
-    assert one[0]["accuracy"]["value"] == 0.5
-    assert (many[0]["n"], many[0]["groups"], many[0]["seeds"]) == (24, 3, 4)
-    assert many[0]["accuracy"] == pytest.approx(one[0]["accuracy"]), "more seeds are no more patients"
+    assert [(outcome.division, outcome.labels) for outcome in one] == keys
+    assert one[0].accuracy["value"] == 0.5
+    assert (many[0].n, many[0].groups, many[0].seeds) == (24, 3, 4)
+    assert many[0].accuracy == pytest.approx(one[0].accuracy), "more seeds are no more patients"
 
 
 def test_the_table_has_a_row_a_division_with_both_labellings():

@@ -14,7 +14,7 @@ from pipeline.config.studies import AuditConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.data.store import read_store, write_store
 from pipeline.studies.leak_training import NO_CHANGES, build_recipe, train_one
-from pipeline.studies.leaky_splits import divide, equalise_training, shuffle_labels
+from pipeline.studies.leaky_splits import LeakyRun, divide, equalise_training, shuffle_labels
 
 STRONG = Experiment(
     model=ModelConfig(mirror_average=True, perceiver=PerceiverConfig(dropout=0.2, attention_dropout=0.1)),
@@ -75,7 +75,8 @@ def test_a_leaky_split_scores_high_on_labels_that_mean_nothing(marked_store):
     rows = np.arange(len(index))
     heard = []
     outcomes = {
-        name: train_one(experiment, store, rows, labels, split, 0, heard.append) for name, split in splits.items()
+        name: train_one(experiment, store, LeakyRun(name, "shuffled", 0, rows, labels, split), heard.append)
+        for name, split in splits.items()
     }
     right = {name: (o.predictions["label"] == o.predictions["predicted"]).mean() for name, o in outcomes.items()}
     assert right["slice"] > 0.9

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.config.data import SplitConfig
 from pipeline.studies.leaky_splits import (
     DIVISIONS,
-    choose_slices,
+    choose_middle_slices,
     divide,
     equalise_training,
     name_units,
@@ -136,9 +136,9 @@ def test_every_division_trains_on_as_many_pictures_and_tests_what_it_tested():
 
 def test_slices_are_neighbours_from_the_middle():
     index = make_index([2, 1], num_slices=10)
-    chosen = index.iloc[choose_slices(index, 4)]
+    chosen = index.iloc[choose_middle_slices(index, 4)]
     assert chosen.groupby("source_id")["slice_index"].apply(list).tolist() == [[3, 4, 5, 6]] * 6
-    assert len(choose_slices(index, 0)) == len(choose_slices(index, 99)) == len(index)
+    assert len(choose_middle_slices(index, 0)) == len(choose_middle_slices(index, 99)) == len(index)
     order = np.random.default_rng(0).permutation(len(index))
     moved = index.iloc[order]
-    assert set(moved.iloc[choose_slices(moved, 4)]["example_id"]) == set(chosen["example_id"])
+    assert set(moved.iloc[choose_middle_slices(moved, 4)]["example_id"]) == set(chosen["example_id"])

@@ -1,0 +1,178 @@
+"""The leak study: one recipe, four ways to divide the same slices, with true and with shuffled labels."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.files import read_json, write_json
+from pipeline.core.serialization import flatten
+from pipeline.core.tables import prediction_columns, write_table
+from pipeline.data.store import Store
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.metrics import compute_level
+from pipeline.evaluation.predictions import read_predictions
+from pipeline.evaluation.schema import Estimate
+from pipeline.studies.leak_training import NO_CHANGES, Outcome, build_recipe, train_one
+from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS, LeakyRun
+from pipeline.training.history import EpochResult
+from pipeline.training.run_state import EXECUTION
+
+
+@dataclass(frozen=True)
+class LeakOutcome:
+    """The accuracy of the models that share a way to divide and a kind of labels, over all seeds together.
+
+    Args:
+        division: What was divided, one of ``DIVISIONS``.
+        labels: The kind of labels, one of ``LABELLINGS``.
+        seeds: The number of seeds.
+        n: The number of test slices.
+        groups: The number of their patients.
+        accuracy: The accuracy: ``value``, and ``low`` and ``high`` of its 95 % interval over patients.
+    """
+
+    division: str
+    labels: str
+    seeds: int
+    n: int
+    groups: int
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class LeakStudy:
+    """The results of all models.
+
+    Args:
+        outcomes: The accuracy for each way to divide and each kind of labels.
+        records: The facts about each model, such as its seed and its number of steps.
+        settings: All that shapes the models but their seeds.
+    """
+
+    outcomes: tuple[LeakOutcome, ...]
+    records: tuple[dict[str, Any], ...]
+    settings: dict[str, Any]
+
+
+def use_single_split(experiment: Experiment) -> Experiment:
+    """Turn folds and given tables off, which are the main job's; the experiment's name for the run stays."""
+    plain = dataclasses.replace(experiment.split, num_folds=0, test_fold=0, table=None, val_count=None)
+    return dataclasses.replace(experiment, split=plain)
+
+
+def list_settings(experiment: Experiment, store: Store, num_train: int) -> dict[str, Any]:
+    """List all that shapes the models of the study but their seeds.
+
+    Args:
+        experiment: All options.
+        store: The slices.
+        num_train: The number of training slices of each model.
+
+    Returns:
+        ``section.field`` -> value.
+    """
+    model, train = build_recipe(experiment, num_train)
+    settings = flatten(model, "model") | flatten(NO_CHANGES, "augment")
+    left_out = (*EXECUTION, "train.seed", "train.select_by", "train.early_stopping_epochs")
+    settings |= {name: value for name, value in flatten(train, "train").items() if name not in left_out}
+    split = experiment.split
+    settings |= {f"split.{name}": getattr(split, name) for name in ("val_fraction", "test_fraction", "stratify")}
+    return settings | {
+        "audit.slices": experiment.audit.slices,
+        "training slices": num_train,
+        "store fingerprint": store.fingerprint,
+    }
+
+
+def is_complete(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether the model of a record was trained with these settings and scored."""
+    return path.is_file() and path.with_suffix(".csv").is_file() and bool(read_json(path)["settings"] == settings)
+
+
+def run_model(
+    experiment: Experiment, store: Store, run: LeakyRun, on_epoch: Callable[[EpochResult], None]
+) -> tuple[Outcome, dict[str, Any]]:
+    """Train a model and score its test slices; return what it gave, and the facts that its record keeps.
+
+    Args:
+        experiment: All options.
+        store: The slices.
+        run: How the slices are divided and labelled.
+        on_epoch: Called with the result of each epoch.
+    """
+    started, started_cpu = time.perf_counter(), time.process_time()
+    outcome = train_one(experiment, store, run, on_epoch)
+    table = outcome.predictions
+    return outcome, {
+        "accuracy": float((table["label"] == table["predicted"]).mean()),
+        "n": len(table),
+        "groups": int(table["group_id"].nunique()),
+        "train_accuracy": outcome.history[-1].train_accuracy,
+        "num_train": outcome.num_train,
+        "num_steps": outcome.num_steps,
+        "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(time.process_time() - started_cpu, 1),
+    }
+
+
+def write_run(path: Path, predictions: pd.DataFrame, class_names: tuple[str, ...], record: Mapping[str, Any]) -> None:
+    """Write the predictions of a model, then the record that it is complete.
+
+    Args:
+        path: The record; the predictions are next to it, as CSV.
+        predictions: The predictions of the test slices.
+        class_names: All classes.
+        record: The ``settings`` and the ``facts`` of the model.
+    """
+    write_table(path.with_suffix(".csv"), predictions, prediction_columns(class_names))
+    write_json(path, record)
+
+
+def read_leak_study(
+    folder: Path, runs: Sequence[LeakyRun], class_names: tuple[str, ...], bootstrap: Bootstrap
+) -> LeakStudy:
+    """Read what all models left, and score each way to divide over all seeds.
+
+    Args:
+        folder: The folder of the models' files.
+        runs: The models.
+        class_names: All classes.
+        bootstrap: The resamples of patients.
+    """
+    predictions: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    records = []
+    for run in runs:
+        record = read_json(folder / f"{run.name}.json")
+        table = read_predictions(folder / f"{run.name}.csv", class_names)
+        predictions.setdefault((run.division, run.labelling), []).append(table)
+        records.append({"division": run.division, "labels": run.labelling, "seed": run.seed} | record["facts"])
+    outcomes = summarise_outcomes(predictions, class_names, bootstrap)
+    return LeakStudy(outcomes, tuple(records), record["settings"])
+
+
+def summarise_outcomes(
+    predictions: Mapping[tuple[str, str], Sequence[pd.DataFrame]], class_names: Sequence[str], bootstrap: Bootstrap
+) -> tuple[LeakOutcome, ...]:
+    """Score each way to divide, with each kind of labels, over all seeds together.
+
+    A patient who was tested with several seeds is drawn with all its rows, so that intervals stay over patients.
+
+    Args:
+        predictions: The predictions of the test slices: for each (division, labelling) a table a seed.
+        class_names: All classes.
+        bootstrap: The resamples of patients.
+    """
+    outcomes = []
+    for division in DIVISIONS:
+        for labelling in LABELLINGS:
+            tables = predictions[division, labelling]
+            level = compute_level(pd.concat(tables, ignore_index=True), class_names, bootstrap)
+            accuracy = level["metrics"]["accuracy"]
+            outcomes.append(LeakOutcome(division, labelling, len(tables), level["n"], level["groups"], accuracy))
+    return tuple(outcomes)
