@@ -26,7 +26,8 @@ from pipeline.evaluation.shortcut_probes import Mirrored, check_mirrored, comput
 from pipeline.inference.probabilities import MirrorScores, compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import count_parameters
-from pipeline.reporting.documents.facts import build_study, write_documents
+from pipeline.reporting.documents.data_facts import DataEvidence
+from pipeline.reporting.documents.facts import Evidence, fill_documents, write_documents
 from pipeline.reporting.evaluation.decision_section import build_decision_section
 from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
 from pipeline.reporting.evaluation.flow_diagram import build_flow
@@ -106,19 +107,14 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         write_bytes(path, picture)
     for leftover in set(paths.report_folder.glob("*.png")) - drawn.keys():
         leftover.unlink()  # an earlier evaluation had mistakes, or epochs, that this one has not
-    study = build_study(
-        experiment,
-        checkpoint,
-        num_parameters=count_parameters(classifier.model),
-        manifest=manifest,
-        flow=build_flow(manifest, store.index, split_of, kind, store.missing),
-        metrics=metrics,
-        certificate=certificate,
-        missing=store.missing,
+    flow = build_flow(manifest, store.index, split_of, kind, store.missing)
+    data = DataEvidence(manifest, flow, certificate, store.missing)
+    documents = fill_documents(
+        Evidence(experiment, checkpoint, count_parameters(classifier.model), data, metrics),
         has_attention=any(name.startswith("attention") for name in figures),
         section_titles=[section.title for section in sections],
     )
-    write_documents(paths.report_folder, study)
+    write_documents(paths.report_folder, documents)
     dataset = DATASETS[experiment.data.dataset]
     write_report(
         paths.report_folder / "report.html",
@@ -135,7 +131,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         kind=kind,
         baseline_notes=baseline_notes,
         sections=sections,
-        study=study,
+        flow=flow,
+        documents=documents,
     )
     tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
     tracker.log_metrics(flatten_metrics(metrics, kind))

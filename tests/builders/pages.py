@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.reporting.documents.facts import Study
 from pipeline.reporting.documents.forms import fill_form, read_form
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
@@ -38,7 +37,8 @@ def build_report(folder: Path) -> str:
         config_text=f"name: {LONG}\n",
         warnings=[LONG],
         sections=[Section("By visit", (LONG,), (TABLE,), (Figure("p", "Probe", "Below one half.", build_png(1100)),))],
-        study=Study(flow, documents),
+        flow=flow,
+        documents=documents,
     )
     return (folder / "report.html").read_text()
 

@@ -1,6 +1,7 @@
 """Facts about the data: where they come from, how they were cut, labelled and divided."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -16,36 +17,44 @@ from pipeline.training.checkpoint import Checkpoint
 AXES = ("right", "anterior", "superior")
 
 
-def describe_data(
-    experiment: Experiment,
-    checkpoint: Checkpoint,
-    manifest: pd.DataFrame,
-    flow: Flow,
-    certificate: Mapping[str, Any],
-    missing: str,
-) -> dict[str, str]:
-    """Say what is known of the data set, its labels and its splits.
+@dataclass(frozen=True)
+class DataEvidence:
+    """The tables about the data and their split.
 
     Args:
-        experiment: the options.
-        checkpoint: for the preprocessing and the statistics of the training pictures.
-        manifest: a row a scan, cells as text.
-        flow: who was found, refused and used.
-        certificate: of the split.
-        missing: what a published set lacks.
+        manifest: A row for each scan, cells as text.
+        flow: Who was found, refused and used.
+        certificate: The leak certificate of the split.
+        missing: What a published set lacks; empty where it is whole.
+    """
+
+    manifest: pd.DataFrame
+    flow: Flow
+    certificate: Mapping[str, Any]
+    missing: str = ""
+
+
+def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvidence) -> dict[str, str]:
+    """Describe the data set, its labels and its splits.
+
+    Args:
+        experiment: All options.
+        checkpoint: The preprocessing, and the statistics of the training images.
+        data: The tables about the data and their split.
     """
     dataset, kind = DATASETS[experiment.data.dataset], checkpoint.kind
     facts = {
-        "source": _describe_source(experiment, missing),
-        "reference": _describe_reference(experiment, manifest),
+        "source": _describe_source(experiment, data.missing),
+        "reference": _describe_reference(experiment, data.manifest),
         "test_reference": f"Labelled as all other {plural(kind.example)}.",
         "preprocessing": _describe_preprocessing(checkpoint),
         "partition": _describe_partition(experiment.split, dataset.is_published, kind),
-        "disjoint": _describe_disjoint(certificate, kind),
-        "counts": " ".join(f"{box.title}: {'; '.join(box.lines)}." for box in flow.splits),
+        "disjoint": _describe_disjoint(data.certificate, kind),
+        "counts": " ".join(f"{box.title}: {'; '.join(box.lines)}." for box in data.flow.splits),
     }
     if kind.has_patients:
-        left_out = [f"{step.left_out.title} ({'; '.join(step.left_out.lines)})" for step in flow.steps if step.left_out]
+        refused = [step.left_out for step in data.flow.steps if step.left_out]
+        left_out = [f"{box.title} ({'; '.join(box.lines)})" for box in refused]
         facts |= {
             "refused": f"Left out by the pipeline: {'; '.join(left_out) or 'no file'}.",
             "selection": (
@@ -58,7 +67,7 @@ def describe_data(
                 "Of a file's header the geometry alone is read. Patients bear the identifiers of the file names or "
                 "the table, and the report shows them."
             ),
-            "acquisition": _describe_acquisition(manifest[manifest["status"] == "accepted"]),
+            "acquisition": _describe_acquisition(data.manifest[data.manifest["status"] == "accepted"]),
         }
     if dataset.synthetic_note:
         facts |= {"annotators": "Nobody: labels come with the geometry.", "identity": "The data show no person."}

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.scores import METRIC_NAMES
-from pipeline.reporting.documents.data_facts import describe_data
+from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
 from pipeline.reporting.documents.model_facts import describe_model
-from pipeline.reporting.evaluation.flow_diagram import Flow, describe_flow
+from pipeline.reporting.evaluation.flow_diagram import describe_flow
 from pipeline.reporting.evaluation.scores import summarise_in_words
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
@@ -35,49 +33,42 @@ MIN_PATIENTS = 20
 
 
 @dataclass(frozen=True)
-class Study:
-    """What stands around the scores of a report.
+class Evidence:
+    """What the facts of a document are taken from.
 
     Args:
-        flow: from the files that were found to the rows that were tested.
-        documents: filled forms, under the names of their files without ``.md``.
+        experiment: All options.
+        checkpoint: The weights that were evaluated.
+        num_parameters: The number of parameters of the network.
+        data: The tables about the data and their split.
+        metrics: The content of metrics.json.
     """
 
-    flow: Flow
-    documents: Mapping[str, Document]
+    experiment: Experiment
+    checkpoint: Checkpoint
+    num_parameters: int
+    data: DataEvidence
+    metrics: Mapping[str, Any]
 
 
-def build_study(
-    experiment: Experiment,
-    checkpoint: Checkpoint,
-    *,
-    num_parameters: int,
-    manifest: pd.DataFrame,
-    flow: Flow,
-    metrics: Mapping[str, Any],
-    certificate: Mapping[str, Any],
-    missing: str = "",
-    has_attention: bool = False,
-    section_titles: Sequence[str] = (),
-) -> Study:
+def fill_documents(
+    evidence: Evidence, has_attention: bool = False, section_titles: Sequence[str] = ()
+) -> dict[str, Document]:
     """Fill in the forms: a model card for every data set, CLAIM where it is made of patients.
 
     Args:
-        experiment: the options.
-        checkpoint: the weights that were judged.
-        num_parameters: of the network.
-        manifest: a row a scan.
-        flow: see ``Study``.
-        metrics: the content of metrics.json.
-        certificate: of the split.
-        missing: what a published set lacks.
-        has_attention: whether attention is drawn in the report.
-        section_titles: of further parts of the report, where conditions were looked at.
+        evidence: What the facts are taken from.
+        has_attention: Whether attention is drawn in the report.
+        section_titles: The titles of further parts of the report, in which conditions were looked at.
+
+    Returns:
+        The filled forms, under the names of their files without ``.md``.
     """
-    facts = describe_data(experiment, checkpoint, manifest, flow, certificate, missing)
-    facts |= describe_model(checkpoint, num_parameters)
+    experiment, checkpoint, metrics = evidence.experiment, evidence.checkpoint, evidence.metrics
+    facts = describe_data(experiment, checkpoint, evidence.data)
+    facts |= describe_model(checkpoint, evidence.num_parameters)
     facts |= describe_results(metrics, checkpoint.kind, experiment.evaluate.num_resamples, experiment.evaluate.seed)
-    facts |= {"flow": " ".join(describe_flow(flow))}
+    facts |= {"flow": " ".join(describe_flow(evidence.data.flow))}
     if has_attention:
         facts["explanation"] = (
             "Cross-attention by layer and head is drawn over validation examples. It says where the model looks; it "
@@ -86,12 +77,12 @@ def build_study(
     if section_titles:
         facts["robustness"] = f"Looked at in this report: {'; '.join(section_titles)}."
     names = ("model_card", "claim_checklist") if checkpoint.kind.has_patients else ("model_card",)
-    return Study(flow, {name: fill_form(read_form(name), facts) for name in names})
+    return {name: fill_form(read_form(name), facts) for name in names}
 
 
-def write_documents(folder: Path, study: Study) -> None:
-    """Write each filled form as Markdown."""
-    for name, document in study.documents.items():
+def write_documents(folder: Path, documents: Mapping[str, Document]) -> None:
+    """Write each filled form as Markdown, under its name."""
+    for name, document in documents.items():
         write_bytes(folder / f"{name}.md", render_markdown(document).encode())
 
 

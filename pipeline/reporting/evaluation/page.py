@@ -8,9 +8,9 @@ import pandas
 
 from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind
 from pipeline.core.text import plural
-from pipeline.reporting.documents.facts import Study
-from pipeline.reporting.documents.forms import tabulate_document
+from pipeline.reporting.documents.forms import Document, tabulate_document
 from pipeline.reporting.elements import Section, Table
+from pipeline.reporting.evaluation.flow_diagram import Flow
 from pipeline.reporting.evaluation.scores import (
     build_level,
     distinct_levels,
@@ -40,7 +40,8 @@ def write_report(
     kind: DataKind = VOLUMES,
     baseline_notes: Sequence[str] = (),
     sections: Sequence[Section] = (),
-    study: Study | None = None,
+    flow: Flow | None = None,
+    documents: Mapping[str, Document] | None = None,
 ) -> None:
     """Write report.html, whole or not at all.
 
@@ -61,7 +62,8 @@ def write_report(
         kind: The kind of data, which names rows and groups.
         baseline_notes: what a reader has to know of the baselines.
         sections: further parts, shown in their order behind the pictures and before the split.
-        study: the flow of scans, model card and check-list; None leaves them out.
+        flow: The scans from the files that were found to the rows that were tested; None leaves it out.
+        documents: The filled forms, by name.
     """
     findings = list(certificate.get("findings", []))
     write_page(
@@ -78,10 +80,8 @@ def write_report(
         baselines=tabulate_baselines(metrics),
         figures=order_figures(figures, metrics),
         sections=sections,
-        flow=None if study is None else study.flow,
-        documents=[]
-        if study is None
-        else [(document, tabulate_document(document)) for document in study.documents.values()],
+        flow=flow,
+        documents=[(document, tabulate_document(document)) for document in (documents or {}).values()],
         splits=_tabulate_frame("Rows of each split", split_counts),
         certificate_passed=bool(certificate["passed"]),
         certificate_counts=_tabulate_pairs(

@@ -8,8 +8,8 @@ from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
 from pipeline.core.data_kinds import IMAGES, VOLUMES
-from pipeline.reporting.documents.data_facts import describe_data
-from pipeline.reporting.documents.facts import build_study, describe_results, write_documents
+from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
+from pipeline.reporting.documents.facts import Evidence, describe_results, fill_documents, write_documents
 from pipeline.reporting.documents.forms import read_form
 from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
@@ -63,9 +63,8 @@ def build_manifest() -> pd.DataFrame:
 
 def describe(experiment=None, checkpoint=None, **changes) -> dict[str, str]:
     certificate = changes.get("certificate", CERTIFICATE)
-    return describe_data(
-        experiment or Experiment(), checkpoint or build_checkpoint(), build_manifest(), FLOW, certificate, ""
-    )
+    data = DataEvidence(build_manifest(), FLOW, certificate)
+    return describe_data(experiment or Experiment(), checkpoint or build_checkpoint(), data)
 
 
 def test_facts_about_the_data_are_those_of_the_files():
@@ -97,17 +96,11 @@ def test_a_published_set_has_no_patients_and_no_check_list():
     facts = describe(experiment, checkpoint)
     assert facts["reference"] == "Labels are the publisher's."
     assert "patient" not in " ".join(text for name, text in facts.items() if name != "counts").lower()
-    study = build_study(
-        experiment,
-        checkpoint,
-        num_parameters=5,
-        manifest=build_manifest(),
-        flow=FLOW,
-        metrics=build_metrics(("slice",)) | {"levels": {"image": build_metrics()["levels"]["slice"]}},
-        certificate=CERTIFICATE,
-    )
-    assert list(study.documents) == ["model_card"]
-    assert "diagnosis" not in str(study.documents)
+    metrics = build_metrics(("slice",)) | {"levels": {"image": build_metrics()["levels"]["slice"]}}
+    data = DataEvidence(build_manifest(), FLOW, CERTIFICATE)
+    documents = fill_documents(Evidence(experiment, checkpoint, 5, data, metrics))
+    assert list(documents) == ["model_card"]
+    assert "diagnosis" not in str(documents)
 
 
 def test_weights_that_the_user_named_are_not_called_the_best():
@@ -151,17 +144,9 @@ def test_forms_ask_for_facts_that_exist(name):
 
 
 def test_forms_are_written_beside_the_report(tmp_path):
-    study = build_study(
-        Experiment(),
-        build_checkpoint(),
-        num_parameters=5,
-        manifest=build_manifest(),
-        flow=FLOW,
-        metrics=build_metrics(),
-        certificate=CERTIFICATE,
-        section_titles=("By visit",),
-    )
-    write_documents(tmp_path, study)
+    data = DataEvidence(build_manifest(), FLOW, CERTIFICATE)
+    evidence = Evidence(Experiment(), build_checkpoint(), 5, data, build_metrics())
+    write_documents(tmp_path, fill_documents(evidence, section_titles=("By visit",)))
     card, claim = ((tmp_path / f"{name}.md").read_text() for name in ("model_card", "claim_checklist"))
     assert "Looked at in this report: By visit." in card
     assert "Looked at in this report: By visit." in claim
