@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_reader import PageReader
 
+from tests.builders.page_reader import PageReader
 from tests.builders.pages import BUILDERS, build_report
 
 STYLE = (Path(__file__).parents[2] / "pipeline" / "reporting" / "templates" / "style.css").read_text()
