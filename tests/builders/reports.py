@@ -1,4 +1,4 @@
-"""What tests of pages share: scores of nobody, tiny pictures, and a reader of tags."""
+"""Invented metrics, tiny PNG files, and a reader of tags for the tests of report pages."""
 
 import io
 from html.parser import HTMLParser
