@@ -9,7 +9,7 @@ import safetensors
 from pipeline.core.serialization import build_record
 from pipeline.data.statistics import IntensityReference, compute_reference, describe_distance, measure
 from pipeline.training.checkpoint import HEADER_KEY, Checkpoint, read_checkpoint, write_checkpoint
-from tests.training.test_checkpoint import make_checkpoint
+from tests.builders.checkpoints import make_checkpoint
 
 REFERENCE = IntensityReference(20, (0.1, 0.2, 0.25, 0.3, 0.4), (0.1, 0.1, 0.2, 0.3, 0.3))
 

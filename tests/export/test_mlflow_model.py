@@ -24,7 +24,7 @@ from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
-from tests.training.test_checkpoint import make_checkpoint, pictures
+from tests.builders.checkpoints import draw_images, make_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -64,7 +64,7 @@ def score_knee(checkpoint_path, knee):
 
 
 def test_slices_get_the_checkpoints_probabilities_without_pickles(logged, loaded):
-    images, places = pictures()
+    images, places = draw_images()
     inputs = {"images": images, "slice_position": places.astype(np.float32)}
     classifier = build_from_checkpoint(read_checkpoint(logged[0]))
     expected = compute_probabilities(classifier, images, places, CPU, batch_size=2)
@@ -157,7 +157,7 @@ def test_a_server_answers_a_slice_and_a_volume(logged, tracking_uri, knee, tmp_p
         )
     try:
         wait_until_it_answers(server, f"{address}/ping", tmp_path / "server.log")
-        images, places = pictures()
+        images, places = draw_images()
         slices = {"images": images[:1].tolist(), "slice_position": places[:1].tolist()}
         classifier = build_from_checkpoint(read_checkpoint(logged[0]))
         expected = compute_probabilities(classifier, images[:1], places[:1], CPU, batch_size=1)

@@ -23,7 +23,7 @@ from pipeline.export.programs import (
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import build_from_checkpoint
-from tests.training.test_checkpoint import make_checkpoint
+from tests.builders.checkpoints import make_checkpoint
 
 SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2}
 # Between them: every kind of data, a slice's place, the mirror, the permutation, both losses, both networks.

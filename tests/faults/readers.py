@@ -26,10 +26,10 @@ from pipeline.formats.nifti import read_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.training.checkpoint import HEADER_KEY, read_checkpoint, write_checkpoint
+from tests.builders.checkpoints import make_checkpoint
 from tests.conftest import to_idx
 from tests.faults.fuzz import Reader
 from tests.formats.test_dicom import write_series
-from tests.training.test_checkpoint import make_checkpoint
 
 MAX_VOXEL_BYTES = 1 << 20
 

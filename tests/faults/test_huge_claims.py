@@ -12,7 +12,7 @@ from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.core.data_kinds import POINTS
 from pipeline.core.errors import UserError
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
-from tests.training.test_checkpoint import MODEL, make_checkpoint
+from tests.builders.checkpoints import MODEL, make_checkpoint
 
 HUGE = 10**6
 

@@ -13,7 +13,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.models.pixel_permutation import PixelPermutation, compute_pixel_order
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
-from tests.training.test_checkpoint import make_checkpoint
+from tests.builders.checkpoints import make_checkpoint
 
 SIZE = (8, 12)
 TINY = PerceiverConfig(

@@ -10,63 +10,24 @@ import pytest
 import safetensors.torch
 import torch
 
-from perceiver import PerceiverConfig
-from pipeline.config.data import PreprocessConfig
-from pipeline.config.model import ModelConfig
 from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import (
     HEADER_KEY,
-    Checkpoint,
     build_from_checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
-from pipeline.training.history import EpochResult
 from pipeline.training.optimizers import build_optimizer, pack_optimizer, restore_optimizer
-
-MODEL = ModelConfig(
-    stem="patches",
-    patch_size=2,
-    perceiver=PerceiverConfig(num_latents=4, latent_dim=8, num_bands=2, max_freq=(4.0, 6.0)),
-)
-RESULT = EpochResult(1, 0.7, 0.5, 0.1 + 0.2, 1 / 3, 1e-3, 12.5, 3.0)
-
-
-def make_checkpoint(**changes):
-    facts = {"num_channels": 1, "image_size": (8, 8)}
-    model = build_model(MODEL, **facts, num_classes=2, num_slices=5, seed=3)
-    values = {
-        "model": MODEL,
-        "class_names": ("left", "right"),
-        **facts,
-        "preprocess": PreprocessConfig(size=(8, 8), num_slices=5, spacing_mm=1.5),
-        "mean": (0.1 + 0.2,),
-        "deviation": (1 / 3,),
-        "store_fingerprint": "a",
-        "split_fingerprint": "b",
-        "settings": {"train.epochs": 3},
-        "versions": {"python": "3"},
-        "commit": "c",
-        "epoch": 1,
-        "history": (RESULT,),
-        "tracking_run": "run",
-        "weights": model.state_dict(),
-    }
-    return Checkpoint(**(values | changes))
+from tests.builders.checkpoints import MODEL, draw_images, make_checkpoint
 
 
 @pytest.fixture
 def path(tmp_path):
     write_checkpoint(tmp_path / "best.safetensors", make_checkpoint())
     return tmp_path / "best.safetensors"
-
-
-def pictures():
-    generator = np.random.default_rng(0)
-    return generator.integers(0, 256, (5, 8, 8)).astype(np.uint8), np.linspace(-1, 1, 5)
 
 
 def test_what_is_read_is_what_was_written(path):
@@ -103,14 +64,14 @@ np.save("out.npy", compute_probabilities(classifier, images, np.linspace(-1, 1, 
         check=True,
     )
     classifier = build_from_checkpoint(make_checkpoint())
-    expected = compute_probabilities(classifier, *pictures(), torch.device("cpu"), batch_size=2)
+    expected = compute_probabilities(classifier, *draw_images(), torch.device("cpu"), batch_size=2)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
     np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-6)
 
 
 def test_a_mirror_average_gives_a_mirrored_knee_exactly_the_other_answer():
     checkpoint = make_checkpoint()
-    images, places = pictures()
+    images, places = draw_images()
     cpu = torch.device("cpu")
     plain = build_from_checkpoint(checkpoint)
     averaging = build_from_checkpoint(

@@ -12,7 +12,7 @@ from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import Classifier, compute_log_probabilities, project_to_simplex
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
-from tests.training.test_checkpoint import make_checkpoint, pictures
+from tests.builders.checkpoints import draw_images, make_checkpoint
 
 MSE = TrainConfig(loss="mse")
 OUTPUTS = torch.tensor([[0.5, 0.2, -0.1], [0.0, 1.0, 0.0]])
@@ -120,7 +120,7 @@ def test_a_classifier_answers_as_its_loss_means_its_outputs():
     model = build_from_checkpoint(checkpoint).model
     with torch.no_grad():
         model.network.perceiver.head.bias.copy_(torch.tensor([1.4, -0.2]))  # outputs outside [0, 1]
-    stored, places = pictures()
+    stored, places = draw_images()
     stored, places = torch.from_numpy(stored)[:, None], torch.from_numpy(places).float()
     for mirror_average in (False, True):
         classifier = Classifier(model, checkpoint.mean, checkpoint.deviation, mirror_average, "mse").eval()
@@ -133,7 +133,7 @@ def test_a_classifier_answers_as_its_loss_means_its_outputs():
 
 
 def test_a_checkpoint_remembers_what_its_outputs_mean(tmp_path):
-    stored, places = pictures()
+    stored, places = draw_images()
     answers = {}
     for loss in ("cross_entropy", "mse"):
         checkpoint = make_checkpoint(settings={"train.loss": loss})

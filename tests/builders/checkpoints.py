@@ -1,0 +1,48 @@
+"""A small checkpoint, and images for its model."""
+
+import numpy as np
+
+from perceiver import PerceiverConfig
+from pipeline.config.data import PreprocessConfig
+from pipeline.config.model import ModelConfig
+from pipeline.models.networks import build_model
+from pipeline.training.checkpoint import (
+    Checkpoint,
+)
+from pipeline.training.history import EpochResult
+
+MODEL = ModelConfig(
+    stem="patches",
+    patch_size=2,
+    perceiver=PerceiverConfig(num_latents=4, latent_dim=8, num_bands=2, max_freq=(4.0, 6.0)),
+)
+
+RESULT = EpochResult(1, 0.7, 0.5, 0.1 + 0.2, 1 / 3, 1e-3, 12.5, 3.0)
+
+
+def make_checkpoint(**changes):
+    facts = {"num_channels": 1, "image_size": (8, 8)}
+    model = build_model(MODEL, **facts, num_classes=2, num_slices=5, seed=3)
+    values = {
+        "model": MODEL,
+        "class_names": ("left", "right"),
+        **facts,
+        "preprocess": PreprocessConfig(size=(8, 8), num_slices=5, spacing_mm=1.5),
+        "mean": (0.1 + 0.2,),
+        "deviation": (1 / 3,),
+        "store_fingerprint": "a",
+        "split_fingerprint": "b",
+        "settings": {"train.epochs": 3},
+        "versions": {"python": "3"},
+        "commit": "c",
+        "epoch": 1,
+        "history": (RESULT,),
+        "tracking_run": "run",
+        "weights": model.state_dict(),
+    }
+    return Checkpoint(**(values | changes))
+
+
+def draw_images():
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (5, 8, 8)).astype(np.uint8), np.linspace(-1, 1, 5)
