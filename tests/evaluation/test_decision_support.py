@@ -9,7 +9,7 @@ from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import aggregate, read_probabilities
 from pipeline.evaluation.temperature_scaling import scale_predictions, scale_probabilities
 from pipeline.reporting.evaluation.decision_section import build_decision_section
-from tests.evaluation.test_metrics import CLASSES, build_table
+from tests.builders.predictions import CLASSES, build_table
 
 BOOTSTRAP = Bootstrap(num_resamples=100, seed=0)
 NAMES = CLASSES[2]

@@ -11,7 +11,7 @@ from pipeline.evaluation.selective_prediction import (
     compute_coverage_curve,
     group_by_confidence,
 )
-from tests.evaluation.test_metrics import CLASSES, build_random_table, build_table
+from tests.builders.predictions import CLASSES, build_random_table, build_table
 
 NAMES = CLASSES[2]
 

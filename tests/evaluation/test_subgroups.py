@@ -6,7 +6,7 @@ from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import number_patients
 from pipeline.evaluation.subgroups import compute_fraction, compute_fractions
-from tests.evaluation.test_metrics import CLASSES, build_random_table
+from tests.builders.predictions import CLASSES, build_random_table
 
 
 def test_fractions_of_subgroups_by_hand():

@@ -5,7 +5,7 @@ from scipy.special import softmax
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.temperature_scaling import BOUNDS, fit_temperature, scale_predictions, scale_probabilities
-from tests.evaluation.test_metrics import CLASSES, build_random_table, build_table
+from tests.builders.predictions import CLASSES, build_random_table, build_table
 
 
 def draw_calibrated(num_classes, num_rows=20_000, seed=0):

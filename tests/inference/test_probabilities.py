@@ -10,8 +10,8 @@ from pipeline.inference.probabilities import compute_probabilities, score_with_m
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
 from pipeline.training.augmentation import shows_laterality
+from tests.builders.predictions import build_table
 from tests.builders.row_reads import RowReads
-from tests.evaluation.test_metrics import build_table
 
 NAMES = ("left", "right")
 DEVICE = torch.device("cpu")
