@@ -21,7 +21,7 @@ from pipeline.evaluation.shortcut_probes import (
     split_into_quartiles,
 )
 from pipeline.reporting.evaluation.shortcut_section import build_probe_sections, list_probe_warnings
-from tests.evaluation.test_baselines_without_anatomy import NAMES, ROWS, build_store
+from tests.builders.stores import NAMES, ROWS, build_store
 
 BOOTSTRAP = Bootstrap(num_resamples=100, seed=0)
 
