@@ -27,9 +27,9 @@ from pipeline.formats.point_clouds import read_cloud
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.training.checkpoint import HEADER_KEY, read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
+from tests.builders.dicom import write_series
 from tests.conftest import to_idx
 from tests.faults.fuzz import Reader
-from tests.formats.test_dicom import write_series
 
 MAX_VOXEL_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.formats.dicom import read_series
-from tests.formats.test_dicom import write_series
+from tests.builders.dicom import write_series
 
 SECRET = b"Zyxwv^Quetzal "  # of even length, as the format wants it
 FIELDS = {

@@ -25,8 +25,8 @@ from pipeline.formats.image_files import read_picture
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.preprocessing.slicing import read_picture_stack
+from tests.builders.dicom import write_series
 from tests.faults.readers import make_clouds, read_facts
-from tests.formats.test_dicom import write_series
 
 NAME = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_{}.nii.gz"
 VOXELS = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)

@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from tests.builders.dicom import write_series
 from tests.conftest import TINY_CONFIG
-from tests.formats.test_dicom import write_series
 
 SECRET = "Zyxwv^Quetzal"
 BIRTH_DATE = "19020304"

@@ -18,7 +18,7 @@ from pipeline.cli import main
 from pipeline.formats.nifti import read_volume
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.training.checkpoint import read_checkpoint
-from tests.formats.test_dicom import write_series
+from tests.builders.dicom import write_series
 
 
 @pytest.fixture
