@@ -15,8 +15,8 @@ from pipeline.core.errors import UserError
 from pipeline.data.store import read_store
 from pipeline.preprocessing.parts import read_images, read_summary
 from pipeline.stages import STAGES
+from tests.builders.preprocessing import make_experiment, run, snapshot
 from tests.faults.crash import describe, find_differences
-from tests.stages.test_preprocess import make_experiment, run, snapshot
 
 STORE = ["prepared/examples.npy", "prepared/index.csv", "prepared/manifest.csv", "prepared/store.json"]
 SPLITS = ["splits.csv", "leak_certificate.json"]

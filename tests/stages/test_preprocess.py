@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from pipeline.config.data import DataConfig, PreprocessConfig
 from pipeline.config.experiment import Experiment
@@ -16,26 +15,7 @@ from pipeline.core.files import read_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.data.store import read_store
 from pipeline.preprocessing.parts import prepare_part
-from pipeline.stages.preprocess import preprocess
-
-OPTIONS = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1)
-
-
-def make_experiment(tmp_path, options=OPTIONS, **data):
-    return Experiment(
-        "knees", workspace=tmp_path / "work", data=DataConfig(**({"raw": tmp_path / "raw"} | data)), preprocess=options
-    )
-
-
-def run(experiment):
-    console = Console(width=200, force_terminal=False, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    preprocess(experiment, console)
-    return console.export_text()
-
-
-def snapshot(experiment):
-    folder = experiment.paths.prepared
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+from tests.builders.preprocessing import OPTIONS, make_experiment, run, snapshot
 
 
 def times(experiment):

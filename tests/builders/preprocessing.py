@@ -1,0 +1,26 @@
+"""Experiments that preprocess a few scans."""
+
+from rich.console import Console
+
+from pipeline.config.data import DataConfig, PreprocessConfig
+from pipeline.config.experiment import Experiment
+from pipeline.stages.preprocess import preprocess
+
+OPTIONS = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1)
+
+
+def make_experiment(tmp_path, options=OPTIONS, **data):
+    return Experiment(
+        "knees", workspace=tmp_path / "work", data=DataConfig(**({"raw": tmp_path / "raw"} | data)), preprocess=options
+    )
+
+
+def run(experiment):
+    console = Console(width=200, force_terminal=False, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    preprocess(experiment, console)
+    return console.export_text()
+
+
+def snapshot(experiment):
+    folder = experiment.paths.prepared
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
