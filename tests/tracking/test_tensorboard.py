@@ -12,7 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.tensorboard import open_event_log
-from tests.stages.test_train import Cut, make_experiment, run, with_train
+from tests.builders.training_runs import Cut, make_experiment, run, with_train
 from tests.tracking.test_mlflow_run import HISTORY
 
 BOTH_OFF = TrackingConfig(enabled=False)

@@ -16,7 +16,7 @@ from pipeline.core.locks import hold
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices import build_fabric
 from tests.builders.several_processes import NUM_TRAIN, NUM_VAL, run_processes, run_train_stage, watch_training
-from tests.stages.test_train import TINY, make_experiment
+from tests.builders.training_runs import TINY, make_experiment
 
 CONFIG = TrainConfig(epochs=3, batch_size=8, precision="32-true", accelerator="cpu", warmup_epochs=0, clip_norm=0.5)
 # Sums in another order: float32 keeps seven digits, and a few steps of training lose one or two of them.

@@ -1,0 +1,91 @@
+"""Experiments that train on a few tiny slices."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from perceiver import PerceiverConfig
+from pipeline.config.data import PreprocessConfig, SplitConfig
+from pipeline.config.experiment import Experiment
+from pipeline.config.model import ModelConfig
+from pipeline.config.tracking import TrackingConfig
+from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.core.tables import INDEX_COLUMNS
+from pipeline.data.store import write_store
+from pipeline.preprocessing.parts import describe_options
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.training.checkpoint import read_checkpoint
+
+SLICES = 4
+
+PREPROCESS = PreprocessConfig(size=(8, 8), num_slices=SLICES)
+
+# All that is drawn: what a run that goes on must draw again.
+AUGMENT = AugmentConfig(
+    mirror="swap", crop_padding=1, erase_probability=0.5, noise=0.05, mixup_alpha=0.2, cutmix_alpha=1.0
+)
+
+
+TINY = PerceiverConfig(
+    num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2, dropout=0.2
+)
+
+
+class Cut(io.StringIO):
+    """A place to print to that interrupts the program at a word, as a person would."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def write(self, text: str) -> int:
+        if self.word in text:
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def make_experiment(workspace: Path, **changes) -> Experiment:
+    """Ten patients with two knees; the bright half of a picture tells the side."""
+    experiment = Experiment(
+        name="tiny",
+        workspace=workspace,
+        preprocess=PREPROCESS,
+        split=SplitConfig(val_fraction=0.2, test_fraction=0.2),
+        model=ModelConfig(num_conv_layers=1, conv_channels=4, slice_position=True, perceiver=TINY),
+        augment=AUGMENT,
+        train=TrainConfig(epochs=4, batch_size=16, precision="32-true", accelerator="cpu", learning_rate=0.02),
+        tracking=TrackingConfig(enabled=False),
+    )
+    rows, generator = [], np.random.default_rng(0)
+    for patient in range(10):
+        for side in ("left", "right"):
+            for index in range(SLICES):
+                source = f"knee{patient}{side}"
+                rows.append((f"{source}_{index}", source, f"00{patient}", side, index, index / 2 - 1))
+    images = generator.integers(0, 150, (len(rows), 8, 8)).astype(np.uint8)
+    for image, row in zip(images, rows, strict=True):
+        image[:, slice(0, 4) if row[3] == "left" else slice(4, 8)] += 90
+    index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+    experiment.paths.prepared.mkdir(parents=True, exist_ok=True)
+    write_store(experiment.paths.prepared, [images], index, describe_options(PREPROCESS))
+    split(experiment, Console(file=io.StringIO()))
+    return dataclasses.replace(experiment, **changes)
+
+
+def run(experiment: Experiment, file: io.StringIO | None = None) -> str:
+    file = io.StringIO() if file is None else file
+    train(experiment, Console(file=file, width=200))
+    return file.getvalue()
+
+
+def with_train(experiment: Experiment, **options) -> Experiment:
+    return dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, **options))
+
+
+def read_weights(path: Path) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in read_checkpoint(path).weights.items()}
