@@ -20,6 +20,7 @@ from pipeline.preprocessing.parts import describe_options
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.history import EpochResult
 
 SLICES = 4
 
@@ -89,3 +90,6 @@ def with_train(experiment: Experiment, **options) -> Experiment:
 
 def read_weights(path: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in read_checkpoint(path).weights.items()}
+
+
+HISTORY = [EpochResult(epoch, 1 / epoch, 0.5, 2 / epoch, 0.5, 0.1, 1.0, 1.0) for epoch in (1, 2, 3)]

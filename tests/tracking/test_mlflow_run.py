@@ -14,9 +14,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_database import resolve_uri
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.tracker import finishing
-from pipeline.training.history import EpochResult
-
-HISTORY = [EpochResult(epoch, 1 / epoch, 0.5, 2 / epoch, 0.5, 0.1, 1.0, 1.0) for epoch in (1, 2, 3)]
+from tests.builders.training_runs import HISTORY
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.tensorboard import open_event_log
-from tests.builders.training_runs import Cut, make_experiment, run, with_train
-from tests.tracking.test_mlflow_run import HISTORY
+from tests.builders.training_runs import HISTORY, Cut, make_experiment, run, with_train
 
 BOTH_OFF = TrackingConfig(enabled=False)
 EVENTS = dataclasses.replace(BOTH_OFF, tensorboard=True)
