@@ -1,4 +1,4 @@
-"""Work in processes that stand to each other as those that torchrun starts."""
+"""Work in several processes that are related as those that torchrun starts."""
 
 import dataclasses
 import io
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.console import Console
 from torch import nn
@@ -28,6 +29,7 @@ from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather_all
 from pipeline.training.loop import TrainingState, train_epochs
 from pipeline.training.sync_batch_norm import share_batch_norms
+from tests.builders.training_runs import TINY, make_experiment
 
 TIMEOUT_S = 240
 # Numbers that neither four examples a step nor two processes divide: shares differ by one.
@@ -167,3 +169,29 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     numbers = [dataclasses.astuple(result)[:6] for result in state.history]
     weights = {name: value.numpy() for name, value in gather_all(model.state_dict()).items()}
     return Seen(epochs[True], epochs[False], numbers, weights)
+
+
+CONFIG = TrainConfig(epochs=3, batch_size=8, precision="32-true", accelerator="cpu", warmup_epochs=0, clip_norm=0.5)
+
+# Sums in another order: float32 keeps seven digits, and a few steps of training lose one or two of them.
+TOLERANCE = {"rel": 2e-5, "abs": 1e-6}
+
+
+def on_devices(config: TrainConfig, number: int) -> TrainConfig:
+    return dataclasses.replace(config, devices=number)
+
+
+def make(folder, **options) -> Experiment:
+    """Without what each process draws for its own share: dropout and mixing."""
+    experiment = make_experiment(folder, augment=AugmentConfig(mirror="swap", noise=0.05))
+    model = dataclasses.replace(experiment.model, perceiver=dataclasses.replace(TINY, dropout=0.0))
+    train = dataclasses.replace(experiment.train, batch_size=12, epochs=3, **options)
+    return dataclasses.replace(experiment, model=model, train=train)
+
+
+def with_devices(experiment: Experiment, number: int) -> Experiment:
+    return dataclasses.replace(experiment, train=on_devices(experiment.train, number))
+
+
+def read_history(experiment: Experiment) -> pd.DataFrame:
+    return pd.read_csv(experiment.paths.history).drop(columns=["images_per_second", "seconds"])

@@ -16,9 +16,8 @@ from pipeline.models.networks import SliceModel
 from pipeline.stages.split import split
 from pipeline.studies.leak_training import NO_CHANGES
 from pipeline.training.checkpoint import read_checkpoint
-from tests.builders.several_processes import run_processes, run_train_stage
+from tests.builders.several_processes import make, run_processes, run_train_stage, with_devices
 from tests.stages import test_train as training
-from tests.training.test_several_processes import make, with_devices
 
 
 @contextlib.contextmanager

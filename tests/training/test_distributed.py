@@ -18,8 +18,16 @@ from pipeline.stages.train import train
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather
-from tests.builders.several_processes import NUM_VAL, run_processes, run_train_stage, watch_training
-from tests.training.test_several_processes import CONFIG, TOLERANCE, make, numbers
+from tests.builders.several_processes import (
+    CONFIG,
+    NUM_VAL,
+    TOLERANCE,
+    make,
+    read_history,
+    run_processes,
+    run_train_stage,
+    watch_training,
+)
 
 # Layers that share weights, so that one is called several times; batch norms in the stem; nothing drawn by processes.
 SHARED = PerceiverConfig(
@@ -49,7 +57,7 @@ def alone(tmp_path_factory) -> Experiment:
 
 def compare(found: Experiment, expected: Experiment) -> None:
     """Up to sums in another order; Adam divides by gradients, so where these are near 0 a weight moves otherwise."""
-    pd.testing.assert_frame_equal(numbers(found), numbers(expected), rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(read_history(found), read_history(expected), rtol=1e-4, atol=1e-6)
     for name in ("best_checkpoint", "last_checkpoint"):
         one, other = (read_checkpoint(getattr(experiment.paths, name)) for experiment in (found, expected))
         assert list(one.weights) == list(other.weights)

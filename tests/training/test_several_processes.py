@@ -1,6 +1,5 @@
 """Two processes learn what one learns: on CPU, over gloo, started as torchrun starts them."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,21 +9,23 @@ import pandas as pd
 import pytest
 
 from pipeline.config.experiment import Experiment
-from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.core.locks import hold
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices import build_fabric
-from tests.builders.several_processes import NUM_TRAIN, NUM_VAL, run_processes, run_train_stage, watch_training
-from tests.builders.training_runs import TINY, make_experiment
-
-CONFIG = TrainConfig(epochs=3, batch_size=8, precision="32-true", accelerator="cpu", warmup_epochs=0, clip_norm=0.5)
-# Sums in another order: float32 keeps seven digits, and a few steps of training lose one or two of them.
-TOLERANCE = {"rel": 2e-5, "abs": 1e-6}
-
-
-def on_devices(config: TrainConfig, number: int) -> TrainConfig:
-    return dataclasses.replace(config, devices=number)
+from tests.builders.several_processes import (
+    CONFIG,
+    NUM_TRAIN,
+    NUM_VAL,
+    TOLERANCE,
+    make,
+    on_devices,
+    read_history,
+    run_processes,
+    run_train_stage,
+    watch_training,
+    with_devices,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +75,6 @@ def test_a_loss_that_is_not_a_number_in_one_process_stops_both_and_names_the_ste
     assert "the loss became nan at epoch 1, step 3" in found[0]
 
 
-def make(folder, **options) -> Experiment:
-    """Without what each process draws for its own share: dropout and mixing."""
-    experiment = make_experiment(folder, augment=AugmentConfig(mirror="swap", noise=0.05))
-    model = dataclasses.replace(experiment.model, perceiver=dataclasses.replace(TINY, dropout=0.0))
-    train = dataclasses.replace(experiment.train, batch_size=12, epochs=3, **options)
-    return dataclasses.replace(experiment, model=model, train=train)
-
-
-def with_devices(experiment: Experiment, number: int) -> Experiment:
-    return dataclasses.replace(experiment, train=on_devices(experiment.train, number))
-
-
-def numbers(experiment: Experiment) -> pd.DataFrame:
-    return pd.read_csv(experiment.paths.history).drop(columns=["images_per_second", "seconds"])
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Experiment:
     experiment = make(tmp_path_factory.mktemp("alone"))
@@ -105,7 +90,7 @@ def test_a_run_goes_on_with_another_number_of_processes_as_one_undisturbed_proce
     printed = run_processes(after, run_train_stage, with_devices(experiment, after))
     assert "going on after epoch 2" in printed[0]
     assert printed[1:] == [""] * (after - 1), "only the first process speaks"
-    pd.testing.assert_frame_equal(numbers(experiment), numbers(alone), rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(read_history(experiment), read_history(alone), rtol=1e-4, atol=1e-6)
     found, expected = (read_checkpoint(one.paths.last_checkpoint) for one in (experiment, alone))
     for name, value in expected.weights.items():
         np.testing.assert_allclose(found.weights[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
