@@ -21,7 +21,7 @@ from pipeline.data.store import read_store
 from pipeline.preprocessing.parts import compute_part_key
 from pipeline.stages.predict import _identify
 from pipeline.training.checkpoint import read_checkpoint
-from tests.faults.test_flipped_bits import draw_bits, flip
+from tests.faults.bits import draw_bits, flip
 from tests.stages import test_preprocess as scans
 from tests.stages import test_train as training
 

@@ -3,10 +3,8 @@
 import functools
 import io
 import shutil
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -16,6 +14,7 @@ from pipeline.data.store import read_store
 from pipeline.preprocessing.parts import read_images, read_summary
 from pipeline.stages import STAGES
 from tests.builders.preprocessing import make_experiment, run, snapshot
+from tests.faults.bits import draw_bits, flip
 from tests.faults.crash import describe, find_differences
 
 STORE = ["prepared/examples.npy", "prepared/index.csv", "prepared/manifest.csv", "prepared/store.json"]
@@ -31,18 +30,6 @@ READ = {
     "export": ["best.safetensors"],
 }
 PLACES = 4
-
-
-def flip(path: Path, bit: int) -> None:
-    """Flip one bit, counted over the whole file; twice is as before."""
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-
-
-def draw_bits(path: Path, number: int) -> list[int]:
-    generator = np.random.default_rng(zlib.crc32(path.name.encode()))
-    return [int(bit) for bit in generator.integers(0, 8 * path.stat().st_size, number)]
 
 
 @pytest.fixture(scope="module")
