@@ -12,7 +12,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.export.monai_bundle import OWN_IMPORT, describe_metadata, find_modules, write_bundle
 from pipeline.training.checkpoint import read_checkpoint
-from tests.export.test_programs import BLOCKED
+from tests.builders.isolation import BLOCKED
 
 # What MONAI's schema of 25 July 2024 asks for, in the form that its own check reads. The schema itself lies on a
 # server; PERCEIVER_MONAI_SCHEMA names a copy, and then that is taken.

@@ -24,6 +24,7 @@ from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import build_from_checkpoint
 from tests.builders.checkpoints import make_checkpoint
+from tests.builders.isolation import BLOCKED
 
 SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2}
 # Between them: every kind of data, a slice's place, the mirror, the permutation, both losses, both networks.
@@ -54,17 +55,6 @@ MODELS = {
         {"kind": POINTS, "image_size": (16, 3), "mean": (), "deviation": ()},
     ),
 }
-# Run with -I: no PYTHONPATH, no current folder; and the packages, should they be installed, cannot be imported.
-BLOCKED = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("pipeline", "perceiver"):
-            raise ImportError(f"{name} is blocked")
-
-sys.meta_path.insert(0, Blocker())
-"""
 
 
 def build_checkpoint(name):
