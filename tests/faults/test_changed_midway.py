@@ -13,6 +13,8 @@ import pytest
 
 import pipeline.data.batches
 from pipeline.cli import main
+from pipeline.config.data import PreprocessConfig
+from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.tables import MANIFEST_COLUMNS, SPLIT_COLUMNS, read_table, write_table
 from pipeline.data.leak_certificate import check_certificate
@@ -21,9 +23,9 @@ from pipeline.data.store import read_store
 from pipeline.preprocessing.parts import compute_part_key
 from pipeline.stages.predict import _identify
 from pipeline.training.checkpoint import read_checkpoint
+from tests.builders import preprocessing as scans
+from tests.builders import training_runs as training
 from tests.faults.bits import draw_bits, flip
-from tests.stages import test_preprocess as scans
-from tests.stages import test_train as training
 
 # What happens when a path is opened for the first time from now on; a hook of the interpreter cannot be taken away.
 ON_OPEN: dict[str, Callable[[], object]] = {}
@@ -62,7 +64,7 @@ def test_a_scan_that_changes_or_goes_away_between_listing_and_reading_is_refused
     victim = sorted(raw.iterdir())[2]
     other = write_knee(tmp_path / "other.nii.gz", seed=77)
     content = victim.read_bytes()
-    options = scans.PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, skip_refused=skip_refused)
+    options = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, skip_refused=skip_refused)
     experiment = scans.make_experiment(tmp_path, options)
     ON_OPEN[str(victim)] = victim.unlink if fate == "gone" else lambda: other.replace(victim)
     if skip_refused:
@@ -78,7 +80,7 @@ def test_a_scan_that_changes_or_goes_away_between_listing_and_reading_is_refused
     if fate == "gone":
         victim.write_bytes(content)
     assert "5 of 6 scans need no work" in scans.run(experiment)
-    whole = scans.Experiment("whole", workspace=tmp_path, data=experiment.data, preprocess=options)
+    whole = Experiment("whole", workspace=tmp_path, data=experiment.data, preprocess=options)
     scans.run(whole)
     assert scans.snapshot(experiment) == scans.snapshot(whole)
 

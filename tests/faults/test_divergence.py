@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import io
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
@@ -16,8 +18,8 @@ from pipeline.models.networks import SliceModel
 from pipeline.stages.split import split
 from pipeline.studies.leak_training import NO_CHANGES
 from pipeline.training.checkpoint import read_checkpoint
+from tests.builders import training_runs as training
 from tests.builders.several_processes import make, run_processes, run_train_stage, with_devices
-from tests.stages import test_train as training
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def make_white(experiment):
     images = np.array(store.examples)
     images[row] = 255
     write_store(paths.prepared, [images], store.index, store.settings)
-    split(experiment, training.Console(file=training.io.StringIO()))
+    split(experiment, Console(file=io.StringIO()))
     return dataclasses.replace(experiment, augment=NO_CHANGES), store.index["example_id"][row]
 
 

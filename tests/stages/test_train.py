@@ -204,10 +204,10 @@ import dataclasses, sys
 sys.path[:0] = [{str(root)!r}]
 from pathlib import Path
 from rich.console import Console
-from tests.stages.test_train import make_experiment, with_train, AUGMENT, TINY
+from tests.builders.training_runs import make_experiment, with_train, AUGMENT, TINY
 from pipeline.config.model import ModelConfig
 from pipeline.stages.train import train
-import tests.stages.test_train as stage
+import tests.builders.training_runs as stage
 import os
 if __name__ == "__main__":
     model = ModelConfig(stem="patches", patch_size=2, perceiver=dataclasses.replace(TINY, dropout=0.0))
