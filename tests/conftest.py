@@ -12,29 +12,13 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.formats.nifti import write_volume
+from tests.builders.published_sets import draw_digits, to_idx
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 # Test processes share the cores; one thread each is quicker than many that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_DATA = Path(os.environ.get("PERCEIVER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-TINY_CONFIG = {
-    "name": "tiny",
-    "data": {"dataset": "phantom"},
-    "phantom": {"num_patients": 10, "max_visits": 1, "shape": [24, 24, 20], "spacing_mm": [6.0, 6.0, 6.0]},
-    "preprocess": {"num_slices": 4, "size": [16, 16], "spacing_mm": 9.0, "num_workers": 1},
-    "split": {"val_fraction": 0.2, "test_fraction": 0.3},
-    "model": {
-        "stem": "patches",
-        "patch_size": 4,
-        "perceiver": {"num_latents": 4, "latent_dim": 16, "num_cross_attends": 1, "self_attends_per_cross": 1},
-    },
-    "augment": {"mirror": "swap"},
-    "train": {"epochs": 2, "batch_size": 16, "precision": "32-true"},
-    "evaluate": {"num_resamples": 200},
-    "tracking": {"tensorboard": True},
-}
 
 
 def pytest_addoption(parser):
@@ -111,19 +95,6 @@ def write_patients(write_knee) -> Callable[..., Path]:
         return folder
 
     return write
-
-
-def draw_digits(number: int, seed: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a bright row that tells the class; no two images are equal."""
-    generator = np.random.default_rng(seed)
-    images = generator.integers(0, 100, (number, 28, 28)).astype(np.uint8)
-    labels = (np.arange(number) % num_classes).astype(np.uint8)
-    images[np.arange(number), 2 * labels + 4] += 150
-    return images, labels
-
-
-def to_idx(values: np.ndarray) -> bytes:
-    return bytes((0, 0, 8, values.ndim)) + np.array(values.shape, ">u4").tobytes() + values.tobytes()
 
 
 @pytest.fixture(scope="session")

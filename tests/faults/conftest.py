@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 from tests.faults.crash import STAGES, Ended, copy_workspace, make_words, run_stage
 
 

@@ -28,7 +28,7 @@ from pipeline.preprocessing.slicing import cut_stack
 from pipeline.training.checkpoint import HEADER_KEY, read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.dicom import write_series
-from tests.conftest import to_idx
+from tests.builders.published_sets import to_idx
 from tests.faults.fuzz import Reader
 
 MAX_VOXEL_BYTES = 1 << 20

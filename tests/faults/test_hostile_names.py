@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 PATIENTS = (
     *("NA", "007", "../x", "=1+1", "@SUM(A1)", "-2", "Ω\nñ", "a\rb", "<script>alert(1)</script>", "$\\bad{$", "[/red]"),

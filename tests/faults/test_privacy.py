@@ -19,7 +19,7 @@ import yaml
 
 from pipeline.cli import main
 from tests.builders.dicom import write_series
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 SECRET = "Zyxwv^Quetzal"
 BIRTH_DATE = "19020304"

@@ -16,8 +16,8 @@ from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.offline_buffer import GuardedTracker
 from pipeline.tracking.tracker import Tracker
+from tests.builders.tiny_workspace import TINY_CONFIG
 from tests.builders.training_runs import HISTORY
-from tests.conftest import TINY_CONFIG
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.shortcut_probes import Mirrored, check_mirrored, compute_probes
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 CLASSES = ("left", "right")
 NEED_BOTH = {"balanced_accuracy", "auroc", "sensitivity", "mcc", "f1"}  # of left alone, specificity is defined

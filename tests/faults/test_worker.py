@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.data.store import read_store
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 # Workers are new interpreters, so they import this; the one that first opens the victim dies there.
 SITE = """

@@ -4,11 +4,11 @@ import dataclasses
 import random
 
 import pytest
-import reference
 import torch
 
 from perceiver import Perceiver, PerceiverConfig, PerceiverIO
 from perceiver.positions import grid_positions
+from tests.perceiver import reference
 from tests.perceiver.small_models import build_seeded, draw_normal
 
 # The same sums in another order: float64 rounding (1e-16) through at most 20 layers, relative to the largest number.

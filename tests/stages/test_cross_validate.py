@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 WORDS = ("--split.num_folds", "3", "--train.epochs", "1", "--evaluate.logistic_regression", "false")
 

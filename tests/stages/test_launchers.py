@@ -15,7 +15,7 @@ import yaml
 from pipeline.cli import main
 from pipeline.core.files import read_json
 from pipeline.core.locks import hold
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 STEM = {"stem": "conv", "num_conv_layers": 2, "conv_channels": 8, "perceiver": TINY_CONFIG["model"]["perceiver"]}
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 WORDS = ("--audit.steps", "4", "--audit.slices", "3", "--split.val_fraction", "0.2")
 
