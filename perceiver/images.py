@@ -1,44 +1,14 @@
 """Images as sets of inputs, and a Perceiver for images."""
 
 import dataclasses
-from dataclasses import dataclass, field
 from typing import Literal
 
 from einops import rearrange
 from torch import Tensor, nn
 
-from perceiver.config import PerceiverConfig, check_at_least, check_choice
+from perceiver.config import ImageConfig, PerceiverConfig
 from perceiver.model import Perceiver
 from perceiver.positions import grid_positions
-
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """The conversion of an image to inputs of a Perceiver, and the Perceiver.
-
-    Args:
-        stem: The inputs that an image becomes. pixels: one input for each pixel. patches: one for each square patch.
-            conv: one for each point of the output of a small convolutional network.
-        patch_size: The side of a patch in pixels; used only if ``stem`` is patches.
-        num_conv_layers: The number of convolutions, each of which halves height and width; used only if ``stem`` is
-            conv.
-        conv_channels: The number of channels of the last convolution; used only if ``stem`` is conv.
-        slice_position: Whether the position of the slice in its volume is a third position axis.
-        perceiver: The configuration of the Perceiver after the stem.
-    """
-
-    stem: Literal["pixels", "patches", "conv"] = "conv"
-    patch_size: int = 4
-    num_conv_layers: int = 2
-    conv_channels: int = 64
-    slice_position: bool = False
-    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
-
-    def __post_init__(self) -> None:
-        owner = type(self).__name__
-        check_choice(owner, "stem", self.stem, ("pixels", "patches", "conv"))
-        for name in ("patch_size", "num_conv_layers", "conv_channels"):
-            check_at_least(owner, name, getattr(self, name), 1)
 
 
 def image_tokens(
