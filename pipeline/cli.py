@@ -1,20 +1,21 @@
-"""One command line over the stages; the signature of the config is its signature."""
+"""The command line over the stages; an experiment's dataclasses are its options.
 
-import dataclasses
+Nothing heavy is imported here: help takes a moment, and a stage loads what it needs when it runs.
+"""
+
 import errno
-import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jsonargparse
-import yaml
-
-from pipeline.config.experiment import Experiment
-from pipeline.core.console import open_console
 from pipeline.core.errors import UserError
 from pipeline.core.text import make_printable
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from pipeline.config.experiment import Experiment
 
 # What the machine refuses, a user can mend: a full disk, a folder without permission, a path through a file.
 USER_ERRNOS = {
@@ -29,15 +30,7 @@ USER_ERRNOS = {
 }
 # A file or folder that went away or cannot be read any more: another program, a disk, or a network folder.
 GONE_ERRNOS = {errno.ENOENT, errno.ESTALE, errno.EIO}
-# Stages that take words without an option's name: the field of their section, and what it is.
-GIVEN = {
-    "predict": (
-        "inputs",
-        "files (NIfTI, slices as PNG; PNG for models of images), folders of them or of a DICOM series, or a .csv "
-        "with a column path",
-    ),
-    "report": ("runs", "report folders, or names such as phantom/seed-1; without them, all runs of the experiment"),
-}
+HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,15 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after a user's mistake (one line on stderr tells it), 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_describe_stages())
+    if not words or words[0] in HELP:
+        print(describe_stages())
         return 0 if words else 2
     stage_name = words.pop(0)
     try:
-        if stage_name not in STAGES:
-            raise UserError(f"stage: found {stage_name!r}, allowed are {', '.join(STAGES)}. See perceiver --help.")
-        experiment = parse_experiment(stage_name, words)
-        STAGES[stage_name](experiment, open_console())
+        stage = _find_stage(stage_name)
+        if any(word in HELP for word in words):
+            print(describe_stage(stage, min(shutil.get_terminal_size().columns, 120)))
+            return 0
+        # rich is not needed for help.
+        from pipeline.core.console import open_console
+
+        stage.run(parse_experiment(stage_name, words), open_console())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -77,68 +74,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse_experiment(stage_name: str, words: Sequence[str]) -> Experiment:
+def parse_experiment(stage_name: str, words: Sequence[str]) -> "Experiment":
     """Read the YAML file and the options after it.
+
+    Args:
+        stage_name: The stage; some take words without an option's name.
+        words: The command line after the stage.
 
     Raises:
         UserError: an unknown option, a bad value, or a config file that cannot be read.
     """
-    parser = _build_parser(stage_name)
-    try:
-        options = parser.parse_args(list(words))
-        given = tuple(options.pop(GIVEN[stage_name][0], ())) if stage_name in GIVEN else ()
-        options.pop("config", None)
-        sections = parser.instantiate(options)
-    except (jsonargparse.ArgumentError, yaml.YAMLError) as error:
-        raise UserError(_one_line(error, stage_name)) from error
-    experiment = Experiment(**{field.name: sections[field.name] for field in dataclasses.fields(Experiment)})
-    if given:
-        field, _ = GIVEN[stage_name]
-        section = dataclasses.replace(getattr(experiment, stage_name), **{field: given})
-        experiment = dataclasses.replace(experiment, **{stage_name: section})
-    return experiment
+    # jsonargparse and YAML are not needed for the list of stages.
+    from pipeline.config.parsing import read_experiment
+
+    return read_experiment(words, STAGES[stage_name].inputs)
 
 
-def _build_parser(stage_name: str) -> jsonargparse.ArgumentParser:
-    words = f" [{GIVEN[stage_name][0].upper().removesuffix('S')} ...]" if stage_name in GIVEN else ""
-    parser = jsonargparse.ArgumentParser(
-        prog=f"perceiver {stage_name}",
-        usage=f"perceiver {stage_name}{words} --config configs/NAME.yaml [--section.key value ...]",
-        description=_first_line(stage_name),
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="the experiment's YAML file; options after it override it")
-    if stage_name in GIVEN:
-        field, meaning = GIVEN[stage_name]
-        parser.add_argument(field, nargs="*", type=Path, help=meaning)
-    parser.add_class_arguments(Experiment)
-    return parser
+def _find_stage(name: str) -> Stage:
+    if name not in STAGES:
+        raise UserError(f"stage: found {name!r}, allowed are {', '.join(STAGES)}. See perceiver --help.")
+    return STAGES[name]
 
 
-def _one_line(error: Exception, stage_name: str) -> str:
-    """Put the parser's words into the form of this project's errors."""
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    text = re.sub(r'^Parser key "(.+?)": ', r"\1: ", text)
-    text = re.sub(r"Expected an? <class '(.+?)'>", r"expected \1", text)
-    text = text.replace("Expected a typing.Literal", "expected one of ").replace(". Got value:", ", found")
-    return f"{text.removesuffix('.')}. See perceiver {stage_name} --help."
-
-
-def _first_line(stage_name: str) -> str:
-    return (STAGES[stage_name].__doc__ or "").strip().splitlines()[0]
-
-
-def _describe_stages() -> str:
+def describe_stages() -> str:
+    """Return the text of ``perceiver --help``."""
     width = max(map(len, STAGES))
-    lines = [f"  {name:{width}s}  {_first_line(name)}" for name in STAGES]
+    lines = [f"  {stage.name:{width}s}  {stage.description}" for stage in STAGES.values()]
     return "\n".join(
         [
-            "usage: perceiver STAGE --config configs/NAME.yaml [--section.key value ...]",
+            "usage: perceiver STAGE --config configs/NAME.yaml [--section.option value ...]",
             "",
             "stages:",
             *lines,
             "",
-            "perceiver STAGE --help lists every option with its type, default and meaning.",
+            "perceiver STAGE --help lists the options that a stage reads, with type, default and meaning.",
         ]
     )
+
+
+def describe_stage(stage: Stage, width: int) -> str:
+    """Return the text of ``perceiver STAGE --help``: the options that the stage reads, section by section.
+
+    Args:
+        stage: The stage.
+        width: The columns of the terminal.
+    """
+    # The dataclasses are not needed for the list of stages.
+    from pipeline.config.experiment import Experiment
+    from pipeline.config.options import describe_default, describe_type, list_sections
+
+    word = stage.inputs.rpartition(".")[2].upper().removesuffix("S")
+    usage = f"usage: perceiver {stage.name} --config configs/NAME.yaml [--section.option value ...]"
+    lines = [usage.replace(" --config", f" [{word} ...] --config") if word else usage, ""]
+    lines += [*textwrap.wrap(stage.description, width), ""]
+    lines += [f"  {word} ...", *_indent(stage.inputs_meaning, width)] if word else []
+    lines += ["  --config FILE", *_indent("The experiment's YAML file; options after it override it.", width)]
+    for section in list_sections(Experiment):
+        options = [option for option in section.options if stage.reads_option(option.name)]
+        heading = f"{section.name}: {section.meaning}" if section.name else "Where the experiment is:"
+        lines += ["", *textwrap.wrap(heading, width)] if options else []
+        for option in options:
+            default = describe_default(option.default)
+            lines.append(f"  --{option.name}  {describe_type(option.annotation)}, default {default}")
+            lines += _indent(option.meaning, width)
+    lines += ["", "All other options of an experiment are accepted, and not read here."]
+    return "\n".join(lines)
+
+
+def _indent(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)

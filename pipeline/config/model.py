@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from perceiver import ImageConfig, PerceiverConfig
+from perceiver.config import ImageConfig, PerceiverConfig
 from pipeline.config.validation import require
 
 

@@ -1,32 +1,161 @@
-"""The stages: a function each, and one line in ``STAGES``, in the order of work."""
+"""The stages in the order of work: what each does and which options it reads; its code is loaded when it runs."""
 
-from collections.abc import Callable
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
-from pipeline.config.experiment import Experiment
-from pipeline.stages.attention import attention
-from pipeline.stages.compare import report
-from pipeline.stages.cross_validate import folds
-from pipeline.stages.evaluate import evaluate
-from pipeline.stages.export import export
-from pipeline.stages.fetch import fetch
-from pipeline.stages.leak_study import audit
-from pipeline.stages.predict import predict
-from pipeline.stages.preprocess import preprocess
-from pipeline.stages.split import split
-from pipeline.stages.train import train
+    from pipeline.config.experiment import Experiment
 
-STAGES: dict[str, Callable[[Experiment, Console], None]] = {
-    "fetch": fetch,
-    "preprocess": preprocess,
-    "split": split,
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "export": export,
-    "attention": attention,
-    "report": report,
-    "audit": audit,
-    "folds": folds,
+# What says where an experiment is; every stage reads it.
+PLACE = ("name", "run", "workspace", "split.num_folds", "split.test_fold")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as the command line knows it.
+
+    Args:
+        name: The word on the command line.
+        function: Its module and its function in ``pipeline.stages``.
+        description: What it does, in one line.
+        reads: Sections and single options that change what it does, without those of ``PLACE``.
+        inputs: The option that takes words without a name, and what they are; empty where none is allowed.
+        inputs_meaning: What those words are.
+    """
+
+    name: str
+    function: str
+    description: str
+    reads: tuple[str, ...]
+    inputs: str = ""
+    inputs_meaning: str = ""
+
+    def reads_option(self, name: str) -> bool:
+        """Tell whether an option, such as ``train.epochs``, changes what the stage does."""
+        return any(name == read or name.startswith(f"{read}.") for read in (*PLACE, *self.reads))
+
+    def run(self, experiment: "Experiment", console: "Console") -> None:
+        """Import the stage and run it."""
+        module, name = self.function.split(".")
+        getattr(importlib.import_module(f"pipeline.stages.{module}"), name)(experiment, console)
+
+
+_TRAIN = (
+    "preprocess.plane",
+    "model",
+    "augment",
+    "train",
+    "attention.every_epochs",
+    "attention.num_examples",
+    "tracking",
+)
+_EVALUATE = (
+    "data.dataset",
+    "data.pattern",
+    "data.table",
+    "split",
+    "train.accelerator",
+    "evaluate",
+    "attention.num_examples",
+    "tracking",
+)
+# Of attention.native: what one slice of a scan is cut by.
+_SLICES = (
+    "preprocess.plane",
+    "preprocess.num_slices",
+    "preprocess.span",
+    "preprocess.spacing_mm",
+    "preprocess.size",
+    "preprocess.percentiles",
+    "preprocess.max_volume_gib",
+)
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "fetch",
+            "fetch.fetch",
+            "Download or make the raw data, or check that they are there.",
+            ("data.dataset", "data.raw", "phantom", "preprocess.num_workers"),
+        ),
+        Stage(
+            "preprocess",
+            "preprocess.preprocess",
+            "Cut all volumes into slices, or read a published set, and write the example store.",
+            ("data", "preprocess"),
+        ),
+        Stage(
+            "split",
+            "split.split",
+            "Split the patients, or the training rows of a published set; write the table and the leak certificate.",
+            ("split",),
+        ),
+        Stage("train", "train.train", "Train the model; an interrupted run is resumed.", _TRAIN),
+        Stage(
+            "evaluate",
+            "evaluate.evaluate",
+            "Score the validation and the test examples; write predictions, metrics and the report.",
+            _EVALUATE,
+        ),
+        Stage(
+            "predict",
+            "predict.predict",
+            "Score new volumes, PNG images, or meshes and point clouds; write a row for each.",
+            ("train.accelerator", "evaluate.batch_size", "predict"),
+            "predict.inputs",
+            "Files (NIfTI, slices as PNG; PNG for models of images), folders of them or of a DICOM series, or a .csv "
+            "with a column path.",
+        ),
+        Stage(
+            "export",
+            "export.export",
+            "Write the trained model as torch.export program, ONNX model and MONAI bundle.",
+            ("export",),
+        ),
+        Stage(
+            "attention",
+            "attention.attention",
+            "Draw what the trained model attends to.",
+            (
+                *("data.dataset", "data.raw", "data.pattern", "data.table"),
+                *_SLICES,
+                "train.accelerator",
+                "attention",
+                "tracking",
+            ),
+        ),
+        Stage(
+            "report",
+            "compare.report",
+            "Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.",
+            ("report",),
+            "report.runs",
+            "Report folders, or names such as phantom/seed-1; without them, all runs of the experiment.",
+        ),
+        Stage(
+            "audit",
+            "leak_study.audit",
+            "Show what leaks do: four ways to split, true and shuffled labels.",
+            (
+                "data.dataset",
+                "preprocess.num_slices",
+                "split",
+                "model",
+                *("train.batch_size", "train.optimizer", "train.betas", "train.final_fraction", "train.clip_norm"),
+                *("train.precision", "train.accelerator", "train.strategy"),
+                "evaluate",
+                "audit",
+                "tracking",
+            ),
+        ),
+        Stage(
+            "folds",
+            "cross_validate.folds",
+            "Train and evaluate every fold, or every seed, and pool the predictions.",
+            (*_TRAIN, *_EVALUATE, "folds"),
+        ),
+    )
 }

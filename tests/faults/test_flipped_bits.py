@@ -52,7 +52,7 @@ def test_a_flipped_bit_is_refused_before_anything_is_written(stage, name, worksp
     for bit in draw_bits(path, PLACES):
         flip(path, bit)
         with pytest.raises(UserError) as refusal:
-            STAGES[stage](parse(stage, workspace), Console(file=io.StringIO()))
+            STAGES[stage].run(parse(stage, workspace), Console(file=io.StringIO()))
         flip(path, bit)
         assert str(path) in str(refusal.value) or str(path.parent) in str(refusal.value), bit
     changed = {other for other, time in describe_times(workspace).items() if before.get(other) != time}
@@ -71,7 +71,7 @@ def test_damaged_splits_are_made_anew_by_their_own_stage(workspace):
         path = workspace / "data" / "tiny" / name
         for bit in draw_bits(path, 10 * PLACES):
             flip(path, bit)
-            STAGES["split"](parse("split", workspace), Console(file=io.StringIO()))
+            STAGES["split"].run(parse("split", workspace), Console(file=io.StringIO()))
             assert find_differences(describe(workspace), before) == [], (name, bit)
 
 

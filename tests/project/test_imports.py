@@ -58,7 +58,7 @@ LIBRARIES = {
     "lightning": ("training",),
     "pytorch_optimizer": ("training.optimizers",),
     "safetensors": ("training.checkpoint",),
-    "jsonargparse": ("cli",),
+    "jsonargparse": ("config.parsing",),
     "dask": ("preprocessing.dask_jobs",),
     "distributed": ("preprocessing.dask_jobs",),
     "pooch": ("datasets.downloads",),

@@ -1,0 +1,135 @@
+"""The command line and the YAML files of an experiment, read into its record.
+
+jsonargparse is the only one that turns words into values. What it cannot say is said here: which known name is nearest
+to an unknown one, and in which file a refused value stands.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from pipeline.config.experiment import Experiment
+from pipeline.config.options import describe_type, list_sections
+from pipeline.core.errors import UserError
+
+SECTIONS = tuple(list_sections(Experiment))
+OPTIONS = {option.name: option for section in SECTIONS for option in section.options}
+# Names that stand for no option: sections take a mapping, print_config prints all options as YAML.
+SECTION_NAMES = {section.name for section in SECTIONS if section.name}
+OTHER_NAMES = ("config", "print_config")
+
+
+def read_experiment(words: Sequence[str], inputs: str = "") -> Experiment:
+    """Read the YAML files and the options after them.
+
+    Args:
+        words: The command line after the stage's name.
+        inputs: The option that takes the words without a name, such as ``predict.inputs``; empty where no such word
+            is allowed.
+
+    Raises:
+        UserError: An unknown option, a bad value, or a file that cannot be read.
+    """
+    given = {word[2:].split("=")[0] for word in words if word.startswith("--") and word != "--"}
+    for name in sorted(given):
+        _check_name(name, "--", (*OPTIONS, *SECTION_NAMES, *OTHER_NAMES))
+    paths = [Path(found) for found in _find_values(words, "config")]
+    names_in_files = {path: set(_list_names(_read_yaml(path), path)) for path in paths}
+    try:
+        return _parse(words, inputs)
+    except (jsonargparse.ArgumentError, yaml.YAMLError, ValueError) as error:
+        text = _explain(str(error))
+        option = re.match(r"[\w.]*", text)[0]  # type: ignore[index]  # it matches every text
+        places = [path for path, names in names_in_files.items() if option in names and option not in given]
+        raise UserError(f"{places[-1]}: {text}" if places else text) from error
+
+
+def _parse(words: Sequence[str], inputs: str) -> Experiment:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+    parser.add_argument("--config", action="config")
+    section, _, field = inputs.partition(".")
+    if inputs:
+        parser.add_argument(field, nargs="*", type=Path)
+    parser.add_class_arguments(Experiment)
+    options = parser.parse_args(list(words))
+    unnamed = tuple(options.pop(field, ())) if inputs else ()
+    options.pop("config", None)
+    sections = parser.instantiate(options)
+    experiment = Experiment(**{field.name: sections[field.name] for field in dataclasses.fields(Experiment)})
+    if unnamed:
+        replaced = dataclasses.replace(getattr(experiment, section), **{field: unnamed})
+        experiment = dataclasses.replace(experiment, **{section: replaced})
+    return experiment
+
+
+def _find_values(words: Sequence[str], name: str) -> Iterator[str]:
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        if word == f"--{name}" and following:
+            yield following
+        elif word.startswith(f"--{name}="):
+            yield word.partition("=")[2]
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; --config takes an experiment's YAML file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found {content!r}, allowed are sections with options, as in configs/phantom.yaml.")
+    return content
+
+
+def _list_names(content: dict[Any, Any], path: Path, prefix: str = "") -> Iterator[str]:
+    """Yield the full names of the options in a file; refuse those that there are not."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        _check_name(name, f"{path}: ", (*OPTIONS, *SECTION_NAMES))
+        if name in OPTIONS:
+            yield name
+        elif isinstance(value, dict):
+            yield from _list_names(value, path, f"{name}.")
+        else:
+            raise UserError(f"{path}: {name}: found {value!r}, allowed are the options of this section, or no {name}.")
+
+
+def _check_name(name: str, before: str, known: Iterable[str]) -> None:
+    if name in known:
+        return
+    nearest = find_nearest(name, known)
+    advice = f"the nearest is {nearest}" if nearest else "perceiver STAGE --help lists those that a stage reads"
+    raise UserError(f"{before}{name}: unknown option; {advice}.")
+
+
+def find_nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name that was most likely meant: one that ends in the same word, else one spelled alike.
+
+    Args:
+        name: An unknown name.
+        known: The names that there are.
+    """
+    known = list(known)
+    last = name.rpartition(".")[2]
+    same_word = [other for other in known if other.rpartition(".")[2] == last]
+    found = difflib.get_close_matches(name, same_word, 1, cutoff=0.0) or difflib.get_close_matches(name, known, 1)
+    return found[0] if found else None
+
+
+def _explain(text: str) -> str:
+    """Put the message of a parser or a section into the form of this project's errors."""
+    text = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    refused = re.match(r'Parser key "([\w.]+)": .*Got value: (.*)$', text)
+    if refused is None or refused[1] not in OPTIONS:
+        return f"{text.replace('PerceiverConfig.', 'model.perceiver.', 1).removesuffix('.')}."
+    option, found = OPTIONS[refused[1]], refused[2]
+    nearest = find_nearest(found, option.choices)
+    advice = f"; the nearest is {nearest}" if nearest else ""
+    return f"{option.name}: found {found!r}, allowed is {describe_type(option.annotation)}{advice}."

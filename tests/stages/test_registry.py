@@ -1,0 +1,112 @@
+"""The registered stages: their functions are there, and they read the options that their help lists, and no others."""
+
+import contextlib
+import dataclasses
+import importlib
+import sys
+import typing
+
+import pytest
+import yaml
+
+from pipeline.cli import parse_experiment
+from pipeline.config.experiment import Experiment
+from pipeline.config.parsing import OPTIONS, SECTION_NAMES
+from pipeline.core.console import open_console
+from pipeline.stages import PLACE, STAGES
+from tests.conftest import TINY_CONFIG
+
+EXTRA = {
+    "attention": ["--attention.native", "true"],
+    "export": ["--export.formats", "[torch]"],
+    "audit": ["--audit.steps", "2", "--audit.slices", "2"],
+    "folds": ["--folds.keep_split", "true", "--folds.seeds", "[1]"],
+}
+
+
+class Recorder:
+    """The names of the options that are read from an experiment, or from a copy of it with other values.
+
+    Reads by code that treats all options alike (settings that are kept in a file, copies, comparisons) do not count,
+    nor do those of a value that a stage itself has set.
+    """
+
+    def __init__(self, monkeypatch):
+        self.names = set()
+        self._known = {}  # id -> the record (kept alive), its section's name, and the fields that a stage set
+        replace = dataclasses.replace
+
+        def replace_and_follow(record, **changes):
+            copy = replace(record, **changes)
+            if id(record) in self._known:
+                _, prefix, changed = self._known[id(record)]
+                self._known[id(copy)] = copy, prefix, changed | changes.keys()
+            return copy
+
+        monkeypatch.setattr(dataclasses, "replace", replace_and_follow)
+        self._patch(Experiment, monkeypatch)
+
+    def follow(self, record, prefix=""):
+        self._known[id(record)] = record, prefix, set()
+        for field in dataclasses.fields(record):
+            value = object.__getattribute__(record, field.name)
+            if dataclasses.is_dataclass(value):
+                self.follow(value, f"{prefix}{field.name}.")
+
+    def _patch(self, kind, monkeypatch):
+        hints = typing.get_type_hints(kind)
+        fields = {field.name for field in dataclasses.fields(kind)}
+
+        def read(record, name):
+            if name in fields and id(record) in self._known:
+                _, prefix, changed = self._known[id(record)]
+                code = sys._getframe(1).f_code
+                is_general = code.co_filename.endswith(("dataclasses.py", "serialization.py"))
+                if not is_general and name not in changed and code.co_name not in ("__post_init__", "__eq__"):
+                    self.names.add(f"{prefix}{name}")
+            return object.__getattribute__(record, name)
+
+        monkeypatch.setattr(kind, "__getattribute__", read)
+        for name in fields:
+            if dataclasses.is_dataclass(hints[name]):
+                self._patch(hints[name], monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def names_read(tmp_path_factory):
+    """The options that each stage reads when all run on a few tiny knees."""
+    folder = tmp_path_factory.mktemp("recorded")
+    config = TINY_CONFIG | {
+        "tracking": {"enabled": False, "tensorboard": True},
+        "train": TINY_CONFIG["train"] | {"epochs": 1},
+        "attention": {"every_epochs": 1, "num_examples": 2},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    found = {}
+    for name, stage in STAGES.items():
+        words = ["--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *EXTRA.get(name, [])]
+        scans = sorted((folder / "data" / "tiny" / "raw").glob("*.nii.gz"))[:1] if name == "predict" else []
+        experiment = parse_experiment(name, [*map(str, scans), *words])
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            recorder = Recorder(monkeypatch)
+            recorder.follow(experiment)
+            with contextlib.redirect_stdout(None):
+                stage.run(experiment, open_console())
+            found[name] = recorder.names & OPTIONS.keys()
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_help_lists_what_the_stage_reads(stage, names_read):
+    read = names_read[stage.name]
+    assert sorted(name for name in read if not stage.reads_option(name)) == [], "read and not listed"
+    alone = [listed for listed in stage.reads if not any(f"{name}.".startswith(f"{listed}.") for name in read)]
+    assert alone == [], "listed and not read"
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_a_registered_stage_is_a_documented_function_and_its_options_exist(stage):
+    module, name = stage.function.split(".")
+    assert getattr(importlib.import_module(f"pipeline.stages.{module}"), name).__doc__
+    assert {*stage.reads, *PLACE} <= OPTIONS.keys() | SECTION_NAMES
+    assert stage.inputs == "" or stage.inputs in OPTIONS
