@@ -1,34 +1,36 @@
 """The page and the tables of a recipe that was trained on every fold or from several seeds."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes, write_json
+from pipeline.core.provenance import read_commit
 from pipeline.core.tables import write_table
 from pipeline.core.text import count_words, plural
+from pipeline.core.workspace import Workspace
+from pipeline.evaluation.schema import Level
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import run_accuracies
 from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_interval, show_number, show_percent, show_share
 from pipeline.reporting.html import write_page
+from pipeline.studies.cross_validation import CrossValidation
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity", "nll")
 
 
-def describe_pooled(content: Mapping[str, Any], kind: DataKind) -> list[str]:
+def describe_pooled(study: CrossValidation, kind: DataKind) -> list[str]:
     """Say what was found over all runs: pooled accuracy, and how much runs and seeds differ.
 
     Args:
-        content: of folds.json.
+        study: The runs, put together.
         kind: The kind of data, which names rows and groups.
     """
-    runs, pooled = content["runs"], content["pooled"]
+    runs, pooled = study.runs, study.pooled
     name, level = next(iter(pooled.items()))
-    num_seeds = len({run["seed"] for run in runs})
-    folds = {run["fold"] for run in runs} - {None}
+    num_seeds = len({run.seed for run in runs})
+    folds = {run.fold for run in runs} - {None}
     rows = count_words(level["n"], f"{name} prediction" if num_seeds > 1 else name)
     groups = f" of {count_words(level['groups'], kind.group)}" if kind.has_patients else ""
     tested = f", each tested once{' with every seed' if num_seeds > 1 else ''}," if folds else ""
@@ -37,30 +39,30 @@ def describe_pooled(content: Mapping[str, Any], kind: DataKind) -> list[str]:
         sentences.append(
             f"Averaged per {other} ({content_of['n']:,}), {show_percent(content_of['metrics']['accuracy'])}."
         )
-    spread = content["spread"][name]
-    told = f"Over the {count_words(len(runs), 'run')} the mean is {100 * spread['runs']['mean']:.2f}\u00a0%"
+    spread = study.spread[name]
+    over_runs = f"Over the {count_words(len(runs), 'run')} the mean is {_show_points(spread['runs']['mean'])}\u00a0%"
     if spread["runs"]["deviation"] is not None:
-        told += f", the standard deviation {100 * spread['runs']['deviation']:.2f} points"
-    sentences.append(f"{told}.")
+        over_runs += f", the standard deviation {_show_points(spread['runs']['deviation'])} points"
+    sentences.append(f"{over_runs}.")
     if folds and "seeds" in spread:
         sentences.append(
             f"Over the {num_seeds} seeds, each on all folds, the standard deviation is "
-            f"{100 * spread['seeds']['deviation']:.2f} points."
+            f"{_show_points(spread['seeds']['deviation'])} points."
         )
     return sentences
 
 
-def describe_method(content: Mapping[str, Any], kind: DataKind) -> list[str]:
+def describe_method(study: CrossValidation, kind: DataKind) -> list[str]:
     """Say how runs were pooled.
 
     Args:
-        content: of folds.json.
+        study: The runs, put together.
         kind: The kind of data, which names rows and groups.
     """
-    num_seeds = len({run["seed"] for run in content["runs"]})
+    num_seeds = len({run.seed for run in study.runs})
     group = kind.group
     sentences = []
-    if any(run["fold"] is not None for run in content["runs"]):
+    if any(run.fold is not None for run in study.runs):
         sentences.append(
             f"{plural(group).capitalize()} were dealt to folds; each fold is the test of the model that was trained "
             "without it and chosen on the next fold. AUROC and log-likelihood of pooled rows compare probabilities of "
@@ -78,78 +80,92 @@ def describe_method(content: Mapping[str, Any], kind: DataKind) -> list[str]:
     return sentences
 
 
-def write_folds(
-    folder: Path, content: dict[str, Any], kind: DataKind, title: str, synthetic_note: str, facts: Mapping[str, str]
+def write_cross_validation(
+    paths: Workspace, study: CrossValidation, kind: DataKind, synthetic_note: str, store_fingerprint: str
 ) -> None:
     """Write ``folds.json``, ``folds.csv``, ``folds.png`` and ``folds.html``.
 
     Args:
-        folder: where they go.
-        content: ``runs``, ``spread`` and ``pooled``; sentences are added.
+        paths: The names of the experiment and of the runs together, and their report folder.
+        study: The runs, put together.
         kind: The kind of data, which names rows and groups.
-        title: of the page.
-        synthetic_note: shown where the data are not of people.
-        facts: names and values that say how to get the numbers again.
+        synthetic_note: A note shown where the data are not of people; may be empty.
+        store_fingerprint: The fingerprint of the store, which tells how to get the numbers again.
     """
-    sentences = describe_pooled(content, kind)
-    first = next(iter(content["pooled"]))
-    picture = run_accuracies(
-        [(run["run"], run["levels"][first]["accuracy"]) for run in content["runs"]],
-        content["pooled"][first]["metrics"]["accuracy"],
+    folder = paths.report_folder
+    sentences = describe_pooled(study, kind)
+    first = next(iter(study.pooled))
+    png = run_accuracies(
+        [(run.name, run.levels[first]["accuracy"]) for run in study.runs],
+        study.pooled[first]["metrics"]["accuracy"],
         f"Accuracy on test {plural(first)}, 95 % interval over {plural(kind.group)}",
     )
     flat = [
-        {"run": run["run"], "seed": run["seed"], "fold": run["fold"], "level": level, "n": found["n"]}
+        {"run": run.name, "seed": run.seed, "fold": run.fold, "level": level, "n": found["n"]}
         | {"groups": found["groups"], "accuracy": found["accuracy"]["value"]}
         | {end: found["accuracy"][end] for end in ("low", "high")}
-        for run in content["runs"]
-        for level, found in run["levels"].items()
+        for run in study.runs
+        for level, found in run.levels.items()
     ]
-    write_json(folder / "folds.json", content | {"sentences": sentences})
+    content = {
+        "class_names": list(study.class_names),
+        "synthetic_note": synthetic_note,
+        "num_resamples": study.num_resamples,
+        "runs": [{"run": run.name, "seed": run.seed, "fold": run.fold, "levels": run.levels} for run in study.runs],
+        "spread": study.spread,
+        "pooled": study.pooled,
+        "sentences": sentences,
+    }
+    facts = {
+        "pictures": store_fingerprint,
+        "commit": read_commit(),
+        "bootstrap draws": str(study.num_resamples),
+    }
+    write_json(folder / "folds.json", content)
     write_table(folder / "folds.csv", pd.DataFrame(flat), tuple(flat[0]))
-    write_bytes(folder / "folds.png", picture)
-    pooled = show_share(content["pooled"][first]["metrics"]["accuracy"])
+    write_bytes(folder / "folds.png", png)
+    pooled = show_share(study.pooled[first]["metrics"]["accuracy"])
     text = f"Each run with its 95\u00a0% interval, and all of them pooled: {pooled}."
     write_page(
         folder / "folds.html",
         "study.html",
-        title=title,
+        title=paths.title,
         synthetic_note=synthetic_note,
         sentences=sentences,
         sections=[
             Section(
                 "What was found",
-                tables=(tabulate_runs(content, kind), tabulate_pooled(content["pooled"])),
-                figures=(Figure("folds", "Accuracy of each run", text, picture),),
+                tables=(tabulate_runs(study, kind), tabulate_pooled(study.pooled)),
+                figures=(Figure("folds", "Accuracy of each run", text, png),),
             ),
             Section(
                 "How it was done",
-                tuple(describe_method(content, kind)),
+                tuple(describe_method(study, kind)),
                 (Table("How to get these numbers again", ("What", "Value"), tuple(facts.items())),),
             ),
         ],
     )
 
 
-def tabulate_runs(content: Mapping[str, Any], kind: DataKind) -> Table:
+def tabulate_runs(study: CrossValidation, kind: DataKind) -> Table:
     """Return a row a run and the spread below them, with the accuracy of each level."""
-    levels = list(content["pooled"])
+    levels = list(study.pooled)
     rows = []
-    for run in content["runs"]:
-        shown = [show_share(run["levels"][level]["accuracy"]) for level in levels]
-        rows.append((run["run"], *shown, f"{run['levels'][levels[0]]['groups']:,}"))
-    spread = [content["spread"][level]["runs"] for level in levels]
-    rows.append(("mean over runs", *(f"{100 * item['mean']:.2f}\u00a0%" for item in spread), ""))
+    for run in study.runs:
+        shown = [show_share(run.levels[level]["accuracy"]) for level in levels]
+        rows.append((run.name, *shown, f"{run.levels[levels[0]]['groups']:,}"))
+    spread = [study.spread[level]["runs"] for level in levels]
+    rows.append(("mean over runs", *(f"{_show_points(item['mean'])}\u00a0%" for item in spread), ""))
     if spread[0]["deviation"] is not None:
-        rows.append(("standard deviation", *(f"{100 * item['deviation']:.2f} points" for item in spread), ""))
-    pooled = [show_share(content["pooled"][level]["metrics"]["accuracy"]) for level in levels]
-    rows.append(("pooled", *pooled, f"{content['pooled'][levels[0]]['groups']:,}"))
+        rows.append(("standard deviation", *(f"{_show_points(item['deviation'])} points" for item in spread), ""))
+    pooled = [show_share(study.pooled[level]["metrics"]["accuracy"]) for level in levels]
+    rows.append(("pooled", *pooled, f"{study.pooled[levels[0]]['groups']:,}"))
     columns = ("Run", *(f"Accuracy, {plural(level)}" for level in levels), f"{plural(kind.group).capitalize()}")
     note = f"In brackets: 95\u00a0% intervals from a bootstrap over {plural(kind.group)}."
     return Table("Runs", columns, tuple(rows), note)
 
 
-def tabulate_pooled(pooled: Mapping[str, Any]) -> Table:
+def tabulate_pooled(pooled: Mapping[str, Level]) -> Table:
     """Return the pooled scores, a row a score, two columns a level."""
     rows = [
         (
@@ -165,3 +181,9 @@ def tabulate_pooled(pooled: Mapping[str, Any]) -> Table:
     columns: Sequence[str] = [text for level in pooled for text in (plural(humanise(level)), "95\u00a0% interval")]
     notes = dict.fromkeys(note for level in pooled.values() for note in level["notes"])
     return Table("Pooled scores", ("Score", *columns), tuple(rows), " ".join(notes))
+
+
+def _show_points(fraction: float | None) -> str:
+    """Write a fraction in percentage points."""
+    assert fraction is not None
+    return f"{100 * fraction:.2f}"

@@ -6,8 +6,7 @@ interval says what other patients might have changed. What another seed might ch
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,12 @@ import pandas as pd
 from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.errors import UserError
+from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level, list_levels
-from pipeline.evaluation.predictions import aggregate
-from pipeline.evaluation.schema import Level
+from pipeline.evaluation.predictions import aggregate, read_predictions
+from pipeline.evaluation.schema import Level, Subgroup, read_metrics
 
 DEFAULT_NUM_FOLDS = 5
 
@@ -63,24 +63,91 @@ def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
 
 
 @dataclass(frozen=True)
-class JudgedRun:
-    """A run with what it says of its test rows.
+class EvaluatedRun:
+    """A run with its predictions and scores of the test rows.
 
     Args:
-        name: of the run.
-        seed: of the training.
-        fold: that it was tested on; None for the single split.
-        test: predictions of the test rows.
+        name: The name of the run.
+        seed: The seed of the training.
+        fold: The fold that it was tested on; None for the single split.
+        test: The predictions of the test rows.
+        levels: The accuracy at each level, as in its metrics.json; empty where the rows alone are pooled.
     """
 
     name: str
     seed: int
     fold: int | None
     test: pd.DataFrame
+    levels: Mapping[str, Subgroup] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Several runs put together.
+
+    Args:
+        class_names: All classes.
+        num_resamples: The number of bootstrap draws.
+        runs: The runs.
+        pooled: The scores of all test rows together, as the levels of metrics.json.
+        spread: How much the accuracy differs at each level, as :func:`spread_over_runs` returns it.
+    """
+
+    class_names: tuple[str, ...]
+    num_resamples: int
+    runs: tuple[EvaluatedRun, ...]
+    pooled: dict[str, Level]
+    spread: dict[str, dict[str, dict[str, float | None]]]
+
+
+def is_evaluated(paths: Workspace) -> bool:
+    """Return whether a run was evaluated to the end since it was trained to the end."""
+    page = paths.report_folder / "report.html"
+    files = (paths.training_record, paths.metrics, paths.predictions, page)
+    return all(path.is_file() for path in files) and page.stat().st_mtime_ns >= paths.training_record.stat().st_mtime_ns
+
+
+def read_cross_validation(experiment: Experiment, jobs: Sequence[Experiment], store: Store) -> CrossValidation:
+    """Read what the runs left, and put it together.
+
+    Args:
+        experiment: All options.
+        jobs: The runs, as :func:`plan_runs` returns them.
+        store: The examples.
+    """
+    bootstrap = Bootstrap(experiment.evaluate.num_resamples, experiment.evaluate.seed)
+    return combine_runs([_read_run(job, store.class_names) for job in jobs], store.class_names, bootstrap, store.kind)
+
+
+def _read_run(job: Experiment, class_names: tuple[str, ...]) -> EvaluatedRun:
+    levels: dict[str, Subgroup] = {
+        name: {"n": level["n"], "groups": level["groups"], "accuracy": level["metrics"]["accuracy"]}
+        for name, level in read_metrics(job.paths.metrics)["levels"].items()
+    }
+    table = read_predictions(job.paths.predictions, class_names)
+    test = table[table["split"] == "test"].reset_index(drop=True)
+    fold = job.split.test_fold if job.split.num_folds else None
+    return EvaluatedRun(job.run_name, job.train.seed, fold, test, levels)
+
+
+def combine_runs(
+    runs: Sequence[EvaluatedRun], class_names: tuple[str, ...], bootstrap: Bootstrap, kind: DataKind
+) -> CrossValidation:
+    """Pool the test rows of all runs, and measure how much the runs differ.
+
+    Args:
+        runs: The runs of one recipe.
+        class_names: All classes.
+        bootstrap: The resamples of patients.
+        kind: The kind of data, which names rows and groups.
+    """
+    pooled = pool_runs(runs, class_names, bootstrap, kind)
+    spread = {level: spread_over_runs(runs, level) for level in pooled}
+    return CrossValidation(class_names, bootstrap.num_resamples, tuple(runs), pooled, spread)
 
 
 def pool_runs(
-    runs: Sequence[JudgedRun], class_names: Sequence[str], bootstrap: Bootstrap, kind: DataKind
+    runs: Sequence[EvaluatedRun], class_names: Sequence[str], bootstrap: Bootstrap, kind: DataKind
 ) -> dict[str, Level]:
     """Score all test rows of all runs together, with intervals over all patients.
 
@@ -119,18 +186,18 @@ def compute_spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": float(np.mean(values)), "deviation": deviation}
 
 
-def spread_over_runs(runs: Sequence[Mapping[str, Any]], level: str) -> dict[str, dict[str, float | None]]:
-    """Say how much the accuracy of a level differs between runs, and between seeds over all folds.
+def spread_over_runs(runs: Sequence[EvaluatedRun], level: str) -> dict[str, dict[str, float | None]]:
+    """Measure how much the accuracy of a level differs between runs, and between seeds over all folds.
 
     Args:
-        runs: with ``seed`` and ``levels``, of which each has ``n`` and an accuracy.
-        level: such as ``slice``.
+        runs: The runs, with their levels.
+        level: The level, such as ``slice``.
 
     Returns:
         ``runs``: over all of them. ``seeds``: over the seeds, each the share of right rows over all its folds; there
         only where there are several seeds.
     """
-    scores = [(run["seed"], run["levels"][level]["n"], run["levels"][level]["accuracy"]["value"]) for run in runs]
+    scores = [(run.seed, run.levels[level]["n"], _read_value(run.levels[level])) for run in runs]
     spread = {"runs": compute_spread([value for _, _, value in scores])}
     seeds = dict.fromkeys(seed for seed, _, _ in scores)
     if len(seeds) > 1:
@@ -140,3 +207,9 @@ def spread_over_runs(runs: Sequence[Mapping[str, Any]], level: str) -> dict[str,
         ]
         spread["seeds"] = compute_spread([float(mean) for mean in means])
     return spread
+
+
+def _read_value(scores: Subgroup) -> float:
+    value = scores["accuracy"]["value"]
+    assert value is not None, "an accuracy is always defined"
+    return value

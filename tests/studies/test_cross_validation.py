@@ -1,5 +1,7 @@
 """Folds and seeds put together: numbers that a hand can compute, and seeds that are no ensemble."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from pipeline.core.data_kinds import VOLUMES
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.reporting.cross_validation_page import describe_method, describe_pooled, tabulate_runs
-from pipeline.studies.cross_validation import JudgedRun, compute_spread, pool_runs, spread_over_runs
+from pipeline.studies.cross_validation import EvaluatedRun, combine_runs, compute_spread, pool_runs, spread_over_runs
 
 NAMES = ("left", "right")
 WORD = VOLUMES
@@ -48,7 +50,7 @@ def always_right(patient, side, place):
 def test_one_seed_pools_to_the_metrics_of_all_rows_together():
     generator = np.random.default_rng(0)
     tables = [make_table(group, lambda *_: generator.uniform()) for group in ("ab", "cd", "ef")]
-    runs = [JudgedRun(f"fold-{fold}", 0, fold, table) for fold, table in enumerate(tables)]
+    runs = [EvaluatedRun(f"fold-{fold}", 0, fold, table) for fold, table in enumerate(tables)]
     pooled = pool_runs(runs, NAMES, Bootstrap(300), WORD)
     assert pooled == compute_levels(pd.concat(tables, ignore_index=True), NAMES, Bootstrap(300), WORD)
     assert (pooled["slice"]["n"], pooled["slice"]["groups"]) == (24, 6)
@@ -56,8 +58,8 @@ def test_one_seed_pools_to_the_metrics_of_all_rows_together():
 
 def test_seeds_are_averaged_as_scores_and_not_as_probabilities():
     """A sure and right seed would outvote an unsure and wrong one; here each counts for itself."""
-    runs = [JudgedRun("seed-0", 0, None, make_table("abcd", lambda *_: 0.99))]
-    runs += [JudgedRun("seed-1", 1, None, make_table("abcd", lambda *_: 0.4))]
+    runs = [EvaluatedRun("seed-0", 0, None, make_table("abcd", lambda *_: 0.99))]
+    runs += [EvaluatedRun("seed-1", 1, None, make_table("abcd", lambda *_: 0.4))]
     pooled = pool_runs(runs, NAMES, Bootstrap(100), WORD)
     assert pooled["volume"]["n"] == 16
     assert pooled["volume"]["confusion"] == [[4, 4], [4, 4]]
@@ -68,8 +70,10 @@ def test_a_patient_is_drawn_with_the_rows_of_all_seeds():
     """With equal seeds the interval is that of one seed: repeating a patient tells nothing of other patients."""
     generator = np.random.default_rng(1)
     table = make_table("abcdefgh", lambda *_: generator.uniform())
-    one = pool_runs([JudgedRun("seed-0", 0, None, table)], NAMES, Bootstrap(400), WORD)
-    many = pool_runs([JudgedRun(f"seed-{seed}", seed, None, table) for seed in range(5)], NAMES, Bootstrap(400), WORD)
+    one = pool_runs([EvaluatedRun("seed-0", 0, None, table)], NAMES, Bootstrap(400), WORD)
+    many = pool_runs(
+        [EvaluatedRun(f"seed-{seed}", seed, None, table) for seed in range(5)], NAMES, Bootstrap(400), WORD
+    )
     for level in ("slice", "volume"):
         assert many[level]["groups"] == one[level]["groups"] == 8
         for name in ("accuracy", "auroc", "nll"):
@@ -77,7 +81,7 @@ def test_a_patient_is_drawn_with_the_rows_of_all_seeds():
 
 
 def test_a_row_that_was_tested_twice_with_one_seed_is_a_bug():
-    runs = [JudgedRun(f"fold-{fold}", 0, fold, make_table("ab", good)) for fold in range(2)]
+    runs = [EvaluatedRun(f"fold-{fold}", 0, fold, make_table("ab", good)) for fold in range(2)]
     with pytest.raises(AssertionError, match="tested twice"):
         pool_runs(runs, NAMES, Bootstrap(100), WORD)
 
@@ -89,7 +93,7 @@ def test_the_deviation_is_that_of_a_sample():
 
 def make_run(name, seed, fold, n, accuracy):
     levels = {"slice": {"n": n, "groups": 2, "accuracy": {"value": accuracy, "low": None, "high": None}}}
-    return {"run": name, "seed": seed, "fold": fold, "levels": levels}
+    return EvaluatedRun(name, seed, fold, pd.DataFrame(), levels)
 
 
 def test_a_seeds_score_is_the_share_of_right_rows_over_its_folds():
@@ -102,43 +106,45 @@ def test_a_seeds_score_is_the_share_of_right_rows_over_its_folds():
     assert "seeds" not in spread_over_runs(runs[:2], "slice")
 
 
-def build_content(runs):
-    rows = []
+def combine(runs):
+    scored = []
     for run in runs:
         levels = compute_levels(run.test, NAMES, Bootstrap(100), WORD)
         shown = {
             level: {"n": found["n"], "groups": found["groups"], "accuracy": found["metrics"]["accuracy"]}
             for level, found in levels.items()
         }
-        rows.append({"run": run.name, "seed": run.seed, "fold": run.fold, "levels": shown})
-    pooled = pool_runs(runs, NAMES, Bootstrap(100), WORD)
-    return {"runs": rows, "pooled": pooled, "spread": {level: spread_over_runs(rows, level) for level in pooled}}
+        scored.append(dataclasses.replace(run, levels=shown))
+    return combine_runs(scored, NAMES, Bootstrap(100), WORD)
 
 
 def test_sentences_and_table_say_the_numbers():
-    content = build_content(
-        [JudgedRun("fold-0", 0, 0, make_table("ab", good)), JudgedRun("fold-1", 0, 1, make_table("cd", always_right))]
+    study = combine(
+        [
+            EvaluatedRun("fold-0", 0, 0, make_table("ab", good)),
+            EvaluatedRun("fold-1", 0, 1, make_table("cd", always_right)),
+        ]
     )
-    first, volumes, spread = describe_pooled(content, WORD)
+    first, volumes, spread = describe_pooled(study, WORD)
     assert first.startswith("On 16 slices of 4 patients, each tested once, the model is right for 75.0\u00a0%")
     assert volumes.startswith("Averaged per volume (8), 75.0\u00a0%")
     assert spread == "Over the 2 runs the mean is 75.00\u00a0%, the standard deviation 35.36 points."
-    assert "seeds" not in " ".join(describe_method(content, WORD))
-    rows = {row[0]: row[1:] for row in tabulate_runs(content, WORD).rows}
+    assert "seeds" not in " ".join(describe_method(study, WORD))
+    rows = {row[0]: row[1:] for row in tabulate_runs(study, WORD).rows}
     assert rows["mean over runs"][0] == "75.00\u00a0%"
     assert rows["standard deviation"][0] == "35.36 points"
     assert rows["pooled"][2] == "4"
 
 
 def test_sentences_say_how_seeds_are_pooled():
-    content = build_content(
+    study = combine(
         [
-            JudgedRun(f"seed-{seed}-fold-{fold}", seed, fold, make_table(group, rule))
+            EvaluatedRun(f"seed-{seed}-fold-{fold}", seed, fold, make_table(group, rule))
             for seed, rule in enumerate((good, always_right))
             for fold, group in enumerate(("ab", "cd"))
         ]
     )
-    told = describe_pooled(content, WORD)
+    told = describe_pooled(study, WORD)
     assert told[0].startswith("On 32 slice predictions of 4 patients, each tested once with every seed,")
     assert told[-1] == "Over the 2 seeds, each on all folds, the standard deviation is 35.36 points."
-    assert "drawn with the rows of all seeds" in describe_method(content, WORD)[-1]
+    assert "drawn with the rows of all seeds" in describe_method(study, WORD)[-1]
