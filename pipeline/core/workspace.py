@@ -21,6 +21,10 @@ class Workspace:
     run: str = ""
     num_folds: int = 0
 
+    def name_file(self, path: Path) -> str:
+        """Return a path below the workspace as text that stays right where the workspace is moved."""
+        return path.relative_to(self.root).as_posix()
+
     @property
     def title(self) -> str:
         """The experiment and the run, as headings name them."""
@@ -83,6 +87,16 @@ class Workspace:
     def event_folder(self) -> Path:
         """TensorBoard's files, where they are asked for."""
         return self.run_folder / "tensorboard"
+
+    @property
+    def run_options(self) -> Path:
+        """All options of the run as a config, which ``--config`` reads."""
+        return self.run_folder / "config.yaml"
+
+    @property
+    def tracking_record(self) -> Path:
+        """What MLflow shows of the run beside its files and curves."""
+        return self.run_folder / "mlflow.json"
 
     @property
     def training_record(self) -> Path:

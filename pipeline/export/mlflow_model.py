@@ -2,7 +2,6 @@
 
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,53 @@ from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 REQUIRED = ("torch", "lightning", "numpy", "pandas", "einops", "monai", "nibabel", "mlflow")
 
 
-def log_model(client: Any, run_id: str, checkpoint_path: Path, tags: Mapping[str, str], registered_name: str) -> None:
+def log_model(client: Any, run_id: str, checkpoint_path: Path, registered_name: str) -> None:
     """Log a checkpoint as a pyfunc model and register it; one a run, so that what is there already is left as it is.
 
     Args:
-        client: of ``MlflowClient``.
-        run_id: of the run that trained it.
-        checkpoint_path: the weights.
-        tags: facts about the model, kept with it and with its version.
-        registered_name: the model in the registry that gets a new version; empty registers nothing.
+        client: An ``MlflowClient``.
+        run_id: The run that trained the model.
+        checkpoint_path: The file with the weights.
+        registered_name: The model in the registry that gets a new version; empty registers nothing.
     """
-    run = client.get_run(run_id)
+    run, checkpoint = client.get_run(run_id), read_checkpoint(checkpoint_path)
+    tags = _describe(checkpoint, run.info.run_name)
     if run.outputs is not None and run.outputs.model_outputs:
         logged = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     else:
-        logged = _keep_model(client, run, checkpoint_path, tags)
+        logged = _keep_model(client, run, checkpoint_path, checkpoint, tags)
     if registered_name == "":
         return
     if not client.search_registered_models(f"name = '{registered_name}'"):
         client.create_registered_model(registered_name)
     if not client.search_model_versions(f"name = '{registered_name}' and run_id = '{run_id}'"):
         client.create_model_version(
-            registered_name, logged.artifact_location, run_id=run_id, tags=dict(tags), model_id=logged.model_id
+            registered_name, logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
         )
 
 
-def _keep_model(client: Any, run: Any, checkpoint_path: Path, tags: Mapping[str, str]) -> Any:
+def _describe(checkpoint: Checkpoint, run_name: str) -> dict[str, str]:
+    """List the facts that are kept with a model and with its version in the registry."""
+    accuracy = {result.epoch: f"{result.val_accuracy:.4f}" for result in checkpoint.history}
+    return {
+        "class_names": ", ".join(checkpoint.class_names),
+        "epoch": str(checkpoint.epoch),
+        "run": run_name,
+        "val_accuracy": accuracy[checkpoint.epoch],
+        "store_fingerprint": checkpoint.store_fingerprint,
+        "split_fingerprint": checkpoint.split_fingerprint,
+    }
+
+
+def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkpoint, tags: dict[str, str]) -> Any:
     """Log the model's files; return what MLflow knows of it."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     run_id = run.info.run_id
-    logged = client.create_logged_model(
-        run.info.experiment_id, name="classifier", source_run_id=run_id, tags=dict(tags)
-    )
+    logged = client.create_logged_model(run.info.experiment_id, name="classifier", source_run_id=run_id, tags=tags)
     code = Path(pipeline.__file__).resolve().parent
-    checkpoint = read_checkpoint(checkpoint_path)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True):
         # It advises type hints, and sets its own filters; the signature says it all.
         target = Path(folder) / "model"

@@ -24,6 +24,7 @@ from pipeline.reporting.attention.overlays import draw_overlays
 from pipeline.reporting.attention.page import write_attention_page
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs, draw_maps
 from pipeline.tracking.mlflow_run import open_run
+from pipeline.tracking.records import RunFacts, name_files
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.training.devices import choose_accelerator
 from pipeline.training.run_state import check_trained_on
@@ -64,9 +65,8 @@ def attention(experiment: Experiment, console: Console) -> None:
     for overlay in overlays:
         write_bytes(folder / "overlays" / f"{overlay.name}.png", overlay.png)
     write_attention_page(folder / "index.html", experiment, checkpoint, maps, pictures, below, overlays)
-    tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
-    tracker.log_file(folder, "attention")
-    tracker.finish()
+    with open_run(experiment.tracking, paths) as tracked:
+        tracked.keep(RunFacts(files=name_files(paths, [folder], "attention")))
     shape = f"{len(maps.layers)} layers, {len(maps.heads)} heads"
     console.print(f"{len(rows)} {options.split} examples, {shape} -> {folder / 'index.html'}", highlight=False)
 

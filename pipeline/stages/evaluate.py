@@ -37,7 +37,7 @@ from pipeline.reporting.evaluation.shortcut_section import build_probe_sections,
 from pipeline.reporting.formatting import show_percent
 from pipeline.stages.base import alone_in
 from pipeline.tracking.mlflow_run import open_run
-from pipeline.tracking.tracker import flatten_metrics, list_own_files, log_split
+from pipeline.tracking.records import RunFacts, describe_split, flatten_metrics, list_own_files, name_files
 from pipeline.training.augmentation import shows_laterality
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.training.devices import choose_accelerator
@@ -134,12 +134,14 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         flow=flow,
         documents=documents,
     )
-    tracker = open_run(experiment.tracking, paths, checkpoint.tracking_run)
-    tracker.log_metrics(flatten_metrics(metrics, kind))
-    log_split(tracker, experiment, store, roles, "test")
-    for path in list_own_files(paths.report_folder):
-        tracker.log_file(path, "evaluation")
-    tracker.finish()
+    with open_run(experiment.tracking, paths) as tracked:
+        tracked.keep(
+            RunFacts(
+                datasets=(describe_split(experiment, store, roles, "test"),),
+                metrics=flatten_metrics(metrics, kind),
+                files=name_files(paths, list_own_files(paths.report_folder), "evaluation"),
+            )
+        )
     _print_summary(metrics, kind, console)
     for note in baseline_notes:
         console.print(f"  {note}", highlight=False)

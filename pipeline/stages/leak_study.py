@@ -7,7 +7,6 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
-from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
 from pipeline.core.workspace import Workspace
@@ -23,8 +22,9 @@ from pipeline.studies.leak_study import (
     write_run,
 )
 from pipeline.studies.leaky_splits import LeakyRun, plan_leaky_runs
-from pipeline.tracking.mlflow_run import open_run
-from pipeline.tracking.tracker import Tracker, finishing
+from pipeline.tracking.mlflow_run import TrackedRun, open_study_run
+from pipeline.tracking.records import DatasetUse, RunFacts, name_files
+from pipeline.training.history import write_history
 from pipeline.training.run_state import read_preprocess
 
 
@@ -48,66 +48,72 @@ def audit(experiment: Experiment, console: Console) -> None:
     read_preprocess(experiment, store)
     folder = paths.report_folder / "audit"
     runs = plan_leaky_runs(store, experiment.audit, experiment.split)
-    parent = _open_parent(experiment, folder)
-    with finishing(parent):
+    name = "-".join(part for part in (paths.run, "audit") if part)
+    tracked_name = Workspace(paths.root, paths.name, name)
+    with open_study_run(experiment.tracking, tracked_name, folder / "mlflow.json") as parent:
+        parent.keep(RunFacts(settings=flatten(experiment.audit, "audit")))
+        parent.sync()
         for run in runs:
             path = folder / "runs" / f"{run.name}.json"
             if not is_complete(path, list_settings(experiment, store, run.num_train)):
                 _train(experiment, store, run, path, parent, console)
+            elif parent.is_reached:
+                _track(experiment, path, parent).send_rest()
         bootstrap = Bootstrap(options.num_resamples, options.seed)
         study = read_leak_study(folder / "runs", runs, store.class_names, bootstrap)
         check_store(paths.prepared, store.fingerprint)
         write_leak_study(folder, experiment, store, study)
+        numbers: dict[str, float | None] = {}
         for outcome in study.outcomes:
             name = f"{outcome.division}_{outcome.labels}_accuracy"
-            numbers = {
-                "": outcome.accuracy["value"],
-                "_low": outcome.accuracy["low"],
-                "_high": outcome.accuracy["high"],
+            numbers |= {
+                name: outcome.accuracy["value"],
+                f"{name}_low": outcome.accuracy["low"],
+                f"{name}_high": outcome.accuracy["high"],
             }
-            parent.log_metrics({f"{name}{end}": number for end, number in numbers.items() if number is not None})
-        for file in sorted(folder.glob("audit.*")):
-            parent.log_file(file)
+        metrics = {name: number for name, number in numbers.items() if number is not None}
+        parent.keep(RunFacts(metrics=metrics, files=name_files(paths, folder.glob("audit.*"))))
     for sentence in describe_outcomes(study.outcomes, store.class_names):
         console.print(f"  {sentence}", highlight=False)
     console.print(f"-> {folder / 'audit.html'}")
 
 
-def _train(experiment: Experiment, store: Store, run: LeakyRun, path: Path, parent: Tracker, console: Console) -> None:
+def _track(experiment: Experiment, path: Path, parent: TrackedRun) -> TrackedRun:
+    """Open the mirror of one training, below that of the study."""
+    tracking = dataclasses.replace(experiment.tracking, parent_run=parent.run_id)
+    name = Workspace(experiment.workspace, experiment.name, f"audit-{path.stem}")
+    return open_study_run(tracking, name, path.parent / "mlflow" / path.name)
+
+
+def _train(
+    experiment: Experiment, store: Store, run: LeakyRun, path: Path, parent: TrackedRun, console: Console
+) -> None:
     """Train and score one model; write its predictions, then its record, and keep an MLflow run of it."""
     paths, settings = experiment.paths, list_settings(experiment, store, run.num_train)
-    tracking = dataclasses.replace(experiment.tracking, tensorboard=False, parent_run=parent.run_id)
-    tracker = open_run(tracking, Workspace(paths.root, paths.name, f"audit-{run.name}"))
-    tracker.log_settings(settings | {"train.seed": run.seed})
     digest = compute_fingerprint(store.fingerprint, run.splits.tolist())
-    tracker.log_dataset(f"{paths.name} {run.name}", digest, str(paths.prepared), "audit")
-    epochs = settings["train.epochs"]
-    with finishing(tracker):
+    use = DatasetUse(f"{paths.name} {run.name}", digest, str(paths.prepared), "audit")
+    epochs, history = settings["train.epochs"], path.with_name(f"{run.name}-history.csv")
+    # What is there is of an interrupted training, or of another recipe.
+    (path.parent / "mlflow" / path.name).unlink(missing_ok=True)
+    with _track(experiment, path, parent) as tracked:
+        tracked.keep(RunFacts(settings=settings | {"train.seed": run.seed}, datasets=(use,)))
+        tracked.sync()
         with console.status(run.name) as status:
             outcome, facts = run_model(
                 experiment, store, run, lambda result: status.update(f"{run.name}: {result.epoch} of {epochs} epochs")
             )
-        record = {"settings": settings, "facts": facts | {"tracking_run": tracker.run_id}}
+        write_history(history, outcome.history)
+        record = {"settings": settings, "facts": facts | {"tracking_run": tracked.run_id}}
         write_run(path, outcome.predictions, store.class_names, record)
-        tracker.log_history(outcome.history)
-        tracker.log_metrics({"test_slice_accuracy": facts["accuracy"]})
-        tracker.log_file(path.with_suffix(".csv"))
+        tracked.keep(
+            RunFacts(
+                metrics={"test_slice_accuracy": facts["accuracy"]},
+                files=name_files(paths, [path.with_suffix(".csv")]),
+                history=paths.name_file(history),
+            )
+        )
     console.print(
         f"  {run.name}: accuracy {100 * facts['accuracy']:.1f} % on {facts['n']} slices of {facts['groups']} patients, "
         f"{facts['seconds']:.0f} s",
         highlight=False,
     )
-
-
-def _open_parent(experiment: Experiment, folder: Path) -> Tracker:
-    """Start the MLflow run that the others are shown below, or go on with that of an interrupted start."""
-    paths, path = experiment.paths, folder / "started.json"
-    known = read_json(path)["tracking_run"] if path.is_file() else ""
-    tracker = open_run(
-        dataclasses.replace(experiment.tracking, tensorboard=False),
-        Workspace(paths.root, paths.name, "-".join(part for part in (paths.run, "audit") if part)),
-        known,
-    )
-    write_json(path, {"tracking_run": tracker.run_id})
-    tracker.log_settings(flatten(experiment.audit, "audit"))
-    return tracker

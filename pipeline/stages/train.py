@@ -1,7 +1,6 @@
 """The train stage: from the store and the splits to checkpoints, curves and records."""
 
 import dataclasses
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -9,17 +8,18 @@ from rich.console import Console
 from pipeline.attention.maps import KEPT, check_attention
 from pipeline.attention.storage import keep_maps
 from pipeline.config.experiment import Experiment, dump_experiment
+from pipeline.config.tracking import TrackingConfig
 from pipeline.config.validation import require
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_json
+from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.data.leak_certificate import check_certificate
 from pipeline.data.splits import read_splits, resolve_roles
 from pipeline.data.store import check_store, read_store
 from pipeline.models.networks import count_parameters
-from pipeline.tracking.mlflow_run import open_run
-from pipeline.tracking.tracker import Tracker, finishing, log_split
+from pipeline.tracking.mlflow_run import TrackedRun, open_run
+from pipeline.tracking.records import RunFacts, describe_split, name_files
 from pipeline.training.augmentation import check_mirror, check_swap
 from pipeline.training.checkpoint import write_checkpoint
 from pipeline.training.devices import build_fabric
@@ -61,6 +61,7 @@ def train(experiment: Experiment, console: Console) -> None:
             if is_first_process():
                 words = "already trained; nothing to do. --train.resume false trains afresh."
                 console.print(f"{paths.run_folder}: {words}")
+                open_run(experiment.tracking, paths).send_rest()
             return
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
@@ -74,29 +75,31 @@ def _train_alone(task: Task, console: Console) -> None:
     experiment, paths = task.experiment, task.experiment.paths
     goes_on = experiment.train.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()
     if task.is_first and not goes_on:
-        known_run = _find_tracking_run(experiment, task.blank.settings)
+        started = read_started(paths)
+        if not experiment.train.resume or started is None or started["settings"] != task.blank.settings:
+            paths.tracking_record.unlink(missing_ok=True)  # else a start that was cut off before its first epoch ended
         clear_run(paths)
-        write_started(paths, task.blank.settings, known_run)
+        write_started(paths, task.blank.settings)
     task.fabric.barrier()
     state = build_state(task)
     if experiment.attention.every_epochs > 0:
         check_attention(state.classifier.model, KEPT)
-    tracker = Tracker()
-    if task.is_first:
-        tracker = _open_tracker(task, state)
-        console.print(_describe_start(task, state), highlight=False)
+    tracking = experiment.tracking if task.is_first else TrackingConfig(enabled=False)
     try:
-        with finishing(tracker):
-            _run(task, state, tracker, console)
+        with open_run(tracking, paths) as tracked:
             if task.is_first:
-                _keep_best(task, state, tracker)
+                _record_start(task, state, tracked)
+                console.print(_describe_start(task, state), highlight=False)
+            _run(task, state, tracked, console)
+            if task.is_first:
+                _record_best(task, state, tracked)
     except DivergenceError as error:
         raise UserError(_name_batch(task, error)) from error
     if task.is_first:
-        _write_record(task, state, tracker, console)
+        _write_record(task, state, tracked.run_id, console)
 
 
-def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
+def _run(task: Task, state: TrainingState, tracked: TrackedRun, console: Console) -> None:
     """Train, and after each epoch write maps, the best checkpoint, the last one and the curves, in this order."""
     paths, config = task.experiment.paths, task.experiment.train
     arguments = (task.fabric, state, task.train_examples, task.val_examples, config, task.experiment.augment)
@@ -105,8 +108,8 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
             _gather(task, state)
         return
     paths.divergence.unlink(missing_ok=True)  # of an earlier start
-    tracker.log_history(state.history)
     write_history(paths.history, state.history)  # a run may have been cut off between its checkpoint and this
+    tracked.sync()
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(*arguments, on_step=display.show_step if console.is_terminal else None):
             weights, optimizer = _gather(task, state)
@@ -122,14 +125,14 @@ def _run(task: Task, state: TrainingState, tracker: Tracker, console: Console) -
                 deviation=state.classifier.deviation_values,
                 epoch=result.epoch,
                 history=tuple(state.history),
-                tracking_run=tracker.run_id,
+                tracking_run=tracked.run_id,
                 weights=weights,
             )
             if is_best:
                 write_checkpoint(paths.best_checkpoint, best)
             write_checkpoint(paths.last_checkpoint, dataclasses.replace(best, optimizer=optimizer))
             write_history(paths.history, state.history)
-            tracker.log_history(state.history[-1:])
+            tracked.sync()
             display.show_epoch(result, is_best)
 
 
@@ -162,38 +165,26 @@ def _check_unchanged(task: Task) -> None:
         check_store(paths.prepared, task.store.fingerprint)
 
 
-def _find_tracking_run(experiment: Experiment, settings: dict[str, Any]) -> str:
-    """Return the MLflow run of a start that was cut off before its first epoch ended."""
-    started = read_started(experiment.paths)
-    if not experiment.train.resume or started is None or started["settings"] != settings:
-        return ""
-    run_id: str = started["tracking_run"]
-    return run_id
-
-
-def _open_tracker(task: Task, state: TrainingState) -> Tracker:
-    """Start or re-open the MLflow run and keep all that is known before training."""
-    paths, blank = task.experiment.paths, task.blank
-    started = read_started(paths)
-    known_run = "" if started is None else started["tracking_run"]
-    tracker = open_run(task.experiment.tracking, paths, known_run)
-    write_started(paths, blank.settings, tracker.run_id)
-    tracker.log_settings(flatten(task.experiment) | {"num_parameters": count_parameters(state.classifier.model)})
-    facts = {
+def _record_start(task: Task, state: TrainingState, tracked: TrackedRun) -> None:
+    """Keep all that is known of the run before training."""
+    experiment, paths, blank = task.experiment, task.experiment.paths, task.blank
+    write_bytes(paths.run_options, dump_experiment(experiment).encode())
+    tags = {
         "commit": blank.commit,
         "hardware": read_hardware(),
         "store_fingerprint": blank.store_fingerprint,
         "split_fingerprint": blank.split_fingerprint,
     }
-    tracker.set_tags(facts | {f"version.{name}": version for name, version in blank.versions.items()})
-    tracker.log_text(dump_experiment(task.experiment), "config.yaml")
-    tracker.log_file(paths.splits)
-    tracker.log_file(paths.certificate)
-    for role in ("train", "val"):
-        log_split(tracker, task.experiment, task.store, task.roles, role)
-    if task.experiment.tracking.system_metrics:
-        tracker.watch_system()
-    return tracker
+    tracked.keep(
+        RunFacts(
+            settings=flatten(experiment) | {"num_parameters": count_parameters(state.classifier.model)},
+            tags=tags | {f"version.{name}": version for name, version in blank.versions.items()},
+            datasets=tuple(describe_split(experiment, task.store, task.roles, role) for role in ("train", "val")),
+            files=name_files(paths, (paths.run_options, paths.splits, paths.certificate)),
+            history=paths.name_file(paths.history),
+        )
+    )
+    tracked.watch_system()
 
 
 def _describe_start(task: Task, state: TrainingState) -> str:
@@ -207,26 +198,23 @@ def _describe_start(task: Task, state: TrainingState) -> str:
     )
 
 
-def _keep_best(task: Task, state: TrainingState, tracker: Tracker) -> None:
-    """Keep the best epoch's model and numbers in MLflow."""
-    paths, blank = task.experiment.paths, task.blank
-    best = find_best(state.history, task.experiment.train.select_by)
-    tags = {
-        "class_names": ", ".join(blank.class_names),
-        "epoch": str(best.epoch),
-        "run": paths.run,
-        "val_accuracy": f"{best.val_accuracy:.4f}",
-        "store_fingerprint": blank.store_fingerprint,
-        "split_fingerprint": blank.split_fingerprint,
-    }
-    registered_name = paths.name if task.experiment.tracking.register else ""
-    tracker.log_model(paths.best_checkpoint, tags, registered_name)
-    tracker.log_file(paths.history)
-    numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
-    tracker.log_metrics(numbers)
+def _record_best(task: Task, state: TrainingState, tracked: TrackedRun) -> None:
+    """Keep the best epoch's model and numbers."""
+    paths, best = task.experiment.paths, find_best(state.history, task.experiment.train.select_by)
+    tracked.keep(
+        RunFacts(
+            metrics={
+                "best_epoch": best.epoch,
+                "best_val_loss": best.val_loss,
+                "best_val_accuracy": best.val_accuracy,
+            },
+            files=name_files(paths, [paths.history]),
+            checkpoint=paths.name_file(paths.best_checkpoint),
+        )
+    )
 
 
-def _write_record(task: Task, state: TrainingState, tracker: Tracker, console: Console) -> None:
+def _write_record(task: Task, state: TrainingState, tracking_run: str, console: Console) -> None:
     """Write the record that the run is complete."""
     paths, blank, fabric = task.experiment.paths, task.blank, task.fabric
     best = find_best(state.history, task.experiment.train.select_by)
@@ -244,7 +232,7 @@ def _write_record(task: Task, state: TrainingState, tracker: Tracker, console: C
         "commit": blank.commit,
         "store_fingerprint": blank.store_fingerprint,
         "split_fingerprint": blank.split_fingerprint,
-        "tracking_run": tracker.run_id,
+        "tracking_run": tracking_run,
     }
     write_json(paths.training_record, record)
     scores = f"val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"

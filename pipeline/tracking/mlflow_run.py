@@ -1,148 +1,311 @@
-"""The door to MLflow's runs, with TensorBoard's event files beside them where they are asked for.
+"""Mirrors of runs in MLflow, and in TensorBoard's event files where they are switched on.
 
-A run is addressed by its id and nothing is kept in MLflow's process-wide state, so that a stage can
-re-open the run of an earlier one.
+All that a stage has to say of a run lies on disk first: its files, its curves, and ``mlflow.json`` with the facts
+that have no file of their own. A sync compares them with the server and sends what the server lacks. What a server
+does not take stays on disk, and the next sync sends it, in this process or in that of a later stage.
+
+A run is addressed by its id and nothing is kept in MLflow's process-wide state, so that a stage can re-open the run
+of an earlier one.
 """
 
+import dataclasses
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
+from pipeline.core.errors import UserError
+from pipeline.core.provenance import compute_fingerprint
+from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
 from pipeline.export.mlflow_model import log_model
 from pipeline.tracking.mlflow_database import connect, resolve_uri
-from pipeline.tracking.offline_buffer import GuardedTracker
-from pipeline.tracking.tensorboard import open_event_log
-from pipeline.tracking.tracker import Tracker, list_numbers
-from pipeline.training.history import EpochResult
+from pipeline.tracking.records import RunFacts, merge_facts, read_record, write_record
+from pipeline.tracking.tensorboard import EventLog
+from pipeline.training.history import EpochResult, list_numbers, read_history
 
+logger = logging.getLogger(__name__)
 MAX_VALUE_LENGTH = 500
+MAX_BATCH = 100  # parameters, tags or epochs that MLflow takes at once
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
 SECONDS_BETWEEN_SAMPLES = 5.0  # of the machine's load; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
+FILE = "file"
+MAX_REFUSED = 3  # a server that refuses more than these is not there
 
 
-class MlflowTracker(Tracker):
-    """Records of one run in MLflow.
-
-    Args:
-        client: of ``MlflowClient``.
-        run_id: of a run that exists.
-    """
-
-    def __init__(self, client: Any, run_id: str) -> None:
-        super().__init__(run_id)
-        self.client = client
-        self.monitor: Any = None
-
-    def log_settings(self, settings: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(name, str(value)[:MAX_VALUE_LENGTH]) for name, value in settings.items()]
-        known = self.client.get_run(self.run_id).data.params
-        # MLflow refuses to change a parameter; a run that goes on differs at most in how it is executed.
-        new = [param for param in params if param.key not in known]
-        for start in range(0, len(new), 100):
-            self.client.log_batch(self.run_id, params=new[start : start + 100])
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-    def log_text(self, text: str, name: str) -> None:
-        self.client.log_text(self.run_id, text, name)
-
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-        log(self.run_id, str(path), folder)
-
-    def log_dataset(self, name: str, fingerprint: str, source: str, role: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(name=name, digest=fingerprint, source_type="local", source=json.dumps({"uri": source}))
-        tag = InputTag(key="mlflow.data.context", value=role)
-        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
-
-    def watch_system(self) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        # Told which run and which database, it needs nothing of MLflow's process-wide state.
-        self.monitor = SystemMetricsMonitor(
-            self.run_id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=self.client.tracking_uri
-        )
-        self.monitor.start()
-
-    def log_history(self, history: Sequence[EpochResult]) -> None:
-        known = {metric.step for metric in self.client.get_metric_history(self.run_id, "val_loss")}
-        for result in history:
-            if result.epoch not in known:
-                self._log_batch(list_numbers(result), result.epoch)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        self._log_batch(metrics, step)
-
-    def _log_batch(self, metrics: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
-
-    def log_model(self, checkpoint_path: Path, tags: Mapping[str, str], registered_name: str = "") -> None:
-        log_model(self.client, self.run_id, checkpoint_path, tags, registered_name)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        if self.monitor is not None:
-            self.monitor.finish()
-            self.monitor = None
-        self.client.set_terminated(self.run_id, status)
-
-
-def open_run(config: TrackingConfig, workspace: Workspace, run_id: str = "") -> Tracker:
-    """Start a run, or go on with one.
+def open_run(config: TrackingConfig, workspace: Workspace) -> "TrackedRun":
+    """Open the mirror of a run's folder.
 
     Args:
-        config: whether and where, and which run it is nested below.
-        workspace: names the experiment and the run, and the folder of the default database.
-        run_id: of a run to go on with; empty, or unknown to the server, starts a new one.
-
-    Returns:
-        Where to log; without tracking, one that keeps nothing. Where MLflow does not answer, records wait.
+        config: Whether and where runs are kept, and the run that this one is nested below.
+        workspace: The folders; names the experiment and the run.
 
     Raises:
-        UserError: the experiment was deleted in MLflow, or TensorBoard is wanted and not installed.
+        UserError: TensorBoard is asked for and not installed.
     """
-    events = open_event_log(workspace.event_folder) if config.tensorboard else None
-    if not config.enabled:
-        return Tracker(events=events)
-    _quieten()
-    uri = resolve_uri(config, workspace)
-    tracker = GuardedTracker(lambda: _reach_run(uri, config, workspace, run_id), uri, workspace.run_folder, events)
-    tracker.deliver()
-    return tracker
+    return TrackedRun(config, workspace, workspace.tracking_record)
 
 
-def _reach_run(uri: str, config: TrackingConfig, workspace: Workspace, run_id: str) -> MlflowTracker:
-    from mlflow.exceptions import MlflowException
+def open_study_run(config: TrackingConfig, workspace: Workspace, path: Path) -> "TrackedRun":
+    """Open the mirror of a study, or of one training of it, which has no folder of a run.
 
-    client, experiment_id = connect(uri, workspace)
-    parent = {PARENT_TAG: config.parent_run} if config.parent_run != "" else {}
-    if run_id != "":
+    Args:
+        config: Whether and where runs are kept, and the run that this one is nested below.
+        workspace: Names the experiment and the run.
+        path: The file that keeps the records.
+    """
+    return TrackedRun(dataclasses.replace(config, tensorboard=False), workspace, path)
+
+
+class TrackedRun:
+    """A run whose facts are kept on disk and mirrored; a context whose end closes the run.
+
+    Args:
+        config: Whether and where runs are kept, and the run that this one is nested below.
+        workspace: The folders; names the experiment and the run.
+        path: The file that keeps the records.
+    """
+
+    def __init__(self, config: TrackingConfig, workspace: Workspace, path: Path) -> None:
+        self.config = config
+        self.workspace = workspace
+        self.path = path
+        parent = {PARENT_TAG: config.parent_run} if config.parent_run != "" else {}
+        record = read_record(path)
+        self.record = dataclasses.replace(record, facts=merge_facts(record.facts, RunFacts(tags=parent)))
+        self.uri = resolve_uri(config, workspace)
+        self.events = EventLog(workspace.event_folder) if config.tensorboard else None
+        self.client: Any = None
+        self.monitor: Any = None
+        self.is_watched = False
+        self.has_warned = False
+
+    @property
+    def run_id(self) -> str:
+        """The id in MLflow; empty without one."""
+        return self.record.run_id if self.config.enabled else ""
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the server answered so far."""
+        return self.client is not None
+
+    def __enter__(self) -> "TrackedRun":
+        self.record = dataclasses.replace(self.record, status="RUNNING")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failed = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        self.close("FINISHED" if error is None else failed)
+
+    def keep(self, facts: RunFacts) -> None:
+        """Keep facts on disk, from where the next sync sends them."""
+        self._write(facts=merge_facts(self.record.facts, facts), is_sent=False)
+
+    def watch_system(self) -> None:
+        """Let MLflow record how busy the machine is, from the next sync to the end."""
+        self.is_watched = self.config.system_metrics
+
+    def sync(self, is_last: bool = False) -> None:
+        """Send what MLflow and TensorBoard lack.
+
+        Args:
+            is_last: Send everything else where the server refuses something, and warn of what it lacks then.
+
+        Raises:
+            UserError: The server answers, and names what a user has to fix.
+        """
+        facts = self.record.facts
+        history_path = self.workspace.root / facts.history
+        history = read_history(history_path) if history_path.is_file() else []
+        if self.events is not None:
+            state = compute_fingerprint(history, facts.metrics)
+            if self.record.sent.get("tensorboard") != state:
+                self.events.write(history, facts.metrics)
+                self._write(sent=self.record.sent | {"tensorboard": state})
+        if not self.config.enabled:
+            return
+        lacking = self._send(history, is_last)
+        self._write(is_sent=not lacking)
+        if lacking and is_last:
+            words = "lacks %s of this run. They are kept in %s, and sent when its next stage runs."
+            logger.warning("warning: tracking: %s " + words, self.uri, ", ".join(lacking), self.path.parent)
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Send all that is left, and how the run ended: FINISHED, FAILED or KILLED."""
+        if self.monitor is not None:
+            self.monitor.finish()
+        self._write(status=status, is_sent=False)
+        self.sync(is_last=True)
+        if self.events is not None:
+            self.events.close()
+
+    def send_rest(self) -> None:
+        """Send what an earlier process could not send, if there is anything."""
+        if self.config.enabled and not self.record.is_sent:
+            self.close()
+
+    def _write(self, **changes: Any) -> None:
+        self.record = dataclasses.replace(self.record, **changes)
+        if self.config.enabled or self.config.tensorboard:
+            write_record(self.path, self.record)
+
+    def _send(self, history: list[EpochResult], is_last: bool) -> list[str]:
+        """Send one part after the other; return the names of those that the server lacks."""
+        parts: list[tuple[str, Callable[[], None]]] = []
+        if not self._is_taken(lambda: parts.extend(self._list_parts(history))):
+            return ["the records"]
+        lacking: list[str] = []
+        for name, send in parts:
+            # At the end the others are tried too: one file may never be taken, and the run has to be closed.
+            gives_up = lacking and (not is_last or (len(lacking) >= MAX_REFUSED and name != "status"))
+            if gives_up or not self._is_taken(send):
+                lacking.append(name)
+        num_files = lacking.count(FILE)
+        return [count_words(num_files, FILE) if name == FILE else name for name in dict.fromkeys(lacking)]
+
+    def _is_taken(self, send: Callable[[], None]) -> bool:
+        """Send something; warn the first time that the server does not take it."""
         try:
-            client.update_run(run_id, status="RUNNING")
-            tracker = MlflowTracker(client, run_id)
-            if parent:
-                tracker.set_tags(parent)
-            return tracker
-        except MlflowException:
-            pass  # another database than the last time: the records start anew
-    name = workspace.run if workspace.run != "" else workspace.name
-    run = client.create_run(experiment_id, run_name=name, tags=parent)
-    return MlflowTracker(client, run.info.run_id)
+            send()
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 (a server's client raises what its own back end raises)
+            if not self.has_warned:
+                reason = str(error).strip().partition("\n")[0]
+                words = "does not take records (%s). The work goes on, and they are sent later."
+                logger.warning("warning: tracking: %s " + words, self.uri, reason)
+            self.has_warned = True
+            return False
+        return True
+
+    def _list_parts(self, history: list[EpochResult]) -> list[tuple[str, Callable[[], None]]]:
+        """Compare the run with the records: the names of the parts that it may lack, and how they are sent."""
+        run, facts = self._reach(), self.record.facts
+        parts: list[tuple[str, Callable[[], None]]] = [
+            ("settings", partial(_send_values, self.client, run, facts)),
+            ("data sets", partial(_send_datasets, self.client, run, facts)),
+            ("curves", partial(_send_curves, self.client, run, history)),
+        ]
+        sent = self.record.sent
+        for name in facts.files:
+            path = self.workspace.root / name
+            if path.exists() and sent.get(name) != _describe_file(path):
+                parts.append((FILE, partial(self._send_file, name)))
+        if sent.get("model", "") != facts.checkpoint:
+            parts.append(("model", self._send_model))
+        if run.info.status != self.record.status:
+            send = self.client.update_run if self.record.status == "RUNNING" else self.client.set_terminated
+            parts.append(("status", partial(send, run.info.run_id, self.record.status)))
+        if self.is_watched and self.monitor is None:
+            parts.append(("system metrics", self._start_monitor))
+        return parts
+
+    def _reach(self) -> Any:
+        """Return the run as the server has it; start one where there is none."""
+        if self.client is not None:
+            return self.client.get_run(self.run_id)
+        _quieten()
+        client, experiment_id = connect(self.uri, self.workspace)
+        if not client.search_runs([experiment_id], f"attributes.run_id = '{self.run_id}'"):
+            # The first time, or another server than the last time.
+            run = client.create_run(experiment_id, run_name=self.workspace.run or self.workspace.name)
+            self._write(run_id=run.info.run_id, sent={})
+        self.client = client
+        return client.get_run(self.run_id)
+
+    def _send_file(self, name: str) -> None:
+        path, folder = self.workspace.root / name, self.record.facts.files[name]
+        state = _describe_file(path)
+        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        log(self.run_id, str(path), folder or None)
+        self._write(sent=self.record.sent | {name: state})
+
+    def _send_model(self) -> None:
+        checkpoint = self.record.facts.checkpoint
+        registered_name = self.workspace.name if self.config.register else ""
+        log_model(self.client, self.run_id, self.workspace.root / checkpoint, registered_name)
+        self._write(sent=self.record.sent | {"model": checkpoint})
+
+    def _start_monitor(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # With the run and the database it needs nothing of MLflow's process-wide state.
+        uri = self.client.tracking_uri
+        self.monitor = SystemMetricsMonitor(self.run_id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=uri)
+        self.monitor.start()
+
+
+def _send_values(client: Any, run: Any, facts: RunFacts) -> None:
+    """Send options, tags and numbers that the run lacks.
+
+    MLflow refuses to change an option; a run that is resumed differs at most in how it is executed.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    now, known = _now_ms(), run.data
+    options = {name: str(value)[:MAX_VALUE_LENGTH] for name, value in facts.settings.items()}
+    params = [Param(name, value) for name, value in options.items() if name not in known.params]
+    tags = [RunTag(name, value) for name, value in facts.tags.items() if known.tags.get(name) != value]
+    metrics = [Metric(name, value, now, 0) for name, value in facts.metrics.items() if known.metrics.get(name) != value]
+    for start in range(0, max(len(params), len(tags), len(metrics)), MAX_BATCH):
+        batch = slice(start, start + MAX_BATCH)
+        client.log_batch(run.info.run_id, metrics[batch], params[batch], tags[batch])
+
+
+def _send_datasets(client: Any, run: Any, facts: RunFacts) -> None:
+    """Send the data that the run used, each once in each role."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    items = run.inputs.dataset_inputs if run.inputs is not None else []
+    known = {(item.dataset.name, item.dataset.digest, *(tag.value for tag in item.tags)) for item in items}
+    new = [
+        DatasetInput(
+            Dataset(use.name, use.digest, source_type="local", source=json.dumps({"uri": use.source})),
+            [InputTag(key="mlflow.data.context", value=use.role)],
+        )
+        for use in facts.datasets
+        if (use.name, use.digest, use.role) not in known
+    ]
+    if new:
+        client.log_inputs(run.info.run_id, datasets=new)
+
+
+def _send_curves(client: Any, run: Any, history: list[EpochResult]) -> None:
+    """Send the epochs that the run lacks."""
+    from mlflow.entities import Metric
+
+    if not history:
+        return
+    now = _now_ms()
+    known = {metric.step for metric in client.get_metric_history(run.info.run_id, "val_loss")}
+    new = [result for result in history if result.epoch not in known]
+    for start in range(0, len(new), MAX_BATCH):
+        metrics = [
+            Metric(name, value, now, result.epoch)
+            for result in new[start : start + MAX_BATCH]
+            for name, value in list_numbers(result).items()
+        ]
+        client.log_batch(run.info.run_id, metrics)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _describe_file(path: Path) -> str:
+    """Return what changes with the content of a file or folder: names, sizes and times of the last change."""
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    stats = [(file.relative_to(path), file.stat()) for file in files]
+    return compute_fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def _quieten() -> None:

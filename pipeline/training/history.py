@@ -1,5 +1,6 @@
 """What each epoch gave, which one was the best, and when it is enough."""
 
+import csv
 import dataclasses
 import io
 from collections.abc import Sequence
@@ -54,6 +55,18 @@ def should_stop(history: Sequence[EpochResult], config: TrainConfig) -> bool:
     if config.early_stopping_epochs == 0 or not history:
         return False
     return history[-1].epoch - find_best(history, config.select_by).epoch >= config.early_stopping_epochs
+
+
+def list_numbers(result: EpochResult) -> dict[str, float]:
+    """Return an epoch's numbers without the epoch's own."""
+    return {name: value for name, value in dataclasses.asdict(result).items() if name != "epoch"}
+
+
+def read_history(path: Path) -> list[EpochResult]:
+    """Read what :func:`write_history` wrote, to the last bit."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    return [EpochResult(epoch=int(row.pop("epoch")), **row) for row in rows]
 
 
 def write_history(path: Path, history: Sequence[EpochResult]) -> None:

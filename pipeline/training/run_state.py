@@ -111,13 +111,14 @@ def clear_run(paths: Workspace) -> None:
     started = paths.run_folder / "started.json"
     events = paths.event_folder.glob("events.out.tfevents.*")
     checkpoints = (paths.last_checkpoint, paths.best_checkpoint)
-    for path in (paths.training_record, started, *checkpoints, paths.history, paths.divergence, *events):
+    records = (paths.run_options, paths.history, paths.divergence)
+    for path in (paths.training_record, started, *checkpoints, *records, *events):
         path.unlink(missing_ok=True)
     for path in paths.attention_maps.glob("epoch_*.npz"):
         path.unlink()
     shutil.rmtree(paths.export_folder, ignore_errors=True)
 
 
-def write_started(paths: Workspace, settings: dict[str, Any], tracking_run: str) -> None:
-    """Say that a run begins, under which options and with which MLflow run."""
-    write_json(paths.run_folder / "started.json", {"settings": settings, "tracking_run": tracking_run})
+def write_started(paths: Workspace, settings: dict[str, Any]) -> None:
+    """Say that a run begins, and under which options."""
+    write_json(paths.run_folder / "started.json", {"settings": settings})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from pipeline.data.store import write_store
 from pipeline.preprocessing.parts import describe_options
 from pipeline.stages.split import split
 from pipeline.stages.train import train
+from pipeline.tracking.mlflow_run import TrackedRun
+from pipeline.tracking.records import RunFacts
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.history import EpochResult
+from pipeline.training.history import EpochResult, write_history
 
 SLICES = 4
 
@@ -90,6 +93,14 @@ def with_train(experiment: Experiment, **options) -> Experiment:
 
 def read_weights(path: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in read_checkpoint(path).weights.items()}
+
+
+def keep_history(tracked: TrackedRun, history: Sequence[EpochResult]) -> None:
+    """Write the curves of a run and send them, as training does after each epoch."""
+    paths = tracked.workspace
+    write_history(paths.history, history)
+    tracked.keep(RunFacts(history=paths.name_file(paths.history)))
+    tracked.sync()
 
 
 HISTORY = [EpochResult(epoch, 1 / epoch, 0.5, 2 / epoch, 0.5, 0.1, 1.0, 1.0) for epoch in (1, 2, 3)]

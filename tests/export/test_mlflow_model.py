@@ -19,6 +19,7 @@ import torch
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.core.workspace import Workspace
+from pipeline.export.mlflow_model import log_model
 from pipeline.formats.nifti import read_volume
 from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.preprocessing.slicing import cut_stack
@@ -34,13 +35,14 @@ def logged(tracking_uri, tmp_path_factory):
     """A checkpoint, its run and the folder of the model that was logged."""
     folder = tmp_path_factory.mktemp("logged")
     write_checkpoint(folder / "best.safetensors", make_checkpoint())
-    tracker = open_run(TrackingConfig(uri=tracking_uri), Workspace(folder, "served"))
-    tracker.log_model(folder / "best.safetensors", {"class_names": "left, right", "epoch": "3"}, "served")
-    tracker.log_model(folder / "best.safetensors", {}, "served")  # a stage that is run again logs nothing again
-    outputs = tracker.inner.client.get_run(tracker.run_id).outputs.model_outputs
+    run = open_run(TrackingConfig(uri=tracking_uri), Workspace(folder, "served"))
+    run.sync()
+    for _ in range(2):  # a stage that is run again logs nothing again
+        log_model(run.client, run.run_id, folder / "best.safetensors", "served")
+    outputs = run.client.get_run(run.run_id).outputs.model_outputs
     assert len(outputs) == 1
-    location = tracker.inner.client.get_logged_model(outputs[0].model_id).artifact_location
-    return folder / "best.safetensors", tracker, Path(location.removeprefix("file://"))
+    location = run.client.get_logged_model(outputs[0].model_id).artifact_location
+    return folder / "best.safetensors", run, Path(location.removeprefix("file://"))
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +109,26 @@ def test_what_cannot_be_scored_is_refused_with_its_reason(inputs, message, loade
 
 
 def test_the_registry_has_a_version_with_its_facts(logged):
-    _, tracker, folder = logged
-    (version,) = tracker.inner.client.search_model_versions("name = 'served'")
-    assert (int(version.version), version.run_id) == (1, tracker.run_id)
-    assert version.tags == {"class_names": "left, right", "epoch": "3"}
+    path, run, folder = logged
+    checkpoint = read_checkpoint(path)
+    (version,) = run.client.search_model_versions("name = 'served'")
+    assert (int(version.version), version.run_id) == (1, run.run_id)
+    assert version.tags == {
+        "class_names": "left, right",
+        "epoch": str(checkpoint.epoch),
+        "run": "served",
+        "val_accuracy": f"{checkpoint.history[-1].val_accuracy:.4f}",
+        "store_fingerprint": checkpoint.store_fingerprint,
+        "split_fingerprint": checkpoint.split_fingerprint,
+    }
     assert version.source.removeprefix("file://") == str(folder)
 
 
 def test_without_a_name_nothing_is_registered(tracking_uri, logged, tmp_path):
-    tracker = open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, "unregistered"))
-    tracker.log_model(logged[0], {})
-    assert not tracker.inner.client.search_registered_models("name = 'unregistered'")
+    run = open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, "unregistered"))
+    run.sync()
+    log_model(run.client, run.run_id, logged[0], "")
+    assert not run.client.search_registered_models("name = 'unregistered'")
 
 
 def test_the_logged_model_brings_its_code_along(logged, knee, tmp_path):

@@ -23,7 +23,10 @@ from pipeline.training.checkpoint import read_checkpoint
 STAGES = ("fetch", "preprocess", "split", "train", "evaluate")
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 # Records of when and where, which no two runs have in common.
-IGNORED = (".lock", ".lock.json", "mlflow.db", "mlflow.db.lock", "report.html", "comparison.html")
+IGNORED = (
+    *(".lock", ".lock.json", "mlflow.db", "mlflow.db.lock", "mlflow.json"),
+    *("config.yaml", "report.html", "comparison.html"),
+)
 CLOCK_COLUMNS = ("seconds", "images_per_second")
 
 

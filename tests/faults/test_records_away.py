@@ -1,8 +1,14 @@
 """An MLflow that is down at the start, goes away in between or comes back costs no training and hides no loss."""
 
+import contextlib
+import dataclasses
 import logging
+import random
 import shutil
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,10 +20,9 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_run import open_run
-from pipeline.tracking.offline_buffer import GuardedTracker
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.records import RunFacts, read_record
 from tests.builders.tiny_workspace import TINY_CONFIG
-from tests.builders.training_runs import HISTORY
+from tests.builders.training_runs import HISTORY, keep_history
 
 
 @pytest.fixture
@@ -44,79 +49,143 @@ def test_training_goes_on_without_a_server_and_says_what_is_lost(
     found = pd.read_csv(workspace / "runs" / "tiny" / "history.csv")
     assert found["val_loss"].tolist() == expected["val_loss"].tolist()
     assert f"{uri} does not take records" in caplog.text
-    assert f"records did not reach {uri}. What they say is kept in {workspace / 'runs' / 'tiny'}." in caplog.text
+    assert f"{uri} lacks the records of this run. They are kept in {workspace / 'runs' / 'tiny'}" in caplog.text
+    assert "\n" not in caplog.records[-1].getMessage()
+
+    # The server is there again: the next stage sends what training could not.
+    words += ["--tracking.uri", f"sqlite:///{workspace / 'mlflow.db'}"]
+    assert main(["train", *words]) == 0
+    client = MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.epochs"] == "2"
+    assert "test_slice_accuracy" in run.data.metrics
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val_loss")] == [1, 2]
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "evaluation"}
+    assert len(client.search_model_versions("name = 'tiny'")) == 1
+    assert read_record(workspace / "runs" / "tiny" / "mlflow.json").is_sent
 
 
-def test_records_that_waited_are_all_there_when_the_database_is_back(tmp_path, caplog):
-    workspace = Workspace(tmp_path, "tiny")
-    tracker = open_run(TrackingConfig(), workspace)
-    tracker.log_settings({"train.epochs": 2})
-    tracker.log_history(HISTORY[:1])
-    database = workspace.tracking_database
-    database.rename(tmp_path / "away.db")
-    database.mkdir()  # what is there now cannot be opened
-    with caplog.at_level(logging.WARNING):
-        tracker.log_history(HISTORY[1:2])
-        tracker.set_tags({"hardware": "a machine"})
-        tracker.log_text("name: tiny", "config.yaml")
+class Away:
+    """A local database that can be taken away, and what is there then cannot be opened."""
+
+    def __init__(self, workspace):
+        self.database, self.place = workspace.tracking_database, workspace.root / "away.db"
+
+    def __enter__(self):
+        self.database.rename(self.place)
+        self.database.mkdir()
+
+    def __exit__(self, *_):
+        self.database.rmdir()
+        self.place.rename(self.database)
+
+
+@pytest.fixture
+def workspace(tracking_uri, tmp_path):
+    """A workspace whose database has its tables: making them takes ten seconds."""
+    folder = Workspace(tmp_path, "tiny")
+    open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path / "other", "made")).sync()
+    shutil.copyfile(tracking_uri.removeprefix("sqlite:///"), folder.tracking_database)
+    return folder
+
+
+def test_records_that_waited_are_all_there_when_the_database_is_back(workspace, caplog):
+    tracked = open_run(TrackingConfig(), workspace)
+    tracked.keep(RunFacts(settings={"train.epochs": 2}))
+    keep_history(tracked, HISTORY[:1])
+    (workspace.root / "config.yaml").write_text("name: tiny")
+    with caplog.at_level(logging.WARNING), Away(workspace):
+        tracked.keep(RunFacts(tags={"hardware": "a machine"}, files={"config.yaml": ""}))
+        keep_history(tracked, HISTORY[:2])
+        keep_history(tracked, HISTORY)
     assert caplog.text.count("does not take records") == 1, "once, not for every record"
-    database.rmdir()
-    (tmp_path / "away.db").rename(database)
-    tracker.finish()
-    client = MlflowClient(f"sqlite:///{database}")
-    run = client.get_run(tracker.run_id)
+    assert not read_record(tracked.path).is_sent
+    tracked.close()
+    run = tracked.client.get_run(tracked.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["hardware"] == "a machine"
-    assert [metric.step for metric in client.get_metric_history(tracker.run_id, "val_loss")] == [1, 2]
-    assert [item.path for item in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
-    assert "did not reach" not in caplog.text
+    assert [metric.step for metric in tracked.client.get_metric_history(tracked.run_id, "val_loss")] == [1, 2, 3]
+    assert [item.path for item in tracked.client.list_artifacts(tracked.run_id)] == ["config.yaml"]
+    assert " lacks " not in caplog.text
+    assert read_record(tracked.path).is_sent
 
 
-class Notes(Tracker):
-    """A store that can be switched off."""
-
-    def __init__(self) -> None:
-        super().__init__("run 1")
-        self.taken = []
-        self.is_down = False
-
-    def set_tags(self, tags):
-        if self.is_down:
-            raise ConnectionError("nobody answers")
-        self.taken.append(tags)
-
-    def log_file(self, path, folder=None):
-        path.read_bytes()
-
-    def finish(self, status="FINISHED"):
-        self.taken.append(status)
+def test_thirty_epochs_of_a_run_that_was_killed_and_of_a_database_that_went_away_are_there_once(workspace):
+    history = [dataclasses.replace(HISTORY[0], epoch=epoch, val_loss=1 / epoch) for epoch in range(1, 31)]
+    generator = random.Random(0)
+    for epoch in range(1, 31):
+        if epoch == 1 or generator.random() < 0.3:  # a new process, which knows what is on disk
+            tracked = open_run(TrackingConfig(), workspace)
+        with Away(workspace) if generator.random() < 0.3 else contextlib.nullcontext():
+            keep_history(tracked, history[:epoch])
+    tracked.close()
+    losses = tracked.client.get_metric_history(tracked.run_id, "val_loss")
+    assert [(metric.step, metric.value) for metric in losses] == [(epoch, 1 / epoch) for epoch in range(1, 31)]
+    assert len(tracked.client.search_runs([tracked.client.get_experiment_by_name("tiny").experiment_id])) == 1
 
 
-def test_records_arrive_once_and_in_order(tmp_path):
-    notes = Notes()
-    tracker = GuardedTracker(lambda: notes, "notes", tmp_path)
-    for number in range(8):
-        notes.is_down = 2 <= number < 5
-        if number == 6:
-            tracker.log_history([])  # an epoch ends: it asks again
-        tracker.set_tags({"number": str(number)})
-    assert [tags["number"] for tags in notes.taken] == [str(number) for number in range(8)]
+def test_a_server_that_is_broken_is_asked_once_a_sync(workspace, monkeypatch):
+    """Nobody waits for a server longer than one question takes, at the start, at each epoch and at the end."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    asked = []
+
+    class Broken(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with open_run(TrackingConfig(uri=f"http://127.0.0.1:{server.server_port}"), workspace) as tracked:
+                tracked.keep(RunFacts(settings={"a": 1}, tags={"b": "2"}, files={"tiny.yaml": ""}))
+                for number in (1, 2, 3):
+                    keep_history(tracked, HISTORY[:number])
+                    assert len(asked) == number
+            assert len(asked) == 4
+        finally:
+            server.shutdown()
 
 
-def test_one_record_that_is_never_taken_does_not_hold_up_the_end(tmp_path, caplog):
-    notes = Notes()
-    tracker = GuardedTracker(lambda: notes, "notes", tmp_path)
-    tracker.log_file(tmp_path / "not_there.csv")
-    tracker.set_tags({"number": "1"})
-    assert notes.taken == []
-    tracker.finish()
-    assert notes.taken == [{"number": "1"}, "FINISHED"]
-    assert f"1 record did not reach notes. What they say is kept in {tmp_path}." in caplog.text
+def test_one_file_that_is_never_taken_does_not_hold_up_the_end(workspace, caplog):
+    for name in ("refused.csv", "taken.csv"):
+        (workspace.root / name).write_text("a")
+    with open_run(TrackingConfig(), workspace) as tracked:
+        tracked.sync()
+        artifacts = Path(tracked.client.get_run(tracked.run_id).info.artifact_uri.removeprefix("file://"))
+        artifacts.mkdir(parents=True)
+        (artifacts / "tables").write_text("no folder")
+        tracked.keep(RunFacts(files={"refused.csv": "tables", "taken.csv": ""}))
+        tracked.sync()
+        assert not (artifacts / "taken.csv").exists(), "in between nothing more is tried"
+    assert (artifacts / "taken.csv").read_text() == "a"
+    assert tracked.client.get_run(tracked.run_id).info.status == "FINISHED"
+    assert f"lacks 1 file of this run. They are kept in {workspace.run_folder}" in caplog.text
 
 
-def test_what_the_user_has_to_mend_is_said_at_once(tmp_path):
-    def refuse():
-        raise UserError("tracking: the experiment was deleted")
+def test_a_server_that_refuses_files_is_asked_for_a_few_and_the_run_is_closed(workspace, caplog):
+    names = [f"{number}.csv" for number in range(9)]
+    for name in names:
+        (workspace.root / name).write_text("a")
+    with open_run(TrackingConfig(), workspace) as tracked:
+        tracked.sync()
+        artifacts = Path(tracked.client.get_run(tracked.run_id).info.artifact_uri.removeprefix("file://"))
+        artifacts.mkdir(parents=True)
+        (artifacts / "tables").write_text("no folder")
+        tracked.keep(RunFacts(files=dict.fromkeys(names[:8], "tables") | {names[8]: ""}))
+    assert not (artifacts / names[8]).exists()
+    assert tracked.client.get_run(tracked.run_id).info.status == "FINISHED"
+    assert "lacks 9 files of this run" in caplog.text
 
+
+def test_what_the_user_has_to_fix_is_reported_at_once(workspace):
+    open_run(TrackingConfig(), workspace).sync()
+    tracked = open_run(TrackingConfig(), Workspace(workspace.root, "tiny", "next"))
+    client = MlflowClient(f"sqlite:///{workspace.tracking_database}")
+    client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
     with pytest.raises(UserError, match="was deleted"):
-        GuardedTracker(refuse, "notes", tmp_path).deliver()
+        tracked.sync()

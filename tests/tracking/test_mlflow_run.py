@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -13,14 +14,14 @@ from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_database import resolve_uri
 from pipeline.tracking.mlflow_run import open_run
-from pipeline.tracking.tracker import finishing
-from tests.builders.training_runs import HISTORY
+from pipeline.tracking.records import DatasetUse, RunFacts, write_record
+from tests.builders.training_runs import HISTORY, keep_history
 
 
 @pytest.fixture
 def open_named(tracking_uri, tmp_path):
-    def open_it(name, run_id="", run=""):
-        return open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, name, run), run_id)
+    def open_it(name, run=""):
+        return open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, name, run))
 
     return open_it
 
@@ -34,72 +35,101 @@ def test_the_address_is_the_option_then_the_environment_then_the_workspace(monke
     assert resolve_uri(TrackingConfig(), workspace) == f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-def test_a_run_keeps_what_it_is_given(open_named, tmp_path):
-    tracker = open_named("kept", run="seed-1")
-    tracker.log_settings({"train.epochs": 3, "long": "x" * 900})
-    tracker.set_tags({"commit": "abc"})
-    tracker.log_text("name: kept", "config.yaml")
+def test_a_run_has_what_was_kept_of_it(open_named, tmp_path):
     (tmp_path / "table.csv").write_text("a")
-    tracker.log_file(tmp_path / "table.csv", "tables")
-    tracker.log_dataset("kept", "0123", "/data", "training")
-    tracker.finish()
-    run = tracker.inner.client.get_run(tracker.run_id)
+    (tmp_path / "maps" / "overlays").mkdir(parents=True)
+    (tmp_path / "maps" / "overlays" / "knee.png").write_text("b")
+    facts = RunFacts(
+        settings={"train.epochs": 3, "long": "x" * 900} | {f"option.{number}": number for number in range(150)},
+        tags={"commit": "abc"},
+        datasets=(DatasetUse("kept", "0123", "/data", "training"),),
+        metrics={"best_epoch": 2},
+        files={"table.csv": "tables", "maps": "attention"},
+    )
+    with open_named("kept", run="seed-1") as tracked:
+        tracked.keep(facts)
+    run = tracked.client.get_run(tracked.run_id)
+    assert len(run.data.params) == 152
     assert run.data.params["train.epochs"] == "3"
     assert run.data.tags["commit"] == "abc"
+    assert run.data.metrics == {"best_epoch": 2.0}
     assert run.info.run_name == "seed-1"
     assert run.info.status == "FINISHED"
     assert run.inputs.dataset_inputs[0].dataset.digest == "0123"
-    files = list((tmp_path / "mlartifacts" / "kept").rglob("*.*"))
-    assert {file.name for file in files} == {"config.yaml", "table.csv"}
+    artifacts = next((tmp_path / "mlartifacts" / "kept").iterdir()) / "artifacts"
+    files = {path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*.*")}
+    assert files == {"tables/table.csv", "attention/overlays/knee.png"}
+
+
+def test_a_server_gets_what_it_lacks_and_nothing_twice(open_named, tmp_path):
+    """What is sent in a second sync is what changed since the first: a file, a tag and a number."""
+    (tmp_path / "same.csv").write_text("a")
+    (tmp_path / "other.csv").write_text("a")
+    uses = tuple(DatasetUse(f"data {role}", role, "/data", role) for role in ("train", "val"))
+    first = open_named("twice")
+    files = {"same.csv": "", "other.csv": "", "gone.csv": ""}
+    first.keep(RunFacts({"a": 1}, {"x": "1", "y": "1"}, uses, {"m": 1.0, "n": 1.0}, files))
+    first.close()
+    (copy,) = (tmp_path / "mlartifacts" / "twice").rglob("same.csv")
+    copy.unlink()  # a file that is sent again would be there again
+    (tmp_path / "other.csv").write_text("bc")
+    second = open_named("twice")
+    second.keep(RunFacts({"a": 2}, {"x": "2"}, uses, {"m": 2.0, "n": 1.0}))
+    second.close()
+    run = second.client.get_run(first.run_id)
+    assert second.run_id == first.run_id
+    assert run.data.params == {"a": "1"}, "MLflow refuses to change an option"
+    assert {name: run.data.tags[name] for name in "xy"} == {"x": "2", "y": "1"}
+    points = {name: [item.value for item in second.client.get_metric_history(first.run_id, name)] for name in "mn"}
+    assert points == {"m": [1.0, 2.0], "n": [1.0]}
+    assert not copy.exists()
+    assert copy.with_name("other.csv").read_text() == "bc"
+    found = [
+        (item.dataset.name, item.dataset.digest, item.tags[0].key, item.tags[0].value)
+        for item in run.inputs.dataset_inputs
+    ]
+    assert sorted(found) == [
+        ("data train", "train", "mlflow.data.context", "train"),
+        ("data val", "val", "mlflow.data.context", "val"),
+    ]
 
 
 def test_the_place_of_a_dataset_is_json_whatever_its_name(open_named):
     sources = ['/data/"knees"', "/data/back\\slash", "/data/new\nline", "/data/Kniebänder"]
-    tracker = open_named("quoted")
-    for number, source in enumerate(sources):
-        tracker.log_dataset("quoted train", str(number), source, "train")
-    tracker.finish()
-    found = tracker.inner.client.get_run(tracker.run_id).inputs.dataset_inputs
+    with open_named("quoted") as tracked:
+        uses = (DatasetUse("quoted train", str(number), source, "train") for number, source in enumerate(sources))
+        tracked.keep(RunFacts(datasets=tuple(uses)))
+    found = tracked.client.get_run(tracked.run_id).inputs.dataset_inputs
     places = {int(item.dataset.digest): json.loads(item.dataset.source) for item in found}
     assert places == {number: {"uri": source} for number, source in enumerate(sources)}
 
 
-def test_a_run_is_nested_below_its_parent_also_when_it_goes_on(open_named, tracking_uri, tmp_path):
+def test_a_run_is_nested_below_its_parent_also_when_it_is_resumed(open_named, tracking_uri, tmp_path):
     parent = open_named("family", run="folds")
+    parent.sync()
     config = TrackingConfig(uri=tracking_uri, parent_run=parent.run_id)
     first = open_run(config, Workspace(tmp_path, "family", "fold-0"))
     grown = open_named("family", run="fold-1")
-    open_run(config, Workspace(tmp_path, "family", "fold-1"), grown.run_id)
-    experiment_id = first.inner.client.get_experiment_by_name("family").experiment_id
-    children = first.inner.client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
+    grown.close()
+    second = open_run(config, Workspace(tmp_path, "family", "fold-1"))
+    for run in (first, second):
+        run.close()
+    experiment_id = first.client.get_experiment_by_name("family").experiment_id
+    children = first.client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
     assert {run.info.run_id for run in children} == {first.run_id, grown.run_id}
-    assert "mlflow.parentRunId" not in parent.inner.client.get_run(parent.run_id).data.tags
+    assert "mlflow.parentRunId" not in parent.client.get_run(parent.run_id).data.tags
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (UserError("refused"), "FAILED")]
 )
 def test_the_records_say_how_a_run_ended(open_named, error, status):
-    tracker = open_named("ends")
-    with contextlib.suppress(KeyboardInterrupt, UserError), finishing(tracker):
+    with contextlib.suppress(KeyboardInterrupt, UserError), open_named("ends") as tracked:
+        tracked.sync()
+        assert tracked.client.get_run(tracked.run_id).info.status == "RUNNING"
         if error is not None:
             raise error
-    assert tracker.inner.client.get_run(tracker.run_id).info.status == status
-
-
-def test_a_dataset_is_kept_once_in_each_role(open_named):
-    tracker = open_named("data")
-    for _ in range(2):
-        tracker.log_dataset("data train", "0123", "/data", "train")
-        tracker.log_dataset("data val", "4567", "/data", "val")
-    found = [
-        (item.dataset.name, item.dataset.digest, item.tags[0].key, item.tags[0].value)
-        for item in tracker.inner.client.get_run(tracker.run_id).inputs.dataset_inputs
-    ]
-    assert sorted(found) == [
-        ("data train", "0123", "mlflow.data.context", "train"),
-        ("data val", "4567", "mlflow.data.context", "val"),
-    ]
+    assert tracked.client.get_run(tracked.run_id).info.status == status
 
 
 def test_the_machines_load_goes_to_the_run_that_was_named_and_to_no_other(open_named, monkeypatch):
@@ -107,54 +137,72 @@ def test_the_machines_load_goes_to_the_run_that_was_named_and_to_no_other(open_n
 
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     before = mlflow.get_tracking_uri()
-    tracker, other = open_named("load"), open_named("load")
-    tracker.watch_system()
-    monitor = tracker.inner.monitor
+    tracked, other = open_named("load", run="watched"), open_named("load", run="other")
+    tracked.watch_system()
+    for run in (tracked, other):
+        run.sync()
+    monitor = tracked.monitor
     while monitor._logging_step < 2 and monitor._process.is_alive():
         monitor._process.join(0.02)
-    tracker.finish()
-    kept = tracker.inner.client.get_run(tracker.run_id).data.metrics
+    tracked.close()
+    kept = tracked.client.get_run(tracked.run_id).data.metrics
     assert 0 <= kept["system/cpu_utilization_percentage"] <= 100
     assert kept["system/system_memory_usage_megabytes"] > 0
-    assert other.inner.client.get_run(other.run_id).data.metrics == {}
+    assert other.client.get_run(other.run_id).data.metrics == {}
     assert mlflow.active_run() is None
     assert mlflow.get_tracking_uri() == before
 
 
-def test_a_run_that_goes_on_has_each_epoch_once(open_named):
+def test_a_resumed_run_has_each_epoch_once(open_named):
     first = open_named("curves")
-    first.log_settings({"train.devices": 1})
-    first.log_history(HISTORY[:2])
-    second = open_named("curves", first.run_id)
+    first.keep(RunFacts(settings={"train.devices": 1}))
+    keep_history(first, HISTORY[:2])
+    second = open_named("curves")
+    second.keep(RunFacts(settings={"train.devices": 2, "new": 1}))
+    keep_history(second, HISTORY)
     assert second.run_id == first.run_id
-    second.log_settings({"train.devices": 2, "new": 1})
-    second.log_history(HISTORY)
-    losses = second.inner.client.get_metric_history(second.run_id, "val_loss")
+    losses = second.client.get_metric_history(second.run_id, "val_loss")
     assert [(metric.step, metric.value) for metric in losses] == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
-    assert second.inner.client.get_run(second.run_id).data.params == {"train.devices": "1", "new": "1"}
+    assert second.client.get_run(second.run_id).data.params == {"train.devices": "1", "new": "1"}
 
 
-def test_an_unknown_run_starts_anew(open_named):
-    tracker = open_named("curves", "0" * 32)
-    assert tracker.run_id not in ("", "0" * 32)
+def test_another_server_gets_the_whole_run(open_named, tmp_path):
+    """A run that the server does not know is sent from its first fact on, files too."""
+    (tmp_path / "table.csv").write_text("a")
+    first = open_named("moved")
+    first.keep(RunFacts(settings={"a": 1}, files={"table.csv": ""}))
+    keep_history(first, HISTORY)
+    write_record(first.path, dataclasses.replace(first.record, run_id="0" * 32))
+    second = open_named("moved")
+    second.close()
+    assert second.run_id not in ("", "0" * 32, first.run_id)
+    assert second.client.get_run(second.run_id).data.params == {"a": "1"}
+    assert len(second.client.get_metric_history(second.run_id, "val_loss")) == 3
+    assert [item.path for item in second.client.list_artifacts(second.run_id)] == ["table.csv"]
+
+
+def test_a_deleted_run_is_left_alone(open_named):
+    first = open_named("deleted")
+    first.sync()
+    first.client.delete_run(first.run_id)
+    second = open_named("deleted")
+    second.sync()
+    assert second.run_id != first.run_id
 
 
 def test_a_deleted_experiment_is_named(open_named):
-    tracker = open_named("gone")
-    tracker.inner.client.delete_experiment(tracker.inner.client.get_experiment_by_name("gone").experiment_id)
+    tracked = open_named("gone")
+    tracked.sync()
+    tracked.client.delete_experiment(tracked.client.get_experiment_by_name("gone").experiment_id)
     with pytest.raises(UserError, match="the experiment gone was deleted in MLflow"):
-        open_named("gone")
+        open_named("gone").sync()
 
 
 def test_without_tracking_nothing_is_kept(tmp_path):
-    tracker = open_run(TrackingConfig(enabled=False), Workspace(tmp_path / "new", "off"))
-    tracker.log_settings({"a": 1})
-    tracker.set_tags({"a": "b"})
-    tracker.log_history(HISTORY)
-    tracker.log_file(tmp_path)
-    tracker.log_model(tmp_path, {})
-    tracker.finish()
-    assert tracker.run_id == ""
+    with open_run(TrackingConfig(enabled=False), Workspace(tmp_path / "new", "off")) as tracked:
+        tracked.keep(RunFacts(settings={"a": 1}))
+        tracked.sync()
+    assert tracked.run_id == ""
     assert not (tmp_path / "new").exists()
 
 
@@ -175,7 +223,7 @@ def kill_at_the_third(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(kill_at_the_third)
-open_run(TrackingConfig(), Workspace(Path("."), "knees"))
+open_run(TrackingConfig(), Workspace(Path("."), "knees")).sync()
 """
     root = Path(__file__).parents[2]
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
@@ -183,5 +231,6 @@ open_run(TrackingConfig(), Workspace(Path("."), "knees"))
         [sys.executable, "-c", code], cwd=tmp_path, env=environment | {"PYTHONPATH": str(root)}, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    tracker = open_run(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), Workspace(tmp_path, "knees"))
-    assert tracker.inner.client.get_run(tracker.run_id).info.status == "RUNNING"
+    tracked = open_run(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), Workspace(tmp_path, "knees"))
+    tracked.sync()
+    assert tracked.client.get_run(tracked.run_id).info.status == "RUNNING"

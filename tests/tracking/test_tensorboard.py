@@ -11,8 +11,9 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_run import open_run
-from pipeline.tracking.tensorboard import open_event_log
-from tests.builders.training_runs import HISTORY, Cut, make_experiment, run, with_train
+from pipeline.tracking.records import RunFacts
+from pipeline.tracking.tensorboard import EventLog
+from tests.builders.training_runs import HISTORY, Cut, keep_history, make_experiment, run, with_train
 
 BOTH_OFF = TrackingConfig(enabled=False)
 EVENTS = dataclasses.replace(BOTH_OFF, tensorboard=True)
@@ -49,51 +50,49 @@ def test_a_run_that_starts_afresh_forgets_the_old_curves(tmp_path):
 
 def test_epochs_lost_with_the_end_of_a_file_are_written_again(tmp_path):
     workspace = Workspace(tmp_path, "knees")
-    tracker = open_run(EVENTS, workspace)
-    tracker.log_history(HISTORY[:2])
-    tracker.finish()
+    with open_run(EVENTS, workspace) as tracked:
+        keep_history(tracked, HISTORY[:2])
     (file,) = workspace.event_folder.iterdir()
     file.write_bytes(file.read_bytes()[:-20])  # as a machine that loses its power leaves it
     before = read(workspace.event_folder)
     assert min(len(items) for items in before.values()) < 2
-    tracker = open_run(EVENTS, workspace)
-    tracker.log_history(HISTORY)
-    tracker.finish()
+    with open_run(EVENTS, workspace) as tracked:
+        keep_history(tracked, HISTORY)
     for name, items in read(workspace.event_folder).items():
         assert [step for step, _ in items] == [1, 2, 3], name
 
 
-def test_the_same_evaluation_is_written_once_and_another_one_beside_it(tmp_path):
+def test_the_last_evaluation_stands_and_the_same_one_is_not_written_again(tmp_path):
     workspace = Workspace(tmp_path, "knees", "seed-1")
+    with open_run(EVENTS, workspace) as tracked:
+        keep_history(tracked, HISTORY)
     for accuracy in (0.9, 0.9, 0.8):
-        tracker = open_run(EVENTS, workspace)
-        tracker.log_metrics({"test_slice_accuracy": accuracy})
-        tracker.finish()
+        with open_run(EVENTS, workspace) as tracked:
+            tracked.keep(RunFacts(metrics={"test_slice_accuracy": accuracy}))
     found = read(tmp_path / "runs" / "knees" / "seed-1" / "tensorboard")
-    assert [value for _, value in found["test_slice_accuracy"]] == pytest.approx([0.8, 0.9])
-    assert len(list(workspace.event_folder.iterdir())) == 2, "a run that writes nothing leaves no file"
+    assert found["test_slice_accuracy"] == [(0, pytest.approx(0.8))]
+    assert [step for step, _ in found["val_loss"]] == [1, 2, 3]
+    assert len(list(workspace.event_folder.iterdir())) == 3, "a stage that writes nothing leaves no file"
 
 
 def test_numbers_go_to_mlflow_and_to_tensorboard_alike(tracking_uri, tmp_path):
     config = TrackingConfig(uri=tracking_uri, tensorboard=True)
     workspace = Workspace(tmp_path, "both")
-    tracker = open_run(config, workspace)
-    tracker.log_history(HISTORY)
-    tracker.log_metrics({"best_epoch": 2.0})
-    tracker.finish()
-    assert tracker.inner.client.get_run(tracker.run_id).info.status == "FINISHED"
+    with open_run(config, workspace) as tracked:
+        tracked.keep(RunFacts(metrics={"best_epoch": 2.0}))
+        keep_history(tracked, HISTORY)
+    assert tracked.client.get_run(tracked.run_id).info.status == "FINISHED"
     found = read(workspace.event_folder)
     assert "epoch" not in found
     for name in ("val_loss", "learning_rate", "best_epoch"):
-        kept = [(item.step, item.value) for item in tracker.inner.client.get_metric_history(tracker.run_id, name)]
+        kept = [(item.step, item.value) for item in tracked.client.get_metric_history(tracked.run_id, name)]
         assert [step for step, _ in found[name]] == [step for step, _ in kept]
         assert [value for _, value in found[name]] == pytest.approx([value for _, value in kept], rel=1e-6)
 
 
 def test_switched_off_it_writes_nothing(tmp_path):
-    tracker = open_run(BOTH_OFF, Workspace(tmp_path / "new", "off"))
-    tracker.log_history(HISTORY)
-    tracker.finish()
+    with open_run(BOTH_OFF, Workspace(tmp_path / "new", "off")) as tracked:
+        tracked.keep(RunFacts(metrics={"best_epoch": 2.0}))
     assert not (tmp_path / "new").exists()
 
 
@@ -104,5 +103,5 @@ def test_an_absent_package_is_named_before_anything_is_trained(monkeypatch, tmp_
         run(experiment)
     assert not experiment.paths.last_checkpoint.is_file()
     with pytest.raises(UserError, match=r"Install it \(pip install tensorboard\), or set the option to false"):
-        open_event_log(tmp_path)
+        EventLog(tmp_path)
     assert "best epoch" in run(with_train(dataclasses.replace(experiment, tracking=BOTH_OFF), epochs=1))

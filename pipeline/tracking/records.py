@@ -1,0 +1,150 @@
+"""The records of a run: what MLflow and TensorBoard show of it beside its files and curves."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import DataKind
+from pipeline.core.files import read_json, write_json
+from pipeline.core.provenance import compute_fingerprint
+from pipeline.core.serialization import build_record
+from pipeline.core.text import plural
+from pipeline.core.workspace import Workspace
+from pipeline.data.store import Store
+
+# Other stages write these into the report folder: they are not what ``evaluate`` found about this run.
+FILES_OF_OTHERS = ("comparison.html", "predictions_new.csv")
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """The data that a run used in one role.
+
+    Args:
+        name: The name that is shown.
+        digest: A fingerprint of the content.
+        source: The folder that holds the data.
+        role: What the data were used for, such as ``train``.
+    """
+
+    name: str
+    digest: str
+    source: str
+    role: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All that a server shall show of a run. Files are named by their path below the workspace.
+
+    Args:
+        settings: The options, ``section.field`` -> value.
+        tags: Facts such as versions and fingerprints.
+        datasets: The data that the run used.
+        metrics: Numbers about the run as a whole.
+        files: File or folder -> the folder in MLflow that gets a copy, empty for the top.
+        history: The CSV file with the curves, a row an epoch; empty for none.
+        checkpoint: The weights that MLflow serves; empty for none.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    datasets: tuple[DatasetUse, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    history: str = ""
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's facts and what is known of its mirror in MLflow.
+
+    Args:
+        run_id: The id in MLflow; empty until a server gave one.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        facts: All that the stages recorded.
+        sent: What the run in MLflow has -> the state of it that was sent: size and time of a file.
+        is_sent: Whether MLflow has everything.
+    """
+
+    run_id: str = ""
+    status: str = "RUNNING"
+    facts: RunFacts = field(default_factory=RunFacts)
+    sent: dict[str, str] = field(default_factory=dict)
+    is_sent: bool = True
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read the record of a run; an empty one where there is none."""
+    return build_record(RunRecord, read_json(path)) if path.is_file() else RunRecord()
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write the record of a run, whole or not at all."""
+    write_json(path, dataclasses.asdict(record))
+
+
+def merge_facts(old: RunFacts, new: RunFacts) -> RunFacts:
+    """Add facts to those that are there; of two with the same name the new one stays."""
+    return RunFacts(
+        settings=old.settings | new.settings,
+        tags=old.tags | new.tags,
+        datasets=tuple(dict.fromkeys((*old.datasets, *new.datasets))),
+        metrics=old.metrics | new.metrics,
+        files=old.files | new.files,
+        history=new.history or old.history,
+        checkpoint=new.checkpoint or old.checkpoint,
+    )
+
+
+def name_files(workspace: Workspace, paths: Iterable[Path], folder: str = "") -> dict[str, str]:
+    """List files, or whole folders, for :attr:`RunFacts.files`, to be copied into a folder in MLflow."""
+    return {workspace.name_file(path): folder for path in paths}
+
+
+def list_own_files(report_folder: Path) -> list[Path]:
+    """List what ``evaluate`` wrote about one run; folders below it are other runs and other stages."""
+    files = (path for path in report_folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in files if path.name not in FILES_OF_OTHERS)
+
+
+def describe_split(experiment: Experiment, store: Store, roles: Mapping[str, str], role: str) -> DatasetUse:
+    """Describe the examples of one split, by a digest of the store and of the patients in the split.
+
+    Args:
+        experiment: All options.
+        store: All examples.
+        roles: Each patient's split.
+        role: train, val or test.
+    """
+    members = sorted(group_id for group_id, split in roles.items() if split == role)
+    digest = compute_fingerprint(store.fingerprint, members)
+    return DatasetUse(f"{experiment.name} {role}", digest, str(experiment.paths.prepared), role)
+
+
+def flatten_metrics(metrics: dict[str, Any], kind: DataKind) -> dict[str, float]:
+    """Return what MLflow shows in its table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
+    flat: dict[str, Any] = {}
+    for level, content in metrics["levels"].items():
+        flat |= {f"test_{level}_n": content["n"]}
+        if kind.has_patients:
+            flat |= {f"test_{level}_{plural(kind.group)}": content["groups"]}
+        for name, metric in content["metrics"].items():
+            flat |= {
+                f"test_{level}_{name}{end}": metric[key]
+                for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
+            }
+    for baseline, content in metrics["baselines"].items():
+        flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = content["accuracy"]["value"]
+    probes = metrics["probes"]
+    for name in ("border_only", "index_only"):
+        if name in probes:
+            flat[f"test_{name}_accuracy"] = probes[name]["accuracy"]["value"]
+    if "mirror" in probes:
+        flat["test_mirror_flip_share"] = probes["mirror"]["flipped_without_averaging"]["value"]
+    flat["temperature"] = metrics["decision"]["temperature"]
+    return {name: float(value) for name, value in flat.items() if value is not None}
