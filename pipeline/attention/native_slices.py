@@ -13,7 +13,7 @@ from pipeline.core.errors import UserError
 from pipeline.data.sources import Source
 from pipeline.formats.image_files import open_picture
 from pipeline.formats.nifti import read_volume
-from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_picture_stack
+from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_stack
 
 MAX_RATIO = 16  # native pixels beside each other in a stored one; finer scans are drawn at this
 
@@ -44,7 +44,7 @@ def read_native(
         if not path.is_file():
             raise UserError(f"{path}: no such file, so the slice cannot be drawn. Set attention.native: false.")
     if source.is_volume:
-        volume = read_volume(paths[0], max_bytes=int(options.max_volume_gib * 2**30))
+        volume = read_volume(paths[0], options.max_volume_bytes)
         digest, shape = volume.sha256, volume.voxels.shape
         axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
         column_axis, row_axis = (other for other in range(3) if other != axis)
@@ -58,7 +58,7 @@ def read_native(
         fine = refine(dataclasses.replace(options, spacing_mm=None), (height, width), (1.0, 1.0))
         # Pictures have no millimetres: they are fitted whole, as for the store.
         fine = dataclasses.replace(fine, spacing_mm=None)
-        images = read_picture_stack(tuple(paths), fine).images if digest == sha256 else None
+        images = read_image_stack(tuple(paths), fine).images if digest == sha256 else None
     if images is None:
         raise UserError(f"{paths[0]}: not the file that was cut for the store. Run preprocess again, or restore it.")
     native: np.ndarray[Any, Any] = images[slice_index][None]

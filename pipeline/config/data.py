@@ -63,6 +63,10 @@ class PreprocessConfig:
     num_workers: int = 0
     scheduler: str | None = None
 
+    @property
+    def max_volume_bytes(self) -> int:
+        return int(self.max_volume_gib * 2**30)
+
     def __post_init__(self) -> None:
         require(self.num_slices >= 1, "preprocess.num_slices", self.num_slices, "1 or more")
         start, end = self.span

@@ -14,10 +14,9 @@ from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
 from pipeline.core.predictions import choose_class
 from pipeline.core.serialization import build_record
-from pipeline.formats.nifti import read_volume
 from pipeline.inference.probabilities import score_stack
 from pipeline.models.classifier import ProbabilityModel, build_classifier
-from pipeline.preprocessing.slicing import cut_stack
+from pipeline.preprocessing.slicing import read_stack
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -80,7 +79,7 @@ def score_volumes(
     found = sorted(path for path in given.rglob("*") if path.name.endswith(SUFFIXES)) if given.is_dir() else [given]
     rows = []
     for path in found:
-        stack = cut_stack(read_volume(path, max_bytes=int(options.max_volume_gib * 2**30)), options, str(path))
+        stack, _ = read_stack((path,), options)
         scores = score_stack(network.classifier, stack, device, batch_size)
         probabilities = dict(zip(class_names, scores.tolist(), strict=True))
         predicted = class_names[choose_class(scores)]

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.formats.nifti import read_volume
 from pipeline.inference.probabilities import compute_probabilities, score_stack
-from pipeline.preprocessing.slicing import cut_stack
+from pipeline.preprocessing.slicing import read_stack
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 
 BATCH_SIZE = 256
@@ -88,8 +87,7 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             path = Path(folder) / "sent.nii"
             path.write_bytes(content)
             try:
-                volume = read_volume(path, max_bytes=int(options.max_volume_gib * 2**30))
-                stack = cut_stack(volume, options, str(path))
+                stack, _ = read_stack((path,), options)
             except UserError as error:  # the file's own place on the server is nobody's business
                 raise UserError(str(error).replace(str(path), "nifti")) from error
         return score_stack(self.classifier, stack, CPU, BATCH_SIZE)

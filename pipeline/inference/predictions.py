@@ -16,12 +16,11 @@ from pipeline.data.statistics import describe_distance
 from pipeline.datasets.akoa import find_side
 from pipeline.formats.dicom import read_series
 from pipeline.formats.image_files import read_picture
-from pipeline.formats.nifti import read_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.models.classifier import Classifier
-from pipeline.preprocessing.slicing import Stack, cut_stack, read_picture_stack
+from pipeline.preprocessing.slicing import Stack, cut_stack, read_stack
 from pipeline.training.checkpoint import Checkpoint
 
 
@@ -93,14 +92,10 @@ def _attempt(scan: Scan, read: Callable[[], Any]) -> tuple[Any, Row | None]:
 def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
     """Return the slices of a volume, and whether its orientation is known."""
     options = checkpoint.preprocess
-    max_bytes = int(options.max_volume_gib * 2**30)
-    if scan.form == "pictures":
-        return read_picture_stack(scan.paths, options), True
     if scan.form == "series":
-        volume = read_series(scan.name, scan.paths, max_bytes)
-    else:
-        volume = read_volume(scan.paths[0], max_bytes, needs_orientation=False)
-    return cut_stack(volume, options, scan.name), volume.orientation_known
+        return cut_stack(read_series(scan.name, scan.paths, options.max_volume_bytes), options, scan.name), True
+    stack, volume = read_stack(scan.paths, options, needs_orientation=False)
+    return stack, volume is None or volume.orientation_known
 
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:

@@ -22,8 +22,8 @@ from pipeline.core.errors import UserError, VolumeError
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.data.sources import Source
-from pipeline.formats.nifti import list_files, read_volume
-from pipeline.preprocessing.slicing import Stack, cut_stack, read_picture_stack
+from pipeline.formats.nifti import list_files
+from pipeline.preprocessing.slicing import Stack, read_stack
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 # Changes when the same options make other pictures; it makes old parts invalid.
@@ -196,13 +196,10 @@ def _cut_source(
 def _read_source(raw: Path, source: Source, options: PreprocessConfig) -> tuple[Stack, dict[str, Any]]:
     if source.refusal:
         raise VolumeError(f"{raw / source.paths[0]}: {source.refusal}")
-    if not source.is_volume:
-        stack = read_picture_stack(tuple(raw / path for path in source.paths), options)
-        digest = hashlib.sha256(b"".join((raw / path).read_bytes() for path in source.paths))
-        return stack, {"sha256": digest.hexdigest()}
-    path = raw / source.paths[0]
-    volume = read_volume(path, max_bytes=int(options.max_volume_gib * 2**30))
-    stack = cut_stack(volume, options, str(path))
+    paths = tuple(raw / path for path in source.paths)
+    stack, volume = read_stack(paths, options)
+    if volume is None:
+        return stack, {"sha256": hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()}
     facts = {
         "sha256": volume.sha256,
         "shape": "x".join(str(size) for size in volume.stored_shape),

@@ -13,9 +13,11 @@ from einops import rearrange
 
 from pipeline.config.data import Plane, PreprocessConfig
 from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import VolumeError
 from pipeline.data.resampling import resample
 from pipeline.formats.image_files import open_picture
+from pipeline.formats.nifti import read_volume
 from pipeline.formats.volume import Volume
 
 PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -39,6 +41,28 @@ class Stack:
     positions: Array
     low: float
     high: float
+
+
+def read_stack(
+    paths: tuple[Path, ...], options: PreprocessConfig, needs_orientation: bool = True
+) -> tuple[Stack, Volume | None]:
+    """Read a scan and cut it into slices, as for the store.
+
+    Args:
+        paths: one NIfTI file, or the image files of one scan in the order of their slices.
+        options: how to cut it, and how large a volume may be.
+        needs_orientation: refuse a volume whose file does not tell which way its axes run.
+
+    Returns:
+        The slices, and the volume that they were cut from; None where they came as image files.
+
+    Raises:
+        VolumeError: a file that cannot be used as a scan.
+    """
+    if paths[0].name.lower().endswith(IMAGES.file_suffixes):
+        return read_image_stack(paths, options), None
+    volume = read_volume(paths[0], options.max_volume_bytes, needs_orientation)
+    return cut_stack(volume, options, str(paths[0])), volume
 
 
 def choose_slices(num_available: int, num_slices: int, span: tuple[float, float]) -> Array:
@@ -82,7 +106,7 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     return Stack(images, _positions(indices, shape[axis]), low, high)
 
 
-def read_picture_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stack:
+def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stack:
     """Read the already sliced pictures of one source; their grey levels are kept as they are.
 
     Args:

@@ -24,7 +24,7 @@ from pipeline.formats.hdf5 import read_hdf5_points
 from pipeline.formats.image_files import read_picture
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.point_clouds import read_cloud
-from pipeline.preprocessing.slicing import read_picture_stack
+from pipeline.preprocessing.slicing import read_image_stack
 from tests.builders.dicom import write_series
 from tests.faults.readers import make_clouds, read_facts
 
@@ -153,7 +153,7 @@ def test_a_damaged_or_huge_picture_is_refused(tmp_path):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 12_000, 12_000, 8, 0, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(start + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b""))
     with pytest.raises(VolumeError, match="12000 x 12000 pixels, at most"):
-        read_picture_stack((tmp_path / "a.png",), PreprocessConfig())
+        read_image_stack((tmp_path / "a.png",), PreprocessConfig())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pipeline.config.data import PreprocessConfig
 from pipeline.core.errors import UserError, VolumeError
 from pipeline.data.resampling import resample, resampling_weights
 from pipeline.formats.nifti import read_volume
-from pipeline.preprocessing.slicing import choose_slices, cut_stack, read_picture_stack
+from pipeline.preprocessing.slicing import choose_slices, cut_stack, read_image_stack
 
 
 def cut(path, **options):
@@ -150,7 +150,7 @@ def test_pictures_are_read_as_they_are(tmp_path):
     for number, picture in enumerate(grey):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(np.stack([picture] * 3, axis=2)).save(paths[-1])
-    stack = read_picture_stack(tuple(paths), PreprocessConfig(size=(8, 8)))
+    stack = read_image_stack(tuple(paths), PreprocessConfig(size=(8, 8)))
     np.testing.assert_array_equal(stack.images, grey)
 
 
@@ -159,11 +159,11 @@ def test_bad_pictures_are_refused(tmp_path):
     Image.new("L", (9, 8), 4).save(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(b"not a picture")
     with pytest.raises(VolumeError, match=r"several sizes .8x8, 9x8"):
-        read_picture_stack((tmp_path / "0.png", tmp_path / "1.png"), PreprocessConfig())
+        read_image_stack((tmp_path / "0.png", tmp_path / "1.png"), PreprocessConfig())
     with pytest.raises(VolumeError, match=r"2.png: not readable as a picture"):
-        read_picture_stack((tmp_path / "2.png",), PreprocessConfig())
+        read_image_stack((tmp_path / "2.png",), PreprocessConfig())
     with pytest.raises(VolumeError, match="every pixel of this scan is 3"):
-        read_picture_stack((tmp_path / "0.png",), PreprocessConfig())
+        read_image_stack((tmp_path / "0.png",), PreprocessConfig())
 
 
 @pytest.mark.parametrize(
