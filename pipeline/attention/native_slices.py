@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.config.data import PreprocessConfig
 from pipeline.core.errors import UserError
 from pipeline.data.sources import Source
-from pipeline.formats.image_files import open_picture
+from pipeline.formats.image_files import open_image
 from pipeline.formats.nifti import read_volume
 from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_stack
 
@@ -53,7 +53,7 @@ def read_native(
         images = cut_stack(volume, fine, str(paths[0])).images if digest == sha256 else None
     else:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-        with open_picture(paths[0]) as picture:
+        with open_image(paths[0]) as picture:
             width, height = picture.size
         fine = refine(dataclasses.replace(options, spacing_mm=None), (height, width), (1.0, 1.0))
         # Pictures have no millimetres: they are fitted whole, as for the store.

@@ -58,31 +58,31 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not readable as JSON ({error}). Delete it and run its stage again.") from error
 
 
-def write_sealed(path: Path, content: dict[str, Any]) -> None:
+def write_checksummed_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object with a checksum of itself, whole or not at all.
 
     Args:
         path: the file to write.
         content: keys are text; ``seal`` is this function's own.
     """
-    write_json(path, content | {"seal": _compute_seal(content)})
+    write_json(path, content | {"seal": _compute_checksum(content)})
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_sealed` wrote.
+def read_checksummed_json(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_checksummed_json` wrote.
 
     Raises:
         UserError: the file is not JSON, or not what was written.
     """
     content = read_json(path)
     seal = content.pop("seal", None) if isinstance(content, dict) else None
-    if seal != _compute_seal(content):
+    if seal != _compute_checksum(content):
         raise UserError(f"{path}: damaged or edited, it does not fit its own checksum. Run the stage that writes it.")
     assert isinstance(content, dict)
     return content
 
 
-def _compute_seal(content: Any) -> str:
+def _compute_checksum(content: Any) -> str:
     # Through JSON and back, because there a key is text and a tuple a list.
     plain = json.loads(json.dumps(content))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from pipeline.core.files import write_json
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder until the block ends; the system lets go where a process dies.
 
     Args:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from einops import rearrange
 
 # Room for weights, gradients and activations: examples may take this part of the free memory.
-SHARE_OF_FREE_MEMORY = 0.4
+FRACTION_OF_FREE_MEMORY = 0.4
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,6 @@ def place_examples(
     slice_position: np.ndarray[Any, Any],
     device: torch.device,
     room_bytes: int | None = None,
-    num_sharing: int = 1,
 ) -> Examples:
     """Put a split's examples where training reads them fastest.
 
@@ -79,13 +79,12 @@ def place_examples(
         labels: (examples,) class indices.
         slice_position: (examples,).
         device: where training runs.
-        room_bytes: pictures that need more stay on disk; without it, what ``compute_room`` allows.
-        num_sharing: processes on this machine that place their examples on the same device.
+        room_bytes: pictures that need more stay on disk; without it, what ``compute_room`` allows one process.
 
     Returns:
         Examples whose pictures lie on the device if they fit, else in the memory-mapped file.
     """
-    room_bytes = compute_room(device, num_sharing) if room_bytes is None else room_bytes
+    room_bytes = compute_room(device) if room_bytes is None else room_bytes
     num_bytes = len(rows) * int(np.prod(images.shape[1:])) * images.itemsize
     placed = read_images(images, rows).to(device) if num_bytes <= room_bytes else None
     return Examples(
@@ -97,24 +96,20 @@ def place_examples(
     )
 
 
-def compute_room(device: torch.device, num_sharing: int) -> int:
-    """Return the bytes that a split's pictures may take, of several processes in one memory each its part."""
-    return int(SHARE_OF_FREE_MEMORY * read_free_memory(device)) // num_sharing
+def compute_room(device: torch.device, num_sharing: int = 1) -> int:
+    """Return the bytes that a split's pictures may take, of several processes on one device each its part."""
+    return int(FRACTION_OF_FREE_MEMORY * read_free_memory(device)) // num_sharing
 
 
 def read_free_memory(device: torch.device) -> int:
     """Return the bytes that the device has left; for the processor, within the limit of its control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    facts = Path("/proc/meminfo")
-    if not facts.is_file():
-        return 4 << 30  # macOS and Windows: a modest guess; larger splits are read from disk
-    lines = dict(line.split(":", 1) for line in facts.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
+    free = psutil.virtual_memory().available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(0, free)
+    return int(max(0, free))
 
 
 def read_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -178,7 +173,7 @@ def _fetch_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> t
     return chosen
 
 
-def divide_order(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+def split_order(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     """Divide an epoch's order into as few batches as ``batch_size`` allows, of sizes that differ by one at most.
 
     A remainder would make a last batch of a few examples, whose noisy gradient counts as much as any.

@@ -12,10 +12,10 @@ import pandas as pd
 from pipeline.core.array_types import Array
 from pipeline.core.data_kinds import DATA_KINDS
 from pipeline.core.errors import UserError
-from pipeline.core.files import read_sealed
+from pipeline.core.files import read_checksummed_json
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.text import count_words, plural
-from pipeline.data.near_duplicates import MAX_LISTED, compute_perceptual_hashes, find_informative, find_near_identical
+from pipeline.data.near_duplicates import MAX_LISTED, compute_perceptual_hashes, find_informative, find_near_duplicates
 from pipeline.data.store import Store
 
 DIGEST_BYTES = 16
@@ -28,14 +28,14 @@ def fingerprint_splits(splits: pd.DataFrame) -> str:
 
 
 def certify(
-    store: Store, splits: pd.DataFrame, near_identical_bits: int, has_published_test: bool = False
+    store: Store, splits: pd.DataFrame, near_duplicate_max_bits: int, has_published_test: bool = False
 ) -> dict[str, Any]:
     """Check that nothing of one split is in another.
 
     Args:
         store: the examples.
         splits: columns ``group_id, split``; with folds each fold counts as a split.
-        near_identical_bits: largest Hamming distance of two perceptual hashes that is listed.
+        near_duplicate_max_bits: largest Hamming distance of two perceptual hashes that is listed.
         has_published_test: whether the test rows are the publisher's, who is then the one to answer for examples
             that are both in them and elsewhere.
 
@@ -43,7 +43,7 @@ def certify(
         The certificate. It passes when every patient is in one split (over all visits and both knees),
         no patient lacks a split, and no example is the same, bit for bit, in two splits. Examples that
         hold one value all over say nothing and are left out. Near-identical pictures are listed and do not
-        fail it: neighbouring anatomy can look alike. Nor do doubles between published test rows and the
+        fail it: neighbouring anatomy can look alike. Nor do duplicates between published test rows and the
         others: to leave them out would make scores that compare with no one's. Point clouds are compared
         bit for bit alone.
     """
@@ -55,15 +55,17 @@ def certify(
     codes = example_splits.fillna("").to_numpy(dtype=str)
     informative = find_informative(store.examples)
     example_ids = store.index["example_id"]
-    doubles = _find_identical(store.examples, informative, codes)
-    is_published = [has_published_test and "test" in (codes[first], codes[second]) for first, second, _ in doubles]
-    published = list(itertools.compress(doubles, is_published))
-    identical = [pair for pair, is_theirs in zip(doubles, is_published, strict=True) if not is_theirs]
+    duplicates = _find_identical(store.examples, informative, codes)
+    is_published = [has_published_test and "test" in (codes[first], codes[second]) for first, second, _ in duplicates]
+    published = list(itertools.compress(duplicates, is_published))
+    identical = [pair for pair, is_theirs in zip(duplicates, is_published, strict=True) if not is_theirs]
     num_near = 0
     near: list[tuple[int, int, int]] = []
     if store.kind.is_image:
         hashes = compute_perceptual_hashes(store.examples)
-        num_near, near = find_near_identical(store.examples, hashes, informative, codes, near_identical_bits, doubles)
+        num_near, near = find_near_duplicates(
+            store.examples, hashes, informative, codes, near_duplicate_max_bits, duplicates
+        )
 
     def listed(found: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
         return [
@@ -85,7 +87,7 @@ def certify(
         "patients_without_split": lacking,
         "identical_images": {"count": len(identical), "pairs": listed(identical)},
         "published_doubles": {"count": len(published), "pairs": listed(published)},
-        "near_identical_images": {"bits": near_identical_bits, "count": num_near, "pairs": listed(near)},
+        "near_identical_images": {"bits": near_duplicate_max_bits, "count": num_near, "pairs": listed(near)},
     }
 
 
@@ -97,7 +99,7 @@ def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[st
     """
     if not path.is_file():
         raise UserError(f"{path}: no leak certificate. Run the split stage first.")
-    certificate = read_sealed(path)
+    certificate = read_checksummed_json(path)
     made_for = (certificate["store_fingerprint"], certificate["splits_fingerprint"])
     if made_for != (store.fingerprint, fingerprint_splits(splits)):
         raise UserError(f"{path}: made for other pictures or other splits than these. Run the split stage again.")
@@ -113,12 +115,12 @@ def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[st
 
 def describe_findings(certificate: dict[str, Any]) -> list[str]:
     """Say what a certificate that passed found nevertheless, a sentence each."""
-    kind = DATA_KINDS[certificate.get("kind", "volumes")]
+    kind = DATA_KINDS[certificate["kind"]]
     sentences = []
-    doubles = certificate.get("published_doubles", {"count": 0})["count"]
-    if doubles:
+    duplicates = certificate["published_doubles"]["count"]
+    if duplicates:
         sentences.append(
-            f"{count_words(doubles, 'pair')} of exactly equal {plural(kind.example)} lie across the published test "
+            f"{count_words(duplicates, 'pair')} of exactly equal {plural(kind.example)} lie across the published test "
             "split, which is kept as it was published."
         )
     near = certificate["near_identical_images"]["count"]
@@ -163,7 +165,7 @@ def _find_identical(images: Array, informative: Array, codes: Array) -> list[tup
 def _find_repeated(digests: Array) -> Array:
     """Return the places, in order, of the digests ``(pictures, words)`` that occur more than once.
 
-    Of eight million pictures few are doubles: a dictionary of all of them took four gigabytes, this takes a tenth.
+    Of eight million pictures few are duplicates: a dictionary of all of them took four gigabytes, this takes a tenth.
     """
     order = np.lexsort(digests.T)
     ordered = digests[order]

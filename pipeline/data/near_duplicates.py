@@ -45,15 +45,15 @@ def find_informative(images: Array) -> Array:
     return np.concatenate(informative)
 
 
-def find_near_identical(
+def find_near_duplicates(
     images: Array,
     hashes: Array,
     informative: Array,
     codes: Array,
     max_bits: int,
-    doubles: list[tuple[int, int, int]],
+    duplicates: list[tuple[int, int, int]],
 ) -> tuple[int, list[tuple[int, int, int]]]:
-    """Compare pictures with those of the other splits, but for the pairs that are known as doubles.
+    """Compare pictures with those of the other splits, but for the pairs that are known as duplicates.
 
     Pictures that are mostly black have few bits that could differ, so pairs with close hashes are then compared pixel
     by pixel.
@@ -63,13 +63,13 @@ def find_near_identical(
     """
     rows = np.flatnonzero(informative)
     count, found = 0, np.zeros((0, 3), np.int64)
-    num_kept = MAX_LISTED + len(doubles)
+    num_kept = MAX_LISTED + len(duplicates)
     for first, second, bits in find_close_hashes(hashes[rows], codes[rows], max_bits):
         pairs = np.stack([rows[first], rows[second]], axis=1)
         alike = _correlate(images, pairs) >= MIN_CORRELATION
         count += int(alike.sum())
         found = _keep_closest(np.vstack([found, np.column_stack([pairs, bits])[alike]]), num_kept)
-    known = {pair[:2] for pair in doubles}
+    known = {pair[:2] for pair in duplicates}
     near = [(int(a), int(b), int(distance)) for a, b, distance in found if (int(a), int(b)) not in known]
     return count - len(known), near
 

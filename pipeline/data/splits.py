@@ -68,14 +68,14 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
             )
     generator = np.random.default_rng(options.seed)
     shuffled = [[patients[i] for i in generator.permutation(len(patients))] for patients in strata.values()]
-    assigned = _deal_folds(shuffled, options.num_folds) if options.num_folds else _deal_fractions(shuffled, options)
+    assigned = _assign_folds(shuffled, options.num_folds) if options.num_folds else _assign_fractions(shuffled, options)
     return pd.DataFrame(sorted(assigned.items()), columns=list(SPLIT_COLUMNS))
 
 
 def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     """Keep the publisher's test rows and draw validation from the training rows.
 
-    A training row that has an exact double among the training rows stays in train, so that validation and
+    A training row that has an exact duplicate among the training rows stays in train, so that validation and
     train never share a picture.
 
     Args:
@@ -114,7 +114,7 @@ def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options:
             "(one of each label stays to train on)."
         )
     generator = np.random.default_rng(options.seed)
-    counts = _share_out(count, np.array(largest), np.array([len(stratum) for stratum in strata]))
+    counts = _allocate(count, np.array(largest), np.array([len(stratum) for stratum in strata]))
     splits = rows["split"].to_numpy(dtype=object, copy=True)
     for stratum, number in zip(strata, counts, strict=True):
         splits[generator.permutation(stratum.to_numpy())[:number]] = "val"
@@ -160,12 +160,12 @@ def _check_labels(index: pd.DataFrame) -> None:
         )
 
 
-def _share_out(total: int, largest: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Divide a number in proportion to sizes, in whole parts that sum to it; no part exceeds its largest."""
-    shares = total * sizes / sizes.sum()
-    counts: np.ndarray[Any, Any] = np.minimum(np.floor(shares).astype(int), largest)
+def _allocate(total: int, largest: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Split a number in proportion to sizes, in whole parts that sum to it; no part exceeds its largest."""
+    quotas = total * sizes / sizes.sum()
+    counts: np.ndarray[Any, Any] = np.minimum(np.floor(quotas).astype(int), largest)
     while counts.sum() < total:
-        lacking = np.where(counts < largest, shares - counts, -np.inf)
+        lacking = np.where(counts < largest, quotas - counts, -np.inf)
         counts[lacking.argmax()] += 1
     return counts
 
@@ -196,14 +196,14 @@ def _read_given_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFram
     return chosen
 
 
-def _deal_folds(strata: list[list[str]], num_folds: int) -> dict[str, str]:
-    """Deal patients to the folds in turn, going on from stratum to stratum, so that sizes differ by one at most."""
-    dealt = [patient for patients in strata for patient in patients]
-    return {patient: str(place % num_folds) for place, patient in enumerate(dealt)}
+def _assign_folds(strata: list[list[str]], num_folds: int) -> dict[str, str]:
+    """Assign patients to the folds in turn, continuing from stratum to stratum, so that sizes differ by one at most."""
+    ordered = [patient for patients in strata for patient in patients]
+    return {patient: str(index % num_folds) for index, patient in enumerate(ordered)}
 
 
-def _deal_fractions(strata: list[list[str]], options: SplitConfig) -> dict[str, str]:
-    """Give each stratum's splits their share, rounded so that the totals over the strata stay closest to theirs."""
+def _assign_fractions(strata: list[list[str]], options: SplitConfig) -> dict[str, str]:
+    """Give each stratum's splits their fraction, rounded so that the totals over the strata stay closest to theirs."""
     fractions = np.array(
         [1 - options.val_fraction - options.test_fraction, options.val_fraction, options.test_fraction]
     )

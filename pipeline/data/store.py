@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind
 from pipeline.core.errors import UserError
-from pipeline.core.files import open_atomically, read_json, read_sealed, write_sealed
+from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
 
 FORMAT = 3
@@ -97,7 +97,7 @@ def write_store(
         "checksums": checksums,
         "fingerprint": fingerprint,
     }
-    write_sealed(folder / "store.json", content)
+    write_checksummed_json(folder / "store.json", content)
     return fingerprint
 
 
@@ -166,7 +166,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     record = read_json(path)
     if isinstance(record, dict) and record.get("format") != FORMAT:
         raise UserError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT}. Preprocess anew.")
-    return read_sealed(path)
+    return read_checksummed_json(path)
 
 
 def _compute_checksums(folder: Path) -> dict[str, str]:

@@ -14,13 +14,14 @@ from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
 from pipeline.data.sources import Source, list_named_sources
 from pipeline.datasets.akoa import parse_name
-from pipeline.datasets.base import MARK_NAME, ReadyMade, RemoteFile
+from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
 from pipeline.datasets.mnist import REMOTE_FILES, read_mnist
 from pipeline.datasets.modelnet40 import REMOTE_CLOUDS, REMOTE_MESHES, read_modelnet40, read_modelnet40_meshes
-from pipeline.datasets.phantom.scans import COMPLETE_NAME, NOTE, STARTED_NAME, make_phantom
+from pipeline.datasets.phantom.scans import COMPLETE_NAME, STARTED_NAME, make_phantom
+from pipeline.datasets.phantom.scans import SYNTHETIC_NOTE as KNEES_NOTE
 from pipeline.datasets.primitives import COMPLETE_NAME as PRIMITIVES_NAME
-from pipeline.datasets.primitives import NOTE as PRIMITIVES_NOTE
+from pipeline.datasets.primitives import SYNTHETIC_NOTE as PRIMITIVES_NOTE
 from pipeline.datasets.primitives import make_primitives, read_primitives
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Dataset:
     fetch: Callable[["Experiment", Console], None]
     kind: DataKind = VOLUMES
     list_sources: Callable[[Path, str], list[Source]] | None = None
-    read: Callable[[Path, DataConfig], ReadyMade] | None = None
+    read: Callable[[Path, DataConfig], PublishedSet] | None = None
     synthetic_note: str = ""
     marks: tuple[str, ...] = ()
     is_published: bool = False
@@ -103,7 +104,7 @@ DATASETS: dict[str, Dataset] = {
     "phantom": Dataset(
         _make_phantom,
         list_sources=_list_knees,
-        synthetic_note=f"{NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
+        synthetic_note=f"{KNEES_NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
         marks=(COMPLETE_NAME, STARTED_NAME),
     ),
     "mnist": Dataset(download(*REMOTE_FILES), IMAGES, read=read_mnist, marks=(MARK_NAME,), is_published=True),

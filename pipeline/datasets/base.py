@@ -18,7 +18,7 @@ MARK_NAME = "download.json"
 
 
 @dataclass(frozen=True)
-class ReadyMade:
+class PublishedSet:
     """The examples of a published set, in the order in which it has them.
 
     Args:

@@ -14,14 +14,14 @@ from einops import rearrange
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import UserError
-from pipeline.datasets.base import ReadyMade, RemoteFile, describe_missing, find_raw_file
+from pipeline.datasets.base import PublishedSet, RemoteFile, describe_missing, find_raw_file
 
 Array = np.ndarray[Any, Any]
 
 PUBLISHED = {"train": 50_000, "test": 10_000}
 SIDE = 32
 NUM_CHANNELS = 3
-MEND = "Take another copy of the published file."
+ADVICE = "Take another copy of the published file."
 
 MIRRORS = ("https://www.cs.toronto.edu/~kriz", "https://cave.cs.toronto.edu/kriz")
 
@@ -65,17 +65,17 @@ REMOTE_CIFAR10 = _locate("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d8
 REMOTE_CIFAR100 = _locate("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", CIFAR100)
 
 
-def read_cifar10(raw: Path, config: DataConfig) -> ReadyMade:
+def read_cifar10(raw: Path, config: DataConfig) -> PublishedSet:
     """Read CIFAR-10; see :func:`read_cifar`."""
     return read_cifar(raw, config, CIFAR10)
 
 
-def read_cifar100(raw: Path, config: DataConfig) -> ReadyMade:
+def read_cifar100(raw: Path, config: DataConfig) -> PublishedSet:
     """Read CIFAR-100 with its 100 fine classes; see :func:`read_cifar`."""
     return read_cifar(raw, config, CIFAR100)
 
 
-def read_cifar(raw: Path, config: DataConfig, layout: Layout) -> ReadyMade:
+def read_cifar(raw: Path, config: DataConfig, layout: Layout) -> PublishedSet:
     """Read the records of all files that are there.
 
     Args:
@@ -103,7 +103,7 @@ def read_cifar(raw: Path, config: DataConfig, layout: Layout) -> ReadyMade:
             found[split] += len(images)
     missing = describe_missing(raw, found, PUBLISHED, "image", config.allow_partial, absent)
     class_names = np.array(read_class_names(raw, layout))
-    return ReadyMade(
+    return PublishedSet(
         np.concatenate(examples), class_names[np.concatenate(labels)], np.concatenate(splits), origins, missing
     )
 
@@ -127,7 +127,7 @@ def read_records(path: Path, num_labels: tuple[int, ...], most: int) -> tuple[Ar
     if num_bytes == 0 or num_bytes > most * record_bytes or num_bytes % record_bytes != 0:
         raise UserError(
             f"{path}: {num_bytes:,} bytes; allowed is a whole number of records of {record_bytes:,} bytes, from 1 to "
-            f"{most:,} of them. {MEND}"
+            f"{most:,} of them. {ADVICE}"
         )
     records = rearrange(np.fromfile(path, np.uint8), "(record byte) -> record byte", byte=record_bytes)
     for place, number in enumerate(num_labels):
@@ -135,7 +135,7 @@ def read_records(path: Path, num_labels: tuple[int, ...], most: int) -> tuple[Ar
         if len(wrong):
             raise UserError(
                 f"{path}: record {wrong[0]} has the label {records[wrong[0], place]}; allowed are 0 to {number - 1}. "
-                f"{MEND}"
+                f"{ADVICE}"
             )
     images = rearrange(
         records[:, len(num_labels) :],
@@ -159,6 +159,6 @@ def read_class_names(raw: Path, layout: Layout) -> list[str]:
     if len(names) != layout.num_labels[-1] or len(set(names)) != len(names):
         raise UserError(
             f"{path}: {len(names)} names, {len(set(names))} of them different; the set has {layout.num_labels[-1]} "
-            f"classes. {MEND}"
+            f"classes. {ADVICE}"
         )
     return names

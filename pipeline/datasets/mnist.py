@@ -15,7 +15,7 @@ from einops import rearrange
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import UserError
-from pipeline.datasets.base import ReadyMade, RemoteFile, describe_missing, find_raw_file
+from pipeline.datasets.base import PublishedSet, RemoteFile, describe_missing, find_raw_file
 
 Array = np.ndarray[Any, Any]
 
@@ -24,7 +24,7 @@ SIDE = 28
 NUM_CLASSES = 10
 PREFIXES = {"train": "train", "test": "t10k"}
 TYPE_UINT8 = 8
-MEND = "Take another copy of the published file."
+ADVICE = "Take another copy of the published file."
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
 # MD5 of the files that these mirrors give and the MNIST readers of other projects expect.
@@ -40,7 +40,7 @@ REMOTE_FILES = tuple(
 )
 
 
-def read_mnist(raw: Path, config: DataConfig) -> ReadyMade:
+def read_mnist(raw: Path, config: DataConfig) -> PublishedSet:
     """Read the four files, plain or ``.gz``.
 
     Args:
@@ -61,14 +61,14 @@ def read_mnist(raw: Path, config: DataConfig) -> ReadyMade:
             raise UserError(f"{labels_path}: {len(digits)} labels, but {images_path.name} has {len(images)} images.")
         wrong = np.flatnonzero(digits >= NUM_CLASSES)
         if len(wrong):
-            raise UserError(f"{labels_path}: label {wrong[0]} is {digits[wrong[0]]}; allowed are 0 to 9. {MEND}")
+            raise UserError(f"{labels_path}: label {wrong[0]} is {digits[wrong[0]]}; allowed are 0 to 9. {ADVICE}")
         examples.append(images)
         labels.append(digits.astype(str))
         splits.append(np.repeat(split, len(images)))
         origins += [f"{images_path.relative_to(raw).as_posix()}#{row}" for row in range(len(images))]
     found = {split: len(images) for split, images in zip(PREFIXES, examples, strict=True)}
     missing = describe_missing(raw, found, PUBLISHED, "image", config.allow_partial)
-    return ReadyMade(np.concatenate(examples), np.concatenate(labels), np.concatenate(splits), origins, missing)
+    return PublishedSet(np.concatenate(examples), np.concatenate(labels), np.concatenate(splits), origins, missing)
 
 
 def read_idx(path: Path, largest: tuple[int, ...]) -> Array:
@@ -90,22 +90,22 @@ def read_idx(path: Path, largest: tuple[int, ...]) -> Array:
             if magic != bytes((0, 0, TYPE_UINT8, len(largest))):
                 raise UserError(
                     f"{path}: begins with {magic.hex(' ') or 'nothing'}; an IDX file of uint8 with {len(largest)} "
-                    f"axes begins with 00 00 08 0{len(largest)}. {MEND}"
+                    f"axes begins with 00 00 08 0{len(largest)}. {ADVICE}"
                 )
             header = file.read(4 * len(largest))
             if len(header) < 4 * len(largest):
-                raise UserError(f"{path}: truncated within its header of {4 + 4 * len(largest)} bytes. {MEND}")
+                raise UserError(f"{path}: truncated within its header of {4 + 4 * len(largest)} bytes. {ADVICE}")
             shape = tuple(int(size) for size in np.frombuffer(header, ">u4"))
             if shape[1:] != largest[1:] or shape[0] > largest[0]:
                 allowed = " x ".join(["at most " + str(largest[0]), *(str(size) for size in largest[1:])])
-                raise UserError(f"{path}: holds {' x '.join(map(str, shape))} values; allowed are {allowed}. {MEND}")
+                raise UserError(f"{path}: holds {' x '.join(map(str, shape))} values; allowed are {allowed}. {ADVICE}")
             num_values = int(np.prod(shape))
             content = file.read(num_values + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}). {MEND}") from error
+        raise UserError(f"{path}: not a whole gzip file ({error}). {ADVICE}") from error
     if len(content) != num_values:
         found = f"truncated: {len(content):,}" if len(content) < num_values else f"too long: more than {num_values:,}"
-        raise UserError(f"{path}: {found} bytes behind the header, which says {num_values:,}. {MEND}")
+        raise UserError(f"{path}: {found} bytes behind the header, which says {num_values:,}. {ADVICE}")
     values = np.frombuffer(content, np.uint8)
     if len(shape) == 1:
         return values

@@ -22,7 +22,7 @@ from joblib import Parallel, delayed
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
-from pipeline.datasets.base import OFFICIAL_SPLITS, ReadyMade, RemoteFile, describe_missing, find_raw_file
+from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet, RemoteFile, describe_missing, find_raw_file
 from pipeline.formats.hdf5 import read_hdf5_points
 from pipeline.formats.point_clouds import read_off_points
 
@@ -58,7 +58,7 @@ REMOTE_MESHES = RemoteFile(
 )
 
 
-def read_modelnet40(raw: Path, config: DataConfig) -> ReadyMade:
+def read_modelnet40(raw: Path, config: DataConfig) -> PublishedSet:
     """Read the HDF5 files where they are, else the OFF meshes.
 
     Args:
@@ -75,7 +75,7 @@ def read_modelnet40(raw: Path, config: DataConfig) -> ReadyMade:
     return read_modelnet40_meshes(raw, config)
 
 
-def read_modelnet40_meshes(raw: Path, config: DataConfig) -> ReadyMade:
+def read_modelnet40_meshes(raw: Path, config: DataConfig) -> PublishedSet:
     """Read the OFF meshes; arguments and errors as for :func:`read_modelnet40`."""
     return read_mesh_tree(raw, PUBLISHED_MESHES, config.allow_partial)
 
@@ -90,7 +90,7 @@ def turn_z_up(points: Array) -> Array:
     return np.stack([x, -z, y], axis=-1)
 
 
-def _read_clouds(raw: Path, names_path: Path, allow_partial: bool) -> ReadyMade:
+def _read_clouds(raw: Path, names_path: Path, allow_partial: bool) -> PublishedSet:
     folder = names_path.parent
     class_names = np.array(_read_lines(names_path))
     examples, labels, splits, origins, absent = [], [], [], [], []
@@ -117,10 +117,10 @@ def _read_clouds(raw: Path, names_path: Path, allow_partial: bool) -> ReadyMade:
             origins += [f"{path.relative_to(raw).as_posix()}#{row}" for row in range(len(points))]
     found = _count(np.concatenate(splits) if splits else np.array([]))
     missing = describe_missing(raw, found, PUBLISHED_CLOUDS, "object", allow_partial, absent)
-    return ReadyMade(np.concatenate(examples), np.concatenate(labels), np.concatenate(splits), origins, missing)
+    return PublishedSet(np.concatenate(examples), np.concatenate(labels), np.concatenate(splits), origins, missing)
 
 
-def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool) -> ReadyMade:
+def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool) -> PublishedSet:
     """Read ``<class>/<train or test>/<name>.off`` and sample each surface, on all cores.
 
     Args:
@@ -154,7 +154,7 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
     num_workers = min(count_cores(), 1 + num_bytes // BYTES_WORTH_A_PROCESS)
     examples = np.stack(list(Parallel(n_jobs=num_workers, batch_size=8)(tasks)))
     labels = np.array([place.parts[-3] for place in places])
-    return ReadyMade(examples, labels, splits, [place.as_posix() for place in places], missing)
+    return PublishedSet(examples, labels, splits, [place.as_posix() for place in places], missing)
 
 
 def _count(splits: Array) -> dict[str, int]:

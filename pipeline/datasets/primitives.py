@@ -15,13 +15,13 @@ from pipeline.config.data import DataConfig
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
-from pipeline.datasets.base import ReadyMade
+from pipeline.datasets.base import PublishedSet
 from pipeline.datasets.modelnet40 import read_mesh_tree
 
 Array = np.ndarray[Any, Any]
 Generator = np.random.Generator
 
-NOTE = "These objects are synthetic: simple solids that were made from geometry."
+SYNTHETIC_NOTE = "These objects are synthetic: simple solids that were made from geometry."
 NUM_OBJECTS = {"train": 300, "test": 50}  # of each class
 COMPLETE_NAME = "primitives.json"
 VERSION = 1
@@ -59,7 +59,7 @@ def make_primitives(folder: Path, console: Console, num_objects: dict[str, int] 
     Raises:
         UserError: the folder holds something else.
     """
-    record = {"note": NOTE, "version": VERSION, "classes": list(SOLIDS), "objects_of_each_class": num_objects}
+    record = {"note": SYNTHETIC_NOTE, "version": VERSION, "classes": list(SOLIDS), "objects_of_each_class": num_objects}
     complete = folder / COMPLETE_NAME
     if complete.is_file() and read_json(complete) == record:
         return
@@ -78,7 +78,7 @@ def make_primitives(folder: Path, console: Console, num_objects: dict[str, int] 
     write_json(complete, record)
 
 
-def read_primitives(raw: Path, config: DataConfig) -> ReadyMade:
+def read_primitives(raw: Path, config: DataConfig) -> PublishedSet:
     """Read the solids of a folder that :func:`make_primitives` filled; arguments as for ``read_modelnet40``."""
     complete = raw / COMPLETE_NAME
     if not complete.is_file():

@@ -23,7 +23,7 @@ from pipeline.formats.volume import Volume, build_volume
 SUFFIXES = (".dcm", ".ima")
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM PS3.5, A.5: all but the first bytes are packed, however much that is
 # pydicom takes a header's values apart when they are asked for; damaged ones were seen to end in most of these.
-DAMAGE = (
+READ_ERRORS = (
     OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, RuntimeError, struct.error,
 )  # fmt: skip
 PREAMBLE_BYTES, MAGIC = 128, b"DICM"
@@ -74,7 +74,7 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
             return _read_stack(name, paths, PydicomReader())
         except UserError:
             raise
-        except DAMAGE as error:
+        except READ_ERRORS as error:
             found = type(error).__name__  # its text may quote the header
             raise VolumeError(f"{name}: DICOM with a damaged header ({found}). Export it anew.") from error
 
@@ -100,7 +100,7 @@ def _read_stack(name: str, paths: tuple[Path, ...], reader: Any) -> Volume:
         reader.filenames = [reader.filenames]
     try:
         voxels, facts = reader.get_data([header for header, _ in slices])
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise VolumeError(
             f"{name}: pixels cannot be read ({type(error).__name__}); compressed ones need another program. "
             "Convert the series to NIfTI, for instance with dcm2niix."
@@ -126,7 +126,7 @@ def _read_slice(path: Path) -> Any:
         missing = [tag for tag in (*NEEDED, "PixelData") if tag not in header or header[tag].is_empty]
         num_frames = int(header.get("NumberOfFrames", None) or 1)
         photometric = str(header.get("PhotometricInterpretation", ""))
-    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *DAMAGE) as error:
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *READ_ERRORS) as error:
         if isinstance(error, UserError):
             raise
         raise VolumeError(f"{path}: not readable as DICOM ({type(error).__name__}). Copy or export it anew.") from error

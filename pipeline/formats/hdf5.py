@@ -10,7 +10,7 @@ from pipeline.core.errors import UserError
 if TYPE_CHECKING:
     import h5py
 
-MEND = "Take another copy of the published file."
+ADVICE = "Take another copy of the published file."
 # The whole published set has 12,308 objects. A header that claims more than this is refused before it is read: values
 # that the file does not even hold are read as zeros.
 MAX_OBJECTS = 20_000
@@ -33,28 +33,30 @@ def read_hdf5_points(path: Path, num_points: int) -> tuple[np.ndarray[Any, Any],
     import h5py  # slow to import, and only these files need it
 
     if not path.is_file():
-        raise UserError(f"{path}: no such file. {MEND}")
+        raise UserError(f"{path}: no such file. {ADVICE}")
     try:
         with h5py.File(path, "r") as file:
             data = _open_dataset(file, "data", path)
             label = _open_dataset(file, "label", path)
             if data.dtype != np.float32 or data.ndim != 3 or data.shape[1:] != (num_points, 3):
                 raise UserError(
-                    f"{path}: data is {_describe(data)}, allowed is (objects, {num_points}, 3) of float32. {MEND}"
+                    f"{path}: data is {_describe(data)}, allowed is (objects, {num_points}, 3) of float32. {ADVICE}"
                 )
             num_objects = data.shape[0]
             if label.dtype != np.uint8 or label.shape not in ((num_objects, 1), (num_objects,)):
-                raise UserError(f"{path}: label is {_describe(label)}, allowed is ({num_objects}, 1) of uint8. {MEND}")
+                raise UserError(
+                    f"{path}: label is {_describe(label)}, allowed is ({num_objects}, 1) of uint8. {ADVICE}"
+                )
             if not 1 <= num_objects <= MAX_OBJECTS:
-                raise UserError(f"{path}: data has {num_objects} objects, allowed are 1 to {MAX_OBJECTS}. {MEND}")
+                raise UserError(f"{path}: data has {num_objects} objects, allowed are 1 to {MAX_OBJECTS}. {ADVICE}")
             points, labels = data[:], label[:]
     except UserError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py has no error of its own
-        raise UserError(f"{path}: not a whole HDF5 file ({error}). {MEND}") from error
+        raise UserError(f"{path}: not a whole HDF5 file ({error}). {ADVICE}") from error
     wrong = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
     if len(wrong):
-        raise UserError(f"{path}: row {wrong[0]} of data has a coordinate that is not finite. {MEND}")
+        raise UserError(f"{path}: row {wrong[0]} of data has a coordinate that is not finite. {ADVICE}")
     return points, labels.reshape(-1).astype(np.int64)
 
 
@@ -64,14 +66,14 @@ def _open_dataset(file: "h5py.File", name: str, path: Path) -> "h5py.Dataset":
 
     link = file.get(name, getlink=True)
     if link is None:
-        raise UserError(f"{path}: there is no dataset {name!r}. {MEND}")
+        raise UserError(f"{path}: there is no dataset {name!r}. {ADVICE}")
     if not isinstance(link, h5py.HardLink):
-        raise UserError(f"{path}: {name!r} is a link ({type(link).__name__}) and not a dataset. {MEND}")
+        raise UserError(f"{path}: {name!r} is a link ({type(link).__name__}) and not a dataset. {ADVICE}")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset):
-        raise UserError(f"{path}: {name!r} is a {type(dataset).__name__.lower()} and not a dataset. {MEND}")
+        raise UserError(f"{path}: {name!r} is a {type(dataset).__name__.lower()} and not a dataset. {ADVICE}")
     if dataset.is_virtual or dataset.external:
-        raise UserError(f"{path}: the values of {name!r} lie in another file. {MEND}")
+        raise UserError(f"{path}: the values of {name!r} lie in another file. {ADVICE}")
     return dataset
 
 

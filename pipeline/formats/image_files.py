@@ -20,14 +20,14 @@ FORMATS = ("PNG", "JPEG", "BMP", "PPM")
 MAX_FILE_BYTES = 1 << 28
 MAX_PIXELS = 1 << 26
 # Pillow has no error of its own; damaged files were seen to end in most of these.
-DAMAGE = (
+READ_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[Image.Image]:
     """Open a picture of a plain format that is no larger than memory holds.
 
     Pillow knows many formats, of which one starts another program (PostScript), and it looks at the content alone: a
@@ -54,11 +54,11 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             yield picture
     except UserError:
         raise
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise VolumeError(f"{path}: not readable as a picture ({error}). Copy it anew.") from error
 
 
-def read_picture(path: Path, num_channels: int, image_size: tuple[int, int]) -> np.ndarray[Any, Any]:
+def read_image(path: Path, num_channels: int, image_size: tuple[int, int]) -> np.ndarray[Any, Any]:
     """Read a picture that already has the model's size.
 
     Nothing is resized or cut: a model of 28 x 28 digits knows nothing of a photograph made small.
@@ -75,7 +75,7 @@ def read_picture(path: Path, num_channels: int, image_size: tuple[int, int]) -> 
         UserError: no such file, unreadable, of another size, with transparency or more than 8 bits, or in colour
             where the model knows grey alone.
     """
-    with open_picture(path) as picture:
+    with open_image(path) as picture:
         mode, (width, height) = picture.mode, picture.size
         if (height, width) != tuple(image_size):
             raise UserError(

@@ -5,6 +5,7 @@ institutions, remarks, extensions) never passes this door.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,8 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
         digest.update(content)
     raw = _read_voxels(path, content, offset, num_bytes)
     voxels = np.frombuffer(raw, dtype, count=num_bytes // dtype.itemsize, offset=offset).reshape(shape, order="F")
-    return build_volume(
-        str(path),
-        voxels,
-        affine,
-        scaling=_check_scaling(path, header),
+    return replace(
+        build_volume(str(path), voxels, affine, _check_scaling(path, header)),
         stored_shape=tuple(int(size) for size in header.get_data_shape()),
         sha256=digest.hexdigest(),
         orientation_known=is_known,

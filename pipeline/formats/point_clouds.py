@@ -11,7 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.formats.off import Mesh, parse_off
 
 # What NumPy was seen to end in on damaged headers; one may also ask for gigabytes.
-DAMAGE = (
+READ_ERRORS = (
     OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, TokenError, MemoryError,
 )  # fmt: skip
 
@@ -106,7 +106,7 @@ def read_cloud(path: Path, num_points: int, num_stored: int) -> np.ndarray[Any, 
     try:
         # A map: the header may claim more numbers than memory can hold, and the file has. No archive and no pickle.
         stored = np.lib.format.open_memmap(path, mode="r")
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise UserError(f"{path}: neither an OFF file nor a .npy array of numbers ({error}).") from error
     is_cloud = stored.ndim == 2 and stored.shape[1] == 3 and stored.dtype.kind in "fiu"
     if not is_cloud or len(stored) < num_points:

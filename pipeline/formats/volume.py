@@ -41,23 +41,15 @@ class Volume:
     stored_axes: str
     stored_shape: tuple[int, ...]
     obliquity_degrees: float
-    sha256: str
+    sha256: str = ""
     orientation_known: bool = True
-
-    def intensity(self) -> np.ndarray[Any, Any]:
-        """Return all voxels in scanner units, float32, ``(right, anterior, superior)``."""
-        return self.voxels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
 
 
 def build_volume(
     name: str,
     voxels: np.ndarray[Any, Any],
     affine: np.ndarray[Any, Any],
-    *,
     scaling: tuple[float | None, float | None] = (None, None),
-    stored_shape: tuple[int, ...] | None = None,
-    sha256: str = "",
-    orientation_known: bool = True,
 ) -> Volume:
     """Turn an array to right, anterior, superior.
 
@@ -66,9 +58,9 @@ def build_volume(
         voxels: three axes, integers or floats.
         affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
         scaling: slope and intercept from voxels to scanner units; None leaves them.
-        stored_shape: as the file has it; without it the array's.
-        sha256: of the file.
-        orientation_known: whether the affine was given and not assumed.
+
+    Returns:
+        The volume, without what only its file tells (``sha256``, ``orientation_known``).
 
     Raises:
         VolumeError: not three axes; NaN; constant; an affine that is singular or not finite.
@@ -90,10 +82,8 @@ def build_volume(
         spacing_mm=tuple(float(spacing[axis]) for axis in order),  # type: ignore[arg-type]  # three of them
         centre_mm=tuple(float(value) for value in centre[:3]),  # type: ignore[arg-type]  # three of them
         stored_axes="".join(nibabel.aff2axcodes(affine)),
-        stored_shape=voxels.shape if stored_shape is None else stored_shape,
+        stored_shape=voxels.shape,
         obliquity_degrees=float(np.rad2deg(nibabel.affines.obliquity(affine).max())),
-        sha256=sha256,
-        orientation_known=orientation_known,
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.core.resumable_table import Row
 from pipeline.data.statistics import describe_distance
 from pipeline.datasets.akoa import find_side
 from pipeline.formats.dicom import read_series
-from pipeline.formats.image_files import read_picture
+from pipeline.formats.image_files import read_image
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import compute_probabilities, score_stack
@@ -101,7 +101,7 @@ def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
 def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
     """Read an image or a point cloud as a store holds it, of a cloud only the points that the model takes."""
     if checkpoint.kind.is_image:
-        return read_picture(path, checkpoint.num_channels, checkpoint.image_size)
+        return read_image(path, checkpoint.num_channels, checkpoint.image_size)
     num_stored = checkpoint.image_size[0]
     return read_cloud(path, checkpoint.model.num_points or num_stored, num_stored)
 

@@ -20,7 +20,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.data.sources import find_files
 from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import Dataset, find_raw_folder
-from pipeline.datasets.base import OFFICIAL_SPLITS, ReadyMade
+from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet
 from pipeline.preprocessing.completeness import Preparation
 
 # Changes when the same files make other tables; it makes old ones invalid.
@@ -104,7 +104,7 @@ def _fingerprint_plan(experiment: Experiment) -> str:
     return compute_fingerprint(VERSION, FORMAT, options, files)
 
 
-def _write_all(paths: Workspace, found: ReadyMade, dataset: Dataset) -> None:
+def _write_all(paths: Workspace, found: PublishedSet, dataset: Dataset) -> None:
     names = name_examples(found.official_splits)
     digests = [hashlib.sha256(np.ascontiguousarray(example).data).hexdigest() for example in found.examples]
     shape = "x".join(str(size) for size in found.examples.shape[1:])

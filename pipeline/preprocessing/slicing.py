@@ -16,7 +16,7 @@ from pipeline.core.array_types import Array
 from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import VolumeError
 from pipeline.data.resampling import resample
-from pipeline.formats.image_files import open_picture
+from pipeline.formats.image_files import open_image
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.volume import Volume
 
@@ -119,7 +119,7 @@ def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stac
     chosen = choose_slices(
         len(paths), options.num_slices, options.span if len(paths) > options.num_slices else (0.0, 1.0)
     )
-    pictures = [_read_picture(paths[index]) for index in chosen]
+    pictures = [_read_grey_image(paths[index]) for index in chosen]
     if len({picture.shape for picture in pictures}) > 1:
         sizes = sorted({f"{picture.shape[1]}x{picture.shape[0]}" for picture in pictures})
         raise VolumeError(f"{paths[0]}: the slices of this scan have several sizes ({', '.join(sizes)}).")
@@ -141,6 +141,6 @@ def _window(slices: Array, percentiles: tuple[float, float]) -> tuple[float, flo
     return (float(low), float(high)) if low < high else (float(slices.min()), float(slices.max()))
 
 
-def _read_picture(path: Path) -> Array:
-    with open_picture(path) as picture:
+def _read_grey_image(path: Path) -> Array:
+    with open_image(path) as picture:
         return np.asarray(picture.convert("L"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.locks import hold
+from pipeline.core.locks import lock_folder
 
 Stage = Callable[[Experiment, Console], None]
 
@@ -22,7 +22,7 @@ def alone_in(choose_folder: Callable[[Experiment], Path]) -> Callable[[Stage], S
     def decorate(stage: Stage) -> Stage:
         @wraps(stage)
         def run(experiment: Experiment, console: Console) -> None:
-            with hold(choose_folder(experiment)):
+            with lock_folder(choose_folder(experiment)):
                 stage(experiment, console)
 
         return run

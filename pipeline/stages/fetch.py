@@ -4,7 +4,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.validation import require
-from pipeline.core.locks import hold
+from pipeline.core.locks import lock_folder
 from pipeline.datasets import DATASETS, find_raw_folder
 
 
@@ -23,5 +23,5 @@ def fetch(experiment: Experiment, console: Console) -> None:
     if raw is not None and not is_ours and any(not path.name.startswith(".") for path in raw.iterdir()):
         console.print(f"{raw}: taken as it is.")
         return
-    with hold(find_raw_folder(experiment)):
+    with lock_folder(find_raw_folder(experiment)):
         dataset.fetch(experiment, console)

@@ -6,7 +6,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError
-from pipeline.core.files import read_sealed, write_sealed
+from pipeline.core.files import read_checksummed_json, write_checksummed_json
 from pipeline.core.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
 from pipeline.core.text import count_words
 from pipeline.data.leak_certificate import certify, check_certificate, describe_findings, fingerprint_splits
@@ -39,7 +39,7 @@ def split(experiment: Experiment, console: Console) -> None:
         return
     certificate = certify(store, splits, experiment.split.near_identical_bits, has_published_test)
     write_table(paths.splits, splits, SPLIT_COLUMNS)
-    write_sealed(paths.certificate, certificate)
+    write_checksummed_json(paths.certificate, certificate)
     kind = store.kind
     for name, count in certificate["splits"].items():
         labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
@@ -66,7 +66,7 @@ def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool
     if not (paths.splits.is_file() and paths.certificate.is_file()):
         return False
     try:
-        certificate = read_sealed(paths.certificate)
+        certificate = read_checksummed_json(paths.certificate)
         found = fingerprint_splits(read_table(paths.splits, SPLIT_COLUMNS))
     except UserError:  # damaged: both are made anew
         return False

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from perceiver.layers import LatentLayer
 from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
-from pipeline.core.locks import hold
+from pipeline.core.locks import lock_folder
 
 
 def is_first_process() -> bool:
@@ -75,7 +75,7 @@ def hold_together(fabric: Fabric, folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if fabric.global_rank == 0:
             try:
-                held.enter_context(hold(folder))
+                held.enter_context(lock_folder(folder))
             except UserError as error:
                 problem = str(error)
         problem = fabric.broadcast(problem)

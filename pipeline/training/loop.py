@@ -19,7 +19,7 @@ from torch import nn
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import derive_seed
-from pipeline.data.batches import Examples, divide_order, read_batches
+from pipeline.data.batches import Examples, read_batches, split_order
 from pipeline.models.classifier import Classifier, to_unit_range
 from pipeline.training.augmentation import change_images, change_labels, draw_changes
 from pipeline.training.history import EpochResult, should_stop
@@ -135,7 +135,7 @@ def _train_one_epoch(
     """Go through the training examples once; return their mean loss and accuracy over all devices."""
     epochs_done = len(state.history)
     order_generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epochs_done))
-    batches = divide_order(torch.randperm(len(examples), generator=order_generator), config.batch_size)
+    batches = split_order(torch.randperm(len(examples), generator=order_generator), config.batch_size)
     if len(batches[-1]) < fabric.world_size:
         raise UserError(
             f"train.batch_size: batches of {len(batches[-1])} examples cannot be shared by {fabric.world_size} "

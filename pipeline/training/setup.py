@@ -11,7 +11,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
 from pipeline.core.seeds import derive_seed
-from pipeline.data.batches import Examples, place_examples
+from pipeline.data.batches import Examples, compute_room, place_examples
 from pipeline.data.statistics import IntensityReference, compute_reference, compute_statistics
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
@@ -125,7 +125,7 @@ def _select_examples(
         lacking = f"no picture labelled {missing[0]}" if missing else "no picture"
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
     positions = chosen["slice_position"].to_numpy()
-    return place_examples(store.examples, rows, labels, positions, device, num_sharing=num_sharing)
+    return place_examples(store.examples, rows, labels, positions, device, compute_room(device, num_sharing))
 
 
 def build_state(task: Task) -> TrainingState:

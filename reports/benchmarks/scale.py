@@ -127,7 +127,7 @@ def make_pictures(num_volumes: int) -> Any:
 
 def certify_tables(folder: Path, store: Any, splits: pd.DataFrame) -> None:
     """Vouch for patients and exact doubles. Point clouds are what the certificate compares bit for bit alone."""
-    certificate = certify(dataclasses.replace(store, kind=POINTS), splits, near_identical_bits=0)
+    certificate = certify(dataclasses.replace(store, kind=POINTS), splits, near_duplicate_max_bits=0)
     write_bytes(folder / "leak_certificate.json", json.dumps(certificate).encode())
     check_certificate(folder / "leak_certificate.json", store, splits)
 

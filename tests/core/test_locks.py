@@ -10,15 +10,15 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.core.errors import UserError
-from pipeline.core.locks import hold
+from pipeline.core.locks import lock_folder
 
 # Holds a folder, says so, and waits for its standard input to end.
 HOLDER = """
 import sys
 from pathlib import Path
-from pipeline.core.locks import hold
+from pipeline.core.locks import lock_folder
 
-with hold(Path(sys.argv[1])):
+with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -43,10 +43,10 @@ def holder():
 def test_a_second_process_is_refused_by_name_until_the_first_has_ended(tmp_path, holder):
     process = holder(tmp_path)
     refusal = rf"{tmp_path}: in use by another process \({process.pid} on .+\)\. Wait"
-    with pytest.raises(UserError, match=refusal), hold(tmp_path):
+    with pytest.raises(UserError, match=refusal), lock_folder(tmp_path):
         pytest.fail("two processes hold the folder")
     process.communicate()
-    with hold(tmp_path):
+    with lock_folder(tmp_path):
         assert (tmp_path / ".lock.json").is_file()
     assert not (tmp_path / ".lock.json").exists()
 
@@ -56,7 +56,7 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path, holder):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / ".lock.json").is_file(), "it could not clean up"
-    with hold(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
@@ -69,9 +69,9 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path, holder):
 
 
 def test_an_error_in_the_block_lets_go(tmp_path):
-    with pytest.raises(ZeroDivisionError), hold(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
         raise ZeroDivisionError
-    with hold(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 

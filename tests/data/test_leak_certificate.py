@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_sealed
+from pipeline.core.files import write_checksummed_json
 from pipeline.data.leak_certificate import certify, check_certificate, describe_findings
-from pipeline.data.near_duplicates import compute_perceptual_hashes
-from pipeline.data.near_duplicates import find_near_identical as _find_near_identical
+from pipeline.data.near_duplicates import compute_perceptual_hashes, find_near_duplicates
 from pipeline.data.store import read_store, write_store
 
 
@@ -102,7 +101,7 @@ def test_training_is_refused_without_a_certificate_that_fits(images, tmp_path):
     path = tmp_path / "leak_certificate.json"
     with pytest.raises(UserError, match="no leak certificate"):
         check_certificate(path, store, SPLITS)
-    write_sealed(path, certify(store, SPLITS, 6))
+    write_checksummed_json(path, certify(store, SPLITS, 6))
     assert check_certificate(path, store, SPLITS)["passed"]
     moved = SPLITS.assign(split=["val", "train", "train", "val", "test", "test"])
     with pytest.raises(UserError, match="made for other pictures or other splits"):
@@ -112,7 +111,7 @@ def test_training_is_refused_without_a_certificate_that_fits(images, tmp_path):
         check_certificate(path, make_store(tmp_path, images), SPLITS)
     images[11] = images[0]
     leaky = make_store(tmp_path, images)
-    write_sealed(path, certify(leaky, SPLITS, 6))
+    write_checksummed_json(path, certify(leaky, SPLITS, 6))
     with pytest.raises(UserError, match=r"the splits leak \(0 patients in two splits, 0 in none, 1 identical pictures"):
         check_certificate(path, leaky, SPLITS)
 
@@ -133,7 +132,7 @@ def test_the_closest_pairs_are_those_of_a_plain_search(tmp_path):
     images = np.clip(copies, 0, 255).astype(np.uint8)
     codes = np.array(["train", "val", "test"])[generator.integers(0, 3, 600)]
     hashes = compute_perceptual_hashes(images)
-    count, found = _find_near_identical(images, hashes, np.ones(600, bool), codes, 4, [])
+    count, found = find_near_duplicates(images, hashes, np.ones(600, bool), codes, 4, [])
     distance = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2)
     correlation = np.corrcoef(images.reshape(600, -1))
     first, second = np.nonzero(np.triu((distance <= 4) & (correlation >= 0.99) & (codes[:, None] != codes[None]), 1))

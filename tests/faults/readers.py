@@ -21,7 +21,7 @@ from pipeline.datasets.cifar import CIFAR10, CIFAR100, read_records
 from pipeline.datasets.mnist import read_idx
 from pipeline.formats.dicom import read_series
 from pipeline.formats.hdf5 import read_hdf5_points
-from pipeline.formats.image_files import read_picture
+from pipeline.formats.image_files import read_image
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.preprocessing.slicing import cut_stack
@@ -29,6 +29,7 @@ from pipeline.training.checkpoint import HEADER_KEY, read_checkpoint, write_chec
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.dicom import write_series
 from tests.builders.published_sets import to_idx
+from tests.builders.volumes import compute_intensity
 from tests.faults.fuzz import Reader
 
 MAX_VOXEL_BYTES = 1 << 20
@@ -50,7 +51,7 @@ def read_slices(path: Path) -> Any:
     volume = read_volume(path, MAX_VOXEL_BYTES, needs_orientation=False)
     assert np.isfinite([*volume.spacing_mm, *volume.centre_mm, volume.obliquity_degrees]).all()
     assert min(volume.spacing_mm) > 0
-    assert np.isfinite(volume.intensity()).all()
+    assert np.isfinite(compute_intensity(volume)).all()
     with np.errstate(invalid="raise"):  # a NaN that becomes a grey level
         return cut_stack(volume, PreprocessConfig(num_slices=3, size=(8, 8), spacing_mm=4.0), str(path))
 
@@ -182,7 +183,7 @@ READERS = {
     "OFF": Reader("a.off", make_meshes, lambda path: read_cloud(path, 8, 16), words=MESH_WORDS),
     "npy": Reader("a.npy", make_arrays, lambda path: read_cloud(path, 3, 16), words=ARRAY_WORDS),
     "HDF5": Reader("a.h5", make_clouds, lambda path: read_hdf5_points(path, 8)),
-    "picture": Reader("a.png", make_pictures, lambda path: read_picture(path, 3, (8, 8)), words=PICTURE_WORDS),
+    "picture": Reader("a.png", make_pictures, lambda path: read_image(path, 3, (8, 8)), words=PICTURE_WORDS),
     "checkpoint": Reader("a.safetensors", make_checkpoints, read_checkpoint),
     "facts": Reader("facts.json", make_facts, read_facts, words=FACT_WORDS),
     "DICOM": Reader("a.dcm", make_dicom, lambda path: read_series("series", (path,), MAX_VOXEL_BYTES)),

@@ -139,7 +139,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def read_from_disk(monkeypatch):
     """No room for pictures in memory."""
-    monkeypatch.setattr(pipeline.data.batches, "SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr(pipeline.data.batches, "FRACTION_OF_FREE_MEMORY", 0.0)
 
 
 def assert_same_result(experiment, whole):

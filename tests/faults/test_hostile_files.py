@@ -21,7 +21,7 @@ from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.mnist import read_idx
 from pipeline.formats.dicom import read_series
 from pipeline.formats.hdf5 import read_hdf5_points
-from pipeline.formats.image_files import read_picture
+from pipeline.formats.image_files import read_image
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.preprocessing.slicing import read_image_stack
@@ -133,19 +133,19 @@ def test_an_hdf5_file_that_claims_more_than_the_published_set_is_refused(tmp_pat
 def test_a_picture_is_of_a_plain_format_whatever_its_name_says(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     with pytest.raises(UserError, match="not readable as a picture"):
-        read_picture(tmp_path / "a.png", 1, (8, 8))
+        read_image(tmp_path / "a.png", 1, (8, 8))
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "TIFF")
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     with pytest.raises(UserError, match="not readable as a picture"):
-        read_picture(tmp_path / "a.png", 1, (8, 8))
+        read_image(tmp_path / "a.png", 1, (8, 8))
 
 
 def test_a_damaged_or_huge_picture_is_refused(tmp_path):
     start = b"\x89PNG\r\n\x1a\n"
     (tmp_path / "a.png").write_bytes(start + struct.pack(">I", 3) + b"IHDR" + bytes(7))
     with pytest.raises(UserError, match="not readable as a picture"):
-        read_picture(tmp_path / "a.png", 1, (8, 8))
+        read_image(tmp_path / "a.png", 1, (8, 8))
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.core.files import read_json
-from pipeline.core.locks import hold
+from pipeline.core.locks import lock_folder
 from tests.builders.tiny_workspace import TINY_CONFIG
 
 STEM = {"stem": "conv", "num_conv_layers": 2, "conv_channels": 8, "perceiver": TINY_CONFIG["model"]["perceiver"]}
@@ -109,7 +109,7 @@ def test_two_processes_train_as_one_however_they_are_started(launcher, divided, 
 @pytest.mark.slow
 def test_a_folder_in_use_ends_both_processes_with_one_exit_code(divided, tmp_path):
     workspace = Path(shutil.copytree(divided, tmp_path / "here"))
-    with hold(workspace / "runs/tiny"):
+    with lock_folder(workspace / "runs/tiny"):
         (process,) = launch("stage", workspace)
         process.communicate(timeout=300)
     assert process.returncode == 2

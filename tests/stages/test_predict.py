@@ -19,6 +19,7 @@ from pipeline.formats.nifti import read_volume
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.training.checkpoint import read_checkpoint
 from tests.builders.dicom import write_series
+from tests.builders.volumes import compute_intensity
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def without_orientation(source, target):
 
 def test_a_dicom_series_gets_the_probabilities_of_its_nifti_file(predict, knees, tmp_path):
     volume = read_volume(knees[0])
-    intensity = volume.intensity().astype(np.int16)  # DICOM holds whole numbers
+    intensity = compute_intensity(volume).astype(np.int16)  # DICOM holds whole numbers
     affine = np.diag([4.0, 5.0, 6.0, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ (np.array(intensity.shape) - 1) / 2
     nibabel.save(nibabel.Nifti1Image(intensity, affine), tmp_path / "knee.nii.gz")

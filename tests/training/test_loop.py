@@ -13,7 +13,7 @@ import pipeline.data.batches
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import derive_seed
-from pipeline.data.batches import compute_room, divide_order, place_examples, read_batches, read_free_memory
+from pipeline.data.batches import compute_room, place_examples, read_batches, read_free_memory, split_order
 from pipeline.data.statistics import compute_statistics
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
@@ -236,7 +236,7 @@ def test_dropout_is_off_in_validation():
 
 
 def test_every_example_is_seen_once_in_batches_of_even_size():
-    batches = divide_order(torch.randperm(65), 32)
+    batches = split_order(torch.randperm(65), 32)
     assert sorted(len(batch) for batch in batches) == [21, 22, 22]
     assert sorted(torch.cat(batches).tolist()) == list(range(65))
 
@@ -261,7 +261,7 @@ def test_pictures_of_a_mapped_file_are_those_of_memory_at_every_place_of_a_page(
     mapped = np.load(tmp_path / "examples.npy", mmap_mode="r")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     labels = np.zeros(len(images), np.int64)
-    found = read_batches(place(np.arange(len(images)), mapped, labels, 0), divide_order(order, 8))
+    found = read_batches(place(np.arange(len(images)), mapped, labels, 0), split_order(order, 8))
     pictures = torch.cat([batch.images for batch in found]).numpy()
     np.testing.assert_array_equal(pictures.reshape(shape), images[order.numpy()])
 
@@ -388,7 +388,7 @@ def test_bf16_trains_to_about_the_same_loss():
 def test_processes_of_one_machine_share_the_room_for_pictures(monkeypatch):
     # What is free changes a little from one look to the next.
     assert compute_room(CPU, 4) == pytest.approx(compute_room(CPU, 1) / 4, rel=0.2)
-    monkeypatch.setattr(pipeline.data.batches, "SHARE_OF_FREE_MEMORY", 2**20 / read_free_memory(CPU))
+    monkeypatch.setattr(pipeline.data.batches, "FRACTION_OF_FREE_MEMORY", 2**20 / read_free_memory(CPU))
     images, rows, labels = np.zeros((2, 1, 2**18), np.uint8), np.arange(2), np.zeros(2)
-    assert place_examples(images, rows, labels, labels, CPU, num_sharing=1).placed is not None
-    assert place_examples(images, rows, labels, labels, CPU, num_sharing=4).placed is None
+    assert place_examples(images, rows, labels, labels, CPU, compute_room(CPU, 1)).placed is not None
+    assert place_examples(images, rows, labels, labels, CPU, compute_room(CPU, 4)).placed is None

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
-from pipeline.core.locks import hold
+from pipeline.core.locks import lock_folder
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices import build_fabric
 from tests.builders.several_processes import (
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_another_number_of_processes_as_one_undisturbed_proce
 
 def test_a_held_folder_is_refused_by_all_processes(tmp_path):
     experiment = with_devices(make(tmp_path), 2)
-    with hold(experiment.paths.run_folder):
+    with lock_folder(experiment.paths.run_folder):
         found = run_processes(2, run_train_stage, experiment)
     assert found[0] == found[1]
     assert "in use by another process" in found[0]

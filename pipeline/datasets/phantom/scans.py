@@ -22,7 +22,7 @@ from pipeline.datasets.phantom.geometry import Array
 from pipeline.datasets.phantom.painting import paint_knee
 from pipeline.formats.nifti import write_volume
 
-NOTE = "These knees are synthetic: they were made from geometry and show no person."
+SYNTHETIC_NOTE = "These knees are synthetic: they were made from geometry and show no person."
 COMPLETE_NAME = "phantom.json"
 STARTED_NAME = "phantom.started.json"
 SIDES = ("left", "right")
@@ -33,7 +33,7 @@ SIDE_SPELLINGS = {
 STORED_AXES = ("RAS", "PIR", "LAS", "LPS", "ASL", "PIL", "SRA")
 # A knee's centre in the scanner, to its own side of the body's midline.
 CENTRE_MM = (70.0, 95.0)
-OBLIQUE_SHARE = 0.3
+OBLIQUE_FRACTION = 0.3
 OBLIQUE_DEGREES = 8.0
 
 
@@ -72,7 +72,7 @@ def make_phantom(folder: Path, config: PhantomConfig, num_workers: int, console:
     """
     knees = plan_knees(config)
     record = {
-        "note": NOTE,
+        "note": SYNTHETIC_NOTE,
         "num_patients": config.num_patients,
         "num_knees": len(knees),
         "config": flatten(config),
@@ -165,7 +165,7 @@ def place_scan(config: PhantomConfig, side: str, generator: np.random.Generator)
     centre_mm = np.array([generator.uniform(*CENTRE_MM), generator.uniform(-20, 20), generator.uniform(-40, 40)])
     if side == "left":
         centre_mm[0] *= -1
-    is_oblique = generator.uniform() < OBLIQUE_SHARE
+    is_oblique = generator.uniform() < OBLIQUE_FRACTION
     angles = np.deg2rad(OBLIQUE_DEGREES * generator.uniform(-1, 1, 3)) * is_oblique
     turn = np.eye(3)
     for axis, angle in enumerate(angles):

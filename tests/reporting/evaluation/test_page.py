@@ -175,7 +175,7 @@ def test_a_certificate_of_a_leak_is_told_in_words():
     )
     store = Store(examples=images, index=index, class_names=("left", "right"), settings={}, fingerprint="f")
     splits = pandas.DataFrame({"group_id": ["p", "q"], "split": ["train", "test"]})
-    told = summarise_certificate(certify(store, splits, near_identical_bits=2))
+    told = summarise_certificate(certify(store, splits, near_duplicate_max_bits=2))
     assert told["passed"] is False
     assert told["counts"]["identical_images_across_splits"] == 1
     assert told["findings"] == ["Patient r has no split.", "a_0 (train) and b_0 (test) are identical."]
