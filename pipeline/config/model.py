@@ -1,6 +1,6 @@
 """The options of the networks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from perceiver.config import ImageConfig, PerceiverConfig
@@ -65,3 +65,8 @@ class ModelConfig:
         require(good_number, "model.num_points", self.num_points, "1 or more, or null")
         for name in ("patch_size", "num_conv_layers", "conv_channels"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+
+    @property
+    def image_config(self) -> ImageConfig:
+        """The part of the options that the Perceiver for images has."""
+        return ImageConfig(**{item.name: getattr(self, item.name) for item in fields(ImageConfig)})

@@ -1,4 +1,4 @@
-"""Kinds of data (volumes, images, point clouds), with all facts in which the code for them differs."""
+"""Kinds of data (volumes, images, point clouds) with all in which code for them differs, and the shape of examples."""
 
 from dataclasses import dataclass
 
@@ -48,3 +48,27 @@ POINTS = DataKind("points", "object", "object", "object", "object", (".off", ".n
 DATA_KINDS = {kind.name: kind for kind in (VOLUMES, IMAGES, POINTS)}
 
 LATERALITY = ("left", "right")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The examples that a network reads, and the classes that it tells apart.
+
+    Args:
+        kind: The kind of data.
+        num_channels: The channels of an image; 1 for point clouds.
+        image_size: Height and width in pixels; of point clouds the number of stored points, and 3.
+        num_slices: The slices of a volume, the resolution of a slice's position.
+        class_names: The meaning of the logits, in their order.
+    """
+
+    kind: DataKind
+    num_channels: int
+    image_size: tuple[int, int]
+    num_slices: int
+    class_names: tuple[str, ...]
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of one example in a store, where grey images and point clouds have no axis of channels."""
+        return self.image_size if self.num_channels == 1 else (self.num_channels, *self.image_size)

@@ -54,14 +54,6 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def num_channels(self) -> int:
-        return 1 if self.images.ndim == 3 else int(self.images.shape[1])
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return int(self.images.shape[-2]), int(self.images.shape[-1])
-
 
 def place_examples(
     images: np.ndarray[Any, Any],

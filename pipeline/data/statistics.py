@@ -33,23 +33,22 @@ def compute_statistics(examples: Examples, chunk: int = 4096) -> tuple[tuple[flo
     Raises:
         UserError: a channel has the same value everywhere.
     """
-    total = np.zeros(examples.num_channels, dtype=np.int64)
-    total_squares = np.zeros(examples.num_channels, dtype=np.int64)
-    for start in range(0, len(examples), chunk):
-        pictures = read_images(examples.images, examples.rows[start : start + chunk]).numpy()
-        for channel in range(examples.num_channels):
-            counts = np.bincount(pictures[:, channel].reshape(-1), minlength=256)
-            total[channel] += counts @ np.arange(256)
-            total_squares[channel] += counts @ np.arange(256) ** 2
-    num_pixels = len(examples) * examples.image_size[0] * examples.image_size[1]
-    mean = total / num_pixels
-    deviation = np.sqrt(np.maximum(total_squares / num_pixels - mean**2, 0))
-    if not (deviation > 0).all():
+    chunks = (examples.rows[start : start + chunk] for start in range(0, len(examples), chunk))
+    counts = np.sum([_count_levels(read_images(examples.images, rows).numpy()) for rows in chunks], axis=0)
+    num_pixels = counts.sum(axis=1)
+    mean = counts @ np.arange(256) / num_pixels
+    std = np.sqrt(np.maximum(counts @ np.arange(256) ** 2 / num_pixels - mean**2, 0))
+    if not (std > 0).all():
         raise UserError(
             "training pictures: a channel has the same value in every pixel, so there is nothing to learn from. "
             "Look at the contact sheet of the preprocess stage."
         )
-    return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _count_levels(images: Array) -> Array:
+    """Count the pixels of each of 256 levels, ``(channels, 256)``."""
+    return np.stack([np.bincount(channel.reshape(-1), minlength=256) for channel in np.moveaxis(images, 1, 0)])
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ class IntensityReference:
     Args:
         num_volumes: how many volumes there were.
         mean: quantiles of the volumes' mean grey level.
-        deviation: quantiles of the standard deviation over a volume's pixels.
+        std: quantiles of the standard deviation over a volume's pixels.
     """
 
     num_volumes: int
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def compute_reference(volumes: Iterable[Array]) -> IntensityReference:
@@ -74,8 +73,8 @@ def compute_reference(volumes: Iterable[Array]) -> IntensityReference:
         volumes: each ``(slices, height, width)`` uint8, as the model sees it; they are read one at a time.
     """
     measured = np.array([measure(images) for images in volumes])
-    mean, deviation = np.quantile(measured, QUANTILES, axis=0).T.tolist()
-    return IntensityReference(len(measured), tuple(mean), tuple(deviation))
+    mean, std = np.quantile(measured, QUANTILES, axis=0).T.tolist()
+    return IntensityReference(len(measured), tuple(mean), tuple(std))
 
 
 def measure(images: Array) -> tuple[float, float]:
@@ -102,7 +101,7 @@ def describe_distance(images: Array, reference: IntensityReference | None) -> st
     if reference is None or reference.num_volumes < MIN_VOLUMES:
         return ""
     found = measure(images)
-    for name, value, quantiles in zip(("mean", "deviation"), found, (reference.mean, reference.deviation), strict=True):
+    for name, value, quantiles in zip(("mean", "deviation"), found, (reference.mean, reference.std), strict=True):
         low, high = quantiles[1], quantiles[3]
         if not low - (high - low) <= value <= high + (high - low):
             return f"intensities far from training's: {name} {value:.3f}, there {low:.3f} to {high:.3f}"

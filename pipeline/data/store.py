@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind
+from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
@@ -47,6 +47,16 @@ class Store:
     fingerprint: str
     kind: DataKind = VOLUMES
     missing: str = ""
+
+    def input_spec(self, num_slices: int) -> InputSpec:
+        """Describe the examples to a network.
+
+        Args:
+            num_slices: The slices of a volume (``preprocess.num_slices``); a published set has no such setting.
+        """
+        num_channels = 1 if self.examples.ndim == 3 else int(self.examples.shape[1])
+        height, width = self.examples.shape[-2:]
+        return InputSpec(self.kind, num_channels, (int(height), int(width)), num_slices, self.class_names)
 
 
 def write_store(

@@ -12,10 +12,12 @@ import torch
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.predictions import choose_class
 from pipeline.core.serialization import build_record
 from pipeline.inference.probabilities import score_stack
-from pipeline.models.classifier import ProbabilityModel, build_classifier
+from pipeline.models.classifier import Classifier, ProbabilityModel
+from pipeline.models.networks import build_model
 from pipeline.preprocessing.slicing import read_stack
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -26,14 +28,15 @@ def build_network(model: dict[str, Any], facts: dict[str, Any]) -> ProbabilityMo
 
     Args:
         model: the fields of its config.
-        facts: what the data add to them.
+        facts: The fields of ``InputSpec``, with the statistics and the loss of the training.
 
     Returns:
         From prepared slices (batch, channels, height, width), 0 to 255, to probabilities (batch, classes).
     """
-    sizes = {"image_size": tuple(facts["image_size"]), "mean": tuple(facts["mean"])}
-    sizes["deviation"] = tuple(facts["deviation"])
-    return ProbabilityModel(build_classifier(build_record(ModelConfig, model), **(facts | sizes)))
+    config, spec = build_record(ModelConfig, model), build_record(InputSpec, facts["spec"])
+    network = build_model(config, spec, seed=0)
+    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    return ProbabilityModel(Classifier(network, config, spec, mean, std, facts["loss"]))
 
 
 def load_network(network: ProbabilityModel, weights: str, device: torch.device) -> ProbabilityModel:

@@ -44,7 +44,7 @@ def _describe(checkpoint: Checkpoint, run_name: str) -> dict[str, str]:
     """List the facts that are kept with a model and with its version in the registry."""
     accuracy = {result.epoch: f"{result.val_accuracy:.4f}" for result in checkpoint.history}
     return {
-        "class_names": ", ".join(checkpoint.class_names),
+        "class_names": ", ".join(checkpoint.spec.class_names),
         "epoch": str(checkpoint.epoch),
         "run": run_name,
         "val_accuracy": accuracy[checkpoint.epoch],
@@ -92,9 +92,8 @@ def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
     Args:
         checkpoint: says their shape.
     """
-    is_cloud = not checkpoint.kind.is_image
-    grey_or_cloud = checkpoint.num_channels == 1 or is_cloud
-    shape = checkpoint.image_size if grey_or_cloud else (checkpoint.num_channels, *checkpoint.image_size)
+    shape = checkpoint.spec.stored_shape
+    is_cloud = not checkpoint.spec.kind.is_image
     ramp = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
     values = [ramp.tolist(), (-ramp).tolist()] if is_cloud else [(32 * ramp).astype(int).tolist()]
     values += [] if is_cloud else [(32 * ramp + 200).astype(int).tolist()]
@@ -109,9 +108,9 @@ def _build_signature(checkpoint: Checkpoint) -> Any:
 
     # Of nested arrays MLflow would check each number by itself, in seconds a volume; the model checks them itself.
     columns = [ColSpec(AnyType(), "images", required=False), ColSpec(DataType.double, "slice_position", required=False)]
-    if checkpoint.kind.has_slices:
+    if checkpoint.spec.kind.has_slices:
         columns.append(ColSpec(DataType.string, "nifti", required=False))
-    outputs = Schema([TensorSpec(np.dtype("float64"), (-1, len(checkpoint.class_names)))])
+    outputs = Schema([TensorSpec(np.dtype("float64"), (-1, len(checkpoint.spec.class_names)))])
     return ModelSignature(inputs=Schema(columns), outputs=outputs)
 
 

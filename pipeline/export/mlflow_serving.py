@@ -59,7 +59,7 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
 
     def _score_examples(self, images: list[Any], slice_position: list[Any]) -> np.ndarray[Any, Any]:
-        shape = self._shape()
+        shape = self.checkpoint.spec.stored_shape
         try:
             values = np.stack([np.asarray(image, dtype=np.float64) for image in images])
         except ValueError as error:
@@ -70,14 +70,14 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
         reads_places = self.classifier.model.reads_slice_position
         if places.shape != (len(values),) or (reads_places and not slice_position):
             raise UserError(f"slice_position: found {len(slice_position)} for {len(values)} images. Send one for each.")
-        if self.checkpoint.kind.is_image and not ((values >= 0) & (values <= 255) & (values % 1 == 0)).all():
+        if self.checkpoint.spec.kind.is_image and not ((values >= 0) & (values <= 255) & (values % 1 == 0)).all():
             raise UserError("images: found values that are no grey levels; allowed are whole numbers, 0 to 255.")
-        dtype = np.uint8 if self.checkpoint.kind.is_image else np.float32
+        dtype = np.uint8 if self.checkpoint.spec.kind.is_image else np.float32
         return compute_probabilities(self.classifier, values.astype(dtype), places, CPU, BATCH_SIZE).astype(np.float64)
 
     def _score_file(self, text: str | bytes) -> np.ndarray[Any, Any]:
-        if not self.checkpoint.kind.has_slices:
-            raise UserError(f"nifti: this model takes {self.checkpoint.kind.name}, no volumes. Send images.")
+        if not self.checkpoint.spec.kind.has_slices:
+            raise UserError(f"nifti: this model takes {self.checkpoint.spec.kind.name}, no volumes. Send images.")
         try:
             content = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -91,12 +91,6 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             except UserError as error:  # the file's own place on the server is nobody's business
                 raise UserError(str(error).replace(str(path), "nifti")) from error
         return score_stack(self.classifier, stack, CPU, BATCH_SIZE)
-
-    def _shape(self) -> tuple[int, ...]:
-        """Return the shape of one example."""
-        size = self.checkpoint.image_size
-        is_grey_or_cloud = self.checkpoint.num_channels == 1 or not self.checkpoint.kind.is_image
-        return size if is_grey_or_cloud else (self.checkpoint.num_channels, *size)
 
 
 def _flatten(texts: list[Any]) -> list[Any]:

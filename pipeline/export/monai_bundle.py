@@ -10,6 +10,7 @@ Source:
 import ast
 import dataclasses
 import importlib.metadata
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import torch
 
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_versions
+from pipeline.core.serialization import encode_plain
 from pipeline.models.classifier import ProbabilityModel
-from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, describe_network
+from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "pipeline.export.bundle_inference"
@@ -39,7 +41,7 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
         checkpoint: a model of volumes.
         name: of the experiment, for the texts.
     """
-    assert checkpoint.kind.has_slices, checkpoint.kind.name
+    assert checkpoint.spec.kind.has_slices, checkpoint.spec.kind.name
     write_json(folder / "configs" / "metadata.json", describe_metadata(checkpoint, name))
     write_json(folder / "configs" / "inference.json", _describe_inference(checkpoint))
     (folder / "models").mkdir()
@@ -93,13 +95,13 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         name: of the experiment.
     """
     versions = read_versions()
-    classes = dict(enumerate(checkpoint.class_names))
-    height, width = checkpoint.image_size
+    classes = dict(enumerate(checkpoint.spec.class_names))
+    height, width = checkpoint.spec.image_size
     slices = {
         "type": "image",
         "format": "magnitude",
         "modality": "MR",
-        "num_channels": checkpoint.num_channels,
+        "num_channels": checkpoint.spec.num_channels,
         "spatial_shape": [height, width],
         "dtype": "float32",
         "value_range": [0, 255],
@@ -125,7 +127,7 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         "numpy_version": versions["numpy"],
         "required_packages_version": {package: _read_version(package) for package in REQUIRED},
         "name": name,
-        "task": f"Classification of MR volumes: {', '.join(checkpoint.class_names)}",
+        "task": f"Classification of MR volumes: {', '.join(checkpoint.spec.class_names)}",
         "description": "Slices of a volume, chosen by anatomical plane, are scored one by one; the volume's answer is "
         "the mean of their probabilities.",
         "authors": "Trained with perceiver-knees",
@@ -149,12 +151,17 @@ def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
         "dataset_dir": "$@bundle_root + '/input'",
         "output": "$@bundle_root + '/eval/probabilities.json'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "class_names": list(checkpoint.class_names),
+        "class_names": list(checkpoint.spec.class_names),
         "preprocess": dataclasses.asdict(checkpoint.preprocess),
         "network_def": {
             "_target_": f"{script}.build_network",
             "model": dataclasses.asdict(checkpoint.model),
-            "facts": describe_network(checkpoint),
+            "facts": {
+                "spec": json.loads(json.dumps(checkpoint.spec, default=encode_plain)),
+                "mean": checkpoint.mean,
+                "std": checkpoint.std,
+                "loss": checkpoint.settings["train.loss"],
+            },
         },
         "network": "$bundled.load_network(@network_def, @bundle_root + '/models/model.pt', @device)",
         "run": [
@@ -165,7 +172,7 @@ def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _describe_use(checkpoint: Checkpoint, name: str) -> str:
     lines = [
-        f"# {name}: {', '.join(checkpoint.class_names)} from MR volumes",
+        f"# {name}: {', '.join(checkpoint.spec.class_names)} from MR volumes",
         "",
         "Research software: no diagnosis, no medical device.",
         "",

@@ -54,10 +54,10 @@ class Input:
 
 def describe_inputs(checkpoint: Checkpoint) -> tuple[Input, ...]:
     """Say what a program of this checkpoint takes, in order."""
-    if not checkpoint.kind.is_image:
-        num_points = checkpoint.model.num_points or checkpoint.image_size[0]
+    if not checkpoint.spec.kind.is_image:
+        num_points = checkpoint.model.num_points or checkpoint.spec.image_size[0]
         return (Input(EXAMPLES, "float32", (num_points, 3), "point clouds, z up; each is normalised inside"),)
-    shape = (checkpoint.num_channels, *checkpoint.image_size)
+    shape = (checkpoint.spec.num_channels, *checkpoint.spec.image_size)
     pictures = Input(EXAMPLES, "uint8", shape, "pictures (batch, channels, height, width), black 0 and white 255")
     if not (checkpoint.model.kind == "perceiver" and checkpoint.model.slice_position):
         return (pictures,)

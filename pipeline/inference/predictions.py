@@ -100,16 +100,16 @@ def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
     """Read an image or a point cloud as a store holds it, of a cloud only the points that the model takes."""
-    if checkpoint.kind.is_image:
-        return read_image(path, checkpoint.num_channels, checkpoint.image_size)
-    num_stored = checkpoint.image_size[0]
+    if checkpoint.spec.kind.is_image:
+        return read_image(path, checkpoint.spec.num_channels, checkpoint.spec.image_size)
+    num_stored = checkpoint.spec.image_size[0]
     return read_cloud(path, checkpoint.model.num_points or num_stored, num_stored)
 
 
 def _describe(scan: Scan, scores: np.ndarray[Any, Any], checkpoint: Checkpoint, min_confidence: float) -> Row:
     """Make the row of a scan from its probabilities (classes,)."""
-    row: Row = {"path": scan.name, "predicted": checkpoint.class_names[choose_class(scores)]}
-    row |= dict(zip(probability_columns(checkpoint.class_names), scores.tolist(), strict=True))
+    row: Row = {"path": scan.name, "predicted": checkpoint.spec.class_names[choose_class(scores)]}
+    row |= dict(zip(probability_columns(checkpoint.spec.class_names), scores.tolist(), strict=True))
     return row | {"abstained": max(scores.tolist()) < min_confidence, "warnings": []}
 
 
@@ -119,7 +119,7 @@ def _warn(scan: Scan, stack: Stack, orientation_known: bool, predicted: str, che
     if not orientation_known:
         warnings.append("orientation unknown: no sform and no qform, axes taken as right, anterior, superior")
     warnings.append(describe_distance(stack.images, checkpoint.intensities))
-    if set(checkpoint.class_names) == {"left", "right"}:
+    if set(checkpoint.spec.class_names) == {"left", "right"}:
         side = find_side(Path(scan.name).name)
         warnings.append(f"the name says {side}, the model {predicted}" if side not in ("", predicted) else "")
     return [warning for warning in warnings if warning]

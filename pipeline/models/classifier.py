@@ -8,45 +8,8 @@ from torch import nn
 from perceiver import normalise_points
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import LossName
-from pipeline.core.data_kinds import VOLUMES, DataKind
-from pipeline.models.networks import SliceModel, build_model
-
-
-def build_classifier(
-    config: ModelConfig,
-    *,
-    num_channels: int,
-    image_size: tuple[int, int],
-    num_classes: int,
-    num_slices: int,
-    mean: tuple[float, ...],
-    deviation: tuple[float, ...],
-    loss: LossName,
-    data_kind: DataKind,
-) -> "Classifier":
-    """Build a classifier with fresh weights, to be loaded; arguments as of ``build_model`` and ``Classifier``.
-
-    Args:
-        config: which network.
-        num_channels: of a picture.
-        image_size: height and width in pixels; of point clouds the number of stored points, and 3.
-        num_classes: number of probabilities.
-        num_slices: pictures in a volume.
-        mean: of each channel over the training pictures.
-        deviation: the standard deviation of each channel.
-        loss: that the model was trained with.
-        data_kind: what the data set is made of.
-    """
-    model = build_model(
-        config,
-        num_channels=num_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        num_slices=num_slices,
-        seed=0,
-        data_kind=data_kind,
-    )
-    return Classifier(model, mean, deviation, config.mirror_average, loss, data_kind, config.num_points)
+from pipeline.core.data_kinds import InputSpec
+from pipeline.models.networks import SliceModel
 
 
 def to_unit_range(images: torch.Tensor) -> torch.Tensor:
@@ -68,48 +31,46 @@ def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor) -> torch.Te
 
 
 class Classifier(nn.Module):
-    """A model with the statistics of the pictures that it was trained on: all that a stored picture needs.
+    """A model with the statistics of the examples that it was trained on: all that a stored example needs.
 
     Args:
-        model: the network.
-        mean: of each channel over the training pictures, with black 0 and white 1; empty for point clouds.
-        deviation: the standard deviation of each channel; empty for point clouds.
-        mirror_average: whether the answer is the mean over a picture and its mirror image.
-        loss: that the model is trained with; it says what the model's outputs mean.
-        data_kind: what the data set is made of.
-        num_points: of point clouds: how many of the stored points are read, the first ones; None for all.
+        model: The network, of ``build_model``.
+        config: The options that the network was built with.
+        spec: The examples that it reads.
+        mean: The mean of each channel over the training images, with black 0 and white 1; empty for point clouds.
+        std: The standard deviation of each channel; empty for point clouds.
+        loss: The loss of the training; it says what the model's outputs mean.
     """
 
     mean: torch.Tensor
-    deviation: torch.Tensor
+    std: torch.Tensor
 
     def __init__(
         self,
         model: SliceModel,
+        config: ModelConfig,
+        spec: InputSpec,
         mean: tuple[float, ...],
-        deviation: tuple[float, ...],
-        mirror_average: bool = False,
+        std: tuple[float, ...],
         loss: LossName = "cross_entropy",
-        data_kind: DataKind = VOLUMES,
-        num_points: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.mirror_average = mirror_average
+        self.spec = spec
+        self.mirror_average = config.mirror_average
+        self.num_points = config.num_points
         self.loss: LossName = loss
-        self.data_kind = data_kind
-        self.num_points = num_points
-        self.mean_values, self.deviation_values = mean, deviation
+        self.mean_values, self.std_values = mean, std
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Give pictures with black 0 and white 1 the mean 0 and the deviation 1 of the training pictures."""
-        return (images - self.mean) / self.deviation
+        return (images - self.mean) / self.std
 
     def prepare(self, examples: torch.Tensor) -> torch.Tensor:
         """Turn examples as the store holds them into what the network takes, without any random change."""
-        if not self.data_kind.is_image:
+        if not self.spec.kind.is_image:
             return normalise_points(examples[:, : self.num_points])
         return self.normalise(to_unit_range(examples))
 

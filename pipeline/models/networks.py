@@ -3,91 +3,77 @@
 import torch
 from torch import nn
 
-from perceiver import ImageConfig, ImagePerceiver, PointPerceiver
+from perceiver import ImagePerceiver, PointPerceiver
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.validation import require
-from pipeline.core.data_kinds import VOLUMES, DataKind
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.models.pixel_permutation import PixelPermutation
 
 
-def build_model(
-    config: ModelConfig,
-    *,
-    num_channels: int,
-    image_size: tuple[int, int],
-    num_classes: int,
-    num_slices: int,
-    seed: int,
-    data_kind: DataKind = VOLUMES,
-) -> "SliceModel":
-    """Build a network with fresh weights.
+def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel":
+    """Build a network with new weights.
 
     Args:
-        config: which one.
-        num_channels: of a picture.
-        image_size: height and width in pixels; of point clouds the number of stored points, and 3.
-        num_classes: number of logits.
-        num_slices: pictures in a volume, the resolution of the slice's place.
-        seed: of the weights; the same on every device, because they are drawn on the processor.
-        data_kind: what the data set is made of.
+        config: The options of the network.
+        spec: The examples that it reads, and its classes.
+        seed: The seed of the weights; they are the same on every device, because they are drawn on the processor.
 
     Returns:
         A model on the processor.
 
     Raises:
-        UserError: the options do not fit each other or the pictures.
+        UserError: the options do not fit each other or the examples.
     """
-    permutation = None if config.permute_seed is None else PixelPermutation(image_size, config.permute_seed)
+    permutation = None if config.permute_seed is None else PixelPermutation(spec.image_size, config.permute_seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if not data_kind.is_image:
-            return SliceModel(_build_point_perceiver(config, image_size[0], num_classes), reads_slice_position=False)
+        if not spec.kind.is_image:
+            return SliceModel(_build_point_perceiver(config, spec), reads_slice_position=False)
         if config.kind == "cnn":
-            return SliceModel(_build_cnn(config.cnn, num_channels, image_size, num_classes), False, permutation)
-        image_config = ImageConfig(
-            stem=config.stem,
-            patch_size=config.patch_size,
-            num_conv_layers=config.num_conv_layers,
-            conv_channels=config.conv_channels,
-            slice_position=config.slice_position,
-            perceiver=config.perceiver,
-        )
-        height, width = image_size
-        if config.stem == "patches" and (height % config.patch_size != 0 or width % config.patch_size != 0):
-            raise UserError(
-                f"model.patch_size: found {config.patch_size}, but pictures of {height} x {width} pixels need a size "
-                "that divides both. Change it or preprocess.size."
-            )
-        try:
-            network = ImagePerceiver(
-                image_config,
-                channels=num_channels,
-                height=height,
-                width=width,
-                num_classes=num_classes,
-                num_slices=num_slices if config.slice_position else None,
-            )
-        except ValueError as error:  # the package's only error for options that do not fit
-            raise UserError(f"model: {error}. Mend the model section.") from error
+            return SliceModel(_build_cnn(config.cnn, spec), reads_slice_position=False, permutation=permutation)
+        network = _build_image_perceiver(config, spec)
         return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
 
 
-def _build_point_perceiver(config: ModelConfig, num_stored: int, num_classes: int) -> nn.Module:
+def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
+    """Build the Perceiver for images."""
+    height, width = spec.image_size
+    if config.stem == "patches" and (height % config.patch_size != 0 or width % config.patch_size != 0):
+        raise UserError(
+            f"model.patch_size: found {config.patch_size}, but pictures of {height} x {width} pixels need a size "
+            "that divides both. Change it or preprocess.size."
+        )
+    try:
+        return ImagePerceiver(
+            config.image_config,
+            channels=spec.num_channels,
+            height=height,
+            width=width,
+            num_classes=len(spec.class_names),
+            num_slices=spec.num_slices if config.slice_position else None,
+        )
+    except ValueError as error:  # the package's only error for options that do not fit
+        raise UserError(f"model: {error}. Mend the model section.") from error
+
+
+def _build_point_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
     """Build the Perceiver for point clouds, which has no stem; refuse options that are for pictures alone."""
     for field_name in ("kind", "slice_position", "mirror_average", "permute_seed"):
         found, allowed = getattr(config, field_name), getattr(ModelConfig, field_name)
         require(found == allowed, f"model.{field_name}", found, f"{allowed!r} for point clouds")
     if config.num_points is not None:
+        num_stored = spec.image_size[0]
         require(config.num_points <= num_stored, "model.num_points", config.num_points, f"at most {num_stored}")
     try:
-        return PointPerceiver(config.perceiver, num_classes=num_classes)
+        return PointPerceiver(config.perceiver, num_classes=len(spec.class_names))
     except ValueError as error:  # the package's only error for options that do not fit
         raise UserError(f"model: {error}. Mend the model section.") from error
 
 
-def _build_cnn(config: CnnConfig, num_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
+def _build_cnn(config: CnnConfig, spec: InputSpec) -> nn.Module:
     """Build the baseline from MONAI's blocks; it takes seconds to import, so it is imported here."""
+    num_channels, image_size, num_classes = spec.num_channels, spec.image_size, len(spec.class_names)
     shortest = 2 ** len(config.channels)
     if min(image_size) < shortest:
         raise UserError(

@@ -49,11 +49,13 @@ def export(experiment: Experiment, console: Console) -> None:
             difference = write(unfinished / file_name, checkpoint, traced)
             differences[file_name] = difference
             console.print(f"  {file_name}: probabilities within {difference:.1e} of the checkpoint's", highlight=False)
-        if "bundle" in options.formats and checkpoint.kind.has_slices:
+        if "bundle" in options.formats and checkpoint.spec.kind.has_slices:
             write_bundle(unfinished / BUNDLE, checkpoint, experiment.name)
             console.print(f"  {BUNDLE}: runs with python -m monai.bundle", highlight=False)
         elif "bundle" in options.formats:
-            console.print(f"  {BUNDLE}: left out, because a bundle is for volumes and these are {checkpoint.kind.name}")
+            console.print(
+                f"  {BUNDLE}: left out, because a bundle is for volumes and these are {checkpoint.spec.kind.name}"
+            )
         write_json(unfinished / RECORD, _describe(checkpoint, path, differences))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
@@ -73,11 +75,11 @@ def _check_folder(folder: Path) -> None:
 
 def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float]) -> dict[str, Any]:
     """Collect what a user of the files must know."""
-    is_volume = checkpoint.kind.has_slices
+    is_volume = checkpoint.spec.kind.has_slices
     return {
         "format": FORMAT,
-        "kind": checkpoint.kind.name,
-        "class_names": list(checkpoint.class_names),
+        "kind": checkpoint.spec.kind.name,
+        "class_names": list(checkpoint.spec.class_names),
         "inputs": [
             {"name": item.name, "dtype": item.dtype, "shape": ["batch", *item.shape], "meaning": item.meaning}
             for item in describe_inputs(checkpoint)
@@ -85,15 +87,15 @@ def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float])
         "output": {
             "name": PROBABILITIES,
             "dtype": "float32",
-            "shape": ["batch", len(checkpoint.class_names)],
+            "shape": ["batch", len(checkpoint.spec.class_names)],
             "meaning": "the probability of each class, in the order of class_names"
             + ("; of a volume, the mean over its slices" if is_volume else ""),
         },
         "inside_the_model": {
             "mean": list(checkpoint.mean),
-            "deviation": list(checkpoint.deviation),
+            "std": list(checkpoint.std),
             "mirror_average": checkpoint.model.mirror_average,
-            "loss": checkpoint.settings.get("train.loss", "cross_entropy"),
+            "loss": checkpoint.settings["train.loss"],
         },
         "preprocessing": describe_options(checkpoint.preprocess) if is_volume else None,
         "largest_difference_to_the_checkpoint": differences,

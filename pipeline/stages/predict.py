@@ -37,15 +37,15 @@ def predict(experiment: Experiment, console: Console) -> None:
     options = experiment.predict
     path = options.checkpoint or experiment.paths.best_checkpoint
     checkpoint = read_checkpoint(path)
-    scans = find_scans(options.inputs, checkpoint.kind)
+    scans = find_scans(options.inputs, checkpoint.spec.kind)
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     classifier = build_from_checkpoint(checkpoint, device)
-    score = score_volumes if checkpoint.kind.has_slices else score_examples
-    per_volume = ("num_slices",) if checkpoint.kind.has_slices else ()
+    score = score_volumes if checkpoint.spec.kind.has_slices else score_examples
+    per_volume = ("num_slices",) if checkpoint.spec.kind.has_slices else ()
     columns = (
         "path",
         "predicted",
-        *probability_columns(checkpoint.class_names),
+        *probability_columns(checkpoint.spec.class_names),
         *per_volume,
         "abstained",
         "warnings",
@@ -63,7 +63,7 @@ def predict(experiment: Experiment, console: Console) -> None:
                 console.print(make_printable(_tell(row)), highlight=False, markup=False)
         counts, first_reason = _count(writer.read())
         writer.finish(columns)
-    word = checkpoint.kind.file
+    word = checkpoint.spec.kind.file
     notes = "".join(f", {counts[key]} {said}" for key, said in _NOTES.items() if counts[key] > 0)
     console.print(f"{counts['scored']} of {len(scans)} {plural(word)} scored{notes} -> {output}")
     if counts["refused"] > 0:

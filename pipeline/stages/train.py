@@ -122,7 +122,7 @@ def _run(task: Task, state: TrainingState, tracked: TrackedRun, console: Console
             best = dataclasses.replace(
                 task.blank,
                 mean=state.classifier.mean_values,
-                deviation=state.classifier.deviation_values,
+                std=state.classifier.std_values,
                 epoch=result.epoch,
                 history=tuple(state.history),
                 tracking_run=tracked.run_id,

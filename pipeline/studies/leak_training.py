@@ -113,15 +113,9 @@ def train_one(
         return place_examples(store.examples, run.rows[chosen], codes[chosen], positions[chosen], fabric.device)
 
     train_examples, val_examples = select("train"), select("val")
-    model = build_model(
-        model_options,
-        num_channels=1 if store.examples.ndim == 3 else int(store.examples.shape[1]),
-        image_size=(int(store.examples.shape[-2]), int(store.examples.shape[-1])),
-        num_classes=len(store.class_names),
-        num_slices=experiment.preprocess.num_slices,
-        seed=derive_seed(run.seed, "weights"),
-    )
-    classifier = Classifier(model, *compute_statistics(train_examples)).to(fabric.device)
+    spec = store.input_spec(experiment.preprocess.num_slices)
+    model = build_model(model_options, spec, derive_seed(run.seed, "weights"))
+    classifier = Classifier(model, model_options, spec, *compute_statistics(train_examples)).to(fabric.device)
     optimizer = build_optimizer(model, train_options, fused=train_options.precision != "16-mixed")
     parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
     state = TrainingState(classifier, parallel_model, parallel_optimizer, [])

@@ -17,17 +17,17 @@ import torch
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
-from pipeline.core.data_kinds import VOLUMES, DataKind
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.serialization import build_record, encode_plain
 from pipeline.data.statistics import IntensityReference
-from pipeline.models.classifier import Classifier, build_classifier
+from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.history import EpochResult
 from pipeline.training.optimizers import OptimizerState
 
-FORMAT = 1
+FORMAT = 2
 HEADER_KEY = "perceiver_checkpoint"
 WEIGHTS = "model."
 OPTIMIZER = "optimizer."
@@ -42,12 +42,10 @@ class Checkpoint:
 
     Args:
         model: which network.
-        class_names: what the logits stand for, in order.
-        num_channels: of a picture.
-        image_size: height and width of a picture in pixels; of point clouds the number of stored points, and 3.
+        spec: The examples that the network reads, and its classes.
         preprocess: how volumes became pictures.
         mean: of each channel over the training pictures, black 0 and white 1.
-        deviation: the standard deviation of each channel.
+        std: the standard deviation of each channel.
         store_fingerprint: of the pictures.
         split_fingerprint: of the division of patients.
         settings: all options that shaped the weights, ``section.field`` -> value.
@@ -57,18 +55,15 @@ class Checkpoint:
         history: what each of them gave.
         tracking_run: the MLflow run, empty without one.
         weights: the model's tensors.
-        kind: what the data set is made of.
-        intensities: how bright the training volumes were; None in checkpoints of other data or of earlier versions.
+        intensities: How bright the training volumes were; None for other kinds of data.
         optimizer: the optimizer's state, only in a checkpoint that training goes on from.
     """
 
     model: ModelConfig
-    class_names: tuple[str, ...]
-    num_channels: int
-    image_size: tuple[int, int]
+    spec: InputSpec
     preprocess: PreprocessConfig
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     store_fingerprint: str
     split_fingerprint: str
     settings: dict[str, Any]
@@ -78,7 +73,6 @@ class Checkpoint:
     history: tuple[EpochResult, ...]
     tracking_run: str
     weights: dict[str, torch.Tensor] = field(repr=False)
-    kind: DataKind = VOLUMES
     intensities: IntensityReference | None = None
     optimizer: "OptimizerState | None" = field(default=None, repr=False)
 
@@ -186,24 +180,15 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
         UserError: the weights are not those of the checkpoint's model config.
     """
     _check_claims(checkpoint)
-    classifier = build_classifier(checkpoint.model, **describe_network(checkpoint))
-    load_weights(classifier.model, checkpoint.weights)
-    return classifier.to(device).eval()
-
-
-def describe_network(checkpoint: Checkpoint) -> dict[str, Any]:
-    """List what ``build_classifier`` asks for beside the model's config, as JSON can hold it."""
-    return {
-        "num_channels": checkpoint.num_channels,
-        "image_size": checkpoint.image_size,
-        "num_classes": len(checkpoint.class_names),
-        "num_slices": checkpoint.preprocess.num_slices,
-        "mean": checkpoint.mean,
-        "deviation": checkpoint.deviation,
-        # The only one when there was no such option.
-        "loss": checkpoint.settings.get("train.loss", "cross_entropy"),
-        "data_kind": checkpoint.kind,
-    }
+    model = build_model(checkpoint.model, checkpoint.spec, seed=0)
+    model.load_state_dict(checkpoint.weights)
+    return (
+        Classifier(
+            model, checkpoint.model, checkpoint.spec, checkpoint.mean, checkpoint.std, checkpoint.settings["train.loss"]
+        )
+        .to(device)
+        .eval()
+    )
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
@@ -222,25 +207,18 @@ def _check_claims(checkpoint: Checkpoint) -> None:
     perceiver = model.perceiver
     # Python itself counts layers and pixels one by one, and a picture's pixels need no weights.
     counts = (perceiver.num_cross_attends, perceiver.self_attends_per_cross, model.num_conv_layers)
-    num_pixels = 0 if model.permute_seed is None else checkpoint.image_size[0] * checkpoint.image_size[1]
+    height, width = checkpoint.spec.image_size
+    num_pixels = 0 if model.permute_seed is None else height * width
     if max(counts) > MAX_LAYERS or num_pixels > MAX_PERMUTED_PIXELS:
         raise UserError(
-            f"checkpoint: its config claims {max(counts)} layers and pictures of {checkpoint.image_size}; at most "
+            f"checkpoint: its config claims {max(counts)} layers and pictures of {(height, width)}; at most "
             f"{MAX_LAYERS} layers and {MAX_PERMUTED_PIXELS} permuted pixels are built. Give one that the train stage "
             "wrote."
         )
     try:
         with torch.device("meta"), warnings.catch_warnings():  # tensors with shapes and without values
             warnings.simplefilter("ignore")  # the network itself is built next, and warns
-            described = build_model(
-                dataclasses.replace(model, permute_seed=None),
-                num_channels=checkpoint.num_channels,
-                image_size=checkpoint.image_size,
-                num_classes=len(checkpoint.class_names),
-                num_slices=checkpoint.preprocess.num_slices,
-                seed=0,
-                data_kind=checkpoint.kind,
-            )
+            described = build_model(dataclasses.replace(model, permute_seed=None), checkpoint.spec, seed=0)
     except (RuntimeError, TypeError, OverflowError) as error:  # a size beyond any number, or none at all
         raise UserError(
             f"checkpoint: no network is as its config says ({type(error).__name__}). Give one that train wrote."

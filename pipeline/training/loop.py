@@ -157,7 +157,7 @@ def _train_one_epoch(
             set_learning_rate(state.optimizer, config.learning_rate * rate)
             shape = (len(batches[step]), *batch.images.shape[1:])
             mixture = None
-            if not state.classifier.data_kind.is_image:
+            if not state.classifier.spec.kind.is_image:
                 num_points = state.classifier.num_points or shape[1]
                 point_changes = draw_point_changes(augment.points, shape, num_points, generator, fabric.device)
                 images, labels = change_points(batch.images, point_changes.take(share)), batch.labels
@@ -166,7 +166,7 @@ def _train_one_epoch(
                 images = state.classifier.normalise(change_images(to_unit_range(batch.images), changes))
                 images = erase_boxes(images, changes.erased)
                 labels = change_labels(batch.labels, changes, augment)
-                mixture = draw_mixture(augment, len(labels), examples.image_size, mixing_generator, fabric.device)
+                mixture = draw_mixture(augment, len(labels), batch.images.shape[-2:], mixing_generator, fabric.device)
             logits = state.parallel_model(mix_images(images, mixture), batch.slice_position).float()
             targets = mix_labels(labels, mixture, logits.shape[-1])
             loss_sum = compute_loss_sum(logits, targets, config)

@@ -1,6 +1,7 @@
 """Mixup, cutmix and random erasing of normalised images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Mixture:
 def draw_mixture(
     config: AugmentConfig,
     num_pictures: int,
-    image_size: tuple[int, int],
+    image_size: Sequence[int],
     generator: np.random.Generator,
     device: torch.device,
 ) -> Mixture | None:
@@ -73,7 +74,7 @@ def draw_mixture(
 
 
 def draw_pasted_boxes(
-    area: np.ndarray[Any, Any], image_size: tuple[int, int], generator: np.random.Generator
+    area: np.ndarray[Any, Any], image_size: Sequence[int], generator: np.random.Generator
 ) -> np.ndarray[Any, Any]:
     """Draw the place of boxes of the picture's own shape; their centres are uniform over the picture's pixels.
 

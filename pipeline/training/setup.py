@@ -61,12 +61,10 @@ def describe_blank(experiment: Experiment, store: Store, split_fingerprint: str)
     """
     return Checkpoint(
         model=experiment.model,
-        class_names=store.class_names,
-        num_channels=1 if store.examples.ndim == 3 else int(store.examples.shape[1]),
-        image_size=(int(store.examples.shape[-2]), int(store.examples.shape[-1])),
+        spec=store.input_spec(experiment.preprocess.num_slices),
         preprocess=read_preprocess(experiment, store),
         mean=(),
-        deviation=(),
+        std=(),
         store_fingerprint=store.fingerprint,
         split_fingerprint=split_fingerprint,
         settings=describe_settings(experiment, store, split_fingerprint),
@@ -76,7 +74,6 @@ def describe_blank(experiment: Experiment, store: Store, split_fingerprint: str)
         history=(),
         tracking_run="",
         weights={},
-        kind=store.kind,
     )
 
 
@@ -132,26 +129,16 @@ def build_state(task: Task) -> TrainingState:
     """Build model and optimizer, fresh or as the last checkpoint has them; all processes do it at the same time."""
     config, path = task.experiment.train, task.experiment.paths.last_checkpoint
     last = read_checkpoint(path) if path.is_file() else None
-    model = build_model(
-        task.experiment.model,
-        num_channels=task.blank.num_channels,
-        image_size=task.blank.image_size,
-        num_classes=len(task.blank.class_names),
-        num_slices=task.blank.preprocess.num_slices,
-        seed=derive_seed(config.seed, "weights"),
-        data_kind=task.blank.kind,
-    )
+    options, spec = task.experiment.model, task.blank.spec
+    model = build_model(options, spec, derive_seed(config.seed, "weights"))
     if last is None:
-        is_points = not task.blank.kind.is_image  # each cloud is normalised by itself
-        mean, deviation = ((), ()) if is_points else compute_statistics(task.train_examples)
+        # Each cloud is normalised by itself.
+        mean, std = compute_statistics(task.train_examples) if spec.kind.is_image else ((), ())
     else:
-        mean, deviation = last.mean, last.deviation
+        mean, std = last.mean, last.std
         load_weights(model, last.weights)
     share_batch_norms(model)
-    options = task.experiment.model
-    classifier = Classifier(
-        model, mean, deviation, options.mirror_average, config.loss, task.blank.kind, options.num_points
-    )
+    classifier = Classifier(model, options, spec, mean, std, config.loss)
     if config.strategy == "ddp":  # a divided model may not fit on one device
         classifier.to(task.fabric.device)
     parallel_model = task.fabric.setup_module(torch.compile(model) if config.compile else model)

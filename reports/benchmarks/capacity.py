@@ -24,7 +24,7 @@ from lightning.fabric import Fabric
 
 from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import VOLUMES
+from pipeline.core.data_kinds import VOLUMES, InputSpec
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
@@ -164,16 +164,9 @@ def measure_model(experiment: Experiment) -> dict[str, float]:
     positions = np.zeros(number, np.float32)
     examples = place_examples(pictures, np.arange(number), np.arange(number) % 2, positions, fabric.device)
     few = place_examples(pictures, np.arange(2), np.arange(2), positions[:2], fabric.device)
-    model = build_model(
-        experiment.model,
-        num_channels=1,
-        image_size=experiment.preprocess.size,
-        num_classes=2,
-        num_slices=experiment.preprocess.num_slices,
-        seed=0,
-        data_kind=VOLUMES,
-    )
-    classifier = Classifier(model, (0.5,), (0.3,))
+    spec = InputSpec(VOLUMES, 1, experiment.preprocess.size, experiment.preprocess.num_slices, ("left", "right"))
+    model = build_model(experiment.model, spec, seed=0)
+    classifier = Classifier(model, experiment.model, spec, (0.5,), (0.3,))
     epochs = start_epochs(fabric, classifier, examples, few, experiment)
     next(epochs)  # loads kernels
     train_s = core_seconds(lambda: next(epochs)) / number

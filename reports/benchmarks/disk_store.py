@@ -29,7 +29,7 @@ import torch
 
 import pipeline.training.loop
 from pipeline.cli import parse_experiment
-from pipeline.core.data_kinds import VOLUMES
+from pipeline.core.data_kinds import VOLUMES, InputSpec
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.data.batches import Batch, Examples, place_examples, read_batches
@@ -102,16 +102,9 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
     watch = Watch(path, images if is_on_disk else None, num_steps)
     # The loop is the product's; only what it takes its batches from is watched and, after the timed steps, ended.
     pipeline.training.loop.read_batches = watch.read  # type: ignore[assignment]
-    model = build_model(
-        experiment.model,
-        num_channels=1,
-        image_size=(SIDE, SIDE),
-        num_classes=2,
-        num_slices=experiment.preprocess.num_slices,
-        seed=0,
-        data_kind=VOLUMES,
-    )
-    classifier = Classifier(model, (0.5,), (0.3,))
+    spec = InputSpec(VOLUMES, 1, (SIDE, SIDE), experiment.preprocess.num_slices, ("left", "right"))
+    model = build_model(experiment.model, spec, seed=0)
+    classifier = Classifier(model, experiment.model, spec, (0.5,), (0.3,))
     parallel_model, optimizer = fabric.setup(model, build_optimizer(model, train))
     state = TrainingState(classifier, parallel_model, optimizer, [])
     next(train_epochs(fabric, state, examples, few, dataclasses.replace(train, epochs=1), experiment.augment))

@@ -108,13 +108,13 @@ def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, 
     train_rows, val_rows, test_rows = (find_rows(store, roles, role) for role in ("train", "val", "test"))
     train_examples, val_examples = place(store, train_rows), place(store, val_rows)
     few = place(store, train_rows[: NUM_PACE_STEPS * experiment.train.batch_size])
-    mean, deviation = compute_statistics(train_examples)
+    mean, std = compute_statistics(train_examples)
 
     def train(examples: Examples, epochs: int) -> tuple[Classifier, float, float]:
         """Give the model at its best epoch, and the mean seconds of training on an example and of a validation."""
         config = dataclasses.replace(experiment.train, epochs=epochs)
         fabric = build_fabric(config)
-        classifier = Classifier(build(name, experiment, store), mean, deviation)
+        classifier = Classifier(build(name, experiment, store), experiment.model, store.input_spec(1), mean, std)
         model, optimizer = fabric.setup(classifier.model, build_optimizer(classifier.model, config))
         state, best, all_s, trained_s = TrainingState(classifier, model, optimizer, []), classifier, 0.0, 0.0
         for result in train_epochs(fabric, state, examples, val_examples, config, experiment.augment):
@@ -141,21 +141,12 @@ def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, 
 
 
 def build(name: str, experiment: Experiment, store: Store) -> SliceModel:
-    num_channels = 1 if store.examples.ndim == 3 else store.examples.shape[1]
-    image_size, num_classes = store.examples.shape[-2:], len(store.class_names)
+    spec = store.input_spec(num_slices=1)
     seed = derive_seed(experiment.train.seed, "weights")
     if name == "perceiver-pytorch":
         torch.manual_seed(seed)
-        return SliceModel(PeerOnSquares(experiment, num_channels, image_size, num_classes), False)
-    return build_model(
-        experiment.model,
-        num_channels=num_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        num_slices=1,
-        seed=seed,
-        data_kind=store.kind,
-    )
+        return SliceModel(PeerOnSquares(experiment, spec.num_channels, spec.image_size, len(spec.class_names)), False)
+    return build_model(experiment.model, spec, seed)
 
 
 def find_rows(store: Store, roles: dict[str, str], role: str) -> np.ndarray:

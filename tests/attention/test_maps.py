@@ -26,6 +26,7 @@ from pipeline.reporting.attention.sheets import (
     draw_maps,
     spread_over_picture,
 )
+from tests.builders.models import build_spec
 
 SHAPE = PerceiverConfig(
     num_latents=5, latent_dim=8, num_cross_attends=2, self_attends_per_cross=2, cross_heads=3, latent_heads=2,
@@ -48,8 +49,9 @@ def make_store(height: int = 8, width: int = 12) -> Store:
 
 def make_classifier(height: int = 8, width: int = 12, mirror_average: bool = False, **options) -> Classifier:
     config = ModelConfig(**{"stem": "patches", "patch_size": 2, "perceiver": SHAPE, **options})
-    facts = {"num_channels": 1, "image_size": (height, width), "num_classes": 2, "num_slices": 3, "seed": 0}
-    return Classifier(build_model(config, **facts), (0.4,), (0.3,), mirror_average)
+    config = dataclasses.replace(config, mirror_average=mirror_average)
+    spec = build_spec(image_size=(height, width), num_slices=3)
+    return Classifier(build_model(config, spec, seed=0), config, spec, (0.4,), (0.3,))
 
 
 @pytest.fixture
@@ -296,9 +298,9 @@ def make_clouds() -> Store:
 
 def make_point_classifier() -> Classifier:
     shape = dataclasses.replace(SHAPE, max_freq=(8.0, 8.0, 8.0))
-    facts = {"num_channels": 0, "image_size": (40, 3), "num_classes": 2, "num_slices": 1, "seed": 0}
-    model = build_model(ModelConfig(num_points=30, perceiver=shape), **facts, data_kind=POINTS)
-    return Classifier(model, (), (), data_kind=POINTS, num_points=30)
+    config = ModelConfig(num_points=30, perceiver=shape)
+    spec = build_spec(image_size=(40, 3), num_slices=1, kind=POINTS)
+    return Classifier(build_model(config, spec, seed=0), config, spec, (), ())
 
 
 def test_a_points_attention_goes_with_the_point(tmp_path):

@@ -10,6 +10,7 @@ from pipeline.training.checkpoint import (
     Checkpoint,
 )
 from pipeline.training.history import EpochResult
+from tests.builders.models import build_spec
 
 MODEL = ModelConfig(
     stem="patches",
@@ -21,18 +22,18 @@ RESULT = EpochResult(1, 0.7, 0.5, 0.1 + 0.2, 1 / 3, 1e-3, 12.5, 3.0)
 
 
 def make_checkpoint(**changes):
-    facts = {"num_channels": 1, "image_size": (8, 8)}
-    model = build_model(MODEL, **facts, num_classes=2, num_slices=5, seed=3)
+    """Make a checkpoint of small volumes; ``changes`` are fields of it, or arguments of ``build_spec``."""
+    shape = {name: changes.pop(name) for name in ("num_channels", "image_size", "kind") if name in changes}
+    model = build_model(MODEL, build_spec(), seed=3)
     values = {
         "model": MODEL,
-        "class_names": ("left", "right"),
-        **facts,
+        "spec": build_spec(**shape),
         "preprocess": PreprocessConfig(size=(8, 8), num_slices=5, spacing_mm=1.5),
         "mean": (0.1 + 0.2,),
-        "deviation": (1 / 3,),
+        "std": (1 / 3,),
         "store_fingerprint": "a",
         "split_fingerprint": "b",
-        "settings": {"train.epochs": 3},
+        "settings": {"train.epochs": 3, "train.loss": "cross_entropy"},
         "versions": {"python": "3"},
         "commit": "c",
         "epoch": 1,

@@ -22,13 +22,13 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.data.batches import place_examples
-from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
 from pipeline.stages.train import train
 from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather_all
 from pipeline.training.loop import TrainingState, train_epochs
 from pipeline.training.sync_batch_norm import share_batch_norms
+from tests.builders.models import wrap_network
 from tests.builders.training_runs import TINY, make_experiment
 
 TIMEOUT_S = 240
@@ -156,7 +156,7 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
         )
     parallel_model = fabric.setup_module(model)
     parallel_optimizer = fabric.setup_optimizers(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
-    state = TrainingState(Classifier(model, (0.2,), (0.2,)), parallel_model, parallel_optimizer, [])
+    state = TrainingState(wrap_network(model, (0.2,), (0.2,)), parallel_model, parallel_optimizer, [])
     noisy = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0.1, noise=0.02, mirror="swap")
     epochs: dict[bool, list[np.ndarray]] = {True: [], False: []}
     try:

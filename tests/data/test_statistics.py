@@ -24,7 +24,7 @@ def test_quantiles_are_over_volumes_however_many_slices_each_has():
     reference = compute_reference(iter(volumes))
     assert reference.num_volumes == 5
     assert reference.mean == pytest.approx((0, 0.04, 0.4, 0.76, 0.8))
-    assert reference.deviation == pytest.approx((0,) * 5)
+    assert reference.std == pytest.approx((0,) * 5)
 
 
 @pytest.mark.parametrize(("level", "is_far"), [(26, False), (101, False), (24, True), (103, True)])
@@ -43,7 +43,7 @@ def test_contrast_is_judged_too():
 
 def test_without_enough_training_volumes_nothing_is_said():
     black = np.zeros((1, 2, 2), np.uint8)
-    few = IntensityReference(7, REFERENCE.mean, REFERENCE.deviation)
+    few = IntensityReference(7, REFERENCE.mean, REFERENCE.std)
     assert describe_distance(black, few) == describe_distance(black, None) == ""
     assert describe_distance(black, REFERENCE) != ""
 

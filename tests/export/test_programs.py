@@ -9,7 +9,7 @@ import torch
 
 from perceiver import PerceiverConfig
 from pipeline.config.model import CnnConfig, ModelConfig
-from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
+from pipeline.core.data_kinds import IMAGES, POINTS
 from pipeline.core.errors import UserError
 from pipeline.export.programs import (
     TOLERANCE,
@@ -25,6 +25,7 @@ from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import build_from_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.isolation import BLOCKED
+from tests.builders.models import build_spec
 
 SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2}
 # Between them: every kind of data, a slice's place, the mirror, the permutation, both losses, both networks.
@@ -45,23 +46,22 @@ MODELS = {
             "kind": IMAGES,
             "num_channels": 3,
             "mean": (0.1, 0.2, 0.3),
-            "deviation": (0.3, 0.2, 0.1),
+            "std": (0.3, 0.2, 0.1),
             "settings": {"train.loss": "mse"},
         },
     ),
     "cnn": (ModelConfig(kind="cnn", cnn=CnnConfig(channels=(4, 8))), {}),
     "points": (
         ModelConfig(num_points=12, perceiver=PerceiverConfig(**SMALL, max_freq=(4.0, 4.0, 4.0))),
-        {"kind": POINTS, "image_size": (16, 3), "mean": (), "deviation": ()},
+        {"kind": POINTS, "image_size": (16, 3), "mean": (), "std": ()},
     ),
 }
 
 
 def build_checkpoint(name):
     config, facts = MODELS[name]
-    facts = {"num_channels": 1, "image_size": (8, 8), "kind": VOLUMES} | facts
-    shape = {key: facts[key] for key in ("num_channels", "image_size")}
-    model = build_model(config, **shape, num_classes=2, num_slices=5, seed=3, data_kind=facts["kind"])
+    shape = {key: facts[key] for key in ("num_channels", "image_size", "kind") if key in facts}
+    model = build_model(config, build_spec(**shape), seed=3)
     # Fresh heads answer one half to everything; and far outputs of a model with squared error are all 0 and 1.
     strength = 0.05 if "settings" in facts else 0.3
     for parameter in model.parameters():

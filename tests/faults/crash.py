@@ -175,7 +175,7 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
     if checkpoint.optimizer is not None:
         tensors |= {f"optimizer.{name}": value for name, value in checkpoint.optimizer.tensors.items()}
     facts = {name: value.reshape(-1).view(torch.uint8).numpy().tobytes() for name, value in tensors.items()}
-    return facts | {"epoch": checkpoint.epoch, "mean": checkpoint.mean, "deviation": checkpoint.deviation}
+    return facts | {"epoch": checkpoint.epoch, "mean": checkpoint.mean, "std": checkpoint.std}
 
 
 def find_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

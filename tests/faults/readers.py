@@ -25,7 +25,7 @@ from pipeline.formats.image_files import read_image
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.preprocessing.slicing import cut_stack
-from pipeline.training.checkpoint import HEADER_KEY, read_checkpoint, write_checkpoint
+from pipeline.training.checkpoint import FORMAT, HEADER_KEY, read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.dicom import write_series
 from tests.builders.published_sets import to_idx
@@ -126,7 +126,7 @@ def read_facts(path: Path) -> Any:
     tensors = {"model.weight": torch.zeros(2)}
     digest = hashlib.sha256(text.encode())
     digest.update(b"model.weight torch.float32 (2,)" + bytes(8))
-    header = json.dumps({"format": 1, "sha256": digest.hexdigest(), "facts": text})
+    header = json.dumps({"format": FORMAT, "sha256": digest.hexdigest(), "facts": text})
     liar = path.with_suffix(".safetensors")
     liar.write_bytes(safetensors.torch.save(tensors, {HEADER_KEY: header}))
     return read_checkpoint(liar)

@@ -10,6 +10,7 @@ from pipeline.inference.probabilities import compute_probabilities, score_with_m
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
 from pipeline.training.augmentation import shows_laterality
+from tests.builders.models import wrap_network
 from tests.builders.predictions import build_table
 from tests.builders.row_reads import RowReads
 
@@ -38,7 +39,7 @@ class Halves(nn.Module):
 
 
 def build_classifier(kind: str, mirror_average: bool = False) -> Classifier:
-    return Classifier(SliceModel(Halves(kind), False), (0.5,), (0.25,), mirror_average)
+    return wrap_network(SliceModel(Halves(kind), False), mirror_average=mirror_average)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pipeline.core.data_kinds import POINTS
 from pipeline.core.errors import UserError
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model, count_parameters
+from tests.builders.models import build_spec, wrap_network
 
 TINY = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2)
 KINDS = [
@@ -20,8 +21,8 @@ KINDS = [
 
 
 def build(config, seed=0, **facts):
-    facts = {"num_channels": 2, "image_size": (16, 24), "num_classes": 3, "num_slices": 5} | facts
-    return build_model(config, **facts, seed=seed).eval()
+    facts = {"num_channels": 2, "image_size": (16, 24), "num_classes": 3} | facts
+    return build_model(config, build_spec(**facts), seed).eval()
 
 
 @pytest.mark.parametrize("config", KINDS)
@@ -57,7 +58,7 @@ def test_the_slices_place_counts_where_it_is_asked_for():
 
 def test_classifier_takes_stored_pictures_and_normalises_them_by_hand():
     """Mean 0.2 and deviation 0.4 turn black into -0.5 and white into 2."""
-    classifier = Classifier(build(KINDS[0]), (0.2, 0.2), (0.4, 0.4))
+    classifier = wrap_network(build(KINDS[0]), (0.2, 0.2), (0.4, 0.4))
     stored = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1).expand(1, 2, 16, 24)
     normal = torch.tensor([-0.5, 2.0]).reshape(1, 2, 1, 1).expand(1, 2, 16, 24)
     place = torch.zeros(1)
@@ -93,11 +94,12 @@ POINT_MODEL = ModelConfig(num_points=6, perceiver=PerceiverConfig(**{**vars(TINY
 
 
 def build_for_points(config, num_stored=10):
-    return build(config, num_channels=1, image_size=(num_stored, 3), data_kind=POINTS)
+    return build(config, num_channels=1, image_size=(num_stored, 3), kind=POINTS)
 
 
 def test_classifier_takes_the_first_stored_points_and_normalises_each_cloud():
-    classifier = Classifier(build_for_points(POINT_MODEL), (), (), data_kind=POINTS, num_points=6)
+    spec = build_spec(1, (10, 3), 3, kind=POINTS)
+    classifier = Classifier(build_model(POINT_MODEL, spec, seed=0).eval(), POINT_MODEL, spec, (), ())
     clouds = torch.rand(2, 10, 3, generator=torch.Generator().manual_seed(0))
     first = clouds[:, :6] - clouds[:, :6].mean(dim=1, keepdim=True)
     expected = classifier.model(first / first.abs().amax(dim=(1, 2), keepdim=True), torch.zeros(2)).log_softmax(dim=-1)

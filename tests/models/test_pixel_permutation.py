@@ -9,11 +9,11 @@ from einops import rearrange
 from perceiver import PerceiverConfig
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.model import CnnConfig, ModelConfig
-from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.models.pixel_permutation import PixelPermutation, compute_pixel_order
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
+from tests.builders.models import build_spec, wrap_network
 
 SIZE = (8, 12)
 TINY = PerceiverConfig(
@@ -31,7 +31,7 @@ def images():
 def build(permute_seed=7, positions="fourier", **options):
     perceiver = dataclasses.replace(TINY, positions=positions)
     config = ModelConfig(**{"stem": "pixels", "perceiver": perceiver, "permute_seed": permute_seed} | options)
-    return build_model(config, num_channels=2, image_size=SIZE, num_classes=2, num_slices=5, seed=3).eval()
+    return build_model(config, build_spec(2, SIZE), seed=3).eval()
 
 
 def test_it_moves_pixels_and_its_inverse_puts_them_back(images):
@@ -105,11 +105,11 @@ def test_a_cnn_sees_permuted_pixels_too():
 
 def test_a_checkpoint_brings_the_permutation_along(tmp_path):
     config = ModelConfig(stem="pixels", perceiver=TINY, permute_seed=11)
-    model = build_model(config, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=5, seed=3)
+    model = build_model(config, build_spec(), seed=3)
     checkpoint = make_checkpoint(model=config, weights=model.state_dict())
     write_checkpoint(tmp_path / "a.safetensors", checkpoint)
     restored = build_from_checkpoint(read_checkpoint(tmp_path / "a.safetensors"))
-    trained = Classifier(model, checkpoint.mean, checkpoint.deviation).eval()
+    trained = wrap_network(model, checkpoint.mean, checkpoint.std).eval()
     stored = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(restored(stored, PLACE), trained(stored, PLACE))
     assert torch.equal(restored.model.permutation.order, torch.tensor(compute_pixel_order(64, 11)))
@@ -117,7 +117,7 @@ def test_a_checkpoint_brings_the_permutation_along(tmp_path):
 
 def test_a_mirror_image_is_made_before_its_pixels_are_permuted():
     """With both, a mirrored picture still gets exactly the other answer."""
-    classifier = Classifier(build(), (0.5, 0.5), (0.2, 0.2), mirror_average=True).eval()
+    classifier = wrap_network(build(), (0.5, 0.5), (0.2, 0.2), mirror_average=True).eval()
     stored = torch.randint(0, 256, (3, 2, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     answer, other = classifier(stored, PLACE), classifier(stored.flip(-1), PLACE)
     torch.testing.assert_close(other, answer.flip(-1))

@@ -16,6 +16,7 @@ from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
 from pipeline.training.augmentation import check_mirror, check_swap
 from pipeline.training.point_augmentation import check_point_changes
+from tests.builders.models import build_spec
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -30,8 +31,7 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     assert experiment.name == path.stem
     assert experiment.data.dataset in DATASETS
     if DATASETS[experiment.data.dataset].kind is POINTS:
-        facts = {"num_channels": 1, "image_size": (2048, 3), "num_classes": 40, "num_slices": 1}
-        build_model(experiment.model, **facts, seed=0, data_kind=POINTS)
+        build_model(experiment.model, build_spec(1, (2048, 3), 40, kind=POINTS), seed=0)
         check_point_changes(experiment.augment)
         return
     size = experiment.preprocess.size
@@ -40,14 +40,8 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     check_mirror(experiment.augment, classes, experiment.preprocess.plane)
     if experiment.model.mirror_average:
         check_swap("model.mirror_average", "false", classes, experiment.preprocess.plane)
-    build_model(
-        experiment.model,
-        num_channels=num_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        num_slices=experiment.preprocess.num_slices,
-        seed=0,
-    )
+    spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices)
+    build_model(experiment.model, spec, seed=0)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -92,9 +92,9 @@ def test_statistics_come_from_the_train_rows_alone(workspace):
     pixels = store.examples[rows] / 255
     axes = (0, 1, 2) if pixels.ndim == 3 else (0, 2, 3)
     checkpoint = read_checkpoint(workspace / "runs" / "set" / "best.safetensors")
-    assert checkpoint.kind == IMAGES
+    assert checkpoint.spec.kind == IMAGES
     assert checkpoint.mean == pytest.approx(np.atleast_1d(pixels.mean(axis=axes)), rel=1e-9)
-    assert checkpoint.deviation == pytest.approx(np.atleast_1d(pixels.std(axis=axes)), rel=1e-9)
+    assert checkpoint.std == pytest.approx(np.atleast_1d(pixels.std(axis=axes)), rel=1e-9)
 
 
 def save(path, image):

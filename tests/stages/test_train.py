@@ -53,7 +53,7 @@ def test_a_finished_run_has_its_curves_its_best_epoch_and_its_record(undisturbed
     store, roles = read_store(paths.prepared), pd.read_csv(paths.splits, dtype=str).set_index("group_id")["split"]
     trained_on = store.examples[(store.index["group_id"].map(roles) == "train").to_numpy()] / 255
     assert best.mean == pytest.approx([trained_on.mean()], rel=1e-12)
-    assert best.deviation == pytest.approx([trained_on.std()], rel=1e-9)
+    assert best.std == pytest.approx([trained_on.std()], rel=1e-9)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])

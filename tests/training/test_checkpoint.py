@@ -22,6 +22,7 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.optimizers import build_optimizer, pack_optimizer, restore_optimizer
 from tests.builders.checkpoints import MODEL, draw_images, make_checkpoint
+from tests.builders.models import build_spec
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_an_optimizer_goes_on_from_a_checkpoint_bit_for_bit(name, tmp_path):
         optimizer.step()
 
     def build():
-        model = build_model(MODEL, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=5, seed=3)
+        model = build_model(MODEL, build_spec(), seed=3)
         return model, build_optimizer(model, config)
 
     model, optimizer = build()
@@ -166,10 +167,11 @@ def test_a_file_of_another_program_is_refused(tmp_path):
         read_checkpoint(tmp_path / "other.safetensors")
 
 
-def test_another_format_is_refused(tmp_path):
-    header = {HEADER_KEY: json.dumps({"format": 99})}
+@pytest.mark.parametrize("number", [1, 99])
+def test_another_format_is_refused(number, tmp_path):
+    header = {HEADER_KEY: json.dumps({"format": number})}
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "new.safetensors", header)
-    with pytest.raises(UserError, match="checkpoint format 99, this version reads 1"):
+    with pytest.raises(UserError, match=f"checkpoint format {number}, this version reads 2. Train again"):
         read_checkpoint(tmp_path / "new.safetensors")
 
 

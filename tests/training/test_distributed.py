@@ -11,13 +11,13 @@ from perceiver import PerceiverConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.outputs import AttentionConfig
 from pipeline.config.training import TrainConfig
-from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
 from pipeline.stages.train import train
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather
+from tests.builders.models import build_spec
 from tests.builders.several_processes import (
     CONFIG,
     NUM_VAL,
@@ -107,9 +107,7 @@ def count_own(experiment: Experiment) -> tuple[int, int, int]:
     """Return how many weights the model has, how many of them this process keeps, and a tensor's size put together."""
     fabric = build_fabric(experiment.train)
     fabric.launch()
-    model = build_model(
-        experiment.model, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=4, seed=0, data_kind=VOLUMES
-    )
+    model = build_model(experiment.model, build_spec(num_slices=4), seed=0)
     total = sum(parameter.numel() for parameter in model.parameters())
     fabric.setup_module(model)
     own = sum(parameter.to_local().numel() for parameter in model.parameters())

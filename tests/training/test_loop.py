@@ -15,13 +15,13 @@ from pipeline.core.errors import UserError
 from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import compute_room, place_examples, read_batches, read_free_memory, split_order
 from pipeline.data.statistics import compute_statistics
-from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
 from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision
 from pipeline.training.history import EpochResult, find_best, should_stop
 from pipeline.training.loop import TrainingState, train_epochs
 from pipeline.training.mixing import draw_mixture, mix_images
 from pipeline.training.optimizers import build_optimizer
+from tests.builders.models import wrap_network
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(
@@ -60,7 +60,7 @@ def start(config=CONFIG, train_examples=None, dropout=0.0):
     optimizer = build_optimizer(model, config)
     parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
     return fabric, TrainingState(
-        Classifier(model, *statistics, loss=config.loss), parallel_model, parallel_optimizer, []
+        wrap_network(model, *statistics, loss=config.loss), parallel_model, parallel_optimizer, []
     )
 
 
@@ -159,7 +159,7 @@ def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
     bias = network[1].bias.detach().clone().requires_grad_()
     parallel_model, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=1.0))
     state = TrainingState(
-        Classifier(model, *compute_statistics(all_rows), loss=loss_name), parallel_model, optimizer, []
+        wrap_network(model, *compute_statistics(all_rows), loss=loss_name), parallel_model, optimizer, []
     )
 
     units = images.astype(np.float64) / 255
@@ -290,13 +290,13 @@ def test_a_batch_does_not_read_its_neighbourhood_from_the_disk(tmp_path):
 def test_statistics_are_those_of_the_split_alone_and_of_each_channel():
     images, labels = make_pictures(channels=2)
     rows = np.arange(5, 20)
-    mean, deviation = compute_statistics(place(rows, images, labels), chunk=4)
+    mean, std = compute_statistics(place(rows, images, labels), chunk=4)
     chosen = images[rows] / 255
     np.testing.assert_allclose(mean, chosen.mean(axis=(0, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(deviation, chosen.std(axis=(0, 2, 3)), rtol=1e-9)
+    np.testing.assert_allclose(std, chosen.std(axis=(0, 2, 3)), rtol=1e-9)
     changed = images.copy()
     changed[20:] = 0
-    assert compute_statistics(place(rows, changed, labels)) == (mean, deviation)
+    assert compute_statistics(place(rows, changed, labels)) == (mean, std)
 
 
 def test_pictures_without_contrast_are_refused():

@@ -9,10 +9,11 @@ from torch.nn import functional
 
 from pipeline.config.training import TrainConfig
 from pipeline.inference.probabilities import compute_probabilities
-from pipeline.models.classifier import Classifier, compute_log_probabilities, project_to_simplex
+from pipeline.models.classifier import compute_log_probabilities, project_to_simplex
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
 from tests.builders.checkpoints import draw_images, make_checkpoint
+from tests.builders.models import wrap_network
 
 MSE = TrainConfig(loss="mse")
 OUTPUTS = torch.tensor([[0.5, 0.2, -0.1], [0.0, 1.0, 0.0]])
@@ -123,7 +124,9 @@ def test_a_classifier_answers_as_its_loss_means_its_outputs():
     stored, places = draw_images()
     stored, places = torch.from_numpy(stored)[:, None], torch.from_numpy(places).float()
     for mirror_average in (False, True):
-        classifier = Classifier(model, checkpoint.mean, checkpoint.deviation, mirror_average, "mse").eval()
+        classifier = wrap_network(
+            model, checkpoint.mean, checkpoint.std, mirror_average=mirror_average, loss="mse"
+        ).eval()
         normal = classifier.normalise(stored.float() / 255)
         expected = project_to_simplex(model(normal, places))
         if mirror_average:

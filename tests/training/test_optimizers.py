@@ -8,6 +8,7 @@ from pipeline.config.model import ModelConfig
 from pipeline.config.training import TrainConfig
 from pipeline.models.networks import build_model
 from pipeline.training.optimizers import assign_parameter_kinds, build_optimizer, compute_rate, set_learning_rate
+from tests.builders.models import build_spec
 
 
 def rates(steps, steps_per_epoch=2, **options):
@@ -58,7 +59,7 @@ def test_exponential_falls_once_an_epoch_however_many_batches_it_has():
 
 def build_tiny(**options):
     config = ModelConfig(**options)
-    return build_model(config, num_channels=1, image_size=(8, 8), num_classes=2, num_slices=4, seed=0)
+    return build_model(config, build_spec(num_slices=4), seed=0)
 
 
 def test_only_matrices_of_layers_are_decayed():

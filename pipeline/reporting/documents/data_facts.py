@@ -42,7 +42,7 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
         checkpoint: The preprocessing, and the statistics of the training images.
         data: The tables about the data and their split.
     """
-    dataset, kind = DATASETS[experiment.data.dataset], checkpoint.kind
+    dataset, kind = DATASETS[experiment.data.dataset], checkpoint.spec.kind
     facts = {
         "source": _describe_source(experiment, data.missing),
         "reference": _describe_reference(experiment, data.manifest),
@@ -101,12 +101,12 @@ def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
 
 
 def _describe_preprocessing(checkpoint: Checkpoint) -> str:
-    height, width = checkpoint.image_size
-    means, deviations = (", ".join(f"{v:.4f}" for v in values) for values in (checkpoint.mean, checkpoint.deviation))
+    height, width = checkpoint.spec.image_size
+    means, deviations = (", ".join(f"{v:.4f}" for v in values) for values in (checkpoint.mean, checkpoint.std))
     standardised = f"Values minus {means}, divided by {deviations}: mean and deviation of the training pictures."
-    if not checkpoint.kind.is_image:
+    if not checkpoint.spec.kind.is_image:
         return f"{height:,} points an object, moved to their mean and scaled to the unit cube."
-    if not checkpoint.kind.has_slices:
+    if not checkpoint.spec.kind.has_slices:
         return f"Pictures of {height} x {width} pixels as published. {standardised}"
     return f"{_describe_slicing(checkpoint.preprocess)} {standardised}"
 

@@ -67,7 +67,9 @@ def fill_documents(
     experiment, checkpoint, metrics = evidence.experiment, evidence.checkpoint, evidence.metrics
     facts = describe_data(experiment, checkpoint, evidence.data)
     facts |= describe_model(checkpoint, evidence.num_parameters)
-    facts |= describe_results(metrics, checkpoint.kind, experiment.evaluate.num_resamples, experiment.evaluate.seed)
+    facts |= describe_results(
+        metrics, checkpoint.spec.kind, experiment.evaluate.num_resamples, experiment.evaluate.seed
+    )
     facts |= {"flow": " ".join(describe_flow(evidence.data.flow))}
     if has_attention:
         facts["explanation"] = (
@@ -76,7 +78,7 @@ def fill_documents(
         )
     if section_titles:
         facts["robustness"] = f"Looked at in this report: {'; '.join(section_titles)}."
-    names = ("model_card", "claim_checklist") if checkpoint.kind.has_patients else ("model_card",)
+    names = ("model_card", "claim_checklist") if checkpoint.spec.kind.has_patients else ("model_card",)
     return {name: fill_form(read_form(name), facts) for name in names}
 
 

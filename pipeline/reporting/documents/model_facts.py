@@ -31,11 +31,11 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
         checkpoint: the weights that were judged.
         num_parameters: of the network.
     """
-    settings, shape, kind = checkpoint.settings, checkpoint.model, checkpoint.kind
+    settings, shape, kind = checkpoint.settings, checkpoint.model, checkpoint.spec.kind
     is_perceiver = shape.kind == "perceiver"
-    classes = ", ".join(checkpoint.class_names)
-    if len(checkpoint.class_names) > 12:
-        classes = f"{len(checkpoint.class_names)} classes"
+    classes = ", ".join(checkpoint.spec.class_names)
+    if len(checkpoint.spec.class_names) > 12:
+        classes = f"{len(checkpoint.spec.class_names)} classes"
     whole = f" A volume's answer is the mean over its {plural(kind.example)}." if kind.has_patients else ""
     facts = {
         "method": f"Deep learning: {'a Perceiver' if is_perceiver else 'a small convolutional network'}.",

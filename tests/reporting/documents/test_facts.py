@@ -15,6 +15,7 @@ from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import EpochResult
+from tests.builders.models import build_spec
 from tests.builders.reports import build_metrics
 
 FLOW = Flow(
@@ -31,12 +32,10 @@ def build_epoch(epoch: int, loss: float) -> EpochResult:
 def build_checkpoint(**changes) -> Checkpoint:
     facts = {
         "model": ModelConfig(),
-        "class_names": ("left", "right"),
-        "num_channels": 1,
-        "image_size": (64, 64),
+        "spec": build_spec(image_size=(64, 64)),
         "preprocess": PreprocessConfig(),
         "mean": (0.25,),
-        "deviation": (0.125,),
+        "std": (0.125,),
         "store_fingerprint": "s",
         "split_fingerprint": "p",
         "settings": {"train.seed": 7, "train.epochs": 2, "train.select_by": "val_loss", "augment.mirror": "swap"},
@@ -92,7 +91,7 @@ def test_a_failed_certificate_and_a_table_of_labels_are_told():
 
 def test_a_published_set_has_no_patients_and_no_check_list():
     experiment = Experiment(name="digits", data=DataConfig(dataset="mnist"))
-    checkpoint = build_checkpoint(kind=IMAGES, image_size=(28, 28))
+    checkpoint = build_checkpoint(spec=build_spec(kind=IMAGES, image_size=(28, 28)))
     facts = describe(experiment, checkpoint)
     assert facts["reference"] == "Labels are the publisher's."
     assert "patient" not in " ".join(text for name, text in facts.items() if name != "counts").lower()

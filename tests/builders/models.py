@@ -1,0 +1,26 @@
+"""Specifications of small inputs, and classifiers around any network."""
+
+from pipeline.config.model import ModelConfig
+from pipeline.core.data_kinds import VOLUMES, DataKind, InputSpec
+from pipeline.models.classifier import Classifier
+from pipeline.models.networks import SliceModel
+
+
+def build_spec(
+    num_channels: int = 1,
+    image_size: tuple[int, int] = (8, 8),
+    num_classes: int = 2,
+    num_slices: int = 5,
+    kind: DataKind = VOLUMES,
+) -> InputSpec:
+    """Describe small examples; two classes are left and right."""
+    names = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
+    return InputSpec(kind, num_channels, image_size, num_slices, names)
+
+
+def wrap_network(
+    model: SliceModel, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.25,), **options: object
+) -> Classifier:
+    """Put a classifier around a network of small volumes; ``options`` are the loss and fields of the model's config."""
+    loss = options.pop("loss", "cross_entropy")
+    return Classifier(model, ModelConfig(**options), build_spec(), mean, std, loss)
