@@ -63,8 +63,10 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
 def find_modules(entry: str) -> dict[str, Path]:
     """Find a module of this project, all that it imports of it, and the packages around them.
 
+    A package whose ``__init__`` is a docstring alone is left out: Python takes the folder for a package without it.
+
     Args:
-        entry: such as ``pipeline.export.bundle_inference``.
+        entry: The name of the first module, such as ``pipeline.export.bundle_inference``.
 
     Returns:
         Module name -> file.
@@ -84,7 +86,11 @@ def find_modules(entry: str) -> dict[str, Path]:
             assert not any(name.split(".")[0] in PACKAGES for name in names), f"{module}: write from … import …"
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
                 waiting.append(node.module)
-    return found
+    return {module: path for module, path in found.items() if path.name != "__init__.py" or _has_code(path)}
+
+
+def _has_code(path: Path) -> bool:
+    return len(ast.parse(path.read_text(encoding="utf-8")).body) > 1
 
 
 def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

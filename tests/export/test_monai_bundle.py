@@ -98,6 +98,13 @@ def test_a_bundle_has_the_files_of_the_format(bundle):
     assert (bundle / "large_files.yml").is_file()
 
 
+def test_a_bundle_brings_at_most_37_files_and_4276_lines_along():
+    """The size before the pipeline became packages: a bundle is read by who deploys it."""
+    modules = find_modules("pipeline.export.bundle_inference")
+    assert len(modules) <= 37, sorted(modules)
+    assert sum(len(path.read_text().splitlines()) for path in modules.values()) <= 4276
+
+
 def test_copies_are_the_modules_but_for_their_imports(bundle):
     modules = find_modules("pipeline.export.bundle_inference")
     assert {
@@ -113,8 +120,8 @@ def test_copies_are_the_modules_but_for_their_imports(bundle):
         copied = path.read_text()
         assert "\nfrom pipeline" not in copied
         assert "\nfrom perceiver" not in copied
-    for name in ("slicing", "volumes"):
-        copied = (bundle / "scripts" / "pipeline" / f"{name}.py").read_text()
+    for name in ("preprocessing.slicing", "formats.volume"):
+        copied = (bundle / "scripts" / "pipeline" / f"{name.replace('.', '/')}.py").read_text()
         assert copied.replace("from scripts.pipeline", "from pipeline") == modules[f"pipeline.{name}"].read_text()
 
 
