@@ -1,6 +1,7 @@
 """A network with the statistics of its training pictures: stored examples in, probabilities out."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from pipeline.config.model import ModelConfig
 from pipeline.config.training import LossName
 from pipeline.core.data_kinds import InputSpec
 from pipeline.models.networks import SliceModel
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 def to_unit_range(images: torch.Tensor) -> torch.Tensor:
@@ -64,15 +67,27 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Give pictures with black 0 and white 1 the mean 0 and the deviation 1 of the training pictures."""
-        return (images - self.mean) / self.std
+    def normalise(self, examples: torch.Tensor) -> torch.Tensor:
+        """Give images (black 0, white 1) the mean 0 and the std 1 of training, and each cloud its unit cube."""
+        return (examples - self.mean) / self.std if self.spec.kind.is_image else normalise_points(examples)
 
-    def prepare(self, examples: torch.Tensor) -> torch.Tensor:
-        """Turn examples as the store holds them into what the network takes, without any random change."""
-        if not self.spec.kind.is_image:
-            return normalise_points(examples[:, : self.num_points])
-        return self.normalise(to_unit_range(examples))
+    def prepare(
+        self, examples: torch.Tensor, before: Transform | None = None, after: Transform | None = None
+    ) -> torch.Tensor:
+        """Turn examples as the store holds them into what the network reads; the one path of training and scoring.
+
+        Args:
+            examples: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
+            before: The random transforms of training before normalising, for clouds with the choice of their points.
+            after: The random transforms of training after it.
+        """
+        values = to_unit_range(examples) if self.spec.kind.is_image else examples
+        if before is not None:
+            values = before(values)
+        elif not self.spec.kind.is_image:
+            values = values[:, : self.num_points]
+        values = self.normalise(values)
+        return values if after is None else after(values)
 
     def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
         """Classify examples as the store holds them.

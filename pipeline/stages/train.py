@@ -1,6 +1,7 @@
 """The train stage: from the store and the splits to checkpoints, curves and records."""
 
 import dataclasses
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
@@ -16,21 +17,22 @@ from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.data.leak_certificate import check_certificate
 from pipeline.data.splits import read_splits, resolve_roles
-from pipeline.data.store import check_store, read_store
+from pipeline.data.statistics import IntensityReference
+from pipeline.data.store import Store, check_store, read_store
 from pipeline.models.networks import count_parameters
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
 from pipeline.training.augmentation import check_mirror, check_swap
-from pipeline.training.checkpoint import write_checkpoint
+from pipeline.training.checkpoint import Checkpoint, Origin, write_checkpoint
 from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather_all, hold_together, is_first_process
 from pipeline.training.history import find_best, write_history
-from pipeline.training.loop import DivergenceError, TrainingState, train_epochs
+from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import OptimizerState, pack_optimizer
 from pipeline.training.point_augmentation import check_point_changes
 from pipeline.training.progress import TrainingDisplay
 from pipeline.training.run_state import check_same_settings, clear_run, is_finished, read_started, write_started
-from pipeline.training.setup import Task, build_state, build_task, describe_blank
+from pipeline.training.setup import build_state, describe_origin, measure_intensities, prepare_training
 
 
 def train(experiment: Experiment, console: Console) -> None:
@@ -54,9 +56,9 @@ def train(experiment: Experiment, console: Console) -> None:
     if config.strategy == "fsdp":  # the first process draws them alone, and has a part of the model alone
         every = experiment.attention.every_epochs
         require(every == 0, "attention.every_epochs", every, "0 with train.strategy fsdp; draw maps after training")
-    blank = describe_blank(experiment, store, certificate["splits_fingerprint"])
+    origin = describe_origin(experiment, store, certificate["splits_fingerprint"])
     if config.resume:
-        check_same_settings(paths, blank.settings)
+        check_same_settings(paths, origin.settings)
         if is_finished(paths):
             if is_first_process():
                 words = "already trained; nothing to do. --train.resume false trains afresh."
@@ -67,66 +69,91 @@ def train(experiment: Experiment, console: Console) -> None:
     fabric.launch()  # every process comes here before the first one changes a file
     roles = resolve_roles(splits, experiment.split)
     with hold_together(fabric, paths.run_folder):
-        _train_alone(build_task(experiment, fabric, blank, store, roles), console)
+        setup = prepare_training(experiment, fabric, store, roles)
+        _train_alone(Run(setup, origin, store, roles, measure_intensities(store, roles)), console)
 
 
-def _train_alone(task: Task, console: Console) -> None:
+@dataclass(frozen=True)
+class Run:
+    """A training with the data that it comes from.
+
+    Args:
+        setup: The options, the devices and the examples.
+        origin: The facts for the checkpoints.
+        store: All examples.
+        roles: Each patient's split.
+        intensities: How bright the training volumes are; None for other kinds of data.
+    """
+
+    setup: TrainingSetup
+    origin: Origin
+    store: Store
+    roles: dict[str, str]
+    intensities: IntensityReference | None
+
+
+def _train_alone(run: Run, console: Console) -> None:
     """Train in a folder that no other training writes into."""
-    experiment, paths = task.experiment, task.experiment.paths
+    experiment, paths = run.setup.experiment, run.setup.experiment.paths
     goes_on = experiment.train.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()
-    if task.is_first and not goes_on:
+    if run.setup.is_first and not goes_on:
         started = read_started(paths)
-        if not experiment.train.resume or started is None or started["settings"] != task.blank.settings:
+        if not experiment.train.resume or started is None or started["settings"] != run.origin.settings:
             paths.tracking_record.unlink(missing_ok=True)  # else a start that was cut off before its first epoch ended
         clear_run(paths)
-        write_started(paths, task.blank.settings)
-    task.fabric.barrier()
-    state = build_state(task)
+        write_started(paths, run.origin.settings)
+    run.setup.fabric.barrier()
+    state = build_state(run.setup)
     if experiment.attention.every_epochs > 0:
         check_attention(state.classifier.model, KEPT)
-    tracking = experiment.tracking if task.is_first else TrackingConfig(enabled=False)
+    tracking = experiment.tracking if run.setup.is_first else TrackingConfig(enabled=False)
     try:
         with open_run(tracking, paths) as tracked:
-            if task.is_first:
-                _record_start(task, state, tracked)
-                console.print(_describe_start(task, state), highlight=False)
-            _run(task, state, tracked, console)
-            if task.is_first:
-                _record_best(task, state, tracked)
+            if run.setup.is_first:
+                _record_start(run, state, tracked)
+                console.print(_describe_start(run, state), highlight=False)
+            _run(run, state, tracked, console)
+            if run.setup.is_first:
+                _record_best(run, state, tracked)
     except DivergenceError as error:
-        raise UserError(_name_batch(task, error)) from error
-    if task.is_first:
-        _write_record(task, state, tracked.run_id, console)
+        raise UserError(_name_batch(run, error)) from error
+    if run.setup.is_first:
+        _write_record(run, state, tracked.run_id, console)
 
 
-def _run(task: Task, state: TrainingState, tracked: TrackedRun, console: Console) -> None:
+def _run(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) -> None:
     """Train, and after each epoch write maps, the best checkpoint, the last one and the curves, in this order."""
-    paths, config = task.experiment.paths, task.experiment.train
-    arguments = (task.fabric, state, task.train_examples, task.val_examples, config, task.experiment.augment)
-    if not task.is_first:
-        for _ in train_epochs(*arguments):
-            _gather(task, state)
+    paths, config = run.setup.experiment.paths, run.setup.experiment.train
+    if not run.setup.is_first:
+        for _ in train_epochs(run.setup, state):
+            _gather(run, state)
         return
     paths.divergence.unlink(missing_ok=True)  # of an earlier start
     write_history(paths.history, state.history)  # a run may have been cut off between its checkpoint and this
     tracked.sync()
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
-        for result in train_epochs(*arguments, on_step=display.show_step if console.is_terminal else None):
-            weights, optimizer = _gather(task, state)
-            _check_unchanged(task)
+        for result in train_epochs(run.setup, state, display.show_step if console.is_terminal else None):
+            weights, optimizer = _gather(run, state)
+            _check_unchanged(run)
             is_best = find_best(state.history, config.select_by) is result
             # Before the last checkpoint: a run that is cut off here computes this epoch and its maps again.
             keep_maps(
-                paths.attention_maps, state.classifier, task.store, task.roles, task.experiment.attention, result.epoch
+                paths.attention_maps,
+                state.classifier,
+                run.store,
+                run.roles,
+                run.setup.experiment.attention,
+                result.epoch,
             )
-            best = dataclasses.replace(
-                task.blank,
+            best = Checkpoint(
+                **vars(run.origin),
                 mean=state.classifier.mean_values,
                 std=state.classifier.std_values,
                 epoch=result.epoch,
                 history=tuple(state.history),
                 tracking_run=tracked.run_id,
                 weights=weights,
+                intensities=run.intensities,
             )
             if is_best:
                 write_checkpoint(paths.best_checkpoint, best)
@@ -136,50 +163,50 @@ def _run(task: Task, state: TrainingState, tracked: TrackedRun, console: Console
             display.show_epoch(result, is_best)
 
 
-def _name_batch(task: Task, error: DivergenceError) -> str:
+def _name_batch(run: Run, error: DivergenceError) -> str:
     """List the examples of the step that ended training in a file, and return what to tell of them."""
     if error.rows is None:
         return str(error)
-    path = task.experiment.paths.divergence
-    example_ids = task.store.index["example_id"].iloc[error.rows].tolist()
-    if task.is_first:
+    path = run.setup.experiment.paths.divergence
+    example_ids = run.store.index["example_id"].iloc[error.rows].tolist()
+    if run.setup.is_first:
         write_json(path, {"message": str(error), "example_ids": example_ids})
     return f"{error} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
 
 
-def _gather(task: Task, state: TrainingState) -> tuple[dict[str, torch.Tensor], OptimizerState]:
+def _gather(run: Run, state: TrainingState) -> tuple[dict[str, torch.Tensor], OptimizerState]:
     """Put together what a checkpoint holds; all processes do it at the same time."""
-    scaler = task.fabric.strategy.precision.state_dict()
+    scaler = run.setup.fabric.strategy.precision.state_dict()
     return gather_all(state.classifier.model.state_dict()), pack_optimizer(state.optimizer, scaler)
 
 
-def _check_unchanged(task: Task) -> None:
+def _check_unchanged(run: Run) -> None:
     """Refuse to keep an epoch whose pictures, read from disk all the while, changed, or whose folder went away.
 
     Pictures in memory were checked when they were read.
     """
-    paths = task.experiment.paths
+    paths = run.setup.experiment.paths
     if read_started(paths) is None:
         raise UserError(f"{paths.run_folder}: it was removed while training ran. Run the train stage again.")
-    if task.train_examples.placed is None or task.val_examples.placed is None:
-        check_store(paths.prepared, task.store.fingerprint)
+    if run.setup.train_examples.placed is None or run.setup.val_examples.placed is None:
+        check_store(paths.prepared, run.store.fingerprint)
 
 
-def _record_start(task: Task, state: TrainingState, tracked: TrackedRun) -> None:
+def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
     """Keep all that is known of the run before training."""
-    experiment, paths, blank = task.experiment, task.experiment.paths, task.blank
+    experiment, paths, origin = run.setup.experiment, run.setup.experiment.paths, run.origin
     write_bytes(paths.run_options, dump_experiment(experiment).encode())
     tags = {
-        "commit": blank.commit,
+        "commit": origin.commit,
         "hardware": read_hardware(),
-        "store_fingerprint": blank.store_fingerprint,
-        "split_fingerprint": blank.split_fingerprint,
+        "store_fingerprint": origin.store_fingerprint,
+        "split_fingerprint": origin.split_fingerprint,
     }
     tracked.keep(
         RunFacts(
             settings=flatten(experiment) | {"num_parameters": count_parameters(state.classifier.model)},
-            tags=tags | {f"version.{name}": version for name, version in blank.versions.items()},
-            datasets=tuple(describe_split(experiment, task.store, task.roles, role) for role in ("train", "val")),
+            tags=tags | {f"version.{name}": version for name, version in origin.versions.items()},
+            datasets=tuple(describe_split(experiment, run.store, run.roles, role) for role in ("train", "val")),
             files=name_files(paths, (paths.run_options, paths.splits, paths.certificate)),
             history=paths.name_file(paths.history),
         )
@@ -187,20 +214,20 @@ def _record_start(task: Task, state: TrainingState, tracked: TrackedRun) -> None
     tracked.watch_system()
 
 
-def _describe_start(task: Task, state: TrainingState) -> str:
-    fabric, num_done = task.fabric, len(state.history)
-    place = "in memory" if task.train_examples.placed is not None else "read from disk"
+def _describe_start(run: Run, state: TrainingState) -> str:
+    fabric, num_done = run.setup.fabric, len(state.history)
+    place = "in memory" if run.setup.train_examples.placed is not None else "read from disk"
     devices = f"{fabric.world_size} x {fabric.device.type}" if fabric.world_size > 1 else fabric.device.type
     return (
         f"{count_parameters(state.classifier.model):,} parameters, {devices} in {fabric.strategy.precision.precision}; "
-        f"{len(task.train_examples):,} pictures to train ({place}), {len(task.val_examples):,} to validate"
+        f"{len(run.setup.train_examples):,} pictures to train ({place}), {len(run.setup.val_examples):,} to validate"
         f"{f'; going on after epoch {num_done}' if num_done > 0 else ''}"
     )
 
 
-def _record_best(task: Task, state: TrainingState, tracked: TrackedRun) -> None:
+def _record_best(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
     """Keep the best epoch's model and numbers."""
-    paths, best = task.experiment.paths, find_best(state.history, task.experiment.train.select_by)
+    paths, best = run.setup.experiment.paths, find_best(state.history, run.setup.experiment.train.select_by)
     tracked.keep(
         RunFacts(
             metrics={
@@ -214,13 +241,13 @@ def _record_best(task: Task, state: TrainingState, tracked: TrackedRun) -> None:
     )
 
 
-def _write_record(task: Task, state: TrainingState, tracking_run: str, console: Console) -> None:
+def _write_record(run: Run, state: TrainingState, tracking_run: str, console: Console) -> None:
     """Write the record that the run is complete."""
-    paths, blank, fabric = task.experiment.paths, task.blank, task.fabric
-    best = find_best(state.history, task.experiment.train.select_by)
+    paths, origin, fabric = run.setup.experiment.paths, run.origin, run.setup.fabric
+    best = find_best(state.history, run.setup.experiment.train.select_by)
     record = {
         "epochs": len(state.history),
-        "stopped_early": len(state.history) < task.experiment.train.epochs,
+        "stopped_early": len(state.history) < run.setup.experiment.train.epochs,
         "best": dataclasses.asdict(best),
         "seconds": sum(result.seconds for result in state.history),
         "num_parameters": count_parameters(state.classifier.model),
@@ -228,10 +255,10 @@ def _write_record(task: Task, state: TrainingState, tracking_run: str, console: 
         "world_size": fabric.world_size,
         "precision": fabric.strategy.precision.precision,
         "hardware": read_hardware(),
-        "versions": blank.versions,
-        "commit": blank.commit,
-        "store_fingerprint": blank.store_fingerprint,
-        "split_fingerprint": blank.split_fingerprint,
+        "versions": origin.versions,
+        "commit": origin.commit,
+        "store_fingerprint": origin.store_fingerprint,
+        "split_fingerprint": origin.split_fingerprint,
         "tracking_run": tracking_run,
     }
     write_json(paths.training_record, record)

@@ -12,19 +12,15 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
 from pipeline.config.studies import AuditConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
-from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import Examples, place_examples
-from pipeline.data.statistics import compute_statistics
 from pipeline.data.store import Store
 from pipeline.evaluation.predictions import build_predictions
 from pipeline.inference.probabilities import compute_probabilities
-from pipeline.models.classifier import Classifier
-from pipeline.models.networks import build_model
 from pipeline.studies.leaky_splits import LeakyRun
 from pipeline.training.devices import build_fabric
 from pipeline.training.history import EpochResult
-from pipeline.training.loop import TrainingState, train_epochs
-from pipeline.training.optimizers import build_optimizer
+from pipeline.training.loop import TrainingSetup, train_epochs
+from pipeline.training.setup import start_from
 
 WARMUP_SHARE = 0.1
 # Nothing that would keep a model from learning pictures by heart, and nothing that exchanges labels.
@@ -73,6 +69,7 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
         label_smoothing=0.0,
         loss="cross_entropy",
         early_stopping_epochs=0,
+        compile=False,
         devices=1,
         num_nodes=1,
     )
@@ -112,25 +109,22 @@ def train_one(
         chosen = places[role]
         return place_examples(store.examples, run.rows[chosen], codes[chosen], positions[chosen], fabric.device)
 
-    train_examples, val_examples = select("train"), select("val")
     spec = store.input_spec(experiment.preprocess.num_slices)
-    model = build_model(model_options, spec, derive_seed(run.seed, "weights"))
-    classifier = Classifier(model, model_options, spec, *compute_statistics(train_examples)).to(fabric.device)
-    optimizer = build_optimizer(model, train_options, fused=train_options.precision != "16-mixed")
-    parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
-    state = TrainingState(classifier, parallel_model, parallel_optimizer, [])
-    for result in train_epochs(fabric, state, train_examples, val_examples, train_options, NO_CHANGES):
+    recipe = dataclasses.replace(experiment, model=model_options, train=train_options, augment=NO_CHANGES)
+    setup = TrainingSetup(recipe, fabric, spec, select("train"), select("val"))
+    state = start_from(setup, None)
+    for result in train_epochs(setup, state):
         on_epoch(result)
-    classifier.eval()
+    state.classifier.eval()
     test = run.rows[places["test"]]
     index = store.index.iloc[test].assign(label=run.labels[places["test"]])
     scores = compute_probabilities(
-        classifier,
+        state.classifier,
         store.examples[test],
         positions[places["test"]],
         torch.device(fabric.device),
         experiment.evaluate.batch_size,
     )
     predictions = build_predictions(index, scores.astype(np.float64), store.class_names)
-    num_steps = count_steps(len(train_examples), train_options.batch_size) * len(state.history)
-    return Outcome(predictions, tuple(state.history), num_steps, len(train_examples))
+    num_steps = count_steps(len(setup.train_examples), train_options.batch_size) * len(state.history)
+    return Outcome(predictions, tuple(state.history), num_steps, len(setup.train_examples))

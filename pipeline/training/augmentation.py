@@ -16,7 +16,7 @@ from pipeline.training.mixing import draw_erased_boxes
 
 
 @dataclass(frozen=True)
-class Changes:
+class ImageTransforms:
     """What happens to each picture of a batch; a field that is None leaves all pictures as they are.
 
     Args:
@@ -37,9 +37,9 @@ class Changes:
     displacement: torch.Tensor | None = None
     erased: torch.Tensor | None = None
 
-    def take(self, share: slice) -> "Changes":
-        """Return the changes of a part of the batch."""
-        return Changes(*(None if field is None else field[share] for field in vars(self).values()))
+    def shard(self, rank_slice: slice) -> "ImageTransforms":
+        """Return the transforms of a device's shard of the batch."""
+        return ImageTransforms(*(None if field is None else field[rank_slice] for field in vars(self).values()))
 
 
 def check_mirror(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
@@ -92,9 +92,9 @@ def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: P
         )
 
 
-def draw_changes(
+def sample_transforms(
     config: AugmentConfig, shape: tuple[int, int, int, int], generator: torch.Generator, device: torch.device
-) -> Changes:
+) -> ImageTransforms:
     """Draw the changes of one batch.
 
     Args:
@@ -104,7 +104,7 @@ def draw_changes(
         device: where the pictures are.
 
     Returns:
-        Changes that :func:`change_images` and :func:`change_labels` apply.
+        Transforms that :func:`apply_transforms` and :func:`flip_labels` apply.
 
     Raises:
         UserError: ``crop_padding`` is as large as a picture.
@@ -142,7 +142,7 @@ def draw_changes(
         displacement = torch.randint(*limits, (batch, 2), generator=generator, device=device)
     if config.erase_probability > 0:
         erased = draw_erased_boxes(config, batch, height, width, generator, device)
-    return Changes(mirrored, geometry, exponent, factor, noise, displacement, erased)
+    return ImageTransforms(mirrored, geometry, exponent, factor, noise, displacement, erased)
 
 
 def compute_geometry(
@@ -180,12 +180,12 @@ def compute_geometry(
     return torch.cat([turn, origin[:, :, None]], dim=-1)
 
 
-def change_images(images: torch.Tensor, changes: Changes) -> torch.Tensor:
+def apply_transforms(images: torch.Tensor, transforms: ImageTransforms) -> torch.Tensor:
     """Apply drawn changes to pictures.
 
     Args:
         images: (batch, channels, height, width), 0 is black and 1 is white.
-        changes: of :func:`draw_changes` for as many pictures.
+        transforms: of :func:`sample_transforms` for as many pictures.
 
     Returns:
         Pictures of the same shape; what comes in from outside is black. Values may leave [0, 1] by noise
@@ -195,20 +195,20 @@ def change_images(images: torch.Tensor, changes: Changes) -> torch.Tensor:
     def per_image(values: torch.Tensor) -> torch.Tensor:
         return values[:, None, None, None]
 
-    if changes.mirrored is not None:
-        images = torch.where(per_image(changes.mirrored), images.flip(-1), images)
-    if changes.geometry is not None:
-        grid = functional.affine_grid(changes.geometry, list(images.shape), align_corners=False)
+    if transforms.mirrored is not None:
+        images = torch.where(per_image(transforms.mirrored), images.flip(-1), images)
+    if transforms.geometry is not None:
+        grid = functional.affine_grid(transforms.geometry, list(images.shape), align_corners=False)
         images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    if changes.displacement is not None:
-        images = displace_images(images, changes.displacement)
-    if changes.exponent is not None:
+    if transforms.displacement is not None:
+        images = displace_images(images, transforms.displacement)
+    if transforms.exponent is not None:
         # Resampling can leave -1e-8 beside black, and a negative number has no broken power.
-        images = images.clamp(min=0) ** per_image(changes.exponent)
-    if changes.factor is not None:
-        images = images * per_image(changes.factor)
-    if changes.noise is not None:
-        images = images + changes.noise
+        images = images.clamp(min=0) ** per_image(transforms.exponent)
+    if transforms.factor is not None:
+        images = images * per_image(transforms.factor)
+    if transforms.noise is not None:
+        images = images + transforms.noise
     return images
 
 
@@ -233,20 +233,20 @@ def displace_images(images: torch.Tensor, displacement: torch.Tensor) -> torch.T
     return rearrange(moved, "batch height width channels -> batch channels height width").masked_fill(~inside, 0.0)
 
 
-def change_labels(labels: torch.Tensor, changes: Changes, config: AugmentConfig) -> torch.Tensor:
+def flip_labels(labels: torch.Tensor, transforms: ImageTransforms, config: AugmentConfig) -> torch.Tensor:
     """Exchange left and right where a picture was mirrored under ``augment.mirror: swap``.
 
     Args:
         labels: (batch,) class indices, 0 and 1 under ``swap``.
-        changes: of the same pictures.
+        transforms: of the same pictures.
         config: whether the mirror swaps.
 
     Returns:
         (batch,) class indices.
     """
-    if config.mirror != "swap" or changes.mirrored is None:
+    if config.mirror != "swap" or transforms.mirrored is None:
         return labels
-    return torch.where(changes.mirrored, 1 - labels, labels)
+    return torch.where(transforms.mirrored, 1 - labels, labels)
 
 
 def shows_laterality(kind: DataKind, class_names: Sequence[str], plane: Plane) -> bool:

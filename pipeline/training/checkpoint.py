@@ -37,38 +37,47 @@ MAX_PERMUTED_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A trained model and where it comes from.
+class Origin:
+    """What a model is made from, as it is known before its training.
 
     Args:
-        model: which network.
+        model: The options of the network.
         spec: The examples that the network reads, and its classes.
-        preprocess: how volumes became pictures.
-        mean: of each channel over the training pictures, black 0 and white 1.
-        std: the standard deviation of each channel.
-        store_fingerprint: of the pictures.
-        split_fingerprint: of the division of patients.
-        settings: all options that shaped the weights, ``section.field`` -> value.
-        versions: of Python and packages.
-        commit: of the source tree.
-        epoch: epochs trained.
-        history: what each of them gave.
-        tracking_run: the MLflow run, empty without one.
-        weights: the model's tensors.
-        intensities: How bright the training volumes were; None for other kinds of data.
-        optimizer: the optimizer's state, only in a checkpoint that training goes on from.
+        preprocess: The options by which volumes became slices.
+        store_fingerprint: The fingerprint of the examples.
+        split_fingerprint: The fingerprint of each patient's split.
+        settings: All options that shaped the weights, ``section.field`` -> value.
+        versions: The versions of Python and packages.
+        commit: The commit of the source tree.
     """
 
     model: ModelConfig
     spec: InputSpec
     preprocess: PreprocessConfig
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     store_fingerprint: str
     split_fingerprint: str
     settings: dict[str, Any]
     versions: dict[str, str]
     commit: str
+
+
+@dataclass(frozen=True)
+class Checkpoint(Origin):
+    """A trained model and its origin.
+
+    Args:
+        mean: The mean of each channel over the training images, black 0 and white 1.
+        std: The standard deviation of each channel.
+        epoch: The number of epochs trained.
+        history: The result of each of them.
+        tracking_run: The MLflow run, empty without one.
+        weights: The model's tensors.
+        intensities: How bright the training volumes were; None for other kinds of data.
+        optimizer: The optimizer's state, only in a checkpoint that training resumes from.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     epoch: int
     history: tuple[EpochResult, ...]
     tracking_run: str

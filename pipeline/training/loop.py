@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.config.experiment import Experiment
+from pipeline.config.training import TrainConfig
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import derive_seed
-from pipeline.data.batches import Examples, read_batches, split_order
-from pipeline.models.classifier import Classifier, to_unit_range
-from pipeline.training.augmentation import change_images, change_labels, draw_changes
+from pipeline.data.batches import Batch, Examples, read_batches, split_order
+from pipeline.models.classifier import Classifier
+from pipeline.training.augmentation import apply_transforms, flip_labels, sample_transforms
 from pipeline.training.history import EpochResult, should_stop
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
 from pipeline.training.mixing import draw_mixture, erase_boxes, mix_images, mix_labels
 from pipeline.training.optimizers import compute_rate, set_learning_rate
-from pipeline.training.point_augmentation import change_points, draw_point_changes
+from pipeline.training.point_augmentation import apply_point_transforms, sample_point_transforms, shift_points
 
 # Looking at a loss makes a GPU wait, so it is done every so many steps.
 STEPS_BETWEEN_CHECKS = 50
@@ -43,6 +46,30 @@ class StepResult:
     loss: float
     accuracy: float
     images_per_second: float
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """All that a training works with and does not change.
+
+    Args:
+        experiment: The options; those of training and augmentation are read here.
+        fabric: The devices and the precision.
+        spec: The examples that the network reads, and its classes.
+        train_examples: The examples to learn from.
+        val_examples: The examples to validate with.
+    """
+
+    experiment: Experiment
+    fabric: Fabric
+    spec: InputSpec
+    train_examples: Examples
+    val_examples: Examples
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.fabric.global_rank == 0)
 
 
 @dataclass
@@ -76,24 +103,14 @@ class DivergenceError(UserError):
 
 
 def train_epochs(
-    fabric: Fabric,
-    state: TrainingState,
-    train_examples: Examples,
-    val_examples: Examples,
-    config: TrainConfig,
-    augment: AugmentConfig,
-    on_step: Callable[[StepResult], None] | None = None,
+    setup: TrainingSetup, state: TrainingState, on_step: Callable[[StepResult], None] | None = None
 ) -> Iterator[EpochResult]:
     """Train from where ``state`` stands until the last epoch or early stopping.
 
     Args:
-        fabric: the devices and the precision.
-        state: is brought one epoch further before each result.
-        train_examples: learned from.
-        val_examples: judged by.
-        config: how.
-        augment: changes of the training pictures.
-        on_step: told about the progress inside an epoch a few times a second.
+        setup: The options, the devices and the examples.
+        state: The model and its history, one epoch further before each result.
+        on_step: Called with the progress inside an epoch a few times a second.
 
     Yields:
         One result an epoch, also appended to ``state.history``.
@@ -102,11 +119,12 @@ def train_epochs(
         DivergenceError: the loss is not finite.
         UserError: a batch has fewer examples than there are devices.
     """
+    config = setup.experiment.train
     while not should_stop(state.history, config):
         started = time.perf_counter()
-        train_loss, train_accuracy = _train_one_epoch(fabric, state, train_examples, config, augment, on_step)
+        train_loss, train_accuracy = _train_one_epoch(setup, state, on_step)
         training_seconds = time.perf_counter() - started
-        val_loss, val_accuracy = _validate(fabric, state, val_examples, config)
+        val_loss, val_accuracy = _validate(setup, state)
         epoch = len(state.history) + 1
         if not math.isfinite(val_loss):
             raise DivergenceError(_describe_divergence(f"epoch {epoch}, validation", val_loss, config, epoch))
@@ -117,7 +135,7 @@ def train_epochs(
             val_loss=val_loss,
             val_accuracy=val_accuracy,
             learning_rate=state.optimizer.param_groups[0]["lr"],
-            images_per_second=len(train_examples) / training_seconds,
+            images_per_second=len(setup.train_examples) / training_seconds,
             seconds=time.perf_counter() - started,
         )
         state.history.append(result)
@@ -125,87 +143,162 @@ def train_epochs(
 
 
 def _train_one_epoch(
-    fabric: Fabric,
-    state: TrainingState,
-    examples: Examples,
-    config: TrainConfig,
-    augment: AugmentConfig,
-    on_step: Callable[[StepResult], None] | None,
+    setup: TrainingSetup, state: TrainingState, on_step: Callable[[StepResult], None] | None
 ) -> tuple[float, float]:
     """Go through the training examples once; return their mean loss and accuracy over all devices."""
+    fabric, config, examples = setup.fabric, setup.experiment.train, setup.train_examples
     epochs_done = len(state.history)
-    order_generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epochs_done))
-    batches = split_order(torch.randperm(len(examples), generator=order_generator), config.batch_size)
-    if len(batches[-1]) < fabric.world_size:
-        raise UserError(
-            f"train.batch_size: batches of {len(batches[-1])} examples cannot be shared by {fabric.world_size} "
-            "devices. Use larger batches or fewer devices."
-        )
-    generator = torch.Generator(device=fabric.device)
-    generator.manual_seed(derive_seed(config.seed, "augmentation", epochs_done))
-    mixing_generator = np.random.default_rng(derive_seed(config.seed, "mixing", epochs_done, fabric.global_rank))
-    share = slice(fabric.global_rank, None, fabric.world_size)
-    losses: list[torch.Tensor] = []
-    correct = torch.zeros((), device=fabric.device)
-    num_seen = 0
-    started = last_report = time.perf_counter()
+    batches = _order_examples(setup, epochs_done)
+    prepare = _build_preparation(setup, state.classifier, epochs_done)
+    monitor = LossMonitor(fabric, epochs_done + 1, len(batches))
+    shard = slice(fabric.global_rank, None, fabric.world_size)
     state.parallel_model.train()
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "dropout", epochs_done, fabric.global_rank))
-        for step, batch in enumerate(read_batches(examples, [indices[share] for indices in batches])):
+        for step, batch in enumerate(read_batches(examples, [indices[shard] for indices in batches])):
             rate = compute_rate(config, epochs_done * len(batches) + step, len(batches))
             set_learning_rate(state.optimizer, config.learning_rate * rate)
-            shape = (len(batches[step]), *batch.images.shape[1:])
-            mixture = None
-            if not state.classifier.spec.kind.is_image:
-                num_points = state.classifier.num_points or shape[1]
-                point_changes = draw_point_changes(augment.points, shape, num_points, generator, fabric.device)
-                images, labels = change_points(batch.images, point_changes.take(share)), batch.labels
-            else:
-                changes = draw_changes(augment, shape, generator, fabric.device).take(share)
-                images = state.classifier.normalise(change_images(to_unit_range(batch.images), changes))
-                images = erase_boxes(images, changes.erased)
-                labels = change_labels(batch.labels, changes, augment)
-                mixture = draw_mixture(augment, len(labels), batch.images.shape[-2:], mixing_generator, fabric.device)
-            logits = state.parallel_model(mix_images(images, mixture), batch.slice_position).float()
-            targets = mix_labels(labels, mixture, logits.shape[-1])
+            inputs, targets = prepare(batch, len(batches[step]))
+            logits = state.parallel_model(inputs, batch.slice_position).float()
             loss_sum = compute_loss_sum(logits, targets, config)
-            # Devices average their gradients, but their shares can differ by one example.
+            # Devices average their gradients, but their shards can differ by one example.
             fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
-            if config.clip_norm is not None:
-                fabric.clip_gradients(
-                    state.parallel_model, state.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
-                )
-            state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
-            losses.append(loss_sum.detach())
-            correct += count_correct(logits.detach(), targets)
-            num_seen += len(labels)
-            if len(losses) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == len(batches):
-                wrong = _find_not_finite(fabric, losses)
+            _update_weights(fabric, state, config)
+            monitor.add(loss_sum.detach(), count_correct(logits.detach(), targets), len(targets))
+            if monitor.is_check_due:
+                wrong = monitor.find_not_finite()
                 if wrong is not None:
-                    place, loss = wrong
-                    where = f"epoch {epochs_done + 1}, step {place + 1}"
-                    message = _describe_divergence(where, loss, config, epochs_done + 1)
-                    raise DivergenceError(message, examples.rows[batches[place].numpy()])
-            if on_step is not None and time.perf_counter() - last_report >= SECONDS_BETWEEN_REPORTS:
-                last_report = time.perf_counter()
-                on_step(
-                    StepResult(
-                        epoch=epochs_done + 1,
-                        step=step + 1,
-                        num_steps=len(batches),
-                        loss=float(torch.stack(losses).sum()) / num_seen,
-                        accuracy=float(correct) / num_seen,
-                        images_per_second=num_seen * fabric.world_size / (last_report - started),
-                    )
-                )
-    return _average(fabric, torch.stack(losses).sum(), correct, num_seen)
+                    where = f"epoch {epochs_done + 1}, step {wrong[0] + 1}"
+                    message = _describe_divergence(where, wrong[1], config, epochs_done + 1)
+                    raise DivergenceError(message, examples.rows[batches[wrong[0]].numpy()])
+            if on_step is not None:
+                monitor.report(on_step)
+    return monitor.average()
+
+
+def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[torch.Tensor]:
+    """Draw the order of an epoch and cut it into batches over all devices."""
+    config, world_size = setup.experiment.train, setup.fabric.world_size
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epochs_done))
+    batches = split_order(torch.randperm(len(setup.train_examples), generator=generator), config.batch_size)
+    if len(batches[-1]) < world_size:
+        raise UserError(
+            f"train.batch_size: batches of {len(batches[-1])} examples cannot be shared by {world_size} "
+            "devices. Use larger batches or fewer devices."
+        )
+    return batches
+
+
+def _build_preparation(
+    setup: TrainingSetup, classifier: Classifier, epochs_done: int
+) -> Callable[[Batch, int], tuple[torch.Tensor, torch.Tensor]]:
+    """Build what turns a shard, and the size of its whole batch, into the network's inputs and its targets.
+
+    Transforms are drawn for the whole batch, of which each device takes its shard; mixtures for the shard alone.
+    """
+    fabric, augment, seed = setup.fabric, setup.experiment.augment, setup.experiment.train.seed
+    shard = slice(fabric.global_rank, None, fabric.world_size)
+    generator = torch.Generator(device=fabric.device)
+    generator.manual_seed(derive_seed(seed, "augmentation", epochs_done))
+    mixing_generator = np.random.default_rng(derive_seed(seed, "mixing", epochs_done, fabric.global_rank))
+
+    def prepare_points(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (batch_size, *batch.images.shape[1:])
+        num_points = classifier.num_points or shape[1]
+        transforms = sample_point_transforms(augment.points, shape, num_points, generator, fabric.device).shard(shard)
+        points = classifier.prepare(
+            batch.images,
+            before=partial(apply_point_transforms, transforms=transforms),
+            after=partial(shift_points, transforms=transforms),
+        )
+        return points, batch.labels
+
+    def prepare_images(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        _, channels, height, width = batch.images.shape
+        shape = (batch_size, channels, height, width)
+        transforms = sample_transforms(augment, shape, generator, fabric.device).shard(shard)
+        images = classifier.prepare(
+            batch.images,
+            before=partial(apply_transforms, transforms=transforms),
+            after=partial(erase_boxes, boxes=transforms.erased),
+        )
+        labels = flip_labels(batch.labels, transforms, augment)
+        mixture = draw_mixture(augment, len(labels), (height, width), mixing_generator, fabric.device)
+        num_classes = len(classifier.spec.class_names)
+        return mix_images(images, mixture), mix_labels(labels, mixture, num_classes)
+
+    return prepare_images if classifier.spec.kind.is_image else prepare_points
+
+
+def _update_weights(fabric: Fabric, state: TrainingState, config: TrainConfig) -> None:
+    """Let the optimizer do one step with the gradients of this batch."""
+    if config.clip_norm is not None:
+        fabric.clip_gradients(
+            state.parallel_model, state.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+class LossMonitor:
+    """The losses of an epoch so far, on this device.
+
+    Args:
+        fabric: The devices.
+        epoch: The number of the epoch, from 1.
+        num_steps: The steps of the epoch.
+    """
+
+    def __init__(self, fabric: Fabric, epoch: int, num_steps: int) -> None:
+        self.fabric, self.epoch, self.num_steps = fabric, epoch, num_steps
+        self.losses: list[torch.Tensor] = []
+        self.num_correct = torch.zeros((), device=fabric.device)
+        self.num_seen = 0
+        self.started = self.last_report = time.perf_counter()
+
+    def add(self, loss_sum: torch.Tensor, num_correct: torch.Tensor, num_examples: int) -> None:
+        """Add a step."""
+        self.losses.append(loss_sum)
+        self.num_correct += num_correct
+        self.num_seen += num_examples
+
+    @property
+    def is_check_due(self) -> bool:
+        """Whether enough steps were done since losses were looked at, or all of them."""
+        return len(self.losses) % STEPS_BETWEEN_CHECKS == 0 or len(self.losses) == self.num_steps
+
+    def find_not_finite(self) -> tuple[int, float] | None:
+        """Return the first step in which a loss of any device is not finite, and their sum; the same on all."""
+        summed = self.fabric.all_reduce(torch.stack(self.losses), reduce_op="sum")
+        wrong = torch.nonzero(~torch.isfinite(summed)).flatten()
+        return (int(wrong[0]), float(summed[wrong[0]])) if len(wrong) > 0 else None
+
+    def report(self, on_step: Callable[[StepResult], None]) -> None:
+        """Report the means so far, a few times a second."""
+        now = time.perf_counter()
+        if now - self.last_report < SECONDS_BETWEEN_REPORTS:
+            return
+        self.last_report = now
+        on_step(
+            StepResult(
+                epoch=self.epoch,
+                step=len(self.losses),
+                num_steps=self.num_steps,
+                loss=float(torch.stack(self.losses).sum()) / self.num_seen,
+                accuracy=float(self.num_correct) / self.num_seen,
+                images_per_second=self.num_seen * self.fabric.world_size / (now - self.started),
+            )
+        )
+
+    def average(self) -> tuple[float, float]:
+        """Return the mean loss and the accuracy over all devices."""
+        return _average(self.fabric, torch.stack(self.losses).sum(), self.num_correct, self.num_seen)
 
 
 @torch.no_grad()
-def _validate(fabric: Fabric, state: TrainingState, examples: Examples, config: TrainConfig) -> tuple[float, float]:
-    """Return the mean loss and the accuracy over all devices' shares of the examples."""
+def _validate(setup: TrainingSetup, state: TrainingState) -> tuple[float, float]:
+    """Return the mean loss and the accuracy over all devices' shards of the validation examples."""
+    fabric, config, examples = setup.fabric, setup.experiment.train, setup.val_examples
     own = torch.arange(fabric.global_rank, len(examples), fabric.world_size)
     # The first process has the most. A divided model computes in all processes or in none: who has nothing left
     # computes any example, and does not count it.
@@ -229,13 +322,6 @@ def _average(fabric: Fabric, loss_sum: torch.Tensor, correct: torch.Tensor, numb
     sums = torch.stack([loss_sum.double(), correct.double(), torch.full_like(loss_sum, number).double()])
     sums = fabric.all_reduce(sums, reduce_op="sum")
     return float(sums[0] / sums[2]), float(sums[1] / sums[2])
-
-
-def _find_not_finite(fabric: Fabric, losses: list[torch.Tensor]) -> tuple[int, float] | None:
-    """Return the first step in which a loss of any device is not finite, and what they sum to; the same on all."""
-    summed = fabric.all_reduce(torch.stack(losses), reduce_op="sum")
-    wrong = torch.nonzero(~torch.isfinite(summed)).flatten()
-    return (int(wrong[0]), float(summed[wrong[0]])) if len(wrong) > 0 else None
 
 
 def _describe_divergence(where: str, loss: float, config: TrainConfig, epoch: int) -> str:

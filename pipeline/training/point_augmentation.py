@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from einops import einsum
 
-from perceiver import normalise_points
 from pipeline.config.training import AugmentConfig, PointAugmentConfig
 from pipeline.config.validation import require
 
@@ -18,7 +17,7 @@ AXES = {"x": 0, "y": 1, "z": 2}
 
 
 @dataclass(frozen=True)
-class PointChanges:
+class PointTransforms:
     """What happens to each cloud of a batch; a field that is None leaves all clouds as they are.
 
     Args:
@@ -37,12 +36,12 @@ class PointChanges:
     jitter: torch.Tensor | None = None
     shift: torch.Tensor | None = None
 
-    def take(self, share: slice) -> "PointChanges":
-        """Return the changes of a part of the batch."""
-        return PointChanges(**{name: field[share] for name, field in vars(self).items() if field is not None})
+    def shard(self, rank_slice: slice) -> "PointTransforms":
+        """Return the transforms of a device's shard of the batch."""
+        return PointTransforms(**{name: field[rank_slice] for name, field in vars(self).items() if field is not None})
 
 
-def check_point_changes(config: AugmentConfig) -> None:
+def check_point_transforms(config: AugmentConfig) -> None:
     """Refuse changes of pictures that someone asked for: on point clouds they would be passed over in silence.
 
     Args:
@@ -56,13 +55,13 @@ def check_point_changes(config: AugmentConfig) -> None:
         require(found == allowed, f"augment.{field_name}", found, f"{allowed!r} for point clouds")
 
 
-def draw_point_changes(
+def sample_point_transforms(
     config: PointAugmentConfig,
     shape: tuple[int, ...],
     num_points: int,
     generator: torch.Generator,
     device: torch.device,
-) -> PointChanges:
+) -> PointTransforms:
     """Draw the changes of one batch.
 
     Args:
@@ -73,7 +72,7 @@ def draw_point_changes(
         device: where the clouds are.
 
     Returns:
-        Changes that :func:`change_points` applies.
+        Transforms that :func:`apply_point_transforms` applies.
     """
     batch, num_stored = shape[:2]
 
@@ -96,7 +95,7 @@ def draw_point_changes(
         jitter = torch.randn((batch, num_points, 3), generator=generator, device=device) * config.jitter
     if config.shift > 0:
         shift = uniform(batch, 1, 3) * config.shift
-    return PointChanges(chosen, rotation, stretch, factor, jitter, shift)
+    return PointTransforms(chosen, rotation, stretch, factor, jitter, shift)
 
 
 def drop_points(chosen: torch.Tensor, share: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -138,24 +137,28 @@ def compute_rotation(degrees: torch.Tensor, up_axis: str) -> torch.Tensor:
     return rotation
 
 
-def change_points(points: torch.Tensor, changes: PointChanges) -> torch.Tensor:
-    """Apply drawn changes to clouds, and normalise them.
+def apply_point_transforms(points: torch.Tensor, transforms: PointTransforms) -> torch.Tensor:
+    """Apply sampled transforms to clouds that are not normalised yet.
 
     Args:
         points: ``(batch, stored points, 3)``, of about unit size.
-        changes: of :func:`draw_point_changes` for as many clouds.
+        transforms: of :func:`sample_point_transforms` for as many clouds.
 
     Returns:
-        ``(batch, points, 3)``: mean 0 and largest absolute coordinate 1, and then displaced.
+        ``(batch, points, 3)``.
     """
-    points = points.gather(1, changes.chosen[:, :, None].expand(-1, -1, points.shape[2]))
-    if changes.rotation is not None:
-        points = einsum(changes.rotation, points, "batch row column, batch point column -> batch point row")
-    if changes.stretch is not None:
-        points = points * changes.stretch
-    if changes.factor is not None:
-        points = points * changes.factor
-    if changes.jitter is not None:
-        points = points + changes.jitter
-    points = normalise_points(points)
-    return points if changes.shift is None else points + changes.shift
+    points = points.gather(1, transforms.chosen[:, :, None].expand(-1, -1, points.shape[2]))
+    if transforms.rotation is not None:
+        points = einsum(transforms.rotation, points, "batch row column, batch point column -> batch point row")
+    if transforms.stretch is not None:
+        points = points * transforms.stretch
+    if transforms.factor is not None:
+        points = points * transforms.factor
+    if transforms.jitter is not None:
+        points = points + transforms.jitter
+    return points
+
+
+def shift_points(points: torch.Tensor, transforms: PointTransforms) -> torch.Tensor:
+    """Displace normalised clouds ``(batch, points, 3)``."""
+    return points if transforms.shift is None else points + transforms.shift

@@ -1,8 +1,5 @@
 """What a training works with: the examples, the checkpoint that they will fill, the network and its optimizer."""
 
-import dataclasses
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from lightning.fabric import Fabric
@@ -16,76 +13,41 @@ from pipeline.data.statistics import IntensityReference, compute_reference, comp
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
-from pipeline.training.checkpoint import Checkpoint, load_weights, read_checkpoint
-from pipeline.training.loop import TrainingState
+from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
+from pipeline.training.loop import TrainingSetup, TrainingState
 from pipeline.training.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.run_state import describe_settings, read_preprocess
 from pipeline.training.sync_batch_norm import share_batch_norms
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a run works with and does not change.
+def describe_origin(experiment: Experiment, store: Store, split_fingerprint: str) -> Origin:
+    """Collect what is known of a model before its training.
 
     Args:
-        experiment: all options.
-        fabric: devices and precision.
-        blank: the checkpoint as it is before training, without statistics and weights.
-        train_examples: learned from.
-        val_examples: judged by.
-        store: all pictures.
-        roles: each patient's split.
+        experiment: All options.
+        store: All examples.
+        split_fingerprint: The fingerprint of the splits that the certificate holds for.
     """
-
-    experiment: Experiment
-    fabric: Fabric
-    blank: Checkpoint
-    train_examples: Examples
-    val_examples: Examples
-    store: Store
-    roles: dict[str, str]
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
-        return bool(self.fabric.global_rank == 0)
-
-
-def describe_blank(experiment: Experiment, store: Store, split_fingerprint: str) -> Checkpoint:
-    """Fill in what is known of the checkpoints before training.
-
-    Args:
-        experiment: all options.
-        store: all examples.
-        split_fingerprint: of the splits that the certificate vouches for.
-    """
-    return Checkpoint(
+    return Origin(
         model=experiment.model,
         spec=store.input_spec(experiment.preprocess.num_slices),
         preprocess=read_preprocess(experiment, store),
-        mean=(),
-        std=(),
         store_fingerprint=store.fingerprint,
         split_fingerprint=split_fingerprint,
         settings=describe_settings(experiment, store, split_fingerprint),
         versions=read_versions(),
         commit=read_commit(),
-        epoch=0,
-        history=(),
-        tracking_run="",
-        weights={},
     )
 
 
-def build_task(experiment: Experiment, fabric: Fabric, blank: Checkpoint, store: Store, roles: dict[str, str]) -> Task:
-    """Place the examples where training reads them, and measure the grey levels of those to learn from.
+def prepare_training(experiment: Experiment, fabric: Fabric, store: Store, roles: dict[str, str]) -> TrainingSetup:
+    """Place the examples where training reads them.
 
     Args:
-        experiment: all options.
-        fabric: devices and precision.
-        blank: from :func:`describe_blank`.
-        store: all examples.
-        roles: each patient's split.
+        experiment: All options.
+        fabric: The devices and the precision.
+        store: All examples.
+        roles: Each patient's split.
 
     Raises:
         UserError: a split has no examples, or a class has none to learn from.
@@ -95,11 +57,11 @@ def build_task(experiment: Experiment, fabric: Fabric, blank: Checkpoint, store:
     train_examples, val_examples = (
         _select_examples(store, roles, role, fabric.device, num_sharing) for role in ("train", "val")
     )
-    blank = dataclasses.replace(blank, intensities=_measure_intensities(store, roles))
-    return Task(experiment, fabric, blank, train_examples, val_examples, store, roles)
+    spec = store.input_spec(experiment.preprocess.num_slices)
+    return TrainingSetup(experiment, fabric, spec, train_examples, val_examples)
 
 
-def _measure_intensities(store: Store, roles: dict[str, str]) -> IntensityReference | None:
+def measure_intensities(store: Store, roles: dict[str, str]) -> IntensityReference | None:
     """Measure the training volumes, one after the other; images and point clouds have none."""
     if not store.kind.has_slices:
         return None
@@ -125,28 +87,39 @@ def _select_examples(
     return place_examples(store.examples, rows, labels, positions, device, compute_room(device, num_sharing))
 
 
-def build_state(task: Task) -> TrainingState:
-    """Build model and optimizer, fresh or as the last checkpoint has them; all processes do it at the same time."""
-    config, path = task.experiment.train, task.experiment.paths.last_checkpoint
+def build_state(setup: TrainingSetup) -> TrainingState:
+    """Build model and optimizer, new or from the last checkpoint of the run; all processes do it at the same time."""
+    path = setup.experiment.paths.last_checkpoint
     last = read_checkpoint(path) if path.is_file() else None
-    options, spec = task.experiment.model, task.blank.spec
-    model = build_model(options, spec, derive_seed(config.seed, "weights"))
+    return start_from(setup, last)
+
+
+def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
+    """Build model and optimizer.
+
+    Args:
+        setup: The options, the devices and the examples.
+        last: The checkpoint to resume from; None starts with new weights.
+    """
+    experiment, fabric, spec = setup.experiment, setup.fabric, setup.spec
+    config = experiment.train
+    model = build_model(experiment.model, spec, derive_seed(config.seed, "weights"))
     if last is None:
         # Each cloud is normalised by itself.
-        mean, std = compute_statistics(task.train_examples) if spec.kind.is_image else ((), ())
+        mean, std = compute_statistics(setup.train_examples) if spec.kind.is_image else ((), ())
     else:
         mean, std = last.mean, last.std
         load_weights(model, last.weights)
     share_batch_norms(model)
-    classifier = Classifier(model, options, spec, mean, std, config.loss)
+    classifier = Classifier(model, experiment.model, spec, mean, std, config.loss)
     if config.strategy == "ddp":  # a divided model may not fit on one device
-        classifier.to(task.fabric.device)
-    parallel_model = task.fabric.setup_module(torch.compile(model) if config.compile else model)
-    classifier.to(task.fabric.device)
+        classifier.to(fabric.device)
+    parallel_model = fabric.setup_module(torch.compile(model) if config.compile else model)
+    classifier.to(fabric.device)
     optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)
         if last.optimizer.scaler:
-            task.fabric.strategy.precision.load_state_dict(last.optimizer.scaler)
-    parallel_optimizer = task.fabric.setup_optimizers(optimizer)
+            fabric.strategy.precision.load_state_dict(last.optimizer.scaler)
+    parallel_optimizer = fabric.setup_optimizers(optimizer)
     return TrainingState(classifier, parallel_model, parallel_optimizer, list(last.history) if last else [])

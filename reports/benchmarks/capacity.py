@@ -40,7 +40,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.preprocessing.parts import compute_part_key, prepare_part
 from pipeline.training.devices import build_fabric
-from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import build_optimizer
 
 FOLDER = Path(__file__).parent
@@ -183,7 +183,8 @@ def start_epochs(fabric: Fabric, classifier: Classifier, examples: Any, few: Any
     config = dataclasses.replace(experiment.train, epochs=3)
     model, optimizer = fabric.setup(classifier.model, build_optimizer(classifier.model, config))
     state = TrainingState(classifier, model, optimizer, [])
-    return train_epochs(fabric, state, examples, few, config, experiment.augment)
+    experiment = dataclasses.replace(experiment, train=config)
+    return train_epochs(TrainingSetup(experiment, fabric, classifier.spec, examples, few), state)
 
 
 def read_last_row(name: str, row: str, column: int) -> float:

@@ -36,7 +36,7 @@ from pipeline.data.batches import Batch, Examples, place_examples, read_batches
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.devices import build_fabric
-from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import build_optimizer
 
 SIDE = 64
@@ -107,7 +107,8 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
     classifier = Classifier(model, experiment.model, spec, (0.5,), (0.3,))
     parallel_model, optimizer = fabric.setup(model, build_optimizer(model, train))
     state = TrainingState(classifier, parallel_model, optimizer, [])
-    next(train_epochs(fabric, state, examples, few, dataclasses.replace(train, epochs=1), experiment.augment))
+    experiment = dataclasses.replace(experiment, train=dataclasses.replace(train, epochs=1))
+    next(train_epochs(TrainingSetup(experiment, fabric, spec, examples, few), state))
     return watch.found
 
 

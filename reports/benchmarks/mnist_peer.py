@@ -34,7 +34,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel, build_model, count_parameters
 from pipeline.training.devices import build_fabric
 from pipeline.training.history import find_best
-from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import build_optimizer
 
 MODELS = ("ours", "perceiver-pytorch")
@@ -117,7 +117,10 @@ def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, 
         classifier = Classifier(build(name, experiment, store), experiment.model, store.input_spec(1), mean, std)
         model, optimizer = fabric.setup(classifier.model, build_optimizer(classifier.model, config))
         state, best, all_s, trained_s = TrainingState(classifier, model, optimizer, []), classifier, 0.0, 0.0
-        for result in train_epochs(fabric, state, examples, val_examples, config, experiment.augment):
+        setup = TrainingSetup(
+            dataclasses.replace(experiment, train=config), fabric, classifier.spec, examples, val_examples
+        )
+        for result in train_epochs(setup, state):
             all_s += result.seconds
             trained_s += len(examples) / result.images_per_second
             if find_best(state.history, config.select_by) is result:

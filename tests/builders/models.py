@@ -1,9 +1,15 @@
-"""Specifications of small inputs, and classifiers around any network."""
+"""Specifications of small inputs, classifiers around any network, and trainings of them."""
 
+from lightning.fabric import Fabric
+
+from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
+from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.data_kinds import VOLUMES, DataKind, InputSpec
+from pipeline.data.batches import Examples
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
+from pipeline.training.loop import TrainingSetup
 
 
 def build_spec(
@@ -24,3 +30,10 @@ def wrap_network(
     """Put a classifier around a network of small volumes; ``options`` are the loss and fields of the model's config."""
     loss = options.pop("loss", "cross_entropy")
     return Classifier(model, ModelConfig(**options), build_spec(), mean, std, loss)
+
+
+def build_setup(
+    fabric: Fabric, train_examples: Examples, val_examples: Examples, config: TrainConfig, augment: AugmentConfig
+) -> TrainingSetup:
+    """Put together what the training loop works with."""
+    return TrainingSetup(Experiment(train=config, augment=augment), fabric, build_spec(), train_examples, val_examples)

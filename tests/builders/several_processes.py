@@ -28,7 +28,7 @@ from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather_all
 from pipeline.training.loop import TrainingState, train_epochs
 from pipeline.training.sync_batch_norm import share_batch_norms
-from tests.builders.models import wrap_network
+from tests.builders.models import build_setup, wrap_network
 from tests.builders.training_runs import TINY, make_experiment
 
 TIMEOUT_S = 240
@@ -160,7 +160,7 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     noisy = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0.1, noise=0.02, mirror="swap")
     epochs: dict[bool, list[np.ndarray]] = {True: [], False: []}
     try:
-        for _ in train_epochs(fabric, state, train_examples, val_examples, config, noisy):
+        for _ in train_epochs(build_setup(fabric, train_examples, val_examples, config, noisy), state):
             for is_training, parts in seen.items():
                 epochs[is_training].append(np.concatenate(parts))
                 parts.clear()

@@ -15,7 +15,7 @@ from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
 from pipeline.training.augmentation import check_mirror, check_swap
-from pipeline.training.point_augmentation import check_point_changes
+from pipeline.training.point_augmentation import check_point_transforms
 from tests.builders.models import build_spec
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     assert experiment.data.dataset in DATASETS
     if DATASETS[experiment.data.dataset].kind is POINTS:
         build_model(experiment.model, build_spec(1, (2048, 3), 40, kind=POINTS), seed=0)
-        check_point_changes(experiment.augment)
+        check_point_transforms(experiment.augment)
         return
     size = experiment.preprocess.size
     num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))

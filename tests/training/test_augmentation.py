@@ -6,12 +6,12 @@ import torch
 from pipeline.config.training import AugmentConfig
 from pipeline.core.errors import UserError
 from pipeline.training.augmentation import (
-    change_images,
-    change_labels,
+    apply_transforms,
     check_mirror,
     compute_geometry,
     displace_images,
-    draw_changes,
+    flip_labels,
+    sample_transforms,
 )
 from pipeline.training.mixing import erase_boxes
 
@@ -25,16 +25,16 @@ def images(shape=SHAPE):
 
 
 def draw(config, seed=0, shape=SHAPE):
-    return draw_changes(config, shape, torch.Generator().manual_seed(seed), CPU)
+    return sample_transforms(config, shape, torch.Generator().manual_seed(seed), CPU)
 
 
 def turn(picture, degrees=0.0, zoom=1.0, right=0.0, down=0.0):
     """Apply one geometry to a picture (height, width)."""
-    from pipeline.training.augmentation import Changes
+    from pipeline.training.augmentation import ImageTransforms
 
     values = [torch.tensor([value]) for value in (degrees, zoom, right, down)]
     geometry = compute_geometry(*values, *picture.shape)
-    return change_images(picture[None, None], Changes(geometry=geometry))[0, 0]
+    return apply_transforms(picture[None, None], ImageTransforms(geometry=geometry))[0, 0]
 
 
 def only(**options):
@@ -42,7 +42,7 @@ def only(**options):
 
 
 def test_no_strength_is_the_identity_bit_for_bit():
-    assert torch.equal(change_images(images(), draw(NONE)), images())
+    assert torch.equal(apply_transforms(images(), draw(NONE)), images())
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_no_strength_is_the_identity_bit_for_bit():
 )
 def test_each_change_alone_changes_pictures_repeatably_and_by_its_seed(options):
     config = only(**options)
-    changed = change_images(images(), draw(config))
+    changed = apply_transforms(images(), draw(config))
     assert changed.shape == SHAPE
     assert not torch.equal(changed, images())
-    assert torch.equal(changed, change_images(images(), draw(config)))
-    assert not torch.equal(changed, change_images(images(), draw(config, seed=5)))
+    assert torch.equal(changed, apply_transforms(images(), draw(config)))
+    assert not torch.equal(changed, apply_transforms(images(), draw(config, seed=5)))
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -100,37 +100,37 @@ def test_zoom_of_two_doubles_distances_from_the_centre():
 
 def test_brightness_multiplies_and_contrast_keeps_black_and_white():
     flat = torch.full((1000, 1, 1, 1), 0.5)
-    bright = change_images(flat, draw(only(brightness=0.2), shape=tuple(flat.shape))) / flat
+    bright = apply_transforms(flat, draw(only(brightness=0.2), shape=tuple(flat.shape))) / flat
     assert bright.min() >= 0.8 - 1e-6
     assert bright.max() <= 1.2 + 1e-6
     assert bright.max() - bright.min() > 0.35
     ends = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
-    assert torch.equal(change_images(ends, draw(only(contrast=1.0), shape=(1, 1, 1, 2))), ends)
+    assert torch.equal(apply_transforms(ends, draw(only(contrast=1.0), shape=(1, 1, 1, 2))), ends)
 
 
 def test_noise_has_its_standard_deviation():
     shape = (4, 1, 64, 64)
-    changed = change_images(torch.zeros(shape), draw(only(noise=0.3), shape=shape))
+    changed = apply_transforms(torch.zeros(shape), draw(only(noise=0.3), shape=shape))
     assert changed.std().item() == pytest.approx(0.3, rel=0.03)  # 16,384 draws: three standard errors are 1.7 %
 
 
 def test_mirror_flips_columns_and_twice_is_the_identity():
     changes = draw(only(mirror="keep"))
-    once = change_images(images(), changes)
+    once = apply_transforms(images(), changes)
     assert changes.mirrored.any()
     assert not changes.mirrored.all()
     for number, mirrored in enumerate(changes.mirrored):
         assert torch.equal(once[number], images()[number].flip(-1) if mirrored else images()[number])
-    assert torch.equal(change_images(once, changes), images())
+    assert torch.equal(apply_transforms(once, changes), images())
 
 
 def test_swap_exchanges_labels_of_mirrored_pictures_alone():
     config = only(mirror="swap")
     changes = draw(config)
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
-    swapped = change_labels(labels, changes, config)
+    swapped = flip_labels(labels, changes, config)
     assert torch.equal(swapped != labels, changes.mirrored)
-    assert torch.equal(change_labels(labels, changes, only(mirror="keep")), labels)
+    assert torch.equal(flip_labels(labels, changes, only(mirror="keep")), labels)
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (1, -2), (-3, 2), (2, 3), (-7, -9)])
@@ -167,11 +167,11 @@ def test_options_that_are_added_leave_the_draws_of_the_others_alone():
 
 def test_shares_of_a_batch_together_are_the_batch():
     changes = draw(AugmentConfig(mirror="swap", crop_padding=2, erase_probability=0.5))
-    whole = erase_boxes(change_images(images(), changes), changes.erased)
+    whole = erase_boxes(apply_transforms(images(), changes), changes.erased)
     for rank in range(2):
         share = slice(rank, None, 2)
-        own = changes.take(share)
-        found = erase_boxes(change_images(images()[share], own), own.erased)
+        own = changes.shard(share)
+        found = erase_boxes(apply_transforms(images()[share], own), own.erased)
         torch.testing.assert_close(found, whole[share])
 
 

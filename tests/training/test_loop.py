@@ -21,7 +21,7 @@ from pipeline.training.history import EpochResult, find_best, should_stop
 from pipeline.training.loop import TrainingState, train_epochs
 from pipeline.training.mixing import draw_mixture, mix_images
 from pipeline.training.optimizers import build_optimizer
-from tests.builders.models import wrap_network
+from tests.builders.models import build_setup, wrap_network
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(
@@ -67,7 +67,7 @@ def start(config=CONFIG, train_examples=None, dropout=0.0):
 def train(config=CONFIG, augment=STILL, dropout=0.0, room_bytes=None):
     train_examples, val_examples = examples(room_bytes)
     fabric, state = start(config, dropout=dropout)
-    list(train_epochs(fabric, state, train_examples, val_examples, config, augment))
+    list(train_epochs(build_setup(fabric, train_examples, val_examples, config, augment), state))
     return state
 
 
@@ -105,7 +105,11 @@ def collect_inputs(augment, train_examples):
     fabric, state = start(train_examples=train_examples)
     seen = []
     state.parallel_model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].flatten(1)))
-    list(train_epochs(fabric, state, train_examples, examples()[1], dataclasses.replace(CONFIG, epochs=2), augment))
+    list(
+        train_epochs(
+            build_setup(fabric, train_examples, examples()[1], dataclasses.replace(CONFIG, epochs=2), augment), state
+        )
+    )
     return torch.cat(seen[: len(seen) // 2]), torch.cat(seen[len(seen) // 2 :])
 
 
@@ -174,7 +178,7 @@ def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
     norm = torch.cat([weight.grad.flatten(), bias.grad.flatten()]).norm()
     assert norm > 0.05  # clipping is at work
 
-    result = next(train_epochs(fabric, state, all_rows, all_rows, config, STILL))
+    result = next(train_epochs(build_setup(fabric, all_rows, all_rows, config, STILL), state))
     assert result.train_loss == pytest.approx(loss.item(), rel=1e-5)
     assert result.learning_rate == config.learning_rate
     step = config.learning_rate * 0.05 / norm
@@ -191,7 +195,7 @@ def test_the_loss_of_mixed_pictures_is_the_mixed_loss(options):
     fabric, state = start(config, all_rows)
     seen = []
     state.parallel_model.register_forward_hook(lambda module, arguments, logits: seen.append((arguments[0], logits)))
-    result = next(train_epochs(fabric, state, all_rows, all_rows, config, augment))
+    result = next(train_epochs(build_setup(fabric, all_rows, all_rows, config, augment), state))
     mixed, logits = seen[0]
 
     order = torch.randperm(8, generator=torch.Generator().manual_seed(derive_seed(config.seed, "order")))
@@ -307,7 +311,7 @@ def test_pictures_without_contrast_are_refused():
 def test_a_loss_that_is_not_a_number_stops_and_names_the_step():
     train_examples, val_examples = examples()
     fabric, state = start()
-    stream = train_epochs(fabric, state, train_examples, val_examples, CONFIG, STILL)
+    stream = train_epochs(build_setup(fabric, train_examples, val_examples, CONFIG, STILL), state)
     next(stream)
     calls = []
 
@@ -357,7 +361,9 @@ def test_steps_are_reported_with_growing_places(monkeypatch):
     monkeypatch.setattr("pipeline.training.loop.SECONDS_BETWEEN_REPORTS", 0.0)
     fabric, state = start()
     seen = []
-    list(train_epochs(fabric, state, *examples(), dataclasses.replace(CONFIG, epochs=1), STILL, seen.append))
+    list(
+        train_epochs(build_setup(fabric, *examples(), dataclasses.replace(CONFIG, epochs=1), STILL), state, seen.append)
+    )
     assert [step.step for step in seen] == [1, 2, 3, 4]
     assert seen[-1].loss == pytest.approx(state.history[0].train_loss)
     assert seen[-1].accuracy == pytest.approx(state.history[0].train_accuracy)

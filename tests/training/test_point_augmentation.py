@@ -7,12 +7,13 @@ from perceiver import normalise_points
 from pipeline.config.training import AugmentConfig, PointAugmentConfig
 from pipeline.core.errors import UserError
 from pipeline.training.point_augmentation import (
-    PointChanges,
-    change_points,
-    check_point_changes,
+    PointTransforms,
+    apply_point_transforms,
+    check_point_transforms,
     compute_rotation,
-    draw_point_changes,
     drop_points,
+    sample_point_transforms,
+    shift_points,
 )
 
 NONE = PointAugmentConfig(scale=0)
@@ -27,13 +28,18 @@ STRENGTHS = {
 }
 
 
+def transform(points, transforms):
+    """Transform clouds as training does: some changes come before normalising, the displacement after it."""
+    return shift_points(normalise_points(apply_point_transforms(points, transforms)), transforms)
+
+
 def clouds(batch=4, num_points=12):
     return torch.rand((batch, num_points, 3), generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 def draw(config, seed=0, batch=4, num_stored=12, num_points=12):
     generator = torch.Generator().manual_seed(seed)
-    return draw_point_changes(config, (batch, num_stored, 3), num_points, generator, CPU)
+    return sample_point_transforms(config, (batch, num_stored, 3), num_points, generator, CPU)
 
 
 def in_order(batch=4, num_points=12):
@@ -46,7 +52,7 @@ def sorted_rows(points):
 
 
 def test_no_strength_leaves_the_set_of_points_alone():
-    found = change_points(clouds(), draw(NONE))
+    found = transform(clouds(), draw(NONE))
     expected = normalise_points(clouds())
     assert not torch.equal(found, expected)  # the order is random
     torch.testing.assert_close(sorted_rows(found), sorted_rows(expected), atol=1e-6, rtol=0)  # the mean's rounding
@@ -55,16 +61,16 @@ def test_no_strength_leaves_the_set_of_points_alone():
 @pytest.mark.parametrize("option", STRENGTHS)
 def test_every_option_changes_the_cloud_and_follows_the_seed(option):
     config = PointAugmentConfig(**{"scale": 0, option: STRENGTHS[option]})
-    first = change_points(clouds(), draw(config, seed=3))
-    assert torch.equal(first, change_points(clouds(), draw(config, seed=3)))
+    first = transform(clouds(), draw(config, seed=3))
+    assert torch.equal(first, transform(clouds(), draw(config, seed=3)))
     assert (sorted_rows(first) - sorted_rows(normalise_points(clouds()))).abs().max() > 1e-3
-    assert (first - change_points(clouds(), draw(config, seed=4))).abs().max() > 1e-3
+    assert (first - transform(clouds(), draw(config, seed=4))).abs().max() > 1e-3
 
 
 def test_scaling_a_whole_cloud_and_then_normalising_is_a_no_op():
     """Which is why each point has its own factor."""
-    changes = PointChanges(in_order(), factor=torch.tensor([0.99, 1.0, 1.005, 1.01])[:, None, None])
-    torch.testing.assert_close(change_points(clouds(), changes), normalise_points(clouds()), atol=1e-6, rtol=0)
+    changes = PointTransforms(in_order(), factor=torch.tensor([0.99, 1.0, 1.005, 1.01])[:, None, None])
+    torch.testing.assert_close(transform(clouds(), changes), normalise_points(clouds()), atol=1e-6, rtol=0)
 
 
 def test_every_point_has_its_own_factor_within_the_limits():
@@ -80,17 +86,17 @@ def test_every_point_has_its_own_factor_within_the_limits():
 
 def test_scale_by_hand():
     cloud = torch.tensor([[[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]])
-    changes = PointChanges(in_order(1, 2), factor=torch.tensor([[[2.0], [1.0]]]))
+    changes = PointTransforms(in_order(1, 2), factor=torch.tensor([[[2.0], [1.0]]]))
     # 2 and -1 have the mean 0.5: 1.5 and -1.5, scaled to 1 and -1.
-    assert torch.equal(change_points(cloud, changes), torch.tensor([[[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]]))
-    changes = PointChanges(in_order(1, 2), jitter=torch.tensor([[[0.0, 0.5, 0.0], [0.0, -0.5, 0.0]]]))
-    assert torch.equal(change_points(cloud, changes), torch.tensor([[[1.0, 0.5, 0.0], [-1.0, -0.5, 0.0]]]))
+    assert torch.equal(transform(cloud, changes), torch.tensor([[[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]]))
+    changes = PointTransforms(in_order(1, 2), jitter=torch.tensor([[[0.0, 0.5, 0.0], [0.0, -0.5, 0.0]]]))
+    assert torch.equal(transform(cloud, changes), torch.tensor([[[1.0, 0.5, 0.0], [-1.0, -0.5, 0.0]]]))
 
 
 def test_stretch_by_hand():
     cloud = torch.tensor([[[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0]]])
-    changes = PointChanges(in_order(1, 2), stretch=torch.tensor([[[1.0, 2.0, 1.0]]]))
-    assert torch.equal(change_points(cloud, changes), torch.tensor([[[0.5, 1.0, 0.0], [-0.5, -1.0, 0.0]]]))
+    changes = PointTransforms(in_order(1, 2), stretch=torch.tensor([[[1.0, 2.0, 1.0]]]))
+    assert torch.equal(transform(cloud, changes), torch.tensor([[[0.5, 1.0, 0.0], [-0.5, -1.0, 0.0]]]))
 
 
 def test_stretch_is_as_likely_to_double_as_to_halve():
@@ -126,9 +132,9 @@ def test_a_rotation_keeps_heights_lengths_and_handedness(up_axis):
 
 def test_the_drawn_rotation_turns_the_points_and_not_the_axes():
     cloud = torch.tensor([[[1.0, 0.0, 0.5], [-1.0, 0.0, -0.5]]])
-    changes = PointChanges(in_order(1, 2), rotation=compute_rotation(torch.tensor([90.0]), "z"))
+    changes = PointTransforms(in_order(1, 2), rotation=compute_rotation(torch.tensor([90.0]), "z"))
     expected = torch.tensor([[[0.0, 1.0, 0.5], [0.0, -1.0, -0.5]]])
-    torch.testing.assert_close(change_points(cloud, changes), expected, atol=1e-6, rtol=0)  # cos 90 is 4e-8
+    torch.testing.assert_close(transform(cloud, changes), expected, atol=1e-6, rtol=0)  # cos 90 is 4e-8
 
 
 def test_rotations_fill_the_range_both_ways():
@@ -141,8 +147,8 @@ def test_rotations_fill_the_range_both_ways():
 def test_shift_displaces_the_normalised_cloud():
     """Before normalising it would be undone."""
     shift = torch.tensor([0.1, -0.2, 0.3])
-    changes = PointChanges(in_order(), shift=shift.expand(4, 1, 3))
-    torch.testing.assert_close(change_points(clouds(), changes), normalise_points(clouds()) + shift)
+    changes = PointTransforms(in_order(), shift=shift.expand(4, 1, 3))
+    torch.testing.assert_close(transform(clouds(), changes), normalise_points(clouds()) + shift)
 
 
 def test_training_takes_a_random_part_of_the_stored_points_without_repeats():
@@ -180,13 +186,13 @@ def test_a_device_applies_its_share_of_what_was_drawn_for_all():
     config = PointAugmentConfig(**STRENGTHS)
     changes = draw(config)
     for part in (slice(0, None, 2), slice(1, None, 2)):
-        found = change_points(clouds()[part], changes.take(part))
-        assert torch.equal(found, change_points(clouds(), changes)[part])
+        found = transform(clouds()[part], changes.shard(part))
+        assert torch.equal(found, transform(clouds(), changes)[part])
 
 
 def test_the_result_is_centred_and_fits_the_cube_where_nothing_is_displaced():
     strengths = {name: value for name, value in STRENGTHS.items() if name != "shift"}
-    found = change_points(clouds(), draw(PointAugmentConfig(**strengths)))
+    found = transform(clouds(), draw(PointAugmentConfig(**strengths)))
     assert found.mean(dim=1).abs().max() < 1e-6
     assert torch.equal(found.abs().amax(dim=(1, 2)), torch.ones(4))
     assert math.isclose(float(found.abs().max()), 1.0)
@@ -217,7 +223,7 @@ def test_a_strength_out_of_range_is_refused(options, message):
     ],
 )
 def test_changes_of_pictures_that_were_asked_for_are_refused(options):
-    check_point_changes(AugmentConfig())
+    check_point_transforms(AugmentConfig())
     (name,) = options
     with pytest.raises(UserError, match=rf"augment\.{name}: found .*, allowed is .* for point clouds"):
-        check_point_changes(AugmentConfig(**options))
+        check_point_transforms(AugmentConfig(**options))
