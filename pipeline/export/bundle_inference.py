@@ -21,6 +21,7 @@ from pipeline.models.networks import build_model
 from pipeline.preprocessing.slicing import read_stack
 
 SUFFIXES = (".nii", ".nii.gz")
+BATCH_SIZE = 256
 
 
 def build_network(model: dict[str, Any], facts: dict[str, Any]) -> ProbabilityModel:
@@ -58,7 +59,6 @@ def score_volumes(
     dataset_dir: str,
     output: str,
     device: torch.device,
-    batch_size: int = 256,
 ) -> list[dict[str, Any]]:
     """Score NIfTI files and write what was found.
 
@@ -69,7 +69,6 @@ def score_volumes(
         dataset_dir: a NIfTI file, or a folder of them.
         output: the JSON file to write.
         device: where the network is.
-        batch_size: slices scored at once.
 
     Returns:
         For each volume path, predicted class, probabilities and number of slices.
@@ -83,7 +82,7 @@ def score_volumes(
     rows = []
     for path in found:
         stack, _ = read_stack((path,), options)
-        scores = score_stack(network.classifier, stack, device, batch_size)
+        scores = score_stack(network.classifier, stack, device, BATCH_SIZE)
         probabilities = dict(zip(class_names, scores.tolist(), strict=True))
         predicted = class_names[choose_class(scores)]
         row = {"path": str(path), "predicted": predicted, "probabilities": probabilities}

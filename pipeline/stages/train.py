@@ -29,7 +29,7 @@ from pipeline.training.distributed import gather_all, hold_together, is_first_pr
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import OptimizerState, pack_optimizer
-from pipeline.training.point_augmentation import check_point_changes
+from pipeline.training.point_augmentation import check_point_transforms
 from pipeline.training.progress import TrainingDisplay
 from pipeline.training.run_state import check_same_settings, clear_run, is_finished, read_started, write_started
 from pipeline.training.setup import build_state, describe_origin, measure_intensities, prepare_training
@@ -49,7 +49,7 @@ def train(experiment: Experiment, console: Console) -> None:
     splits = read_splits(paths.splits, experiment.split)
     certificate = check_certificate(paths.certificate, store, splits)
     if not store.kind.is_image:
-        check_point_changes(experiment.augment)
+        check_point_transforms(experiment.augment)
     check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_average:
         check_swap("model.mirror_average", "false", store.class_names, experiment.preprocess.plane)
