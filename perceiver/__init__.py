@@ -43,4 +43,4 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'perceiver' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"perceiver.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
