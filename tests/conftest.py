@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.core.workspace import Workspace
 from pipeline.formats.nifti import write_volume
+from pipeline.tracking.mlflow_database import connect
+from tests.builders.built_once import build_once
 from tests.builders.published_sets import draw_digits, to_idx
 from tests.builders.tiny_workspace import TINY_CONFIG
 
@@ -138,16 +141,34 @@ def write_cifar() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_workspace(tmp_path_factory) -> Path:
-    """A workspace in which all stages ran on a few tiny synthetic knees; tests read it and leave it as it is."""
-    folder = tmp_path_factory.mktemp("tiny")
+def shared_folder(tmp_path_factory, worker_id) -> Path:
+    """The folder of this test run that all its processes share."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+def build_tiny_workspace(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY_CONFIG))
     for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
         assert main([stage, "--config", str(folder / "tiny.yaml"), "--workspace", str(folder)]) == 0, stage
-    return folder
 
 
 @pytest.fixture(scope="session")
-def tracking_uri(tmp_path_factory) -> str:
-    """One MLflow database for all tests: making its tables takes ten seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'mlflow.db'}"
+def tiny_workspace(shared_folder, tmp_path_factory) -> Path:
+    """A workspace in which all stages ran on a few tiny synthetic knees; tests read it and leave it as it is.
+
+    Each process has its own copy: a stage that reads it may hold its locks.
+    """
+    built = build_once(shared_folder / "built_tiny", build_tiny_workspace)
+    return Path(shutil.copytree(built, tmp_path_factory.mktemp("tiny") / "workspace"))
+
+
+def build_tracking_database(folder: Path) -> None:
+    connect(f"sqlite:///{folder / 'mlflow.db'}", Workspace(folder, "none"))
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(shared_folder, tmp_path_factory) -> str:
+    """An MLflow database for the tests of a process: making its tables takes ten seconds, copying them none."""
+    built = build_once(shared_folder / "built_tracking", build_tracking_database)
+    return f"sqlite:///{shutil.copy(built / 'mlflow.db', tmp_path_factory.mktemp('tracking') / 'mlflow.db')}"
