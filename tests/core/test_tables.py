@@ -1,0 +1,51 @@
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import UserError
+from pipeline.core.tables import SPLIT_COLUMNS, find_formula, read_table, write_table
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(TEXTS, TEXTS), max_size=4))
+def test_a_table_of_any_texts_is_read_as_it_was_written(rows, tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "splits.csv"
+    table = pd.DataFrame(rows, columns=list(SPLIT_COLUMNS), dtype=str)
+    write_table(path, table, SPLIT_COLUMNS)
+    found = read_table(path, SPLIT_COLUMNS)
+    assert found.to_numpy().tolist() == table.to_numpy().tolist()
+
+
+def test_ids_stay_text_and_floats_keep_all_their_digits(tmp_path):
+    table = pd.DataFrame({"group_id": ["007", "NA", ""], "split": [0.1 + 0.2, 1 / 3, 1e-300]})
+    write_table(tmp_path / "table.csv", table, SPLIT_COLUMNS)
+    found = read_table(tmp_path / "table.csv", SPLIT_COLUMNS)
+    assert list(found["group_id"]) == ["007", "NA", ""]
+    assert [float(value) for value in found["split"]] == list(table["split"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"group_id\n1\n", "columns split are missing"),
+        (b"group_id,split\n1,train,more\n", "more cells"),
+        (b"", "not readable as CSV"),
+        (b"group_id,split\n\xff\xfe,a\n", "not readable as CSV"),
+    ],
+)
+def test_what_is_no_table_is_refused_with_its_path(content, message, tmp_path):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(UserError, match=rf"table\.csv: .*{message}"):
+        read_table(tmp_path / "table.csv", SPLIT_COLUMNS)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("column", ["group_id", "source_id", "label", "path"])
+def test_a_cell_that_a_spreadsheet_runs_is_found(start, column):
+    table = pd.DataFrame({name: ["a", "b=1"] for name in ("group_id", "source_id", "label", "path")})
+    assert find_formula(table) == ""
+    table.loc[1, column] = f"{start}1+1"
+    assert find_formula(table) == f"{start}1+1"
