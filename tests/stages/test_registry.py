@@ -14,7 +14,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.parsing import OPTIONS, SECTION_NAMES
 from pipeline.core.console import open_console
 from pipeline.stages import PLACE, STAGES
-from tests.conftest import TINY_CONFIG
+from tests.builders.tiny_workspace import TINY_CONFIG
 
 EXTRA = {
     "attention": ["--attention.native", "true"],
