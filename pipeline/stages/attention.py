@@ -21,7 +21,7 @@ from pipeline.data.splits import read_splits, resolve_roles
 from pipeline.data.store import Store, read_store
 from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.reporting.attention.overlays import draw_overlays
-from pipeline.reporting.attention.page import write_attention_page
+from pipeline.reporting.attention.page import DrawnMaps, write_attention_page
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs, draw_maps
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.records import RunFacts, name_files
@@ -64,7 +64,8 @@ def attention(experiment: Experiment, console: Console) -> None:
         write_bytes(folder / f"{name}.png", picture)
     for overlay in overlays:
         write_bytes(folder / "overlays" / f"{overlay.name}.png", overlay.png)
-    write_attention_page(folder / "index.html", experiment, checkpoint, maps, pictures, below, overlays)
+    drawn = DrawnMaps(maps, pictures, below, overlays)
+    write_attention_page(folder / "index.html", experiment, checkpoint, drawn)
     with open_run(experiment.tracking, paths) as tracked:
         tracked.keep(RunFacts(files=name_files(paths, [folder], "attention")))
     shape = f"{len(maps.layers)} layers, {len(maps.heads)} heads"

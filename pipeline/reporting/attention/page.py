@@ -1,6 +1,7 @@
 """The page of the attention stage: every map large, with what it says in words and numbers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,33 @@ INTERPOLATIONS = {
 }
 
 
-def write_attention_page(
-    path: Path,
-    experiment: Experiment,
-    checkpoint: Checkpoint,
-    maps: AttentionMaps,
-    sheets: Mapping[str, bytes],
-    below: Sequence[NDArray[Any]],
-    overlays: Sequence[Overlay],
-) -> None:
+@dataclass(frozen=True)
+class DrawnMaps:
+    """Attention maps with all that is drawn of them.
+
+    Args:
+        maps: The maps.
+        sheets: PNG files of many maps each: ``attention``, and where training kept maps ``epochs`` and the last one.
+        below: The images that the maps of each example are drawn over.
+        overlays: The maps drawn large.
+    """
+
+    maps: AttentionMaps
+    sheets: Mapping[str, bytes]
+    below: Sequence[NDArray[Any]]
+    overlays: Sequence[Overlay]
+
+
+def write_attention_page(path: Path, experiment: Experiment, checkpoint: Checkpoint, drawn: DrawnMaps) -> None:
     """Write the page, whole or not at all.
 
     Args:
-        path: the file to write.
-        experiment: the options.
-        checkpoint: whose attention it is.
-        maps: the maps.
-        sheets: pictures of many maps each: ``attention``, and where training kept maps ``epochs`` and the last of them.
-        below: what the maps of each example are drawn over.
-        overlays: the maps drawn large.
+        path: The file to write.
+        experiment: All options.
+        checkpoint: The weights whose attention it is.
+        drawn: The maps and their drawings.
     """
-    options = experiment.attention
+    options, maps, below, overlays = experiment.attention, drawn.maps, drawn.below, drawn.overlays
     shown = list(overlays[:MAX_SHOWN])
     sentences = describe_maps(maps, checkpoint.model.mirror_average)
     sentences += _describe_drawing(maps, below, options.interpolation, options.native)
@@ -70,7 +77,7 @@ def write_attention_page(
             _show_example(maps, place, below[place], [overlay for overlay in shown if overlay.example == place])
             for place in sorted({overlay.example for overlay in shown})
         ],
-        sheets=_show_sheets(sheets, maps, checkpoint.epoch, is_cut=len(overlays) > len(shown)),
+        sheets=_show_sheets(drawn.sheets, maps, checkpoint.epoch, is_cut=len(overlays) > len(shown)),
         summary=_summarise(tabulate_maps(maps)),
         facts=Table("Examples and weights", ("What", "Value"), tuple(facts.items())),
     )

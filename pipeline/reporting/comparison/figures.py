@@ -38,14 +38,14 @@ class SharedInputs:
 def draw_comparison(runs: Sequence[RunRecord], options: ReportConfig) -> list[Figure]:
     """Draw what there is: curves, confusion matrices, test inputs, attention over the epochs."""
     return [
-        *draw_curves(runs),
+        *draw_run_curves(runs),
         *draw_confusions(runs),
         *draw_test_inputs(runs, options.num_examples, options.seed),
         *(figure for run in runs for figure in draw_run_epochs(run)),
     ]
 
 
-def draw_curves(runs: Sequence[RunRecord]) -> list[Figure]:
+def draw_run_curves(runs: Sequence[RunRecord]) -> list[Figure]:
     """Draw the validation curves of all runs in one figure; none where no run has a history."""
     histories = {run.name: run.history for run in runs if run.history is not None}
     if not histories:
