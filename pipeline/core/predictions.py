@@ -1,6 +1,7 @@
 """The columns of class probabilities, and the class that is predicted from them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,3 +35,18 @@ def choose_classes(probabilities: NDArray[Any]) -> Indices:
 def choose_class(probabilities: NDArray[Any]) -> int:
     """Return :func:`choose_classes` of a single row ``(classes,)``."""
     return int(choose_classes(probabilities))
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """The network's probabilities of slices and of their mirror images; ``(rows, classes)`` float32.
+
+    Args:
+        straight: Those of the slices, one pass each.
+        mirrored: Those of the mirror images, as the network saw them.
+        is_averaged: Whether the classifier averages over both.
+    """
+
+    straight: NDArray[np.float32]
+    mirrored: NDArray[np.float32]
+    is_averaged: bool

@@ -158,6 +158,13 @@ def first_level(levels: Mapping[str, Item]) -> tuple[str, Item]:
     return next(iter(levels.items()))
 
 
+def read_value(estimate: Estimate) -> float:
+    """Return the value of an estimate that is always defined, such as an accuracy."""
+    value = estimate["value"]
+    assert value is not None, "an accuracy of no rows"
+    return value
+
+
 def count_correct(confusion: Sequence[Sequence[int]]) -> tuple[int, int]:
     """Return how many rows a confusion matrix counts, and how many of them are on its diagonal."""
     return sum(map(sum, confusion)), sum(row[index] for index, row in enumerate(confusion))

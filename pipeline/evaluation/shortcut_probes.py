@@ -6,7 +6,6 @@ mirror check. All are numbers of metrics.json, under ``probes``.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas
 from numpy.typing import NDArray
 
 from pipeline.core.array_types import Floats, Indices
+from pipeline.core.predictions import Mirrored
 from pipeline.data.store import Store
 from pipeline.evaluation.baselines import border_only, index_only, score_baseline
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -32,21 +32,6 @@ NUM_QUARTILES = 4
 ROWS_AT_ONCE = 1024
 MAX_VISITS = 12  # the rarest of more stand together
 UNKNOWN_VISIT, OTHER_VISITS = "unknown", "others"
-
-
-@dataclass(frozen=True)
-class Mirrored:
-    """The network's probabilities of slices and of their mirror images; ``(rows, classes)`` float32.
-
-    Args:
-        straight: Those of the slices, one pass each.
-        mirrored: Those of the mirror images, as the network saw them.
-        is_averaged: Whether the classifier averages over both.
-    """
-
-    straight: NDArray[np.float32]
-    mirrored: NDArray[np.float32]
-    is_averaged: bool
 
 
 def compute_probes(

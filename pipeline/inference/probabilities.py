@@ -1,4 +1,4 @@
-"""The mirror check: a left knee in the mirror is a right one, and a model that reads the knee must say so."""
+"""Probabilities of examples of a store, and of their mirror images: a left knee in the mirror is a right one."""
 
 from dataclasses import dataclass
 from typing import Any

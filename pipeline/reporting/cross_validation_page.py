@@ -10,7 +10,7 @@ from pipeline.core.provenance import read_commit
 from pipeline.core.tables import write_table
 from pipeline.core.text import count_words, plural
 from pipeline.core.workspace import Workspace
-from pipeline.evaluation.schema import Level
+from pipeline.evaluation.schema import Level, first_level
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import run_accuracies
 from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_interval, show_number, show_percent, show_share
@@ -28,7 +28,7 @@ def describe_pooled(study: CrossValidation, kind: DataKind) -> list[str]:
         kind: The kind of data, which names rows and groups.
     """
     runs, pooled = study.runs, study.pooled
-    name, level = next(iter(pooled.items()))
+    name, level = first_level(pooled)
     num_seeds = len({run.seed for run in runs})
     folds = {run.fold for run in runs} - {None}
     rows = count_words(level["n"], f"{name} prediction" if num_seeds > 1 else name)
@@ -94,7 +94,7 @@ def write_cross_validation(
     """
     folder = paths.report_folder
     sentences = describe_pooled(study, kind)
-    first = next(iter(study.pooled))
+    first, _ = first_level(study.pooled)
     png = run_accuracies(
         [(run.name, run.levels[first]["accuracy"]) for run in study.runs],
         study.pooled[first]["metrics"]["accuracy"],

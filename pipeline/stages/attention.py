@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -15,21 +14,19 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
-from pipeline.data.leak_certificate import check_certificate
 from pipeline.data.sources import list_table_sources
-from pipeline.data.splits import read_splits, resolve_roles
-from pipeline.data.store import Store, read_store
+from pipeline.data.store import Store
 from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.reporting.attention.overlays import draw_overlays
 from pipeline.reporting.attention.page import DrawnMaps, write_attention_page
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs, draw_maps
+from pipeline.stages.base import exclusive
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.records import RunFacts, name_files
-from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
-from pipeline.training.devices import choose_accelerator
-from pipeline.training.run_state import check_trained_on
+from pipeline.training.run_state import load_trained_run
 
 
+@exclusive(lambda experiment: experiment.paths.report_folder)
 def attention(experiment: Experiment, console: Console) -> None:
     """Draw what the latents of a trained model attend to, and write the maps.
 
@@ -40,15 +37,10 @@ def attention(experiment: Experiment, console: Console) -> None:
         UserError: no trained model, a model without attention, or examples, layers or heads that are not there.
     """
     options, paths = experiment.attention, experiment.paths
-    store = read_store(paths.prepared, verify=True)
-    splits = read_splits(paths.splits, experiment.split)
-    certificate = check_certificate(paths.certificate, store, splits)
-    checkpoint_path = options.checkpoint or paths.best_checkpoint
-    checkpoint = read_checkpoint(checkpoint_path)
-    check_trained_on(checkpoint_path, checkpoint, store.fingerprint, certificate["splits_fingerprint"])
-    classifier = build_from_checkpoint(checkpoint, torch.device(choose_accelerator(experiment.train.accelerator)))
-    rows = choose_examples(store, resolve_roles(splits, experiment.split), options)
-    maps = compute_maps(classifier, store, rows, options, checkpoint.epoch)
+    run = load_trained_run(experiment, options.checkpoint)
+    store, checkpoint = run.data.store, run.checkpoint
+    rows = choose_examples(store, run.data.roles, options)
+    maps = compute_maps(run.classifier, store, rows, options, checkpoint.epoch)
 
     below = _read_below(experiment, store, rows, maps)
     overlays = draw_overlays(maps, below, options.interpolation)

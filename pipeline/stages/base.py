@@ -12,7 +12,7 @@ from pipeline.core.locks import lock_folder
 Stage = Callable[[Experiment, Console], None]
 
 
-def alone_in(choose_folder: Callable[[Experiment], Path]) -> Callable[[Stage], Stage]:
+def exclusive(choose_folder: Callable[[Experiment], Path]) -> Callable[[Stage], Stage]:
     """Make a stage hold a folder while it runs.
 
     Args:

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.evaluation.schema import first_level, read_value
 from pipeline.reporting.comparison.page import write_comparison
 from pipeline.reporting.comparison.runs import find_report_folders, read_runs
 
@@ -20,7 +21,7 @@ def report(experiment: Experiment, console: Console) -> None:
     output = options.output or paths.root / "reports" / paths.name / "comparison.html"
     write_comparison(output, runs, options)
     for run in runs:
-        level, content = next(iter(run.metrics["levels"].items()))
-        accuracy = content["metrics"]["accuracy"]["value"]
+        level, content = first_level(run.metrics["levels"])
+        accuracy = read_value(content["metrics"]["accuracy"])
         console.print(f"  {run.name}: accuracy {accuracy:.4f} on {content['n']} test {level}s", highlight=False)
     console.print(f"-> {output}")

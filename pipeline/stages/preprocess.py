@@ -14,12 +14,12 @@ from pipeline.preprocessing.completeness import begin, is_complete, mark_complet
 from pipeline.preprocessing.published_sets import plan_published_set
 from pipeline.preprocessing.volumes import plan_volumes
 from pipeline.reporting.figures.image_grid import contact_sheet
-from pipeline.stages.base import alone_in
+from pipeline.stages.base import exclusive
 
 NUM_SHEET_IMAGES = 48
 
 
-@alone_in(lambda experiment: experiment.paths.prepared)
+@exclusive(lambda experiment: experiment.paths.prepared)
 def preprocess(experiment: Experiment, console: Console) -> None:
     """Slice every scan, or read a published set; write manifest, store, coverage report and contact sheet.
 

@@ -12,13 +12,13 @@ from pipeline.core.text import count_words
 from pipeline.data.leak_certificate import certify, check_certificate, describe_findings, fingerprint_splits
 from pipeline.data.splits import assign_official_splits, assign_splits
 from pipeline.data.store import Store, read_store
-from pipeline.stages.base import alone_in
+from pipeline.stages.base import exclusive
 
 # More labels than these are counted, not listed.
 MAX_LISTED_LABELS = 12
 
 
-@alone_in(lambda experiment: experiment.paths.data)
+@exclusive(lambda experiment: experiment.paths.data)
 def split(experiment: Experiment, console: Console) -> None:
     """Divide the patients, or the training rows of a published set; write the table and its certificate.
 

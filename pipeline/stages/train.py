@@ -15,10 +15,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
-from pipeline.data.leak_certificate import check_certificate
-from pipeline.data.splits import read_splits, resolve_roles
+from pipeline.data.certified_data import load_certified_data
 from pipeline.data.statistics import IntensityReference
-from pipeline.data.store import Store, check_store, read_store
+from pipeline.data.store import Store, check_store
 from pipeline.models.networks import count_parameters
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
@@ -45,9 +44,8 @@ def train(experiment: Experiment, console: Console) -> None:
         UserError: the data, the splits or the options do not allow it, or the loss stops being a number.
     """
     paths, config = experiment.paths, experiment.train
-    store = read_store(paths.prepared, verify=True)
-    splits = read_splits(paths.splits, experiment.split)
-    certificate = check_certificate(paths.certificate, store, splits)
+    data = load_certified_data(experiment)
+    store = data.store
     if not store.kind.is_image:
         check_point_transforms(experiment.augment)
     check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
@@ -56,7 +54,7 @@ def train(experiment: Experiment, console: Console) -> None:
     if config.strategy == "fsdp":  # the first process draws them alone, and has a part of the model alone
         every = experiment.attention.every_epochs
         require(every == 0, "attention.every_epochs", every, "0 with train.strategy fsdp; draw maps after training")
-    origin = describe_origin(experiment, store, certificate["splits_fingerprint"])
+    origin = describe_origin(experiment, store, data.certificate["splits_fingerprint"])
     if config.resume:
         check_same_settings(paths, origin.settings)
         if is_finished(paths):
@@ -67,10 +65,9 @@ def train(experiment: Experiment, console: Console) -> None:
             return
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
-    roles = resolve_roles(splits, experiment.split)
     with hold_together(fabric, paths.run_folder):
-        setup = prepare_training(experiment, fabric, store, roles)
-        _train_alone(Run(setup, origin, store, roles, measure_intensities(store, roles)), console)
+        setup = prepare_training(experiment, fabric, store, data.roles)
+        _train_alone(Run(setup, origin, store, data.roles, measure_intensities(store, data.roles)), console)
 
 
 @dataclass(frozen=True)

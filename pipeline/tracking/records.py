@@ -126,7 +126,7 @@ def describe_split(experiment: Experiment, store: Store, roles: Mapping[str, str
     return DatasetUse(f"{experiment.name} {role}", digest, str(experiment.paths.prepared), role)
 
 
-def flatten_metrics(metrics: dict[str, Any], kind: DataKind) -> dict[str, float]:
+def flatten_metrics(metrics: Mapping[str, Any], kind: DataKind) -> dict[str, float]:
     """Return what MLflow shows in its table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
     flat: dict[str, Any] = {}
     for level, content in metrics["levels"].items():

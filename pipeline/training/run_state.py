@@ -5,8 +5,11 @@ written last.
 """
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
@@ -14,8 +17,10 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.serialization import build_record, flatten
 from pipeline.core.workspace import Workspace
+from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.store import Store
-from pipeline.training.checkpoint import Checkpoint
+from pipeline.models.classifier import Classifier
+from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.training.devices import choose_accelerator, choose_precision
 
 # How a run is executed, not what it computes: these may change when a run goes on.
@@ -90,20 +95,41 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
         )
 
 
-def check_trained_on(path: Path, checkpoint: Checkpoint, store_fingerprint: str, split_fingerprint: str) -> None:
-    """Refuse a checkpoint that was trained on other pictures or splits.
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained model and the data that it was trained on.
 
     Args:
-        path: of the checkpoint.
-        checkpoint: what was read from it.
-        store_fingerprint: of the pictures that are here.
-        split_fingerprint: of the division of patients that is here.
+        data: The examples and their splits.
+        checkpoint: The weights and all that is known of them.
+        classifier: The model, on the device.
+        device: Where it computes.
+    """
+
+    data: CertifiedData
+    checkpoint: Checkpoint
+    classifier: Classifier
+    device: torch.device
+
+
+def load_trained_run(experiment: Experiment, checkpoint_path: Path | None) -> TrainedRun:
+    """Load a trained model and its data.
+
+    Args:
+        experiment: All options.
+        checkpoint_path: The weights; None for the best ones of the experiment's own run.
 
     Raises:
-        UserError: one of them is another.
+        UserError: the data or the checkpoint are absent or damaged, or do not belong together.
     """
-    if (checkpoint.store_fingerprint, checkpoint.split_fingerprint) != (store_fingerprint, split_fingerprint):
+    data = load_certified_data(experiment)
+    path = checkpoint_path or experiment.paths.best_checkpoint
+    checkpoint = read_checkpoint(path)
+    trained_on = (checkpoint.store_fingerprint, checkpoint.split_fingerprint)
+    if trained_on != (data.store.fingerprint, data.certificate["splits_fingerprint"]):
         raise UserError(f"{path}: trained on other pictures or splits than these. Run the train stage again.")
+    device = torch.device(choose_accelerator(experiment.train.accelerator))
+    return TrainedRun(data, checkpoint, build_from_checkpoint(checkpoint, device), device)
 
 
 def clear_run(paths: Workspace) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.reporting.documents.forms import fill_form, read_form
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
-from pipeline.reporting.evaluation.page import write_report
+from pipeline.reporting.evaluation.page import Report, write_report
 from pipeline.reporting.html import render_page
 from tests.builders.reports import build_metrics, build_png
 
@@ -24,22 +24,20 @@ def build_report(folder: Path) -> str:
         "model_card": fill_form(read_form("model_card"), {"model": LONG}),
         "claim": fill_form(read_form("claim_checklist"), {"flow": LONG}),
     }
-    write_report(
-        folder / "report.html",
+    report = Report(
         title=LONG,
-        synthetic_note="Made up.",
-        metrics=build_metrics(),
-        class_names=("left", "right"),
+        metrics=build_metrics() | {"synthetic_note": "Made up."},
         figures={"roc": build_png(), "confusion_slice": build_png(1200), "worst_mistakes": build_png()},
         split_counts=pd.DataFrame({"split": ["train", "test"], "patients": [1234, 20]}),
         certificate={"passed": False, "counts": {"patients_in_two_splits": 1}, "findings": [LONG] * 60},
         provenance={"fingerprint": "f" * 300, "versions": {"torch": "2.13.0"}},
         config_text=f"name: {LONG}\n",
-        warnings=[LONG],
-        sections=[Section("By visit", (LONG,), (TABLE,), (Figure("p", "Probe", "Below one half.", build_png(1100)),))],
+        warnings=(LONG,),
+        sections=(Section("By visit", (LONG,), (TABLE,), (Figure("p", "Probe", "Below one half.", build_png(1100)),)),),
         flow=flow,
         documents=documents,
     )
+    write_report(folder / "report.html", report)
     return (folder / "report.html").read_text()
 
 

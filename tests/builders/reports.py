@@ -35,6 +35,8 @@ def build_metrics(levels=("slice", "volume")):
     sizes = {"slice": 960, "volume": 40, "patient": 20}
     return {
         "split": "test",
+        "synthetic_note": "",
+        "class_names": ["left", "right"],
         "levels": {
             level: {
                 "n": sizes[level],

@@ -133,7 +133,8 @@ def write_run(root: Path, experiment: str, run: str, table: pd.DataFrame, **sett
     """Write what the train and evaluate stages leave."""
     paths = Workspace(root, experiment, run)
     metrics = {"split": "test", "class_names": list(CLASSES), "synthetic_note": f"Made up {HOSTILE}"}
-    metrics |= {"levels": compute_levels(table, CLASSES, Bootstrap(100)), "baselines": {}}
+    metrics |= {"levels": compute_levels(table, CLASSES, Bootstrap(100))}
+    metrics |= {"baselines": {}, "probes": {}, "decision": {}}
     write_table(paths.predictions, table, prediction_columns(CLASSES))
     paths.metrics.write_text(json.dumps(metrics))
     paths.run_folder.mkdir(parents=True, exist_ok=True)
@@ -255,6 +256,22 @@ def test_lower_is_better_where_it_is(root):
     verdicts = {name: (value[0], verdict) for name, value, verdict in cells}
     assert verdicts["Accuracy"] == ("-", "worse")
     assert verdicts["Negative log-likelihood ↓"] == ("+", "worse")
+
+
+@pytest.mark.parametrize(
+    ("metric", "verdict"), [("auroc", "better"), ("nll", "worse"), ("brier", "worse"), ("ece", "worse")]
+)
+def test_more_of_an_error_is_worse_whichever_error_it_is(metric, verdict):
+    (row,) = tabulate_differences([Compared("a", "slice", metric, Difference(0.1, 0.05, 0.15, 0.01), 72, 12)]).rows
+    assert row[-1] == verdict
+    assert ("↓" in row[2]) == (verdict == "worse")
+
+
+def test_a_file_of_an_older_version_is_refused(root):
+    path = root / "reports" / "knees" / "metrics.json"
+    path.write_text(json.dumps({"split": "test", "levels": {}}))
+    with pytest.raises(UserError, match=r"metrics\.json: no baselines, class_names, .* Run the evaluate stage again"):
+        read_runs([path.parent])
 
 
 def test_p_values_are_raised_by_holms_steps():

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from pipeline.core.data_kinds import IMAGES, POINTS
+from pipeline.core.predictions import Mirrored
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions
 from pipeline.evaluation.shortcut_probes import (
-    Mirrored,
     check_mirrored,
     compute_brightness,
     compute_probes,

@@ -14,12 +14,13 @@ from pipeline.cli import main
 from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
+from pipeline.core.predictions import Mirrored
 from pipeline.core.tables import INDEX_COLUMNS
 from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
-from pipeline.evaluation.shortcut_probes import Mirrored, check_mirrored, compute_probes
+from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes
 from tests.builders.tiny_workspace import TINY_CONFIG
 
 CLASSES = ("left", "right")

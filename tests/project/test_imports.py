@@ -19,7 +19,7 @@ ALLOWED = {
     "models": ("core", "config"),
     "training": ("core", "config", "data", "models"),
     "inference": ("core", "config", "formats", "data", "datasets", "preprocessing", "models", "training"),
-    "evaluation": ("core", "data"),
+    "evaluation": ("core", "config", "data"),
     "attention": ("core", "config", "formats", "data", "preprocessing", "models"),
     "studies": ("core", "config", "data", "models", "training", "inference", "evaluation"),
     "reporting": ("core", "config", "data", "datasets", "models", "training", "evaluation", "attention", "studies"),

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.attention.storage import list_kept_epochs, read_maps
 from pipeline.config.outputs import ReportConfig
 from pipeline.data.store import Store, read_store
+from pipeline.evaluation.schema import count_correct
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs
 from pipeline.reporting.comparison.runs import RunRecord
 from pipeline.reporting.elements import Figure
@@ -174,6 +175,6 @@ def describe_confusions(counts: Mapping[str, Sequence[Sequence[int]]]) -> str:
     """Say for each run how many rows are on the diagonal."""
     parts = []
     for name, matrix in counts.items():
-        total, correct = sum(map(sum, matrix)), sum(row[place] for place, row in enumerate(matrix))
+        total, correct = count_correct(matrix)
         parts.append(f"{name} {correct:,} of {total:,}")
     return f"Answered correctly: {'; '.join(parts)}."

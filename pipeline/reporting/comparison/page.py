@@ -1,22 +1,20 @@
 """One self-contained page that puts runs side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.outputs import ReportConfig
 from pipeline.core.text import count_words
-from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.bootstrap import MIN_PATIENTS, Bootstrap
 from pipeline.evaluation.paired_comparison import Difference, compare_pair, correct_for_many, explain_mismatch
+from pipeline.evaluation.schema import Level, first_level
 from pipeline.reporting.comparison.figures import draw_comparison
 from pipeline.reporting.comparison.runs import RunRecord
 from pipeline.reporting.elements import Table
-from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_interval, show_number
+from pipeline.reporting.formatting import LOWER_IS_BETTER, METRIC_TITLES, humanise, show_interval, show_number
 from pipeline.reporting.html import write_page
 
-MIN_PATIENTS = 20
-LOWER_IS_BETTER = ("nll",)
 SIGNIFICANCE = 0.05
 DASH = "\u2013"
 
@@ -34,7 +32,7 @@ def write_comparison(path: Path, runs: Sequence[RunRecord], options: ReportConfi
         path,
         "comparison.html",
         title=f"{runs[0].paths.name}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side",
-        synthetic_notes=sorted({note for run in runs if (note := run.metrics.get("synthetic_note"))}),
+        synthetic_notes=sorted({note for run in runs if (note := run.metrics["synthetic_note"])}),
         warnings=[*list_warnings(runs, differences, options.num_resamples), *problems],
         runs=tabulate_runs(runs),
         reference=runs[0].name,
@@ -67,7 +65,7 @@ def tabulate_runs(runs: Sequence[RunRecord]) -> Table:
 
 
 def _list_cells(run: RunRecord, levels: Sequence[str]) -> tuple[str, ...]:
-    training, first = run.training, next(iter(run.metrics["levels"].values()))
+    training, first = run.training, first_level(run.metrics["levels"])[1]
     seconds = training.get("seconds")
     return (
         run.name,
@@ -82,7 +80,7 @@ def _list_cells(run: RunRecord, levels: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _show_accuracy(level: str, content: Mapping[str, Any] | None) -> str:
+def _show_accuracy(level: str, content: Level | None) -> str:
     if content is None:
         return DASH
     accuracy = content["metrics"]["accuracy"]
@@ -194,8 +192,8 @@ def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_r
         num_resamples: draws of the bootstrap.
     """
     warnings = []
-    fewest = min(runs, key=lambda run: next(iter(run.metrics["levels"].values()))["groups"])
-    level, content = next(iter(fewest.metrics["levels"].items()))
+    fewest = min(runs, key=lambda run: first_level(run.metrics["levels"])[1]["groups"])
+    level, content = first_level(fewest.metrics["levels"])
     if content["groups"] < MIN_PATIENTS:
         words = count_words(content["groups"], "patient" if level == "slice" else level)
         where = "" if len(runs) == 1 else f" in {fewest.name}"

@@ -11,6 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.tables import prediction_columns, read_table
 from pipeline.core.workspace import Workspace
+from pipeline.evaluation.schema import Metrics, read_metrics
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RunRecord:
     name: str
     paths: Workspace
     report_folder: Path
-    metrics: dict[str, Any]
+    metrics: Metrics
     test: pd.DataFrame
     training: dict[str, Any]
     settings: dict[str, Any]
@@ -105,7 +106,7 @@ def locate(report_folder: Path) -> Workspace:
 
 
 def _read_run(report_folder: Path, paths: Workspace, name: str) -> RunRecord:
-    metrics = read_json(report_folder / "metrics.json")
+    metrics = read_metrics(report_folder / "metrics.json")
     table = read_table(report_folder / "predictions.csv", prediction_columns(tuple(metrics["class_names"])))
     test = table[table["split"] == metrics["split"]].reset_index(drop=True)
     columns = [column for column in test.columns if column.startswith("probability_")]

@@ -6,12 +6,13 @@ A fact that the run does not know is absent; the forms then mark the entry as op
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
+from pipeline.evaluation.bootstrap import MIN_PATIENTS
+from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
@@ -28,8 +29,6 @@ from pipeline.reporting.formatting import (
     show_percent,
 )
 from pipeline.training.checkpoint import Checkpoint
-
-MIN_PATIENTS = 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Evidence:
     checkpoint: Checkpoint
     num_parameters: int
     data: DataEvidence
-    metrics: Mapping[str, Any]
+    metrics: Metrics
 
 
 def fill_documents(
@@ -88,7 +87,7 @@ def write_documents(folder: Path, documents: Mapping[str, Document]) -> None:
         write_bytes(folder / f"{name}.md", render_markdown(document).encode())
 
 
-def describe_results(metrics: Mapping[str, Any], kind: DataKind, num_resamples: int, seed: int) -> dict[str, str]:
+def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed: int) -> dict[str, str]:
     """Say what was measured, how, and what came out.
 
     Args:
@@ -97,8 +96,8 @@ def describe_results(metrics: Mapping[str, Any], kind: DataKind, num_resamples: 
         num_resamples: draws of the bootstrap.
         seed: of the draws.
     """
-    level_name, level = next(iter(metrics["levels"].items()))
-    names = list(level.get("support", {}))
+    level_name, level = first_level(metrics["levels"])
+    names = list(level["support"])
     drawn = f"whole {plural(kind.group)}" if kind.has_patients else plural(kind.group)
     facts = {
         "measures": f"{'; '.join(METRIC_TITLES[name] for name in METRIC_NAMES)}.",
@@ -115,7 +114,7 @@ def describe_results(metrics: Mapping[str, Any], kind: DataKind, num_resamples: 
         "results": " ".join(summarise_in_words({**metrics, "baselines": {}}, kind)),
         "baselines": "; ".join(
             f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
-            for name, scores in metrics.get("baselines", {}).items()
+            for name, scores in metrics["baselines"].items()
         ),
         "failures": _describe_failures(level_name, level),
         "limits": _describe_limits(metrics, level, kind),
@@ -126,7 +125,7 @@ def describe_results(metrics: Mapping[str, Any], kind: DataKind, num_resamples: 
             + ", ".join(_show_score(content, metric) for metric in ("sensitivity", "specificity", "auroc"))
             + "."
             for name, content in metrics["levels"].items()
-            if len(content.get("support", {})) == 2
+            if len(content["support"]) == 2
         )
     facts["details"] = (
         "Beside the report: metrics.json, predictions.csv; the configuration, fingerprints, versions and the leak "
@@ -135,15 +134,14 @@ def describe_results(metrics: Mapping[str, Any], kind: DataKind, num_resamples: 
     return facts
 
 
-def _show_score(level: Mapping[str, Any], metric: str) -> str:
+def _show_score(level: Level, metric: str) -> str:
     score = level["metrics"][metric]
     return f"{METRIC_TITLES[metric]} {show_number(score['value'])} (95 % interval {show_interval(score)})"
 
 
-def _describe_failures(level_name: str, level: Mapping[str, Any]) -> str:
-    confusion = level["confusion"]
-    total = sum(sum(row) for row in confusion)
-    wrong = total - sum(row[place] for place, row in enumerate(confusion))
+def _describe_failures(level_name: str, level: Level) -> str:
+    total, correct = count_correct(level["confusion"])
+    wrong = total - correct
     if wrong == 0:
         return f"None of {count_words(total, level_name)} was answered wrongly."
     verb = "was" if wrong == 1 else "were"
@@ -152,8 +150,8 @@ def _describe_failures(level_name: str, level: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_limits(metrics: Mapping[str, Any], level: Mapping[str, Any], kind: DataKind) -> str:
-    limits = [str(metrics["synthetic_note"])] if metrics.get("synthetic_note") else []
+def _describe_limits(metrics: Metrics, level: Level, kind: DataKind) -> str:
+    limits = [str(metrics["synthetic_note"])] if metrics["synthetic_note"] else []
     if kind.has_patients and level["groups"] < MIN_PATIENTS:
         limits.append(
             f"Only {count_words(level['groups'], kind.group)} were tested; intervals over so few are too narrow."

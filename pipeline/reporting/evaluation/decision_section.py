@@ -1,13 +1,13 @@
 """Decision support in words: a part of the report."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.decision_support import CALIBRATION_METRICS
+from pipeline.evaluation.schema import Decision, Metrics
 from pipeline.evaluation.scores import compute_calibration_bins
 from pipeline.evaluation.selective_prediction import LISTED_COVERAGES
 from pipeline.evaluation.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY, scale_predictions
@@ -18,7 +18,7 @@ from pipeline.reporting.formatting import METRIC_TITLES, show_interval, show_num
 
 
 def build_decision_section(
-    metrics: Mapping[str, Any], test: pandas.DataFrame, class_names: Sequence[str], kind: DataKind
+    metrics: Metrics, test: pandas.DataFrame, class_names: Sequence[str], kind: DataKind
 ) -> Section:
     """Turn abstention and calibration into a part of the report.
 
@@ -59,7 +59,7 @@ def build_decision_section(
     return Section("Decision support", sentences, tuple(tables), pictures)
 
 
-def _describe_coverage(decision: Mapping[str, Any], levels: Sequence[str]) -> list[str]:
+def _describe_coverage(decision: Decision, levels: Sequence[str]) -> list[str]:
     sentences = []
     for level in levels:
         curve = {point["coverage"]: point["accuracy"] for point in decision["coverage"][level]["curve"]}
@@ -70,7 +70,7 @@ def _describe_coverage(decision: Mapping[str, Any], levels: Sequence[str]) -> li
     return sentences
 
 
-def _read_out_coverage(decision: Mapping[str, Any], levels: Sequence[str]) -> str:
+def _read_out_coverage(decision: Decision, levels: Sequence[str]) -> str:
     """Say the numbers of the curve."""
     told = []
     for level in levels:
@@ -80,13 +80,13 @@ def _read_out_coverage(decision: Mapping[str, Any], levels: Sequence[str]) -> st
     return " ".join(told)
 
 
-def _read_out_calibration(decision: Mapping[str, Any], level: str) -> str:
+def _read_out_calibration(decision: Decision, level: str) -> str:
     """Say the numbers of the curves."""
     before, after = (decision["calibration"][level][when]["ece"]["value"] for when in ("before", "after"))
     return f"Expected calibration error {show_number(before)} before, {show_number(after)} after."
 
 
-def _describe_temperature(decision: Mapping[str, Any], kind: DataKind) -> list[str]:
+def _describe_temperature(decision: Decision, kind: DataKind) -> list[str]:
     temperature = decision["temperature"]
     finding = "too sure of itself" if temperature > 1 else "too doubtful"
     sentences = [
@@ -111,7 +111,7 @@ def _describe_temperature(decision: Mapping[str, Any], kind: DataKind) -> list[s
     return sentences
 
 
-def _tabulate_calibration(decision: Mapping[str, Any], levels: Sequence[str]) -> Table:
+def _tabulate_calibration(decision: Decision, levels: Sequence[str]) -> Table:
     rows = []
     for level in levels:
         scores = decision["calibration"][level]
@@ -130,7 +130,7 @@ def _tabulate_calibration(decision: Mapping[str, Any], levels: Sequence[str]) ->
     )
 
 
-def _tabulate_coverage(decision: Mapping[str, Any], level: str) -> Table:
+def _tabulate_coverage(decision: Decision, level: str) -> Table:
     points = {point["coverage"]: point for point in decision["coverage"][level]["curve"]}
     area = decision["coverage"][level]["area_under_risk"]
     return Table(
@@ -150,7 +150,7 @@ def _tabulate_coverage(decision: Mapping[str, Any], level: str) -> Table:
     )
 
 
-def _tabulate_thresholds(decision: Mapping[str, Any], level: str, kind: DataKind) -> Table:
+def _tabulate_thresholds(decision: Decision, level: str, kind: DataKind) -> Table:
     return Table(
         f"Thresholds chosen on validation {plural(level)}, and what they do on the test",
         ("Answered on validation", "Threshold of confidence", "Answered on test", "Accuracy", "95 % interval"),

@@ -1,7 +1,6 @@
 """The pictures of one evaluation, from predictions, metrics and history."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ import pandas as pd
 from pipeline.attention.maps import KEPT, choose_examples, compute_maps, has_attention
 from pipeline.data.store import Store
 from pipeline.evaluation.auroc import compute_roc_curves
+from pipeline.evaluation.schema import Metrics, first_level
 from pipeline.evaluation.scores import compute_calibration_bins
 from pipeline.models.classifier import Classifier
 from pipeline.reporting.attention.sheets import choose_maps, draw_maps
@@ -22,7 +22,7 @@ from pipeline.training.history import find_best
 NUM_MISTAKES = 24
 
 
-def draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, bytes]:
+def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str, bytes]:
     """Draw what the test rows gave.
 
     Args:
@@ -34,7 +34,7 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: dict[str, Any]) -> d
         PNG bytes under the names of their files.
     """
     names = store.class_names
-    level_name, level = next(iter(metrics["levels"].items()))
+    level_name, level = first_level(metrics["levels"])
     title = f"{level_name.capitalize()}s, test"
     figures = {
         f"confusion_{level}": confusion_matrix(content["confusion"], names, f"{level.capitalize()}s, test")

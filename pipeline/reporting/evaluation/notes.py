@@ -1,4 +1,4 @@
-"""What an evaluation says beside its scores: counts, notes, warnings, origins, and the flat numbers of MLflow."""
+"""Counts, notes, warnings and origins that an evaluation reports with its scores."""
 
 from typing import Any
 
@@ -10,11 +10,14 @@ from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import describe_findings
 from pipeline.data.store import Store
+from pipeline.evaluation.bootstrap import MIN_PATIENTS
+from pipeline.evaluation.schema import Metrics, first_level
 from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
+from pipeline.reporting.formatting import show_percent
 from pipeline.training.checkpoint import Checkpoint
 
 
-def describe_baselines(num_fitted: int, metrics: dict[str, Any], num_train: int, kind: DataKind) -> list[str]:
+def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: DataKind) -> list[str]:
     """Say on how much less than the training rows a baseline was fitted."""
     if "logistic_regression" not in metrics["baselines"] or num_fitted >= num_train:
         return []
@@ -55,19 +58,37 @@ def describe_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def list_warnings(metrics: dict[str, Any], certificate: dict[str, Any], missing: str, kind: DataKind) -> list[str]:
+def list_warnings(metrics: Metrics, certificate: dict[str, Any], missing: str, kind: DataKind) -> list[str]:
     """Say what a reader has to know before believing the numbers."""
     warnings = [missing] if missing else []
-    level = next(iter(metrics["levels"].values()))
+    _, level = first_level(metrics["levels"])
     num_groups = level["groups"]
-    if num_groups < 20:
+    if num_groups < MIN_PATIENTS:
         warnings.append(
             f"Only {count_words(num_groups, kind.group)} were tested. A bootstrap over so few makes intervals that "
             "are too narrow."
         )
     accuracy = level["metrics"]["accuracy"]
     baseline = metrics["baselines"].get("logistic_regression")
-    if baseline is not None and accuracy["low"] is not None and accuracy["low"] <= baseline["accuracy"]["value"]:
+    reached = None if baseline is None else baseline["accuracy"]["value"]
+    if reached is not None and accuracy["low"] is not None and accuracy["low"] <= reached:
         warnings.append("The interval of the model's accuracy holds the logistic regression's: no gain is shown.")
     warnings += list_probe_warnings(metrics["probes"], metrics, kind)
     return warnings + [f"{finding} They are listed with the certificate." for finding in describe_findings(certificate)]
+
+
+def list_console_warnings(metrics: Metrics, store: Store) -> list[str]:
+    """List what is printed after the scores: what a published set lacks, and the alarming probes."""
+    missing = [store.missing] if store.missing else []
+    return missing + list_probe_warnings(metrics["probes"], metrics, store.kind)
+
+
+def summarise_scores(metrics: Metrics, kind: DataKind) -> list[str]:
+    """Write the accuracy of each level and of each baseline, a line each."""
+    lines = []
+    for name, level in metrics["levels"].items():
+        groups = f" of {level['groups']} {plural(kind.group)}" if kind.has_patients else ""
+        lines.append(f"{name:8s} {level['n']:6d}{groups}: accuracy {show_percent(level['metrics']['accuracy'])}")
+    for name, scores in metrics["baselines"].items():
+        lines.append(f"{name.replace('_', ' ')}: accuracy {show_percent(scores['accuracy'])}")
+    return lines

@@ -1,16 +1,29 @@
-"""One self-contained page that says what a model is worth: no network, no script, all text escaped."""
+"""The report of one evaluated run: one self-contained page, no network, no script, all text escaped."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas
+import pandas as pd
 
+from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind
+from pipeline.core.files import write_bytes, write_json
+from pipeline.core.tables import prediction_columns, write_table
 from pipeline.core.text import plural
+from pipeline.core.workspace import Workspace
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.schema import Metrics
+from pipeline.models.networks import count_parameters
+from pipeline.reporting.documents.data_facts import DataEvidence
+from pipeline.reporting.documents.facts import Evidence, fill_documents, write_documents
 from pipeline.reporting.documents.forms import Document, tabulate_document
 from pipeline.reporting.elements import Section, Table
-from pipeline.reporting.evaluation.flow_diagram import Flow
+from pipeline.reporting.evaluation.decision_section import build_decision_section
+from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
+from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
+from pipeline.reporting.evaluation.notes import describe_baselines, describe_provenance, list_warnings, tabulate_splits
 from pipeline.reporting.evaluation.scores import (
     build_level,
     distinct_levels,
@@ -18,85 +31,147 @@ from pipeline.reporting.evaluation.scores import (
     summarise_in_words,
     tabulate_baselines,
 )
+from pipeline.reporting.evaluation.shortcut_section import build_probe_sections
 from pipeline.reporting.formatting import flatten, humanise, show
 from pipeline.reporting.html import write_page
+from pipeline.training.run_state import TrainedRun
 
 MAX_FINDINGS = 50  # the certificate itself holds them all
 
 
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    synthetic_note: str | None,
-    metrics: Mapping[str, Any],
-    class_names: Sequence[str],
-    figures: Mapping[str, bytes],
-    split_counts: pandas.DataFrame,
-    certificate: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    config_text: str,
-    warnings: Sequence[str],
-    kind: DataKind = VOLUMES,
-    baseline_notes: Sequence[str] = (),
-    sections: Sequence[Section] = (),
-    flow: Flow | None = None,
-    documents: Mapping[str, Document] | None = None,
-) -> None:
-    """Write report.html, whole or not at all.
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows.
 
     Args:
-        path: the file to write.
-        title: the experiment's name.
-        synthetic_note: shown on top where the data are not of people; None for real data.
-        metrics: the content of metrics.json.
-        class_names: all classes; of two, the last one is the positive class.
-        figures: PNG bytes under "confusion_slice", "confusion_volume", "confusion_patient",
-            "confusion_image", "confusion_object", "roc", "calibration", "worst_mistakes" and
-            "training_curves"; those that are absent are left out, and those with other names follow at the end.
-        split_counts: a row a split, any columns.
-        certificate: "passed", "counts" and "findings", what ``summarise_certificate`` returns.
-        provenance: versions, commit, fingerprints, hardware; may be nested.
-        config_text: the configuration as YAML.
-        warnings: what a reader has to know before believing the numbers.
+        title: The name of the experiment and of the run.
+        metrics: The content of metrics.json.
+        figures: PNG bytes under "confusion_slice", "confusion_volume", "confusion_patient", "confusion_image",
+            "confusion_object", "roc", "calibration", "worst_mistakes" and "training_curves"; those that are absent
+            are left out, and those with other names follow at the end.
+        split_counts: A row a split, any columns.
+        certificate: What ``summarise_certificate`` returns: "passed", "counts" and "findings".
+        provenance: Versions, commit, fingerprints, hardware; may be nested.
+        config_text: The configuration as YAML.
+        warnings: What a reader has to know before believing the numbers.
         kind: The kind of data, which names rows and groups.
-        baseline_notes: what a reader has to know of the baselines.
-        sections: further parts, shown in their order behind the pictures and before the split.
+        baseline_notes: What a reader has to know of the baselines.
+        sections: Further parts, shown in their order after the figures and before the split.
         flow: The scans from the files that were found to the rows that were tested; None leaves it out.
         documents: The filled forms, by name.
     """
-    findings = list(certificate.get("findings", []))
-    write_page(
-        path,
-        "report.html",
-        title=title,
-        synthetic_note=synthetic_note,
-        sentences=summarise_in_words(metrics, kind),
+
+    title: str
+    metrics: Metrics
+    figures: Mapping[str, bytes]
+    split_counts: pd.DataFrame
+    certificate: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    config_text: str
+    warnings: tuple[str, ...] = ()
+    kind: DataKind = VOLUMES
+    baseline_notes: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = ()
+    flow: Flow | None = None
+    documents: Mapping[str, Document] = field(default_factory=dict)
+
+    @property
+    def all_figures(self) -> dict[str, bytes]:
+        """PNG bytes of the figures, with those of the sections."""
+        return {**self.figures, **{item.name: item.png for section in self.sections for item in section.figures}}
+
+
+def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation, manifest: pd.DataFrame) -> Report:
+    """Draw and word what an evaluation found; nothing is written.
+
+    Args:
+        experiment: All options.
+        run: The trained model and its data.
+        evaluation: The predictions and the metrics.
+        manifest: A row a scan.
+    """
+    data, checkpoint, metrics = run.data, run.checkpoint, evaluation.metrics
+    store, plane, kind = data.store, checkpoint.preprocess.plane, data.store.kind
+    figures = draw_figures(store, evaluation.test, metrics)
+    figures |= draw_attention(run.classifier, store, data.roles, experiment.attention.num_examples, checkpoint.epoch)
+    history = None if experiment.evaluate.checkpoint is not None else pd.read_csv(experiment.paths.history)
+    figures["training_curves"] = draw_curves(checkpoint, history)
+    sections = build_probe_sections(metrics["probes"], metrics, kind, plane)
+    sections += [build_decision_section(metrics, evaluation.test, store.class_names, kind)]
+    flow = build_flow(manifest, store.index, data.split_of, kind, store.missing)
+    evidence = DataEvidence(manifest, flow, data.certificate, store.missing)
+    documents = fill_documents(
+        Evidence(experiment, checkpoint, count_parameters(run.classifier.model), evidence, metrics),
+        has_attention=any(name.startswith("attention") for name in figures),
+        section_titles=[section.title for section in sections],
+    )
+    return Report(
+        title=experiment.paths.title,
+        metrics=metrics,
+        figures=figures,
+        split_counts=tabulate_splits(store, data.split_of),
+        certificate=summarise_certificate(data.certificate),
+        provenance=describe_provenance(checkpoint),
+        config_text=dump_experiment(experiment),
+        warnings=tuple(list_warnings(metrics, data.certificate, store.missing, kind)),
         kind=kind,
-        baseline_notes=list(baseline_notes),
-        split=metrics["split"],
-        positive_class=class_names[-1] if len(class_names) == 2 else None,
-        levels=[build_level(name, level, kind) for name, level in distinct_levels(metrics["levels"]).items()],
-        baselines=tabulate_baselines(metrics),
-        figures=order_figures(figures, metrics),
-        sections=sections,
-        flow=flow,
-        documents=[(document, tabulate_document(document)) for document in (documents or {}).values()],
-        splits=_tabulate_frame("Rows of each split", split_counts),
-        certificate_passed=bool(certificate["passed"]),
-        certificate_counts=_tabulate_pairs(
-            "Counts of the leak certificate",
-            [(humanise(name), value) for name, value in flatten(certificate.get("counts", {}))],
+        baseline_notes=tuple(
+            describe_baselines(experiment.evaluate.logistic_regression_examples, metrics, len(data.rows["train"]), kind)
         ),
-        findings=[show(finding) for finding in findings[:MAX_FINDINGS]],
-        num_more_findings=max(0, len(findings) - MAX_FINDINGS),
-        provenance=_tabulate_pairs("Versions, fingerprints and hardware", flatten(provenance)),
-        config_text=config_text,
-        warnings=list(warnings),
+        sections=tuple(sections),
+        flow=flow,
+        documents=documents,
     )
 
 
-def _tabulate_frame(caption: str, frame: pandas.DataFrame) -> Table:
+def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -> None:
+    """Write predictions, metrics, figures and documents, and the page last."""
+    write_table(paths.predictions, evaluation.predictions, prediction_columns(tuple(report.metrics["class_names"])))
+    write_json(paths.metrics, evaluation.metrics)
+    figures = {paths.report_folder / f"{name}.png": png for name, png in report.all_figures.items()}
+    for path, png in figures.items():
+        write_bytes(path, png)
+    for leftover in set(paths.report_folder.glob("*.png")) - figures.keys():
+        leftover.unlink()  # an earlier evaluation had mistakes, or epochs, that this one has not
+    write_documents(paths.report_folder, report.documents)
+    write_report(paths.report_folder / "report.html", report)
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write report.html, whole or not at all."""
+    metrics = report.metrics
+    class_names, findings = metrics["class_names"], list(report.certificate.get("findings", []))
+    write_page(
+        path,
+        "report.html",
+        title=report.title,
+        synthetic_note=metrics["synthetic_note"] or None,
+        sentences=summarise_in_words(metrics, report.kind),
+        kind=report.kind,
+        baseline_notes=report.baseline_notes,
+        split=metrics["split"],
+        positive_class=class_names[-1] if len(class_names) == 2 else None,
+        levels=[build_level(name, level, report.kind) for name, level in distinct_levels(metrics["levels"]).items()],
+        baselines=tabulate_baselines(metrics),
+        figures=order_figures(report.figures, metrics),
+        sections=report.sections,
+        flow=report.flow,
+        documents=[(document, tabulate_document(document)) for document in report.documents.values()],
+        splits=_tabulate_frame("Rows of each split", report.split_counts),
+        certificate_passed=bool(report.certificate["passed"]),
+        certificate_counts=_tabulate_pairs(
+            "Counts of the leak certificate",
+            [(humanise(name), value) for name, value in flatten(report.certificate.get("counts", {}))],
+        ),
+        findings=[show(finding) for finding in findings[:MAX_FINDINGS]],
+        num_more_findings=max(0, len(findings) - MAX_FINDINGS),
+        provenance=_tabulate_pairs("Versions, fingerprints and hardware", flatten(report.provenance)),
+        config_text=report.config_text,
+        warnings=report.warnings,
+    )
+
+
+def _tabulate_frame(caption: str, frame: pd.DataFrame) -> Table:
     rows = tuple(tuple(show(cell) for cell in row) for row in frame.itertuples(index=False))
     return Table(caption, tuple(humanise(column) for column in frame.columns), rows)
 

@@ -1,11 +1,12 @@
 """What the scores of metrics.json become in a report: sentences, tables, pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.text import plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
+from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
 from pipeline.reporting.elements import Figure, Table
 from pipeline.reporting.formatting import (
@@ -53,19 +54,19 @@ FIGURE_TEXTS = {
 NEXT_EXAMPLE = "The same for another validation example."
 
 
-def distinct_levels(levels: Mapping[str, Any]) -> dict[str, Any]:
+def distinct_levels(levels: Mapping[str, Level]) -> dict[str, Level]:
     """Leave out a level that has as many rows as the one before: there was nothing to average."""
-    kept: dict[str, Any] = {}
+    kept: dict[str, Level] = {}
     for name, level in levels.items():
         if not kept or level["n"] != list(kept.values())[-1]["n"]:
             kept[name] = level
     return kept
 
 
-def summarise_in_words(metrics: Mapping[str, Any], kind: DataKind = VOLUMES) -> list[str]:
+def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
     """Say what was found: accuracy with its interval, on how many patients, and what it has to beat."""
     levels = distinct_levels(metrics["levels"])
-    first_name, first = next(iter(levels.items()))
+    first_name, first = first_level(levels)
     accuracy = first["metrics"]["accuracy"]
     patients = f" of {first['groups']:,} independent {plural(kind.group, first['groups'])}"
     sentences = [
@@ -79,14 +80,14 @@ def summarise_in_words(metrics: Mapping[str, Any], kind: DataKind = VOLUMES) -> 
         sentences.append(f"There is no interval, so nothing can be said about other {plural(kind.group)}.")
     beside = [
         f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
-        for name, scores in metrics.get("baselines", {}).items()
+        for name, scores in metrics["baselines"].items()
     ]
     if beside:
         sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(beside)}.")
     return sentences
 
 
-def build_level(name: str, level: Mapping[str, Any], kind: DataKind) -> dict[str, Any]:
+def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
     """Turn one level of metrics.json into a heading, a line on its rows, its table and its notes."""
     title = LEVEL_TITLES.get(name, humanise(name))
     rows = tuple(
@@ -97,7 +98,7 @@ def build_level(name: str, level: Mapping[str, Any], kind: DataKind) -> dict[str
         )
         for metric in METRIC_NAMES
     )
-    counts = level.get("support", {})
+    counts = level["support"]
     support = ", ".join(f"{label} {count:,}" for label, count in counts.items())
     if len(counts) > MAX_READABLE_CLASSES:
         support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
@@ -107,16 +108,16 @@ def build_level(name: str, level: Mapping[str, Any], kind: DataKind) -> dict[str
         "line": f"{level['n']:,} {groups if kind.has_patients else plural(kind.group)}"
         + (f"; {support}." if support else "."),
         "table": Table(f"Scores: {title}", ("Score", "Value", "95\u00a0% interval"), rows),
-        "notes": level.get("notes", []),
+        "notes": level["notes"],
     }
 
 
-def tabulate_baselines(metrics: Mapping[str, Any]) -> Table:
+def tabulate_baselines(metrics: Metrics) -> Table:
     """Put the model and its baselines side by side, at the first level."""
-    model = next(iter(metrics["levels"].values()))["metrics"]
+    model = first_level(metrics["levels"])[1]["metrics"]
     named = {
         "This model": model,
-        **{BASELINE_TITLES.get(k, humanise(k)): v for k, v in metrics.get("baselines", {}).items()},
+        **{BASELINE_TITLES.get(k, humanise(k)): v for k, v in metrics["baselines"].items()},
     }
     rows = tuple(
         (
@@ -132,7 +133,7 @@ def tabulate_baselines(metrics: Mapping[str, Any]) -> Table:
     return Table("Model and baselines", columns, rows, is_first_marked=True)
 
 
-def order_figures(figures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> list[Figure]:
+def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure]:
     """Give each figure its title and text, with the numbers that it shows; known ones first.
 
     Args:
@@ -159,7 +160,7 @@ def _find_place(name: str) -> int:
     return known.index(key) if key in known else len(known)
 
 
-def describe_finding(name: str, metrics: Mapping[str, Any]) -> str:
+def describe_finding(name: str, metrics: Metrics) -> str:
     """Say in numbers what a picture shows; empty where they are not known.
 
     Args:
@@ -167,7 +168,7 @@ def describe_finding(name: str, metrics: Mapping[str, Any]) -> str:
         metrics: the content of metrics.json.
     """
     levels = metrics["levels"]
-    first = next(iter(levels.values()))
+    _, first = first_level(levels)
     kind, _, level_name = name.partition("_")
     if kind == "confusion" and level_name in levels:
         return _describe_confusion(levels[level_name])
@@ -177,22 +178,17 @@ def describe_finding(name: str, metrics: Mapping[str, Any]) -> str:
         error = first["metrics"]["ece"]
         return f"Expected calibration error {show_number(error['value'])} ({show_interval(error)})."
     if name == "worst_mistakes":
-        total, correct = _count_correct(first["confusion"])
+        total, correct = count_correct(first["confusion"])
         return f"{total - correct:,} of {total:,} answers were wrong."
     return ""
 
 
-def _describe_confusion(level: Mapping[str, Any]) -> str:
-    matrix, names = level["confusion"], list(level.get("support", {}))
-    total, correct = _count_correct(matrix)
+def _describe_confusion(level: Level) -> str:
+    matrix, names = level["confusion"], list(level["support"])
+    total, correct = count_correct(matrix)
     if len(names) != len(matrix) or len(names) > MAX_READABLE_CLASSES:
         return f"{correct:,} of {total:,} answered correctly."
     counts = (
         f"{name} {row[place]:,} of {sum(row):,}" for place, (name, row) in enumerate(zip(names, matrix, strict=True))
     )
     return f"Answered correctly: {'; '.join(counts)}."
-
-
-def _count_correct(matrix: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return how many rows there are, and how many lie on the diagonal."""
-    return sum(map(sum, matrix)), sum(row[place] for place, row in enumerate(matrix))

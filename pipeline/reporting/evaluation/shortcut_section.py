@@ -1,11 +1,21 @@
 """The shortcut probes in words: a part of the report, and warnings for its top."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from pipeline.config.data import Plane
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import plural
+from pipeline.evaluation.schema import (
+    Estimate,
+    Metrics,
+    Probes,
+    Scores,
+    SliceIndexSubgroup,
+    Subgroup,
+    first_level,
+    read_value,
+)
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.subgroups import Panel, accuracy_of_parts, accuracy_over_index
 from pipeline.reporting.formatting import show_interval, show_number, show_percent
@@ -19,14 +29,11 @@ ALARMING_LOSS = 0.1
 # even if it erred on other slices in the mirror. Five points less, even at the upper end of the interval, are too few.
 ALARMING_FLIP_GAP = 0.05
 
-BLIND_TITLES = {"border_only": "Border of the pictures alone", "index_only": "Slice index alone"}
 PART_TITLES = {"visit": "visit", "intensity_quartile": "intensity quartile"}
 QUARTILE_NAMES = ("darkest", "2nd", "3rd", "brightest")
 
 
-def build_probe_sections(
-    probes: Mapping[str, Any], metrics: Mapping[str, Any], kind: DataKind, plane: Plane
-) -> list[Section]:
+def build_probe_sections(probes: Probes, metrics: Metrics, kind: DataKind, plane: Plane) -> list[Section]:
     """Turn the probes into a part of the report.
 
     Args:
@@ -41,7 +48,7 @@ def build_probe_sections(
     if not probes:
         return []
     rows = plural(kind.example)
-    overall = next(iter(metrics["levels"].values()))["metrics"]["accuracy"]["value"]
+    overall = read_value(first_level(metrics["levels"])[1]["metrics"]["accuracy"])
     sentences = [
         f"A model can be right for the wrong reason: by how, when and where in the scan the {rows} were made."
         if "slice_index" in probes
@@ -62,30 +69,70 @@ def build_probe_sections(
                 accuracy_over_index(indices, accuracies, overall, "Slices, test"),
             )
         )
-    divided = {name: probes[name] for name in PART_TITLES if name in probes}
-    if divided:
+    parts = list_parts(probes)
+    if parts:
         pictures.append(
             Figure(
                 "accuracy_by_part",
-                f"Accuracy by {' and by '.join(PART_TITLES[name] for name in divided)}",
+                f"Accuracy by {' and by '.join(PART_TITLES[name] for name in parts)}",
                 f"Each point is the accuracy of a part of the test rows, the dashed line that of all, {overall:.1%}. "
-                f"{_read_out(divided)}",
-                accuracy_of_parts([_build_panel(name, parts) for name, parts in divided.items()], overall),
+                f"{_read_out(parts)}",
+                accuracy_of_parts([_build_panel(name, items) for name, items in parts.items()], overall),
             )
         )
     sentences += [*_describe_blind(probes, kind), *_describe_mirror(probes, kind, plane)]
     tables = [_tabulate_blind(probes, metrics, kind)] if "border_only" in probes else []
-    tables += [_tabulate_parts(name, parts, kind) for name, parts in divided.items()]
+    tables += [_tabulate_parts(name, items, kind) for name, items in parts.items()]
     return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(pictures))]
 
 
-def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], kind: DataKind) -> list[str]:
+@dataclass(frozen=True)
+class Part:
+    """One row of a table of accuracies.
+
+    Args:
+        label: The visit, or the quartile of brightness.
+        edges: The range of brightness of a quartile; empty for a visit.
+        subgroup: Its counts and accuracy.
+    """
+
+    label: str
+    edges: str
+    subgroup: Subgroup
+
+    @property
+    def accuracy(self) -> Estimate:
+        return self.subgroup["accuracy"]
+
+
+def list_parts(probes: Probes) -> dict[str, list[Part]]:
+    """Return the parts under the names of ``PART_TITLES``; a probe that makes no sense for the data has none."""
+    parts: dict[str, list[Part]] = {}
+    if "visit" in probes:
+        parts["visit"] = [Part(visit["visit"], "", visit) for visit in probes["visit"]]
+    if "intensity_quartile" in probes:
+        parts["intensity_quartile"] = [
+            Part(QUARTILE_NAMES[item["quartile"] - 1], f" ({item['from']:.3f} to {item['to']:.3f})", item)
+            for item in probes["intensity_quartile"]
+        ]
+    return parts
+
+
+def list_blind_models(probes: Probes) -> list[tuple[str, Scores]]:
+    """Return title and scores of each model that sees no anatomy."""
+    models = []
+    if "border_only" in probes:
+        models.append(("Border of the pictures alone", probes["border_only"]))
+    if "index_only" in probes:
+        models.append(("Slice index alone", probes["index_only"]))
+    return models
+
+
+def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> list[str]:
     """Say which probes are alarming; the constants of this module say from where on, and why."""
     warnings = []
-    for name, title in BLIND_TITLES.items():
-        if name not in probes:
-            continue
-        auroc = probes[name]["auroc"]
+    for title, scores in list_blind_models(probes):
+        auroc = scores["auroc"]
         if auroc["low"] is not None and auroc["low"] > ALARMING_AUROC:
             warnings.append(
                 f"{title}, which shows {_name_unseen(kind)}, tells the classes apart "
@@ -93,20 +140,20 @@ def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], k
                 f"guessing has 0.5, a warning comes from {ALARMING_AUROC}). "
                 "The model may use it too."
             )
-    overall = next(iter(metrics["levels"].values()))["metrics"]["accuracy"]["value"]
-    for name, title in PART_TITLES.items():
-        for label, part in zip(_name_parts(name, probes.get(name, [])), probes.get(name, []), strict=True):
-            high = part["accuracy"]["high"]
+    overall = read_value(first_level(metrics["levels"])[1]["metrics"]["accuracy"])
+    for name, parts in list_parts(probes).items():
+        for part in parts:
+            high = part.accuracy["high"]
             if high is not None and high < overall - ALARMING_LOSS:
                 warnings.append(
-                    f"Of the {plural(kind.example)} of {title} {label} it is right for only "
-                    f"{show_percent(part['accuracy'])}, of all for {overall:.1%}."
+                    f"Of the {plural(kind.example)} of {PART_TITLES[name]} {part.label} it is right for only "
+                    f"{show_percent(part.accuracy)}, of all for {overall:.1%}."
                 )
     mirror = probes.get("mirror")
     if mirror is not None:
         flipped, accuracy = mirror["flipped_without_averaging"], mirror["accuracy_without_averaging"]
-        highest = flipped["value"] if flipped["high"] is None else flipped["high"]
-        if highest < 2 * accuracy["value"] - 1 - ALARMING_FLIP_GAP:
+        highest = read_value(flipped) if flipped["high"] is None else flipped["high"]
+        if highest < 2 * read_value(accuracy) - 1 - ALARMING_FLIP_GAP:
             averaged = " without averaging" if mirror["is_by_construction"] else ""
             warnings.append(
                 f"Mirrored, only {show_percent(flipped)} of the test slices flip their answer{averaged}: the network "
@@ -115,9 +162,9 @@ def list_probe_warnings(probes: Mapping[str, Any], metrics: Mapping[str, Any], k
     return warnings
 
 
-def _describe_extremes(parts: Sequence[Mapping[str, Any]]) -> str:
+def _describe_extremes(parts: Sequence[SliceIndexSubgroup]) -> str:
     """Say where accuracy is lowest and highest, of equal ones the first."""
-    values = [part["accuracy"]["value"] for part in parts]
+    values = [read_value(part["accuracy"]) for part in parts]
     lowest, highest = (parts[values.index(pick(values))] for pick in (min, max))
     if lowest is highest:
         return f"accuracy is {show_percent(lowest['accuracy'])} everywhere"
@@ -127,17 +174,16 @@ def _describe_extremes(parts: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _read_out(divided: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Say the numbers of a picture of parts."""
-    told = []
-    for name, parts in divided.items():
-        values = zip(_name_parts(name, parts), parts, strict=True)
-        shares = ", ".join(f"{label} {part['accuracy']['value']:.1%}" for label, part in values)
-        told.append(f"{PART_TITLES[name].capitalize()}: {shares}.")
-    return " ".join(told)
+def _read_out(parts_of: Mapping[str, Sequence[Part]]) -> str:
+    """Write the numbers of a figure of parts."""
+    texts = []
+    for name, parts in parts_of.items():
+        fractions = ", ".join(f"{part.label} {read_value(part.accuracy):.1%}" for part in parts)
+        texts.append(f"{PART_TITLES[name].capitalize()}: {fractions}.")
+    return " ".join(texts)
 
 
-def _describe_blind(probes: Mapping[str, Any], kind: DataKind) -> list[str]:
+def _describe_blind(probes: Probes, kind: DataKind) -> list[str]:
     sentences = []
     if "border_only" in probes:
         sentences.append(
@@ -157,7 +203,7 @@ def _name_unseen(kind: DataKind) -> str:
     return "no anatomy" if kind.has_patients else "nothing of the object"
 
 
-def _describe_mirror(probes: Mapping[str, Any], kind: DataKind, plane: Plane) -> list[str]:
+def _describe_mirror(probes: Probes, kind: DataKind, plane: Plane) -> list[str]:
     """Say what the mirror check found, or why there is none."""
     if not kind.has_patients:
         return []
@@ -165,7 +211,7 @@ def _describe_mirror(probes: Mapping[str, Any], kind: DataKind, plane: Plane) ->
         why = "the slices are sagittal" if plane == "sagittal" else "the labels are not left and right"
         return [f"There is no mirror check: {why}, so that a mirror image has no other label."]
     mirror = probes["mirror"]
-    flipped, accuracy = (mirror[f"{name}_without_averaging"] for name in ("flipped", "accuracy"))
+    flipped, accuracy = mirror["flipped_without_averaging"], mirror["accuracy_without_averaging"]
     if not mirror["is_by_construction"]:
         return [
             f"Mirrored, a left knee shows a right one. {show_percent(flipped)} of the test slices flip their answer."
@@ -177,49 +223,38 @@ def _describe_mirror(probes: Mapping[str, Any], kind: DataKind, plane: Plane) ->
     ]
 
 
-def _name_parts(name: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _build_panel(name: str, parts: Sequence[Part]) -> Panel:
+    return Panel(f"By {PART_TITLES[name]}", tuple(part.label for part in parts), [part.accuracy for part in parts])
+
+
+def _tabulate_parts(name: str, parts: Sequence[Part], kind: DataKind) -> Table:
+    note = "The visit as the file's name has it, of a date the year."
     if name == "intensity_quartile":
-        return [QUARTILE_NAMES[part["quartile"] - 1] for part in parts]
-    return [part[name] for part in parts]
-
-
-def _build_panel(name: str, parts: Sequence[Mapping[str, Any]]) -> Panel:
-    names = tuple(_name_parts(name, parts))
-    return Panel(f"By {PART_TITLES[name]}", names, [part["accuracy"] for part in parts])
-
-
-def _tabulate_parts(name: str, parts: Sequence[Mapping[str, Any]], kind: DataKind) -> Table:
-    labels = _name_parts(name, parts)
-    note = "The visit as the file's name has it, of a date the year." if name == "visit" else ""
-    if name == "intensity_quartile":
-        labels = [
-            f"{label} ({part['from']:.3f} to {part['to']:.3f})" for label, part in zip(labels, parts, strict=True)
-        ]
         note = f"By the mean of a prepared {kind.example}'s pixels, black 0 and white 1; four parts of the test rows."
-    if any(part["accuracy"]["low"] == part["accuracy"]["high"] == 1 for part in parts):
-        note = f"{note} Where no error was seen, a bootstrap has none to draw: the interval has no width.".strip()
-    groups = () if not kind.has_patients else (plural(kind.group).capitalize(),)
+    if any(part.accuracy["low"] == part.accuracy["high"] == 1 for part in parts):
+        note = f"{note} Where no error was seen, a bootstrap has none to draw: the interval has no width."
+    groups = (plural(kind.group).capitalize(),) if kind.has_patients else ()
     return Table(
         f"Accuracy by {PART_TITLES[name]}",
         (PART_TITLES[name].capitalize(), plural(kind.example).capitalize(), *groups, "Accuracy", "95 % interval"),
         tuple(
             (
-                label,
-                f"{part['n']:,}",
-                *((f"{part['groups']:,}",) if kind.has_patients else ()),
-                show_number(part["accuracy"]["value"]),
-                show_interval(part["accuracy"]),
+                f"{part.label}{part.edges}",
+                f"{part.subgroup['n']:,}",
+                *((f"{part.subgroup['groups']:,}",) if kind.has_patients else ()),
+                show_number(part.accuracy["value"]),
+                show_interval(part.accuracy),
             )
-            for label, part in zip(labels, parts, strict=True)
+            for part in parts
         ),
         note,
     )
 
 
-def _tabulate_blind(probes: Mapping[str, Any], metrics: Mapping[str, Any], kind: DataKind) -> Table:
-    model = next(iter(metrics["levels"].values()))["metrics"]
+def _tabulate_blind(probes: Probes, metrics: Metrics, kind: DataKind) -> Table:
+    model = first_level(metrics["levels"])[1]["metrics"]
     named = {"This model": model, "Commonest class": metrics["baselines"]["majority"]}
-    named |= {title: probes[name] for name, title in BLIND_TITLES.items() if name in probes}
+    named |= dict(list_blind_models(probes))
     return Table(
         f"Models that see {_name_unseen(kind)}",
         ("Model", "Accuracy", "95 % interval", "AUROC", "95 % interval of the AUROC"),

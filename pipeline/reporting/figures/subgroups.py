@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from pipeline.evaluation.schema import Estimate
 from pipeline.reporting.figures.style import BLUE, GREY, STYLE, save_png, shorten
 
-Estimates = Sequence[dict[str, float | None]]  # value, low and high
+Estimates = Sequence[Estimate]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
         return save_png(figure)
 
 
-def _read(accuracies: Estimates, key: str) -> Any:
+def _read(accuracies: Estimates, key: Literal["value", "low", "high"]) -> Any:
     """Return one number of each accuracy, NaN where there is none."""
     return np.array([np.nan if accuracy[key] is None else accuracy[key] for accuracy in accuracies], dtype=np.float64)
 

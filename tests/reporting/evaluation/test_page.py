@@ -10,7 +10,7 @@ from pipeline.core.data_kinds import IMAGES
 from pipeline.data.leak_certificate import certify
 from pipeline.data.store import Store
 from pipeline.reporting.elements import Figure, Section, Table
-from pipeline.reporting.evaluation.page import summarise_certificate, write_report
+from pipeline.reporting.evaluation.page import Report, summarise_certificate, write_report
 from pipeline.reporting.evaluation.scores import summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
 from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores
@@ -21,18 +21,16 @@ HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 def build_page(tmp_path, **changes) -> str:
     arguments = {
         "title": "phantom",
-        "synthetic_note": None,
         "metrics": build_metrics(),
-        "class_names": ("left", "right"),
         "figures": {"roc": build_png(), "confusion_slice": build_png(1200)},
         "split_counts": pandas.DataFrame({"split": ["train", "test"], "patients": [1234, 20]}),
         "certificate": {"passed": True, "counts": {"patients_in_two_splits": 0}, "findings": []},
         "provenance": {"seed": 20260101, "versions": {"torch": "2.13.0"}},
         "config_text": "train:\n  epochs: 3\n",
-        "warnings": [],
+        "warnings": (),
     }
     path = tmp_path / "report.html"
-    write_report(path, **(arguments | changes))
+    write_report(path, Report(**(arguments | changes)))
     return path.read_text(encoding="utf-8")
 
 
@@ -92,9 +90,7 @@ def test_everything_that_a_user_can_name_is_escaped(tmp_path):
     page = build_page(
         tmp_path,
         title=HOSTILE,
-        synthetic_note=HOSTILE,
-        metrics=levels,
-        class_names=("a", HOSTILE),
+        metrics=levels | {"synthetic_note": HOSTILE, "class_names": ["a", HOSTILE]},
         figures={HOSTILE: build_png()},
         split_counts=pandas.DataFrame({HOSTILE: [HOSTILE], "file": [HOSTILE]}),
         certificate={"passed": False, "counts": {HOSTILE: HOSTILE}, "findings": [HOSTILE, {"a": HOSTILE}]},
@@ -142,7 +138,9 @@ def test_every_table_scrolls_inside_its_own_box(tmp_path):
 
 def test_a_synthetic_set_is_called_so_and_a_real_one_is_not(tmp_path):
     assert "Synthetic data." not in build_page(tmp_path)
-    assert "Synthetic data.</strong> Drawn." in build_page(tmp_path, synthetic_note="Drawn.")
+    assert "Synthetic data.</strong> Drawn." in build_page(
+        tmp_path, metrics=build_metrics() | {"synthetic_note": "Drawn."}
+    )
 
 
 def test_a_failed_certificate_takes_the_belief_away(tmp_path):
@@ -191,7 +189,7 @@ def test_numbers_are_told_as_a_reader_expects(tmp_path):
 
 
 def test_several_classes_have_no_positive_one(tmp_path):
-    page = build_page(tmp_path, class_names=("a", "b", "c"))
+    page = build_page(tmp_path, metrics=build_metrics() | {"class_names": ["a", "b", "c"]})
     assert "as the positive class" not in page
     assert "one class against the rest" in page
 

@@ -1,0 +1,52 @@
+"""The examples with their splits, after everything that vouches for them was checked."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.array_types import Indices
+from pipeline.data.leak_certificate import check_certificate
+from pipeline.data.splits import SPLITS, read_splits, resolve_roles
+from pipeline.data.store import Store, read_store
+
+
+@dataclass(frozen=True)
+class CertifiedData:
+    """A store and its splits, for which a leak certificate vouches.
+
+    Args:
+        store: All examples.
+        roles: The split of each patient: train, val or test.
+        certificate: The content of leak_certificate.json.
+    """
+
+    store: Store
+    roles: dict[str, str]
+    certificate: dict[str, Any]
+
+    @cached_property
+    def split_of(self) -> NDArray[np.str_]:
+        """The split of each row of the store, ``(rows,)``."""
+        return np.asarray(self.store.index["group_id"].map(self.roles), dtype=str)
+
+    @cached_property
+    def rows(self) -> dict[str, Indices]:
+        """The rows of the store that belong to each split, in rising order."""
+        return {split: np.flatnonzero(self.split_of == split) for split in SPLITS}
+
+
+def load_certified_data(experiment: Experiment) -> CertifiedData:
+    """Open the store, every byte of it checked, with splits and certificate that belong to it.
+
+    Raises:
+        UserError: one of them is absent or damaged, was made for others, or the splits leak.
+    """
+    paths = experiment.paths
+    store = read_store(paths.prepared, verify=True)
+    splits = read_splits(paths.splits, experiment.split)
+    certificate = check_certificate(paths.certificate, store, splits)
+    return CertifiedData(store, resolve_roles(splits, experiment.split), certificate)

@@ -1,0 +1,100 @@
+"""An evaluation: from the probabilities of a trained model to the predictions table and the content of metrics.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas
+from numpy.typing import NDArray
+
+from pipeline.config.outputs import EvaluateConfig
+from pipeline.core.predictions import Mirrored
+from pipeline.data.certified_data import CertifiedData
+from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.decision_support import compute_decision
+from pipeline.evaluation.metrics import compute_levels
+from pipeline.evaluation.predictions import build_predictions
+from pipeline.evaluation.schema import Metrics, Probes, Scores
+from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was predicted, and how good it is.
+
+    Args:
+        predictions: The predictions of the validation and the test rows.
+        metrics: The content of metrics.json, of the test rows.
+    """
+
+    predictions: pandas.DataFrame
+    metrics: Metrics
+
+    @property
+    def test(self) -> pandas.DataFrame:
+        """The predictions of the test rows."""
+        return select_test(self.predictions)
+
+
+def select_test(predictions: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the test rows of a predictions table."""
+    return predictions[predictions["split"] == "test"].reset_index(drop=True)
+
+
+def compute_evaluation(
+    data: CertifiedData,
+    probabilities: Mapping[str, NDArray[np.float32]],
+    mirrored: Mirrored | None,
+    visits: pandas.Series,
+    options: EvaluateConfig,
+    synthetic_note: str,
+) -> Evaluation:
+    """Compute everything that metrics.json holds.
+
+    Args:
+        data: The examples and their splits.
+        probabilities: Those of the "val" and "test" rows, ``(rows, classes)`` each.
+        mirrored: The network's probabilities of the test rows and of their mirror images; None where a mirror image
+            is not one of the other label.
+        visits: The visit of each scan by its ``source_id``; of volumes.
+        options: Of the evaluation.
+        synthetic_note: What readers have to know of data that are not of people; else empty.
+    """
+    store, bootstrap = data.store, Bootstrap(options.num_resamples, options.seed)
+    tables = [
+        build_predictions(store.index.iloc[data.rows[split]], scores.astype(np.float64), store.class_names, split)
+        for split, scores in probabilities.items()
+    ]
+    predictions = pandas.concat(tables, ignore_index=True)
+    test = select_test(predictions)
+    levels = compute_levels(test, store.class_names, bootstrap, store.kind)
+    probes: Probes = compute_probes(store, data.rows, test, visits, options.logistic_regression_examples, bootstrap)
+    if mirrored is not None:
+        probes["mirror"] = check_mirrored(mirrored, test, store.class_names, bootstrap)
+    metrics: Metrics = {
+        "split": "test",
+        "synthetic_note": synthetic_note,
+        "class_names": list(store.class_names),
+        "levels": levels,
+        "baselines": compute_baselines(data, options),
+        "probes": probes,
+        "decision": compute_decision(predictions, levels, store.class_names, store.kind, bootstrap),
+    }
+    return Evaluation(predictions, metrics)
+
+
+def compute_baselines(data: CertifiedData, options: EvaluateConfig) -> dict[str, Scores]:
+    """Score what knows no image, and what knows pixels but no shape, on the same test rows."""
+    store, rows = data.store, data.rows
+    labels = store.index["label"].to_numpy(dtype=str)
+    probabilities = {"majority": majority(labels[rows["train"]], len(rows["test"]), store.class_names)}
+    if options.logistic_regression and store.kind.is_image:
+        probabilities["logistic_regression"] = logistic_regression(
+            store, rows, options.seed, options.logistic_regression_examples
+        )
+    index, bootstrap = store.index.iloc[rows["test"]], Bootstrap(options.num_resamples, options.seed)
+    return {
+        name: score_baseline(index, scores, store.class_names, bootstrap, store.kind)
+        for name, scores in probabilities.items()
+    }
