@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.config.renames import RENAMED_STAGES
 from pipeline.core.errors import UserError
 from pipeline.core.text import make_printable
 from pipeline.stages import STAGES, Stage
@@ -91,6 +92,8 @@ def parse_experiment(stage_name: str, words: Sequence[str]) -> "Experiment":
 
 
 def _find_stage(name: str) -> Stage:
+    if name in RENAMED_STAGES:
+        raise UserError(f"stage: {name} is called {RENAMED_STAGES[name]} now.")
     if name not in STAGES:
         raise UserError(f"stage: found {name!r}, allowed are {', '.join(STAGES)}. See perceiver --help.")
     return STAGES[name]

@@ -18,17 +18,17 @@ from pipeline.stages import STAGES
 def config(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
-        "name: tiny\nworkspace: " + str(tmp_path) + "\ntrain:\n  epochs: 3\npreprocess:\n  span: [0.2, 0.8]\n"
+        "name: tiny\nworkspace: " + str(tmp_path) + "\ntrain:\n  epochs: 3\npreprocess:\n  slice_range: [0.2, 0.8]\n"
     )
     return path
 
 
 def test_options_override_the_file_and_the_file_the_defaults(config):
     experiment = parse_experiment(
-        "train", ["--config", str(config), "--train.learning_rate", "0.5", "--split.table", "null"]
+        "train", ["--config", str(config), "--train.learning_rate", "0.5", "--split.split_table", "null"]
     )
     assert (experiment.train.epochs, experiment.train.learning_rate) == (3, 0.5)
-    assert experiment.preprocess.span == (0.2, 0.8)
+    assert experiment.preprocess.slice_range == (0.2, 0.8)
     assert experiment.train.batch_size == 64
 
 
@@ -137,7 +137,9 @@ def test_predict_takes_files_before_its_options(config):
 
 
 def test_a_dumped_experiment_reads_back(config, tmp_path):
-    experiment = parse_experiment("train", ["--config", str(config), "--train.milestones", "[3, 5]", "--run", "seed-1"])
+    experiment = parse_experiment(
+        "train", ["--config", str(config), "--train.lr_milestones", "[3, 5]", "--run", "seed-1"]
+    )
     path = tmp_path / "dumped.yaml"
     path.write_text(dump_experiment(experiment))
     assert parse_experiment("train", ["--config", str(path)]) == experiment
@@ -153,7 +155,7 @@ def test_folds_have_their_own_run_folder():
 def test_an_output_that_cannot_be_written_is_one_line(config, tmp_path, write_patients, capsys):
     write_patients(tmp_path / "raw", num_patients=1)
     (tmp_path / "data").write_text("a file where a folder should be")
-    assert main(["preprocess", "--config", str(config), "--data.raw", str(tmp_path / "raw")]) == 2
+    assert main(["preprocess", "--config", str(config), "--data.raw_folder", str(tmp_path / "raw")]) == 2
     error = capsys.readouterr().err
     assert "Not a directory" in error or "File exists" in error
     assert "Traceback" not in error

@@ -139,7 +139,7 @@ def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiv
     """
     network = model.network
     if not isinstance(network, ImagePerceiver | PointPerceiver):
-        raise UserError("attention: this network has none. Choose a run of model.kind: perceiver.")
+        raise UserError("attention: this network has none. Choose a run of model.architecture: perceiver.")
     if options.mirrored and isinstance(network, PointPerceiver):
         raise UserError("attention.mirrored: found True, but point clouds are not mirrored; allowed is False.")
     for name, count in count_attentions(network.perceiver.config, options.kind).items():

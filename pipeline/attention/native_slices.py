@@ -42,7 +42,9 @@ def read_native(
     paths = [raw / path for path in source.paths]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: no such file, so the slice cannot be drawn. Set attention.native: false.")
+            raise UserError(
+                f"{path}: no such file, so the slice cannot be drawn. Set attention.native_resolution: false."
+            )
     if source.is_volume:
         volume = read_volume(paths[0], options.max_volume_bytes)
         digest, shape = volume.sha256, volume.voxels.shape
@@ -78,8 +80,10 @@ def refine(options: PreprocessConfig, num_pixels: tuple[int, int], pixel_mm: tup
     """
     stored_mm = options.spacing_mm
     if stored_mm is None:
-        stored_mm = max(count * mm / size for count, mm, size in zip(num_pixels, pixel_mm, options.size, strict=True))
+        stored_mm = max(
+            count * mm / size for count, mm, size in zip(num_pixels, pixel_mm, options.image_size, strict=True)
+        )
     # A ratio that is whole but for rounding is not raised to the next.
     ratio = min(MAX_RATIO, max(1, math.ceil(stored_mm / min(pixel_mm) - 1e-6)))
-    size = (options.size[0] * ratio, options.size[1] * ratio)
-    return dataclasses.replace(options, size=size, spacing_mm=stored_mm / ratio)
+    size = (options.image_size[0] * ratio, options.image_size[1] * ratio)
+    return dataclasses.replace(options, image_size=size, spacing_mm=stored_mm / ratio)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.attention.maps import KEPT, AttentionMaps, choose_examples, compute_maps, measure_spread
-from pipeline.config.outputs import AttentionConfig
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically
 from pipeline.core.serialization import build_record
@@ -50,7 +49,7 @@ def read_maps(path: Path) -> AttentionMaps:
             arrays = {name: file[name] for name in ARRAYS}
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: no such file. Run the attention stage, or train with attention.every_epochs."
+            f"{path}: no such file. Run the attention stage, or train with train.keep_attention_every_epochs."
         ) from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a file of attention maps ({error}). Delete it and make it again.") from error
@@ -68,24 +67,22 @@ def name_kept_epoch(folder: Path, epoch: int) -> Path:
 
 
 def keep_maps(
-    folder: Path, classifier: Classifier, store: Store, roles: dict[str, str], options: AttentionConfig, epoch: int
+    folder: Path, classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
 ) -> None:
-    """Write the maps of an epoch that ends now, if it is one of those whose maps are kept.
+    """Write the maps of an epoch that ends now.
 
     Args:
         folder: of the run's maps.
         classifier: as it is after the epoch.
         store: the examples.
         roles: each patient's split; validation examples are shown.
-        options: after how many epochs, and how many examples.
+        num_examples: the number of examples.
         epoch: epochs done.
 
     Raises:
         UserError: the network has no attention.
     """
-    if options.every_epochs == 0 or epoch % options.every_epochs != 0:
-        return
-    kept = dataclasses.replace(KEPT, num_examples=options.num_examples)
+    kept = dataclasses.replace(KEPT, num_examples=num_examples)
     rows = choose_examples(store, roles, kept)
     write_maps(name_kept_epoch(folder, epoch), compute_maps(classifier, store, rows, kept, epoch))
 

@@ -8,9 +8,9 @@ import yaml
 
 from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
 from pipeline.config.model import ModelConfig
-from pipeline.config.outputs import AttentionConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig
+from pipeline.config.outputs import AttentionConfig, CompareConfig, EvaluateConfig, ExportConfig, PredictConfig
 from pipeline.config.phantom import PhantomConfig
-from pipeline.config.studies import AuditConfig, FoldsConfig
+from pipeline.config.studies import CrossValidateConfig, LeakStudyConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.config.validation import require
@@ -37,9 +37,9 @@ class Experiment:
         predict: new scans to score.
         export: in which forms the model leaves this project.
         attention: which attention is drawn over which inputs.
-        report: which runs are put side by side.
-        audit: the leak demonstration.
-        folds: training and judging every fold or seed.
+        compare: which runs are put side by side.
+        leak_study: the leak demonstration.
+        cross_validate: training and judging every fold or seed.
         tracking: where the records are kept.
     """
 
@@ -57,9 +57,9 @@ class Experiment:
     predict: PredictConfig = field(default_factory=PredictConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
-    audit: AuditConfig = field(default_factory=AuditConfig)
-    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    leak_study: LeakStudyConfig = field(default_factory=LeakStudyConfig)
+    cross_validate: CrossValidateConfig = field(default_factory=CrossValidateConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

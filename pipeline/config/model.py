@@ -31,31 +31,31 @@ class ModelConfig:
     """Which network, and its shape.
 
     Args:
-        kind: perceiver, or cnn for a small convolutional network as a baseline.
+        architecture: perceiver, or cnn for a small convolutional network as a baseline.
         stem: what the Perceiver's inputs are. pixels: each pixel is one. patches: each square patch is one.
             conv: each place of a small convolutional network's output is one.
         patch_size: side of a patch in pixels; read only where ``stem`` is patches.
         num_conv_layers: stride-2 convolutions, each halves height and width; read only where ``stem`` is conv.
         conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
         slice_position: tell the Perceiver where in its volume a slice lies.
-        mirror_average: outside training, answer with the mean of the probabilities of a picture and, left and right
+        mirror_tta: outside training, answer with the mean of the probabilities of a picture and, left and right
             exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other answer.
-        permute_seed: move the pixels of all pictures by one fixed permutation drawn from this seed, after augmentation
-            and before positions are attached, so that neighbours tell nothing; null leaves them in place.
+        pixel_permutation_seed: move the pixels of all pictures by one fixed permutation drawn from this seed, after
+            augmentation and before positions are attached, so that neighbours tell nothing; null leaves them in place.
         num_points: of point clouds: how many points of an object are read, in training a random choice of those
             stored, elsewhere the first ones; null reads all. Stem and patches are not read then.
-        perceiver: the Perceiver behind the stem; read only where ``kind`` is perceiver.
-        cnn: read only where ``kind`` is cnn.
+        perceiver: the Perceiver behind the stem; read only where ``architecture`` is perceiver.
+        cnn: read only where ``architecture`` is cnn.
     """
 
-    kind: Literal["perceiver", "cnn"] = "perceiver"
+    architecture: Literal["perceiver", "cnn"] = "perceiver"
     stem: Literal["pixels", "patches", "conv"] = ImageConfig.stem
     patch_size: int = ImageConfig.patch_size
     num_conv_layers: int = ImageConfig.num_conv_layers
     conv_channels: int = ImageConfig.conv_channels
     slice_position: bool = ImageConfig.slice_position
-    mirror_average: bool = False
-    permute_seed: int | None = None
+    mirror_tta: bool = False
+    pixel_permutation_seed: int | None = None
     num_points: int | None = None
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
     cnn: CnnConfig = field(default_factory=CnnConfig)

@@ -15,7 +15,7 @@ class EvaluateConfig:
 
     Args:
         batch_size: examples scored at once.
-        num_resamples: bootstrap draws over patients behind each interval.
+        num_bootstrap_resamples: bootstrap draws over patients behind each interval.
         seed: of the bootstrap.
         logistic_regression: also fit the baseline on raw pixels; point clouds have none.
         logistic_regression_examples: training examples that it is fitted on; of more, so many are drawn at random.
@@ -23,7 +23,7 @@ class EvaluateConfig:
     """
 
     batch_size: int = 256
-    num_resamples: int = 2000
+    num_bootstrap_resamples: int = 2000
     seed: int = 0
     logistic_regression: bool = True
     logistic_regression_examples: int = 10_000
@@ -33,7 +33,12 @@ class EvaluateConfig:
         require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
         num_fitted = self.logistic_regression_examples
         require(num_fitted >= 2, "evaluate.logistic_regression_examples", num_fitted, "2 or more")
-        require(self.num_resamples >= 100, "evaluate.num_resamples", self.num_resamples, "100 or more")
+        require(
+            self.num_bootstrap_resamples >= 100,
+            "evaluate.num_bootstrap_resamples",
+            self.num_bootstrap_resamples,
+            "100 or more",
+        )
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,6 @@ class AttentionConfig:
     """Which attention is drawn over which inputs.
 
     Args:
-        every_epochs: in training, keep the maps of some validation examples after every so many epochs
-            (cross-attention, all layers and heads, mean over the latents); 0 keeps none.
         num_examples: how many examples, spread over classes and patients.
         split: where they are taken from; ``test`` is for after the model was chosen.
         examples: these ``example_id`` instead.
@@ -91,16 +94,15 @@ class AttentionConfig:
         layers: which attentions of this kind, counted from 0; none means all.
         heads: which heads; none means all.
         latents: which latents, each shown by itself; none means the mean over all.
-        mirrored: look at mirror images, the second pass of ``model.mirror_average``.
-        native: draw over the slices of the scans themselves, in their own pixels, instead of the stored pictures; only
-            for volumes whose files are still in the raw folder.
+        mirrored: look at mirror images, the second pass of ``model.mirror_tta``.
+        native_resolution: draw over the slices of the scans themselves, in their own pixels, instead of the stored
+            pictures; only for volumes whose files are still in the raw folder.
         interpolation: of the weights in the large pictures. nearest: a flat square for each input. smooth: linear
             between the centres of the inputs.
         epochs: of the maps kept in training those to draw; none means up to six, evenly spread.
         checkpoint: the weights; without it the run's best.
     """
 
-    every_epochs: int = 0
     num_examples: int = 6
     split: Literal["train", "val", "test"] = "val"
     examples: tuple[str, ...] = ()
@@ -109,13 +111,12 @@ class AttentionConfig:
     heads: tuple[int, ...] = ()
     latents: tuple[int, ...] = ()
     mirrored: bool = False
-    native: bool = False
+    native_resolution: bool = False
     interpolation: Literal["nearest", "smooth"] = "nearest"
     epochs: tuple[int, ...] = ()
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.every_epochs >= 0, "attention.every_epochs", self.every_epochs, "0 (never) or more")
         require(self.num_examples >= 1, "attention.num_examples", self.num_examples, "1 or more")
         for field in ("examples", "layers", "heads", "latents", "epochs"):
             values = getattr(self, field)
@@ -123,24 +124,29 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class CompareConfig:
     """Which runs are put side by side.
 
     Args:
         runs: report folders, or names such as ``phantom/seed-1`` below the workspace's reports; without them, all
             evaluated runs of the experiment. The first is the one that the others are compared with.
         num_examples: test inputs shown with their true and predicted classes.
-        num_resamples: bootstrap draws over patients behind each interval of a difference.
+        num_bootstrap_resamples: bootstrap draws over patients behind each interval of a difference.
         seed: of the bootstrap and of the choice of examples.
         output: the page to write; without it ``comparison.html`` in the experiment's report folder.
     """
 
     runs: tuple[Path, ...] = ()
     num_examples: int = 24
-    num_resamples: int = 2000
+    num_bootstrap_resamples: int = 2000
     seed: int = 0
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.num_examples >= 0, "report.num_examples", self.num_examples, "0 or more")
-        require(self.num_resamples >= 100, "report.num_resamples", self.num_resamples, "100 or more")
+        require(self.num_examples >= 0, "compare.num_examples", self.num_examples, "0 or more")
+        require(
+            self.num_bootstrap_resamples >= 100,
+            "compare.num_bootstrap_resamples",
+            self.num_bootstrap_resamples,
+            "100 or more",
+        )

@@ -16,6 +16,7 @@ import yaml
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.options import describe_type, list_sections
+from pipeline.config.renames import RENAMED_VALUES, explain_old_name
 from pipeline.core.errors import UserError
 
 SECTIONS = tuple(list_sections(Experiment))
@@ -104,6 +105,9 @@ def _list_names(content: dict[Any, Any], path: Path, prefix: str = "") -> Iterat
 def _check_name(name: str, before: str, known: Iterable[str]) -> None:
     if name in known:
         return
+    explanation = explain_old_name(name)
+    if explanation is not None:
+        raise UserError(f"{before}{name}: {explanation}")
     nearest = find_nearest(name, known)
     advice = f"the nearest is {nearest}" if nearest else "perceiver STAGE --help lists those that a stage reads"
     raise UserError(f"{before}{name}: unknown option; {advice}.")
@@ -130,6 +134,7 @@ def _explain(text: str) -> str:
     if refused is None or refused[1] not in OPTIONS:
         return f"{text.replace('PerceiverConfig.', 'model.perceiver.', 1).removesuffix('.')}."
     option, found = OPTIONS[refused[1]], refused[2]
-    nearest = find_nearest(found, option.choices)
+    nearest, renamed = find_nearest(found, option.choices), RENAMED_VALUES.get(option.name, {}).get(found)
     advice = f"; the nearest is {nearest}" if nearest else ""
+    advice = f"; it is called {renamed} now" if renamed else advice
     return f"{option.name}: found {found!r}, allowed is {describe_type(option.annotation)}{advice}."

@@ -14,7 +14,8 @@ class TrackingConfig:
         tensorboard: also write each epoch's and the evaluation's numbers as TensorBoard's event files, into the folder
             ``tensorboard`` of the run; needs the package of that name.
         system_metrics: while training, also keep how busy processor, memory, disk, network and GPU are.
-        parent_run: id of the MLflow run that this one is shown below; the stage ``folds`` sets it for its runs.
+        parent_run: id of the MLflow run that this one is shown below; the stage ``cross-validate`` sets it for its
+            runs.
     """
 
     enabled: bool = True

@@ -17,29 +17,30 @@ class PointAugmentConfig:
     cube, and displaced. Each cloud's points are a random choice of those stored.
 
     Args:
-        scale: each point's distance from the centre is multiplied by its own factor, uniform between 1 - scale and
-            1 + scale; one factor for the whole cloud would be undone by normalising.
-        stretch: factor on each axis, log-uniform between 1 / (1 + stretch) and 1 + stretch.
+        scale_fraction: each point's distance from the centre is multiplied by its own factor, uniform between
+            1 - scale_fraction and 1 + scale_fraction; one factor for the whole cloud would be undone by normalising.
+        stretch_fraction: factor on each axis, log-uniform between 1 / (1 + stretch_fraction) and
+            1 + stretch_fraction.
         rotation_degrees: about the up axis, uniform between minus and plus this angle.
         up_axis: the axis that points up; z in all that our readers give, whatever the files have.
-        jitter: standard deviation of Gaussian noise on each coordinate; half the longest side of the object is 1.
+        jitter_std: standard deviation of Gaussian noise on each coordinate; half the longest side of the object is 1.
         shift: displacement along each axis, uniform between minus and plus; half the side of the unit cube is 1.
-        dropout: the largest part of a cloud that is dropped, and filled up with copies of points that stay.
+        dropout_fraction: the largest part of a cloud that is dropped, and filled up with copies of points that stay.
     """
 
-    scale: float = 0.01
-    stretch: float = 0.0
+    scale_fraction: float = 0.01
+    stretch_fraction: float = 0.0
     rotation_degrees: float = 0.0
     up_axis: Literal["x", "y", "z"] = "z"
-    jitter: float = 0.0
+    jitter_std: float = 0.0
     shift: float = 0.0
-    dropout: float = 0.0
+    dropout_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("scale", "dropout"):
+        for field in ("scale_fraction", "dropout_fraction"):
             value = getattr(self, field)
             require(0 <= value < 1, f"augment.points.{field}", value, "0 to below 1")
-        for field in ("stretch", "jitter", "shift"):
+        for field in ("stretch_fraction", "jitter_std", "shift"):
             value = getattr(self, field)
             require(value >= 0, f"augment.points.{field}", value, "0 or more")
         degrees = self.rotation_degrees
@@ -52,17 +53,20 @@ class AugmentConfig:
 
     Args:
         rotation_degrees: in-plane rotation, uniform between minus and plus this angle.
-        zoom: relative size, uniform between 1 - zoom and 1 + zoom.
-        shift: displacement as a fraction of the picture's side, uniform between minus and plus.
-        contrast: exponent of the intensities (gamma), log-uniform between 1 / (1 + contrast) and 1 + contrast.
-        brightness: factor on the intensities, uniform between 1 - brightness and 1 + brightness.
-        noise: standard deviation of Gaussian noise; 1 is the range from black to white.
-        mirror: ``swap`` mirrors left and right in half of the pictures and swaps the label (laterality only);
-            ``keep`` mirrors and keeps the label (refused where the labels are left and right); ``none``.
+        zoom_fraction: relative size, uniform between 1 - zoom_fraction and 1 + zoom_fraction.
+        shift_fraction: displacement as a fraction of the picture's side, uniform between minus and plus.
+        gamma: exponent of the intensities (gamma), log-uniform between 1 / (1 + gamma) and 1 + gamma.
+        brightness_fraction: factor on the intensities, uniform between 1 - brightness_fraction and 1 +
+            brightness_fraction.
+        noise_std: standard deviation of Gaussian noise; 1 is the range from black to white.
+        horizontal_flip: ``swap_label`` mirrors left and right in half of the pictures and swaps the label
+            (laterality only); ``keep_label`` mirrors and keeps the label (refused where the labels are left and right);
+            ``none``.
         crop_padding: random crops: each picture is padded with so many black pixels on every side and a window of
             its own size is cut out at a random place.
-        erase_probability: share of the pictures that lose a random box, which takes the training pictures' mean.
-        erase_area: the box's area as a fraction of the picture's, uniform between these two.
+        random_erasing_probability: share of the pictures that lose a random box, which takes the training pictures'
+            mean.
+        random_erasing_area: the box's area as a fraction of the picture's, uniform between these two.
         mixup_alpha: average each picture, and its label, with another of the batch; its share is drawn from
             Beta(alpha, alpha): small alphas hardly mix, 1 is uniform, 0 is off.
         cutmix_alpha: paste a box of another picture of the batch, whose area is drawn from Beta(alpha, alpha), and mix
@@ -71,30 +75,40 @@ class AugmentConfig:
     """
 
     rotation_degrees: float = 10.0
-    zoom: float = 0.1
-    shift: float = 0.05
-    contrast: float = 0.2
-    brightness: float = 0.1
-    noise: float = 0.02
-    mirror: Literal["none", "keep", "swap"] = "none"
+    zoom_fraction: float = 0.1
+    shift_fraction: float = 0.05
+    gamma: float = 0.2
+    brightness_fraction: float = 0.1
+    noise_std: float = 0.02
+    horizontal_flip: Literal["none", "keep_label", "swap_label"] = "none"
     crop_padding: int = 0
-    erase_probability: float = 0.0
-    erase_area: tuple[float, float] = (0.02, 0.33)
+    random_erasing_probability: float = 0.0
+    random_erasing_area: tuple[float, float] = (0.02, 0.33)
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     points: PointAugmentConfig = dataclasses.field(default_factory=PointAugmentConfig)
 
     def __post_init__(self) -> None:
         require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "0 to 180")
-        for field in ("zoom", "shift", "brightness"):
+        for field in ("zoom_fraction", "shift_fraction", "brightness_fraction"):
             value = getattr(self, field)
             require(0 <= value < 1, f"augment.{field}", value, "0 to below 1")
-        for field in ("contrast", "noise", "crop_padding", "mixup_alpha", "cutmix_alpha"):
+        for field in ("gamma", "noise_std", "crop_padding", "mixup_alpha", "cutmix_alpha"):
             value = getattr(self, field)
             require(value >= 0, f"augment.{field}", value, "0 or more")
-        require(0 <= self.erase_probability <= 1, "augment.erase_probability", self.erase_probability, "0 to 1")
-        low, high = self.erase_area
-        require(0 < low <= high < 1, "augment.erase_area", self.erase_area, "two growing fractions between 0 and 1")
+        require(
+            0 <= self.random_erasing_probability <= 1,
+            "augment.random_erasing_probability",
+            self.random_erasing_probability,
+            "0 to 1",
+        )
+        low, high = self.random_erasing_area
+        require(
+            0 < low <= high < 1,
+            "augment.random_erasing_area",
+            self.random_erasing_area,
+            "two growing fractions between 0 and 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -113,14 +127,16 @@ class TrainConfig:
             ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
         schedule: how the rate falls: ``cosine`` by step; ``step``, ``multistep`` and ``exponential`` by epoch.
         warmup_epochs: epochs (fractions allowed) of linear growth from zero before the schedule.
-        gamma: the factor of step, multistep (each time) and exponential (each epoch).
-        step_epochs: with ``step``, the epochs between two falls.
-        milestones: with ``multistep``, the epochs after which the rate falls.
-        final_fraction: with ``cosine``, the last rate as a fraction of the highest.
-        clip_norm: largest gradient norm; null leaves gradients as they are.
+        lr_gamma: the factor of step, multistep (each time) and exponential (each epoch).
+        lr_step_epochs: with ``step``, the epochs between two falls.
+        lr_milestones: with ``multistep``, the epochs after which the rate falls.
+        final_lr_fraction: with ``cosine``, the last rate as a fraction of the highest.
+        max_grad_norm: largest gradient norm; null leaves gradients as they are.
         label_smoothing: share of the target that is spread over all classes.
         early_stopping_epochs: stop after so many epochs without a better validation; 0 never stops.
-        select_by: what makes an epoch the best.
+        monitor: what makes an epoch the best.
+        keep_attention_every_epochs: keep the attention maps of ``attention.num_examples`` validation examples after
+            every so many epochs (cross-attention, all layers and heads, mean over the latents); 0 keeps none.
         seed: of the initial weights, the order, the augmentation and dropout.
         precision: ``auto`` takes bf16 where the processor computes in it, else float32.
         accelerator: where training runs; ``auto`` takes a GPU where there is one.
@@ -141,14 +157,15 @@ class TrainConfig:
     weight_decay: float = 0.05
     schedule: Literal["constant", "step", "multistep", "cosine", "exponential"] = "cosine"
     warmup_epochs: float = 1.0
-    gamma: float = 0.1
-    step_epochs: int = 10
-    milestones: tuple[int, ...] = ()
-    final_fraction: float = 0.01
-    clip_norm: float | None = 1.0
+    lr_gamma: float = 0.1
+    lr_step_epochs: int = 10
+    lr_milestones: tuple[int, ...] = ()
+    final_lr_fraction: float = 0.01
+    max_grad_norm: float | None = 1.0
     label_smoothing: float = 0.0
     early_stopping_epochs: int = 0
-    select_by: Literal["val_loss", "val_accuracy"] = "val_loss"
+    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
+    keep_attention_every_epochs: int = 0
     seed: int = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -159,21 +176,21 @@ class TrainConfig:
     resume: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "step_epochs", "devices", "num_nodes"):
+        for field in ("epochs", "batch_size", "lr_step_epochs", "devices", "num_nodes"):
             value = getattr(self, field)
             require(value >= 1, f"train.{field}", value, "1 or more")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
         require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "two numbers, 0 to below 1")
-        for field in ("weight_decay", "warmup_epochs", "early_stopping_epochs"):
+        for field in ("weight_decay", "warmup_epochs", "early_stopping_epochs", "keep_attention_every_epochs"):
             value = getattr(self, field)
             require(value >= 0, f"train.{field}", value, "0 or more")
-        require(0 < self.gamma <= 1, "train.gamma", self.gamma, "above 0, at most 1")
-        require(0 <= self.final_fraction <= 1, "train.final_fraction", self.final_fraction, "0 to 1")
+        require(0 < self.lr_gamma <= 1, "train.lr_gamma", self.lr_gamma, "above 0, at most 1")
+        require(0 <= self.final_lr_fraction <= 1, "train.final_lr_fraction", self.final_lr_fraction, "0 to 1")
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 to below 1")
-        good_clip = self.clip_norm is None or self.clip_norm > 0
-        require(good_clip, "train.clip_norm", self.clip_norm, "above 0, or null")
-        growing = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
-        require(growing, "train.milestones", self.milestones, "growing epochs above 0")
+        good_clip = self.max_grad_norm is None or self.max_grad_norm > 0
+        require(good_clip, "train.max_grad_norm", self.max_grad_norm, "above 0, or null")
+        growing = list(self.lr_milestones) == sorted(set(self.lr_milestones)) and all(m > 0 for m in self.lr_milestones)
+        require(growing, "train.lr_milestones", self.lr_milestones, "growing epochs above 0")
         for field, refused in (("optimizer", "lamb"), ("precision", "16-mixed"), ("compile", True)):
             value = getattr(self, field)
             good = self.strategy == "ddp" or value != refused

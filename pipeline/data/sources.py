@@ -59,7 +59,7 @@ def find_files(raw: Path, pattern: str) -> list[Path]:
         UserError: no such folder, or no file in it matches.
     """
     if not raw.is_dir():
-        raise UserError(f"{raw}: no such folder. Put the scans there, or name their folder with --data.raw.")
+        raise UserError(f"{raw}: no such folder. Put the scans there, or name their folder with --data.raw_folder.")
     found = []
     for folder, subfolders, names in os.walk(raw):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -128,7 +128,7 @@ def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
         path = Path(os.path.normpath(row.path))
         if path.is_absolute() or path.parts[:1] == ("..",):
             raise UserError(
-                f"{table_path}, line {number}: {row.path} is outside {root}. Paths are relative to data.raw."
+                f"{table_path}, line {number}: {row.path} is outside {root}. Paths are relative to data.raw_folder."
             )
         side = row.label.lower() if row.label.lower() in ("left", "right") else ""
         refusal = describe_link(raw, path) if _is_file(raw / path) else "no such file."
@@ -173,7 +173,10 @@ def describe_link(raw: Path, path: Path) -> str:
     root = os.path.realpath(raw)
     if all(Path(os.path.realpath(place)).is_relative_to(root) for place in list_files(raw / path)):
         return ""
-    return "a symbolic link that leads out of the raw folder. Put the file itself there, or name its folder (data.raw)."
+    return (
+        "a symbolic link that leads out of the raw folder. Put the file itself there, or name its folder "
+        "(data.raw_folder)."
+    )
 
 
 def _describe_bad_name(path: Path) -> str:

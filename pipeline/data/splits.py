@@ -51,7 +51,7 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
             f"split.val_count: found {options.val_count}; it is for sets with published test rows. Patients are "
             "divided by split.val_fraction; set val_count to null."
         )
-    if options.table is not None:
+    if options.split_table is not None:
         return _read_given_splits(index, options)
     strata = collect_strata(index)
     num_patients = sum(len(patients) for patients in strata.values())
@@ -95,7 +95,7 @@ def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options:
             f"split.num_folds: found {options.num_folds}, but the set has published test rows, and folds would train "
             "on them. Set it to 0."
         )
-    if options.table is not None:
+    if options.split_table is not None:
         return _read_given_official_splits(index, official, options)
     rows = official.merge(index[["group_id", "label"]], on="group_id", validate="one_to_one")
     rows = rows.sort_values("group_id", ignore_index=True)
@@ -176,23 +176,23 @@ def _read_given_official_splits(index: pd.DataFrame, official: pd.DataFrame, opt
     moved = chosen["group_id"][(chosen["split"] == "test").to_numpy() != (published == "test").to_numpy()]
     if len(moved):
         raise UserError(
-            f"{options.table}: {moved.iloc[0]} is {published[moved.iloc[0]]} in the published set. A table may divide "
-            "its training rows into train and val; the test rows stay test."
+            f"{options.split_table}: {moved.iloc[0]} is {published[moved.iloc[0]]} in the published set. A "
+            "table may divide its training rows into train and val; the test rows stay test."
         )
     return chosen
 
 
 def _read_given_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
-    assert options.table is not None
-    table = read_splits(options.table, options)
+    assert options.split_table is not None
+    table = read_splits(options.split_table, options)
     patients = sorted(set(index["group_id"]))
     missing = sorted(set(patients) - set(table["group_id"]))
     if missing:
-        raise UserError(f"{options.table}: {len(missing)} patients have no row, such as {missing[0]}. Add them.")
+        raise UserError(f"{options.split_table}: {len(missing)} patients have no row, such as {missing[0]}. Add them.")
     chosen = table[table["group_id"].isin(patients)].sort_values("group_id", ignore_index=True)
     empty = [role for role in SPLITS if role not in resolve_roles(chosen, options).values()]
     if empty:
-        raise UserError(f"{options.table}: no patient of the data is in {', '.join(empty)}. Add some.")
+        raise UserError(f"{options.split_table}: no patient of the data is in {', '.join(empty)}. Add some.")
     return chosen
 
 

@@ -19,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
 
-FORMAT = 3
+FORMAT = 4
 EXAMPLES, INDEX = "examples.npy", "index.csv"
 # Tables that stages read as they read the store; not every store has them.
 TABLES = ("manifest.csv", "official_splits.csv")
@@ -175,7 +175,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no complete example store. Run the preprocess stage first.")
     record = read_json(path)
     if isinstance(record, dict) and record.get("format") != FORMAT:
-        raise UserError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT}. Preprocess anew.")
+        raise UserError(
+            f"{path}: format {record.get('format')!r}, this version reads {FORMAT}. Run the preprocess stage again."
+        )
     return read_checksummed_json(path)
 
 

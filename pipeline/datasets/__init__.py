@@ -60,8 +60,8 @@ def _require_akoa(experiment: "Experiment", console: Console) -> None:
     if not raw.is_dir():
         raise UserError(
             f"{raw}: no such folder. OAI images may not be passed on: ask for access at "
-            "https://nda.nih.gov/oai, then put the NIfTI or PNG files there or name their folder with --data.raw "
-            "(make: DATA=folder). To try the pipeline without data use configs/phantom.yaml."
+            "https://nda.nih.gov/oai, then put the NIfTI or PNG files there or name their folder with "
+            "--data.raw_folder (make: DATA=folder). To try the pipeline without data use configs/phantom.yaml."
         )
     console.print(f"{raw}: raw data are there.")
 
@@ -127,8 +127,8 @@ DATASETS: dict[str, Dataset] = {
 
 def find_raw_folder(experiment: "Experiment") -> Path:
     """Return where the files as they came are; all experiments on a published set share it."""
-    if experiment.data.raw is not None:
-        return experiment.data.raw
+    if experiment.data.raw_folder is not None:
+        return experiment.data.raw_folder
     dataset = DATASETS.get(experiment.data.dataset)
     is_shared = dataset is not None and dataset.is_published
     return Workspace(experiment.workspace, experiment.data.dataset).raw if is_shared else experiment.paths.raw

@@ -55,7 +55,7 @@ def parse_name(path: Path) -> tuple[Source, int]:
                 "the name tells neither patient nor side. Known forms: "
                 "OAI<7 digits>_BaseLine_<visit>_de3d1_SAG_3D_DESS_WE_<RIGHT|LEFT>.nii.gz and "
                 "<7 digits>_<date>_SAG_3D_DESS_<RIGHT|LEFT>_<bar code>.nii.gz. "
-                "Rename it, or give a table with --data.table."
+                "Rename it, or give a table with --data.label_table."
             )
         spelling = f"<patient>_<date>_SAG_3D_DESS_{match['side']}_<bar code>"
         scan = f"{match['visit']}_{match['barcode']}"

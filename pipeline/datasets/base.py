@@ -58,15 +58,15 @@ def find_raw_file(raw: Path, names: Sequence[str]) -> Path | None:
     """
     if not raw.is_dir():
         raise UserError(
-            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with --data.raw "
-            "(make: DATA=folder)."
+            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with "
+            "--data.raw_folder (make: DATA=folder)."
         )
     for name in names:
         found = sorted(path for path in raw.rglob(name) if path.is_file())
         if len(found) > 1:
             raise UserError(
                 f"{raw}: two files named {name}: {found[0].relative_to(raw)} and {found[1].relative_to(raw)}. "
-                "Keep one, or name the folder of one set with --data.raw."
+                "Keep one, or name the folder of one set with --data.raw_folder."
             )
         if found:
             return found[0]
@@ -107,7 +107,7 @@ def describe_missing(
             names = f" ({', '.join(absent)})" if absent else ""
             raise UserError(
                 f"{raw}: no {word} for {split}{names}. Run the fetch stage with an empty folder, or name the folder "
-                "that holds the published files with --data.raw."
+                "that holds the published files with --data.raw_folder."
             )
     short = [split for split in published if found[split] < published[split]]
     if not short:

@@ -137,7 +137,8 @@ def fetch_file(folder: Path, remote: RemoteFile, console: Console) -> Path:
         warn(console, f"{url}: {reason}")
     raise UserError(
         f"{folder / remote.name}: no mirror gave it ({'; '.join(reasons)}). Look at the network, run the command again "
-        "(it goes on where it was), or bring the file yourself and name its folder with --data.raw (make: DATA=folder)."
+        "(it goes on where it was), or bring the file yourself and name its folder with --data.raw_folder "
+        "(make: DATA=folder)."
     )
 
 

@@ -119,6 +119,6 @@ def _find(raw: Path, stem: str, axes: str) -> Path:
     if path is None:
         raise UserError(
             f"{raw}: no {names[0]} or {names[1]}. Run the fetch stage with an empty folder, or name the folder that "
-            "holds the published files with --data.raw (make: DATA=folder)."
+            "holds the published files with --data.raw_folder (make: DATA=folder)."
         )
     return path

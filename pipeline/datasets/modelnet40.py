@@ -138,13 +138,13 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
     if not places:
         raise UserError(
             f"{raw}: neither {NAMES_FILE} of modelnet40_ply_hdf5_2048 nor any OFF file. Run the fetch stage, or name "
-            "the folder that holds the files with --data.raw (make: DATA=folder)."
+            "the folder that holds the files with --data.raw_folder (make: DATA=folder)."
         )
     for place in places:
         if len(place.parts) < 3 or place.parts[-2] not in OFFICIAL_SPLITS:
             raise UserError(
                 f"{raw / place}: a mesh belongs into <class>/train or <class>/test. Move or remove it, or name the "
-                "folder that holds the classes with --data.raw."
+                "folder that holds the classes with --data.raw_folder."
             )
     splits = np.array([place.parts[-2] for place in places])
     # What is missing is said at once and not after minutes of reading.

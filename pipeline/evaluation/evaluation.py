@@ -61,7 +61,7 @@ def compute_evaluation(
         options: Of the evaluation.
         synthetic_note: What readers have to know of data that are not of people; else empty.
     """
-    store, bootstrap = data.store, Bootstrap(options.num_resamples, options.seed)
+    store, bootstrap = data.store, Bootstrap(options.num_bootstrap_resamples, options.seed)
     tables = [
         build_predictions(store.index.iloc[data.rows[split]], scores.astype(np.float64), store.class_names, split)
         for split, scores in probabilities.items()
@@ -93,7 +93,7 @@ def compute_baselines(data: CertifiedData, options: EvaluateConfig) -> dict[str,
         probabilities["logistic_regression"] = logistic_regression(
             store, rows, options.seed, options.logistic_regression_examples
         )
-    index, bootstrap = store.index.iloc[rows["test"]], Bootstrap(options.num_resamples, options.seed)
+    index, bootstrap = store.index.iloc[rows["test"]], Bootstrap(options.num_bootstrap_resamples, options.seed)
     return {
         name: score_baseline(index, scores, store.class_names, bootstrap, store.kind)
         for name, scores in probabilities.items()

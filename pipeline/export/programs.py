@@ -59,7 +59,7 @@ def describe_inputs(checkpoint: Checkpoint) -> tuple[Input, ...]:
         return (Input(EXAMPLES, "float32", (num_points, 3), "point clouds, z up; each is normalised inside"),)
     shape = (checkpoint.spec.num_channels, *checkpoint.spec.image_size)
     pictures = Input(EXAMPLES, "uint8", shape, "pictures (batch, channels, height, width), black 0 and white 255")
-    if not (checkpoint.model.kind == "perceiver" and checkpoint.model.slice_position):
+    if not (checkpoint.model.architecture == "perceiver" and checkpoint.model.slice_position):
         return (pictures,)
     place = "each slice's place in its volume, -1 the left, posterior or inferior end, 1 the other"
     return pictures, Input(SLICE_POSITION, "float32", (), place)

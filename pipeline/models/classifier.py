@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.model = model
         self.spec = spec
-        self.mirror_average = config.mirror_average
+        self.mirror_average = config.mirror_tta
         self.num_points = config.num_points
         self.loss: LossName = loss
         self.mean_values, self.std_values = mean, std

@@ -25,12 +25,16 @@ def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel"
     Raises:
         UserError: the options do not fit each other or the examples.
     """
-    permutation = None if config.permute_seed is None else PixelPermutation(spec.image_size, config.permute_seed)
+    permutation = (
+        None
+        if config.pixel_permutation_seed is None
+        else PixelPermutation(spec.image_size, config.pixel_permutation_seed)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if not spec.kind.is_image:
             return SliceModel(_build_point_perceiver(config, spec), reads_slice_position=False)
-        if config.kind == "cnn":
+        if config.architecture == "cnn":
             return SliceModel(_build_cnn(config.cnn, spec), reads_slice_position=False, permutation=permutation)
         network = _build_image_perceiver(config, spec)
         return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
@@ -42,7 +46,7 @@ def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
     if config.stem == "patches" and (height % config.patch_size != 0 or width % config.patch_size != 0):
         raise UserError(
             f"model.patch_size: found {config.patch_size}, but pictures of {height} x {width} pixels need a size "
-            "that divides both. Change it or preprocess.size."
+            "that divides both. Change it or preprocess.image_size."
         )
     try:
         return ImagePerceiver(
@@ -59,7 +63,7 @@ def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
 
 def _build_point_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
     """Build the Perceiver for point clouds, which has no stem; refuse options that are for pictures alone."""
-    for field_name in ("kind", "slice_position", "mirror_average", "permute_seed"):
+    for field_name in ("architecture", "slice_position", "mirror_tta", "pixel_permutation_seed"):
         found, allowed = getattr(config, field_name), getattr(ModelConfig, field_name)
         require(found == allowed, f"model.{field_name}", found, f"{allowed!r} for point clouds")
     if config.num_points is not None:
@@ -78,7 +82,7 @@ def _build_cnn(config: CnnConfig, spec: InputSpec) -> nn.Module:
     if min(image_size) < shortest:
         raise UserError(
             f"model.cnn.channels: {len(config.channels)} stages halve pictures of {image_size[0]} x {image_size[1]} "
-            f"pixels to nothing; {shortest} pixels are needed. Use fewer stages or enlarge preprocess.size."
+            f"pixels to nothing; {shortest} pixels are needed. Use fewer stages or enlarge preprocess.image_size."
         )
     if config.blocks == "plain":
         from monai.networks.blocks.convolutions import Convolution

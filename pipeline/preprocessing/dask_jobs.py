@@ -1,7 +1,8 @@
 """The one door to dask: independent pieces of work on the machines of a cluster, which share a folder with this one.
 
-The package is an extra: only ``preprocess.scheduler`` needs it. Work goes through dask's own client and not through
-joblib's dask backend, which waits for ever where work was given up (a worker that dies each time) or no worker is left.
+The package is an extra: only ``preprocess.dask_scheduler`` needs it. Work goes through dask's own client and not
+through joblib's dask backend, which waits for ever where work was given up (a worker that dies each time) or no worker
+is left.
 """
 
 import functools
@@ -23,7 +24,7 @@ from pipeline.core.errors import UserError
 # What joblib's ``delayed`` makes: a function, its arguments and its named arguments.
 Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
-OPTION = "preprocess.scheduler"
+OPTION = "preprocess.dask_scheduler"
 CONNECT_TIMEOUT_S = 10
 # A cluster without a worker for so long is one that nobody will start any more.
 PATIENCE_S = 30

@@ -59,10 +59,10 @@ def describe_options(options: PreprocessConfig) -> dict[str, Any]:
         "version": VERSION,
         "plane": options.plane,
         "num_slices": options.num_slices,
-        "span": list(options.span),
+        "slice_range": list(options.slice_range),
         "spacing_mm": options.spacing_mm,
-        "size": list(options.size),
-        "percentiles": list(options.percentiles),
+        "image_size": list(options.image_size),
+        "intensity_percentiles": list(options.intensity_percentiles),
         "max_volume_gib": options.max_volume_gib,
     }
 
@@ -190,7 +190,7 @@ def _cut_source(
         return stack.images, PartSummary(part_name, stack.positions, facts)
     except (VolumeError, MemoryError) as error:
         reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
-        return np.zeros((0, *options.size), np.uint8), refuse(part_name, reason)
+        return np.zeros((0, *options.image_size), np.uint8), refuse(part_name, reason)
 
 
 def _read_source(raw: Path, source: Source, options: PreprocessConfig) -> tuple[Stack, dict[str, Any]]:

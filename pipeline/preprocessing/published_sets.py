@@ -80,7 +80,10 @@ def name_examples(official_splits: np.ndarray[Any, Any]) -> list[str]:
 
 
 def _refuse_volume_options(experiment: Experiment) -> None:
-    for field, is_default in (("table", experiment.data.table is None), ("pattern", experiment.data.pattern == "*")):
+    for field, is_default in (
+        ("table", experiment.data.label_table is None),
+        ("pattern", experiment.data.pattern == "*"),
+    ):
         if not is_default:
             raise UserError(
                 f"data.{field}: found {getattr(experiment.data, field)!s}; {experiment.data.dataset} is read whole, "
@@ -93,8 +96,8 @@ def _fingerprint_plan(experiment: Experiment) -> str:
     raw = find_raw_folder(experiment)
     if not raw.is_dir():
         raise UserError(
-            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with --data.raw "
-            "(make: DATA=folder)."
+            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with "
+            "--data.raw_folder (make: DATA=folder)."
         )
     files = []
     for path in find_files(raw, "*"):

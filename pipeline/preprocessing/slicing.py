@@ -92,17 +92,17 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     """
     shape = volume.voxels.shape
     axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
-    indices = choose_slices(shape[axis], options.num_slices, options.span)
+    indices = choose_slices(shape[axis], options.num_slices, options.slice_range)
     slices = np.moveaxis(volume.voxels, axis, 0)[indices]
     # The two axes left are in the order right, anterior, superior; a picture's rows run down the later one.
     slices = rearrange(slices[:, ::-1, ::-1], "slice column row -> slice row column").astype(np.float32)
     slices = slices * np.float32(volume.slope) + np.float32(volume.intercept)
     column_axis, row_axis = (other for other in range(3) if other != axis)
-    low, high = _window(slices, options.percentiles)
+    low, high = _window(slices, options.intensity_percentiles)
     if not low < high:
-        raise VolumeError(f"{name}: the {options.plane} slices are constant ({low:g}). Widen preprocess.span.")
+        raise VolumeError(f"{name}: the {options.plane} slices are constant ({low:g}). Widen preprocess.slice_range.")
     pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
-    images = resample((slices - low) / (high - low), pixel_mm, options.spacing_mm, options.size)
+    images = resample((slices - low) / (high - low), pixel_mm, options.spacing_mm, options.image_size)
     return Stack(images, _positions(indices, shape[axis]), low, high)
 
 
@@ -117,7 +117,7 @@ def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stac
         VolumeError: unreadable, of several sizes, or all constant.
     """
     chosen = choose_slices(
-        len(paths), options.num_slices, options.span if len(paths) > options.num_slices else (0.0, 1.0)
+        len(paths), options.num_slices, options.slice_range if len(paths) > options.num_slices else (0.0, 1.0)
     )
     pictures = [_read_grey_image(paths[index]) for index in chosen]
     if len({picture.shape for picture in pictures}) > 1:
@@ -126,7 +126,7 @@ def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stac
     stack = np.stack(pictures).astype(np.float32) / 255
     if stack.min() == stack.max():
         raise VolumeError(f"{paths[0]}: every pixel of this scan is {stack.max() * 255:.0f}. There is nothing to see.")
-    images = resample(stack, (1.0, 1.0), None, options.size)
+    images = resample(stack, (1.0, 1.0), None, options.image_size)
     return Stack(images, _positions(chosen, len(paths)), 0.0, 255.0)
 
 

@@ -53,8 +53,8 @@ def plan_volumes(experiment: Experiment, dataset: Dataset) -> Preparation:
     """
     assert dataset.list_sources is not None
     raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
-    if experiment.data.table is not None:
-        sources = list_table_sources(raw, experiment.data.table)
+    if experiment.data.label_table is not None:
+        sources = list_table_sources(raw, experiment.data.label_table)
     else:
         sources = dataset.list_sources(raw, experiment.data.pattern)
     scans = [(source, folder / "parts" / f"{compute_part_key(raw, source, options)}.npz") for source in sources]
@@ -107,9 +107,9 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
     if not jobs:
         return []
     options, raw = experiment.preprocess, find_raw_folder(experiment)
-    if options.scheduler is not None:
+    if options.dask_scheduler is not None:
         sample = next((raw / name for name, _ in jobs if (raw / name).is_file()), None)
-        done = run_on_cluster(options.scheduler, jobs, experiment.paths.prepared, sample)
+        done = run_on_cluster(options.dask_scheduler, jobs, experiment.paths.prepared, sample)
     else:
         num_workers = min(options.num_workers or count_cores(), len(jobs))
         done = Parallel(n_jobs=num_workers, return_as="generator_unordered")(job for _, job in jobs)

@@ -83,7 +83,7 @@ def describe_method(study: CrossValidation, kind: DataKind) -> list[str]:
 def write_cross_validation(
     paths: Workspace, study: CrossValidation, kind: DataKind, synthetic_note: str, store_fingerprint: str
 ) -> None:
-    """Write ``folds.json``, ``folds.csv``, ``folds.png`` and ``folds.html``.
+    """Write ``cross_validation.json``, ``.csv``, ``.png`` and ``.html``.
 
     Args:
         paths: The names of the experiment and of the runs together, and their report folder.
@@ -121,13 +121,13 @@ def write_cross_validation(
         "commit": read_commit(),
         "bootstrap draws": str(study.num_resamples),
     }
-    write_json(folder / "folds.json", content)
-    write_table(folder / "folds.csv", pd.DataFrame(flat), tuple(flat[0]))
-    write_bytes(folder / "folds.png", png)
+    write_json(folder / "cross_validation.json", content)
+    write_table(folder / "cross_validation.csv", pd.DataFrame(flat), tuple(flat[0]))
+    write_bytes(folder / "cross_validation.png", png)
     pooled = show_share(study.pooled[first]["metrics"]["accuracy"])
     text = f"Each run with its 95\u00a0% interval, and all of them pooled: {pooled}."
     write_page(
-        folder / "folds.html",
+        folder / "cross_validation.html",
         "study.html",
         title=paths.title,
         synthetic_note=synthetic_note,
@@ -136,7 +136,7 @@ def write_cross_validation(
             Section(
                 "What was found",
                 tables=(tabulate_runs(study, kind), tabulate_pooled(study.pooled)),
-                figures=(Figure("folds", "Accuracy of each run", text, png),),
+                figures=(Figure("cross_validation", "Accuracy of each run", text, png),),
             ),
             Section(
                 "How it was done",

@@ -103,7 +103,7 @@ def _describe_patients(shuffled: Estimate, chance: float) -> str:
         )
     return (
         "Where patients were divided the interval leaves chance out, which a clean split does once in twenty times by "
-        "luck; with other seeds (audit.seeds) it should come back."
+        "luck; with other seeds (leak_study.seeds) it should come back."
     )
 
 
@@ -142,7 +142,7 @@ def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
 
 
 def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: LeakStudy) -> None:
-    """Write ``audit.json``, ``audit.csv``, ``audit.png`` and ``audit.html``.
+    """Write ``leak_study.json``, ``.csv``, ``.png`` and ``.html``.
 
     Args:
         folder: The folder that they are written to.
@@ -157,20 +157,25 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in DIVISIONS]
     png = labelled_accuracies(drawn, chance)
     note = DATASETS[experiment.data.dataset].synthetic_note
-    content = {"synthetic_note": note, "class_names": list(names), "chance": chance, "seeds": experiment.audit.seeds}
+    content = {
+        "synthetic_note": note,
+        "class_names": list(names),
+        "chance": chance,
+        "seeds": experiment.leak_study.seeds,
+    }
     content |= {"outcomes": [dataclasses.asdict(outcome) for outcome in outcomes], "sentences": sentences}
     content |= {"runs": study.records, "settings": study.settings}
     content |= {"commit": read_commit(), "hardware": read_hardware(), "versions": read_versions()}
-    write_json(folder / "audit.json", content)
+    write_json(folder / "leak_study.json", content)
     flat = pd.json_normalize([dataclasses.asdict(outcome) for outcome in outcomes])
     flat = flat.rename(columns=lambda name: name.removeprefix("accuracy.")).rename(columns={"value": "accuracy"})
-    write_table(folder / "audit.csv", flat, tuple(flat))
-    write_bytes(folder / "audit.png", png)
+    write_table(folder / "leak_study.csv", flat, tuple(flat))
+    write_bytes(folder / "leak_study.png", png)
     text = "Dots with their 95\u00a0% intervals over patients; the dashed line is chance."
-    figure = Figure("audit", "Accuracy by what was divided", text, png)
+    figure = Figure("leak_study", "Accuracy by what was divided", text, png)
     facts = _list_facts(experiment, store, study)
     write_page(
-        folder / "audit.html",
+        folder / "leak_study.html",
         "study.html",
         title=f"{experiment.paths.title}: leak demonstration",
         synthetic_note=note,
@@ -189,7 +194,7 @@ def _list_facts(experiment: Experiment, store: Store, study: LeakStudy) -> dict[
         "models": len(study.records),
         "training slices of each": f"{first['num_train']:,}",
         "steps of each": f"{first['num_steps']:,}",
-        "seeds": ", ".join(map(str, experiment.audit.seeds)),
+        "seeds": ", ".join(map(str, experiment.leak_study.seeds)),
         "time of training and scoring": f"{seconds / 60:.1f} minutes, {read_hardware()}",
         "pictures": store.fingerprint,
         "commit": read_commit(),

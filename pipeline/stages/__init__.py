@@ -15,11 +15,10 @@ PLACE = ("name", "run", "workspace", "split.num_folds", "split.test_fold")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as the command line knows it.
+    """A stage as the command line knows it; its module and its function have its name.
 
     Args:
         name: The word on the command line.
-        function: Its module and its function in ``pipeline.stages``.
         description: What it does, in one line.
         reads: Sections and single options that change what it does, without those of ``PLACE``.
         inputs: The option that takes words without a name, and what they are; empty where none is allowed.
@@ -27,7 +26,6 @@ class Stage:
     """
 
     name: str
-    function: str
     description: str
     reads: tuple[str, ...]
     inputs: str = ""
@@ -39,8 +37,8 @@ class Stage:
 
     def run(self, experiment: "Experiment", console: "Console") -> None:
         """Import the stage and run it."""
-        module, name = self.function.split(".")
-        getattr(importlib.import_module(f"pipeline.stages.{module}"), name)(experiment, console)
+        name = self.name.replace("-", "_")
+        getattr(importlib.import_module(f"pipeline.stages.{name}"), name)(experiment, console)
 
 
 _TRAIN = (
@@ -48,28 +46,27 @@ _TRAIN = (
     "model",
     "augment",
     "train",
-    "attention.every_epochs",
     "attention.num_examples",
     "tracking",
 )
 _EVALUATE = (
     "data.dataset",
     "data.pattern",
-    "data.table",
+    "data.label_table",
     "split",
     "train.accelerator",
     "evaluate",
     "attention.num_examples",
     "tracking",
 )
-# Of attention.native: what one slice of a scan is cut by.
+# Of attention.native_resolution: what one slice of a scan is cut by.
 _SLICES = (
     "preprocess.plane",
     "preprocess.num_slices",
-    "preprocess.span",
+    "preprocess.slice_range",
     "preprocess.spacing_mm",
-    "preprocess.size",
-    "preprocess.percentiles",
+    "preprocess.image_size",
+    "preprocess.intensity_percentiles",
     "preprocess.max_volume_gib",
 )
 STAGES = {
@@ -77,32 +74,27 @@ STAGES = {
     for stage in (
         Stage(
             "fetch",
-            "fetch.fetch",
             "Download or make the raw data, or check that they are there.",
-            ("data.dataset", "data.raw", "phantom", "preprocess.num_workers"),
+            ("data.dataset", "data.raw_folder", "phantom", "preprocess.num_workers"),
         ),
         Stage(
             "preprocess",
-            "preprocess.preprocess",
             "Cut all volumes into slices, or read a published set, and write the example store.",
             ("data", "preprocess"),
         ),
         Stage(
             "split",
-            "split.split",
             "Split the patients, or the training rows of a published set; write the table and the leak certificate.",
             ("split",),
         ),
-        Stage("train", "train.train", "Train the model; an interrupted run is resumed.", _TRAIN),
+        Stage("train", "Train the model; an interrupted run is resumed.", _TRAIN),
         Stage(
             "evaluate",
-            "evaluate.evaluate",
             "Score the validation and the test examples; write predictions, metrics and the report.",
             _EVALUATE,
         ),
         Stage(
             "predict",
-            "predict.predict",
             "Score new volumes, PNG images, or meshes and point clouds; write a row for each.",
             ("train.accelerator", "evaluate.batch_size", "predict"),
             "predict.inputs",
@@ -111,16 +103,14 @@ STAGES = {
         ),
         Stage(
             "export",
-            "export.export",
             "Write the trained model as torch.export program, ONNX model and MONAI bundle.",
             ("export",),
         ),
         Stage(
             "attention",
-            "attention.attention",
             "Draw what the trained model attends to.",
             (
-                *("data.dataset", "data.raw", "data.pattern", "data.table"),
+                *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
                 *_SLICES,
                 "train.accelerator",
                 "attention",
@@ -128,34 +118,37 @@ STAGES = {
             ),
         ),
         Stage(
-            "report",
-            "compare.report",
+            "compare",
             "Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.",
-            ("report",),
-            "report.runs",
+            ("compare",),
+            "compare.runs",
             "Report folders, or names such as phantom/seed-1; without them, all runs of the experiment.",
         ),
         Stage(
-            "audit",
-            "leak_study.audit",
+            "leak-study",
             "Show what leaks do: four ways to split, true and shuffled labels.",
             (
                 "data.dataset",
                 "preprocess.num_slices",
                 "split",
                 "model",
-                *("train.batch_size", "train.optimizer", "train.betas", "train.final_fraction", "train.clip_norm"),
+                *(
+                    "train.batch_size",
+                    "train.optimizer",
+                    "train.betas",
+                    "train.final_lr_fraction",
+                    "train.max_grad_norm",
+                ),
                 *("train.precision", "train.accelerator", "train.strategy"),
                 "evaluate",
-                "audit",
+                "leak_study",
                 "tracking",
             ),
         ),
         Stage(
-            "folds",
-            "cross_validate.folds",
+            "cross-validate",
             "Train and evaluate every fold, or every seed, and pool the predictions.",
-            (*_TRAIN, *_EVALUATE, "folds"),
+            (*_TRAIN, *_EVALUATE, "cross_validate"),
         ),
     )
 }

@@ -31,7 +31,7 @@ def attention(experiment: Experiment, console: Console) -> None:
     """Draw what the latents of a trained model attend to, and write the maps.
 
     Validation pictures are shown unless another split is asked for. Where training kept maps
-    (``attention.every_epochs``), chosen epochs are drawn too.
+    (``train.keep_attention_every_epochs``), chosen epochs are drawn too.
 
     Raises:
         UserError: no trained model, a model without attention, or examples, layers or heads that are not there.
@@ -72,23 +72,23 @@ def _read_below(
     Raises:
         UserError: the data set is not made of volumes, or a scan is not there or another.
     """
-    if not experiment.attention.native:
+    if not experiment.attention.native_resolution:
         return list(maps.examples)
     if not store.kind.has_slices:
-        raise UserError("attention.native: found True, but this data set has no volumes; allowed is False.")
+        raise UserError("attention.native_resolution: found True, but this data set has no volumes; allowed is False.")
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
     reader = DATASETS[experiment.data.dataset].list_sources
     assert reader is not None, "a store of volumes comes from a reader of volumes"
     raw = find_raw_folder(experiment)
-    if experiment.data.table is not None:
-        listed = list_table_sources(raw, experiment.data.table)
+    if experiment.data.label_table is not None:
+        listed = list_table_sources(raw, experiment.data.label_table)
     else:
         listed = reader(raw, experiment.data.pattern)
     sources = {source.source_id: source for source in listed}
     chosen = store.index.iloc[rows]
     missing = sorted(set(chosen["source_id"]) - set(sources))
     if missing:
-        raise UserError(f"{raw}: no scan is called {missing[0]}. Set attention.native: false.")
+        raise UserError(f"{raw}: no scan is called {missing[0]}. Set attention.native_resolution: false.")
     options = experiment.preprocess
     return [
         read_native(raw, sources[source_id], int(slice_index), options, str(manifest.loc[source_id, "sha256"]))

@@ -1,4 +1,4 @@
-"""The report stage: runs that were evaluated, side by side on one page."""
+"""The compare stage: runs that were evaluated, side by side on one page."""
 
 from rich.console import Console
 
@@ -8,7 +8,7 @@ from pipeline.reporting.comparison.page import write_comparison
 from pipeline.reporting.comparison.runs import find_report_folders, read_runs
 
 
-def report(experiment: Experiment, console: Console) -> None:
+def compare(experiment: Experiment, console: Console) -> None:
     """Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.
 
     Nothing is computed anew: what ``evaluate`` and ``train`` left is read.
@@ -16,7 +16,7 @@ def report(experiment: Experiment, console: Console) -> None:
     Raises:
         UserError: a run was not evaluated, or its files are damaged.
     """
-    options, paths = experiment.report, experiment.paths
+    options, paths = experiment.compare, experiment.paths
     runs = read_runs(find_report_folders(options.runs, paths))
     output = options.output or paths.root / "reports" / paths.name / "comparison.html"
     write_comparison(output, runs, options)

@@ -1,4 +1,4 @@
-"""The folds stage: every fold and every seed trained and evaluated, and all of them put together."""
+"""The cross-validate stage: every fold and every seed trained and evaluated, and all of them put together."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from pipeline.tracking.mlflow_run import TrackedRun, open_study_run
 from pipeline.tracking.records import RunFacts, name_files
 
 
-def folds(experiment: Experiment, console: Console) -> None:
+def cross_validate(experiment: Experiment, console: Console) -> None:
     """Train and evaluate every fold, with every seed, and report all patients together.
 
     Runs that are trained and evaluated already are read, not computed again.
@@ -26,7 +26,11 @@ def folds(experiment: Experiment, console: Console) -> None:
         UserError: folds of a published set, several devices, or what the train and evaluate stages refuse.
     """
     store = read_store(experiment.paths.prepared, verify=True)
-    name = "-".join(part for part in (experiment.run, "seeds" if experiment.folds.keep_split else "folds") if part)
+    name = "-".join(
+        part
+        for part in (experiment.run, "seeds" if experiment.cross_validate.vary == "seeds" else "cross_validation")
+        if part
+    )
     paths = Workspace(experiment.workspace, experiment.name, name)
     jobs = plan_runs(experiment, store)
     with open_study_run(experiment.tracking, paths, paths.report_folder / "mlflow.json") as parent:
@@ -46,10 +50,10 @@ def folds(experiment: Experiment, console: Console) -> None:
             }
             numbers |= {f"{level}_accuracy_{key}": value for key, value in study.spread[level]["runs"].items()}
         metrics = {key: value for key, value in numbers.items() if value is not None}
-        parent.keep(RunFacts(metrics=metrics, files=name_files(paths, paths.report_folder.glob("folds.*"))))
+        parent.keep(RunFacts(metrics=metrics, files=name_files(paths, paths.report_folder.glob("cross_validation.*"))))
     for sentence in describe_pooled(study, store.kind):
         console.print(f"  {sentence}", highlight=False)
-    console.print(f"-> {paths.report_folder / 'folds.html'}")
+    console.print(f"-> {paths.report_folder / 'cross_validation.html'}")
 
 
 def _run(job: Experiment, parent: TrackedRun, console: Console) -> None:

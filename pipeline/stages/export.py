@@ -94,7 +94,7 @@ def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float])
         "inside_the_model": {
             "mean": list(checkpoint.mean),
             "std": list(checkpoint.std),
-            "mirror_average": checkpoint.model.mirror_average,
+            "mirror_average": checkpoint.model.mirror_tta,
             "loss": checkpoint.settings["train.loss"],
         },
         "preprocessing": describe_options(checkpoint.preprocess) if is_volume else None,

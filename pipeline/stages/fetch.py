@@ -16,7 +16,7 @@ def fetch(experiment: Experiment, console: Console) -> None:
     Raises:
         UserError: the data set cannot be downloaded; the message tells how to get it lawfully.
     """
-    name, raw = experiment.data.dataset, experiment.data.raw
+    name, raw = experiment.data.dataset, experiment.data.raw_folder
     require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
     dataset = DATASETS[name]
     is_ours = raw is None or not raw.is_dir() or any((raw / mark).exists() for mark in dataset.marks)

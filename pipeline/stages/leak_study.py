@@ -1,4 +1,4 @@
-"""The audit stage: what leaks do, shown on these slices with this model."""
+"""The leak-study stage: what leaks do, shown on these slices with this model."""
 
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,7 @@ from pipeline.training.history import write_history
 from pipeline.training.run_state import read_preprocess
 
 
-def audit(experiment: Experiment, console: Console) -> None:
+def leak_study(experiment: Experiment, console: Console) -> None:
     """Show what leaks do: four ways to divide the same slices, with true and with shuffled labels.
 
     Nothing is written where training looks: no splits, no certificate, no checkpoint. A model that was scored
@@ -42,16 +42,16 @@ def audit(experiment: Experiment, console: Console) -> None:
     store = read_store(paths.prepared, verify=True)
     if not store.kind.has_patients:
         raise UserError(
-            f"audit: {experiment.data.dataset} has one example a group, so no patient can be in two splits. It is for "
-            "volumes; choose a config of scans."
+            f"leak-study: {experiment.data.dataset} has one example a group, so no patient can be in two "
+            "splits. It is for volumes; choose a config of scans."
         )
     read_preprocess(experiment, store)
-    folder = paths.report_folder / "audit"
-    runs = plan_leaky_runs(store, experiment.audit, experiment.split)
-    name = "-".join(part for part in (paths.run, "audit") if part)
+    folder = paths.report_folder / "leak_study"
+    runs = plan_leaky_runs(store, experiment.leak_study, experiment.split)
+    name = "-".join(part for part in (paths.run, "leak_study") if part)
     tracked_name = Workspace(paths.root, paths.name, name)
     with open_study_run(experiment.tracking, tracked_name, folder / "mlflow.json") as parent:
-        parent.keep(RunFacts(settings=flatten(experiment.audit, "audit")))
+        parent.keep(RunFacts(settings=flatten(experiment.leak_study, "leak_study")))
         parent.sync()
         for run in runs:
             path = folder / "runs" / f"{run.name}.json"
@@ -59,7 +59,7 @@ def audit(experiment: Experiment, console: Console) -> None:
                 _train(experiment, store, run, path, parent, console)
             elif parent.is_reached:
                 _track(experiment, path, parent).send_rest()
-        bootstrap = Bootstrap(options.num_resamples, options.seed)
+        bootstrap = Bootstrap(options.num_bootstrap_resamples, options.seed)
         study = read_leak_study(folder / "runs", runs, store.class_names, bootstrap)
         check_store(paths.prepared, store.fingerprint)
         write_leak_study(folder, experiment, store, study)
@@ -72,16 +72,16 @@ def audit(experiment: Experiment, console: Console) -> None:
                 f"{name}_high": outcome.accuracy["high"],
             }
         metrics = {name: number for name, number in numbers.items() if number is not None}
-        parent.keep(RunFacts(metrics=metrics, files=name_files(paths, folder.glob("audit.*"))))
+        parent.keep(RunFacts(metrics=metrics, files=name_files(paths, folder.glob("leak_study.*"))))
     for sentence in describe_outcomes(study.outcomes, store.class_names):
         console.print(f"  {sentence}", highlight=False)
-    console.print(f"-> {folder / 'audit.html'}")
+    console.print(f"-> {folder / 'leak_study.html'}")
 
 
 def _track(experiment: Experiment, path: Path, parent: TrackedRun) -> TrackedRun:
     """Open the mirror of one training, below that of the study."""
     tracking = dataclasses.replace(experiment.tracking, parent_run=parent.run_id)
-    name = Workspace(experiment.workspace, experiment.name, f"audit-{path.stem}")
+    name = Workspace(experiment.workspace, experiment.name, f"leak_study-{path.stem}")
     return open_study_run(tracking, name, path.parent / "mlflow" / path.name)
 
 
@@ -91,7 +91,7 @@ def _train(
     """Train and score one model; write its predictions, then its record, and keep an MLflow run of it."""
     paths, settings = experiment.paths, list_settings(experiment, store, run.num_train)
     digest = compute_fingerprint(store.fingerprint, run.splits.tolist())
-    use = DatasetUse(f"{paths.name} {run.name}", digest, str(paths.prepared), "audit")
+    use = DatasetUse(f"{paths.name} {run.name}", digest, str(paths.prepared), "leak_study")
     epochs, history = settings["train.epochs"], path.with_name(f"{run.name}-history.csv")
     # What is there is of an interrupted training, or of another recipe.
     (path.parent / "mlflow" / path.name).unlink(missing_ok=True)

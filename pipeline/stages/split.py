@@ -37,7 +37,7 @@ def split(experiment: Experiment, console: Console) -> None:
         check_certificate(paths.certificate, store, splits)
         console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")
         return
-    certificate = certify(store, splits, experiment.split.near_identical_bits, has_published_test)
+    certificate = certify(store, splits, experiment.split.near_duplicate_max_bits, has_published_test)
     write_table(paths.splits, splits, SPLIT_COLUMNS)
     write_checksummed_json(paths.certificate, certificate)
     kind = store.kind
@@ -76,4 +76,6 @@ def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool
         certificate["near_identical_images"]["bits"],
     )
     fingerprint = fingerprint_splits(splits)
-    return made_for == (store.fingerprint, fingerprint, experiment.split.near_identical_bits) and found == fingerprint
+    return (
+        made_for == (store.fingerprint, fingerprint, experiment.split.near_duplicate_max_bits) and found == fingerprint
+    )

@@ -49,11 +49,16 @@ def train(experiment: Experiment, console: Console) -> None:
     if not store.kind.is_image:
         check_point_transforms(experiment.augment)
     check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
-    if experiment.model.mirror_average:
-        check_swap("model.mirror_average", "false", store.class_names, experiment.preprocess.plane)
+    if experiment.model.mirror_tta:
+        check_swap("model.mirror_tta", "false", store.class_names, experiment.preprocess.plane)
     if config.strategy == "fsdp":  # the first process draws them alone, and has a part of the model alone
-        every = experiment.attention.every_epochs
-        require(every == 0, "attention.every_epochs", every, "0 with train.strategy fsdp; draw maps after training")
+        every = experiment.train.keep_attention_every_epochs
+        require(
+            every == 0,
+            "train.keep_attention_every_epochs",
+            every,
+            "0 with train.strategy fsdp; draw maps after training",
+        )
     origin = describe_origin(experiment, store, data.certificate["splits_fingerprint"])
     if config.resume:
         check_same_settings(paths, origin.settings)
@@ -101,7 +106,7 @@ def _train_alone(run: Run, console: Console) -> None:
         write_started(paths, run.origin.settings)
     run.setup.fabric.barrier()
     state = build_state(run.setup)
-    if experiment.attention.every_epochs > 0:
+    if experiment.train.keep_attention_every_epochs > 0:
         check_attention(state.classifier.model, KEPT)
     tracking = experiment.tracking if run.setup.is_first else TrackingConfig(enabled=False)
     try:
@@ -132,16 +137,12 @@ def _run(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) 
         for result in train_epochs(run.setup, state, display.show_step if console.is_terminal else None):
             weights, optimizer = _gather(run, state)
             _check_unchanged(run)
-            is_best = find_best(state.history, config.select_by) is result
+            is_best = find_best(state.history, config.monitor) is result
             # Before the last checkpoint: a run that is cut off here computes this epoch and its maps again.
-            keep_maps(
-                paths.attention_maps,
-                state.classifier,
-                run.store,
-                run.roles,
-                run.setup.experiment.attention,
-                result.epoch,
-            )
+            every = config.keep_attention_every_epochs
+            if every > 0 and result.epoch % every == 0:
+                num_examples = run.setup.experiment.attention.num_examples
+                keep_maps(paths.attention_maps, state.classifier, run.store, run.roles, num_examples, result.epoch)
             best = Checkpoint(
                 **vars(run.origin),
                 mean=state.classifier.mean_values,
@@ -224,7 +225,7 @@ def _describe_start(run: Run, state: TrainingState) -> str:
 
 def _record_best(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
     """Keep the best epoch's model and numbers."""
-    paths, best = run.setup.experiment.paths, find_best(state.history, run.setup.experiment.train.select_by)
+    paths, best = run.setup.experiment.paths, find_best(state.history, run.setup.experiment.train.monitor)
     tracked.keep(
         RunFacts(
             metrics={
@@ -241,7 +242,7 @@ def _record_best(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
 def _write_record(run: Run, state: TrainingState, tracking_run: str, console: Console) -> None:
     """Write the record that the run is complete."""
     paths, origin, fabric = run.setup.experiment.paths, run.origin, run.setup.fabric
-    best = find_best(state.history, run.setup.experiment.train.select_by)
+    best = find_best(state.history, run.setup.experiment.train.monitor)
     record = {
         "epochs": len(state.history),
         "stopped_early": len(state.history) < run.setup.experiment.train.epochs,

@@ -34,19 +34,19 @@ def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
     Raises:
         UserError: folds of a published set, or several devices.
     """
-    options, train_options = experiment.folds, experiment.train
+    options, train_options = experiment.cross_validate, experiment.train
     if train_options.devices * train_options.num_nodes > 1:
         raise UserError(
-            f"folds: found {train_options.devices * train_options.num_nodes} devices, allowed is one. Train folds on "
-            "several devices by themselves (--split.num_folds 5 --split.test_fold 0, then 1, ...); this stage then "
-            "reads them."
+            f"cross-validate: found {train_options.devices * train_options.num_nodes} devices, allowed is one. "
+            "Train folds on several devices by themselves (--split.num_folds 5 --split.test_fold 0, then 1, "
+            "...); this stage then reads them."
         )
-    if not store.kind.has_patients and not options.keep_split:
+    if not store.kind.has_patients and options.vary == "folds":
         raise UserError(
-            f"folds: {experiment.data.dataset} has published test rows, and folds would train on them. Vary the seed "
-            "alone: --folds.keep_split true --folds.seeds [0,1,2]."
+            f"cross-validate: {experiment.data.dataset} has published test rows, and folds would train on them. "
+            "Vary the seed alone: --cross_validate.vary seeds --cross_validate.seeds [0,1,2]."
         )
-    num_folds = 0 if options.keep_split else experiment.split.num_folds or DEFAULT_NUM_FOLDS
+    num_folds = 0 if options.vary == "seeds" else experiment.split.num_folds or DEFAULT_NUM_FOLDS
     jobs = []
     for seed in options.seeds or (train_options.seed,):
         word = f"seed-{seed}" if options.seeds else ""
@@ -115,7 +115,7 @@ def read_cross_validation(experiment: Experiment, jobs: Sequence[Experiment], st
         jobs: The runs, as :func:`plan_runs` returns them.
         store: The examples.
     """
-    bootstrap = Bootstrap(experiment.evaluate.num_resamples, experiment.evaluate.seed)
+    bootstrap = Bootstrap(experiment.evaluate.num_bootstrap_resamples, experiment.evaluate.seed)
     return combine_runs([_read_run(job, store.class_names) for job in jobs], store.class_names, bootstrap, store.kind)
 
 

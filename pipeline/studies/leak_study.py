@@ -62,7 +62,7 @@ class LeakStudy:
 
 def use_single_split(experiment: Experiment) -> Experiment:
     """Turn folds and given tables off, which are the main job's; the experiment's name for the run stays."""
-    plain = dataclasses.replace(experiment.split, num_folds=0, test_fold=0, table=None, val_count=None)
+    plain = dataclasses.replace(experiment.split, num_folds=0, test_fold=0, split_table=None, val_count=None)
     return dataclasses.replace(experiment, split=plain)
 
 
@@ -79,12 +79,12 @@ def list_settings(experiment: Experiment, store: Store, num_train: int) -> dict[
     """
     model, train = build_recipe(experiment, num_train)
     settings = flatten(model, "model") | flatten(NO_CHANGES, "augment")
-    left_out = (*EXECUTION, "train.seed", "train.select_by", "train.early_stopping_epochs")
+    left_out = (*EXECUTION, "train.seed", "train.monitor", "train.early_stopping_epochs")
     settings |= {name: value for name, value in flatten(train, "train").items() if name not in left_out}
     split = experiment.split
     settings |= {f"split.{name}": getattr(split, name) for name in ("val_fraction", "test_fraction", "stratify")}
     return settings | {
-        "audit.slices": experiment.audit.slices,
+        "leak_study.num_slices": experiment.leak_study.num_slices,
         "training slices": num_train,
         "store fingerprint": store.fingerprint,
     }

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
-from pipeline.config.studies import AuditConfig
+from pipeline.config.studies import LeakStudyConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.data.batches import Examples, place_examples
 from pipeline.data.store import Store
@@ -24,7 +24,9 @@ from pipeline.training.setup import start_from
 
 WARMUP_SHARE = 0.1
 # Nothing that would keep a model from learning pictures by heart, and nothing that exchanges labels.
-NO_CHANGES = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0, noise=0)
+NO_CHANGES = AugmentConfig(
+    rotation_degrees=0, zoom_fraction=0, shift_fraction=0, gamma=0, brightness_fraction=0, noise_std=0
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
         num_train: training pictures, which say how many epochs the steps are.
     """
     perceiver = dataclasses.replace(experiment.model.perceiver, dropout=0.0, attention_dropout=0.0)
-    model = dataclasses.replace(experiment.model, mirror_average=False, perceiver=perceiver)
-    options: AuditConfig = experiment.audit
-    epochs = -(-options.steps // count_steps(num_train, experiment.train.batch_size))
+    model = dataclasses.replace(experiment.model, mirror_tta=False, perceiver=perceiver)
+    options: LeakStudyConfig = experiment.leak_study
+    epochs = -(-options.num_steps // count_steps(num_train, experiment.train.batch_size))
     train = dataclasses.replace(
         experiment.train,
         epochs=epochs,

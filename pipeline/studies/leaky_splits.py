@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.data import SplitConfig
-from pipeline.config.studies import AuditConfig
+from pipeline.config.studies import LeakStudyConfig
 from pipeline.core.array_types import Array
 from pipeline.data.splits import SPLITS, assign_splits
 from pipeline.data.store import Store
@@ -51,7 +51,7 @@ class LeakyRun:
         return int((self.splits == SPLITS[0]).sum())
 
 
-def plan_leaky_runs(store: Store, options: AuditConfig, split: SplitConfig) -> list[LeakyRun]:
+def plan_leaky_runs(store: Store, options: LeakStudyConfig, split: SplitConfig) -> list[LeakyRun]:
     """List the models of the study: for each seed, each way to divide with true and with shuffled labels.
 
     Args:
@@ -62,7 +62,7 @@ def plan_leaky_runs(store: Store, options: AuditConfig, split: SplitConfig) -> l
     Raises:
         UserError: too few patients, scans or slices to divide.
     """
-    rows = choose_middle_slices(store.index, options.slices)
+    rows = choose_middle_slices(store.index, options.num_slices)
     index = store.index.iloc[rows].reset_index(drop=True)
     runs = []
     for seed in options.seeds:

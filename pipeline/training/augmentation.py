@@ -51,16 +51,19 @@ def check_mirror(config: AugmentConfig, class_names: tuple[str, ...], plane: Pla
         plane: the anatomical plane of the pictures.
 
     Raises:
-        UserError: ``swap`` without left and right, or in sagittal slices; ``keep`` with left and right.
+        UserError: ``swap_label`` without left and right, or in sagittal slices; ``keep_label`` with left and right.
     """
-    if config.mirror == "swap":
+    if config.horizontal_flip == "swap_label":
         check_swap(
-            "augment.mirror: 'swap'", "'keep' where a mirror image has the same label, else 'none'", class_names, plane
+            "augment.horizontal_flip: 'swap_label'",
+            "'keep_label' where a mirror image has the same label, else 'none'",
+            class_names,
+            plane,
         )
-    if config.mirror == "keep" and tuple(class_names) == LATERALITY:
+    if config.horizontal_flip == "keep_label" and tuple(class_names) == LATERALITY:
         raise UserError(
-            "augment.mirror: 'keep' would call the mirror image of a left knee left, although it shows a right one. "
-            "Use 'swap' (axial and coronal slices), else 'none'."
+            "augment.horizontal_flip: 'keep_label' would call the mirror image of a left knee left, although it "
+            "shows a right one. Use 'swap_label' (axial and coronal slices), else 'none'."
         )
 
 
@@ -120,27 +123,27 @@ def sample_transforms(
         return (torch.rand(batch, generator=generator, device=device) * 2 - 1) * limit
 
     mirrored = geometry = exponent = factor = noise = displacement = erased = None
-    if config.mirror != "none":
+    if config.horizontal_flip != "none":
         mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
-    if config.rotation_degrees > 0 or config.zoom > 0 or config.shift > 0:
+    if config.rotation_degrees > 0 or config.zoom_fraction > 0 or config.shift_fraction > 0:
         geometry = compute_geometry(
             degrees=uniform(config.rotation_degrees),
-            zoom=1 + uniform(config.zoom),
-            shift_right=uniform(config.shift),
-            shift_down=uniform(config.shift),
+            zoom=1 + uniform(config.zoom_fraction),
+            shift_right=uniform(config.shift_fraction),
+            shift_down=uniform(config.shift_fraction),
             height=height,
             width=width,
         )
-    if config.contrast > 0:
-        exponent = torch.exp(uniform(math.log1p(config.contrast)))
-    if config.brightness > 0:
-        factor = 1 + uniform(config.brightness)
-    if config.noise > 0:
-        noise = torch.randn(shape, generator=generator, device=device) * config.noise
+    if config.gamma > 0:
+        exponent = torch.exp(uniform(math.log1p(config.gamma)))
+    if config.brightness_fraction > 0:
+        factor = 1 + uniform(config.brightness_fraction)
+    if config.noise_std > 0:
+        noise = torch.randn(shape, generator=generator, device=device) * config.noise_std
     if config.crop_padding > 0:
         limits = (-config.crop_padding, config.crop_padding + 1)
         displacement = torch.randint(*limits, (batch, 2), generator=generator, device=device)
-    if config.erase_probability > 0:
+    if config.random_erasing_probability > 0:
         erased = draw_erased_boxes(config, batch, height, width, generator, device)
     return ImageTransforms(mirrored, geometry, exponent, factor, noise, displacement, erased)
 
@@ -234,17 +237,17 @@ def displace_images(images: torch.Tensor, displacement: torch.Tensor) -> torch.T
 
 
 def flip_labels(labels: torch.Tensor, transforms: ImageTransforms, config: AugmentConfig) -> torch.Tensor:
-    """Exchange left and right where a picture was mirrored under ``augment.mirror: swap``.
+    """Exchange left and right where a picture was mirrored under ``augment.horizontal_flip: swap_label``.
 
     Args:
-        labels: (batch,) class indices, 0 and 1 under ``swap``.
+        labels: (batch,) class indices, 0 and 1 under ``swap_label``.
         transforms: of the same pictures.
         config: whether the mirror swaps.
 
     Returns:
         (batch,) class indices.
     """
-    if config.mirror != "swap" or transforms.mirrored is None:
+    if config.horizontal_flip != "swap_label" or transforms.mirrored is None:
         return labels
     return torch.where(transforms.mirrored, 1 - labels, labels)
 

@@ -217,7 +217,7 @@ def _check_claims(checkpoint: Checkpoint) -> None:
     # Python itself counts layers and pixels one by one, and a picture's pixels need no weights.
     counts = (perceiver.num_cross_attends, perceiver.self_attends_per_cross, model.num_conv_layers)
     height, width = checkpoint.spec.image_size
-    num_pixels = 0 if model.permute_seed is None else height * width
+    num_pixels = 0 if model.pixel_permutation_seed is None else height * width
     if max(counts) > MAX_LAYERS or num_pixels > MAX_PERMUTED_PIXELS:
         raise UserError(
             f"checkpoint: its config claims {max(counts)} layers and pictures of {(height, width)}; at most "
@@ -227,7 +227,7 @@ def _check_claims(checkpoint: Checkpoint) -> None:
     try:
         with torch.device("meta"), warnings.catch_warnings():  # tensors with shapes and without values
             warnings.simplefilter("ignore")  # the network itself is built next, and warns
-            described = build_model(dataclasses.replace(model, permute_seed=None), checkpoint.spec, seed=0)
+            described = build_model(dataclasses.replace(model, pixel_permutation_seed=None), checkpoint.spec, seed=0)
     except (RuntimeError, TypeError, OverflowError) as error:  # a size beyond any number, or none at all
         raise UserError(
             f"checkpoint: no network is as its config says ({type(error).__name__}). Give one that train wrote."

@@ -54,7 +54,7 @@ def should_stop(history: Sequence[EpochResult], config: TrainConfig) -> bool:
         return True
     if config.early_stopping_epochs == 0 or not history:
         return False
-    return history[-1].epoch - find_best(history, config.select_by).epoch >= config.early_stopping_epochs
+    return history[-1].epoch - find_best(history, config.monitor).epoch >= config.early_stopping_epochs
 
 
 def list_numbers(result: EpochResult) -> dict[str, float]:

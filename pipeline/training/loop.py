@@ -232,9 +232,9 @@ def _build_preparation(
 
 def _update_weights(fabric: Fabric, state: TrainingState, config: TrainConfig) -> None:
     """Let the optimizer do one step with the gradients of this batch."""
-    if config.clip_norm is not None:
+    if config.max_grad_norm is not None:
         fabric.clip_gradients(
-            state.parallel_model, state.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+            state.parallel_model, state.optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False
         )
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)

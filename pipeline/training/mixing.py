@@ -146,8 +146,8 @@ def draw_erased_boxes(
     def uniform(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(num_pictures, generator=generator, device=device)
 
-    chosen = uniform(0, 1) < config.erase_probability
-    area = uniform(*config.erase_area) * (height * width)
+    chosen = uniform(0, 1) < config.random_erasing_probability
+    area = uniform(*config.random_erasing_area) * (height * width)
     aspect = torch.exp(uniform(-math.log(LARGEST_ASPECT), math.log(LARGEST_ASPECT)))
     box_height = (area * aspect).sqrt().round().clamp(1, height)
     box_width = (area / aspect).sqrt().round().clamp(1, width)

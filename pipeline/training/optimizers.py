@@ -144,17 +144,17 @@ def compute_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     warmup_steps = config.warmup_epochs * steps_per_epoch
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
     if config.schedule == "step":
-        return warmup * config.gamma ** (epoch // config.step_epochs)
+        return warmup * config.lr_gamma ** (epoch // config.lr_step_epochs)
     if config.schedule == "multistep":
-        return warmup * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+        return warmup * config.lr_gamma ** sum(epoch >= milestone for milestone in config.lr_milestones)
     if config.schedule == "exponential":
-        return warmup * config.gamma**epoch
+        return warmup * config.lr_gamma**epoch
     if config.schedule == "cosine":
         last_step = config.epochs * steps_per_epoch - 1
         progress = (step - warmup_steps) / max(1.0, last_step - warmup_steps)
         progress = min(1.0, max(0.0, progress))
         falling = (1 + math.cos(math.pi * progress)) / 2
-        return warmup * (config.final_fraction + (1 - config.final_fraction) * falling)
+        return warmup * (config.final_lr_fraction + (1 - config.final_lr_fraction) * falling)
     return warmup
 
 

@@ -50,7 +50,7 @@ def check_point_transforms(config: AugmentConfig) -> None:
     Raises:
         UserError: a mirror, random crops, random erasing, mixup or cutmix.
     """
-    for field_name in ("mirror", "crop_padding", "erase_probability", "mixup_alpha", "cutmix_alpha"):
+    for field_name in ("horizontal_flip", "crop_padding", "random_erasing_probability", "mixup_alpha", "cutmix_alpha"):
         found, allowed = getattr(config, field_name), getattr(AugmentConfig, field_name)
         require(found == allowed, f"augment.{field_name}", found, f"{allowed!r} for point clouds")
 
@@ -80,19 +80,19 @@ def sample_point_transforms(
         return torch.rand(sizes, generator=generator, device=device) * 2 - 1
 
     chosen = torch.rand((batch, num_stored), generator=generator, device=device).argsort(dim=1)[:, :num_points]
-    if config.dropout > 0:
-        share = torch.rand((batch, 1), generator=generator, device=device) * config.dropout
+    if config.dropout_fraction > 0:
+        share = torch.rand((batch, 1), generator=generator, device=device) * config.dropout_fraction
         draws = torch.rand((batch, num_points), generator=generator, device=device)
         chosen = drop_points(chosen, share, draws)
     rotation = stretch = factor = jitter = shift = None
     if config.rotation_degrees > 0:
         rotation = compute_rotation(uniform(batch) * config.rotation_degrees, config.up_axis)
-    if config.stretch > 0:
-        stretch = torch.exp(uniform(batch, 1, 3) * math.log1p(config.stretch))
-    if config.scale > 0:
-        factor = 1 + uniform(batch, num_points, 1) * config.scale
-    if config.jitter > 0:
-        jitter = torch.randn((batch, num_points, 3), generator=generator, device=device) * config.jitter
+    if config.stretch_fraction > 0:
+        stretch = torch.exp(uniform(batch, 1, 3) * math.log1p(config.stretch_fraction))
+    if config.scale_fraction > 0:
+        factor = 1 + uniform(batch, num_points, 1) * config.scale_fraction
+    if config.jitter_std > 0:
+        jitter = torch.randn((batch, num_points, 3), generator=generator, device=device) * config.jitter_std
     if config.shift > 0:
         shift = uniform(batch, 1, 3) * config.shift
     return PointTransforms(chosen, rotation, stretch, factor, jitter, shift)

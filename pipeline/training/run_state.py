@@ -13,6 +13,7 @@ import torch
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.renames import RENAMED_OPTIONS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.serialization import build_record, flatten
@@ -24,7 +25,15 @@ from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read
 from pipeline.training.devices import choose_accelerator, choose_precision
 
 # How a run is executed, not what it computes: these may change when a run goes on.
-EXECUTION = ("train.accelerator", "train.devices", "train.num_nodes", "train.strategy", "train.compile", "train.resume")
+EXECUTION = (
+    "train.accelerator",
+    "train.devices",
+    "train.num_nodes",
+    "train.strategy",
+    "train.compile",
+    "train.resume",
+    "train.keep_attention_every_epochs",
+)
 
 
 def describe_settings(experiment: Experiment, store: Store, split_fingerprint: str) -> dict[str, Any]:
@@ -58,7 +67,7 @@ def read_preprocess(experiment: Experiment, store: Store) -> PreprocessConfig:
                 f"config says {wanted[name]}. Run the preprocess stage again, or set the option back."
             )
     # A checkpoint goes to others, whom the machines of the cluster do not concern.
-    return build_record(PreprocessConfig, wanted | {"scheduler": None})
+    return build_record(PreprocessConfig, wanted | {"dask_scheduler": None})
 
 
 def read_started(paths: Workspace) -> dict[str, Any] | None:
@@ -83,6 +92,13 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     if started is None or not paths.last_checkpoint.is_file():
         return
     before = started["settings"]
+    old_names = sorted(before.keys() & RENAMED_OPTIONS.keys())
+    if old_names:
+        raise UserError(
+            f"{paths.run_folder}: trained by an earlier version ({old_names[0]} is called "
+            f"{RENAMED_OPTIONS[old_names[0]]} now). Give the new run a name of its own (run: NAME), or train "
+            "again and lose the old one (train.resume: false)."
+        )
     changes = [
         f"{name} was {before.get(name)}, is {settings.get(name)}"
         for name in sorted(before.keys() | settings.keys())

@@ -137,7 +137,9 @@ def measure_tables(experiment: Experiment, scratch: Path) -> dict[str, float]:
         np.round(place / (AKOA_SLICES - 1) * 2 - 1, 6),
     )
     index = pd.DataFrame(dict(zip(INDEX_COLUMNS, columns, strict=True)))
-    pictures = np.random.default_rng(0).integers(0, 256, (len(index), *experiment.preprocess.size), dtype=np.uint8)
+    pictures = np.random.default_rng(0).integers(
+        0, 256, (len(index), *experiment.preprocess.image_size), dtype=np.uint8
+    )
     write_store(scratch / "store", [pictures], index, {})
     rates = {
         "slice_bytes": sum(path.stat().st_size for path in (scratch / "store").iterdir()) / len(index),
@@ -151,7 +153,7 @@ def measure_tables(experiment: Experiment, scratch: Path) -> dict[str, float]:
 
 def split_once(folder: Path, experiment: Experiment) -> None:
     store = read_store(folder, verify=True)
-    certify(store, assign_splits(store.index, experiment.split), experiment.split.near_identical_bits)
+    certify(store, assign_splits(store.index, experiment.split), experiment.split.near_duplicate_max_bits)
 
 
 def measure_model(experiment: Experiment) -> dict[str, float]:
@@ -160,11 +162,11 @@ def measure_model(experiment: Experiment) -> dict[str, float]:
     fabric = build_fabric(config)
     number = NUM_STEPS_TIMED * config.batch_size
     generator = np.random.default_rng(0)
-    pictures = generator.integers(0, 256, (number, *experiment.preprocess.size), dtype=np.uint8)
+    pictures = generator.integers(0, 256, (number, *experiment.preprocess.image_size), dtype=np.uint8)
     positions = np.zeros(number, np.float32)
     examples = place_examples(pictures, np.arange(number), np.arange(number) % 2, positions, fabric.device)
     few = place_examples(pictures, np.arange(2), np.arange(2), positions[:2], fabric.device)
-    spec = InputSpec(VOLUMES, 1, experiment.preprocess.size, experiment.preprocess.num_slices, ("left", "right"))
+    spec = InputSpec(VOLUMES, 1, experiment.preprocess.image_size, experiment.preprocess.num_slices, ("left", "right"))
     model = build_model(experiment.model, spec, seed=0)
     classifier = Classifier(model, experiment.model, spec, (0.5,), (0.3,))
     epochs = start_epochs(fabric, classifier, examples, few, experiment)
@@ -210,7 +212,7 @@ def count_cost(archive: Archive, rates: dict[str, float], experiment: Experiment
         "parts": archive.volumes * rates[f"part_bytes_{archive.slices_each}"],
         "store": archive.slices * rates["slice_bytes"],
         "predictions": num_test * rates["prediction_bytes"],
-        "pictures": num_train * float(np.prod(experiment.preprocess.size)),
+        "pictures": num_train * float(np.prod(experiment.preprocess.image_size)),
         "preprocess": archive.volumes * rates[f"volume_s_{archive.slices_each}"],
         "split": archive.slices * rates["split_s"] + table_s,
         "epoch": num_train * rates["train_s"] + num_val * rates["score_s"],
@@ -235,7 +237,7 @@ def show_time(seconds: float) -> str:
 def describe(rates: dict[str, float], experiment: Experiment, arguments: argparse.Namespace) -> str:
     gpu_rate: float | None = arguments.gpu_pictures_per_second
     costs = [count_cost(archive, rates, experiment) for archive in ARCHIVES]
-    size, epochs = experiment.preprocess.size, experiment.train.epochs
+    size, epochs = experiment.preprocess.image_size, experiment.train.epochs
 
     def row(name: str, key: str, show: Callable[[float], str], times: float = 1.0) -> str:
         return f"| {name} | {' | '.join(show(times * cost[key]) if cost[key] > 0 else '' for cost in costs)} |"

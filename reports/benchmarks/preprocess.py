@@ -34,7 +34,7 @@ from pipeline.data.sources import Source
 from pipeline.datasets.phantom.scans import make_phantom
 from pipeline.preprocessing.parts import compute_part_key, prepare_part
 
-OPTIONS = PreprocessConfig(num_slices=40, size=(64, 64), spacing_mm=2.2)
+OPTIONS = PreprocessConfig(num_slices=40, image_size=(64, 64), spacing_mm=2.2)
 
 
 def main() -> None:

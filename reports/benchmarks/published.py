@@ -37,7 +37,7 @@ def main() -> None:
     ]
     for name in arguments.configs:
         common = ["--config", f"configs/{name}.yaml", *extra]
-        common += ["--data.raw", str(arguments.data)] if arguments.data else []
+        common += ["--data.raw_folder", str(arguments.data)] if arguments.data else []
         for stage in ("fetch", "preprocess", "split"):
             run(stage, common)
         scores = [run_seed(common, seed) for seed in arguments.seeds]

@@ -49,7 +49,7 @@ def make_store(height: int = 8, width: int = 12) -> Store:
 
 def make_classifier(height: int = 8, width: int = 12, mirror_average: bool = False, **options) -> Classifier:
     config = ModelConfig(**{"stem": "patches", "patch_size": 2, "perceiver": SHAPE, **options})
-    config = dataclasses.replace(config, mirror_average=mirror_average)
+    config = dataclasses.replace(config, mirror_tta=mirror_average)
     spec = build_spec(image_size=(height, width), num_slices=3)
     return Classifier(build_model(config, spec, seed=0), config, spec, (0.4,), (0.3,))
 
@@ -277,7 +277,7 @@ def test_epochs_of_other_examples_are_not_mixed(store):
 @pytest.mark.parametrize("stem", ["pixels", "patches"])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_maps_of_permuted_pixels_come_back_to_where_the_picture_has_them(stem, mirrored, store):
-    permuted = make_classifier(stem=stem, permute_seed=3)
+    permuted = make_classifier(stem=stem, pixel_permutation_seed=3)
     maps = compute_maps(permuted, store, ROWS, AttentionConfig(mirrored=mirrored), 1)
     permutation = permuted.model.permutation
     seen = torch.tensor(store.examples[ROWS][:, :, ::-1].copy() if mirrored else store.examples[ROWS])

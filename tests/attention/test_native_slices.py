@@ -14,7 +14,7 @@ from pipeline.formats.nifti import read_volume
 from pipeline.preprocessing.slicing import cut_stack
 
 # Rows of 1 mm and columns of 2 mm in 24 x 26 mm, fitted into 6 x 6 pixels of 26 / 6 mm.
-OPTIONS = PreprocessConfig(num_slices=3, size=(6, 6), percentiles=(0.0, 100.0))
+OPTIONS = PreprocessConfig(num_slices=3, image_size=(6, 6), intensity_percentiles=(0.0, 100.0))
 
 
 def build_source(name: str, *more: str) -> Source:
@@ -42,7 +42,7 @@ def test_a_native_slice_shows_what_the_stored_one_shows_in_smaller_pixels(tmp_pa
 
 
 def test_where_stored_pixels_are_the_scans_own_nothing_changes(tmp_path, knee):
-    options = PreprocessConfig(num_slices=3, size=(24, 26), spacing_mm=1.0)
+    options = PreprocessConfig(num_slices=3, image_size=(24, 26), spacing_mm=1.0)
     volume = read_volume(knee)
     native = read_native(tmp_path, build_source("a.nii.gz"), 1, options, volume.sha256)
     np.testing.assert_array_equal(native[0], cut_stack(volume, options, "").images[1])
@@ -51,10 +51,10 @@ def test_where_stored_pixels_are_the_scans_own_nothing_changes(tmp_path, knee):
 @pytest.mark.parametrize(
     ("options", "pixel_mm", "size", "spacing_mm"),
     [
-        (PreprocessConfig(size=(64, 64)), (0.5, 0.5), (384, 384), 0.5),
-        (PreprocessConfig(size=(64, 64), spacing_mm=1.0), (0.4, 0.7), (192, 192), 1 / 3),
-        (PreprocessConfig(size=(64, 64), spacing_mm=0.3), (0.5, 0.5), (64, 64), 0.3),
-        (PreprocessConfig(size=(4, 4)), (0.5, 0.5), (64, 64), 3.0),
+        (PreprocessConfig(image_size=(64, 64)), (0.5, 0.5), (384, 384), 0.5),
+        (PreprocessConfig(image_size=(64, 64), spacing_mm=1.0), (0.4, 0.7), (192, 192), 1 / 3),
+        (PreprocessConfig(image_size=(64, 64), spacing_mm=0.3), (0.5, 0.5), (64, 64), 0.3),
+        (PreprocessConfig(image_size=(4, 4)), (0.5, 0.5), (64, 64), 3.0),
     ],
 )
 def test_pixels_are_as_small_as_the_scans_and_fit_into_stored_ones(options, pixel_mm, size, spacing_mm):

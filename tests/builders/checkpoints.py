@@ -28,7 +28,7 @@ def make_checkpoint(**changes):
     values = {
         "model": MODEL,
         "spec": build_spec(**shape),
-        "preprocess": PreprocessConfig(size=(8, 8), num_slices=5, spacing_mm=1.5),
+        "preprocess": PreprocessConfig(image_size=(8, 8), num_slices=5, spacing_mm=1.5),
         "mean": (0.1 + 0.2,),
         "std": (1 / 3,),
         "store_fingerprint": "a",

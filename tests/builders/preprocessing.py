@@ -6,12 +6,15 @@ from pipeline.config.data import DataConfig, PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.stages.preprocess import preprocess
 
-OPTIONS = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1)
+OPTIONS = PreprocessConfig(num_slices=5, image_size=(16, 16), num_workers=1)
 
 
 def make_experiment(tmp_path, options=OPTIONS, **data):
     return Experiment(
-        "knees", workspace=tmp_path / "work", data=DataConfig(**({"raw": tmp_path / "raw"} | data)), preprocess=options
+        "knees",
+        workspace=tmp_path / "work",
+        data=DataConfig(**({"raw_folder": tmp_path / "raw"} | data)),
+        preprocess=options,
     )
 
 

@@ -157,7 +157,15 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     parallel_model = fabric.setup_module(model)
     parallel_optimizer = fabric.setup_optimizers(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     state = TrainingState(wrap_network(model, (0.2,), (0.2,)), parallel_model, parallel_optimizer, [])
-    noisy = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0.1, noise=0.02, mirror="swap")
+    noisy = AugmentConfig(
+        rotation_degrees=0,
+        zoom_fraction=0,
+        shift_fraction=0,
+        gamma=0,
+        brightness_fraction=0.1,
+        noise_std=0.02,
+        horizontal_flip="swap_label",
+    )
     epochs: dict[bool, list[np.ndarray]] = {True: [], False: []}
     try:
         for _ in train_epochs(build_setup(fabric, train_examples, val_examples, config, noisy), state):
@@ -171,7 +179,7 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     return Seen(epochs[True], epochs[False], numbers, weights)
 
 
-CONFIG = TrainConfig(epochs=3, batch_size=8, precision="32-true", accelerator="cpu", warmup_epochs=0, clip_norm=0.5)
+CONFIG = TrainConfig(epochs=3, batch_size=8, precision="32-true", accelerator="cpu", warmup_epochs=0, max_grad_norm=0.5)
 
 # Sums in another order: float32 keeps seven digits, and a few steps of training lose one or two of them.
 TOLERANCE = {"rel": 2e-5, "abs": 1e-6}
@@ -183,7 +191,7 @@ def on_devices(config: TrainConfig, number: int) -> TrainConfig:
 
 def make(folder, **options) -> Experiment:
     """Without what each process draws for its own share: dropout and mixing."""
-    experiment = make_experiment(folder, augment=AugmentConfig(mirror="swap", noise=0.05))
+    experiment = make_experiment(folder, augment=AugmentConfig(horizontal_flip="swap_label", noise_std=0.05))
     model = dataclasses.replace(experiment.model, perceiver=dataclasses.replace(TINY, dropout=0.0))
     train = dataclasses.replace(experiment.train, batch_size=12, epochs=3, **options)
     return dataclasses.replace(experiment, model=model, train=train)

@@ -27,11 +27,16 @@ from pipeline.training.history import EpochResult, write_history
 
 SLICES = 4
 
-PREPROCESS = PreprocessConfig(size=(8, 8), num_slices=SLICES)
+PREPROCESS = PreprocessConfig(image_size=(8, 8), num_slices=SLICES)
 
 # All that is drawn: what a run that goes on must draw again.
 AUGMENT = AugmentConfig(
-    mirror="swap", crop_padding=1, erase_probability=0.5, noise=0.05, mixup_alpha=0.2, cutmix_alpha=1.0
+    horizontal_flip="swap_label",
+    crop_padding=1,
+    random_erasing_probability=0.5,
+    noise_std=0.05,
+    mixup_alpha=0.2,
+    cutmix_alpha=1.0,
 )
 
 

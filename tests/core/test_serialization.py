@@ -14,10 +14,10 @@ def make_experiment() -> Experiment:
     return Experiment(
         name="all",
         workspace=Path("here"),
-        preprocess=PreprocessConfig(size=(3, 4), spacing_mm=None),
-        split=SplitConfig(table=Path("splits.csv")),
+        preprocess=PreprocessConfig(image_size=(3, 4), spacing_mm=None),
+        split=SplitConfig(split_table=Path("splits.csv")),
         model=ModelConfig(perceiver=PerceiverConfig(max_freq=(3.0, 5.0))),
-        train=TrainConfig(milestones=(1, 2), clip_norm=None),
+        train=TrainConfig(lr_milestones=(1, 2), max_grad_norm=None),
     )
 
 
@@ -28,8 +28,8 @@ def test_an_experiment_comes_back_from_json_as_it_was():
 
 def test_flat_names_hold_what_json_can():
     flat = flatten(make_experiment())
-    assert flat["preprocess.size"] == [3, 4]
-    assert flat["split.table"] == "splits.csv"
+    assert flat["preprocess.image_size"] == [3, 4]
+    assert flat["split.split_table"] == "splits.csv"
     assert flat["model.perceiver.max_freq"] == [3.0, 5.0]
-    assert flat["train.clip_norm"] is None
+    assert flat["train.max_grad_norm"] is None
     assert json.loads(json.dumps(flat)) == flat

@@ -83,7 +83,7 @@ def test_a_given_table_is_taken_as_it_is(tmp_path):
     index = make_index(both=3)
     path = tmp_path / "mine.csv"
     path.write_text("group_id,split\nboth000,test\nboth001,train\nboth002,val\nother,train\n")
-    splits = assign_splits(index, SplitConfig(table=path))
+    splits = assign_splits(index, SplitConfig(split_table=path))
     assert dict(zip(splits["group_id"], splits["split"], strict=True)) == {
         "both000": "test",
         "both001": "train",
@@ -104,7 +104,7 @@ def test_a_given_table_that_does_not_fit_is_refused(rows, match, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("group_id,split\n" + rows)
     with pytest.raises(UserError, match=match):
-        assign_splits(make_index(both=3), SplitConfig(table=path))
+        assign_splits(make_index(both=3), SplitConfig(split_table=path))
 
 
 def test_folds_where_splits_are_wanted_are_refused(tmp_path):

@@ -140,7 +140,7 @@ def test_a_dead_mirror_is_named_and_the_next_one_tried(server, tmp_path):
     text = run(tmp_path, RemoteFile("a.bin", (dead, server.url("a.bin")), md5(CONTENT)))
     assert f"warning: {dead}: " in text
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    with pytest.raises(UserError, match=r"no mirror gave it .*127.0.0.1.*404.*--data.raw"):
+    with pytest.raises(UserError, match=r"no mirror gave it .*127.0.0.1.*404.*--data.raw_folder"):
         run(tmp_path, RemoteFile("b.bin", (dead, server.url("gone")), md5(CONTENT)))
 
 
@@ -230,7 +230,7 @@ def test_an_archive_that_is_broken_or_lacks_a_member_is_refused(suffix, tmp_path
 
 def fetch_stage(tmp_path, raw, dataset="small") -> str:
     console = Console(file=io.StringIO(), width=300)
-    fetch(Experiment("small", workspace=tmp_path / "work", data=DataConfig(dataset=dataset, raw=raw)), console)
+    fetch(Experiment("small", workspace=tmp_path / "work", data=DataConfig(dataset=dataset, raw_folder=raw)), console)
     return console.file.getvalue()
 
 

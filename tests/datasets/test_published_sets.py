@@ -168,7 +168,7 @@ def test_files_that_are_absent_or_doubled_are_named(write_mnist, write_cifar, tm
 
 
 def make_experiment(workspace, raw, dataset="mnist", **changes):
-    data = DataConfig(dataset=dataset, raw=raw, allow_partial=True)
+    data = DataConfig(dataset=dataset, raw_folder=raw, allow_partial=True)
     return Experiment(**({"name": "small", "workspace": workspace, "data": data} | changes))
 
 
@@ -220,7 +220,7 @@ def test_preprocess_does_nothing_twice_and_redoes_what_changed(write_mnist, tmp_
 
 def test_options_for_volumes_are_refused(write_mnist, tmp_path):
     raw = write_mnist(tmp_path / "raw")
-    data = DataConfig(dataset="mnist", raw=raw, allow_partial=True, pattern="*a*")
+    data = DataConfig(dataset="mnist", raw_folder=raw, allow_partial=True, pattern="*a*")
     with pytest.raises(UserError, match=r"data.pattern: found \*a\*; mnist is read whole"):
         run(preprocess, make_experiment(tmp_path, raw, data=data))
 
@@ -305,7 +305,7 @@ def test_a_table_may_divide_train_but_not_move_test_rows(write_mnist, tmp_path):
     table = tmp_path / "mine.csv"
     mine["split"] = np.where(mine["group_id"] == "train-00007", "val", mine["split"].replace("val", "train"))
     mine.to_csv(table, index=False)
-    given = make_experiment(tmp_path / "work", tmp_path / "raw", split=SplitConfig(table=table))
+    given = make_experiment(tmp_path / "work", tmp_path / "raw", split=SplitConfig(split_table=table))
     assert "val   1 image (1 7)" in run(split, given)
     mine["split"] = np.where(mine["group_id"] == "test-00003", "val", mine["split"])
     mine.to_csv(table, index=False)

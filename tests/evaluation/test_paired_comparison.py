@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.attention.maps import AttentionMaps
 from pipeline.attention.storage import name_kept_epoch, write_maps
-from pipeline.config.outputs import ReportConfig
+from pipeline.config.outputs import CompareConfig
 from pipeline.core.errors import UserError
 from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
 from pipeline.core.workspace import Workspace
@@ -190,7 +190,7 @@ def test_runs_are_found_by_experiment_name_folder_and_run_folder(root, tmp_path)
 
 def write_page(root: Path, *names: str) -> str:
     runs = read_runs(find_report_folders([Path(name) for name in names], Workspace(root, "knees")))
-    write_comparison(root / "page.html", runs, ReportConfig(num_resamples=200, num_examples=4))
+    write_comparison(root / "page.html", runs, CompareConfig(num_bootstrap_resamples=200, num_examples=4))
     return (root / "page.html").read_text()
 
 
@@ -302,6 +302,6 @@ def test_one_of_many_runs_has_to_show_more_than_a_single_one():
 def test_too_few_draws_for_many_runs_are_told(root):
     runs = read_runs(find_report_folders((), Workspace(root, "knees")))
     compared = [Compared(f"r{n}", "slice", "accuracy", Difference(0.1, 0.0, 0.2, 0.5), 72, 12) for n in range(6)]
-    assert any("raise report.num_resamples" in text for text in list_warnings(runs, compared, 200))
-    assert not any("raise report.num_resamples" in text for text in list_warnings(runs, compared, 2000))
+    assert any("raise compare.num_bootstrap_resamples" in text for text in list_warnings(runs, compared, 200))
+    assert not any("raise compare.num_bootstrap_resamples" in text for text in list_warnings(runs, compared, 2000))
     assert any("6 runs are compared with knees" in text for text in list_warnings(runs, compared, 2000))

@@ -35,13 +35,13 @@ MODELS = {
             stem="patches",
             patch_size=2,
             slice_position=True,
-            mirror_average=True,
+            mirror_tta=True,
             perceiver=PerceiverConfig(**SMALL, num_cross_attends=2, weight_sharing="all"),
         ),
         {},
     ),
     "images": (
-        ModelConfig(stem="pixels", permute_seed=1, mirror_average=True, perceiver=PerceiverConfig(**SMALL)),
+        ModelConfig(stem="pixels", pixel_permutation_seed=1, mirror_tta=True, perceiver=PerceiverConfig(**SMALL)),
         {
             "kind": IMAGES,
             "num_channels": 3,
@@ -50,7 +50,7 @@ MODELS = {
             "settings": {"train.loss": "mse"},
         },
     ),
-    "cnn": (ModelConfig(kind="cnn", cnn=CnnConfig(channels=(4, 8))), {}),
+    "cnn": (ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(4, 8))), {}),
     "points": (
         ModelConfig(num_points=12, perceiver=PerceiverConfig(**SMALL, max_freq=(4.0, 4.0, 4.0))),
         {"kind": POINTS, "image_size": (16, 3), "mean": (), "std": ()},

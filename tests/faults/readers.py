@@ -53,7 +53,7 @@ def read_slices(path: Path) -> Any:
     assert min(volume.spacing_mm) > 0
     assert np.isfinite(compute_intensity(volume)).all()
     with np.errstate(invalid="raise"):  # a NaN that becomes a grey level
-        return cut_stack(volume, PreprocessConfig(num_slices=3, size=(8, 8), spacing_mm=4.0), str(path))
+        return cut_stack(volume, PreprocessConfig(num_slices=3, image_size=(8, 8), spacing_mm=4.0), str(path))
 
 
 def make_idx(folder: Path) -> list[bytes]:

@@ -64,7 +64,7 @@ def test_a_scan_that_changes_or_goes_away_between_listing_and_reading_is_refused
     victim = sorted(raw.iterdir())[2]
     other = write_knee(tmp_path / "other.nii.gz", seed=77)
     content = victim.read_bytes()
-    options = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, skip_refused=skip_refused)
+    options = PreprocessConfig(num_slices=5, image_size=(16, 16), num_workers=1, skip_refused=skip_refused)
     experiment = scans.make_experiment(tmp_path, options)
     ON_OPEN[str(victim)] = victim.unlink if fate == "gone" else lambda: other.replace(victim)
     if skip_refused:

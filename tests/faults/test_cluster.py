@@ -43,9 +43,12 @@ VICTIM = "OAI9000001_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT"
 
 
 def make_experiment(workspace: Path, scheduler: str | None, **options) -> Experiment:
-    options = {"num_slices": 5, "size": (16, 16), "num_workers": 1, "scheduler": scheduler} | options
+    options = {"num_slices": 5, "image_size": (16, 16), "num_workers": 1, "dask_scheduler": scheduler} | options
     return Experiment(
-        "knees", workspace=workspace, data=DataConfig(raw=workspace / "raw"), preprocess=PreprocessConfig(**options)
+        "knees",
+        workspace=workspace,
+        data=DataConfig(raw_folder=workspace / "raw"),
+        preprocess=PreprocessConfig(**options),
     )
 
 
@@ -189,5 +192,5 @@ def test_a_machine_without_dask_is_told_what_to_install(alone, monkeypatch):
 
 @pytest.mark.parametrize("address", ["host:8786", "http://host:8786", "tcp://host"])
 def test_an_address_without_its_parts_is_refused(address):
-    with pytest.raises(UserError, match=r"preprocess\.scheduler: .*tcp://host:8786"):
-        PreprocessConfig(scheduler=address)
+    with pytest.raises(UserError, match=r"preprocess\.dask_scheduler: .*tcp://host:8786"):
+        PreprocessConfig(dask_scheduler=address)

@@ -24,8 +24,8 @@ READ = {
     "train": STORE + SPLITS,
     "evaluate": [*STORE, *SPLITS, "best.safetensors"],
     "attention": [*STORE, *SPLITS, "best.safetensors"],
-    "audit": STORE,
-    "folds": STORE,
+    "leak-study": STORE,
+    "cross-validate": STORE,
     "predict": ["best.safetensors"],
     "export": ["best.safetensors"],
 }

@@ -95,7 +95,7 @@ def test_a_file_named_like_markup_is_listed_as_it_is(tmp_path, write_knee, capsy
     write_knee(raw / NAME.format("LEFT"))
     write_knee(raw / NAME.format("RIGHT"), seed=1)
     _write(raw / "a[" / "b]:smile:.txt", "x")
-    words = ["--data.raw", str(raw), "--workspace", str(tmp_path), "--preprocess.num_workers", "1"]
+    words = ["--data.raw_folder", str(raw), "--workspace", str(tmp_path), "--preprocess.num_workers", "1"]
     assert main(["preprocess", *words, "--preprocess.num_slices", "2"]) == 0
     assert "such as a[/b]:smile:.txt: not named as an image" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ PATIENTS = (
     *("/etc/passwd", '"; DROP TABLE runs; --', "\x1b[31mred", " lead", "None", "1e5", "{{ 7*7 }}"),
 )
 LABELS = ("<img src=x onerror=alert(1)>", "=cmd|$\\frac$[/x]")
-STAGES = ("preprocess", "split", "train", "evaluate", "attention", "report", "audit")
+STAGES = ("preprocess", "split", "train", "evaluate", "attention", "compare", "leak-study")
 
 
 class ActiveContent(HTMLParser):
@@ -46,9 +46,12 @@ def workspace(tmp_path_factory, write_knee):
             write_knee(raw / name, ("left", "right")[LABELS.index(label)], seed=len(rows))
             rows.append({"path": name, "patient": patient, "label": label})
     pd.DataFrame(rows).to_csv(place / "scans.csv", index=False, quoting=1)
-    config = TINY_CONFIG | {"name": "hostile", "data": {"raw": str(raw), "table": str(place / "scans.csv")}}
+    config = TINY_CONFIG | {
+        "name": "hostile",
+        "data": {"raw_folder": str(raw), "label_table": str(place / "scans.csv")},
+    }
     config |= {"augment": {}, "preprocess": {**TINY_CONFIG["preprocess"], "export_png": True}}
-    config |= {"audit": {"steps": 2}, "attention": {"num_examples": 2}}
+    config |= {"leak_study": {"num_steps": 2}, "attention": {"num_examples": 2}}
     (place / "hostile.yaml").write_text(yaml.safe_dump(config))
     before = {path for path in place.rglob("*") if not path.is_relative_to(workspace)}
     for stage in STAGES:
@@ -75,7 +78,7 @@ def test_ids_and_labels_are_the_same_in_every_table(workspace):
 
 def test_pages_show_names_and_run_nothing_of_them(workspace):
     pages = sorted((workspace / "reports").rglob("*.html"))
-    assert {page.name for page in pages} >= {"report.html", "index.html", "comparison.html", "audit.html"}
+    assert {page.name for page in pages} >= {"report.html", "index.html", "comparison.html", "leak_study.html"}
     for page in pages:
         parser = ActiveContent()
         parser.feed(page.read_text())

@@ -30,12 +30,15 @@ CLAIMS = {
     "bands": {"model": claim(num_bands=10**10)},
     "patches": {"model": dataclasses.replace(MODEL, patch_size=HUGE), "image_size": (HUGE, HUGE)},
     "places": {"model": claim(positions="learned", max_freq=None), "image_size": (HUGE, HUGE)},
-    "permuted pixels": {"model": dataclasses.replace(MODEL, permute_seed=0), "image_size": (HUGE, HUGE)},
+    "permuted pixels": {"model": dataclasses.replace(MODEL, pixel_permutation_seed=0), "image_size": (HUGE, HUGE)},
     "channels": {"num_channels": 10**12},
     "convolutions": {"model": dataclasses.replace(MODEL, stem="conv", num_conv_layers=10**9)},
     "convolution channels": {"model": dataclasses.replace(MODEL, stem="conv", conv_channels=10**9)},
-    "cnn": {"model": ModelConfig(kind="cnn", cnn=CnnConfig(channels=(HUGE, HUGE)))},
-    "residual cnn": {"model": ModelConfig(kind="cnn", cnn=CnnConfig("residual", (HUGE,) * 4)), "image_size": (64, 64)},
+    "cnn": {"model": ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(HUGE, HUGE)))},
+    "residual cnn": {
+        "model": ModelConfig(architecture="cnn", cnn=CnnConfig("residual", (HUGE,) * 4)),
+        "image_size": (64, 64),
+    },
     "points": {"model": ModelConfig(perceiver=MODEL.perceiver), "kind": POINTS, "image_size": (10**12, 3)},
 }
 

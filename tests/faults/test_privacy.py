@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 # A text in a table of 16-bit characters, or in base64 inside of a page, is the same text.
 FORMS = (SECRET.encode(), SECRET.encode("utf-16-le"), SECRET.encode("utf-16-be"), BIRTH_DATE.encode())
 STAGES = ("fetch", "preprocess", "split", "train", "evaluate", "attention")
-MORE_STAGES = ("export", "report", "audit", "folds")
+MORE_STAGES = ("export", "compare", "leak-study", "cross-validate")
 
 
 def plant(path: Path) -> None:
@@ -86,8 +86,8 @@ def find_secret(folder: Path, passed_over: Path) -> list[str]:
 
 def run_planted(workspace: Path, new: Path, stages: tuple[str, ...]) -> None:
     """Run stages on knees whose headers hold the secret, and score new ones and DICOM series; keep all they say."""
-    config = TINY_CONFIG | {"export": {"formats": ["torch", "onnx", "bundle"]}, "audit": {"steps": 2}}
-    config |= {"attention": {"num_examples": 2, "native": True}}
+    config = TINY_CONFIG | {"export": {"formats": ["torch", "onnx", "bundle"]}, "leak_study": {"num_steps": 2}}
+    config |= {"attention": {"num_examples": 2, "native_resolution": True}}
     (workspace / "tiny.yaml").write_text(yaml.safe_dump(config))
     words = ["--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]
     said = io.StringIO()

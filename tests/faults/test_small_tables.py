@@ -113,8 +113,8 @@ def scans(tmp_path_factory):
     """Twelve knees of which the last two are patients of their own, with one label each."""
     workspace = tmp_path_factory.mktemp("small")
     config = TINY_CONFIG | {"tracking": {"enabled": False}}
-    config["data"] = {"dataset": "phantom", "table": str(workspace / "scans.csv")}
-    config["split"] = {"table": str(workspace / "wanted.csv")}
+    config["data"] = {"dataset": "phantom", "label_table": str(workspace / "scans.csv")}
+    config["split"] = {"split_table": str(workspace / "wanted.csv")}
     config["preprocess"] = {**TINY_CONFIG["preprocess"], "num_slices": 1}
     (workspace / "tiny.yaml").write_text(yaml.safe_dump(config))
     assert run(workspace, "fetch") == 0

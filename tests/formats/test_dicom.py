@@ -28,7 +28,7 @@ def test_a_series_is_the_volume_that_its_nifti_file_is(plane, intensity, write_k
     np.testing.assert_array_equal(compute_intensity(series), compute_intensity(nifti))
     np.testing.assert_allclose(series.spacing_mm, nifti.spacing_mm, rtol=1e-6)
     np.testing.assert_allclose(series.centre_mm, nifti.centre_mm, atol=1e-3)  # written with three decimals
-    options = PreprocessConfig(num_slices=5, size=(16, 16), spacing_mm=6.0)
+    options = PreprocessConfig(num_slices=5, image_size=(16, 16), spacing_mm=6.0)
     np.testing.assert_array_equal(cut_stack(series, options, "").images, cut_stack(nifti, options, "").images)
 
 

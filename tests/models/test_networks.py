@@ -15,8 +15,8 @@ TINY = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_at
 KINDS = [
     ModelConfig(stem="pixels", perceiver=TINY),
     ModelConfig(stem="patches", patch_size=2, perceiver=TINY, slice_position=True),
-    ModelConfig(kind="cnn", cnn=CnnConfig(channels=(2, 4, 8))),
-    ModelConfig(kind="cnn", cnn=CnnConfig(blocks="residual", channels=(2, 2, 4, 4))),
+    ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(2, 4, 8))),
+    ModelConfig(architecture="cnn", cnn=CnnConfig(blocks="residual", channels=(2, 2, 4, 4))),
 ]
 
 
@@ -80,12 +80,12 @@ def test_cnn_options_are_checked():
     with pytest.raises(UserError, match=r"model\.cnn\.channels"):
         CnnConfig(blocks="residual", channels=(1, 2))
     with pytest.raises(UserError, match="5 stages halve pictures of 16 x 24 pixels to nothing; 32 pixels are needed"):
-        build(ModelConfig(kind="cnn", cnn=CnnConfig(channels=(1, 1, 1, 1, 1))))
+        build(ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(1, 1, 1, 1, 1))))
 
 
 def test_the_plain_cnn_has_the_parameters_counted_by_hand():
     """A stage: 9 weights a channel pair and a bias, then gain and shift; the head: weights and bias."""
-    model = build(ModelConfig(kind="cnn", cnn=CnnConfig(channels=(4, 6))), num_channels=1)
+    model = build(ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(4, 6))), num_channels=1)
     expected = (9 * 1 * 4 + 4 + 8) + (9 * 4 * 6 + 6 + 12) + (6 * 3 + 3)
     assert count_parameters(model) == expected
 
@@ -111,10 +111,10 @@ def test_classifier_takes_the_first_stored_points_and_normalises_each_cloud():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "cnn"}, r"model\.kind: found 'cnn', allowed is 'perceiver' for point clouds"),
+        ({"architecture": "cnn"}, r"model\.architecture: found 'cnn', allowed is 'perceiver' for point clouds"),
         ({"slice_position": True}, r"model\.slice_position: found True, allowed is False for point clouds"),
-        ({"mirror_average": True}, r"model\.mirror_average: found True, allowed is False for point clouds"),
-        ({"permute_seed": 0}, r"model\.permute_seed: found 0, allowed is None for point clouds"),
+        ({"mirror_average": True}, r"model\.mirror_tta: found True, allowed is False for point clouds"),
+        ({"permute_seed": 0}, r"model\.pixel_permutation_seed: found 0, allowed is None for point clouds"),
         ({"num_points": 11}, r"model\.num_points: found 11, allowed is at most 10"),
         ({"perceiver": TINY}, r"max_freq: found None, but a point cloud has no resolution"),
     ],

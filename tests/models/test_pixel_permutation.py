@@ -97,14 +97,14 @@ def test_fourier_positions_do_not_move_with_the_pixels_and_so_the_experiment_is_
 
 
 def test_a_cnn_sees_permuted_pixels_too():
-    cnn = {"kind": "cnn", "cnn": CnnConfig(channels=(2, 4))}
+    cnn = {"architecture": "cnn", "cnn": CnnConfig(channels=(2, 4))}
     images = torch.randn(3, 2, *SIZE, generator=torch.Generator().manual_seed(0))
     expected = build(permute_seed=None, **cnn)(PixelPermutation(SIZE, seed=7)(images), PLACE)
     torch.testing.assert_close(build(**cnn)(images, PLACE), expected)
 
 
 def test_a_checkpoint_brings_the_permutation_along(tmp_path):
-    config = ModelConfig(stem="pixels", perceiver=TINY, permute_seed=11)
+    config = ModelConfig(stem="pixels", perceiver=TINY, pixel_permutation_seed=11)
     model = build_model(config, build_spec(), seed=3)
     checkpoint = make_checkpoint(model=config, weights=model.state_dict())
     write_checkpoint(tmp_path / "a.safetensors", checkpoint)
@@ -125,6 +125,6 @@ def test_a_mirror_image_is_made_before_its_pixels_are_permuted():
 
 
 def test_the_seed_stands_in_the_config_that_the_report_prints():
-    text = dump_experiment(Experiment(model=ModelConfig(permute_seed=5)))
+    text = dump_experiment(Experiment(model=ModelConfig(pixel_permutation_seed=5)))
     assert "permute_seed: 5" in text
     assert "permute_seed: null" in dump_experiment(Experiment())

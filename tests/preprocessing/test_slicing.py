@@ -40,7 +40,7 @@ def landmarks(write_knee, tmp_path):
     ],
 )
 def test_pictures_are_turned_as_a_radiologist_sees_them(plane, corner, landmarks):
-    stack = cut(landmarks, plane=plane, num_slices=16, span=(0.0, 1.0), size=(16, 16), spacing_mm=2.0)
+    stack = cut(landmarks, plane=plane, num_slices=16, slice_range=(0.0, 1.0), image_size=(16, 16), spacing_mm=2.0)
     last = stack.images[-1]
     assert (last[corner] == 255).all()
     assert last.astype(int).sum() == 16 * 255
@@ -50,9 +50,9 @@ def test_pictures_are_turned_as_a_radiologist_sees_them(plane, corner, landmarks
 
 @pytest.mark.parametrize("stored_axes", ["PIR", "LAS", "LPS", "ASL", "SAR"])
 def test_pictures_do_not_depend_on_the_storage_order(stored_axes, write_knee, tmp_path):
-    first = cut(write_knee(tmp_path / "a.nii.gz"), num_slices=5, size=(20, 24), spacing_mm=4.0)
+    first = cut(write_knee(tmp_path / "a.nii.gz"), num_slices=5, image_size=(20, 24), spacing_mm=4.0)
     second = cut(
-        write_knee(tmp_path / "b.nii.gz", stored_axes=stored_axes), num_slices=5, size=(20, 24), spacing_mm=4.0
+        write_knee(tmp_path / "b.nii.gz", stored_axes=stored_axes), num_slices=5, image_size=(20, 24), spacing_mm=4.0
     )
     np.testing.assert_array_equal(first.images, second.images)
 
@@ -112,7 +112,7 @@ def test_grey_levels_are_rounded_to_the_nearest():
 def test_a_volume_one_voxel_thick_is_its_own_slice_whatever_the_plane(shape, write_knee, tmp_path):
     path = write_knee(tmp_path / "knee.nii", shape=shape)
     for plane in ("axial", "coronal", "sagittal"):
-        stack = cut(path, plane=plane, size=(16, 16), spacing_mm=None)
+        stack = cut(path, plane=plane, image_size=(16, 16), spacing_mm=None)
         assert len(stack.images) == 1
         assert stack.images.max() > 200
         assert stack.positions.tolist() == [0]
@@ -125,14 +125,23 @@ def test_equal_grids_resample_to_the_same_pixels():
 
 def test_percentiles_are_the_recorded_window(write_knee, tmp_path):
     path = write_knee(tmp_path / "knee.nii", intensity=np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
-    stack = cut(path, percentiles=(10.0, 90.0), span=(0.0, 1.0), num_slices=10, size=(10, 10), spacing_mm=None)
+    stack = cut(
+        path,
+        intensity_percentiles=(10.0, 90.0),
+        slice_range=(0.0, 1.0),
+        num_slices=10,
+        image_size=(10, 10),
+        spacing_mm=None,
+    )
     assert (stack.low, stack.high) == pytest.approx(np.percentile(np.arange(1000), [10, 90]))
 
 
 def test_a_mask_keeps_its_two_values(write_knee, tmp_path):
     mask = np.zeros((20, 20, 20), np.int16)
     mask[10, 10, :] = 1
-    stack = cut(write_knee(tmp_path / "knee.nii", intensity=mask, spacing_mm=(1, 1, 1)), size=(20, 20), spacing_mm=1.0)
+    stack = cut(
+        write_knee(tmp_path / "knee.nii", intensity=mask, spacing_mm=(1, 1, 1)), image_size=(20, 20), spacing_mm=1.0
+    )
     assert set(np.unique(stack.images)) == {0, 255}
 
 
@@ -140,8 +149,8 @@ def test_constant_slices_are_refused(write_knee, tmp_path):
     intensity = np.zeros((20, 20, 20), np.int16)
     intensity[:, :, 0] = np.arange(20)
     path = write_knee(tmp_path / "knee.nii", intensity=intensity)
-    with pytest.raises(VolumeError, match=r"knee.nii: the axial slices are constant .*preprocess.span"):
-        cut(path, span=(0.5, 0.9))
+    with pytest.raises(VolumeError, match=r"knee.nii: the axial slices are constant .*preprocess.slice_range"):
+        cut(path, slice_range=(0.5, 0.9))
 
 
 def test_pictures_are_read_as_they_are(tmp_path):
@@ -150,7 +159,7 @@ def test_pictures_are_read_as_they_are(tmp_path):
     for number, picture in enumerate(grey):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(np.stack([picture] * 3, axis=2)).save(paths[-1])
-    stack = read_image_stack(tuple(paths), PreprocessConfig(size=(8, 8)))
+    stack = read_image_stack(tuple(paths), PreprocessConfig(image_size=(8, 8)))
     np.testing.assert_array_equal(stack.images, grey)
 
 
@@ -170,9 +179,9 @@ def test_bad_pictures_are_refused(tmp_path):
     ("options", "match"),
     [
         ({"num_slices": 0}, r"preprocess.num_slices: found 0, allowed is 1 or more"),
-        ({"span": (0.9, 0.1)}, r"preprocess.span: found \(0.9, 0.1\)"),
-        ({"percentiles": (1, 101)}, "preprocess.percentiles"),
-        ({"size": (0, 64)}, "preprocess.size"),
+        ({"slice_range": (0.9, 0.1)}, r"preprocess.slice_range: found \(0.9, 0.1\)"),
+        ({"intensity_percentiles": (1, 101)}, "preprocess.intensity_percentiles"),
+        ({"image_size": (0, 64)}, "preprocess.image_size"),
         ({"spacing_mm": 0.0}, "preprocess.spacing_mm"),
         ({"max_volume_gib": 0}, "preprocess.max_volume_gib"),
         ({"num_workers": -1}, "preprocess.num_workers"),

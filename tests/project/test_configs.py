@@ -34,12 +34,12 @@ def test_config_describes_an_experiment_that_can_be_run(path):
         build_model(experiment.model, build_spec(1, (2048, 3), 40, kind=POINTS), seed=0)
         check_point_transforms(experiment.augment)
         return
-    size = experiment.preprocess.size
+    size = experiment.preprocess.image_size
     num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
     check_mirror(experiment.augment, classes, experiment.preprocess.plane)
-    if experiment.model.mirror_average:
-        check_swap("model.mirror_average", "false", classes, experiment.preprocess.plane)
+    if experiment.model.mirror_tta:
+        check_swap("model.mirror_tta", "false", classes, experiment.preprocess.plane)
     spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices)
     build_model(experiment.model, spec, seed=0)
 
@@ -108,7 +108,7 @@ def test_a_set_of_its_own_has_one_target_for_all_stages(words, config):
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
     ran = [line for line in shown.splitlines() if line.startswith("python -m pipeline")]
     stages = ("fetch", "preprocess", "split", "train", "evaluate")
-    options = f'--config configs/{config}.yaml --data.raw "/my data" --run mine'
+    options = f'--config configs/{config}.yaml --data.raw_folder "/my data" --run mine'
     assert ran == [f"python -m pipeline {stage} {options}" for stage in stages]
 
 
@@ -124,7 +124,7 @@ def test_the_point_clouds_hyperparameters_are_those_that_were_published():
         "multistep",
         8,
     )
-    assert config["augment"]["points"] == {"scale": 0.01}
+    assert config["augment"]["points"] == {"scale_fraction": 0.01}
 
 
 def test_the_readme_names_only_targets_and_configs_that_exist():

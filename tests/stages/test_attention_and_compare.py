@@ -15,7 +15,7 @@ def workspace(tiny_workspace, tmp_path_factory):
     """The tiny run, and beside it a longer one that kept its attention."""
     folder = tmp_path_factory.mktemp("stages") / "copy"
     shutil.copytree(tiny_workspace, folder, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts"))
-    words = ("--run", "longer", "--train.epochs", "3", "--attention.every_epochs", "1")
+    words = ("--run", "longer", "--train.epochs", "3", "--train.keep_attention_every_epochs", "1")
     assert run(folder, "train", *words) == 0
     assert run(folder, "evaluate", *words, "--evaluate.logistic_regression", "false") == 0
     return folder
@@ -50,7 +50,14 @@ def test_attention_draws_validation_pictures_of_a_trained_run(workspace, capsys)
 
 
 def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
-    words = ("--attention.num_examples", "2", "--attention.native", "true", "--attention.interpolation", "smooth")
+    words = (
+        "--attention.num_examples",
+        "2",
+        "--attention.native_resolution",
+        "true",
+        "--attention.interpolation",
+        "smooth",
+    )
     folder = workspace / "reports" / "tiny" / "attention"
     assert run(workspace, "attention", *words[:2]) == 0
     page = (folder / "index.html").read_text()
@@ -64,7 +71,10 @@ def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
     native = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
     assert native.keys() == stored.keys()
     assert all(native[name] != stored[name] for name in stored)
-    assert run(workspace, "attention", *words, "--data.raw", str(workspace / "runs"), "--data.pattern", "*.json") == 2
+    assert (
+        run(workspace, "attention", *words, "--data.raw_folder", str(workspace / "runs"), "--data.pattern", "*.json")
+        == 2
+    )
     assert "no scan is called" in capsys.readouterr().err
 
 
@@ -84,7 +94,7 @@ def test_every_report_shows_attention(workspace):
 
 
 def test_report_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):
-    assert run(workspace, "report") == 0
+    assert run(workspace, "compare") == 0
     printed = capsys.readouterr().out
     assert "tiny: accuracy" in printed
     assert "longer: accuracy" in printed
@@ -95,7 +105,7 @@ def test_report_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):
     assert "Attention in training: tiny" not in page
     assert "paired bootstrap" in page
     output = workspace / "one.html"
-    assert run(workspace, "report", "tiny/longer", "--report.output", str(output)) == 0
+    assert run(workspace, "compare", "tiny/longer", "--compare.output", str(output)) == 0
     assert "tiny: 1 run side by side" in output.read_text()
-    assert run(workspace, "report", "nothing") == 2
+    assert run(workspace, "compare", "nothing") == 2
     assert "nothing: no evaluated run" in capsys.readouterr().err

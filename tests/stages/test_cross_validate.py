@@ -15,7 +15,7 @@ WORDS = ("--split.num_folds", "3", "--train.epochs", "1", "--evaluate.logistic_r
 
 
 def run(folder, *words):
-    return main(["folds", "--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *words])
+    return main(["cross-validate", "--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *words])
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def workspace(tiny_workspace, tmp_path_factory):
     return folder
 
 
-def read_folds(folder, name="folds"):
-    return json.loads((folder / "reports" / "tiny" / name / "folds.json").read_text())
+def read_folds(folder, name="cross_validation"):
+    return json.loads((folder / "reports" / "tiny" / name / "cross_validation.json").read_text())
 
 
 def test_every_patient_is_tested_once_and_the_pooled_score_is_theirs(workspace):
@@ -43,7 +43,7 @@ def test_every_patient_is_tested_once_and_the_pooled_score_is_theirs(workspace):
     assert (pooled["n"], pooled["groups"]) == (len(together), 10)
     assert pooled["metrics"]["accuracy"]["value"] == pytest.approx((together["label"] == together["predicted"]).mean())
     assert [item["run"] for item in content["runs"]] == ["fold-0", "fold-1", "fold-2"]
-    page = (workspace / "reports" / "tiny" / "folds" / "folds.html").read_text()
+    page = (workspace / "reports" / "tiny" / "cross_validation" / "cross_validation.html").read_text()
     assert all(sentence in page for sentence in content["sentences"])
 
 
@@ -59,7 +59,7 @@ def test_the_single_split_and_its_run_stay_as_they_were(workspace, tiny_workspac
 def test_mlflow_shows_folds_below_one_parent(workspace):
     client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
-    (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'folds'")
+    (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'cross_validation'")
     children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {child.info.run_name for child in children} == {"fold-0", "fold-1", "fold-2"}
     assert parent.info.status == "FINISHED"
@@ -89,15 +89,15 @@ def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
     config |= {"train": TINY_CONFIG["train"] | {"epochs": 1}, "split": {"val_fraction": 0.2}}
     (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config))
     raw = write_mnist(tmp_path / "raw")
-    words = ["--config", str(tmp_path / "digits.yaml"), "--workspace", str(tmp_path), "--data.raw", str(raw)]
+    words = ["--config", str(tmp_path / "digits.yaml"), "--workspace", str(tmp_path), "--data.raw_folder", str(raw)]
     words += ["--evaluate.logistic_regression", "false"]
     assert main(["preprocess", *words]) == 0
     capsys.readouterr()
-    assert main(["folds", *words]) == 2
+    assert main(["cross-validate", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "folds: mnist has published test rows" in line
-    assert main(["folds", *words, "--folds.keep_split", "true", "--folds.seeds", "[0,1]"]) == 0
-    content = json.loads((tmp_path / "reports" / "digits" / "seeds" / "folds.json").read_text())
+    assert main(["cross-validate", *words, "--cross_validate.vary", "seeds", "--cross_validate.seeds", "[0,1]"]) == 0
+    content = json.loads((tmp_path / "reports" / "digits" / "seeds" / "cross_validation.json").read_text())
     assert [item["run"] for item in content["runs"]] == ["seed-0", "seed-1"]
     assert content["pooled"]["image"]["n"] == 40
     assert content["pooled"]["image"]["groups"] == 20
@@ -108,7 +108,7 @@ def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
 def test_several_devices_and_a_wish_for_nothing_are_refused(workspace, capsys):
     assert run(workspace, *WORDS, "--train.devices", "2") == 2
     assert "folds: found 2 devices, allowed is one" in capsys.readouterr().err
-    assert run(workspace, *WORDS, "--folds.keep_split", "true") == 2
-    assert "folds.seeds: found []" in capsys.readouterr().err
-    assert run(workspace, *WORDS, "--folds.seeds", "[1,1]") == 2
+    assert run(workspace, *WORDS, "--cross_validate.vary", "seeds") == 2
+    assert "cross_validate.seeds: found []" in capsys.readouterr().err
+    assert run(workspace, *WORDS, "--cross_validate.seeds", "[1,1]") == 2
     assert "each once" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_the_temperature_is_that_of_the_unscaled_validation_rows_in_predictions(
 def test_mirror_averaging_flips_by_construction_and_the_network_is_told_beside(workspace, tmp_path):
     other = tmp_path / "averaged"
     shutil.copytree(workspace, other, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
-    words = ("--model.mirror_average", "true", "--run", "averaged", "--tracking.enabled", "false")
+    words = ("--model.mirror_tta", "true", "--run", "averaged", "--tracking.enabled", "false")
     for stage in ("train", "evaluate"):
         assert run(other, stage, *words) == 0
     folder = other / "reports" / "tiny" / "averaged"

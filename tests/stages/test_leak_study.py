@@ -11,11 +11,11 @@ import yaml
 from pipeline.cli import main
 from tests.builders.tiny_workspace import TINY_CONFIG
 
-WORDS = ("--audit.steps", "4", "--audit.slices", "3", "--split.val_fraction", "0.2")
+WORDS = ("--leak_study.num_steps", "4", "--leak_study.num_slices", "3", "--split.val_fraction", "0.2")
 
 
 def run(folder, *words):
-    return main(["audit", "--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *WORDS, *words])
+    return main(["leak-study", "--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *WORDS, *words])
 
 
 def read_main_files(folder):
@@ -36,7 +36,7 @@ def workspace(tiny_workspace, tmp_path_factory):
 
 
 def read_audit(folder):
-    return json.loads((folder / "reports" / "tiny" / "audit" / "audit.json").read_text())
+    return json.loads((folder / "reports" / "tiny" / "leak_study" / "leak_study.json").read_text())
 
 
 def test_eight_models_share_all_but_division_and_labels(workspace):
@@ -44,7 +44,7 @@ def test_eight_models_share_all_but_division_and_labels(workspace):
     keys = [(run["division"], run["labels"]) for run in content["runs"]]
     assert len(set(keys)) == len(keys) == 8
     assert len({(run["num_train"], run["num_steps"]) for run in content["runs"]}) == 1
-    off = {"model.mirror_average": False, "augment.mirror": "none", "augment.rotation_degrees": 0}
+    off = {"model.mirror_tta": False, "augment.horizontal_flip": "none", "augment.rotation_degrees": 0}
     assert {name: content["settings"][name] for name in off} == off
     records = [json.loads(path.read_text()) for path in workspace.glob("reports/tiny/audit/runs/*.json")]
     assert len(records) == 8
@@ -52,24 +52,24 @@ def test_eight_models_share_all_but_division_and_labels(workspace):
 
 
 def test_numbers_are_those_of_the_predictions(workspace):
-    folder = workspace / "reports" / "tiny" / "audit"
-    table = pd.read_csv(folder / "audit.csv")
+    folder = workspace / "reports" / "tiny" / "leak_study"
+    table = pd.read_csv(folder / "leak_study.csv")
     for row in table.itertuples():
         predictions = pd.read_csv(folder / "runs" / f"{row.division}-{row.labels}-seed-0.csv", dtype=str)
         assert row.accuracy == pytest.approx((predictions["label"] == predictions["predicted"]).mean())
         assert (row.n, row.groups) == (len(predictions), predictions["group_id"].nunique())
         if row.labels == "shuffled":
             assert (predictions.groupby("group_id")["label"].nunique() == 1).all()
-    page = (folder / "audit.html").read_text()
+    page = (folder / "leak_study.html").read_text()
     for sentence in read_audit(workspace)["sentences"]:
         assert sentence in page
-    assert (folder / "audit.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "leak_study.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_mlflow_shows_the_eight_below_one_parent(workspace):
     client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
-    (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'audit'")
+    (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'leak_study'")
     children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert len(children) == 8
     assert {child.info.status for child in (*children, parent)} == {"FINISHED"}
@@ -84,7 +84,7 @@ def test_mlflow_shows_the_eight_below_one_parent(workspace):
 def test_a_judged_model_is_not_trained_again_and_the_numbers_are_the_same(workspace, tmp_path, capsys):
     other = tmp_path / "ws"
     shutil.copytree(workspace, other)
-    lost = other / "reports" / "tiny" / "audit" / "runs" / "volume-true-seed-0.json"
+    lost = other / "reports" / "tiny" / "leak_study" / "runs" / "volume-true-seed-0.json"
     lost.unlink()
     capsys.readouterr()
     assert run(other, "--tracking.enabled", "false") == 0
@@ -92,7 +92,7 @@ def test_a_judged_model_is_not_trained_again_and_the_numbers_are_the_same(worksp
     assert len(trained) == 1
     assert "volume-true" in trained[0]
     assert read_audit(other)["outcomes"] == read_audit(workspace)["outcomes"]
-    assert run(other, "--tracking.enabled", "false", "--audit.learning_rate", "1e-3") == 0
+    assert run(other, "--tracking.enabled", "false", "--leak_study.learning_rate", "1e-3") == 0
     trained = [line for line in capsys.readouterr().out.splitlines() if "seed-0: accuracy" in line]
     assert len(trained) == 8, "another recipe is another demonstration"
 
@@ -101,9 +101,9 @@ def test_published_sets_are_refused_in_one_line(write_mnist, tmp_path, capsys):
     config = TINY_CONFIG | {"name": "digits", "data": {"dataset": "mnist"}}
     (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config))
     raw = write_mnist(tmp_path / "raw")
-    words = ["--config", str(tmp_path / "digits.yaml"), "--workspace", str(tmp_path), "--data.raw", str(raw)]
+    words = ["--config", str(tmp_path / "digits.yaml"), "--workspace", str(tmp_path), "--data.raw_folder", str(raw)]
     assert main(["preprocess", *words, "--data.allow_partial", "true"]) == 0
     capsys.readouterr()
-    assert main(["audit", *words, "--data.allow_partial", "true"]) == 2
+    assert main(["leak-study", *words, "--data.allow_partial", "true"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "audit: mnist has one example a group" in line

@@ -37,9 +37,17 @@ CONFIG = {
             "max_freq": [8.0, 8.0, 8.0],
         },
     },
-    "augment": {"points": {"rotation_degrees": 180.0, "jitter": 0.01, "shift": 0.05, "stretch": 0.1, "dropout": 0.2}},
+    "augment": {
+        "points": {
+            "rotation_degrees": 180.0,
+            "jitter_std": 0.01,
+            "shift": 0.05,
+            "stretch_fraction": 0.1,
+            "dropout_fraction": 0.2,
+        }
+    },
     "train": {"epochs": 2, "batch_size": 6, "precision": "32-true"},
-    "evaluate": {"num_resamples": 200},
+    "evaluate": {"num_bootstrap_resamples": 200},
     "tracking": {"enabled": False},
 }
 
@@ -76,7 +84,7 @@ def workspace(request, tmp_path_factory):
     """All stages on a few solids, as OFF meshes and as HDF5 files; tests read it and leave it as it is."""
     folder = tmp_path_factory.mktemp(request.param)
     raw = folder / "given"
-    config = CONFIG | {"data": {"dataset": "modelnet40", "allow_partial": True, "raw": str(raw)}}
+    config = CONFIG | {"data": {"dataset": "modelnet40", "allow_partial": True, "raw_folder": str(raw)}}
     (folder / "tiny_points.yaml").write_text(yaml.safe_dump(config))
     meshes = raw / "ModelNet40" if request.param == "meshes" else folder / "ModelNet40"
     write_meshes(meshes, {"train": 8, "test": 3})
@@ -224,7 +232,7 @@ def test_the_solids_are_learned(tmp_path):
 
 def test_solids_are_read_as_a_data_set_of_their_own(tmp_path):
     make_primitives(tmp_path / "given", Console(quiet=True), {"train": 2, "test": 1})
-    data = {"dataset": "primitives", "raw": str(tmp_path / "given")}
+    data = {"dataset": "primitives", "raw_folder": str(tmp_path / "given")}
     (tmp_path / "tiny_points.yaml").write_text(yaml.safe_dump(CONFIG | {"data": data}))
     assert run(tmp_path, "preprocess") == 0
     store = read_store(tmp_path / "data" / "tiny_points" / "prepared")
@@ -241,7 +249,7 @@ def test_attention_is_drawn_over_the_points_that_are_read(workspace, tmp_path):
     assert maps.examples.shape == (2, 64, 3)
     assert maps.weights.shape == (2, 1, 1, 1, 64)
     np.testing.assert_allclose(maps.weights.sum(axis=-1), 1, rtol=1e-5)
-    assert run(folder, "report") == 0
+    assert run(folder, "compare") == 0
     page = (folder / "reports" / "tiny_points" / "comparison.html").read_text()
     assert "Test inputs" in page
     assert "Only 6 objects tested" in page

@@ -66,7 +66,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(num_workers, wr
     for part in kept[:2]:
         shutil.copy2(tmp_path / "before" / "parts" / part.name, parts / part.name)
     (parts / f".{kept[3].name}.1.tmp").write_bytes(b"half")
-    again = make_experiment(tmp_path, PreprocessConfig(num_slices=5, size=(16, 16), num_workers=num_workers))
+    again = make_experiment(tmp_path, PreprocessConfig(num_slices=5, image_size=(16, 16), num_workers=num_workers))
     assert "2 of 6 scans need no work" in run(again)
     assert snapshot(again) == expected
     assert not list(parts.glob(".*"))
@@ -113,7 +113,7 @@ def test_a_changed_option_redoes_all_and_a_scan_that_went_is_left_out(write_pati
     write_patients(tmp_path / "raw", num_patients=3)
     run(make_experiment(tmp_path))
     experiment = make_experiment(
-        tmp_path, PreprocessConfig(plane="coronal", num_slices=4, size=(16, 16), num_workers=1)
+        tmp_path, PreprocessConfig(plane="coronal", num_slices=4, image_size=(16, 16), num_workers=1)
     )
     assert "need no work" not in run(experiment)
     assert len(read_store(experiment.paths.prepared).examples) == 24
@@ -139,7 +139,7 @@ def test_refused_scans_are_all_listed_and_the_others_kept(write_patients, tmp_pa
     with pytest.raises(UserError, match="2 of 8 scans were refused"):
         run(experiment)
     skipping = make_experiment(
-        tmp_path, PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, skip_refused=True)
+        tmp_path, PreprocessConfig(num_slices=5, image_size=(16, 16), num_workers=1, skip_refused=True)
     )
     assert "nothing to do" in run(skipping)
 
@@ -167,12 +167,12 @@ def test_a_name_that_contradicts_the_affine_is_listed(write_patients, write_knee
 
 def test_exported_pictures_read_back_to_the_same_store(write_patients, tmp_path):
     write_patients(tmp_path / "raw", num_patients=2)
-    options = PreprocessConfig(num_slices=5, size=(16, 16), num_workers=1, export_png=True)
+    options = PreprocessConfig(num_slices=5, image_size=(16, 16), num_workers=1, export_png=True)
     experiment = make_experiment(tmp_path, options)
     run(experiment)
     png = experiment.paths.prepared / "png"
     assert (png / "OAI9000000_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz_0.png").is_file()
-    from_pictures = Experiment("pictures", workspace=tmp_path, data=DataConfig(raw=png), preprocess=OPTIONS)
+    from_pictures = Experiment("pictures", workspace=tmp_path, data=DataConfig(raw_folder=png), preprocess=OPTIONS)
     run(from_pictures)
     first, second = read_store(experiment.paths.prepared), read_store(from_pictures.paths.prepared)
     np.testing.assert_array_equal(first.examples, second.examples)
@@ -185,7 +185,7 @@ def test_a_table_of_any_labels_is_followed(write_knee, tmp_path):
         write_knee(tmp_path / "raw" / f"scan{patient}.nii.gz", seed=patient)
         rows.append(f"scan{patient}.nii.gz,00{patient},{'healthy' if patient % 2 else 'arthritis'}")
     (tmp_path / "table.csv").write_text("path,patient,label\n" + "\n".join(rows))
-    experiment = make_experiment(tmp_path, table=tmp_path / "table.csv")
+    experiment = make_experiment(tmp_path, label_table=tmp_path / "table.csv")
     run(experiment)
     store = read_store(experiment.paths.prepared)
     assert store.class_names == ("arthritis", "healthy")
@@ -196,7 +196,7 @@ def test_a_picture_one_voxel_thick_is_its_own_slice(write_knee, tmp_path):
     for side in ("LEFT", "RIGHT"):
         path = tmp_path / "raw" / f"9003406_20041118_SAG_3D_DESS_{side}_0166_label_all.Label1.sliced.nii.gz"
         write_knee(path, side.lower(), shape=(12, 14, 1))
-    experiment = make_experiment(tmp_path, PreprocessConfig(size=(16, 16), num_workers=1))
+    experiment = make_experiment(tmp_path, PreprocessConfig(image_size=(16, 16), num_workers=1))
     run(experiment)
     store = read_store(experiment.paths.prepared)
     assert store.index["slice_index"].tolist() == [0, 0]

@@ -21,7 +21,7 @@ CONFIG = {
     "split": {"val_count": 20},
     "model": MODEL,
     "train": {"epochs": 2, "batch_size": 16, "precision": "32-true"},
-    "evaluate": {"num_resamples": 200, "logistic_regression_examples": 30},
+    "evaluate": {"num_bootstrap_resamples": 200, "logistic_regression_examples": 30},
     "tracking": {"enabled": False},
 }
 
@@ -38,7 +38,7 @@ def workspace(request, tmp_path_factory, write_mnist, write_cifar):
         write_mnist(raw)
     else:
         write_cifar(raw, num_classes=100, num_train=300, num_test=40)
-    data = {"dataset": request.param, "raw": str(raw), "allow_partial": True}
+    data = {"dataset": request.param, "raw_folder": str(raw), "allow_partial": True}
     config = {"name": "set", "data": data} | CONFIG
     if request.param == "cifar100":
         config["split"] = {"val_count": 100}

@@ -17,10 +17,10 @@ from pipeline.stages import PLACE, STAGES
 from tests.builders.tiny_workspace import TINY_CONFIG
 
 EXTRA = {
-    "attention": ["--attention.native", "true"],
+    "attention": ["--attention.native_resolution", "true"],
     "export": ["--export.formats", "[torch]"],
-    "audit": ["--audit.steps", "2", "--audit.slices", "2"],
-    "folds": ["--folds.keep_split", "true", "--folds.seeds", "[1]"],
+    "leak-study": ["--leak_study.num_steps", "2", "--leak_study.num_slices", "2"],
+    "cross-validate": ["--cross_validate.vary", "seeds", "--cross_validate.seeds", "[1]"],
 }
 
 
@@ -78,8 +78,8 @@ def names_read(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     config = TINY_CONFIG | {
         "tracking": {"enabled": False, "tensorboard": True},
-        "train": TINY_CONFIG["train"] | {"epochs": 1},
-        "attention": {"every_epochs": 1, "num_examples": 2},
+        "train": TINY_CONFIG["train"] | {"epochs": 1, "keep_attention_every_epochs": 1},
+        "attention": {"num_examples": 2},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     found = {}
@@ -106,7 +106,7 @@ def test_help_lists_what_the_stage_reads(stage, names_read):
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 def test_a_registered_stage_is_a_documented_function_and_its_options_exist(stage):
-    module, name = stage.function.split(".")
-    assert getattr(importlib.import_module(f"pipeline.stages.{module}"), name).__doc__
+    name = stage.name.replace("-", "_")
+    assert getattr(importlib.import_module(f"pipeline.stages.{name}"), name).__doc__
     assert {*stage.reads, *PLACE} <= OPTIONS.keys() | SECTION_NAMES
     assert stage.inputs == "" or stage.inputs in OPTIONS

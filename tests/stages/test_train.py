@@ -119,13 +119,13 @@ def test_a_store_without_a_certificate_for_it_is_refused(tmp_path):
 
 
 def test_options_of_other_pictures_than_the_stores_are_refused(tmp_path):
-    experiment = make_experiment(tmp_path, preprocess=dataclasses.replace(PREPROCESS, span=(0.2, 0.8)))
-    with pytest.raises(UserError, match=r"preprocess\.span: the pictures .* were made with \[0\.1, 0\.9\]"):
+    experiment = make_experiment(tmp_path, preprocess=dataclasses.replace(PREPROCESS, slice_range=(0.2, 0.8)))
+    with pytest.raises(UserError, match=r"preprocess\.slice_range: the pictures .* were made with \[0\.1, 0\.9\]"):
         run(experiment)
 
 
 def test_a_mirror_that_keeps_left_left_is_refused(tmp_path):
-    experiment = make_experiment(tmp_path, augment=AugmentConfig(mirror="keep"))
+    experiment = make_experiment(tmp_path, augment=AugmentConfig(horizontal_flip="keep_label"))
     with pytest.raises(UserError, match="although it shows a right one"):
         run(experiment)
 
@@ -134,10 +134,10 @@ def test_a_mirror_average_is_refused_in_sagittal_slices(tmp_path):
     experiment = make_experiment(
         tmp_path,
         preprocess=dataclasses.replace(PREPROCESS, plane="sagittal"),
-        model=ModelConfig(stem="patches", patch_size=2, perceiver=TINY, mirror_average=True),
+        model=ModelConfig(stem="patches", patch_size=2, perceiver=TINY, mirror_tta=True),
         augment=AugmentConfig(),
     )
-    with pytest.raises(UserError, match=r"model\.mirror_average needs pictures whose columns run from left to right"):
+    with pytest.raises(UserError, match=r"model\.mirror_tta needs pictures whose columns run from left to right"):
         run(experiment)
 
 
@@ -233,7 +233,11 @@ if __name__ == "__main__":
 
 
 def with_maps(experiment: Experiment) -> Experiment:
-    return dataclasses.replace(experiment, attention=AttentionConfig(every_epochs=2, num_examples=4))
+    return dataclasses.replace(
+        experiment,
+        attention=AttentionConfig(num_examples=4),
+        train=dataclasses.replace(experiment.train, keep_attention_every_epochs=2),
+    )
 
 
 def test_maps_are_kept_at_their_epochs_and_change_nothing_else(undisturbed, tmp_path):
@@ -271,7 +275,9 @@ def test_a_run_that_goes_on_keeps_its_maps_and_ends_with_those_of_an_undisturbed
 
 
 def test_maps_of_a_network_without_attention_are_refused_before_training(tmp_path):
-    experiment = with_maps(make_experiment(tmp_path, model=ModelConfig(kind="cnn", cnn=CnnConfig(channels=(2, 2)))))
+    experiment = with_maps(
+        make_experiment(tmp_path, model=ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(2, 2))))
+    )
     with pytest.raises(UserError, match="attention: this network has none"):
         run(experiment)
     assert not experiment.paths.last_checkpoint.is_file()

@@ -10,15 +10,17 @@ from perceiver import PerceiverConfig
 from pipeline.config.data import SplitConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
-from pipeline.config.studies import AuditConfig
+from pipeline.config.studies import LeakStudyConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.data.store import read_store, write_store
 from pipeline.studies.leak_training import NO_CHANGES, build_recipe, train_one
 from pipeline.studies.leaky_splits import LeakyRun, divide, equalise_training, shuffle_labels
 
 STRONG = Experiment(
-    model=ModelConfig(mirror_average=True, perceiver=PerceiverConfig(dropout=0.2, attention_dropout=0.1)),
-    augment=AugmentConfig(mirror="swap", rotation_degrees=20, erase_probability=0.5, mixup_alpha=1, cutmix_alpha=1),
+    model=ModelConfig(mirror_tta=True, perceiver=PerceiverConfig(dropout=0.2, attention_dropout=0.1)),
+    augment=AugmentConfig(
+        horizontal_flip="swap_label", rotation_degrees=20, random_erasing_probability=0.5, mixup_alpha=1, cutmix_alpha=1
+    ),
     train=TrainConfig(
         weight_decay=0.1, label_smoothing=0.1, early_stopping_epochs=3, batch_size=32, devices=2, loss="mse"
     ),
@@ -40,7 +42,7 @@ def test_what_exchanges_labels_or_keeps_from_learning_by_heart_is_off():
 @pytest.mark.parametrize(("num_train", "steps", "epochs"), [(64, 10, 5), (65, 10, 4), (32, 1, 1), (1000, 32, 1)])
 def test_steps_are_rounded_up_to_whole_epochs(num_train, steps, epochs):
     """Batches hold 32: two steps an epoch of 64 pictures, three of 65."""
-    _, train = build_recipe(dataclasses.replace(STRONG, audit=AuditConfig(steps=steps)), num_train)
+    _, train = build_recipe(dataclasses.replace(STRONG, audit=LeakStudyConfig(num_steps=steps)), num_train)
     assert train.epochs == epochs
 
 
@@ -64,8 +66,8 @@ def marked_store(tmp_path_factory):
 def test_a_leaky_split_scores_high_on_labels_that_mean_nothing(marked_store):
     store = marked_store
     experiment = Experiment(
-        model=ModelConfig(kind="cnn", cnn=CnnConfig(channels=(16, 32))),
-        audit=AuditConfig(steps=120, learning_rate=1e-2),
+        model=ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(16, 32))),
+        leak_study=LeakStudyConfig(num_steps=120, learning_rate=1e-2),
         train=TrainConfig(precision="32-true"),
     )
     index = store.index

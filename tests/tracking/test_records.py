@@ -49,7 +49,7 @@ def test_a_splits_digest_changes_with_its_examples_and_its_patients_alone(tmp_pa
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
     facts = RunFacts(
-        settings={"train.epochs": 3, "preprocess.size": [8, 8], "data.table": None},
+        settings={"train.epochs": 3, "preprocess.image_size": [8, 8], "data.label_table": None},
         tags={"commit": "abc"},
         datasets=(DatasetUse("knees train", "0123", "/data", "train"),),
         metrics={"accuracy": 2 / 3},

@@ -15,7 +15,7 @@ from pipeline.training.augmentation import (
 )
 from pipeline.training.mixing import erase_boxes
 
-NONE = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0, noise=0)
+NONE = AugmentConfig(rotation_degrees=0, zoom_fraction=0, shift_fraction=0, gamma=0, brightness_fraction=0, noise_std=0)
 CPU = torch.device("cpu")
 SHAPE = (6, 2, 8, 10)
 
@@ -49,12 +49,12 @@ def test_no_strength_is_the_identity_bit_for_bit():
     "options",
     [
         {"rotation_degrees": 20.0},
-        {"zoom": 0.2},
-        {"shift": 0.2},
-        {"contrast": 0.5},
-        {"brightness": 0.3},
-        {"noise": 0.1},
-        {"mirror": "keep"},
+        {"zoom_fraction": 0.2},
+        {"shift_fraction": 0.2},
+        {"gamma": 0.5},
+        {"brightness_fraction": 0.3},
+        {"noise_std": 0.1},
+        {"horizontal_flip": "keep_label"},
         {"crop_padding": 2},
     ],
 )
@@ -100,22 +100,22 @@ def test_zoom_of_two_doubles_distances_from_the_centre():
 
 def test_brightness_multiplies_and_contrast_keeps_black_and_white():
     flat = torch.full((1000, 1, 1, 1), 0.5)
-    bright = apply_transforms(flat, draw(only(brightness=0.2), shape=tuple(flat.shape))) / flat
+    bright = apply_transforms(flat, draw(only(brightness_fraction=0.2), shape=tuple(flat.shape))) / flat
     assert bright.min() >= 0.8 - 1e-6
     assert bright.max() <= 1.2 + 1e-6
     assert bright.max() - bright.min() > 0.35
     ends = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
-    assert torch.equal(apply_transforms(ends, draw(only(contrast=1.0), shape=(1, 1, 1, 2))), ends)
+    assert torch.equal(apply_transforms(ends, draw(only(gamma=1.0), shape=(1, 1, 1, 2))), ends)
 
 
 def test_noise_has_its_standard_deviation():
     shape = (4, 1, 64, 64)
-    changed = apply_transforms(torch.zeros(shape), draw(only(noise=0.3), shape=shape))
+    changed = apply_transforms(torch.zeros(shape), draw(only(noise_std=0.3), shape=shape))
     assert changed.std().item() == pytest.approx(0.3, rel=0.03)  # 16,384 draws: three standard errors are 1.7 %
 
 
 def test_mirror_flips_columns_and_twice_is_the_identity():
-    changes = draw(only(mirror="keep"))
+    changes = draw(only(horizontal_flip="keep_label"))
     once = apply_transforms(images(), changes)
     assert changes.mirrored.any()
     assert not changes.mirrored.all()
@@ -125,12 +125,12 @@ def test_mirror_flips_columns_and_twice_is_the_identity():
 
 
 def test_swap_exchanges_labels_of_mirrored_pictures_alone():
-    config = only(mirror="swap")
+    config = only(horizontal_flip="swap_label")
     changes = draw(config)
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
     swapped = flip_labels(labels, changes, config)
     assert torch.equal(swapped != labels, changes.mirrored)
-    assert torch.equal(flip_labels(labels, changes, only(mirror="keep")), labels)
+    assert torch.equal(flip_labels(labels, changes, only(horizontal_flip="keep_label")), labels)
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (1, -2), (-3, 2), (2, 3), (-7, -9)])
@@ -157,8 +157,8 @@ def test_a_crop_larger_than_the_picture_is_refused():
 
 
 def test_options_that_are_added_leave_the_draws_of_the_others_alone():
-    old = AugmentConfig(mirror="swap")
-    before, after = draw(old), draw(dataclasses.replace(old, crop_padding=2, erase_probability=0.5))
+    old = AugmentConfig(horizontal_flip="swap_label")
+    before, after = draw(old), draw(dataclasses.replace(old, crop_padding=2, random_erasing_probability=0.5))
     for name in ("mirrored", "geometry", "exponent", "factor", "noise"):
         assert torch.equal(getattr(before, name), getattr(after, name)), name
     assert before.displacement is None
@@ -166,7 +166,7 @@ def test_options_that_are_added_leave_the_draws_of_the_others_alone():
 
 
 def test_shares_of_a_batch_together_are_the_batch():
-    changes = draw(AugmentConfig(mirror="swap", crop_padding=2, erase_probability=0.5))
+    changes = draw(AugmentConfig(horizontal_flip="swap_label", crop_padding=2, random_erasing_probability=0.5))
     whole = erase_boxes(apply_transforms(images(), changes), changes.erased)
     for rank in range(2):
         share = slice(rank, None, 2)
@@ -178,26 +178,26 @@ def test_shares_of_a_batch_together_are_the_batch():
 @pytest.mark.parametrize(
     ("mirror", "class_names", "plane", "message"),
     [
-        ("swap", ("left", "right"), "sagittal", "run from front to back"),
-        ("swap", ("healthy", "sick"), "axial", "the labels here are healthy, sick"),
-        ("swap", ("left", "other", "right"), "axial", "exchanges the labels left and right"),
-        ("keep", ("left", "right"), "axial", "although it shows a right one"),
-        ("keep", ("left", "right"), "sagittal", "although it shows a right one"),
+        ("swap_label", ("left", "right"), "sagittal", "run from front to back"),
+        ("swap_label", ("healthy", "sick"), "axial", "the labels here are healthy, sick"),
+        ("swap_label", ("left", "other", "right"), "axial", "exchanges the labels left and right"),
+        ("keep_label", ("left", "right"), "axial", "although it shows a right one"),
+        ("keep_label", ("left", "right"), "sagittal", "although it shows a right one"),
     ],
 )
 def test_a_mirror_that_makes_labels_wrong_is_refused(mirror, class_names, plane, message):
     with pytest.raises(UserError, match=message):
-        check_mirror(only(mirror=mirror), class_names, plane)
+        check_mirror(only(horizontal_flip=mirror), class_names, plane)
 
 
 @pytest.mark.parametrize(
     ("mirror", "class_names", "plane"),
     [
-        ("swap", ("left", "right"), "axial"),
-        ("swap", ("left", "right"), "coronal"),
-        ("keep", ("healthy", "sick"), "sagittal"),
+        ("swap_label", ("left", "right"), "axial"),
+        ("swap_label", ("left", "right"), "coronal"),
+        ("keep_label", ("healthy", "sick"), "sagittal"),
         ("none", ("left", "right"), "sagittal"),
     ],
 )
 def test_a_mirror_that_keeps_labels_right_is_allowed(mirror, class_names, plane):
-    check_mirror(only(mirror=mirror), class_names, plane)
+    check_mirror(only(horizontal_flip=mirror), class_names, plane)

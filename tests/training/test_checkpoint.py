@@ -76,7 +76,7 @@ def test_a_mirror_average_gives_a_mirrored_knee_exactly_the_other_answer():
     cpu = torch.device("cpu")
     plain = build_from_checkpoint(checkpoint)
     averaging = build_from_checkpoint(
-        dataclasses.replace(checkpoint, model=dataclasses.replace(checkpoint.model, mirror_average=True))
+        dataclasses.replace(checkpoint, model=dataclasses.replace(checkpoint.model, mirror_tta=True))
     )
     scores = compute_probabilities(averaging, images, places, cpu, 3)
     mirrored = compute_probabilities(averaging, images[:, :, ::-1], places, cpu, 3)

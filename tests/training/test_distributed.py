@@ -9,7 +9,6 @@ import torch
 
 from perceiver import PerceiverConfig
 from pipeline.config.experiment import Experiment
-from pipeline.config.outputs import AttentionConfig
 from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
@@ -73,7 +72,7 @@ def compare(found: Experiment, expected: Experiment) -> None:
 
 def test_two_processes_with_a_part_each_learn_what_one_does_though_one_has_fewer_batches_to_judge():
     """By plain gradient descent: Adam and clipping would hide gradients that are too large or too small."""
-    config = dataclasses.replace(CONFIG, batch_size=4, clip_norm=None)
+    config = dataclasses.replace(CONFIG, batch_size=4, max_grad_norm=None)
     (alone,) = run_processes(1, watch_training, config)
     first, second = run_processes(2, watch_training, dataclasses.replace(config, devices=2, strategy="fsdp"))
     assert -(-(NUM_VAL - NUM_VAL // 2) // 4) == 2, "batches that the first process judges"
@@ -130,6 +129,11 @@ def test_what_cannot_be_divided_is_refused(options):
 
 
 def test_maps_while_a_divided_model_is_trained_are_refused(tmp_path):
-    experiment = dataclasses.replace(make_divided(tmp_path, 2), attention=AttentionConfig(every_epochs=1))
-    with pytest.raises(UserError, match=r"attention\.every_epochs: found 1, allowed is 0 with train\.strategy fsdp"):
+    experiment = make_divided(tmp_path, 2)
+    experiment = dataclasses.replace(
+        experiment, train=dataclasses.replace(experiment.train, keep_attention_every_epochs=1)
+    )
+    with pytest.raises(
+        UserError, match=r"train\.keep_attention_every_epochs: found 1, allowed is 0 with train\.strategy fsdp"
+    ):
         train(experiment, None)

@@ -27,7 +27,9 @@ CPU = torch.device("cpu")
 CONFIG = TrainConfig(
     epochs=3, batch_size=8, precision="32-true", accelerator="cpu", learning_rate=0.01, warmup_epochs=0
 )
-STILL = AugmentConfig(rotation_degrees=0, zoom=0, shift=0, contrast=0, brightness=0, noise=0)
+STILL = AugmentConfig(
+    rotation_degrees=0, zoom_fraction=0, shift_fraction=0, gamma=0, brightness_fraction=0, noise_std=0
+)
 
 
 def make_pictures(number=40, channels=None, seed=0):
@@ -83,7 +85,10 @@ def test_it_learns():
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
-    options = {"augment": AugmentConfig(mirror="swap", mixup_alpha=0.4, erase_probability=0.5), "dropout": 0.5}
+    options = {
+        "augment": AugmentConfig(horizontal_flip="swap_label", mixup_alpha=0.4, random_erasing_probability=0.5),
+        "dropout": 0.5,
+    }
     first = train(**options)
     torch.manual_seed(99)  # what others drew before does not matter
     second = train(**options)
@@ -124,7 +129,7 @@ def test_each_epoch_draws_its_own_changes():
     """Thirty times the same picture: what differs between epochs is drawn, not ordered."""
     images = np.repeat(make_pictures(1)[0], 30, axis=0)
     first, second = collect_inputs(
-        dataclasses.replace(STILL, noise=0.1), place(np.arange(30), images, np.zeros(30, int))
+        dataclasses.replace(STILL, noise_std=0.1), place(np.arange(30), images, np.zeros(30, int))
     )
     assert not torch.equal(first, second)
     assert len(torch.unique(first, dim=0)) == 30
@@ -132,7 +137,7 @@ def test_each_epoch_draws_its_own_changes():
 
 def test_an_erased_box_reaches_the_model_as_the_mean():
     """Both epochs, every picture: 12 to 24 of 48 pixels are exactly 0, and none is without erasing."""
-    erasing = dataclasses.replace(STILL, erase_probability=1.0, erase_area=(0.4, 0.4))
+    erasing = dataclasses.replace(STILL, random_erasing_probability=1.0, random_erasing_area=(0.4, 0.4))
     for inputs in collect_inputs(erasing, examples()[0]):
         num_zeros = (inputs == 0).sum(dim=1)
         assert num_zeros.min() >= 12
@@ -154,7 +159,7 @@ def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
     images, labels = make_pictures(8)
     all_rows = place(np.arange(8), images, labels)
     config = dataclasses.replace(
-        CONFIG, epochs=1, schedule="constant", clip_norm=0.05, label_smoothing=0.1, loss=loss_name
+        CONFIG, epochs=1, schedule="constant", max_grad_norm=0.05, label_smoothing=0.1, loss=loss_name
     )
     fabric = build_fabric(config)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
@@ -225,7 +230,7 @@ def test_validation_reports_the_squared_error_of_the_probabilities():
 def test_adam_with_an_exponential_schedule_has_the_rates_computed_by_hand():
     """Rate 1e-4, times 0.9 after each epoch, with the squared error: all as one experiment uses them together."""
     options = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "loss": "mse"}
-    state = train(dataclasses.replace(CONFIG, schedule="exponential", gamma=0.9, **options))
+    state = train(dataclasses.replace(CONFIG, schedule="exponential", lr_gamma=0.9, **options))
     assert [result.learning_rate for result in state.history] == pytest.approx([1e-4, 9e-5, 8.1e-5])
     losses = [result.train_loss for result in state.history]
     assert losses == sorted(losses, reverse=True)

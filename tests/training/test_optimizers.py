@@ -20,12 +20,15 @@ def rates(steps, steps_per_epoch=2, **options):
     ("options", "expected"),
     [
         ({"schedule": "constant"}, [1, 1, 1, 1, 1, 1, 1, 1]),
-        ({"schedule": "exponential", "gamma": 0.5}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]),
-        ({"schedule": "step", "gamma": 0.1, "step_epochs": 2}, [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1]),
-        ({"schedule": "multistep", "gamma": 0.1, "milestones": (1, 3)}, [1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]),
+        ({"schedule": "exponential", "lr_gamma": 0.5}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]),
+        ({"schedule": "step", "lr_gamma": 0.1, "lr_step_epochs": 2}, [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1]),
+        ({"schedule": "multistep", "lr_gamma": 0.1, "lr_milestones": (1, 3)}, [1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]),
         ({"schedule": "constant", "warmup_epochs": 2}, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]),
         ({"schedule": "constant", "warmup_epochs": 0.5}, [1, 1, 1, 1, 1, 1, 1, 1]),
-        ({"schedule": "exponential", "gamma": 0.5, "warmup_epochs": 1}, [0.5, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]),
+        (
+            {"schedule": "exponential", "lr_gamma": 0.5, "warmup_epochs": 1},
+            [0.5, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125],
+        ),
     ],
 )
 def test_schedule_has_the_rates_computed_by_hand(options, expected):
@@ -33,13 +36,13 @@ def test_schedule_has_the_rates_computed_by_hand(options, expected):
 
 
 def test_the_papers_schedule_falls_tenfold_after_epochs_84_102_and_114_of_120():
-    found = rates(240, epochs=120, schedule="multistep", gamma=0.1, milestones=(84, 102, 114))
+    found = rates(240, epochs=120, schedule="multistep", lr_gamma=0.1, lr_milestones=(84, 102, 114))
     expected = [1.0] * 168 + [0.1] * 36 + [0.01] * 24 + [0.001] * 12  # two steps an epoch
     assert found == pytest.approx(expected)
 
 
 def test_cosine_starts_at_one_passes_the_middle_and_ends_at_the_final_fraction():
-    found = rates(9, steps_per_epoch=3, epochs=3, schedule="cosine", final_fraction=0.2)
+    found = rates(9, steps_per_epoch=3, epochs=3, schedule="cosine", final_lr_fraction=0.2)
     assert found[0] == pytest.approx(1)
     assert found[4] == pytest.approx(0.6)  # half-way between 1 and 0.2
     assert found[2] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
@@ -47,13 +50,13 @@ def test_cosine_starts_at_one_passes_the_middle_and_ends_at_the_final_fraction()
 
 
 def test_cosine_begins_after_warm_up():
-    found = rates(7, steps_per_epoch=1, epochs=7, schedule="cosine", final_fraction=0.0, warmup_epochs=2)
+    found = rates(7, steps_per_epoch=1, epochs=7, schedule="cosine", final_lr_fraction=0.0, warmup_epochs=2)
     assert found == pytest.approx([0.5, 1, 1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 0])
 
 
 def test_exponential_falls_once_an_epoch_however_many_batches_it_has():
-    few = rates(40, steps_per_epoch=10, schedule="exponential", gamma=0.9)[::10]
-    many = rates(400, steps_per_epoch=100, schedule="exponential", gamma=0.9)[::100]
+    few = rates(40, steps_per_epoch=10, schedule="exponential", lr_gamma=0.9)[::10]
+    many = rates(400, steps_per_epoch=100, schedule="exponential", lr_gamma=0.9)[::100]
     assert few == many == pytest.approx([1, 0.9, 0.81, 0.729])
 
 

@@ -16,15 +16,15 @@ from pipeline.training.point_augmentation import (
     shift_points,
 )
 
-NONE = PointAugmentConfig(scale=0)
+NONE = PointAugmentConfig(scale_fraction=0)
 CPU = torch.device("cpu")
 STRENGTHS = {
-    "scale": 0.1,
-    "stretch": 0.5,
+    "scale_fraction": 0.1,
+    "stretch_fraction": 0.5,
     "rotation_degrees": 30.0,
-    "jitter": 0.05,
+    "jitter_std": 0.05,
     "shift": 0.2,
-    "dropout": 0.5,
+    "dropout_fraction": 0.5,
 }
 
 
@@ -60,7 +60,7 @@ def test_no_strength_leaves_the_set_of_points_alone():
 
 @pytest.mark.parametrize("option", STRENGTHS)
 def test_every_option_changes_the_cloud_and_follows_the_seed(option):
-    config = PointAugmentConfig(**{"scale": 0, option: STRENGTHS[option]})
+    config = PointAugmentConfig(**{"scale_fraction": 0, option: STRENGTHS[option]})
     first = transform(clouds(), draw(config, seed=3))
     assert torch.equal(first, transform(clouds(), draw(config, seed=3)))
     assert (sorted_rows(first) - sorted_rows(normalise_points(clouds()))).abs().max() > 1e-3
@@ -74,7 +74,7 @@ def test_scaling_a_whole_cloud_and_then_normalising_is_a_no_op():
 
 
 def test_every_point_has_its_own_factor_within_the_limits():
-    factor = draw(PointAugmentConfig(scale=0.01), num_stored=1000, num_points=1000).factor
+    factor = draw(PointAugmentConfig(scale_fraction=0.01), num_stored=1000, num_points=1000).factor
     assert factor.shape == (4, 1000, 1)
     assert factor.min() >= 0.99
     assert factor.max() <= 1.01
@@ -100,7 +100,7 @@ def test_stretch_by_hand():
 
 
 def test_stretch_is_as_likely_to_double_as_to_halve():
-    stretch = draw(PointAugmentConfig(scale=0, stretch=1.0), batch=4000).stretch
+    stretch = draw(PointAugmentConfig(scale_fraction=0, stretch_fraction=1.0), batch=4000).stretch
     assert stretch.min() >= 0.5
     assert stretch.max() <= 2
     # The mean logarithm of 12,000 draws, uniform in +-log 2, has the deviation log(2) / sqrt(3 * 12000) = 0.0037.
@@ -138,7 +138,7 @@ def test_the_drawn_rotation_turns_the_points_and_not_the_axes():
 
 
 def test_rotations_fill_the_range_both_ways():
-    rotation = draw(PointAugmentConfig(scale=0, rotation_degrees=20), batch=2000).rotation
+    rotation = draw(PointAugmentConfig(scale_fraction=0, rotation_degrees=20), batch=2000).rotation
     degrees = torch.rad2deg(torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0]))
     assert -20 <= degrees.min() < -19  # 2,000 uniform draws miss the last degree with a chance of 0.975^2000
     assert 19 < degrees.max() <= 20
@@ -175,7 +175,9 @@ def test_dropped_points_by_hand():
 
 
 def test_a_dropped_cloud_keeps_its_size_and_loses_points():
-    chosen = draw(PointAugmentConfig(scale=0, dropout=0.5), batch=200, num_stored=100, num_points=100).chosen
+    chosen = draw(
+        PointAugmentConfig(scale_fraction=0, dropout_fraction=0.5), batch=200, num_stored=100, num_points=100
+    ).chosen
     kept = torch.tensor([len(row.unique()) for row in chosen])
     assert chosen.shape == (200, 100)
     assert kept.min() >= 50
@@ -201,9 +203,9 @@ def test_the_result_is_centred_and_fits_the_cube_where_nothing_is_displaced():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": 1.0}, "augment.points.scale: found 1.0, allowed is 0 to below 1"),
-        ({"dropout": -0.1}, "augment.points.dropout: found -0.1"),
-        ({"jitter": -1.0}, "augment.points.jitter: found -1.0, allowed is 0 or more"),
+        ({"scale_fraction": 1.0}, "augment.points.scale_fraction: found 1.0, allowed is 0 to below 1"),
+        ({"dropout_fraction": -0.1}, "augment.points.dropout_fraction: found -0.1"),
+        ({"jitter_std": -1.0}, "augment.points.jitter_std: found -1.0, allowed is 0 or more"),
         ({"rotation_degrees": 200.0}, "augment.points.rotation_degrees: found 200.0, allowed is 0 to 180"),
     ],
 )
@@ -215,9 +217,9 @@ def test_a_strength_out_of_range_is_refused(options, message):
 @pytest.mark.parametrize(
     "options",
     [
-        {"mirror": "keep"},
+        {"horizontal_flip": "keep_label"},
         {"crop_padding": 4},
-        {"erase_probability": 0.5},
+        {"random_erasing_probability": 0.5},
         {"mixup_alpha": 0.2},
         {"cutmix_alpha": 1.0},
     ],

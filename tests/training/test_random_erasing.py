@@ -10,7 +10,7 @@ from pipeline.core.errors import UserError
 from pipeline.training.mixing import cover_boxes, draw_erased_boxes, erase_boxes
 
 CPU = torch.device("cpu")
-ALWAYS = AugmentConfig(erase_probability=1.0)
+ALWAYS = AugmentConfig(random_erasing_probability=1.0)
 
 
 def draw(config, num_pictures=2000, height=20, width=30, seed=0):
@@ -40,7 +40,7 @@ def test_an_erased_box_is_zero_in_all_channels_and_the_rest_is_as_it_was():
 
 @pytest.mark.parametrize("area", [(0.05, 0.1), (0.02, 0.33)])  # none as high as the picture, and some that are cut
 def test_boxes_lie_within_the_picture_and_reach_all_its_sides(area):
-    boxes = draw(dataclasses.replace(ALWAYS, erase_area=area))
+    boxes = draw(dataclasses.replace(ALWAYS, random_erasing_area=area))
     assert boxes.min() == 0
     assert (boxes[:, 1].max(), boxes[:, 3].max()) == (20, 30)
     assert min(side.min() for side in sides(boxes)) >= 1
@@ -48,7 +48,7 @@ def test_boxes_lie_within_the_picture_and_reach_all_its_sides(area):
 
 def test_boxes_have_the_area_of_the_option_and_sides_of_many_ratios():
     """A tenth of 60 x 60 pixels is 360; sides are 10.4 to 34.6 pixels, so that rounding adds at most 7 %."""
-    config = dataclasses.replace(ALWAYS, erase_area=(0.1, 0.1))
+    config = dataclasses.replace(ALWAYS, random_erasing_area=(0.1, 0.1))
     height, width = sides(draw(config, height=60, width=60))
     assert ((height * width - 360).abs() <= 0.07 * 360).all()
     ratio = (height / width).log()
@@ -58,7 +58,7 @@ def test_boxes_have_the_area_of_the_option_and_sides_of_many_ratios():
 
 
 def test_areas_are_uniform_between_the_two_fractions():
-    config = dataclasses.replace(ALWAYS, erase_area=(0.1, 0.3))
+    config = dataclasses.replace(ALWAYS, random_erasing_area=(0.1, 0.3))
     height, width = sides(draw(config, height=100, width=100))
     area = height * width / 10_000
     assert area.min() > 0.095  # sides of 18 pixels and more: rounding adds less than 5 %
@@ -67,14 +67,14 @@ def test_areas_are_uniform_between_the_two_fractions():
 
 
 def test_a_slim_box_that_does_not_fit_is_cut_to_the_picture():
-    height, width = sides(draw(dataclasses.replace(ALWAYS, erase_area=(0.9, 0.9)), height=8, width=32))
+    height, width = sides(draw(dataclasses.replace(ALWAYS, random_erasing_area=(0.9, 0.9)), height=8, width=32))
     assert (height <= 8).all()
     assert (width <= 32).all()
     assert (height * width >= 0.25 * 256).all()
 
 
 def test_so_many_pictures_lose_a_box_as_the_probability_says():
-    boxes = draw(dataclasses.replace(ALWAYS, erase_probability=0.3))
+    boxes = draw(dataclasses.replace(ALWAYS, random_erasing_probability=0.3))
     share = cover_boxes(boxes, 20, 30).flatten(1).any(dim=1).float().mean()
     assert share == pytest.approx(0.3, abs=0.04)  # four standard errors of 2,000 draws
 
@@ -87,9 +87,12 @@ def test_boxes_are_those_of_the_seed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"erase_probability": 1.5}, r"augment\.erase_probability: found 1\.5, allowed is 0 to 1"),
-        ({"erase_area": (0.3, 0.1)}, r"augment\.erase_area: found \(0\.3, 0\.1\), allowed is two growing fractions"),
-        ({"erase_area": (0.0, 0.1)}, r"augment\.erase_area"),
+        ({"random_erasing_probability": 1.5}, r"augment\.random_erasing_probability: found 1\.5, allowed is 0 to 1"),
+        (
+            {"random_erasing_area": (0.3, 0.1)},
+            r"augment\.random_erasing_area: found \(0\.3, 0\.1\), allowed is two growing fractions",
+        ),
+        ({"random_erasing_area": (0.0, 0.1)}, r"augment\.random_erasing_area"),
         ({"crop_padding": -1}, r"augment\.crop_padding: found -1, allowed is 0 or more"),
     ],
 )

@@ -191,7 +191,7 @@ def _clear_other(folder: Path, record: dict[str, Any]) -> None:
         if others:
             raise UserError(
                 f"{folder}: found {others[0]!r} and no {COMPLETE_NAME}; synthetic knees go into an empty folder, "
-                "never among other data. Name another folder with --data.raw (make: DATA=folder)."
+                "never among other data. Name another folder with --data.raw_folder (make: DATA=folder)."
             )
         return
     old = read_json(found)

@@ -54,8 +54,8 @@ def write_attention_page(path: Path, experiment: Experiment, checkpoint: Checkpo
     """
     options, maps, below, overlays = experiment.attention, drawn.maps, drawn.below, drawn.overlays
     shown = list(overlays[:MAX_SHOWN])
-    sentences = describe_maps(maps, checkpoint.model.mirror_average)
-    sentences += _describe_drawing(maps, below, options.interpolation, options.native)
+    sentences = describe_maps(maps, checkpoint.model.mirror_tta)
+    sentences += _describe_drawing(maps, below, options.interpolation, options.native_resolution)
     if len(overlays) > len(shown):
         sentences.append(
             f"The first {len(shown)} of {len(overlays)} maps are shown large; all of them are files in overlays."

@@ -235,7 +235,7 @@ def choose_epochs(kept: Sequence[int], wanted: Sequence[int]) -> list[int]:
     if missing:
         raise UserError(
             f"attention.epochs: found {missing}, but maps were kept of {sorted(kept)} "
-            "(attention.every_epochs in training)."
+            "(train.keep_attention_every_epochs in training)."
         )
     if wanted:
         return sorted(wanted)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.attention.storage import list_kept_epochs, read_maps
-from pipeline.config.outputs import ReportConfig
+from pipeline.config.outputs import CompareConfig
 from pipeline.data.store import Store, read_store
 from pipeline.evaluation.schema import count_correct
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs
@@ -36,7 +36,7 @@ class SharedInputs:
     example_ids: list[str]
 
 
-def draw_comparison(runs: Sequence[RunRecord], options: ReportConfig) -> list[Figure]:
+def draw_comparison(runs: Sequence[RunRecord], options: CompareConfig) -> list[Figure]:
     """Draw what there is: curves, confusion matrices, test inputs, attention over the epochs."""
     return [
         *draw_run_curves(runs),

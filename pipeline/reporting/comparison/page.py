@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.outputs import ReportConfig
+from pipeline.config.outputs import CompareConfig
 from pipeline.core.text import count_words
 from pipeline.evaluation.bootstrap import MIN_PATIENTS, Bootstrap
 from pipeline.evaluation.paired_comparison import Difference, compare_pair, correct_for_many, explain_mismatch
@@ -19,7 +19,7 @@ SIGNIFICANCE = 0.05
 DASH = "\u2013"
 
 
-def write_comparison(path: Path, runs: Sequence[RunRecord], options: ReportConfig) -> None:
+def write_comparison(path: Path, runs: Sequence[RunRecord], options: CompareConfig) -> None:
     """Write the page, whole or not at all.
 
     Args:
@@ -33,10 +33,10 @@ def write_comparison(path: Path, runs: Sequence[RunRecord], options: ReportConfi
         "comparison.html",
         title=f"{runs[0].paths.name}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side",
         synthetic_notes=sorted({note for run in runs if (note := run.metrics["synthetic_note"])}),
-        warnings=[*list_warnings(runs, differences, options.num_resamples), *problems],
+        warnings=[*list_warnings(runs, differences, options.num_bootstrap_resamples), *problems],
         runs=tabulate_runs(runs),
         reference=runs[0].name,
-        num_resamples=f"{options.num_resamples:,}",
+        num_resamples=f"{options.num_bootstrap_resamples:,}",
         differences=tabulate_differences(differences),
         settings=tabulate_settings(runs),
         figures=draw_comparison(runs, options),
@@ -116,14 +116,14 @@ class Compared:
     num_groups: int
 
 
-def compare_with_first(runs: Sequence[RunRecord], options: ReportConfig) -> tuple[list[Compared], list[str]]:
+def compare_with_first(runs: Sequence[RunRecord], options: CompareConfig) -> tuple[list[Compared], list[str]]:
     """Compare each run with the first one, at every level that both have.
 
     Returns:
         A record for each run, level and score, and a sentence for each run that could not be compared.
     """
     first, compared, problems = runs[0], [], []
-    bootstrap = Bootstrap(options.num_resamples, options.seed)
+    bootstrap = Bootstrap(options.num_bootstrap_resamples, options.seed)
     for run in runs[1:]:
         reason = explain_mismatch(first.test, run.test)
         if run.class_names != first.class_names:
@@ -208,7 +208,7 @@ def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_r
     if num_compared * 2 / (num_resamples + 1) > SIGNIFICANCE:
         warnings.append(
             f"With {num_resamples:,} draws no difference among {num_compared} runs can be shown after correction: "
-            "raise report.num_resamples."
+            "raise compare.num_bootstrap_resamples."
         )
     if len(runs) > 1:
         warnings.append(

@@ -84,8 +84,8 @@ def _describe_source(experiment: Experiment, missing: str) -> str:
 
 
 def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
-    if experiment.data.table is not None:
-        return f"Labels are those of the table {experiment.data.table.name}."
+    if experiment.data.label_table is not None:
+        return f"Labels are those of the table {experiment.data.label_table.name}."
     dataset = DATASETS[experiment.data.dataset]
     if dataset.list_sources is None:
         made = "made with the objects" if dataset.synthetic_note else "the publisher's"
@@ -112,9 +112,9 @@ def _describe_preprocessing(checkpoint: Checkpoint) -> str:
 
 
 def _describe_slicing(options: PreprocessConfig) -> str:
-    start, end = (f"{100 * share:g}" for share in options.span)
-    low, high = (f"{share:g}" for share in options.percentiles)
-    height, width = options.size
+    start, end = (f"{100 * share:g}" for share in options.slice_range)
+    low, high = (f"{share:g}" for share in options.intensity_percentiles)
+    height, width = options.image_size
     fitted = "the whole slice fitted into" if options.spacing_mm is None else f"pixels of {options.spacing_mm:g} mm,"
     return (
         f"Axes turned to anatomical directions; {options.num_slices} {options.plane} slices a volume, evenly spaced "
@@ -124,8 +124,8 @@ def _describe_slicing(options: PreprocessConfig) -> str:
 
 
 def _describe_partition(options: SplitConfig, is_published: bool, kind: DataKind) -> str:
-    if options.table is not None:
-        return f"As given in the table {options.table.name}."
+    if options.split_table is not None:
+        return f"As given in the table {options.split_table.name}."
     if is_published:
         return f"Test rows are the publisher's; validation was drawn from the training rows with seed {options.seed}."
     strata = ", keeping the mix of labels" if options.stratify else ""

@@ -67,7 +67,7 @@ def fill_documents(
     facts = describe_data(experiment, checkpoint, evidence.data)
     facts |= describe_model(checkpoint, evidence.num_parameters)
     facts |= describe_results(
-        metrics, checkpoint.spec.kind, experiment.evaluate.num_resamples, experiment.evaluate.seed
+        metrics, checkpoint.spec.kind, experiment.evaluate.num_bootstrap_resamples, experiment.evaluate.seed
     )
     facts |= {"flow": " ".join(describe_flow(evidence.data.flow))}
     if has_attention:

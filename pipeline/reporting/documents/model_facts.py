@@ -11,17 +11,20 @@ from pipeline.training.history import find_best
 
 AUGMENTATIONS = {
     "rotation_degrees": "rotation up to {} degrees",
-    "zoom": "zoom by up to {}",
-    "shift": "shift by up to {} of the side",
-    "contrast": "contrast {}",
-    "brightness": "brightness {}",
-    "noise": "noise {}",
+    "zoom_fraction": "zoom by up to {}",
+    "shift_fraction": "shift by up to {} of the side",
+    "gamma": "contrast {}",
+    "brightness_fraction": "brightness {}",
+    "noise_std": "noise {}",
     "crop_padding": "crops after a border of {} pixels",
-    "erase_probability": "a box erased with probability {}",
+    "random_erasing_probability": "a box erased with probability {}",
     "mixup_alpha": "mixup, alpha {}",
     "cutmix_alpha": "cutmix, alpha {}",
 }
-MIRRORS = {"keep": "mirror images with the same label", "swap": "mirror images with left and right exchanged"}
+MIRRORS = {
+    "keep_label": "mirror images with the same label",
+    "swap_label": "mirror images with left and right exchanged",
+}
 
 
 def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str]:
@@ -32,7 +35,7 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
         num_parameters: of the network.
     """
     settings, shape, kind = checkpoint.settings, checkpoint.model, checkpoint.spec.kind
-    is_perceiver = shape.kind == "perceiver"
+    is_perceiver = shape.architecture == "perceiver"
     classes = ", ".join(checkpoint.spec.class_names)
     if len(checkpoint.spec.class_names) > 12:
         classes = f"{len(checkpoint.spec.class_names)} classes"
@@ -57,7 +60,7 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
         "ensemble": "None: one set of weights answers.",
         "availability": f"The software is this project at commit {checkpoint.commit}.",
     }
-    if shape.mirror_average:
+    if shape.mirror_tta:
         facts["ensemble"] = "One set of weights; the answer is the mean of those for the picture and its mirror image."
     if kind.has_patients:
         facts["status"] = "Research software; it makes no diagnosis, and no authority has approved it."
@@ -66,7 +69,7 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
 
 
 def _describe_network(shape: ModelConfig) -> str:
-    if shape.kind != "perceiver":
+    if shape.architecture != "perceiver":
         return (
             f"A convolutional network, {shape.cnn.blocks} blocks of {', '.join(map(str, shape.cnn.channels))} channels."
         )
@@ -90,7 +93,7 @@ def _describe_network(shape: ModelConfig) -> str:
 def _describe_choice(checkpoint: Checkpoint) -> str:
     how = "as the user named it"
     if checkpoint.history:
-        select_by = checkpoint.settings["train.select_by"]
+        select_by = checkpoint.settings["train.monitor"]
         if find_best(checkpoint.history, select_by).epoch == checkpoint.epoch:
             how = f"the best by {select_by.replace('val_', 'validation ')}"
     return f"Epoch {checkpoint.epoch}, {how}; test rows were read by the evaluation alone."
@@ -107,7 +110,7 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
         "warmup_epochs": "epochs of warm-up",
         "weight_decay": "weight decay",
         "label_smoothing": "label smoothing",
-        "clip_norm": "largest gradient norm",
+        "max_grad_norm": "largest gradient norm",
         "precision": "precision",
         "seed": "seed",
     }
@@ -122,7 +125,7 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
 def _describe_augmentation(settings: Mapping[str, Any]) -> str:
     values = {name: settings.get(f"augment.{name}", 0) for name in AUGMENTATIONS}
     done = [text.format(show_value(values[name])) for name, text in AUGMENTATIONS.items() if values[name]]
-    mirror = MIRRORS.get(str(settings.get("augment.mirror")))
+    mirror = MIRRORS.get(str(settings.get("augment.horizontal_flip")))
     done += [mirror] if mirror else []
     return f"Random changes of training pictures: {', '.join(done)}." if done else "Training pictures were not changed."
 

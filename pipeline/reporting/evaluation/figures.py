@@ -82,7 +82,7 @@ def draw_curves(checkpoint: Checkpoint, history: pd.DataFrame | None = None) -> 
     """
     if history is None:
         history = pd.DataFrame([vars(result) for result in checkpoint.history])
-    best = find_best(checkpoint.history, checkpoint.settings["train.select_by"]).epoch
+    best = find_best(checkpoint.history, checkpoint.settings["train.monitor"]).epoch
     return training_curves(history, best)
 
 

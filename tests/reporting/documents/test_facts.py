@@ -38,7 +38,12 @@ def build_checkpoint(**changes) -> Checkpoint:
         "std": (0.125,),
         "store_fingerprint": "s",
         "split_fingerprint": "p",
-        "settings": {"train.seed": 7, "train.epochs": 2, "train.select_by": "val_loss", "augment.mirror": "swap"},
+        "settings": {
+            "train.seed": 7,
+            "train.epochs": 2,
+            "train.monitor": "val_loss",
+            "augment.horizontal_flip": "swap_label",
+        },
         "versions": {"torch": "2.13.0"},
         "commit": "abc",
         "epoch": 2,
@@ -82,7 +87,9 @@ def test_facts_about_the_data_are_those_of_the_files():
 def test_a_failed_certificate_and_a_table_of_labels_are_told():
     facts = describe(certificate=CERTIFICATE | {"passed": False})
     assert "did not pass" in facts["disjoint"]
-    given = Experiment(data=DataConfig(table=Path("mine/labels.csv")), split=SplitConfig(table=Path("mine/parts.csv")))
+    given = Experiment(
+        data=DataConfig(label_table=Path("mine/labels.csv")), split=SplitConfig(split_table=Path("mine/parts.csv"))
+    )
     assert describe(given)["reference"] == "Labels are those of the table labels.csv."
     assert describe(given)["partition"] == "As given in the table parts.csv."
     folds = Experiment(split=SplitConfig(num_folds=5, test_fold=3))
@@ -117,7 +124,7 @@ def test_facts_about_the_model_are_those_of_the_checkpoint():
     )
     assert "1,234 parameters" in facts["model"]
     assert facts["ensemble"].startswith("None")
-    averaged = build_checkpoint(model=dataclasses.replace(ModelConfig(), mirror_average=True))
+    averaged = build_checkpoint(model=dataclasses.replace(ModelConfig(), mirror_tta=True))
     assert "mirror image" in describe_model(averaged, 5)["ensemble"]
 
 
