@@ -18,15 +18,15 @@ RUN := .venv/bin/python
 READY := .venv/.installed
 endif
 STAGE = $(RUN) -m pipeline
-OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
+OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict export attention compare leak-study \
-	cross-validate report audit folds mnist cifar10 cifar100 modelnet40 ui test test-slow check format bench clean
+.PHONY: help setup fetch preprocess split train evaluate predict export attention report audit folds mnist cifar10 \
+	cifar100 modelnet40 ui test test-slow check docs pages format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -59,18 +59,14 @@ export: $(READY) ## write the trained model for torch.export, ONNX and MONAI
 attention: $(READY) ## draw where the trained model looks
 	$(STAGE) attention $(OPTIONS)
 
-compare: $(READY) ## put evaluated runs side by side: make compare RUNS="phantom phantom/seed-1"
-	$(STAGE) compare $(RUNS) $(OPTIONS)
+report: $(READY) ## put evaluated runs side by side: make report RUNS="phantom phantom/seed-1"
+	$(STAGE) report $(RUNS) $(OPTIONS)
 
-leak-study: $(READY) ## show what leaks do: four ways to split, true and shuffled labels
-	$(STAGE) leak-study $(OPTIONS)
+audit: $(READY) ## show what leaks do: four ways to divide, true and shuffled labels
+	$(STAGE) audit $(OPTIONS)
 
-cross-validate: $(READY) ## train and evaluate every fold, so that every patient is tested once
-	$(STAGE) cross-validate $(OPTIONS)
-
-# The names of earlier versions.
-report audit folds:
-	@$(STAGE) $@
+folds: $(READY) ## train and judge every fold, so that every patient is tested once
+	$(STAGE) folds $(OPTIONS)
 
 # All stages of one published set, with its config unless CONFIG names another of the same set.
 ALL_STAGES = $(MAKE) fetch preprocess split train evaluate CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),$1)
@@ -96,10 +92,17 @@ test: $(READY) ## run the tests
 test-slow: $(READY) ## run all tests, those of minutes too
 	$(RUN) -m pytest -n auto --slow
 
-check: $(READY) ## format, lint and types
+check: $(READY) docs ## format, lint, types and documentation
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+docs: $(READY) ## build the documentation into docs/_build/html; a warning is an error
+	$(RUN) -m sphinx -W --keep-going -q docs docs/_build/html
+
+pages: $(READY) ## write the generated pages of docs/ again
+	$(RUN) docs/generate_configuration.py
+	$(RUN) docs/generate_architecture.py
 
 format: $(READY) ## put the code into its format
 	$(RUN) -m ruff format .
