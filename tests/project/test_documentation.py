@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+from pipeline.cli import main
 from pipeline.config.experiment import Experiment
 from pipeline.stages import STAGES
 
@@ -23,6 +24,18 @@ PAGE_IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 # Words of a path that stand for another word, and paths that are there only once something has run.
 PLACEHOLDER = re.compile(r"NAME|[*<>…]|\bmine\b|\bfold-N\b")
 WRITTEN = re.compile(r"(reports|runs|data)/(phantom|akoa)\b|docs/(_build|_generated)\b|configs/inference\.json")
+# The main job on a few small synthetic knees.
+TINY = {
+    "name": "tiny",
+    "data": {"dataset": "phantom"},
+    "phantom": {"num_patients": 10, "max_visits": 1, "shape": [24, 24, 20], "spacing_mm": [6.0, 6.0, 6.0]},
+    "preprocess": {"num_slices": 4, "image_size": [16, 16], "spacing_mm": 9.0, "num_workers": 1},
+    "split": {"val_fraction": 0.2, "test_fraction": 0.3},
+    "model": {"stem": "patches", "perceiver": {"num_latents": 4, "latent_dim": 16, "num_cross_attends": 1}},
+    "train": {"epochs": 2, "batch_size": 16},
+    "evaluate": {"num_bootstrap_resamples": 200},
+    "tracking": {"enabled": False},
+}
 # File names such as report.html and train.py look like options; these are their last parts.
 SUFFIXES = {"csv", "html", "json", "md", "npz", "onnx", "png", "pt2", "py", "safetensors", "txt", "yaml"}
 
@@ -213,3 +226,21 @@ def test_the_citation_names_this_version():
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f'version = "{citation["version"]}"' in project
     assert f'license = "{citation["license"]}"' in project
+
+
+def mask(line: str) -> str:
+    """Leave of a line of output what is the same for every experiment."""
+    plain = re.sub(r"\d[\d.,]*(e-\d+)?", "#", line.replace("phantom", "tiny"))
+    return " ".join(plain.split()).removesuffix(" best")
+
+
+@pytest.mark.slow
+def test_the_output_in_the_readme_is_what_the_stages_print(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY), "utf-8")
+    for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
+        assert main([stage, "--config", "tiny.yaml"]) == 0
+    printed = {mask(line) for line in capsys.readouterr().out.splitlines()}
+    blocks = re.findall(r"(?:^    .*\n)+", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    (transcript,) = (block for block in blocks if "-> data/phantom/prepared" in block)
+    assert [line for line in transcript.splitlines() if mask(line) not in printed] == []
