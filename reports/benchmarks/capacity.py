@@ -1,15 +1,16 @@
-"""Print what one knee, AKOA and the whole OAI cost, from rates measured here and the tables beside this file.
+"""Print what one knee, AKOA and the whole OAI cost, from rates measured here and the tables next to this file.
 
     python reports/benchmarks/capacity.py --volumes FOLDER [--source WORDS] [--config configs/akoa.yaml]
-        [--gpu-pictures-per-second N] [--output docs/capacity.md]
+        [--gpu-slices-per-second N] [--page docs/scaling.md]
 
 FOLDER holds some NIfTI volumes of the size that is to be planned for. Rates are of processor time on one core, so
-that other processes do not count. Tables and the search for near-identical pictures of 8,000,000 slices are read from
-scale.md and hashes.md. A rate of a GPU is never guessed: it is what ``images/s`` says in training on one.
+that other processes do not count. Tables and the search for near-duplicates among 8,000,000 slices are read from
+scale.md and hashes.md. A rate of a GPU is never guessed: it is the ``images/s`` of a training on one.
 """
 
 import argparse
 import dataclasses
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,7 +51,8 @@ NUM_STEPS_TIMED = 30
 # As the set that others scored on has it: 467 volumes of 101 patients.
 AKOA_VOLUMES, AKOA_SLICES, AKOA_PATIENTS = 467, 40, 101
 OAI_VOLUMES, OAI_SLICES = 50_000, 160
-TABLE_STEPS = ("assign splits", "certificate, without near-identical pictures")
+TABLE_STEPS = ("assign splits", "certificate, without near-duplicates")
+MARKED = re.compile(r"(<!-- generated: capacity -->\n\n).*?(\n<!-- end: capacity -->)", re.DOTALL)
 SCORE_STEPS = ("write predictions", "read predictions", "scores and intervals, 2,000 resamples")
 
 
@@ -80,8 +82,8 @@ def main() -> None:
     parser.add_argument("--volumes", type=Path, required=True, help="a folder of NIfTI volumes, whose cost is measured")
     parser.add_argument("--source", default="scans", help="what the volumes are, for the page")
     parser.add_argument("--config", default="configs/akoa.yaml")
-    parser.add_argument("--gpu-pictures-per-second", type=float, help="as measured in training on a GPU")
-    parser.add_argument("--output", type=Path, help="also write the page to this file")
+    parser.add_argument("--gpu-slices-per-second", type=float, help="as measured in training on a GPU")
+    parser.add_argument("--page", type=Path, help="also write it between the two marks of this page")
     arguments = parser.parse_args()
     experiment = parse_experiment("train", ["--config", arguments.config])
     with tempfile.TemporaryDirectory() as folder:
@@ -90,8 +92,9 @@ def main() -> None:
     rates |= measure_model(experiment)
     text = describe(rates, experiment, arguments)
     print(text)
-    if arguments.output:
-        write_bytes(arguments.output, text.encode())
+    if arguments.page:
+        page = MARKED.sub(lambda match: f"{match[1]}{text}{match[2]}", arguments.page.read_text("utf-8"))
+        write_bytes(arguments.page, page.encode())
 
 
 def core_seconds(work: Callable[[], Any]) -> float:
@@ -157,7 +160,7 @@ def split_once(folder: Path, experiment: Experiment) -> None:
 
 
 def measure_model(experiment: Experiment) -> dict[str, float]:
-    """Measure core-seconds of training on a picture and of scoring one."""
+    """Measure core-seconds of training on a slice and of scoring one."""
     config = dataclasses.replace(experiment.train, accelerator="cpu")
     fabric = build_fabric(config)
     number = NUM_STEPS_TIMED * config.batch_size
@@ -235,7 +238,7 @@ def show_time(seconds: float) -> str:
 
 
 def describe(rates: dict[str, float], experiment: Experiment, arguments: argparse.Namespace) -> str:
-    gpu_rate: float | None = arguments.gpu_pictures_per_second
+    gpu_rate: float | None = arguments.gpu_slices_per_second
     costs = [count_cost(archive, rates, experiment) for archive in ARCHIVES]
     size, epochs = experiment.preprocess.image_size, experiment.train.epochs
 
@@ -252,19 +255,17 @@ def describe(rates: dict[str, float], experiment: Experiment, arguments: argpars
     versions = read_versions()
     header = " | ".join(f"{a.name}: {count_words(a.volumes, 'volume')}, {a.slices:,} slices" for a in ARCHIVES)
     lines = [
-        "# Capacity",
-        "",
         f"What the stages cost with `{arguments.config}`: slices of {size[0]} x {size[1]}, {epochs} epochs. Computed "
         "by `reports/benchmarks/capacity.py` from measured rates.",
         "",
         f"| | {header} |",
         "|---|" + "---|" * len(ARCHIVES),
         row("disk: scans", "raw", show_bytes),
-        row("disk: parts, with which preprocessing goes on", "parts", show_bytes),
+        row("disk: parts, from which preprocessing resumes", "parts", show_bytes),
         row("disk: store", "store", show_bytes),
         row("disk: `predictions.csv`", "predictions", show_bytes),
-        row("memory: training pictures, else read from disk", "pictures", show_bytes),
-        f"| memory: peak of tables, of the search for copies | | | {tables:.1f} GiB, {search:.1f} GiB |",
+        row("memory: training slices, else read from disk", "pictures", show_bytes),
+        f"| memory: peak of tables, of the search for near-duplicates | | | {tables:.1f} GiB, {search:.1f} GiB |",
         row("core: preprocess", "preprocess", show_time),
         row("core: split and certificate", "split", show_time),
         row("core: train, an epoch with its validation", "epoch", show_time),
@@ -280,9 +281,9 @@ def describe(rates: dict[str, float], experiment: Experiment, arguments: argpars
         "search are those measured at its size "
         "([scale](../reports/benchmarks/scale.md), [hashes](../reports/benchmarks/hashes.md)).",
         "",
-        "Times are of processor time on one core. Preprocessing is divided by the number of cores; the report's "
-        "figures, baselines and probes are not counted.",
-        "A GPU's rate is put in with `--gpu-pictures-per-second`"
+        "Times are of processor time on one core. Preprocessing takes that divided by the number of cores; the "
+        "report's figures, baselines and probes are not counted.",
+        "A GPU's rate is put in with `--gpu-slices-per-second`"
         + ("; none was measured." if gpu_rate is None else f": {gpu_rate:,.0f}."),
         "",
         f"{read_hardware()}; Python {versions['python']}, torch {versions['torch']}, {torch.get_num_threads()} thread; "

@@ -4,7 +4,7 @@
 
 The archive is made up: 160 slices a volume, ten volumes a patient, labels by side. Pictures are 4 x 4 pixels of noise,
 because what is measured is the tables. Each size runs in a process of its own, so that its peak of memory is its own.
-The search for near-identical pictures is measured by itself, in hashes.py.
+The search for near-duplicates is measured by itself, in hashes.py.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def measure(folder: Path, num_volumes: int) -> dict[str, Any]:
     store = step("read the store, checksums compared", lambda: read_store(folder, verify=True))
     splits = step("assign splits", lambda: assign_splits(store.index, SplitConfig()))
     step("write splits", lambda: write_table(folder / "splits.csv", splits, SPLIT_COLUMNS))
-    step("certificate, without near-identical pictures", lambda: certify_tables(folder, store, splits))
+    step("certificate, without near-duplicates", lambda: certify_tables(folder, store, splits))
     roles = resolve_roles(splits, SplitConfig())
     test = step("predictions of the test rows", lambda: make_predictions(store, roles))
     columns = prediction_columns(SIDES)
@@ -146,7 +146,8 @@ def describe(results: list[dict[str, Any]]) -> str:
     lines = [
         "Tables, splits, certificate and scores of a made-up archive, 160 slices a volume, ten volumes a patient.",
         f"{read_hardware()}; Python {versions['python']}, numpy {versions['numpy']}, OMP_NUM_THREADS "
-        f"{os.environ.get('OMP_NUM_THREADS', 'not set')}; commit {read_commit()}. Other processes ran beside it.",
+        f"{os.environ.get('OMP_NUM_THREADS', 'not set')}; commit {read_commit()}. "
+        "Other processes ran at the same time.",
         "",
         "| step | " + " | ".join(f"{r['volumes']:,} volumes, {r['slices']:,} slices" for r in results) + " | growth |",
         "|---|" + "---|" * (len(results) + 1),
