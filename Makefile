@@ -18,15 +18,15 @@ RUN := .venv/bin/python
 READY := .venv/.installed
 endif
 STAGE = $(RUN) -m pipeline
-OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw "$(DATA)") $(SET)
+OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict export attention report audit folds mnist cifar10 \
-	cifar100 modelnet40 ui test test-slow check docs pages format bench clean
+.PHONY: help setup fetch preprocess split train evaluate predict export attention compare leak-study \
+	cross-validate report audit folds mnist cifar10 cifar100 modelnet40 ui test test-slow check docs pages format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -59,14 +59,18 @@ export: $(READY) ## write the trained model for torch.export, ONNX and MONAI
 attention: $(READY) ## draw where the trained model looks
 	$(STAGE) attention $(OPTIONS)
 
-report: $(READY) ## put evaluated runs side by side: make report RUNS="phantom phantom/seed-1"
-	$(STAGE) report $(RUNS) $(OPTIONS)
+compare: $(READY) ## put evaluated runs side by side: make compare RUNS="phantom phantom/seed-1"
+	$(STAGE) compare $(RUNS) $(OPTIONS)
 
-audit: $(READY) ## show what leaks do: four ways to divide, true and shuffled labels
-	$(STAGE) audit $(OPTIONS)
+leak-study: $(READY) ## show what leaks do: four ways to split, true and shuffled labels
+	$(STAGE) leak-study $(OPTIONS)
 
-folds: $(READY) ## train and judge every fold, so that every patient is tested once
-	$(STAGE) folds $(OPTIONS)
+cross-validate: $(READY) ## train and evaluate every fold, so that every patient is tested once
+	$(STAGE) cross-validate $(OPTIONS)
+
+# The names of earlier versions.
+report audit folds:
+	@$(STAGE) $@
 
 # All stages of one published set, with its config unless CONFIG names another of the same set.
 ALL_STAGES = $(MAKE) fetch preprocess split train evaluate CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),$1)

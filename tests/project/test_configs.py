@@ -14,7 +14,8 @@ from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
 from pipeline.training.augmentation import check_mirror, check_swap
-from pipeline.training.point_augmentation import check_point_changes
+from pipeline.training.point_augmentation import check_point_transforms
+from tests.builders.models import build_spec
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -29,24 +30,17 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     assert experiment.name == path.stem
     assert experiment.data.dataset in DATASETS
     if DATASETS[experiment.data.dataset].kind is POINTS:
-        facts = {"num_channels": 1, "image_size": (2048, 3), "num_classes": 40, "num_slices": 1}
-        build_model(experiment.model, **facts, seed=0, data_kind=POINTS)
-        check_point_changes(experiment.augment)
+        build_model(experiment.model, build_spec(1, (2048, 3), 40, kind=POINTS), seed=0)
+        check_point_transforms(experiment.augment)
         return
-    size = experiment.preprocess.size
+    size = experiment.preprocess.image_size
     num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
     check_mirror(experiment.augment, classes, experiment.preprocess.plane)
-    if experiment.model.mirror_average:
-        check_swap("model.mirror_average", "false", classes, experiment.preprocess.plane)
-    build_model(
-        experiment.model,
-        num_channels=num_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        num_slices=experiment.preprocess.num_slices,
-        seed=0,
-    )
+    if experiment.model.mirror_tta:
+        check_swap("model.mirror_tta", "false", classes, experiment.preprocess.plane)
+    spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices)
+    build_model(experiment.model, spec, seed=0)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -71,7 +65,11 @@ def test_the_seeds_hyperparameters_are_those_that_it_published():
     model = seed["model"]["perceiver"]
     assert (model["num_latents"], model["latent_dim"], model["num_cross_attends"]) == (512, 512, 6)
     assert (model["num_bands"], model["max_freq"]) == (6, [10.0, 10.0])
-    assert (seed["train"]["optimizer"], seed["train"]["learning_rate"], seed["train"]["gamma"]) == ("adam", 2e-4, 0.995)
+    assert (seed["train"]["optimizer"], seed["train"]["learning_rate"], seed["train"]["lr_gamma"]) == (
+        "adam",
+        2e-4,
+        0.995,
+    )
 
 
 def test_published_recipes_are_those_that_were_published():
@@ -84,7 +82,7 @@ def test_published_recipes_are_those_that_were_published():
         assert (train["epochs"], train["batch_size"]) == (120, 64)
     assert read["cifar10_fourier"]["model"]["perceiver"]["num_bands"] == 64
     assert read["cifar10_fourier"]["model"]["perceiver"]["max_freq"] == [32.0, 32.0]
-    assert read["cifar10_learned_permuted"]["model"]["permute_seed"] == 42
+    assert read["cifar10_learned_permuted"]["model"]["pixel_permutation_seed"] == 42
     assert read["cifar10_learned_permuted"]["model"]["perceiver"]["positions"] == "learned"
     study, train = read["cifar10_study"]["model"]["perceiver"], read["cifar10_study"]["train"]
     assert (study["num_latents"], study["latent_dim"]) == (128, 256)
@@ -92,7 +90,7 @@ def test_published_recipes_are_those_that_were_published():
     assert (train["optimizer"], train["learning_rate"], train["epochs"]) == ("adamw", 3e-4, 10)
     train = read["mnist_io"]["train"]
     assert (train["loss"], train["optimizer"], train["learning_rate"]) == ("mse", "adam", 1e-4)
-    assert (train["schedule"], train["gamma"], train["epochs"], train["batch_size"]) == ("exponential", 0.9, 50, 64)
+    assert (train["schedule"], train["lr_gamma"], train["epochs"], train["batch_size"]) == ("exponential", 0.9, 50, 64)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -113,7 +111,7 @@ def test_a_set_of_its_own_has_one_target_for_all_stages(words, config):
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
     ran = [line for line in shown.splitlines() if line.startswith("python -m pipeline")]
     stages = ("fetch", "preprocess", "split", "train", "evaluate")
-    options = f'--config configs/{config}.yaml --data.raw "/my data" --run mine'
+    options = f'--config configs/{config}.yaml --data.raw_folder "/my data" --run mine'
     assert ran == [f"python -m pipeline {stage} {options}" for stage in stages]
 
 
@@ -129,4 +127,4 @@ def test_the_point_clouds_hyperparameters_are_those_that_were_published():
         "multistep",
         8,
     )
-    assert config["augment"]["points"] == {"scale": 0.01}
+    assert config["augment"]["points"] == {"scale_fraction": 0.01}
