@@ -13,7 +13,14 @@ from pipeline.core.workspace import Workspace
 from pipeline.evaluation.schema import Level, first_level
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import run_accuracies
-from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_interval, show_number, show_percent, show_share
+from pipeline.reporting.formatting import (
+    METRIC_TITLES,
+    humanise,
+    show_interval,
+    show_number,
+    show_percent,
+    show_percent_briefly,
+)
 from pipeline.reporting.html import write_page
 from pipeline.studies.cross_validation import CrossValidation
 
@@ -124,7 +131,7 @@ def write_cross_validation(
     write_json(folder / "cross_validation.json", content)
     write_table(folder / "cross_validation.csv", pd.DataFrame(flat), tuple(flat[0]))
     write_bytes(folder / "cross_validation.png", png)
-    pooled = show_share(study.pooled[first]["metrics"]["accuracy"])
+    pooled = show_percent_briefly(study.pooled[first]["metrics"]["accuracy"])
     text = f"Each run with its 95\u00a0% interval, and all of them pooled: {pooled}."
     write_page(
         folder / "cross_validation.html",
@@ -152,13 +159,13 @@ def tabulate_runs(study: CrossValidation, kind: DataKind) -> Table:
     levels = list(study.pooled)
     rows = []
     for run in study.runs:
-        shown = [show_share(run.levels[level]["accuracy"]) for level in levels]
+        shown = [show_percent_briefly(run.levels[level]["accuracy"]) for level in levels]
         rows.append((run.name, *shown, f"{run.levels[levels[0]]['groups']:,}"))
     spread = [study.spread[level]["runs"] for level in levels]
     rows.append(("mean over runs", *(f"{_show_points(item['mean'])}\u00a0%" for item in spread), ""))
     if spread[0]["deviation"] is not None:
         rows.append(("standard deviation", *(f"{_show_points(item['deviation'])} points" for item in spread), ""))
-    pooled = [show_share(study.pooled[level]["metrics"]["accuracy"]) for level in levels]
+    pooled = [show_percent_briefly(study.pooled[level]["metrics"]["accuracy"]) for level in levels]
     rows.append(("pooled", *pooled, f"{study.pooled[levels[0]]['groups']:,}"))
     columns = ("Run", *(f"Accuracy, {plural(level)}" for level in levels), f"{plural(kind.group).capitalize()}")
     note = f"In brackets: 95\u00a0% intervals from a bootstrap over {plural(kind.group)}."

@@ -34,7 +34,7 @@ def show_percent(metric: Estimate | Mapping[str, float | None]) -> str:
     return _show_with_interval(metric, "(95\u00a0% interval {low} to {high}\u00a0%)")
 
 
-def show_share(metric: Estimate | Mapping[str, float | None]) -> str:
+def show_percent_briefly(metric: Estimate | Mapping[str, float | None]) -> str:
     """Write "97.1 % (95.0 to 98.6)", the interval in brackets where there is one; the page says what it is."""
     return _show_with_interval(metric, "({low} to {high})")
 

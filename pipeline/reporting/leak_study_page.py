@@ -16,7 +16,7 @@ from pipeline.datasets import DATASETS
 from pipeline.evaluation.schema import Estimate
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import labelled_accuracies
-from pipeline.reporting.formatting import show_share
+from pipeline.reporting.formatting import show_percent_briefly
 from pipeline.reporting.html import write_page
 from pipeline.studies.leak_study import LeakOutcome, LeakStudy
 from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
@@ -66,7 +66,9 @@ def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
 
 
 def _describe_shuffled(shuffled: Accuracies, units: Mapping[str, str], chance: float) -> str:
-    listed = [f"{show_share(shuffled[division])} where {units[division]} were divided" for division in DIVISIONS]
+    listed = [
+        f"{show_percent_briefly(shuffled[division])} where {units[division]} were divided" for division in DIVISIONS
+    ]
     return (
         "With labels that were shuffled between patients, and so mean nothing, the model is right for "
         f"{', '.join(listed[:-1])}, and {listed[-1]}; chance is {100 * chance:.0f}\u00a0%. In brackets are 95\u00a0% "
@@ -108,7 +110,7 @@ def _describe_patients(shuffled: Estimate, chance: float) -> str:
 
 
 def _describe_true(true: Accuracies, units: Mapping[str, str]) -> str:
-    listed = ", ".join(f"{units[division]} {show_share(true[division])}" for division in DIVISIONS)
+    listed = ", ".join(f"{units[division]} {show_percent_briefly(true[division])}" for division in DIVISIONS)
     by_slice, by_patient = true["slice"]["value"], true["patient"]["value"]
     assert by_slice is not None
     assert by_patient is not None
@@ -129,7 +131,7 @@ def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
     rows = []
     for division in DIVISIONS:
         true, shuffled = (by_key[division, labelling] for labelling in LABELLINGS)
-        texts = [show_share(outcome.accuracy) for outcome in (true, shuffled)]
+        texts = [show_percent_briefly(outcome.accuracy) for outcome in (true, shuffled)]
         rows.append((name_units_in_words(division, class_names), *texts, f"{true.n:,}", f"{true.groups:,}"))
     num_seeds = outcomes[0].seeds
     return Table(

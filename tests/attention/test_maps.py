@@ -24,7 +24,7 @@ from pipeline.reporting.attention.sheets import (
     describe_maps,
     draw_epochs,
     draw_maps,
-    spread_over_picture,
+    spread_over_image,
 )
 from tests.builders.models import build_spec
 
@@ -106,11 +106,11 @@ def test_the_mirrored_pass_is_the_plain_pass_over_the_mirror_image_turned_back(s
     flipped = dataclasses.replace(store, examples=store.examples[:, :, ::-1])
     mirrored = compute_maps(classifier, store, ROWS, AttentionConfig(mirrored=True), 1)
     plain = compute_maps(classifier, flipped, ROWS, AttentionConfig(), 1)
-    turned_back = spread_over_picture(plain, plain.weights)[..., ::-1]
-    np.testing.assert_allclose(spread_over_picture(mirrored, mirrored.weights), turned_back, rtol=1e-6)
+    turned_back = spread_over_image(plain, plain.weights)[..., ::-1]
+    np.testing.assert_allclose(spread_over_image(mirrored, mirrored.weights), turned_back, rtol=1e-6)
     np.testing.assert_array_equal(mirrored.examples[:, 0], store.examples[ROWS])
     unturned = compute_maps(classifier, store, ROWS, AttentionConfig(), 1)
-    assert np.abs(spread_over_picture(unturned, unturned.weights) - turned_back).max() > 1e-6
+    assert np.abs(spread_over_image(unturned, unturned.weights) - turned_back).max() > 1e-6
 
 
 def test_the_answer_is_that_of_both_passes_whichever_is_shown(store):
@@ -284,8 +284,8 @@ def test_maps_of_permuted_pixels_come_back_to_where_the_picture_has_them(stem, m
     moved = dataclasses.replace(store, examples=store.examples.copy())
     moved.examples[ROWS] = permutation(seen).numpy()
     plain = compute_maps(make_classifier(stem=stem), moved, ROWS, AttentionConfig(), 1)
-    expected = permutation.undo(torch.tensor(spread_over_picture(plain, plain.weights))).numpy()
-    found = spread_over_picture(maps, maps.weights)
+    expected = permutation.undo(torch.tensor(spread_over_image(plain, plain.weights))).numpy()
+    found = spread_over_image(maps, maps.weights)
     np.testing.assert_allclose(found, expected[..., ::-1] if mirrored else expected, rtol=1e-5)
     assert "another, fixed order" in " ".join(describe_maps(maps, False))
 

@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter
 
 from pipeline.attention.maps import AttentionMaps
 from pipeline.reporting.attention.colours import blend, colour_points, find_top
-from pipeline.reporting.attention.sheets import draw_matrix, list_maps, note_weights, spread_over_picture
+from pipeline.reporting.attention.sheets import draw_matrix, list_maps, note_weights, spread_over_image
 from pipeline.reporting.figures.point_cloud import draw_cloud
 
 OVERLAY_PIXELS = 512  # a map is at least as wide
@@ -130,7 +130,7 @@ def _draw(
         return draw_matrix(weights, OVERLAY_PIXELS)
     if image.ndim == 2:
         return draw_cloud(image, *colour_points(weights.reshape(-1)), side=OVERLAY_PIXELS)
-    spread = spread_over_picture(maps, weights)
+    spread = spread_over_image(maps, weights)
     if interpolation == "smooth" and maps.cell_pixels > 1:
         # Linear between the centres of the inputs, and not between the pixels of one.
         spread = smooth(spread, maps.cell_pixels)
@@ -141,7 +141,7 @@ def _write_note(maps: AttentionMaps, image: NDArray[Any], weights: NDArray[np.fl
     note = note_weights(weights, maps.kind)
     if maps.kind == "self" or image.ndim == 2:
         return note
-    spread = spread_over_picture(maps, weights)
+    spread = spread_over_image(maps, weights)
     # The middle of the most-read input, in per cent of the image's height and width.
     down, across = np.argwhere(spread >= spread.max() * (1 - 1e-9)).mean(axis=0) + 0.5
     height, width = spread.shape

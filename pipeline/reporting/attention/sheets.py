@@ -192,7 +192,7 @@ def name_answer(maps: AttentionMaps, example: int) -> str:
     return f"says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"
 
 
-def spread_over_picture(maps: AttentionMaps, weights: Floats) -> NDArray[np.float64]:
+def spread_over_image(maps: AttentionMaps, weights: Floats) -> NDArray[np.float64]:
     """Bring weights of inputs back to the pixels of the picture as the store holds it.
 
     Args:
@@ -261,7 +261,7 @@ def _draw_map(maps: AttentionMaps, example: int, weights: Floats, tile_pixels: i
         return draw_matrix(weights, tile_pixels)
     if content.ndim == 2:
         return draw_cloud(content, *colour_points(weights.reshape(-1)))
-    pixels = spread_over_picture(maps, weights)
+    pixels = spread_over_image(maps, weights)
     return draw_overlay(content, pixels, find_top(pixels), tile_pixels)
 
 
