@@ -1,6 +1,5 @@
 """The page and the tables of the leak study, and the sentences that interpret its numbers."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import labelled_accuracies
 from pipeline.reporting.formatting import show_percent_briefly
 from pipeline.reporting.html import write_page
-from pipeline.studies.leak_study import LeakOutcome, LeakStudy
-from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
+from pipeline.studies.leak_study import LeakOutcome, LeakStudy, list_rows
+from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS
 
 # What is divided, in the plural; with left and right as labels a side of a patient is one knee.
 UNITS = {"slice": "slices", "volume": "scans", "side": "patients and labels", "patient": "patients"}
@@ -52,9 +51,9 @@ def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
         class_names: All classes.
     """
     chance = 1 / len(class_names)
-    units = {division: name_units_in_words(division, class_names) for division in DIVISIONS}
+    units = {division: name_units_in_words(division, class_names) for division in SPLIT_UNITS}
     true, shuffled = (
-        {outcome.division: outcome.accuracy for outcome in outcomes if outcome.labels == labelling}
+        {outcome.unit: outcome.accuracy for outcome in outcomes if outcome.labels == labelling}
         for labelling in LABELLINGS
     )
     return [
@@ -67,7 +66,7 @@ def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
 
 def _describe_shuffled(shuffled: Accuracies, units: Mapping[str, str], chance: float) -> str:
     listed = [
-        f"{show_percent_briefly(shuffled[division])} where {units[division]} were divided" for division in DIVISIONS
+        f"{show_percent_briefly(shuffled[division])} where {units[division]} were divided" for division in SPLIT_UNITS
     ]
     return (
         "With labels that were shuffled between patients, and so mean nothing, the model is right for "
@@ -78,7 +77,7 @@ def _describe_shuffled(shuffled: Accuracies, units: Mapping[str, str], chance: f
 
 def _describe_leaks(shuffled: Accuracies, units: Mapping[str, str], chance: float) -> list[str]:
     """Describe which of the ways that share patients score above chance, and which do not."""
-    lows = {division: shuffled[division]["low"] for division in DIVISIONS[:-1]}
+    lows = {division: shuffled[division]["low"] for division in SPLIT_UNITS[:-1]}
     leaky = [units[division] for division, low in lows.items() if low is not None and low > chance]
     quiet = [units[division] for division in lows if units[division] not in leaky]
     sentences = []
@@ -110,7 +109,7 @@ def _describe_patients(shuffled: Estimate, chance: float) -> str:
 
 
 def _describe_true(true: Accuracies, units: Mapping[str, str]) -> str:
-    listed = ", ".join(f"{units[division]} {show_percent_briefly(true[division])}" for division in DIVISIONS)
+    listed = ", ".join(f"{units[division]} {show_percent_briefly(true[division])}" for division in SPLIT_UNITS)
     by_slice, by_patient = true["slice"]["value"], true["patient"]["value"]
     assert by_slice is not None
     assert by_patient is not None
@@ -127,9 +126,9 @@ def _join(words: Sequence[str]) -> str:
 
 def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str]) -> Table:
     """Return the table of the page: a row for each way to divide, true labels next to shuffled ones."""
-    by_key = {(outcome.division, outcome.labels): outcome for outcome in outcomes}
+    by_key = {(outcome.unit, outcome.labels): outcome for outcome in outcomes}
     rows = []
-    for division in DIVISIONS:
+    for division in SPLIT_UNITS:
         true, shuffled = (by_key[division, labelling] for labelling in LABELLINGS)
         texts = [show_percent_briefly(outcome.accuracy) for outcome in (true, shuffled)]
         rows.append((name_units_in_words(division, class_names), *texts, f"{true.n:,}", f"{true.groups:,}"))
@@ -155,8 +154,8 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     names, outcomes = store.class_names, study.outcomes
     sentences = describe_outcomes(outcomes, names)
     chance = 1 / len(names)
-    by_key = {(outcome.division, outcome.labels): outcome.accuracy for outcome in outcomes}
-    drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in DIVISIONS]
+    by_key = {(outcome.unit, outcome.labels): outcome.accuracy for outcome in outcomes}
+    drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in SPLIT_UNITS]
     png = labelled_accuracies(drawn, chance)
     note = DATASETS[experiment.data.dataset].synthetic_note
     content = {
@@ -165,11 +164,11 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
         "chance": chance,
         "seeds": experiment.leak_study.seeds,
     }
-    content |= {"outcomes": [dataclasses.asdict(outcome) for outcome in outcomes], "sentences": sentences}
+    content |= {"outcomes": list_rows(outcomes), "sentences": sentences}
     content |= {"runs": study.records, "settings": study.settings}
     content |= {"commit": read_commit(), "hardware": read_hardware(), "versions": read_versions()}
     write_json(folder / "leak_study.json", content)
-    flat = pd.json_normalize([dataclasses.asdict(outcome) for outcome in outcomes])
+    flat = pd.json_normalize(list_rows(outcomes))
     flat = flat.rename(columns=lambda name: name.removeprefix("accuracy.")).rename(columns={"value": "accuracy"})
     write_table(folder / "leak_study.csv", flat, tuple(flat))
     write_bytes(folder / "leak_study.png", png)

@@ -65,7 +65,7 @@ def leak_study(experiment: Experiment, console: Console) -> None:
         write_leak_study(folder, experiment, store, study)
         numbers: dict[str, float | None] = {}
         for outcome in study.outcomes:
-            name = f"{outcome.division}_{outcome.labels}_accuracy"
+            name = f"{outcome.unit}_{outcome.labels}_accuracy"
             numbers |= {
                 name: outcome.accuracy["value"],
                 f"{name}_low": outcome.accuracy["low"],

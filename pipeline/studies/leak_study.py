@@ -19,7 +19,7 @@ from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.evaluation.schema import Estimate
 from pipeline.studies.leak_training import NO_CHANGES, Outcome, build_recipe, train_one
-from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS, LeakyRun
+from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS, LeakyRun
 from pipeline.training.history import EpochResult
 from pipeline.training.run_state import EXECUTION
 
@@ -29,7 +29,7 @@ class LeakOutcome:
     """The accuracy of the models that share a way to divide and a kind of labels, over all seeds together.
 
     Args:
-        division: What was divided, one of ``DIVISIONS``.
+        unit: What was divided, one of ``SPLIT_UNITS``.
         labels: The kind of labels, one of ``LABELLINGS``.
         seeds: The number of seeds.
         n: The number of test slices.
@@ -37,7 +37,7 @@ class LeakOutcome:
         accuracy: The accuracy: ``value``, and ``low`` and ``high`` of its 95 % interval over patients.
     """
 
-    division: str
+    unit: str
     labels: str
     seeds: int
     n: int
@@ -150,8 +150,8 @@ def read_leak_study(
     for run in runs:
         record = read_json(folder / f"{run.name}.json")
         table = read_predictions(folder / f"{run.name}.csv", class_names)
-        predictions.setdefault((run.division, run.labelling), []).append(table)
-        records.append({"division": run.division, "labels": run.labelling, "seed": run.seed} | record["facts"])
+        predictions.setdefault((run.unit, run.labelling), []).append(table)
+        records.append({"division": run.unit, "labels": run.labelling, "seed": run.seed} | record["facts"])
     outcomes = summarise_outcomes(predictions, class_names, bootstrap)
     return LeakStudy(outcomes, tuple(records), record["settings"])
 
@@ -164,15 +164,23 @@ def summarise_outcomes(
     A patient who was tested with several seeds is drawn with all its rows, so that intervals stay over patients.
 
     Args:
-        predictions: The predictions of the test slices: for each (division, labelling) a table a seed.
+        predictions: The predictions of the test slices: for each (unit, labelling) a table a seed.
         class_names: All classes.
         bootstrap: The resamples of patients.
     """
     outcomes = []
-    for division in DIVISIONS:
+    for unit in SPLIT_UNITS:
         for labelling in LABELLINGS:
-            tables = predictions[division, labelling]
+            tables = predictions[unit, labelling]
             level = compute_level(pd.concat(tables, ignore_index=True), class_names, bootstrap)
             accuracy = level["metrics"]["accuracy"]
-            outcomes.append(LeakOutcome(division, labelling, len(tables), level["n"], level["groups"], accuracy))
+            outcomes.append(LeakOutcome(unit, labelling, len(tables), level["n"], level["groups"], accuracy))
     return tuple(outcomes)
+
+
+def list_rows(outcomes: Sequence[LeakOutcome]) -> list[dict[str, Any]]:
+    """List the outcomes as leak_study.json and leak_study.csv keep them, where the key of the unit is ``division``."""
+    return [
+        {"division" if name == "unit" else name: value for name, value in dataclasses.asdict(outcome).items()}
+        for outcome in outcomes
+    ]

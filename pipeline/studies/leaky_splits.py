@@ -16,7 +16,7 @@ from pipeline.data.splits import SPLITS, assign_splits
 from pipeline.data.store import Store
 
 # From the one that leaks most to the one that does not.
-DIVISIONS = ("slice", "volume", "side", "patient")
+SPLIT_UNITS = ("slice", "volume", "side", "patient")
 LABELLINGS = ("true", "shuffled")
 
 
@@ -25,7 +25,7 @@ class LeakyRun:
     """One model of the leak study: how its slices are divided, and what it learns about them.
 
     Args:
-        division: What is divided, one of ``DIVISIONS``.
+        unit: What is divided, one of ``SPLIT_UNITS``.
         labelling: The kind of labels, one of ``LABELLINGS``.
         seed: The seed of the split, the shuffled labels, the first weights and the order of training.
         rows: ``(slices,)``, the rows of the store.
@@ -33,7 +33,7 @@ class LeakyRun:
         splits: ``(slices,)``: train, val, test, or an empty text for none.
     """
 
-    division: str
+    unit: str
     labelling: str
     seed: int
     rows: Array
@@ -43,7 +43,7 @@ class LeakyRun:
     @property
     def name(self) -> str:
         """The name of the model's files."""
-        return f"{self.division}-{self.labelling}-seed-{self.seed}"
+        return f"{self.unit}-{self.labelling}-seed-{self.seed}"
 
     @property
     def num_train(self) -> int:
@@ -66,30 +66,30 @@ def plan_leaky_runs(store: Store, options: LeakStudyConfig, split: SplitConfig) 
     index = store.index.iloc[rows].reset_index(drop=True)
     runs = []
     for seed in options.seeds:
-        splits = {division: divide(index, division, split, seed) for division in DIVISIONS}
-        splits = equalise_training(splits, seed)
+        splits = {unit: assign_by_unit(index, unit, split, seed) for unit in SPLIT_UNITS}
+        splits = equalize_training(splits, seed)
         labels = {
             "true": index["label"].to_numpy(dtype=str),
             "shuffled": shuffle_labels(index, store.class_names, seed),
         }
         runs += [
-            LeakyRun(division, labelling, seed, rows, labels[labelling], splits[division])
-            for division, labelling in itertools.product(DIVISIONS, LABELLINGS)
+            LeakyRun(unit, labelling, seed, rows, labels[labelling], splits[unit])
+            for unit, labelling in itertools.product(SPLIT_UNITS, LABELLINGS)
         ]
     return runs
 
 
-def name_units(index: pd.DataFrame, division: str) -> pd.Series:
+def name_units(index: pd.DataFrame, unit: str) -> pd.Series:
     """Return what is divided as a whole, for each picture.
 
     Args:
         index: a row a picture.
-        division: ``slice``: each picture by itself. ``volume``: the pictures of a scan. ``side``: the scans of a
+        unit: ``slice``: each picture by itself. ``volume``: the pictures of a scan. ``side``: the scans of a
             patient that have the same label, so one knee. ``patient``: all pictures of a patient.
     """
-    if division == "side":
+    if unit == "side":
         return index["group_id"] + " " + index["label"]
-    return index[{"slice": "example_id", "volume": "source_id", "patient": "group_id"}[division]]
+    return index[{"slice": "example_id", "volume": "source_id", "patient": "group_id"}[unit]]
 
 
 def choose_middle_slices(index: pd.DataFrame, number: int) -> Array:
@@ -110,12 +110,12 @@ def choose_middle_slices(index: pd.DataFrame, number: int) -> Array:
     return np.sort(np.concatenate(chosen))
 
 
-def divide(index: pd.DataFrame, division: str, options: SplitConfig, seed: int) -> Array:
+def assign_by_unit(index: pd.DataFrame, unit: str, options: SplitConfig, seed: int) -> Array:
     """Give every picture a split: units are dealt by the fractions, stratified by their labels.
 
     Args:
         index: a row a picture.
-        division: what stays together, one of ``DIVISIONS``.
+        unit: what stays together, one of ``SPLIT_UNITS``.
         options: fractions and whether to stratify; folds and tables are not read.
         seed: the draw.
 
@@ -125,7 +125,7 @@ def divide(index: pd.DataFrame, division: str, options: SplitConfig, seed: int) 
     Raises:
         UserError: too few units.
     """
-    units = name_units(index, division)
+    units = name_units(index, unit)
     plain = SplitConfig(
         val_fraction=options.val_fraction, test_fraction=options.test_fraction, stratify=options.stratify, seed=seed
     )
@@ -134,13 +134,13 @@ def divide(index: pd.DataFrame, division: str, options: SplitConfig, seed: int) 
     return np.asarray(roles, dtype=str)
 
 
-def equalise_training(splits: dict[str, Array], seed: int) -> dict[str, Array]:
-    """Leave training pictures out at random until every division trains on the same number.
+def equalize_training(splits: dict[str, Array], seed: int) -> dict[str, Array]:
+    """Leave training pictures out at random until every unit trains on the same number.
 
     Then each makes the same number of steps in an epoch.
 
     Args:
-        splits: of each division, ``(pictures,)``.
+        splits: of each unit, ``(pictures,)``.
         seed: the draw.
 
     Returns:
@@ -148,11 +148,11 @@ def equalise_training(splits: dict[str, Array], seed: int) -> dict[str, Array]:
     """
     number = min(int((split == SPLITS[0]).sum()) for split in splits.values())
     kept = {}
-    for division, split in splits.items():
+    for unit, split in splits.items():
         rows = np.flatnonzero(split == SPLITS[0])
         dropped = np.random.default_rng(seed).permutation(rows)[number:]
-        kept[division] = split.copy()
-        kept[division][dropped] = ""
+        kept[unit] = split.copy()
+        kept[unit][dropped] = ""
     return kept
 
 

@@ -8,7 +8,7 @@ from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.reporting.figures.intervals import labelled_accuracies, run_accuracies
 from pipeline.reporting.leak_study_page import describe_outcomes, tabulate_outcomes
 from pipeline.studies.leak_study import LeakOutcome, summarise_outcomes
-from pipeline.studies.leaky_splits import DIVISIONS, LABELLINGS
+from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS
 
 NAMES = ("left", "right")
 
@@ -16,7 +16,7 @@ NAMES = ("left", "right")
 def make_outcomes(**shuffled):
     """Accuracies (value, low, high) with shuffled labels; with true labels 99 % by slice and 90 % elsewhere."""
     rows = []
-    for division in DIVISIONS:
+    for division in SPLIT_UNITS:
         for labelling in LABELLINGS:
             value, low, high = shuffled[division] if labelling == "shuffled" else (0.9, 0.85, 0.95)
             if (division, labelling) == ("slice", "true"):
@@ -46,7 +46,7 @@ def test_leaks_are_named_where_the_interval_lies_above_chance_and_only_there():
 
 
 def test_without_a_leak_none_is_claimed():
-    nothing = dict.fromkeys(DIVISIONS, (0.5, 0.4, 0.6))
+    nothing = dict.fromkeys(SPLIT_UNITS, (0.5, 0.4, 0.6))
     told = " ".join(describe_outcomes(make_outcomes(**nothing), NAMES))
     assert "recognised" not in told
     assert "Where slices, scans or knees were divided no score above chance is shown" in told
@@ -77,10 +77,10 @@ def make_predictions(patients, is_right):
 
 def test_seeds_are_pooled_with_each_patient_drawn_whole():
     table = make_predictions(["a", "a", "b", "b", "c", "c"], [True, True, True, False, False, False])
-    keys = [(division, labelling) for division in DIVISIONS for labelling in LABELLINGS]
+    keys = [(division, labelling) for division in SPLIT_UNITS for labelling in LABELLINGS]
     one = summarise_outcomes({key: [table] for key in keys}, NAMES, Bootstrap(400))
     many = summarise_outcomes({key: [table] * 4 for key in keys}, NAMES, Bootstrap(400))
-    assert [(outcome.division, outcome.labels) for outcome in one] == keys
+    assert [(outcome.unit, outcome.labels) for outcome in one] == keys
     assert one[0].accuracy["value"] == 0.5
     assert (many[0].n, many[0].groups, many[0].seeds) == (24, 3, 4)
     assert many[0].accuracy == pytest.approx(one[0].accuracy), "more seeds are no more patients"

@@ -20,13 +20,13 @@ def run(folder, *words):
 
 @pytest.fixture(scope="module")
 def workspace(tiny_workspace, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("folds") / "ws"
+    folder = tmp_path_factory.mktemp("cross_validation") / "ws"
     shutil.copytree(tiny_workspace, folder)
     assert run(folder, *WORDS) == 0
     return folder
 
 
-def read_folds(folder, name="cross_validation"):
+def read_cross_validation(folder, name="cross_validation"):
     return json.loads((folder / "reports" / "tiny" / name / "cross_validation.json").read_text())
 
 
@@ -38,7 +38,7 @@ def test_every_patient_is_tested_once_and_the_pooled_score_is_theirs(workspace):
     together = pd.concat(tables)
     assert together["group_id"].nunique() == 10
     assert not together["example_id"].duplicated().any()
-    content = read_folds(workspace)
+    content = read_cross_validation(workspace)
     pooled = content["pooled"]["slice"]
     assert (pooled["n"], pooled["groups"]) == (len(together), 10)
     assert pooled["metrics"]["accuracy"]["value"] == pytest.approx((together["label"] == together["predicted"]).mean())
@@ -63,7 +63,7 @@ def test_mlflow_shows_folds_below_one_parent(workspace):
     children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {child.info.run_name for child in children} == {"fold-0", "fold-1", "fold-2"}
     assert parent.info.status == "FINISHED"
-    pooled = read_folds(workspace)["pooled"]["slice"]["metrics"]["accuracy"]
+    pooled = read_cross_validation(workspace)["pooled"]["slice"]["metrics"]["accuracy"]
     assert parent.data.metrics["pooled_slice_accuracy"] == pytest.approx(pooled["value"])
     for child in children:
         assert {item.tags[0].value for item in child.inputs.dataset_inputs} == {"train", "val", "test"}
@@ -79,7 +79,7 @@ def test_what_is_there_is_not_computed_again(workspace, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.count("already trained") == 2
     assert shown.count("already evaluated") == 1
-    before, after = read_folds(workspace), read_folds(other)
+    before, after = read_cross_validation(workspace), read_cross_validation(other)
     assert after["pooled"] == before["pooled"]
 
 
@@ -95,7 +95,7 @@ def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
     capsys.readouterr()
     assert main(["cross-validate", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "folds: mnist has published test rows" in line
+    assert "cross-validate: mnist has published test rows" in line
     assert main(["cross-validate", *words, "--cross_validate.vary", "seeds", "--cross_validate.seeds", "[0,1]"]) == 0
     content = json.loads((tmp_path / "reports" / "digits" / "seeds" / "cross_validation.json").read_text())
     assert [item["run"] for item in content["runs"]] == ["seed-0", "seed-1"]
@@ -107,7 +107,7 @@ def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
 
 def test_several_devices_and_a_wish_for_nothing_are_refused(workspace, capsys):
     assert run(workspace, *WORDS, "--train.devices", "2") == 2
-    assert "folds: found 2 devices, allowed is one" in capsys.readouterr().err
+    assert "cross-validate: found 2 devices, allowed is one" in capsys.readouterr().err
     assert run(workspace, *WORDS, "--cross_validate.vary", "seeds") == 2
     assert "cross_validate.seeds: found []" in capsys.readouterr().err
     assert run(workspace, *WORDS, "--cross_validate.seeds", "[1,1]") == 2

@@ -27,7 +27,7 @@ def read_main_files(folder):
 
 @pytest.fixture(scope="module")
 def workspace(tiny_workspace, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("audit") / "ws"
+    folder = tmp_path_factory.mktemp("leak_study") / "ws"
     shutil.copytree(tiny_workspace, folder)
     before = read_main_files(folder)
     assert run(folder) == 0
@@ -35,18 +35,18 @@ def workspace(tiny_workspace, tmp_path_factory):
     return folder
 
 
-def read_audit(folder):
+def read_leak_study(folder):
     return json.loads((folder / "reports" / "tiny" / "leak_study" / "leak_study.json").read_text())
 
 
 def test_eight_models_share_all_but_division_and_labels(workspace):
-    content = read_audit(workspace)
+    content = read_leak_study(workspace)
     keys = [(run["division"], run["labels"]) for run in content["runs"]]
     assert len(set(keys)) == len(keys) == 8
     assert len({(run["num_train"], run["num_steps"]) for run in content["runs"]}) == 1
     off = {"model.mirror_tta": False, "augment.horizontal_flip": "none", "augment.rotation_degrees": 0}
     assert {name: content["settings"][name] for name in off} == off
-    records = [json.loads(path.read_text()) for path in workspace.glob("reports/tiny/audit/runs/*.json")]
+    records = [json.loads(path.read_text()) for path in workspace.glob("reports/tiny/leak_study/runs/*.json")]
     assert len(records) == 8
     assert all(record["settings"] == content["settings"] for record in records)
 
@@ -61,7 +61,7 @@ def test_numbers_are_those_of_the_predictions(workspace):
         if row.labels == "shuffled":
             assert (predictions.groupby("group_id")["label"].nunique() == 1).all()
     page = (folder / "leak_study.html").read_text()
-    for sentence in read_audit(workspace)["sentences"]:
+    for sentence in read_leak_study(workspace)["sentences"]:
         assert sentence in page
     assert (folder / "leak_study.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -74,10 +74,12 @@ def test_mlflow_shows_the_eight_below_one_parent(workspace):
     assert len(children) == 8
     assert {child.info.status for child in (*children, parent)} == {"FINISHED"}
     digests = {child.info.run_name: child.inputs.dataset_inputs[0].dataset.digest for child in children}
-    assert digests["audit-slice-true-seed-0"] == digests["audit-slice-shuffled-seed-0"]
+    assert digests["leak_study-slice-true-seed-0"] == digests["leak_study-slice-shuffled-seed-0"]
     # At one visit a knee is one scan, so two of the four divisions are the same here.
     assert len(set(digests.values())) == 3, "a division is one data set, whatever its labels"
-    outcomes = {(row["division"], row["labels"]): row["accuracy"]["value"] for row in read_audit(workspace)["outcomes"]}
+    outcomes = {
+        (row["division"], row["labels"]): row["accuracy"]["value"] for row in read_leak_study(workspace)["outcomes"]
+    }
     assert parent.data.metrics["slice_shuffled_accuracy"] == pytest.approx(outcomes["slice", "shuffled"])
 
 
@@ -91,7 +93,7 @@ def test_a_judged_model_is_not_trained_again_and_the_numbers_are_the_same(worksp
     trained = [line for line in capsys.readouterr().out.splitlines() if "seed-0: accuracy" in line]
     assert len(trained) == 1
     assert "volume-true" in trained[0]
-    assert read_audit(other)["outcomes"] == read_audit(workspace)["outcomes"]
+    assert read_leak_study(other)["outcomes"] == read_leak_study(workspace)["outcomes"]
     assert run(other, "--tracking.enabled", "false", "--leak_study.learning_rate", "1e-3") == 0
     trained = [line for line in capsys.readouterr().out.splitlines() if "seed-0: accuracy" in line]
     assert len(trained) == 8, "another recipe is another demonstration"
@@ -106,4 +108,4 @@ def test_published_sets_are_refused_in_one_line(write_mnist, tmp_path, capsys):
     capsys.readouterr()
     assert main(["leak-study", *words, "--data.allow_partial", "true"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "audit: mnist has one example a group" in line
+    assert "leak-study: mnist has one example a group" in line

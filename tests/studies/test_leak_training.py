@@ -14,7 +14,7 @@ from pipeline.config.studies import LeakStudyConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.data.store import read_store, write_store
 from pipeline.studies.leak_training import NO_CHANGES, build_recipe, train_one
-from pipeline.studies.leaky_splits import LeakyRun, divide, equalise_training, shuffle_labels
+from pipeline.studies.leaky_splits import LeakyRun, assign_by_unit, equalize_training, shuffle_labels
 
 STRONG = Experiment(
     model=ModelConfig(mirror_tta=True, perceiver=PerceiverConfig(dropout=0.2, attention_dropout=0.1)),
@@ -29,20 +29,20 @@ STRONG = Experiment(
 
 def test_what_exchanges_labels_or_keeps_from_learning_by_heart_is_off():
     model, train = build_recipe(STRONG, 100)
-    assert not model.mirror_average
+    assert not model.mirror_tta
     assert (model.perceiver.dropout, model.perceiver.attention_dropout) == (0, 0)
     assert (train.weight_decay, train.label_smoothing, train.early_stopping_epochs) == (0, 0, 0)
     assert (train.loss, train.devices) == ("cross_entropy", 1)
     for field in dataclasses.fields(AugmentConfig):
         value = getattr(NO_CHANGES, field.name)
-        if field.name not in ("erase_area", "points"):
+        if field.name not in ("random_erasing_area", "points"):
             assert value in (0, "none"), field.name
 
 
 @pytest.mark.parametrize(("num_train", "steps", "epochs"), [(64, 10, 5), (65, 10, 4), (32, 1, 1), (1000, 32, 1)])
 def test_steps_are_rounded_up_to_whole_epochs(num_train, steps, epochs):
     """Batches hold 32: two steps an epoch of 64 pictures, three of 65."""
-    _, train = build_recipe(dataclasses.replace(STRONG, audit=LeakStudyConfig(num_steps=steps)), num_train)
+    _, train = build_recipe(dataclasses.replace(STRONG, leak_study=LeakStudyConfig(num_steps=steps)), num_train)
     assert train.epochs == epochs
 
 
@@ -72,8 +72,8 @@ def test_a_leaky_split_scores_high_on_labels_that_mean_nothing(marked_store):
     )
     index = store.index
     labels = shuffle_labels(index, store.class_names, 0)
-    splits = {name: divide(index, name, SplitConfig(), 0) for name in ("slice", "patient")}
-    splits = equalise_training(splits, 0)
+    splits = {name: assign_by_unit(index, name, SplitConfig(), 0) for name in ("slice", "patient")}
+    splits = equalize_training(splits, 0)
     rows = np.arange(len(index))
     heard = []
     outcomes = {

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pipeline.config.data import SplitConfig
 from pipeline.studies.leaky_splits import (
-    DIVISIONS,
+    SPLIT_UNITS,
+    assign_by_unit,
     choose_middle_slices,
-    divide,
-    equalise_training,
+    equalize_training,
     name_units,
     shuffle_labels,
 )
@@ -42,33 +42,33 @@ COARSER = {"slice": (), "volume": ("slice",), "side": ("slice", "volume"), "pati
 
 
 @settings(deadline=None, max_examples=25)
-@given(num_visits=PATIENTS, seed=st.integers(0, 9), division=st.sampled_from(DIVISIONS))
-def test_a_unit_and_all_that_is_in_it_is_on_one_side(num_visits, seed, division):
+@given(num_visits=PATIENTS, seed=st.integers(0, 9), unit=st.sampled_from(SPLIT_UNITS))
+def test_a_unit_and_all_that_is_in_it_is_on_one_side(num_visits, seed, unit):
     index = make_index(num_visits)
-    index["split"] = divide(index, division, SplitConfig(), seed)
-    for finer in (division, *COARSER[division]):
+    index["split"] = assign_by_unit(index, unit, SplitConfig(), seed)
+    for finer in (unit, *COARSER[unit]):
         assert (index.groupby(name_units(index, finer))["split"].nunique() == 1).all(), finer
     assert set(index["split"]) == {"train", "val", "test"}
 
 
 @settings(deadline=None, max_examples=25)
-@given(num_visits=PATIENTS, seed=st.integers(0, 9), division=st.sampled_from(DIVISIONS))
-def test_the_fractions_hold_for_what_is_divided(num_visits, seed, division):
+@given(num_visits=PATIENTS, seed=st.integers(0, 9), unit=st.sampled_from(SPLIT_UNITS))
+def test_the_fractions_hold_for_what_is_divided(num_visits, seed, unit):
     index = make_index(num_visits)
     options = SplitConfig(val_fraction=0.2, test_fraction=0.3)
-    index["split"] = divide(index, division, options, seed)
-    units = index.assign(unit=name_units(index, division)).groupby("unit")["split"].first()
+    index["split"] = assign_by_unit(index, unit, options, seed)
+    units = index.assign(unit=name_units(index, unit)).groupby("unit")["split"].first()
     for split, fraction in (("train", 0.5), ("val", 0.2), ("test", 0.3)):
         # One stratum for patients, two (left, right) for what has one label: each rounds by less than one unit.
         assert abs((units == split).sum() - fraction * len(units)) < 2, split
 
 
 def test_what_leaks_really_leaks():
-    """Each division but the last puts the next coarser thing on both sides."""
+    """Each unit but the last puts the next coarser thing on both sides."""
     index = make_index([2] * 20)
-    for division, coarser in zip(DIVISIONS, ("volume", "side", "patient"), strict=False):
-        split = pd.Series(divide(index, division, SplitConfig(), 0))
-        assert (split.groupby(name_units(index, coarser).to_numpy()).nunique() > 1).any(), division
+    for unit, coarser in zip(SPLIT_UNITS, ("volume", "side", "patient"), strict=False):
+        split = pd.Series(assign_by_unit(index, unit, SplitConfig(), 0))
+        assert (split.groupby(name_units(index, coarser).to_numpy()).nunique() > 1).any(), unit
 
 
 def test_a_side_is_a_knee_with_all_its_visits():
@@ -124,14 +124,14 @@ def test_a_patients_label_is_open_whatever_the_number_of_pictures():
 
 def test_every_division_trains_on_as_many_pictures_and_tests_what_it_tested():
     index = make_index([1, 2, 3, 3, 1, 2, 2])
-    splits = {division: divide(index, division, SplitConfig(), 0) for division in DIVISIONS}
-    kept = equalise_training(splits, 0)
+    splits = {unit: assign_by_unit(index, unit, SplitConfig(), 0) for unit in SPLIT_UNITS}
+    kept = equalize_training(splits, 0)
     numbers = {(split == "train").sum() for split in kept.values()}
     assert numbers == {min((split == "train").sum() for split in splits.values())}
-    for division in DIVISIONS:
-        same = kept[division] == splits[division]
-        assert set(kept[division][~same]) <= {""}
-        assert set(splits[division][~same]) <= {"train"}
+    for unit in SPLIT_UNITS:
+        same = kept[unit] == splits[unit]
+        assert set(kept[unit][~same]) <= {""}
+        assert set(splits[unit][~same]) <= {"train"}
 
 
 def test_slices_are_neighbours_from_the_middle():
