@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Indices
+from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.data.leak_certificate import check_certificate
 from pipeline.data.splits import SPLITS, read_splits, resolve_roles
 from pipeline.data.store import Store, read_store
@@ -22,11 +25,18 @@ class CertifiedData:
         store: All examples.
         roles: The split of each patient: train, val or test.
         certificate: The content of leak_certificate.json.
+        manifest_path: The table of the sources, which is read when it is asked for.
     """
 
     store: Store
     roles: dict[str, str]
     certificate: dict[str, Any]
+    manifest_path: Path
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """What became of each source, a row each."""
+        return read_table(self.manifest_path, MANIFEST_COLUMNS)
 
     @cached_property
     def split_of(self) -> NDArray[np.str_]:
@@ -49,4 +59,4 @@ def load_certified_data(experiment: Experiment) -> CertifiedData:
     store = read_store(paths.prepared, verify=True)
     splits = read_splits(paths.splits, experiment.split)
     certificate = check_certificate(paths.certificate, store, splits)
-    return CertifiedData(store, resolve_roles(splits, experiment.split), certificate)
+    return CertifiedData(store, resolve_roles(splits, experiment.split), certificate, paths.manifest)

@@ -4,7 +4,6 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
-from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.data.store import check_store
 from pipeline.datasets import DATASETS
 from pipeline.evaluation.evaluation import compute_evaluation
@@ -26,9 +25,9 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     """
     paths, options = experiment.paths, experiment.evaluate
     run = load_trained_run(experiment, options.checkpoint)
-    manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
     probabilities, mirrored = score_splits(run, options.batch_size)
     with console.status("scoring, and fitting the baselines"):
+        manifest = run.data.manifest
         visits = manifest[manifest["status"] == "accepted"].set_index("source_id")["visit"]
         note = DATASETS[experiment.data.dataset].synthetic_note
         evaluation = compute_evaluation(run.data, probabilities, mirrored, visits, options, note)
