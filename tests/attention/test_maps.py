@@ -195,7 +195,7 @@ def test_what_the_model_does_not_have_is_refused(options, message):
 
 
 def test_a_network_without_attention_is_refused(store):
-    classifier = make_classifier(16, 16, kind="cnn")
+    classifier = make_classifier(16, 16, architecture="cnn")
     with pytest.raises(UserError, match=r"attention: this network has none"):
         compute_maps(classifier, make_store(16, 16), ROWS, ALL, 1)
 

@@ -59,7 +59,7 @@ def test_where_stored_pixels_are_the_scans_own_nothing_changes(tmp_path, knee):
 )
 def test_pixels_are_as_small_as_the_scans_and_fit_into_stored_ones(options, pixel_mm, size, spacing_mm):
     fine = refine(options, (384, 384), pixel_mm)
-    assert fine.size == size
+    assert fine.image_size == size
     assert fine.spacing_mm == pytest.approx(spacing_mm)
 
 

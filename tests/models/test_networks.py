@@ -113,8 +113,8 @@ def test_classifier_takes_the_first_stored_points_and_normalises_each_cloud():
     [
         ({"architecture": "cnn"}, r"model\.architecture: found 'cnn', allowed is 'perceiver' for point clouds"),
         ({"slice_position": True}, r"model\.slice_position: found True, allowed is False for point clouds"),
-        ({"mirror_average": True}, r"model\.mirror_tta: found True, allowed is False for point clouds"),
-        ({"permute_seed": 0}, r"model\.pixel_permutation_seed: found 0, allowed is None for point clouds"),
+        ({"mirror_tta": True}, r"model\.mirror_tta: found True, allowed is False for point clouds"),
+        ({"pixel_permutation_seed": 0}, r"model\.pixel_permutation_seed: found 0, allowed is None for point clouds"),
         ({"num_points": 11}, r"model\.num_points: found 11, allowed is at most 10"),
         ({"perceiver": TINY}, r"max_freq: found None, but a point cloud has no resolution"),
     ],

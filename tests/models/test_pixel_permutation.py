@@ -30,7 +30,7 @@ def images():
 
 def build(permute_seed=7, positions="fourier", **options):
     perceiver = dataclasses.replace(TINY, positions=positions)
-    config = ModelConfig(**{"stem": "pixels", "perceiver": perceiver, "permute_seed": permute_seed} | options)
+    config = ModelConfig(**{"stem": "pixels", "perceiver": perceiver, "pixel_permutation_seed": permute_seed} | options)
     return build_model(config, build_spec(2, SIZE), seed=3).eval()
 
 
@@ -126,5 +126,5 @@ def test_a_mirror_image_is_made_before_its_pixels_are_permuted():
 
 def test_the_seed_stands_in_the_config_that_the_report_prints():
     text = dump_experiment(Experiment(model=ModelConfig(pixel_permutation_seed=5)))
-    assert "permute_seed: 5" in text
-    assert "permute_seed: null" in dump_experiment(Experiment())
+    assert "pixel_permutation_seed: 5" in text
+    assert "pixel_permutation_seed: null" in dump_experiment(Experiment())
