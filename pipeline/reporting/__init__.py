@@ -1,1 +1,1 @@
-"""What a reader sees: pages, figures and documents."""
+"""Reports: pages, figures and documents."""

@@ -1,4 +1,4 @@
-"""The page and the tables of a recipe that was trained on every fold or from several seeds."""
+"""The page and the tables of cross-validation: one recipe, trained on each fold or from several seeds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,11 +28,11 @@ SHOWN_METRICS = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "speci
 
 
 def describe_pooled(study: CrossValidation, kind: DataKind) -> list[str]:
-    """Say what was found over all runs: pooled accuracy, and how much runs and seeds differ.
+    """Describe the results over all runs: pooled accuracy, and the spread over runs and seeds.
 
     Args:
-        study: The runs, put together.
-        kind: The kind of data, which names rows and groups.
+        study: The runs, combined.
+        kind: The kind of data, with its words for rows and groups.
     """
     runs, pooled = study.runs, study.pooled
     name, level = first_level(pooled)
@@ -60,26 +60,26 @@ def describe_pooled(study: CrossValidation, kind: DataKind) -> list[str]:
 
 
 def describe_method(study: CrossValidation, kind: DataKind) -> list[str]:
-    """Say how runs were pooled.
+    """Describe the method of pooling runs.
 
     Args:
-        study: The runs, put together.
-        kind: The kind of data, which names rows and groups.
+        study: The runs, combined.
+        kind: The kind of data, with its words for rows and groups.
     """
     num_seeds = len({run.seed for run in study.runs})
     group = kind.group
     sentences = []
     if any(run.fold is not None for run in study.runs):
         sentences.append(
-            f"{plural(group).capitalize()} were dealt to folds; each fold is the test of the model that was trained "
-            "without it and chosen on the next fold. AUROC and log-likelihood of pooled rows compare probabilities of "
-            "several models."
+            f"{plural(group).capitalize()} were assigned to folds; each fold is the test split of the model that was "
+            "trained without it and selected on the next fold. AUROC and log-likelihood of pooled rows compare "
+            "probabilities of several models."
         )
     sentences.append(
         f"Intervals are 95\u00a0%, from a bootstrap over {plural(group)}"
         + (
-            f": a {group} is drawn with the rows of all seeds, so the pooled score is the mean over the seeds and the "
-            f"interval says what other {plural(group)} might have changed, not what another seed might."
+            f": a {group} is drawn with the rows of all seeds, so the pooled score is the mean over the seeds, and the "
+            f"interval covers the choice of {plural(group)}, not the choice of the seed."
             if num_seeds > 1
             else "."
         )
@@ -93,11 +93,11 @@ def write_cross_validation(
     """Write ``cross_validation.json``, ``.csv``, ``.png`` and ``.html``.
 
     Args:
-        paths: The names of the experiment and of the runs together, and their report folder.
-        study: The runs, put together.
-        kind: The kind of data, which names rows and groups.
-        synthetic_note: A note shown where the data are not of people; may be empty.
-        store_fingerprint: The fingerprint of the store, which tells how to get the numbers again.
+        paths: The folders of the experiment, with the report folder of all runs together.
+        study: The runs, combined.
+        kind: The kind of data, with its words for rows and groups.
+        synthetic_note: The note for data that are not of people; may be empty.
+        store_fingerprint: The fingerprint of the store, printed for reproduction.
     """
     folder = paths.report_folder
     sentences = describe_pooled(study, kind)
@@ -124,15 +124,15 @@ def write_cross_validation(
         "sentences": sentences,
     }
     facts = {
-        "pictures": store_fingerprint,
+        "fingerprint of the store": store_fingerprint,
         "commit": read_commit(),
-        "bootstrap draws": str(study.num_resamples),
+        "bootstrap resamples": str(study.num_resamples),
     }
     write_json(folder / "cross_validation.json", content)
     write_table(folder / "cross_validation.csv", pd.DataFrame(flat), tuple(flat[0]))
     write_bytes(folder / "cross_validation.png", png)
     pooled = show_percent_briefly(study.pooled[first]["metrics"]["accuracy"])
-    text = f"Each run with its 95\u00a0% interval, and all of them pooled: {pooled}."
+    text = f"Each run with its 95\u00a0% interval; pooled over all runs: {pooled}."
     write_page(
         folder / "cross_validation.html",
         "study.html",
@@ -141,12 +141,12 @@ def write_cross_validation(
         sentences=sentences,
         sections=[
             Section(
-                "What was found",
+                "Results",
                 tables=(tabulate_runs(study, kind), tabulate_pooled(study.pooled)),
                 figures=(Figure("cross_validation", "Accuracy of each run", text, png),),
             ),
             Section(
-                "How it was done",
+                "Method",
                 tuple(describe_method(study, kind)),
                 (Table("How to get these numbers again", ("What", "Value"), tuple(facts.items())),),
             ),
@@ -155,7 +155,7 @@ def write_cross_validation(
 
 
 def tabulate_runs(study: CrossValidation, kind: DataKind) -> Table:
-    """Return a row a run and the spread below them, with the accuracy of each level."""
+    """Return a table with a row for each run and the spread below them: the accuracy at each level."""
     levels = list(study.pooled)
     rows = []
     for run in study.runs:
@@ -173,7 +173,7 @@ def tabulate_runs(study: CrossValidation, kind: DataKind) -> Table:
 
 
 def tabulate_pooled(pooled: Mapping[str, Level]) -> Table:
-    """Return the pooled scores, a row a score, two columns a level."""
+    """Return a table of the pooled scores: a row for each score, two columns for each level."""
     rows = [
         (
             METRIC_TITLES[metric],

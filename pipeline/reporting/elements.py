@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-LONG_CELL = 44  # characters from which on a column's lines are broken
+LONG_CELL = 44  # characters; lines of a column with longer cells are broken
 MIN_WIDE_PIXELS = 1000  # a figure that needs the width of the page
 MIN_WIDE_SHEET_PIXELS = 560  # a sheet of many images would be too small next to another figure
-# What is left of "1,234", "97.1 % (95.0 to 98.6)", "+0.01", "4 of 7", "2.0e-05" or a dash without these is nothing.
+# Nothing else is in a number such as "1,234", "97.1 % (95.0 to 98.6)", "+0.01", "4 of 7", "2.0e-05" or a dash.
 NUMBER_PARTS = re.compile(r"(?<=\d)e(?=[-+\d])|\bto\b|\bof\b|[\d\s.,;:%()±×+\-\u2013\u2212\u00a0]")
 
 ColumnKind = Literal["number", "long", "text"]
@@ -16,14 +16,14 @@ ColumnKind = Literal["number", "long", "text"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is shown.
+    """A table of a page.
 
     Args:
-        caption: what its rows are.
-        columns: headings; the first column names the row, the others are right-aligned where they hold numbers.
-        rows: cells as text, as many in each row as there are columns.
-        note: what a reader has to know of it; may be empty.
-        is_first_marked: whether the first row is the one that the others stand beside.
+        caption: The caption, which names the rows.
+        columns: The headings; the first column names the row, the others are right-aligned where they hold numbers.
+        rows: The cells as text, in each row as many as there are columns.
+        note: A note below the table; may be empty.
+        is_first_marked: Whether the first row is in bold, because the others are compared with it.
     """
 
     caption: str
@@ -38,28 +38,28 @@ class Table:
 
     @property
     def kinds(self) -> tuple[ColumnKind, ...]:
-        """How each column is set: numbers on the right, long cells broken into lines."""
+        """The kind of each column: numbers are right-aligned, long cells broken into lines."""
         return tuple(_find_kind([row[place] for row in self.rows], place) for place in range(len(self.columns)))
 
     @property
     def tab_separated(self) -> str:
-        """The table as a spreadsheet takes it from the clipboard: cells between tabs, a row a line."""
+        """The table as text for a spreadsheet: a line for each row, a tab between cells."""
         lines = (self.columns, *self.rows)
         return "\n".join("\t".join(" ".join(cell.split()) for cell in line) for line in lines)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as it is shown.
+    """A figure of a page.
 
     Args:
         name: The name of its file, without ``.png``.
         title: The title above the figure.
-        text: What it shows; with the title also what is read out instead of it.
+        text: The text next to the title; with the title also the alternative text for screen readers.
         png: The PNG file.
-        can_shrink: Whether a phone may show it as narrow as its screen, because little of it is lettering; others
-            scroll where they are wide.
-        is_sheet: Whether it holds many images, and gets the width of the page sooner than other figures.
+        can_shrink: Whether a phone may show it as narrow as its screen, because it has little lettering; other wide
+            figures scroll.
+        is_sheet: Whether it holds many images, and so gets the width of the page sooner than other figures.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Figure:
     can_shrink: bool = False
     is_sheet: bool = False
 
-    # Width and height of a PNG stand at bytes 16 to 24 (PNG specification, IHDR).
+    # Width and height of a PNG file are in bytes 16 to 24 (PNG specification, IHDR).
     @property
     def width(self) -> int:
         return int.from_bytes(self.png[16:20], "big")
@@ -91,11 +91,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report.
+    """A section of a report.
 
     Args:
-        title: its heading.
-        sentences: what was found, each a paragraph.
+        title: The heading.
+        sentences: The results, a paragraph each.
         tables: The numbers behind it.
         figures: The figures behind it.
     """

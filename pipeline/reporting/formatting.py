@@ -1,4 +1,4 @@
-"""How scores and cells are written for a reader: titles, rounding, intervals."""
+"""Text of scores and cells: titles, rounding, intervals."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ METRIC_TITLES = {
     "ece": "Expected calibration error",
 }
 LOWER_IS_BETTER = ("nll", "brier", "ece")
-BASELINE_TITLES = {"majority": "Commonest class", "logistic_regression": "Logistic regression on pixels"}
+BASELINE_TITLES = {"majority": "Most frequent class", "logistic_regression": "Logistic regression on pixels"}
 LEVEL_TITLES = {
     "slice": "Slices",
     "volume": "Volumes",
@@ -30,12 +30,12 @@ LEVEL_TITLES = {
 
 
 def show_percent(metric: Estimate | Mapping[str, float | None]) -> str:
-    """Write a share as "97.1 % (95 % interval 95.0 to 98.6 %)", no line break before a %."""
+    """Write a fraction as "97.1 % (95 % interval 95.0 to 98.6 %)", with no line break before a %."""
     return _show_with_interval(metric, "(95\u00a0% interval {low} to {high}\u00a0%)")
 
 
 def show_percent_briefly(metric: Estimate | Mapping[str, float | None]) -> str:
-    """Write "97.1 % (95.0 to 98.6)", the interval in brackets where there is one; the page says what it is."""
+    """Write a fraction as "97.1 % (95.0 to 98.6)"; without an interval there are no brackets."""
     return _show_with_interval(metric, "({low} to {high})")
 
 
@@ -49,19 +49,24 @@ def _show_with_interval(metric: Estimate | Mapping[str, float | None], form: str
     return f"{text} {form.format(low=_round_percent(low), high=_round_percent(high))}"
 
 
-def _round_percent(share: float) -> str:
-    return round_below_one(100 * share, 1, 100)
+def _round_percent(fraction: float) -> str:
+    return round_below_one(100 * fraction, 1, 100)
 
 
 def show_number(value: float | None) -> str:
-    """Write a score with three decimals; a dash where there is none."""
+    """Write a score with three decimals; None is a dash."""
     return "\u2013" if value is None else round_below_one(value, 3, 1)
 
 
 def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
-    """Round, but give a score that is not perfect as many decimals as it takes not to look perfect.
+    """Round a score; one that is not perfect gets as many decimals as are needed so that it does not look perfect.
 
-    What differs from perfect behind the ninth decimal does so because floats are rounded, and is written as perfect.
+    A difference after the ninth decimal is a rounding error of floats, and is written as perfect.
+
+    Args:
+        value: The score.
+        num_decimals: The least number of decimals.
+        perfect: The perfect score, such as 1 or 100.
     """
     for decimals in range(num_decimals, 10):
         text = f"{value:.{decimals}f}"
@@ -71,14 +76,14 @@ def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
 
 
 def show_interval(metric: Estimate | Mapping[str, float | None]) -> str:
-    """Write "0.950 to 0.986", or a dash where there is no interval."""
+    """Write an interval as "0.950 to 0.986"; a missing one is a dash."""
     if metric["low"] is None:
         return "\u2013"
     return f"{show_number(metric['low'])} to {show_number(metric['high'])}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Turn nested mappings into (name, value) rows; names are joined by a dot."""
+    """Flatten nested mappings into (name, value) rows; names are joined by a dot."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -100,6 +105,6 @@ def show(value: Any) -> str:
 
 
 def humanise(name: object) -> str:
-    """Turn a column's name into a heading: ``num_slices`` becomes "Num slices"."""
+    """Write a column's name as a heading: ``num_slices`` becomes "Num slices"."""
     text = str(name).replace("_", " ").strip()
     return text[:1].upper() + text[1:]

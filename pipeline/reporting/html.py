@@ -1,4 +1,4 @@
-"""Pages in one file each: the one door to jinja2. No network, no script, all text escaped."""
+"""HTML pages in one file each, the only module that imports jinja2: no network, no script, all text escaped."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ def render_page(template: str, **values: Any) -> bytes:
     """Fill a template of the folder ``templates``.
 
     Args:
-        template: its file name.
-        values: what the template names; a name that is missing is an error.
+        template: The file name of the template.
+        values: The values of the names in the template; a missing name is an error.
 
     Returns:
         The page as UTF-8.
@@ -29,11 +29,11 @@ def render_page(template: str, **values: Any) -> bytes:
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Write a filled template, whole or not at all.
+    """Write a filled template atomically.
 
     Args:
-        path: the page.
-        template: as for ``render_page``.
-        values: as for ``render_page``.
+        path: The HTML file to write.
+        template: The file name of the template.
+        values: The values of the names in the template; a missing name is an error.
     """
     write_bytes(path, render_page(template, **values))

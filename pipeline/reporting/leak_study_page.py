@@ -20,76 +20,75 @@ from pipeline.reporting.html import write_page
 from pipeline.studies.leak_study import LeakOutcome, LeakStudy, list_rows
 from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS
 
-# What is divided, in the plural; with left and right as labels a side of a patient is one knee.
+# The units that are split, in the plural; with left and right as labels a side of a patient is one knee.
 UNITS = {"slice": "slices", "volume": "scans", "side": "patients and labels", "patient": "patients"}
 
 METHOD = (
-    "One model, one recipe and the same number of steps for all; four ways to divide, by the same fractions: slices, "
-    "scans, the scans of a patient that have the same label (one knee), and patients. With shuffled labels each "
-    "patient has one label for all slices, drawn at random without looking at the knees: only who has seen the "
-    "patient can know it. The divisions that share patients exist on this page alone; training never reads them.",
-    "Everything that would keep a model from learning by heart is off: random changes of the pictures, dropout, weight "
-    "decay, label smoothing. So are the mirror that exchanges labels and the mirror average, because shuffled labels "
-    "have no mirror image. The weights after the last step are judged; nothing is chosen on validation or test.",
+    "One model, one recipe and the same number of steps for all; four ways to split, by the same fractions: by slice, "
+    "by scan, by the scans of a patient that have the same label (one knee), and by patient. With shuffled labels each "
+    "patient has one label for all slices, drawn at random, independent of the images: only a model that was trained "
+    "on the patient can know it. The splits with patients on both sides exist for this study only; the train stage "
+    "never reads them.",
+    "Everything that prevents memorisation is off: augmentation, dropout, weight decay, label smoothing. So are the "
+    "flip that exchanges labels and test-time augmentation, because a flipped image has no other shuffled label. The "
+    "weights after the last step are evaluated; nothing is selected on validation or test.",
 )
 
-Accuracies = Mapping[str, Estimate]  # by what was divided
+Accuracies = Mapping[str, Estimate]  # by the unit that was split
 
 AGAIN = "How to get these numbers again"
 
 
-def name_units_in_words(division: str, class_names: Sequence[str]) -> str:
-    """Return what a division deals out, in the plural."""
-    return "knees" if division == "side" and tuple(class_names) == ("left", "right") else UNITS[division]
+def name_units_in_words(unit: str, class_names: Sequence[str]) -> str:
+    """Return the words for a unit that is split, in the plural."""
+    return "knees" if unit == "side" and tuple(class_names) == ("left", "right") else UNITS[unit]
 
 
 def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str]) -> list[str]:
-    """Describe what the study shows, and what it does not.
+    """Describe the results of the study, and their limits.
 
     Args:
-        outcomes: The accuracy for each way to divide and each kind of labels.
+        outcomes: The accuracy for each way to split and each kind of labels.
         class_names: All classes.
     """
     chance = 1 / len(class_names)
-    units = {division: name_units_in_words(division, class_names) for division in SPLIT_UNITS}
+    words = {unit: name_units_in_words(unit, class_names) for unit in SPLIT_UNITS}
     true, shuffled = (
         {outcome.unit: outcome.accuracy for outcome in outcomes if outcome.labels == labelling}
         for labelling in LABELLINGS
     )
     return [
-        _describe_shuffled(shuffled, units, chance),
-        *_describe_leaks(shuffled, units, chance),
+        _describe_shuffled(shuffled, words, chance),
+        *_describe_leaks(shuffled, words, chance),
         _describe_patients(shuffled["patient"], chance),
-        _describe_true(true, units),
+        _describe_true(true, words),
     ]
 
 
-def _describe_shuffled(shuffled: Accuracies, units: Mapping[str, str], chance: float) -> str:
-    listed = [
-        f"{show_percent_briefly(shuffled[division])} where {units[division]} were divided" for division in SPLIT_UNITS
-    ]
+def _describe_shuffled(shuffled: Accuracies, words: Mapping[str, str], chance: float) -> str:
+    listed = [f"{show_percent_briefly(shuffled[unit])} where {words[unit]} were split" for unit in SPLIT_UNITS]
     return (
-        "With labels that were shuffled between patients, and so mean nothing, the model is right for "
+        "With labels that were shuffled between patients, and so carry no information, the model is right for "
         f"{', '.join(listed[:-1])}, and {listed[-1]}; chance is {100 * chance:.0f}\u00a0%. In brackets are 95\u00a0% "
         "intervals over patients."
     )
 
 
-def _describe_leaks(shuffled: Accuracies, units: Mapping[str, str], chance: float) -> list[str]:
-    """Describe which of the ways that share patients score above chance, and which do not."""
-    lows = {division: shuffled[division]["low"] for division in SPLIT_UNITS[:-1]}
-    leaky = [units[division] for division, low in lows.items() if low is not None and low > chance]
-    quiet = [units[division] for division in lows if units[division] not in leaky]
+def _describe_leaks(shuffled: Accuracies, words: Mapping[str, str], chance: float) -> list[str]:
+    """Describe the splits with patients on both sides: those that score above chance, and those that do not."""
+    lows = {unit: shuffled[unit]["low"] for unit in SPLIT_UNITS[:-1]}
+    leaky = [words[unit] for unit, low in lows.items() if low is not None and low > chance]
+    quiet = [words[unit] for unit in lows if words[unit] not in leaky]
     sentences = []
     if leaky:
         sentences.append(
-            f"Where {_join(leaky)} were divided it can only have recognised patients that it was trained on: a score "
-            "from such a split also counts what was learned by heart."
+            f"Where {_join(leaky)} were split, the model can only have recognised patients that it was trained on: a "
+            "score from such a split also rewards memorisation."
         )
     if quiet:
         sentences.append(
-            f"Where {_join(quiet)} were divided no score above chance is shown with this recipe; that does not make "
-            "the split a clean one, because its patients are on both sides."
+            f"Where {_join(quiet)} were split, no score above chance is shown with this recipe; the split is not clean "
+            "for that, because its patients are on both sides."
         )
     return sentences
 
@@ -97,26 +96,24 @@ def _describe_leaks(shuffled: Accuracies, units: Mapping[str, str], chance: floa
 def _describe_patients(shuffled: Estimate, chance: float) -> str:
     low, high = shuffled["low"], shuffled["high"]
     if low is None or high is None:
-        return "There is no interval for divided patients, so nothing can be said about them."
+        return "There is no interval for the split of patients, so nothing is concluded about it."
     if low <= chance <= high:
-        return (
-            "Where patients were divided, chance lies in the interval: what was learned by heart does not help there."
-        )
+        return "Where patients were split, chance lies in the interval: memorisation does not help there."
     return (
-        "Where patients were divided the interval leaves chance out, which a clean split does once in twenty times by "
-        "luck; with other seeds (leak_study.seeds) it should come back."
+        "Where patients were split, the interval does not contain chance, which happens by luck for one clean split in "
+        "twenty; with other seeds (leak_study.seeds) it should contain chance."
     )
 
 
-def _describe_true(true: Accuracies, units: Mapping[str, str]) -> str:
-    listed = ", ".join(f"{units[division]} {show_percent_briefly(true[division])}" for division in SPLIT_UNITS)
+def _describe_true(true: Accuracies, words: Mapping[str, str]) -> str:
+    listed = ", ".join(f"{words[unit]} {show_percent_briefly(true[unit])}" for unit in SPLIT_UNITS)
     by_slice, by_patient = true["slice"]["value"], true["patient"]["value"]
     assert by_slice is not None
     assert by_patient is not None
     gap = 100 * (by_slice - by_patient)
     return (
-        f"With true labels and the same recipe: {listed}. Dividing slices gives a score {abs(gap):.1f} points "
-        f"{'above' if gap >= 0 else 'below'} that of dividing patients."
+        f"With true labels and the same recipe: {listed}. A split of slices gives a score {abs(gap):.1f} points "
+        f"{'above' if gap >= 0 else 'below'} that of a split of patients."
     )
 
 
@@ -125,17 +122,17 @@ def _join(words: Sequence[str]) -> str:
 
 
 def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str]) -> Table:
-    """Return the table of the page: a row for each way to divide, true labels next to shuffled ones."""
+    """Return the table of the page: a row for each way to split, true labels next to shuffled ones."""
     by_key = {(outcome.unit, outcome.labels): outcome for outcome in outcomes}
     rows = []
-    for division in SPLIT_UNITS:
-        true, shuffled = (by_key[division, labelling] for labelling in LABELLINGS)
+    for unit in SPLIT_UNITS:
+        true, shuffled = (by_key[unit, labelling] for labelling in LABELLINGS)
         texts = [show_percent_briefly(outcome.accuracy) for outcome in (true, shuffled)]
-        rows.append((name_units_in_words(division, class_names), *texts, f"{true.n:,}", f"{true.groups:,}"))
+        rows.append((name_units_in_words(unit, class_names), *texts, f"{true.n:,}", f"{true.groups:,}"))
     num_seeds = outcomes[0].seeds
     return Table(
         caption="Accuracy on test slices",
-        columns=("Divided are", "True labels", "Shuffled labels", "Test slices", "Patients"),
+        columns=("Split by", "True labels", "Shuffled labels", "Test slices", "Patients"),
         rows=tuple(rows),
         note="In brackets: 95\u00a0% intervals from a bootstrap over patients."
         + (f" Over {num_seeds} {plural('seed', num_seeds)} together." if num_seeds > 1 else ""),
@@ -146,10 +143,10 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     """Write ``leak_study.json``, ``.csv``, ``.png`` and ``.html``.
 
     Args:
-        folder: The folder that they are written to.
+        folder: The folder to write to.
         experiment: All options.
         store: The slices.
-        study: The results.
+        study: The results of the study.
     """
     names, outcomes = store.class_names, study.outcomes
     sentences = describe_outcomes(outcomes, names)
@@ -173,17 +170,17 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     write_table(folder / "leak_study.csv", flat, tuple(flat))
     write_bytes(folder / "leak_study.png", png)
     text = "Dots with their 95\u00a0% intervals over patients; the dashed line is chance."
-    figure = Figure("leak_study", "Accuracy by what was divided", text, png)
+    figure = Figure("leak_study", "Accuracy by way to split", text, png)
     facts = _list_facts(experiment, store, study)
     write_page(
         folder / "leak_study.html",
         "study.html",
-        title=f"{experiment.paths.title}: leak demonstration",
+        title=f"{experiment.paths.title}: leak study",
         synthetic_note=note,
         sentences=sentences,
         sections=[
-            Section("What was found", tables=(tabulate_outcomes(outcomes, names),), figures=(figure,)),
-            Section("How it was done", METHOD, (Table(AGAIN, ("What", "Value"), tuple(facts.items())),)),
+            Section("Results", tables=(tabulate_outcomes(outcomes, names),), figures=(figure,)),
+            Section("Method", METHOD, (Table(AGAIN, ("What", "Value"), tuple(facts.items())),)),
         ],
     )
 
@@ -196,8 +193,8 @@ def _list_facts(experiment: Experiment, store: Store, study: LeakStudy) -> dict[
         "training slices of each": f"{first['num_train']:,}",
         "steps of each": f"{first['num_steps']:,}",
         "seeds": ", ".join(map(str, experiment.leak_study.seeds)),
-        "time of training and scoring": f"{seconds / 60:.1f} minutes, {read_hardware()}",
-        "pictures": store.fingerprint,
+        "time of training and evaluation": f"{seconds / 60:.1f} minutes, {read_hardware()}",
+        "fingerprint of the store": store.fingerprint,
         "commit": read_commit(),
     }
     return {name: str(value) for name, value in (facts | study.settings).items()}

@@ -117,7 +117,7 @@ def test_the_answer_is_that_of_both_passes_whichever_is_shown(store):
     classifier = make_classifier(mirror_average=True)
     shown = [compute_maps(classifier, store, ROWS, AttentionConfig(mirrored=m), 1).probabilities for m in (False, True)]
     np.testing.assert_array_equal(*shown)
-    assert "over the mirror image" in " ".join(
+    assert "over the flipped image" in " ".join(
         describe_maps(compute_maps(classifier, store, ROWS, AttentionConfig(mirrored=True), 1), True)
     )
 

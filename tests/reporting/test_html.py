@@ -1,4 +1,4 @@
-"""What every page owes its readers, whichever stage wrote it."""
+"""Accessibility of all pages: headings, tables, figures, contrast, no network."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ def test_headings_go_down_by_one_level_at_a_time_from_a_single_first(page):
     assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
 
 
-def test_every_table_has_a_name_and_every_heading_cell_says_what_it_heads(page):
+def test_every_table_has_a_caption_and_every_heading_cell_a_scope(page):
     reader = PageReader(page)
     tables = reader.find("table")
     assert tables
@@ -52,7 +52,7 @@ def test_every_table_can_be_copied_without_a_script(page):
     assert "user-select: all" in STYLE
 
 
-def test_every_picture_is_told_in_words_beyond_its_title(page):
+def test_every_figure_is_described_in_words_beyond_its_title(page):
     figures = PageReader(page).find("figure")
     assert figures
     for figure in figures:
@@ -72,7 +72,7 @@ def test_what_scrolls_is_reached_by_the_keyboard_and_has_a_name(page):
     assert ":focus-visible" in STYLE
 
 
-def test_no_page_asks_the_network_or_runs_a_script(page):
+def test_no_page_uses_the_network_or_a_script(page):
     reader = PageReader(page)
     assert not reader.find("script", "link", "iframe", "object", "form")
     (policy,) = [element for element in reader.find("meta") if "http-equiv" in element.attributes]
@@ -82,7 +82,7 @@ def test_no_page_asks_the_network_or_runs_a_script(page):
     assert "url(" not in page.split("</style>")[0]
 
 
-def test_pictures_of_a_report_say_what_they_show(tmp_path):
+def test_figures_of_a_report_describe_their_numbers(tmp_path):
     alts = {
         e.attributes["alt"].split(".")[0]: e.attributes["alt"] for e in PageReader(build_report(tmp_path)).find("img")
     }
@@ -98,8 +98,8 @@ def read_palette(block: str) -> dict[str, str]:
 def luminance(colour: str) -> float:
     """Relative luminance, WCAG 2.2."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
-    shares = np.array([int(digits[at : at + 2], 16) for at in (0, 2, 4)]) / 255
-    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    fractions = np.array([int(digits[at : at + 2], 16) for at in (0, 2, 4)]) / 255
+    linear = np.where(fractions <= 0.04045, fractions / 12.92, ((fractions + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
@@ -128,13 +128,13 @@ def test_contrast_is_computed_as_defined():
     ],
 )
 def test_text_is_readable_in_both_schemes_and_in_print(palette, text, ground):
-    """4.5 is what WCAG 2.2 asks of text at level AA."""
+    """WCAG 2.2, level AA: at least 4.5 for text."""
     assert set(palette) == set(LIGHT)
     assert contrast(palette[text], palette[ground]) >= 4.5
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK, PRINT], ids=["light", "dark", "print"])
 def test_marks_are_seen_in_both_schemes_and_in_print(palette):
-    """3 is what WCAG 2.2 asks of what is no text: the focus ring, the bar of a notice, the border of a box."""
+    """WCAG 2.2: at least 3 for other marks: the focus ring, the bar of a notice, the border of a box."""
     for mark in ("accent", "warn-line", "soft"):
         assert contrast(palette[mark], palette["paper"]) >= 3

@@ -1,4 +1,4 @@
-"""Pages as a phone, a desk and a printer show them."""
+"""Pages on a phone, on a desktop and in print."""
 
 import base64
 import re
@@ -10,10 +10,10 @@ from tests.builders.pages import BUILDERS
 pytestmark = pytest.mark.browser
 
 REACH = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-# What lies beyond the viewport and is not in a box that scrolls.
+# Elements that reach beyond the viewport, outside of the boxes that scroll.
 BEYOND = """
 return [...document.querySelectorAll('main *')].filter(
-  (e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, .picture, pre, .unseen')
+  (e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, .frame, pre, .unseen')
 ).map((e) => e.tagName + ' ' + e.className)
 """
 
@@ -38,7 +38,7 @@ def show(browser, address: str, width: int, medium: str = "", scheme: str = "lig
 def test_nothing_reaches_beyond_the_screen_but_what_scrolls(browser, address, width):
     show(browser, address, width)
     reach, available = browser.execute_script(REACH)
-    assert width - 20 < available <= width, "but for the scroll bar of a desk"
+    assert width - 20 < available <= width, "all but the scroll bar of a desktop"
     assert reach == available
     assert browser.execute_script(BEYOND) == []
     for details in ("details.copy", "details.document"):
@@ -68,7 +68,7 @@ def test_in_print_nothing_scrolls_all_is_open_and_all_is_on_the_sheet(browser, a
     seen = "return [...document.querySelectorAll('details.document dd')].map((e) => e.checkVisibility())"
     assert all(browser.execute_script(seen)), "model card and check-list are open"
     copies = "return [...document.querySelectorAll('details.copy')].map((e) => e.offsetHeight)"
-    assert set(browser.execute_script(copies)) == {0}, "what is there for copying is not printed twice"
+    assert set(browser.execute_script(copies)) == {0}, "the text for copying is not printed"
     ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert ground == "rgb(255, 255, 255)"
     paper = browser.execute_cdp_cmd("Page.printToPDF", {})

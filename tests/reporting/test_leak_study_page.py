@@ -1,4 +1,4 @@
-"""The sentences of the leak demonstration say what its numbers say, whichever way they fall."""
+"""The sentences of the leak study agree with its numbers, with and without a leak."""
 
 import numpy as np
 import pandas as pd
@@ -14,15 +14,15 @@ NAMES = ("left", "right")
 
 
 def make_outcomes(**shuffled):
-    """Accuracies (value, low, high) with shuffled labels; with true labels 99 % by slice and 90 % elsewhere."""
+    """Outcomes with given accuracies (value, low, high) for shuffled labels; for true ones 99 % by slice, else 90 %."""
     rows = []
-    for division in SPLIT_UNITS:
+    for unit in SPLIT_UNITS:
         for labelling in LABELLINGS:
-            value, low, high = shuffled[division] if labelling == "shuffled" else (0.9, 0.85, 0.95)
-            if (division, labelling) == ("slice", "true"):
+            value, low, high = shuffled[unit] if labelling == "shuffled" else (0.9, 0.85, 0.95)
+            if (unit, labelling) == ("slice", "true"):
                 value, low, high = 0.99, 0.98, 1.0
             accuracy = {"value": value, "low": low, "high": high}
-            rows.append(LeakOutcome(division, labelling, seeds=1, n=1200, groups=16, accuracy=accuracy))
+            rows.append(LeakOutcome(unit, labelling, seeds=1, n=1200, groups=16, accuracy=accuracy))
     return rows
 
 
@@ -35,35 +35,35 @@ LEAKY = {
 
 
 def test_leaks_are_named_where_the_interval_lies_above_chance_and_only_there():
-    told = " ".join(describe_outcomes(make_outcomes(**LEAKY), NAMES))
-    assert "97.0\u00a0% (95.0 to 99.0) where slices were divided" in told
-    assert "chance is 50\u00a0%" in told
-    assert "Where slices or scans were divided it can only have recognised patients" in told
-    assert "Where knees were divided no score above chance is shown" in told
-    assert "Where patients were divided, chance lies in the interval" in told
-    assert "true labels and the same recipe: slices 99.0\u00a0% (98.0 to 100.0), scans 90.0" in told
-    assert "Dividing slices gives a score 9.0 points above that of dividing patients" in told
+    text = " ".join(describe_outcomes(make_outcomes(**LEAKY), NAMES))
+    assert "97.0\u00a0% (95.0 to 99.0) where slices were split" in text
+    assert "chance is 50\u00a0%" in text
+    assert "Where slices or scans were split, the model can only have recognised patients" in text
+    assert "Where knees were split, no score above chance" in text
+    assert "Where patients were split, chance lies in the interval" in text
+    assert "same recipe: slices 99.0\u00a0% (98.0 to 100.0), scans 90.0" in text
+    assert "9.0 points above that of a split of patients" in text
 
 
 def test_without_a_leak_none_is_claimed():
     nothing = dict.fromkeys(SPLIT_UNITS, (0.5, 0.4, 0.6))
-    told = " ".join(describe_outcomes(make_outcomes(**nothing), NAMES))
-    assert "recognised" not in told
-    assert "Where slices, scans or knees were divided no score above chance is shown" in told
+    text = " ".join(describe_outcomes(make_outcomes(**nothing), NAMES))
+    assert "recognised" not in text
+    assert "Where slices, scans or knees were split, no score above chance" in text
 
 
 @pytest.mark.parametrize("accuracy", [(0.8, 0.6, 0.9), (0.3, 0.1, 0.45)])
-def test_a_clean_split_off_chance_is_not_passed_over(accuracy):
-    told = " ".join(describe_outcomes(make_outcomes(**(LEAKY | {"patient": accuracy})), NAMES))
-    assert "the interval leaves chance out" in told
-    assert "chance lies in the interval" not in told
+def test_a_clean_split_away_from_chance_is_reported(accuracy):
+    text = " ".join(describe_outcomes(make_outcomes(**(LEAKY | {"patient": accuracy})), NAMES))
+    assert "the interval does not contain chance" in text
+    assert "chance lies in the interval" not in text
 
 
 def test_chance_and_words_follow_the_labels():
-    told = " ".join(describe_outcomes(make_outcomes(**LEAKY), ("mild", "none", "severe", "some")))
-    assert "chance is 25\u00a0%" in told
-    assert "knees" not in told
-    assert "where patients and labels were divided" in told
+    text = " ".join(describe_outcomes(make_outcomes(**LEAKY), ("mild", "none", "severe", "some")))
+    assert "chance is 25\u00a0%" in text
+    assert "knees" not in text
+    assert "where patients and labels were split" in text
 
 
 def make_predictions(patients, is_right):
@@ -77,7 +77,7 @@ def make_predictions(patients, is_right):
 
 def test_seeds_are_pooled_with_each_patient_drawn_whole():
     table = make_predictions(["a", "a", "b", "b", "c", "c"], [True, True, True, False, False, False])
-    keys = [(division, labelling) for division in SPLIT_UNITS for labelling in LABELLINGS]
+    keys = [(unit, labelling) for unit in SPLIT_UNITS for labelling in LABELLINGS]
     one = summarise_outcomes({key: [table] for key in keys}, NAMES, Bootstrap(400))
     many = summarise_outcomes({key: [table] * 4 for key in keys}, NAMES, Bootstrap(400))
     assert [(outcome.unit, outcome.labels) for outcome in one] == keys
@@ -86,7 +86,7 @@ def test_seeds_are_pooled_with_each_patient_drawn_whole():
     assert many[0].accuracy == pytest.approx(one[0].accuracy), "more seeds are no more patients"
 
 
-def test_the_table_has_a_row_a_division_with_both_labellings():
+def test_the_table_has_a_row_for_each_way_to_split_with_both_labellings():
     table = tabulate_outcomes(make_outcomes(**LEAKY), NAMES)
     assert [row[0] for row in table.rows] == ["slices", "scans", "knees", "patients"]
     assert table.rows[0][1].startswith("99.0")
@@ -94,7 +94,7 @@ def test_the_table_has_a_row_a_division_with_both_labellings():
     assert table.rows[0][3:] == ("1,200", "16")
 
 
-def test_figures_are_pictures_that_change_with_their_numbers():
+def test_figures_change_with_their_numbers():
     accuracy = {"value": 0.9, "low": 0.8, "high": 0.95}
     other = accuracy | {"value": 0.85}
     first, second = (labelled_accuracies([("slices", accuracy, item)], 0.5) for item in (accuracy, other))

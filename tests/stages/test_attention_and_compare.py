@@ -61,7 +61,7 @@ def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
     folder = workspace / "reports" / "tiny" / "attention"
     assert run(workspace, "attention", *words[:2]) == 0
     page = (folder / "index.html").read_text()
-    assert "the stored picture (16 x 16 pixels over the field that the model saw as 16 x 16)" in page
+    assert "the stored image (16 x 16 pixels over the field that the model saw as 16 x 16)" in page
     assert "drawn as a flat square" in page
     stored = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
     assert run(workspace, "attention", *words) == 0

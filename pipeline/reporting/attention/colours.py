@@ -1,7 +1,7 @@
 """Colours of attention: over inputs, between latents, and the scale below a sheet of maps.
 
 The inputs stay grey and attention is colour from dark violet to yellow, whose lightness grows with the weight, so
-that it is read without telling hues apart. Nothing is made smaller, and pixels are enlarged by whole factors alone.
+that readers need not distinguish hues. Nothing is made smaller, and pixels are enlarged by whole factors only.
 """
 
 import math
@@ -16,8 +16,8 @@ from pipeline.reporting.figures.image_grid import FONT_PIXELS, LINE_PIXELS, MARG
 from pipeline.reporting.figures.style import PAPER, SOFT_INK
 
 COLOURS = "plasma"
-DIMMED = 0.55  # of the input's own brightness, below attention
-STRONGEST = 0.85  # how much of the input the highest weight covers
+DIMMED = 0.55  # the fraction of the input's own brightness that is left below attention
+STRONGEST = 0.85  # the opacity of the highest weight
 # The colour of the highest weight begins here: a single input that stands out would leave all others dark.
 TOP_PERCENTILE = 99.5
 UNREAD = 0.33  # the grey of points that get no attention
@@ -30,30 +30,30 @@ Pixels = NDArray[np.uint8]
 
 
 def spread_over_pixels(weights: Floats, image_size: tuple[int, int], cell_pixels: int) -> NDArray[np.float64]:
-    """Share the weight of each input among the pixels that it stands for.
+    """Spread the weight of each input evenly over its pixels.
 
-    Pixels behind the last whole cell, where the side is no multiple of the cell, belong to the nearest one.
+    Pixels after the last whole cell, where the side is no multiple of the cell, belong to the nearest one.
 
     Args:
-        weights: (..., rows, columns).
-        image_size: height and width in pixels.
-        cell_pixels: side of an input's square.
+        weights: The weights of the inputs, (..., rows, columns).
+        image_size: The height and the width of the image in pixels.
+        cell_pixels: The side of an input's square in pixels.
 
     Returns:
         (..., height, width) with the same sums.
     """
-    shares = np.asarray(weights, dtype=np.float64)
+    by_input = np.asarray(weights, dtype=np.float64)
     rows, columns = (
         np.minimum(np.arange(size) // cell_pixels, count - 1)
-        for size, count in zip(image_size, shares.shape[-2:], strict=True)
+        for size, count in zip(image_size, by_input.shape[-2:], strict=True)
     )
     num_pixels = np.bincount(rows)[:, None] * np.bincount(columns)[None, :]
-    spread: NDArray[np.float64] = (shares / num_pixels)[..., rows[:, None], columns[None, :]]
+    spread: NDArray[np.float64] = (by_input / num_pixels)[..., rows[:, None], columns[None, :]]
     return spread
 
 
 def find_top(weights: Floats) -> float:
-    """Return the weight from which on the colour is the brightest; above 0."""
+    """Return the lowest weight that gets the brightest colour; above 0."""
     top = float(np.percentile(weights, TOP_PERCENTILE))
     return top if top > 0 else max(float(np.max(weights)), TINY)
 
@@ -65,10 +65,10 @@ def colour_weights(weights: Floats, top: float) -> NDArray[np.float64]:
 
 
 def colour_points(weights: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return for the points of a cloud what ``draw_cloud`` takes: brighter and larger for more.
+    """Return colours and sizes for the points of a cloud: brighter and larger for more attention.
 
     Args:
-        weights: (points,), the attention that each gets.
+        weights: The attention that each point gets, (points,).
 
     Returns:
         Colours (points, 3) and sizes (points,), from 0 to 1.
@@ -78,31 +78,31 @@ def colour_points(weights: Floats) -> tuple[NDArray[np.float64], NDArray[np.floa
     return UNREAD * (1 - sizes[:, None]) + colour_weights(weights, top) * sizes[:, None], sizes
 
 
-def draw_overlay(picture: Pixels, weights: Floats, top: float, tile_pixels: int = MIN_TILE_PIXELS) -> Pixels:
+def draw_overlay(image: Pixels, weights: Floats, top: float, tile_pixels: int = MIN_TILE_PIXELS) -> Pixels:
     """Draw weights over an input in grey, enlarged.
 
     Args:
-        picture: (channels, height, width).
-        weights: (height, width), of each pixel.
-        top: the weight that gets the brightest colour.
-        tile_pixels: it becomes at least as wide.
+        image: The input, (channels, height, width).
+        weights: The weight of each pixel, (height, width).
+        top: The weight that gets the brightest colour.
+        tile_pixels: The least width of the drawing in pixels.
 
     Returns:
-        (height, width, 3).
+        The drawing, (height, width, 3).
     """
-    return enlarge(blend(picture.mean(axis=0), weights, top), tile_pixels)
+    return enlarge(blend(image.mean(axis=0), weights, top), tile_pixels)
 
 
 def blend(grey: Floats, weights: Floats, top: float) -> Pixels:
-    """Lay colours over a dimmed grey picture, the denser the higher the weight.
+    """Lay colours over a dimmed grey image, the denser the higher the weight.
 
     Args:
-        grey: (height, width), black 0 and white 255.
-        weights: (height, width).
-        top: the weight that gets the brightest colour.
+        grey: The image, (height, width), black 0 and white 255.
+        weights: The weight of each pixel, (height, width).
+        top: The weight that gets the brightest colour.
 
     Returns:
-        (height, width, 3).
+        The mixed colours, (height, width, 3).
     """
     dimmed = grey[..., None] / 255 * DIMMED
     opacity = STRONGEST * np.clip(weights / top, 0, 1)[..., None]
@@ -112,7 +112,16 @@ def blend(grey: Floats, weights: Floats, top: float) -> Pixels:
 
 
 def draw_weights(weights: Floats, top: float, tile_pixels: int = MIN_TILE_PIXELS) -> Pixels:
-    """Draw a matrix of weights, such as those between latents, enlarged; returns (height, width, 3)."""
+    """Draw a matrix of weights, such as those between latents, enlarged.
+
+    Args:
+        weights: The matrix, (rows, columns).
+        top: The weight that gets the brightest colour.
+        tile_pixels: The least width of the drawing in pixels.
+
+    Returns:
+        The drawing, (height, width, 3).
+    """
     return enlarge(np.round(colour_weights(weights, top) * 255).astype(np.uint8), tile_pixels)
 
 

@@ -1,7 +1,7 @@
-"""Attention over images, each map by itself and large enough to be read.
+"""Attention over images, each map by itself and large enough to read.
 
 The image is interpolated (cubic), because anatomy is smooth and its pixels are no finding. The weights are drawn as
-they are, a flat square for each input, or where that is asked for smoothly: linear between the centres of the inputs.
+a flat square for each input or, as an option, smoothly: linear between the centres of the inputs.
 """
 
 import io
@@ -21,7 +21,7 @@ from pipeline.reporting.attention.colours import blend, colour_points, find_top
 from pipeline.reporting.attention.sheets import draw_matrix, list_maps, note_weights, spread_over_image
 from pipeline.reporting.figures.point_cloud import draw_cloud
 
-OVERLAY_PIXELS = 512  # a map is at least as wide
+OVERLAY_PIXELS = 512  # the least width of a map
 
 Interpolation = Literal["nearest", "smooth"]
 Pixels = NDArray[np.uint8]
@@ -32,11 +32,11 @@ class Overlay:
     """One map over one example.
 
     Args:
-        example: the place of the example in the maps.
-        name: of its file, without ``.png``.
-        title: layer, head and latent.
-        note: how far the reading is spread, and over an image where the most-read part lies.
-        png: the image.
+        example: The index of the example in the maps.
+        name: The name of the file, without ``.png``.
+        title: The layer, the head and the latent.
+        note: The spread of the attention and, over an image, the place of the most-read part.
+        png: The PNG file.
     """
 
     example: int
@@ -50,13 +50,13 @@ def draw_overlays(maps: AttentionMaps, images: Sequence[NDArray[Any]], interpola
     """Draw every map of every example by itself.
 
     Args:
-        maps: the maps.
-        images: of each example what is drawn below: the stored example, or the same field of view in more pixels,
-            a whole multiple of the stored ones.
-        interpolation: of the weights; matrices between latents and point clouds have none.
+        maps: The maps.
+        images: The image below the maps of each example: the stored example, or the same field of view in more
+            pixels, a whole multiple of the stored ones.
+        interpolation: The interpolation of the weights; matrices between latents and point clouds have none.
 
     Returns:
-        Example by example, in each layer by layer, head by head, latent by latent.
+        The overlays, example by example, in each layer by layer, head by head, latent by latent.
     """
     return [
         Overlay(
@@ -72,12 +72,12 @@ def draw_overlays(maps: AttentionMaps, images: Sequence[NDArray[Any]], interpola
 
 
 def name_example(maps: AttentionMaps, example: int) -> str:
-    """Name an example's files: its place, and its id without what a file's name cannot hold."""
+    """Return the start of an example's file names: its index and its id, other characters than letters replaced."""
     return f"{example:02d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.example_ids[example])[-80:]}"
 
 
 def draw_plain(image: NDArray[Any]) -> bytes:
-    """Draw an example as large as its maps, in its own colours."""
+    """Draw an example in the size of its maps, in its own colours."""
     if image.ndim == 2:
         return save_pixels(draw_cloud(image, side=OVERLAY_PIXELS))
     return save_pixels(_interpolate(image, _choose_size(image, image.shape[-2:])))
@@ -87,12 +87,13 @@ def draw_large(image: Pixels, weights: NDArray[np.float64], interpolation: Inter
     """Draw weights over an image, at least ``OVERLAY_PIXELS`` wide.
 
     Args:
-        image: (channels, height, width), as many pixels as the weights or a whole multiple of them.
-        weights: (height, width), of each stored pixel.
-        interpolation: nearest keeps each weight's square; smooth is linear between neighbouring pixels.
+        image: The image, (channels, height, width), with as many pixels as the weights or a whole multiple of them.
+        weights: The weight of each stored pixel, (height, width).
+        interpolation: The interpolation of the weights: nearest keeps each weight's square, smooth is linear between
+            neighbouring pixels.
 
     Returns:
-        (height, width, 3).
+        The drawing, (height, width, 3).
     """
     size = _choose_size(image, weights.shape)
     factor = size[0] // weights.shape[0]
@@ -103,14 +104,14 @@ def draw_large(image: Pixels, weights: NDArray[np.float64], interpolation: Inter
 
 
 def smooth(weights: NDArray[np.float64], num_pixels: int) -> NDArray[np.float64]:
-    """Take the mean over a square about each pixel; of flat squares as large it makes linear interpolation.
+    """Take the mean over a square around each pixel; flat squares of that size become linear interpolation.
 
     Args:
-        weights: (height, width); beyond its border it goes on as at the border.
-        num_pixels: side of the square.
+        weights: The weights, (height, width); values beyond the border are those at the border.
+        num_pixels: The side of the square in pixels.
 
     Returns:
-        (height, width).
+        The means, (height, width).
     """
     means: NDArray[np.float64] = uniform_filter(weights, num_pixels, mode="nearest")
     return means
@@ -132,7 +133,7 @@ def _draw(
         return draw_cloud(image, *colour_points(weights.reshape(-1)), side=OVERLAY_PIXELS)
     spread = spread_over_image(maps, weights)
     if interpolation == "smooth" and maps.cell_pixels > 1:
-        # Linear between the centres of the inputs, and not between the pixels of one.
+        # Linear between the centres of the inputs, not between the pixels of one input.
         spread = smooth(spread, maps.cell_pixels)
     return draw_large(image, spread, interpolation)
 
@@ -142,14 +143,14 @@ def _write_note(maps: AttentionMaps, image: NDArray[Any], weights: NDArray[np.fl
     if maps.kind == "self" or image.ndim == 2:
         return note
     spread = spread_over_image(maps, weights)
-    # The middle of the most-read input, in per cent of the image's height and width.
+    # The centre of the most-read input, in percent of the image's height and width.
     down, across = np.argwhere(spread >= spread.max() * (1 - 1e-9)).mean(axis=0) + 0.5
     height, width = spread.shape
     return f"{note}; most read {100 * across / width:.0f} % across, {100 * down / height:.0f} % down"
 
 
 def _choose_size(image: NDArray[Any], stored: tuple[int, ...]) -> tuple[int, int]:
-    """Return the least height and width that both the stored and the drawn pixels fit into by whole factors."""
+    """Return the least height and width that are whole multiples of both the stored and the drawn pixels."""
     ratio = image.shape[-2] // stored[-2]
     assert image.shape[-2:] == (ratio * stored[-2], ratio * stored[-1]), "the image has another field of view"
     factor = ratio * max(1, math.ceil(OVERLAY_PIXELS / image.shape[-1]))
@@ -157,7 +158,7 @@ def _choose_size(image: NDArray[Any], stored: tuple[int, ...]) -> tuple[int, int
 
 
 def _interpolate(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return (height, width, 3) of an image (channels, rows, columns)."""
+    """Return an image of (channels, rows, columns) interpolated to (height, width, 3)."""
     colours = image if len(image) == 3 else image[[0, 0, 0]]
     pixels = Image.fromarray(np.ascontiguousarray(np.moveaxis(colours, 0, -1)))
     return np.asarray(pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""The page of the attention stage: every map large, with what it says in words and numbers."""
+"""The page of the attention stage: each map drawn large, with its numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +28,14 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class DrawnMaps:
-    """Attention maps with all that is drawn of them.
+    """Attention maps with their drawings.
 
     Args:
         maps: The maps.
-        sheets: PNG files of many maps each: ``attention``, and where training kept maps ``epochs`` and the last one.
+        sheets: The PNG files of many maps each: ``attention``, and where training kept maps ``epochs`` and the last
+            one.
         below: The images that the maps of each example are drawn over.
-        overlays: The maps drawn large.
+        overlays: The maps, drawn large.
     """
 
     maps: AttentionMaps
@@ -44,12 +45,12 @@ class DrawnMaps:
 
 
 def write_attention_page(path: Path, experiment: Experiment, checkpoint: Checkpoint, drawn: DrawnMaps) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
-        path: The file to write.
+        path: The HTML file to write.
         experiment: All options.
-        checkpoint: The weights whose attention it is.
+        checkpoint: The checkpoint whose attention is drawn.
         drawn: The maps and their drawings.
     """
     options, maps, below, overlays = experiment.attention, drawn.maps, drawn.below, drawn.overlays
@@ -58,7 +59,7 @@ def write_attention_page(path: Path, experiment: Experiment, checkpoint: Checkpo
     sentences += _describe_drawing(maps, below, options.interpolation, options.native_resolution)
     if len(overlays) > len(shown):
         sentences.append(
-            f"The first {len(shown)} of {len(overlays)} maps are shown large; all of them are files in overlays."
+            f"The first {len(shown)} of {len(overlays)} maps are drawn large here; overlays holds all of them."
         )
     facts = {
         "split of the examples": options.split,
@@ -89,7 +90,7 @@ def _describe_drawing(
     if maps.kind == "self" or maps.examples[0].ndim == 2:
         return []
     height, width = below[0].shape[-2:]
-    what = "the slice in the scan's own pixels" if is_native else "the stored picture"
+    what = "the slice in the scan's own pixels" if is_native else "the stored image"
     return [
         f"Under the colours lies {what} ({height} x {width} pixels over the field that the model saw as "
         f"{maps.examples.shape[-2]} x {maps.examples.shape[-1]}), interpolated. {INTERPOLATIONS[interpolation]}"
@@ -98,7 +99,7 @@ def _describe_drawing(
 
 def _show_example(maps: AttentionMaps, place: int, below: NDArray[Any], overlays: Sequence[Overlay]) -> dict[str, Any]:
     scores = maps.probabilities[place]
-    answer = f"true: {maps.labels[place]}; the model says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"
+    answer = f"true: {maps.labels[place]}; predicted: {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"
     name = maps.example_ids[place]
     return {
         "title": name,
@@ -110,22 +111,25 @@ def _show_example(maps: AttentionMaps, place: int, below: NDArray[Any], overlays
 
 
 def _show_sheets(sheets: Mapping[str, bytes], maps: AttentionMaps, epoch: int, is_cut: bool) -> list[Figure]:
-    """Return the sheets to show; that of all maps is left out where each is on the page by itself."""
+    """Return the sheets of the page; the sheet of all maps is left out where each map has a figure."""
     texts = {
         "attention": (f"Epoch {epoch}, {maps.kind}-attention", "One example a row."),
-        "epochs": ("In training", "The mean over layers and heads; below each map the answer after that epoch."),
+        "epochs": (
+            "In training",
+            "The mean over layers and heads; below each map the predicted class after that epoch.",
+        ),
     }
     figures = []
-    for name, picture in sheets.items():
+    for name, png in sheets.items():
         if name == "attention" and not is_cut:
             continue
         title, text = texts.get(name, (f"In training: epoch {name.removeprefix('epoch_').lstrip('0')}", "All layers."))
-        figures.append(Figure(name, title, text, picture, is_sheet=True))
+        figures.append(Figure(name, title, text, png, is_sheet=True))
     return figures
 
 
 def _summarise(table: pd.DataFrame) -> Table:
-    """Return a row a layer and head: the means of the two numbers over examples and latents."""
+    """Return a table with a row for each layer and head: means over examples and latents."""
     means = table.groupby(["layer", "head"], sort=True)[["num_read", "effective_read", "highest_over_even"]].mean()
     rows = tuple(
         (

@@ -1,4 +1,4 @@
-"""Sheets of attention maps: those of one checkpoint, and those of one layer over the epochs."""
+"""Sheets of attention maps: of one checkpoint, and over the epochs of a training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ from pipeline.reporting.figures.style import SOFT_INK
 
 MAX_EPOCHS = 6
 LARGE_TILE_PIXELS, SMALL_TILE_PIXELS = 512, 176
-MAX_LARGE_MAPS = 6  # of an example; more of them are drawn small
+MAX_LARGE_MAPS = 6  # of an example; where there are more, all are drawn small
 MAX_MAPS_IN_A_LINE = 8
-MAX_SHEET_PIXELS = 1850  # wide; larger maps are fewer in a line
+MAX_SHEET_PIXELS = 1850  # the greatest width; a line holds fewer maps where they are larger
 
 Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class OneMap:
-    """What one head of one layer reads in one example.
+    """The attention map of one head of one layer over one example.
 
     Args:
         layer: The layer.
         head: The head.
-        latent: The latent that reads; None for the mean over all, or for all of a matrix between latents.
+        latent: The index of the latent; None for the mean over all latents, and for a matrix between latents.
         weights: The weights, as in ``AttentionMaps``.
     """
 
@@ -60,12 +60,12 @@ class OneMap:
         return f"layer{self.layer}_head{self.head}" + ("" if self.latent is None else f"_latent{self.latent}")
 
 
-def describe_maps(maps: AttentionMaps, mirror_average: bool) -> list[str]:
-    """Say in words what the maps are, and what they are not.
+def describe_maps(maps: AttentionMaps, is_tta: bool) -> list[str]:
+    """Describe in sentences what the maps show, and what they do not show.
 
     Args:
-        maps: the maps.
-        mirror_average: whether the model answers with the mean of two passes.
+        maps: The maps.
+        is_tta: Whether the model averages over a slice and its flipped image (test-time augmentation).
     """
     reader = f"the latents {', '.join(map(str, maps.latents))}" if maps.latents else "the latents, on average,"
     if maps.kind == "cross":
@@ -75,20 +75,25 @@ def describe_maps(maps: AttentionMaps, mirror_average: bool) -> list[str]:
         sentences = [f"Each map shows how much {reader} read of each latent (a column); a row's weights sum to 1."]
     sentences.append("Attention is where the model looks, not why it answers.")
     if maps.mirrored:
-        sentences.append("The model was shown the mirror images; the maps are turned back onto the pictures.")
-    if mirror_average:
-        seen = "mirror image" if maps.mirrored else "picture itself"
-        sentences.append(f"This model answers with the mean of two passes: the maps are those over the {seen}.")
+        sentences.append("The inputs were flipped images; the maps are flipped back onto the stored ones.")
+    if is_tta:
+        seen = "flipped image" if maps.mirrored else "image as stored"
+        sentences.append(
+            f"This model averages two passes (test-time augmentation): the maps are those over the {seen}."
+        )
     if maps.permute_seed is not None:
-        sentences.append("The model sees the pixels in another, fixed order; the maps are put back onto the pictures.")
+        sentences.append(
+            "The model sees the pixels in another, fixed order; the maps are put back in the order of the image."
+        )
     if maps.kind == "cross" and maps.cell_pixels > 1:
         sentences.append(
-            f"An input is a square of {maps.cell_pixels} x {maps.cell_pixels} pixels; behind convolutions it also "
-            "holds what lies around it."
+            f"An input is a square of {maps.cell_pixels} x {maps.cell_pixels} pixels; after convolutions it also "
+            "holds some of the pixels around it."
         )
     sentences.append(
-        "With each map: how many times its even share the most-read part gets, and over how many parts the reading is "
-        "spread (exponential of the entropy). Colours go from dark violet (least) to yellow (most in that map)."
+        "Each map has two numbers: the weight of the most-read part as a multiple of an even weight, and over how many "
+        "parts the attention is spread (exponential of the entropy). Colours range from dark violet (least) to yellow "
+        "(most in that map)."
     )
     return sentences
 
@@ -139,11 +144,11 @@ def draw_maps(maps: AttentionMaps, heading: str) -> bytes:
 
 
 def choose_maps(maps: AttentionMaps, example: int) -> AttentionMaps:
-    """Return the maps of one example alone.
+    """Return the maps of one example.
 
     Args:
-        maps: of several.
-        example: its place.
+        maps: The maps of several examples.
+        example: The index of the example.
     """
     one = slice(example, example + 1)
     return dataclasses.replace(
@@ -157,20 +162,22 @@ def choose_maps(maps: AttentionMaps, example: int) -> AttentionMaps:
 
 
 def draw_epochs(kept: Sequence[AttentionMaps], heading: str) -> bytes:
-    """Draw how attention changes in training: a row an example, a column an epoch, the mean over layers and heads.
+    """Draw attention over the epochs: a row for each example, a column for each epoch, the mean over layers and heads.
 
     Args:
-        kept: maps of the same examples after growing epochs.
-        heading: on top.
+        kept: The maps of the same examples, in the order of the epochs.
+        heading: The line on top.
 
     Returns:
         PNG bytes.
 
     Raises:
-        UserError: the examples are not the same.
+        UserError: The examples are not the same.
     """
     if len({maps.example_ids for maps in kept}) != 1:
-        raise UserError("attention: the maps kept in training show different examples. Train the run afresh.")
+        raise UserError(
+            "attention: the maps kept in training are of different examples. Train the run again from scratch."
+        )
     strips = []
     for example in range(len(kept[0].example_ids)):
         cells = [
@@ -187,20 +194,20 @@ def draw_epochs(kept: Sequence[AttentionMaps], heading: str) -> bytes:
 
 
 def name_answer(maps: AttentionMaps, example: int) -> str:
-    """Return the class that an example got, with its probability."""
+    """Return the predicted class of an example, with its probability."""
     scores = maps.probabilities[example]
-    return f"says {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"
+    return f"predicted: {maps.class_names[int(scores.argmax())]} {scores.max():.2f}"
 
 
 def spread_over_image(maps: AttentionMaps, weights: Floats) -> NDArray[np.float64]:
-    """Bring weights of inputs back to the pixels of the picture as the store holds it.
+    """Map the weights of inputs back to the pixels of the image as the store holds it.
 
     Args:
-        maps: where the weights come from.
-        weights: (..., rows, columns) on the grid that the network saw.
+        maps: The maps that the weights come from.
+        weights: The weights on the grid that the network saw, (..., rows, columns).
 
     Returns:
-        (..., height, width) with the same sums.
+        The weights of the pixels, (..., height, width), with the same sums.
     """
     pixels = spread_over_pixels(weights, (maps.examples.shape[-2], maps.examples.shape[-1]), maps.cell_pixels)
     if maps.permute_seed is not None:
@@ -210,11 +217,11 @@ def spread_over_image(maps: AttentionMaps, weights: Floats) -> NDArray[np.float6
 
 
 def note_weights(weights: Floats, kind: str) -> str:
-    """Write the two numbers about a map: how far its highest weight stands out, and how far the reading is spread.
+    """Write the two numbers of a map: its highest weight as a multiple of an even one, and the spread of the attention.
 
     Args:
-        weights: of the inputs, in any shape; of kind self (readers, read) or (read,).
-        kind: of the maps.
+        weights: The weights of the inputs, in any shape; for the kind self (readers, read) or (read,).
+        kind: The kind of the maps.
     """
     readers = weights if kind == "self" and weights.ndim == 2 else weights.reshape(1, -1)
     num_read = readers.shape[-1]
@@ -222,14 +229,14 @@ def note_weights(weights: Floats, kind: str) -> str:
 
 
 def choose_epochs(kept: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """Choose which of the kept epochs are drawn.
+    """Choose the epochs to draw among those with maps.
 
     Args:
-        kept: epochs whose maps are there.
-        wanted: the ones to draw; none means up to ``MAX_EPOCHS``, evenly spread, with the first and the last.
+        kept: The epochs whose maps were kept.
+        wanted: The epochs to draw; none means up to ``MAX_EPOCHS``, evenly spread, with the first and the last.
 
     Raises:
-        UserError: one is not there.
+        UserError: The maps of an epoch were not kept.
     """
     missing = sorted(set(wanted) - set(kept))
     if missing:
@@ -244,7 +251,7 @@ def choose_epochs(kept: Sequence[int], wanted: Sequence[int]) -> list[int]:
 
 
 def draw_matrix(weights: Floats, tile_pixels: int) -> Array:
-    """Draw the weights between latents, or the row of one latent as a band; returns (height, width, 3)."""
+    """Draw the weights between latents, or the row of one latent as a band, as (height, width, 3)."""
     matrix = np.atleast_2d(weights)
     readers = matrix if len(matrix) > 1 else np.repeat(matrix, matrix.shape[-1], axis=0)
     return draw_weights(readers, find_top(matrix), tile_pixels)
@@ -266,7 +273,7 @@ def _draw_map(maps: AttentionMaps, example: int, weights: Floats, tile_pixels: i
 
 
 def _draw_sheet(strips: Sequence[Strip], heading: str) -> bytes:
-    """Lay out the examples below each other, next to each its maps, as many in a line as the sheet is wide."""
+    """Lay out the examples below each other, each with its maps to the right, as many in a line as fit the sheet."""
     width = max(cell.image.shape[1] for strip in strips for cell in (strip.lead, *strip.cells) if cell is not None)
     in_a_line = max(1, MAX_SHEET_PIXELS // (width + MARGIN) - 1)  # next to the input
     columns = min(MAX_MAPS_IN_A_LINE, len(strips[0].cells), in_a_line)

@@ -37,7 +37,7 @@ class SharedInputs:
 
 
 def draw_comparison(runs: Sequence[RunRecord], options: CompareConfig) -> list[Figure]:
-    """Draw what there is: curves, confusion matrices, test inputs, attention over the epochs."""
+    """Draw the figures that the runs have data for: curves, confusion matrices, test inputs, attention."""
     return [
         *draw_run_curves(runs),
         *draw_confusions(runs),
@@ -47,17 +47,17 @@ def draw_comparison(runs: Sequence[RunRecord], options: CompareConfig) -> list[F
 
 
 def draw_run_curves(runs: Sequence[RunRecord]) -> list[Figure]:
-    """Draw the validation curves of all runs in one figure; none where no run has a history."""
+    """Draw the validation curves of all runs in one figure; no figure where no run has a history."""
     histories = {run.name: run.history for run in runs if run.history is not None}
     if not histories:
         return []
     best = {run.name: run.training["best"]["epoch"] for run in runs if run.training}
-    text = f"Of validation, over the epochs. {describe_curves(histories)}"
+    text = f"Validation scores over the epochs. {describe_curves(histories)}"
     return [Figure("curves", "Curves", text, run_curves(histories, best))]
 
 
 def draw_confusions(runs: Sequence[RunRecord]) -> list[Figure]:
-    """Draw the confusion matrices of all runs that have the same classes next to each other, a figure a level."""
+    """Draw confusion matrices next to each other, a figure for each level, of runs with the same classes."""
     figures = []
     for class_names in dict.fromkeys(run.class_names for run in runs):
         same = [run for run in runs if run.class_names == class_names]
@@ -65,22 +65,22 @@ def draw_confusions(runs: Sequence[RunRecord]) -> list[Figure]:
             counts = {
                 run.name: run.metrics["levels"][level]["confusion"] for run in same if level in run.metrics["levels"]
             }
-            text = f"Rows are the true class; shares of each row. {describe_confusions(counts)}"
+            text = f"Rows are the true class; cells are fractions of a row. {describe_confusions(counts)}"
             png = confusion_matrices(counts, class_names)
             figures.append(Figure(f"confusion_{level}", f"Confusion matrices, {level}s", text, png))
     return figures
 
 
 def draw_test_inputs(runs: Sequence[RunRecord], num_examples: int, seed: int) -> list[Figure]:
-    """Draw test inputs with their true class and what each run says, for runs whose store is there.
+    """Draw test inputs with their true class and the predictions of the runs whose store exists.
 
-    Two sheets for runs on the same store: some inputs drawn at random, and those on which the runs do not agree or, of
-    a single run, those that it got wrong.
+    Two sheets for runs on the same store: inputs drawn at random, and inputs for which the runs predict different
+    classes or, with a single run, wrong predictions.
 
     Args:
         runs: The evaluated runs.
         num_examples: The number of inputs in each sheet; 0 draws none.
-        seed: The seed of the draw.
+        seed: The seed of the random number generator.
     """
     figures = []
     shared = list_shared_inputs(runs) if num_examples > 0 else []
@@ -88,7 +88,7 @@ def draw_test_inputs(runs: Sequence[RunRecord], num_examples: int, seed: int) ->
         generator = np.random.default_rng(seed)
         chosen = _draw_some(inputs.example_ids, num_examples, generator)
         title = "Test inputs" if len(shared) == 1 else f"Test inputs: {', '.join(run.name for run in inputs.runs)}"
-        text = f"{len(chosen)} of {len(inputs.example_ids):,}, drawn at random: the true class, and what each run says."
+        text = f"{len(chosen)} of {len(inputs.example_ids):,}, drawn at random: the true class and the predicted ones."
         figures.append(Figure("test_inputs", title, text, _draw_sheet(inputs, chosen), is_sheet=True))
         odd = [name for name in inputs.example_ids if _is_odd([table.loc[name] for table in inputs.tables])]
         if odd:
@@ -101,7 +101,7 @@ def draw_test_inputs(runs: Sequence[RunRecord], num_examples: int, seed: int) ->
 
 
 def list_shared_inputs(runs: Sequence[RunRecord]) -> list[SharedInputs]:
-    """Group runs by the store that they were trained on; runs whose store is not there, or another, are left out."""
+    """Group runs by the store that they were trained on; runs whose store is missing or has changed are left out."""
     stores: dict[str, tuple[Store, list[RunRecord]]] = {}
     for run in runs:
         if (run.paths.prepared / "store.json").is_file() and run.training:
@@ -118,7 +118,7 @@ def list_shared_inputs(runs: Sequence[RunRecord]) -> list[SharedInputs]:
 
 
 def draw_run_epochs(run: RunRecord) -> list[Figure]:
-    """Draw the attention that training kept, at some epochs; none where none was kept."""
+    """Draw the attention maps that training kept, at up to six epochs; no figure where none were kept."""
     kept = list_kept_epochs(run.paths.attention_maps)
     if not kept:
         return []
@@ -136,7 +136,7 @@ def _draw_some(names: Sequence[str], number: int, generator: np.random.Generator
 
 
 def _is_odd(rows: Sequence[pd.Series]) -> bool:
-    """Return whether runs do not agree, or the only run is wrong."""
+    """Return whether runs predict different classes, or the only run is wrong."""
     predicted = {row["predicted"] for row in rows}
     return len(predicted) > 1 if len(rows) > 1 else predicted != {rows[0]["label"]}
 
@@ -157,13 +157,13 @@ def _write_caption(runs: Sequence[RunRecord], rows: Sequence[pd.Series]) -> str:
     lines = [f"true: {label}"]
     for run, row in zip(runs, rows, strict=True):
         predicted = row["predicted"]
-        who = f"{'✓' if predicted == label else '✗'} {run.name}:" if len(runs) > 1 else "says"
+        who = f"{'✓' if predicted == label else '✗'} {run.name}:" if len(runs) > 1 else "predicted:"
         lines.append(f"{who} {predicted} {float(row[f'probability_{predicted}']):.2f}")
     return "\n".join(lines)
 
 
 def describe_curves(histories: Mapping[str, pd.DataFrame]) -> str:
-    """Say for each run how low its validation loss came, and when."""
+    """Describe the lowest validation loss of each run, with its epoch."""
     parts = []
     for name, history in histories.items():
         lowest = history.loc[history["val_loss"].idxmin()]
@@ -172,7 +172,7 @@ def describe_curves(histories: Mapping[str, pd.DataFrame]) -> str:
 
 
 def describe_confusions(counts: Mapping[str, Sequence[Sequence[int]]]) -> str:
-    """Say for each run how many rows are on the diagonal."""
+    """Describe the number of rows on the diagonal for each run."""
     parts = []
     for name, matrix in counts.items():
         total, correct = count_correct(matrix)

@@ -1,4 +1,4 @@
-"""One self-contained page that puts runs side by side."""
+"""The page of the compare stage: runs side by side, in one HTML file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ DASH = "\u2013"
 
 
 def write_comparison(path: Path, runs: Sequence[RunRecord], options: CompareConfig) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
-        path: the file to write.
-        runs: the first is the one that the others are compared with.
-        options: how many examples and resamples.
+        path: The HTML file to write.
+        runs: The runs; the first is the one that the others are compared with.
+        options: The options of the compare stage, such as the number of bootstrap resamples.
     """
     differences, problems = compare_with_first(runs, options)
     write_page(
@@ -44,7 +44,7 @@ def write_comparison(path: Path, runs: Sequence[RunRecord], options: CompareConf
 
 
 def tabulate_runs(runs: Sequence[RunRecord]) -> Table:
-    """Return a row a run; a dash where a file was not there."""
+    """Return a table with a row for each run; a dash stands for a file that is missing."""
     levels = list(dict.fromkeys(level for run in runs for level in run.metrics["levels"]))
     columns = (
         "Run",
@@ -58,8 +58,8 @@ def tabulate_runs(runs: Sequence[RunRecord]) -> Table:
         "Commit",
     )
     note = (
-        "Minutes of training and validation. Groups (patients, or images and objects that stand for themselves) are "
-        "what the bootstrap draws. The negative log-likelihood is that of the first level."
+        "Minutes of training and validation. The bootstrap draws groups (patients, or images and objects where each is "
+        "a group of its own). The negative log-likelihood is that of the first level."
     )
     return Table("Runs", columns, tuple(_list_cells(run, levels) for run in runs), note, is_first_marked=True)
 
@@ -88,24 +88,24 @@ def _show_accuracy(level: str, content: Level | None) -> str:
 
 
 def tabulate_settings(runs: Sequence[RunRecord]) -> Table:
-    """Return the options that are not the same in all runs, with the value in each run."""
+    """Return a table of the options that differ between runs, with the value in each run."""
     names = sorted({name for run in runs for name in run.settings})
     rows = [(name, *(str(run.settings[name]) if name in run.settings else DASH for run in runs)) for name in names]
     differing = tuple(row for row in rows if len(set(row[1:])) > 1)
-    return Table("What differs in the options", ("Option", *(run.name for run in runs)), differing)
+    return Table("Options that differ", ("Option", *(run.name for run in runs)), differing)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One score of one run beside the first run's.
+    """One score of one run, compared with that of the first run.
 
     Args:
-        run: its name.
-        level: of the rows.
-        metric: which score.
-        difference: the run's minus the first run's.
-        num_rows: rows of this level.
-        num_groups: patients, or what else the bootstrap draws.
+        run: The name of the run.
+        level: The level of the rows.
+        metric: The name of the score.
+        difference: The run's score minus that of the first run.
+        num_rows: The number of rows of this level.
+        num_groups: The number of groups (such as patients) that the bootstrap draws from.
     """
 
     run: str
@@ -118,6 +118,10 @@ class Compared:
 
 def compare_with_first(runs: Sequence[RunRecord], options: CompareConfig) -> tuple[list[Compared], list[str]]:
     """Compare each run with the first one, at every level that both have.
+
+    Args:
+        runs: The runs; the first is the one that the others are compared with.
+        options: The options of the compare stage.
 
     Returns:
         A record for each run, level and score, and a sentence for each run that could not be compared.
@@ -142,7 +146,7 @@ def compare_with_first(runs: Sequence[RunRecord], options: CompareConfig) -> tup
 
 
 def tabulate_differences(compared: Sequence[Compared]) -> Table:
-    """Return a row for each run, level and score; p-values are corrected over the runs of each level and score."""
+    """Return a table with a row for each run, level and score; p-values are corrected over the runs of each."""
     corrected: dict[int, float | None] = {}
     for family in dict.fromkeys((item.level, item.metric) for item in compared):
         places = [place for place, item in enumerate(compared) if (item.level, item.metric) == family]
@@ -184,12 +188,12 @@ def _list_difference(item: Compared, corrected: float | None) -> tuple[str, ...]
 
 
 def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_resamples: int) -> list[str]:
-    """Say what a reader has to know before believing the differences.
+    """List the warnings that stand above the differences.
 
     Args:
-        runs: as for ``write_comparison``.
-        compared: what was compared.
-        num_resamples: draws of the bootstrap.
+        runs: The runs; the first is the one that the others are compared with.
+        compared: The scores that were compared.
+        num_resamples: The number of bootstrap resamples.
     """
     warnings = []
     fewest = min(runs, key=lambda run: first_level(run.metrics["levels"])[1]["groups"])
@@ -201,17 +205,17 @@ def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_r
     num_compared = len({item.run for item in compared})
     if num_compared > 1:
         warnings.append(
-            f"{num_compared} runs are compared with {runs[0].name}. The corrected p-values count that, for each level "
-            "and score by itself; the intervals do not. Levels and scores are not corrected for: name the one that "
-            "counts before you look."
+            f"{num_compared} runs are compared with {runs[0].name}. The corrected p-values account for that, "
+            "for each level and score by itself; the intervals do not. There is no correction over levels and scores: "
+            "name the primary one before you look."
         )
     if num_compared * 2 / (num_resamples + 1) > SIGNIFICANCE:
         warnings.append(
-            f"With {num_resamples:,} draws no difference among {num_compared} runs can be shown after correction: "
+            f"With {num_resamples:,} resamples no difference among {num_compared} runs can be shown after correction: "
             "raise compare.num_bootstrap_resamples."
         )
     if len(runs) > 1:
         warnings.append(
-            "Taking the run that looks best here would be a choice on test rows: choose on validation instead."
+            "To take the run with the best scores here would be a selection on test rows: select on validation instead."
         )
     return warnings

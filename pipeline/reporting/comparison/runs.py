@@ -1,4 +1,4 @@
-"""What a trained and evaluated run left behind, found by the names of its folders."""
+"""Records of trained and evaluated runs, found by the names of their folders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ class RunRecord:
     """One run.
 
     Args:
-        name: experiment and run, unique among the runs of a page.
-        paths: its folders; of a report that lies elsewhere, all but the report's are not there.
-        report_folder: where ``evaluate`` wrote.
-        metrics: the content of metrics.json.
-        test: the predictions of the test rows.
-        training: the content of training.json; empty where it is not there.
-        settings: the options that shaped the weights; empty where they are not there.
-        history: a row an epoch; None where it is not there.
+        name: The names of the experiment and the run, unique among the runs of a page.
+        paths: The folders of the run; where a report lies elsewhere, only the report's folder exists.
+        report_folder: The folder that ``evaluate`` wrote to.
+        metrics: The content of metrics.json.
+        test: The predictions of the test rows.
+        training: The content of training.json; empty where the file is missing.
+        settings: The options that the weights depend on; empty where they are missing.
+        history: A row for each epoch; None where the file is missing.
     """
 
     name: str
@@ -47,15 +47,15 @@ def find_report_folders(wanted: Sequence[Path], paths: Workspace) -> list[Path]:
     """Find the report folders of runs.
 
     Args:
-        wanted: report folders, run folders, or names below the workspace's reports; of a folder without a report of
-            its own all those one level below. Without any, all runs of the experiment.
-        paths: of the experiment.
+        wanted: Report folders, run folders, or names below the workspace's reports; a folder without a report of its
+            own stands for all folders one level below. An empty list stands for all runs of the experiment.
+        paths: The folders of the experiment.
 
     Returns:
-        Folders with a metrics.json, each once, in the order asked for, else by name.
+        Folders with a metrics.json, each once, in the order of ``wanted``, else by name.
 
     Raises:
-        UserError: there is no evaluated run.
+        UserError: There is no evaluated run.
     """
     reports = paths.root / "reports"
     if not wanted:
@@ -79,13 +79,13 @@ def find_report_folders(wanted: Sequence[Path], paths: Workspace) -> list[Path]:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """Read runs and give each a name of its own, as short as that allows.
+    """Read runs and give each the shortest name that is unique.
 
     Args:
-        folders: of ``find_report_folders``.
+        folders: The report folders, as found by ``find_report_folders``.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: A file is missing or damaged.
     """
     paths = [locate(folder) for folder in folders]
     only_one = len({(item.root, item.name) for item in paths}) == 1
@@ -96,7 +96,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def locate(report_folder: Path) -> Workspace:
-    """Return the folders of a run whose report is ``ROOT/reports/EXPERIMENT[/RUN]``; else none of them is there."""
+    """Return the folders of a run whose report is ``ROOT/reports/EXPERIMENT[/RUN]``, else folders that do not exist."""
     folder = report_folder.resolve()
     if folder.parent.name == "reports":
         return Workspace(folder.parents[1], folder.name)

@@ -1,8 +1,7 @@
-"""Pictures of a report, as PNG bytes: the one door to matplotlib.
+"""Figures of a classifier as PNG bytes: confusion matrix, ROC curve and calibration.
 
-Every picture is its own ``Figure`` object: no window, no state shared between
-calls. Colours are Okabe and Ito's, told apart by colour-blind readers
-("Color universal design", 2008); nothing is said by colour alone.
+Each is a ``Figure`` object of its own: no window, no state between calls. Colours are Okabe and Ito's, which
+colour-blind readers can distinguish ("Color universal design", 2008); no fact is shown by colour alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,30 +20,30 @@ from pipeline.evaluation.auroc import RocCurve
 from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, STYLE, VERMILION, save_png, shorten
 
 MAX_ROC_CURVES = 8  # more are drawn thin, with their mean
-MAX_WRITTEN_CLASSES = 12  # a larger confusion matrix has no numbers in its cells
+MAX_WRITTEN_CLASSES = 12  # with more classes a confusion matrix has no numbers in its cells
 
 
 def confusion_matrix(
     counts: Sequence[Sequence[int]] | NDArray[Any], class_names: Sequence[str], title: str = ""
 ) -> bytes:
-    """Draw a confusion matrix twice: counts, and the share of each true class.
+    """Draw a confusion matrix twice: as counts, and as fractions of each true class.
 
     Args:
-        counts: ``(classes, classes)``, a row for each true class.
-        class_names: in the order of rows and columns.
-        title: what was counted, such as "Slices, test".
+        counts: The counts, ``(classes, classes)``, a row for each true class.
+        class_names: The names of the classes, in the order of rows and columns.
+        title: The title, which names what was counted, such as "Slices, test".
     """
     matrix = np.asarray(counts, dtype=np.float64)
     support = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
+    fractions = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
     side = min(9.0, max(3.6, 0.42 * len(class_names) + 1.4))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2 * side + 0.6, side + 0.5), layout="constrained")
         left, right = figure.subplots(1, 2)
         draw_matrix(left, matrix, class_names, [f"{value:,.0f}" for value in matrix.flat], matrix.max())
-        draw_matrix(right, shares, class_names, [f"{value:.1%}" for value in shares.flat], 1.0)
+        draw_matrix(right, fractions, class_names, [f"{value:.1%}" for value in fractions.flat], 1.0)
         left.set_title("Counts")
-        right.set_title("Share of the true class")
+        right.set_title("Fraction of the true class")
         if len(class_names) <= MAX_WRITTEN_CLASSES:
             names = [
                 f"{shorten(name, 18)}\nn = {row.sum():,.0f}" for name, row in zip(class_names, matrix, strict=True)
@@ -57,9 +56,17 @@ def confusion_matrix(
 def draw_matrix(
     axes: Axes, matrix: NDArray[np.float64], class_names: Sequence[str], texts: Sequence[str], highest: float
 ) -> None:
-    """Draw one matrix as tinted cells, with a text in each where there are few classes."""
+    """Draw one matrix as tinted cells, with a text in each where there are few classes.
+
+    Args:
+        axes: The axes to draw on.
+        matrix: The values, ``(classes, classes)``, a row for each true class.
+        class_names: The names of the classes, in the order of rows and columns.
+        texts: The text of each cell, row by row.
+        highest: The value that gets the darkest tint.
+    """
     num_classes = len(class_names)
-    # Of many classes the mistakes are few in each cell: the tint grows with the square root, so that they are seen.
+    # With many classes each cell holds few mistakes: the tint grows with the square root, so that they are visible.
     tint = PowerNorm(0.5 if num_classes > MAX_WRITTEN_CLASSES else 1.0, vmin=0, vmax=highest or 1)
     axes.imshow(matrix, cmap="Blues", norm=tint, aspect="equal")
     axes.set(xlabel="Predicted", ylabel="True")
@@ -83,12 +90,12 @@ def draw_matrix(
 
 
 def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") -> bytes:
-    """Draw ROC curves: one a class, or for many classes all thin with their mean.
+    """Draw ROC curves: one for each class; many classes are drawn thin, with their mean.
 
     Args:
-        curves: what ``compute_roc_curves`` returns; may be empty.
-        title: what was scored.
-        auroc: the area with its interval, written into the picture.
+        curves: The curves of ``compute_roc_curves``; may be empty.
+        title: The title, which names what was scored.
+        auroc: The area with its interval, written into the figure.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 5.0), layout="constrained")
@@ -114,11 +121,11 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
 
 
 def calibration_curve(bins: pandas.DataFrame, title: str = "") -> bytes:
-    """Draw how often the model is right at each confidence, above how many rows have it.
+    """Draw the accuracy at each confidence, and below it the number of rows with that confidence.
 
     Args:
-        bins: what ``compute_calibration_bins`` returns.
-        title: what was scored.
+        bins: The bins of ``compute_calibration_bins``.
+        title: The title, which names what was scored.
     """
     filled = bins[bins["count"] > 0]
     with matplotlib.rc_context(STYLE):
@@ -136,7 +143,7 @@ def calibration_curve(bins: pandas.DataFrame, title: str = "") -> bytes:
             label="model",
             clip_on=False,
         )
-        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share that is right")
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Fraction that is right")
         upper.set_title(title, fontweight="bold")
         upper.legend(loc="upper left")
         widths = bins["high"] - bins["low"]

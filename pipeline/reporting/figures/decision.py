@@ -1,4 +1,4 @@
-"""Pictures for decisions: accuracy where the model may decline, and calibration before and after scaling."""
+"""Figures for decisions: accuracy where the model may decline, and calibration before and after scaling."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +17,11 @@ LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"))
 
 
 def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> bytes:
-    """Draw the accuracy of the surest rows over the share of rows that is answered.
+    """Draw the accuracy of the most confident rows over the fraction of rows that is answered.
 
     Args:
-        curves: for each level, at most two, the ``curve`` of ``compute_coverage_curve``.
-        title: what was scored.
+        curves: The ``curve`` of ``compute_coverage_curve`` for each level; at most two levels.
+        title: The title, which names what was scored.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 4.4), layout="constrained")
@@ -36,7 +36,7 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
             axes.fill_between(coverage, low, high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(coverage, values, line, color=colour, linewidth=2.2, label=f"{level}s", clip_on=False)
             lowest = min(lowest, float(np.nanmin([*values, *low])))
-        axes.set(xlim=(0, 1), xlabel="Coverage: share that is answered, the surest first", ylabel="Accuracy")
+        axes.set(xlim=(0, 1), xlabel="Coverage: fraction answered, most confident first", ylabel="Accuracy")
         axes.set_ylim(max(0.0, lowest - 0.25 * (1 - lowest)), 1.0 + 0.03 * (1 - lowest))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -46,12 +46,12 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
 
 
 def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFrame, title: str = "") -> bytes:
-    """Draw two calibration curves, and below how many rows have each confidence.
+    """Draw two calibration curves, and below them the fraction of rows at each confidence.
 
     Args:
-        before: what ``compute_calibration_bins`` returns, of the model's own probabilities.
-        after: the same of scaled ones.
-        title: what was scored.
+        before: The bins of ``compute_calibration_bins`` for the model's own probabilities.
+        after: The bins for the scaled probabilities.
+        title: The title, which names what was scored.
     """
     styles = ((before, "as it is", VERMILION, "s", "--"), (after, "with temperature", BLUE, "o", "-"))
     with matplotlib.rc_context(STYLE):
@@ -60,11 +60,11 @@ def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFra
         upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfect")
         for place, (bins, label, colour, marker, line) in enumerate(styles):
             filled = bins[bins["count"] > 0]
-            share = filled["count"] / bins["count"].sum()
-            # A point of few rows is small and has no line: what it says may be chance.
+            fraction = filled["count"] / bins["count"].sum()
+            # A point of few rows is small and has no line: its accuracy may be chance.
             many = filled[filled["count"] >= MIN_ROWS_IN_LINE]
             upper.plot(many["confidence"], many["accuracy"], line, color=colour, linewidth=1.4)
-            sizes = 10 + 110 * np.sqrt(share)
+            sizes = 10 + 110 * np.sqrt(fraction)
             upper.scatter(
                 filled["confidence"],
                 filled["accuracy"],
@@ -78,12 +78,12 @@ def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFra
             width = (bins["high"] - bins["low"]) / 2
             left = bins["low"] + place * width
             lower.bar(left, bins["count"] / bins["count"].sum(), width=width, align="edge", color=colour)
-        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share that is right")
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Fraction that is right")
         upper.set_title(title, fontweight="bold")
         legend = figure.legend(loc="outside lower center", ncols=3, fontsize=9)
         for handle in legend.legend_handles:
             if isinstance(handle, PathCollection):
                 handle.set_sizes([45])
-        lower.set(xlabel="Confidence (highest probability)", ylabel="Share of rows", ylim=(0, 1))
+        lower.set(xlabel="Confidence (highest probability)", ylabel="Fraction of rows", ylim=(0, 1))
         lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         return save_png(figure)

@@ -123,7 +123,7 @@ def draw_grid(strips: Sequence[Strip], columns: int, heading: str = "", footer: 
 
 @dataclass(frozen=True)
 class _Tile:
-    """The measures that all cells of a grid share, in pixels."""
+    """The measures of all cells of a grid, in pixels."""
 
     width: int
     height: int
@@ -172,10 +172,12 @@ def contact_sheet(
         is_right: For each example whether the answer was right: a blue border and a tick, or a red one and a cross.
 
     Raises:
-        UserError: no images, or another number of captions.
+        UserError: There are no images, or the number of captions differs.
     """
     if len(images) == 0 or len(images) != len(captions):
-        raise UserError(f"contact sheet: found {len(images)} images and {len(captions)} captions; needs as many.")
+        raise UserError(
+            f"contact sheet: found {len(images)} images and {len(captions)} captions; each image needs one caption."
+        )
     cells = []
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         border, mark, ink = Border("#9CA3AF", 1), "", INK
@@ -211,14 +213,20 @@ def enlarge(image: Array, min_pixels: int = MIN_TILE_PIXELS) -> Array:
 
 
 def load_font(name: str) -> ImageFont.FreeTypeFont:
-    """Load a font that comes with matplotlib, so that captions look the same everywhere."""
+    """Load a font that comes with matplotlib, so that captions look the same on all machines."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), FONT_PIXELS)
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Cut the middle out of a text until it is at most ``width`` pixels wide."""
-    # The font's engine ends on commands to a terminal and the like; and no figure has room for more letters.
+    """Cut the middle out of a text until it is at most ``width`` pixels wide.
+
+    Args:
+        text: The text; characters that cannot be printed are replaced.
+        font: The font that measures the text.
+        width: The greatest width in pixels.
+    """
+    # The font's engine fails on control characters, and no figure has room for more letters.
     text = shorten(make_printable(text), MAX_LETTERS)
     for num_letters in range(len(text), 1, -1):
         shorter = shorten(text, num_letters)

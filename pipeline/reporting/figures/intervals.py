@@ -1,4 +1,4 @@
-"""Figures of stages that train several models: the leak demonstration, folds and seeds."""
+"""Figures of stages that train several models: the leak study and cross-validation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from pipeline.reporting.figures.style import BLUE, GREY, INK, STYLE, VERMILION, 
 
 
 def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], chance: float) -> bytes:
-    """Draw accuracies with true and with shuffled labels, a line each, with their intervals.
+    """Draw accuracies with true and with shuffled labels, with their intervals.
 
     Args:
-        rows: name, and accuracy (value, low, high) with true and with shuffled labels.
-        chance: drawn as a dashed line.
+        rows: The name of each row, and its accuracy (value, low, high) with true and with shuffled labels.
+        chance: The accuracy of guessing, drawn as a dashed line.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 1.5 + 0.62 * len(rows)), layout="constrained")
@@ -32,12 +32,12 @@ def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str
 
 
 def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mapping[str, Any], axis_title: str) -> bytes:
-    """Draw the accuracy of each run with its interval, and all of them pooled below.
+    """Draw the accuracy of each run with its interval, and the pooled accuracy below.
 
     Args:
-        rows: name and accuracy (value, low, high) of each run.
-        pooled: accuracy over all patients.
-        axis_title: what the accuracy is of.
+        rows: The name and the accuracy (value, low, high) of each run.
+        pooled: The accuracy over all patients.
+        axis_title: The title of the axis of accuracies.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 1.3 + 0.36 * (len(rows) + 1)), layout="constrained")

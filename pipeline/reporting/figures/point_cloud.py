@@ -1,4 +1,4 @@
-"""Point clouds as pictures."""
+"""Drawings of point clouds."""
 
 import numpy as np
 from einops import repeat
@@ -9,20 +9,20 @@ from pipeline.core.errors import UserError
 
 SIDE = 264
 OVERSAMPLING = 2
-# Seen from the front right and a little from above, as furniture is drawn in catalogues.
+# The view from the front right and a little from above, common in catalogues of furniture.
 AZIMUTH_DEGREES = 30.0
 ELEVATION_DEGREES = 20.0
 NEAREST, FARTHEST = 1.0, 0.28
 
 
 def project_points(points: Array) -> Array:
-    """Look at a cloud from the front right and from above, without perspective; z is up.
+    """Rotate a cloud into the view from the front right and above, without perspective; z is up.
 
     Args:
-        points: ``(points, 3)``.
+        points: The cloud, ``(points, 3)``.
 
     Returns:
-        ``(points, 3)``: to the right, upwards and towards the viewer, in the cloud's own unit.
+        Coordinates ``(points, 3)``: to the right, upwards and towards the viewer, in the cloud's own unit.
     """
     azimuth, elevation = np.radians(AZIMUTH_DEGREES), np.radians(ELEVATION_DEGREES)
     right = np.array([np.cos(azimuth), np.sin(azimuth), 0])
@@ -35,17 +35,18 @@ def draw_cloud(points: Array, colours: Array | None = None, sizes: Array | None 
     """Draw a cloud's points as dots, near ones over far ones.
 
     Args:
-        points: ``(points, 3)``, finite.
-        colours: ``(points, 3)``, red, green and blue from 0 to 1; without them grey, the nearer the brighter.
-        sizes: ``(points,)`` from 0 to 1, the largest dot has 2.6 times the width of the smallest; without them all
-            are small.
-        side: of the picture in pixels.
+        points: The cloud, ``(points, 3)``, finite.
+        colours: Red, green and blue of each point from 0 to 1, ``(points, 3)``; None draws grey dots, the nearer the
+            brighter.
+        sizes: The size of each point from 0 to 1, ``(points,)``; the largest dot has 2.6 times the width of the
+            smallest. None draws all of them small.
+        side: The side of the image in pixels.
 
     Returns:
-        ``(side, side, 3)`` uint8; the cloud's longest side in the view fills nine tenths of the picture.
+        The image, ``(side, side, 3)`` uint8; the cloud's longest side in the view fills nine tenths of it.
 
     Raises:
-        UserError: points of another shape.
+        UserError: The points have another shape.
     """
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
         raise UserError(f"point cloud: found an array of shape {points.shape}, allowed is (points, 3).")
@@ -64,5 +65,5 @@ def draw_cloud(points: Array, colours: Array | None = None, sizes: Array | None 
         x, y, radius = fine / 2 + scale * across[index], fine / 2 - scale * upwards[index], radii[index]
         colour = tuple(round(255 * value) for value in colours[index])
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-    picture: Array = np.asarray(canvas.resize((side, side), Image.Resampling.BOX))
-    return picture
+    image: Array = np.asarray(canvas.resize((side, side), Image.Resampling.BOX))
+    return image

@@ -1,4 +1,4 @@
-"""Runs beside each other: their curves in one picture, their confusion matrices in one row."""
+"""Figures of training runs: the curves of one run or several, and their confusion matrices in rows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.reporting.figures.classification import MAX_WRITTEN_CLASSES, draw_matrix
 from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, VERMILION, save_png, shorten
 
-# Colour and line together tell runs apart; a colour comes again with another line.
+# Colour and line together distinguish runs; a colour is used again with another line.
 RUN_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", INK)
 RUN_LINES = ("-", "--", ":", "-.")
 MATRICES_IN_A_ROW = 3
@@ -25,9 +25,9 @@ def training_curves(history: pandas.DataFrame, best_epoch: int | None = None) ->
     """Draw loss, accuracy and learning rate over the epochs.
 
     Args:
-        history: one row an epoch with epoch, train_loss, train_accuracy, val_loss,
-            val_accuracy and learning_rate; a missing value leaves a gap.
-        best_epoch: the epoch whose weights were kept, marked if given.
+        history: A row for each epoch with epoch, train_loss, train_accuracy, val_loss, val_accuracy and
+            learning_rate; a missing value leaves a gap.
+        best_epoch: The epoch whose weights were kept; None marks no epoch.
     """
     epochs = history["epoch"].to_numpy()
     marker = "o" if len(epochs) <= 40 else ""
@@ -58,8 +58,8 @@ def run_curves(histories: Mapping[str, pd.DataFrame], best_epochs: Mapping[str, 
     """Draw validation loss and accuracy of several runs over the epochs.
 
     Args:
-        histories: for each run a row an epoch with epoch, val_loss and val_accuracy.
-        best_epochs: the epoch whose weights were kept, marked; runs may be missing.
+        histories: A table for each run, with a row for each epoch: epoch, val_loss and val_accuracy.
+        best_epochs: The epoch whose weights each run kept, marked; runs may be missing.
     """
     with matplotlib.rc_context(STYLE):
         num_legend_rows = math.ceil(len(histories) / 2)
@@ -86,11 +86,11 @@ def run_curves(histories: Mapping[str, pd.DataFrame], best_epochs: Mapping[str, 
 
 
 def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_names: Sequence[str]) -> bytes:
-    """Draw the confusion matrices of several runs, as shares of each true class.
+    """Draw the confusion matrices of several runs, as fractions of each true class.
 
     Args:
-        counts: for each run (classes, classes), a row for each true class.
-        class_names: in the order of rows and columns.
+        counts: The counts of each run, (classes, classes), a row for each true class.
+        class_names: The names of the classes, in the order of rows and columns.
     """
     num_columns = min(MATRICES_IN_A_ROW, len(counts))
     num_rows = math.ceil(len(counts) / num_columns)
@@ -99,8 +99,8 @@ def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_name
         figure = Figure(figsize=(num_columns * side, num_rows * (side + 0.3)), layout="constrained")
         places = figure.subplots(num_rows, num_columns, squeeze=False).flat
         for place, (name, matrix) in zip(places, counts.items(), strict=False):
-            shares, texts = _describe_cells(np.asarray(matrix, dtype=np.float64), len(class_names))
-            draw_matrix(place, shares, class_names, texts, 1.0)
+            fractions, texts = _describe_cells(np.asarray(matrix, dtype=np.float64), len(class_names))
+            draw_matrix(place, fractions, class_names, texts, 1.0)
             place.set_title(shorten(name, 24), fontweight="bold")
         for place in list(figure.axes)[len(counts) :]:
             place.set_axis_off()
@@ -108,10 +108,12 @@ def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_name
 
 
 def _describe_cells(matrix: NDArray[np.float64], num_classes: int) -> tuple[NDArray[np.float64], list[str]]:
-    """Return the shares of each true class, and the text of each cell."""
+    """Return the fractions of each true class, and the text of each cell."""
     support = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
+    fractions = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
     if num_classes > 4:
-        return shares, [f"{100 * share:.0f}" for share in shares.flat]
+        return fractions, [f"{100 * fraction:.0f}" for fraction in fractions.flat]
     assert num_classes <= MAX_WRITTEN_CLASSES
-    return shares, [f"{share:.1%}\n{count:,.0f}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
+    return fractions, [
+        f"{fraction:.1%}\n{count:,.0f}" for fraction, count in zip(fractions.flat, matrix.flat, strict=True)
+    ]

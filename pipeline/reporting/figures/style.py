@@ -1,4 +1,4 @@
-"""The look that all figures share: colours, letters and PNG files."""
+"""Style of all figures: colours, fonts and PNG files."""
 
 import io
 from typing import Any

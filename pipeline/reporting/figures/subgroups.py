@@ -1,4 +1,4 @@
-"""Pictures of the shortcut probes: accuracy in each part of the test rows, with intervals."""
+"""Figures of the shortcut probes: accuracy in subgroups of the test rows, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ Estimates = Sequence[Estimate]
 
 @dataclass(frozen=True)
 class Panel:
-    """Accuracies beside each other.
+    """Accuracies of subgroups, next to each other.
 
     Args:
-        title: what the parts are.
-        names: of the parts.
-        accuracies: as many, with value, low and high.
+        title: The title, which names the kind of subgroup.
+        names: The names of the subgroups.
+        accuracies: The accuracy (value, low, high) of each subgroup.
     """
 
     title: str
@@ -32,13 +32,13 @@ class Panel:
 
 
 def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: float, title: str = "") -> bytes:
-    """Draw accuracy over the slice's index as a line, its interval as a band.
+    """Draw accuracy over the slice index as a line, its interval as a band.
 
     Args:
-        indices: rising.
-        accuracies: as many, with value, low and high; where there is no interval the band has a gap.
-        overall: accuracy of all rows, a dashed line.
-        title: what was scored.
+        indices: The slice indices, in rising order.
+        accuracies: The accuracy (value, low, high) at each index; without an interval the band has a gap.
+        overall: The accuracy over all rows, drawn as a dashed line.
+        title: The title, which names what was scored.
     """
     values, low, high = (_read(accuracies, key) for key in ("value", "low", "high"))
     with matplotlib.rc_context(STYLE):
@@ -56,16 +56,16 @@ def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: 
 
 
 def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
-    """Draw accuracies as points with their intervals, a panel for each way to divide the rows.
+    """Draw accuracies as points with their intervals, a panel for each kind of subgroup.
 
     Args:
-        panels: at least one.
-        overall: accuracy of all rows, a dashed line.
+        panels: The panels, at least one.
+        overall: The accuracy over all rows, drawn as a dashed line.
     """
-    shares = [max(4, len(panel.names)) for panel in panels]
+    widths = [max(4, len(panel.names)) for panel in panels]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 0.62 * sum(shares) + 0.6 * len(panels), 3.9), layout="constrained")
-        drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=shares)[0]
+        figure = Figure(figsize=(1.2 + 0.62 * sum(widths) + 0.6 * len(panels), 3.9), layout="constrained")
+        drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
         every = [_read(panel.accuracies, key) for panel in panels for key in ("value", "low")]
         for place, (axes, panel) in enumerate(zip(drawn, panels, strict=True)):
             values, low, high = (_read(panel.accuracies, key) for key in ("value", "low", "high"))
@@ -88,7 +88,7 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
 
 
 def _read(accuracies: Estimates, key: Literal["value", "low", "high"]) -> Any:
-    """Return one number of each accuracy, NaN where there is none."""
+    """Return one number of each accuracy, NaN where it is None."""
     return np.array([np.nan if accuracy[key] is None else accuracy[key] for accuracy in accuracies], dtype=np.float64)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline.reporting.attention.colours import draw_overlay, draw_scale, draw_weights, find_top
 from pipeline.reporting.figures.image_grid import Cell, Strip, draw_example, draw_grid
 
-LIGHT = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue look, ITU-R BT.709
+LIGHT = np.array([0.2126, 0.7152, 0.0722])  # the luminance of red, green and blue, ITU-R BT.709
 
 
 def brightness(pixels: np.ndarray) -> np.ndarray:
@@ -15,11 +15,11 @@ def brightness(pixels: np.ndarray) -> np.ndarray:
 
 
 def test_the_most_read_pixel_is_the_brightest_and_an_unread_one_shows_the_input():
-    picture = np.zeros((1, 8, 8), dtype=np.uint8)
-    picture[0, 6, 1] = 200
+    image = np.zeros((1, 8, 8), dtype=np.uint8)
+    image[0, 6, 1] = 200
     weights = np.zeros((8, 8))
     weights[2, 5], weights[3, 3] = 1.0, 0.5
-    drawn = draw_overlay(picture, weights, top=1.0)
+    drawn = draw_overlay(image, weights, top=1.0)
     factor = 22  # 8 pixels to a tile of 176
     assert drawn.shape == (176, 176, 3)
     light = brightness(drawn)[::factor, ::factor]
@@ -35,9 +35,9 @@ def test_colours_grow_lighter_with_the_weight():
 
 
 def test_an_input_is_drawn_in_its_own_colours():
-    picture = np.arange(3 * 2 * 200, dtype=np.uint8).reshape(3, 2, 200)
-    np.testing.assert_array_equal(draw_example(picture), picture.transpose(1, 2, 0))
-    grey = draw_example(picture[:1])
+    image = np.arange(3 * 2 * 200, dtype=np.uint8).reshape(3, 2, 200)
+    np.testing.assert_array_equal(draw_example(image), image.transpose(1, 2, 0))
+    grey = draw_example(image[:1])
     assert (grey[..., 0] == grey[..., 1]).all()
 
 
@@ -59,7 +59,7 @@ def read(png: bytes) -> np.ndarray:
 
 
 def contains(sheet: np.ndarray, tile: np.ndarray) -> bool:
-    """Say whether a tile stands in a sheet, unchanged and not made smaller."""
+    """Return whether a sheet contains a tile, unchanged and in its full size."""
     places = np.argwhere((sheet == tile[0, 0]).all(axis=2))
     height, width, _ = tile.shape
     return any(np.array_equal(sheet[y : y + height, x : x + width], tile) for y, x in places)

@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline.attention.maps import AttentionMaps
 from pipeline.reporting.attention.overlays import OVERLAY_PIXELS, draw_large, draw_overlays, draw_plain, smooth
 
-LIGHT = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue look, ITU-R BT.709
+LIGHT = np.array([0.2126, 0.7152, 0.0722])  # the luminance of red, green and blue, ITU-R BT.709
 
 
 def build_maps(**changes) -> AttentionMaps:
@@ -37,7 +37,7 @@ def read(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
 
 
-def test_each_layer_and_head_of_each_example_has_a_picture_of_its_own():
+def test_each_layer_and_head_of_each_example_has_an_image_of_its_own():
     maps = build_maps()
     overlays = draw_overlays(maps, maps.examples, "nearest")
     assert [(overlay.example, overlay.title) for overlay in overlays] == [
@@ -62,8 +62,8 @@ def test_the_brightest_place_lies_in_the_square_of_the_most_read_input(interpola
     assert side < x < 2 * side
 
 
-def test_a_picture_of_more_pixels_is_drawn_over_the_same_field():
-    """Squares stay where they are when the picture below has three times the pixels."""
+def test_an_image_of_more_pixels_is_drawn_over_the_same_field():
+    """Squares stay where they are when the image below has three times the pixels."""
     weights = np.zeros((16, 16))
     weights[4:8, 12:] = 1.0
     coarse = draw_large(np.zeros((1, 16, 16), np.uint8), weights, "nearest")
@@ -98,8 +98,8 @@ def test_chosen_latents_and_matrices_between_latents_are_drawn():
 
 
 def test_an_example_is_as_large_as_its_maps_and_keeps_its_colours():
-    picture = np.zeros((3, 16, 16), np.uint8)
-    picture[0] = 200
-    drawn = read(draw_plain(picture))
+    image = np.zeros((3, 16, 16), np.uint8)
+    image[0] = 200
+    drawn = read(draw_plain(image))
     assert drawn.shape == (OVERLAY_PIXELS, OVERLAY_PIXELS, 3)
     assert drawn[100, 100].tolist() == [200, 0, 0]

@@ -39,7 +39,7 @@ def test_the_summary_says_how_good_how_sure_on_whom_and_against_what():
         "On 960 slices of 20 independent patients in the test split, "
         "the model is right for 97.1 % (95 % interval 95.0 to 98.6 %).",
         "Averaged per volume (40), it is right for 97.1 % (95 % interval 95.0 to 98.6 %).",
-        "Baselines on the same slices: commonest class 50.0 %; "
+        "Baselines on the same slices: most frequent class 50.0 %; "
         "logistic regression on pixels 86.0 % (95 % interval 80.0 to 90.0 %).",
     ]
 

@@ -57,7 +57,7 @@ def test_the_same_numbers_give_the_same_bytes():
     assert all(png.startswith(b"\x89PNG\r\n\x1a\n") for png in first.values())
 
 
-def test_pictures_need_no_window_and_leave_no_state():
+def test_figures_need_no_window_and_leave_no_state():
     # Reading the backend's setting itself would load pyplot.
     read = "{name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != 'backend'}"
     code = (
@@ -68,15 +68,15 @@ def test_pictures_need_no_window_and_leave_no_state():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_counts_and_shares_are_drawn_from_the_rows():
+def test_counts_and_fractions_are_drawn_from_the_rows():
     even, uneven = (
         read_pixels(confusion_matrix(counts, ("a", "b"))) for counts in ([[5, 5], [5, 5]], [[90, 90], [5, 5]])
     )
     height, width, _ = even.shape
-    # Beside the numbers: upper and lower left cell of the counts, then of the shares.
+    # Next to the numbers: upper and lower left cell of the counts, then of the fractions.
     cells = [(0.3, 0.11), (0.7, 0.11), (0.3, 0.63), (0.7, 0.63)]
     same = [np.array_equal(*(pixels[int(y * height), int(x * width)] for pixels in (even, uneven))) for y, x in cells]
-    # The second row holds fewer counts, but the same shares.
+    # The second row has lower counts, but the same fractions.
     assert same == [True, False, True, True]
     certain = read_pixels(confusion_matrix([[10, 0], [5, 5]], ("a", "b")))
     y, x = int(0.3 * height), int(0.63 * width)
@@ -117,7 +117,7 @@ def test_a_sheet_shows_each_image_enlarged_by_a_whole_factor():
         assert any(np.array_equal(pixels[y : y + 176, x : x + 176, 0], enlarged) for y, x in corners)
 
 
-def test_a_border_says_right_or_wrong():
+def test_a_border_marks_right_and_wrong():
     images = np.zeros((2, 8, 8), dtype=np.uint8)
     plain, marked = contact_sheet(images, ["", ""]), contact_sheet(images, ["", ""], is_right=[True, False])
     assert (count_pixels(plain, BLUE), count_pixels(plain, VERMILION)) == (0, 0)

@@ -19,14 +19,14 @@ def test_the_view_is_a_rotation_with_z_up():
     assert towards[2] > 0
 
 
-def brightness(picture: np.ndarray) -> np.ndarray:
-    return picture.max(axis=2)
+def brightness(image: np.ndarray) -> np.ndarray:
+    return image.max(axis=2)
 
 
 def test_a_higher_point_is_drawn_higher_and_a_nearer_one_brighter():
-    picture = draw_cloud(np.array([[0, 0, 1.0], [0, 0, -1.0]]), side=40)
-    assert (picture[..., 0] == picture[..., 2]).all()  # grey
-    light = brightness(picture)
+    image = draw_cloud(np.array([[0, 0, 1.0], [0, 0, -1.0]]), side=40)
+    assert (image[..., 0] == image[..., 2]).all()  # grey
+    light = brightness(image)
     rows, columns = np.nonzero(light)
     assert set(columns) <= {18, 19, 20, 21}
     # Nine tenths of 40 pixels are 36 from dot to dot; a dot has a radius of one pixel.
@@ -47,7 +47,7 @@ def test_a_near_point_covers_a_far_one():
     np.testing.assert_array_equal(draw_cloud(points), draw_cloud(points[order]))
 
 
-def test_larger_sizes_cover_more_of_the_picture():
+def test_larger_sizes_cover_more_of_the_image():
     points = np.random.default_rng(0).normal(size=(20, 3))
     covered = [(brightness(draw_cloud(points, None, np.full(20, size))) > 0).sum() for size in (0.0, 0.5, 1.0)]
     assert covered[0] < covered[1] < covered[2]
@@ -60,11 +60,11 @@ def test_size_and_place_of_a_cloud_change_nothing():
     assert draw_cloud(np.zeros((3, 3))).max() > 0  # a single place is a dot
 
 
-def test_every_point_lies_inside_the_picture():
+def test_every_point_lies_inside_the_image():
     for seed in range(5):
-        picture = draw_cloud(np.random.default_rng(seed).normal(size=(500, 3)), None, np.ones(500))
-        assert picture.shape == (SIDE, SIDE, 3)
-        assert picture[[0, -1]].max() == 0
+        image = draw_cloud(np.random.default_rng(seed).normal(size=(500, 3)), None, np.ones(500))
+        assert image.shape == (SIDE, SIDE, 3)
+        assert image[[0, -1]].max() == 0
 
 
 def test_an_array_of_another_shape_is_refused():
