@@ -269,7 +269,7 @@ def test_every_kind_of_map_is_drawn_and_described(options, store):
 def test_epochs_of_other_examples_are_not_mixed(store):
     first = compute_maps(make_classifier(), store, ROWS, ALL, 1)
     other = compute_maps(make_classifier(), store, ROWS + 1, ALL, 2)
-    with pytest.raises(UserError, match="show different examples"):
+    with pytest.raises(UserError, match="different examples"):
         draw_epochs([first, other], "")
     assert draw_epochs([first, dataclasses.replace(first, epoch=2)], "")
 

@@ -253,7 +253,7 @@ def test_parts_that_others_computed_are_shown_in_their_order(tmp_path):
     figure = Figure("probe", "Probe", "Nothing below one half.", build_png())
     sections = [Section("First part", ("A finding.",), (table,), (figure,)), Section("Second part")]
     page = build_page(tmp_path, sections=sections)
-    order = ["<h2>Pictures", "<h2>First part", "A finding.", "By visit", "Few.", "Probe", "<h2>Second", "<h2>Split"]
+    order = ["<h2>Figures", "<h2>First part", "A finding.", "By visit", "Few.", "Probe", "<h2>Second", "<h2>Split"]
     places = [page.index(words) for words in order]
     assert places == sorted(places)
     assert '<td class="number">1,200</td><td class="text">left</td>' in page
