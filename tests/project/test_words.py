@@ -79,7 +79,11 @@ RULES = (
     Rule(
         "deviations?",
         "standard deviation, std",
-        (r"standard[\s#_|]+deviations?", r"(mean|median)[\s_]+absolute[\s_]+deviations?"),
+        (
+            r"standard[\s#_|]+deviations?",
+            r"(mean|median)[\s_]+absolute[\s_]+deviations?",
+            r"[\"']deviation[\"']",  # a key of cross_validation.json
+        ),
     ),
     Rule(
         "shares?",
