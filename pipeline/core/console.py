@@ -1,4 +1,4 @@
-"""What a person sees while a stage works."""
+"""The console: printing, warnings and progress bars."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 def open_console() -> Console:
-    """Open standard output; nothing that is printed there is a command to the console, however a file is named."""
+    """Open standard output; printed text is never read as markup, however a file is named."""
     return Console(soft_wrap=True, markup=False, emoji=False)
 
 
@@ -32,7 +32,14 @@ def warn(console: Console, text: str) -> None:
 
 
 def progress(items: Iterable[Item], description: str, total: int, console: Console) -> Iterator[Item]:
-    """Yield ``items`` under a bar with the count and the time left; nothing is drawn where there is no terminal."""
+    """Yield ``items`` under a bar with the count and the time left; nothing is drawn where there is no terminal.
+
+    Args:
+        items: The items to pass on.
+        description: The text in front of the bar.
+        total: The number of items.
+        console: The console that the bar is drawn on.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield from bar.track(items, total=total, description=description)
@@ -43,13 +50,13 @@ def byte_progress(name: str, start: int, total: int | None, console: Console) ->
     """Show a bar of bytes with speed and time left; nothing is drawn where there is no terminal.
 
     Args:
-        name: of the file.
-        start: bytes that are there already.
-        total: bytes of the whole file, None where nobody says.
-        console: where to.
+        name: The name of the file.
+        start: The number of bytes that are there already.
+        total: The size of the whole file in bytes, None where it is unknown.
+        console: The console that the bar is drawn on.
 
     Yields:
-        A function that is told how many bytes came.
+        A function that takes the number of bytes that have arrived since its last call.
     """
     columns = (
         TextColumn("{task.description}"),

@@ -29,7 +29,7 @@ class DataKind:
 
     @property
     def has_patients(self) -> bool:
-        """Whether a group can hold several sources and examples; otherwise there is one level of rows alone."""
+        """True where a group can hold several sources and examples; otherwise there is one level of rows alone."""
         return self.group != self.example
 
 

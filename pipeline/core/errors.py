@@ -1,4 +1,4 @@
-"""The errors that a user can cause and mend; everything else is a bug and keeps its traceback."""
+"""The errors that a user can cause and fix; everything else is a bug and keeps its traceback."""
 
 from pipeline.core.text import make_printable
 
@@ -10,7 +10,7 @@ class UserError(ValueError):
     The command line prints it alone and ends with exit code 2.
 
     Args:
-        message: it may quote names and contents of files; what is not visible in them becomes its code.
+        message: The line to print. It may quote names and contents of files; their invisible characters become codes.
     """
 
     def __init__(self, message: str = "") -> None:

@@ -16,10 +16,10 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when the block ends without an error.
 
     Args:
-        path: the file to write; its folder is made where absent.
+        path: The file to write; its folder is made where absent.
 
     Yields:
-        A binary file open for writing, beside ``path`` under a temporary name.
+        A binary file open for writing, next to ``path`` under a temporary name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -30,7 +30,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say where
+            error.filename = str(path)  # a failed write does not name the file
         raise
 
 
@@ -62,8 +62,8 @@ def write_checksummed_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object with a checksum of itself, whole or not at all.
 
     Args:
-        path: the file to write.
-        content: keys are text; ``seal`` is this function's own.
+        path: The file to write.
+        content: The object; its keys are text, and ``seal`` is reserved for the checksum.
     """
     write_json(path, content | {"seal": _compute_checksum(content)})
 

@@ -1,4 +1,4 @@
-"""One process at a time writes into a folder; a second one is refused and told who is there."""
+"""Locks of folders: one process at a time writes into a folder, a second one is refused with the holder's number."""
 
 import contextlib
 import json
@@ -18,8 +18,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder until the block ends; the system lets go where a process dies.
 
     Args:
-        folder: it gets a hidden lock file, and beside it the holder's process number and machine. What a killed
-            process left half-written in it is removed.
+        folder: The folder; it gets a hidden lock file, and next to it the holder's process number and machine. Files
+            that a killed process left half-written in it are removed.
 
     Raises:
         UserError: another process holds it.
@@ -45,7 +45,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def _describe(holder: Path) -> str:
-    """Say who holds a folder, as far as is known: the file may not be written yet."""
+    """Describe who holds a folder, as far as is known: the file may not be written yet."""
     with contextlib.suppress(OSError, json.JSONDecodeError, KeyError, TypeError):
         known = json.loads(holder.read_text(encoding="utf-8"))
         return f" ({known['process']} on {known['machine']})"

@@ -1,4 +1,4 @@
-"""Where a result comes from: fingerprints of data and options, versions, commit, hardware."""
+"""Provenance of a result: fingerprints of data and options, versions, commit, hardware."""
 
 import hashlib
 import importlib.metadata
@@ -18,7 +18,7 @@ def compute_fingerprint(*parts: Any) -> str:
     """Return 16 hexadecimal digits that change when any of ``parts`` changes.
 
     Args:
-        parts: dataclasses, or what JSON can hold; paths count by their text.
+        parts: Dataclasses, or values that JSON can hold; paths count by their text.
     """
     text = json.dumps(parts, default=encode_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

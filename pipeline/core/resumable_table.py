@@ -1,6 +1,6 @@
-"""A table that is written row by row: nothing is kept in memory, and what was cut off goes on where it was.
+"""A table that is written row by row: nothing is kept in memory, and an interrupted table is resumed.
 
-Rows go to ``NAME.partial`` beside the table, one JSON text a line, each flushed. When all are there, the table itself
+Rows go to ``NAME.partial`` next to the table, one JSON text a line, each flushed. When all are there, the table itself
 is written, whole, and the partial file goes.
 """
 
@@ -21,8 +21,8 @@ class RowWriter:
     """Writes a table row by row, after those that an interrupted call with the same identity has left.
 
     Args:
-        output: the table, ``.csv`` or ``.json``.
-        identity: changes with whatever makes the rows other rows.
+        output: The file of the table, ``.csv`` or ``.json``.
+        identity: A text that changes with whatever changes the rows.
     """
 
     def __init__(self, output: Path, identity: str) -> None:
@@ -65,7 +65,7 @@ class RowWriter:
         """Write the table and remove the partial file.
 
         Args:
-            columns: of the table; a row without one has an empty cell, in JSON null.
+            columns: The columns of the table; a row without one has an empty cell, in JSON null.
         """
         self.file.close()
         with open_atomically(self.output) as file:
@@ -77,7 +77,7 @@ class RowWriter:
         self.partial.unlink()
 
     def _find_end(self, start: bytes) -> int:
-        """Return where the last whole row of an earlier call ends, 0 where there is none to go on with."""
+        """Return where the last whole row of an earlier call ends, 0 where there is none to resume."""
         if not self.partial.is_file():
             return 0
         with self.partial.open("rb") as file:
@@ -96,9 +96,9 @@ def write_csv_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str,
     """Write rows as CSV: lists joined by semicolons, truth as true and false.
 
     Args:
-        file: open for writing.
-        rows: read one at a time.
-        columns: in order.
+        file: A file that is open for writing.
+        rows: The rows, read one at a time.
+        columns: The columns, in order.
     """
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     quoting = csv.DictWriter(file, columns, restval="", lineterminator="\n", quoting=csv.QUOTE_ALL)
@@ -114,9 +114,9 @@ def write_json_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str
     """Write rows as a JSON list of objects, one a line.
 
     Args:
-        file: open for writing.
-        rows: read one at a time.
-        columns: in order.
+        file: A file that is open for writing.
+        rows: The rows, read one at a time.
+        columns: The columns, in order.
     """
     separator = "["
     for row in rows:

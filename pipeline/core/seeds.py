@@ -8,9 +8,9 @@ def derive_seed(seed: int, purpose: str, epoch: int = 0, rank: int = 0) -> int:
 
     Args:
         seed: ``train.seed``.
-        purpose: such as ``order`` or ``dropout``.
-        epoch: epochs done before.
-        rank: the process, where each draws its own.
+        purpose: The purpose, such as ``order`` or ``dropout``.
+        epoch: The number of epochs that are done.
+        rank: The number of the process, where each draws its own.
 
     Returns:
         A whole number below 2^63.

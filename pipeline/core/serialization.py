@@ -13,11 +13,11 @@ Record = TypeVar("Record")
 def build_record(kind: type[Record], values: dict[str, Any]) -> Record:
     """Build a dataclass from what ``json.loads`` gives for its ``dataclasses.asdict``.
 
-    JSON has neither tuples nor paths nor dataclasses; the annotations say where they were.
+    JSON has neither tuples nor paths nor dataclasses; the annotations name them.
 
     Args:
-        kind: the dataclass.
-        values: field -> value.
+        kind: The dataclass.
+        values: From the name of a field to its value.
 
     Returns:
         The record, its own checks passed.
@@ -46,8 +46,8 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
     """List the fields of nested dataclasses.
 
     Args:
-        record: a dataclass.
-        prefix: put before each name, with a dot.
+        record: A dataclass.
+        prefix: A text that is put before each name, with a dot.
 
     Returns:
         ``section.field`` -> value as JSON can hold it: tuples as lists, paths as text.
@@ -64,7 +64,7 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def encode_plain(value: Any) -> Any:
-    """Tell ``json.dumps(default=...)`` how to hold a dataclass or a path.
+    """Turn a dataclass or a path into what JSON can hold; for ``json.dumps(default=...)``.
 
     Raises:
         TypeError: anything else that JSON does not know.

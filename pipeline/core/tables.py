@@ -1,4 +1,4 @@
-"""The table contracts: which columns each has, and how they are read and written.
+"""The table contracts: the columns of each table, reading and writing.
 
 Ids are text and stay text: a patient may be called ``007`` or ``NA``.
 """
@@ -35,8 +35,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a CSV whose cells are all text.
 
     Args:
-        path: the file.
-        columns: those that must be there; others are kept.
+        path: The file.
+        columns: The columns that must be there; others are kept.
 
     Raises:
         UserError: no such file, not a CSV, a missing column, or an empty cell in one of ``columns``
@@ -62,7 +62,7 @@ def find_formula(table: pd.DataFrame) -> str:
     Tables hold such cells as they are: an apostrophe before them, as some advise, would make them other ids.
 
     Args:
-        table: with the columns of a manifest.
+        table: A table with the columns of a manifest.
     """
     for column in ("group_id", "source_id", "label", "path"):
         starts = table[column].str.startswith(FORMULA_STARTS)
@@ -72,7 +72,13 @@ def find_formula(table: pd.DataFrame) -> str:
 
 
 def write_table(path: Path, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
-    """Write ``columns`` of a table as CSV, whole or not at all; floats keep all their digits."""
+    """Write a table as CSV, whole or not at all; floats keep all their digits.
+
+    Args:
+        path: The file to write.
+        table: The table; it may have other columns as well.
+        columns: The columns to write, in order.
+    """
     buffer = io.StringIO()
     table.loc[:, list(columns)].to_csv(buffer, index=False, lineterminator="\n")
     if "\r" in buffer.getvalue():

@@ -18,7 +18,7 @@ def make_printable(text: str) -> str:
     are no Unicode, on which printing fails. Letters of any language stay.
 
     Args:
-        text: of any origin.
+        text: A text of any origin.
     """
     if text.isprintable():
         return text

@@ -9,11 +9,11 @@ class Workspace:
     """The folders of one experiment.
 
     Args:
-        root: the folder that holds ``data``, ``runs``, ``reports`` and the MLflow database.
-        name: the experiment; its data and splits are shared by all its runs.
-        run: a run beside others on the same data, such as a seed or a fold; empty for the only one.
-        num_folds: of the division of patients; each number of folds has a table and a certificate of its own, beside
-            those of the single split.
+        root: The folder that holds ``data``, ``runs``, ``reports`` and the MLflow database.
+        name: The experiment; its data and splits are shared by all its runs.
+        run: The name of one of several runs on the same data, such as a seed or a fold; empty for the only one.
+        num_folds: The number of folds that patients are assigned to; each number has a table and a certificate of its
+            own, next to those of the single split.
     """
 
     root: Path
@@ -40,7 +40,7 @@ class Workspace:
 
     @property
     def prepared(self) -> Path:
-        """The example store, with the manifest and the contact sheet beside it."""
+        """The example store, with the manifest and the contact sheet next to it."""
         return self.data / "prepared"
 
     @property
@@ -49,7 +49,7 @@ class Workspace:
 
     @property
     def official_splits(self) -> Path:
-        """The publisher's split of a ready-made set."""
+        """The publisher's split of a published set."""
         return self.prepared / "official_splits.csv"
 
     @property
@@ -80,12 +80,12 @@ class Workspace:
 
     @property
     def divergence(self) -> Path:
-        """Which examples were in the step whose loss was no number, where training ended so."""
+        """The examples of the step whose loss was not finite, where training ended so."""
         return self.run_folder / "diverged.json"
 
     @property
     def event_folder(self) -> Path:
-        """TensorBoard's files, where they are asked for."""
+        """TensorBoard's files, where ``train`` writes them."""
         return self.run_folder / "tensorboard"
 
     @property
@@ -95,12 +95,12 @@ class Workspace:
 
     @property
     def tracking_record(self) -> Path:
-        """What MLflow shows of the run beside its files and curves."""
+        """The facts that MLflow shows of the run, next to its files and curves."""
         return self.run_folder / "mlflow.json"
 
     @property
     def training_record(self) -> Path:
-        """What ``train`` writes last: the run is complete."""
+        """The record that ``train`` writes last: the run is complete."""
         return self.run_folder / "training.json"
 
     @property

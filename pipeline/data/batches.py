@@ -36,12 +36,12 @@ class Examples:
     """The examples of one split.
 
     Args:
-        images: all examples of the store, (all examples, height, width) or
+        images: All examples of the store, (all examples, height, width) or
             (all examples, channels, height, width) uint8, or (all examples, points, 3) float32; memory-mapped.
-        rows: (examples,) int64, which of them belong to this split.
+        rows: (examples,) int64, the rows of the store that belong to this split.
         labels: (examples,) class indices on the device.
         slice_position: (examples,) float32 on the device.
-        placed: the split's pictures on the device, or None where they are read from ``images``
+        placed: The split's examples on the device, or None where they are read from ``images``
             batch by batch.
     """
 
@@ -66,15 +66,15 @@ def place_examples(
     """Put a split's examples where training reads them fastest.
 
     Args:
-        images: all pictures of the store.
-        rows: (examples,), those of this split.
+        images: All examples of the store.
+        rows: (examples,) int64, the rows of this split.
         labels: (examples,) class indices.
-        slice_position: (examples,).
-        device: where training runs.
-        room_bytes: pictures that need more stay on disk; without it, what ``compute_room`` allows one process.
+        slice_position: (examples,) float32 in [-1, 1].
+        device: The device that training runs on.
+        room_bytes: Examples that need more stay on disk; without it, what ``compute_room`` allows one process.
 
     Returns:
-        Examples whose pictures lie on the device if they fit, else in the memory-mapped file.
+        Examples that lie on the device if they fit, else in the memory-mapped file.
     """
     room_bytes = compute_room(device) if room_bytes is None else room_bytes
     num_bytes = len(rows) * int(np.prod(images.shape[1:])) * images.itemsize
@@ -89,7 +89,7 @@ def place_examples(
 
 
 def compute_room(device: torch.device, num_sharing: int = 1) -> int:
-    """Return the bytes that a split's pictures may take, of several processes on one device each its part."""
+    """Return the bytes that a split's examples may take; several processes on one device get equal parts."""
     return int(FRACTION_OF_FREE_MEMORY * read_free_memory(device)) // num_sharing
 
 
@@ -114,12 +114,12 @@ def read_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> tor
 def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Batch]:
     """Serve batches in order.
 
-    Pictures that are not on the device are read by a thread, one batch ahead, into pinned memory and
+    Examples that are not on the device are read by a thread, one batch ahead, into pinned memory and
     copied while the device computes.
 
     Args:
-        examples: of one split.
-        places: for each batch, (batch,) places within the split.
+        examples: The examples of one split.
+        places: For each batch, (batch,) positions within the split.
 
     Yields:
         The batches.
@@ -132,17 +132,17 @@ def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Bat
         return
 
     def read(indices: torch.Tensor) -> torch.Tensor:
-        pictures = _fetch_images(examples.images, examples.rows[indices.numpy()])
-        return pictures.pin_memory() if device.type == "cuda" else pictures
+        images = _fetch_images(examples.images, examples.rows[indices.numpy()])
+        return images.pin_memory() if device.type == "cuda" else images
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead: Future[torch.Tensor] | None = reader.submit(read, places[0]) if places else None
         for number, indices in enumerate(places):
             assert ahead is not None
-            pictures = ahead.result()
+            images = ahead.result()
             ahead = reader.submit(read, places[number + 1]) if number + 1 < len(places) else None
             chosen = indices.to(device, non_blocking=True)
-            on_device = pictures.to(device, non_blocking=True)
+            on_device = images.to(device, non_blocking=True)
             yield Batch(on_device, examples.labels[chosen], examples.slice_position[chosen])
 
 

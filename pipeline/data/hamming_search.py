@@ -29,14 +29,15 @@ def find_close_hashes(hashes: Array, codes: Array, max_bits: int) -> Iterator[Pa
     """Yield each pair of hashes that differ in few bits and carry different codes, once.
 
     Hashes that differ in ``max_bits`` bits at most agree in one of ``max_bits + 1`` parts at least, so only those that
-    share a part are compared. Parts are dealt from the bits that vary most: pictures that are black at their border
-    have whole rows of equal bits, and neighbouring bits would make parts that all pictures share. A part that many
-    share even so is searched by itself in the same way, with the bits that vary within it.
+    agree in a part are compared. Bits are assigned to parts in turn, those that vary most first: images that are black
+    at their border have whole rows of equal bits, and neighbouring bits would make parts that are equal in all images.
+    Hashes that agree in a part and are many even so are searched by themselves in the same way, with the bits that
+    vary among them.
 
     Args:
         hashes: ``(rows, 4)`` uint64.
         codes: ``(rows,)``; rows of the same code are not compared.
-        max_bits: the largest number of differing bits.
+        max_bits: The largest number of differing bits.
 
     Yields:
         Rows, the smaller first, and bits; in no particular order.
@@ -63,7 +64,7 @@ def _search(hashes: Array, codes: Array, max_bits: int) -> Iterator[Pairs]:
         keys = take_bits(hashes, part)[:, 0]
         for first, second, bits in _search_groups(hashes, codes, keys, max_bits):
             differing = hashes[first] ^ hashes[second]
-            # Who shares an earlier part was found there.
+            # A pair that agrees in an earlier part was found there.
             is_new = np.ones(len(first), bool)
             for earlier in parts[:number]:
                 is_new &= take_bits(differing, earlier)[:, 0] != 0
@@ -81,7 +82,7 @@ def take_bits(hashes: Array, positions: Array | range) -> Array:
 
     Args:
         hashes: ``(rows, words)`` uint64.
-        positions: the bits to take; bit 64 is the lowest of the second word.
+        positions: The bits to take; bit 64 is the lowest of the second word.
     """
     taken = np.zeros((len(hashes), -(-len(positions) // WORD_BITS)), np.uint64)
     for start in range(0, len(hashes), CHUNK):
@@ -145,7 +146,7 @@ class Runs:
 
     @property
     def is_first(self) -> Array:
-        """Whether each run is the first one of its group, ``(runs,)``."""
+        """A mask of the runs that are the first one of their group, ``(runs,)``."""
         return np.append(True, self.group_ends[1:] != self.group_ends[:-1])
 
 

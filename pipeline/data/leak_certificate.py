@@ -33,16 +33,16 @@ def certify(
     """Check that nothing of one split is in another.
 
     Args:
-        store: the examples.
-        splits: columns ``group_id, split``; with folds each fold counts as a split.
-        near_duplicate_max_bits: largest Hamming distance of two perceptual hashes that is listed.
-        has_published_test: whether the test rows are the publisher's, who is then the one to answer for examples
-            that are both in them and elsewhere.
+        store: The examples.
+        splits: Columns ``group_id, split``; with folds each fold counts as a split.
+        near_duplicate_max_bits: Largest Hamming distance of two perceptual hashes that is listed.
+        has_published_test: Whether the test rows are the publisher's; examples that are both in them and elsewhere are
+            then listed and do not fail the certificate.
 
     Returns:
         The certificate. It passes when every patient is in one split (over all visits and both knees),
         no patient lacks a split, and no example is the same, bit for bit, in two splits. Examples that
-        hold one value all over say nothing and are left out. Near-identical pictures are listed and do not
+        hold one value all over carry no information and are left out. Near-duplicates are listed and do not
         fail it: neighbouring anatomy can look alike. Nor do duplicates between published test rows and the
         others: to leave them out would make scores that compare with no one's. Point clouds are compared
         bit for bit alone.
@@ -92,7 +92,12 @@ def certify(
 
 
 def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[str, Any]:
-    """Read the certificate and refuse to go on where it does not vouch for this data and these splits.
+    """Read the certificate and refuse one that does not belong to this data and these splits.
+
+    Args:
+        path: The file of the certificate.
+        store: The examples.
+        splits: Columns ``group_id, split``.
 
     Raises:
         UserError: absent, damaged, failed, or made for other data or splits.
@@ -102,19 +107,19 @@ def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[st
     certificate = read_checksummed_json(path)
     made_for = (certificate["store_fingerprint"], certificate["splits_fingerprint"])
     if made_for != (store.fingerprint, fingerprint_splits(splits)):
-        raise UserError(f"{path}: made for other pictures or other splits than these. Run the split stage again.")
+        raise UserError(f"{path}: made for other images or other splits than these. Run the split stage again.")
     if not certificate["passed"]:
         raise UserError(
             f"{path}: the splits leak ({len(certificate['patients_in_two_splits'])} patients in two splits, "
             f"{len(certificate['patients_without_split'])} in none, "
-            f"{certificate['identical_images']['count']} identical pictures across splits). "
-            "Remove the doubled scans or mend the table, then preprocess and split again."
+            f"{certificate['identical_images']['count']} identical images across splits). "
+            "Remove the duplicate scans or fix the table, then preprocess and split again."
         )
     return certificate
 
 
 def describe_findings(certificate: dict[str, Any]) -> list[str]:
-    """Say what a certificate that passed found nevertheless, a sentence each."""
+    """Describe what a certificate that passed found nevertheless, a sentence each."""
     kind = DATA_KINDS[certificate["kind"]]
     sentences = []
     duplicates = certificate["published_doubles"]["count"]
@@ -125,7 +130,7 @@ def describe_findings(certificate: dict[str, Any]) -> list[str]:
         )
     near = certificate["near_identical_images"]["count"]
     if near:
-        sentences.append(f"{count_words(near, 'pair')} of pictures in different splits look alike.")
+        sentences.append(f"{count_words(near, 'pair')} of images in different splits look alike.")
     return sentences
 
 
@@ -144,7 +149,7 @@ def _count(index: pd.DataFrame) -> dict[str, Any]:
 
 
 def _find_identical(images: Array, informative: Array, codes: Array) -> list[tuple[int, int, int]]:
-    """Return pairs of equal pictures whose splits differ, each with the first of its kind in the other split."""
+    """Return pairs of equal images whose splits differ, each with the first of its kind in the other split."""
     rows = np.flatnonzero(informative)
     buffer = bytearray(DIGEST_BYTES * len(rows))
     for place, number in enumerate(rows):
@@ -163,9 +168,9 @@ def _find_identical(images: Array, informative: Array, codes: Array) -> list[tup
 
 
 def _find_repeated(digests: Array) -> Array:
-    """Return the places, in order, of the digests ``(pictures, words)`` that occur more than once.
+    """Return the places, in order, of the digests ``(images, words)`` that occur more than once.
 
-    Of eight million pictures few are duplicates: a dictionary of all of them took four gigabytes, this takes a tenth.
+    Of eight million images few are duplicates: a dictionary of all of them took four gigabytes, this takes a tenth.
     """
     order = np.lexsort(digests.T)
     ordered = digests[order]

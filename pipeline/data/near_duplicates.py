@@ -1,4 +1,4 @@
-"""Near-identical images: perceptual hashes that differ in a few bits, and pixels that correlate."""
+"""Near-duplicates: perceptual hashes that differ in a few bits, and pixels that correlate."""
 
 import numpy as np
 from einops import rearrange
@@ -11,7 +11,7 @@ HASH_SIDE = 16
 # In grey levels: a smaller step between neighbouring cells is noise on something flat.
 MIN_STEP = 2.0
 CHUNK = 512
-# Of the pixels of two pictures: copies that were brightened, compressed or scaled a little correlate more.
+# Of the pixels of two images: copies that were brightened, compressed or scaled a little correlate more.
 MIN_CORRELATION = 0.99
 MAX_LISTED = 100
 
@@ -53,10 +53,19 @@ def find_near_duplicates(
     max_bits: int,
     duplicates: list[tuple[int, int, int]],
 ) -> tuple[int, list[tuple[int, int, int]]]:
-    """Compare pictures with those of the other splits, but for the pairs that are known as duplicates.
+    """Compare images with those of the other splits, but for the pairs that are known as duplicates.
 
-    Pictures that are mostly black have few bits that could differ, so pairs with close hashes are then compared pixel
+    Images that are mostly black have few bits that could differ, so pairs with close hashes are then compared pixel
     by pixel.
+
+    Args:
+        images: All examples of the store, ``(examples, height, width)`` or ``(examples, channels, height, width)``
+            uint8.
+        hashes: The perceptual hashes, ``(examples, 4)`` uint64.
+        informative: A mask of the images with more than one grey level, ``(examples,)``.
+        codes: The split of each example, ``(examples,)``.
+        max_bits: The largest number of bits in which two hashes may differ.
+        duplicates: The pairs that are known as duplicates: two rows, the smaller first, and 0 bits.
 
     Returns:
         How many pairs are alike, and those with the closest hashes.
@@ -75,7 +84,7 @@ def find_near_duplicates(
 
 
 def _correlate(images: Array, pairs: Array) -> Array:
-    """Return the correlation of the pixels of each pair of pictures, ``(pairs,)``; brightness does not matter."""
+    """Return the correlation of the pixels of each pair of images, ``(pairs,)``; brightness does not matter."""
     correlations = [np.zeros(0, np.float32)]
     for chunk in list_chunks(pairs, CHUNK):
         first, second = (

@@ -6,16 +6,16 @@ from pipeline.core.array_types import Array
 
 
 def resample(slices: Array, pixel_mm: tuple[float, float], spacing_mm: float | None, size: tuple[int, int]) -> Array:
-    """Resample pictures about their centre; what lies outside them is black.
+    """Resample images about their centre; what lies outside them is black.
 
     Linear interpolation, its triangle widened to the output pixel where that is
     larger, so that fine detail is averaged and not aliased.
 
     Args:
         slices: ``(slices, rows, columns)`` float, black 0 and white 1; what is beyond is clipped.
-        pixel_mm: height and width of an input pixel.
-        spacing_mm: side of an output pixel; None fits the whole picture into ``size``.
-        size: output height and width.
+        pixel_mm: The height and width of an input pixel.
+        spacing_mm: The side of an output pixel; None fits the whole image into ``size``.
+        size: The height and width of the output.
 
     Returns:
         ``(slices, height, width)`` uint8.
@@ -33,7 +33,13 @@ def resample(slices: Array, pixel_mm: tuple[float, float], spacing_mm: float | N
 def resampling_weights(num_in: int, in_mm: float, num_out: int, out_mm: float) -> Array:
     """Return the ``(num_out, num_in)`` float32 matrix that resamples one axis about its centre.
 
-    A row sums to one where the output pixel's centre lies inside the picture and to zero elsewhere.
+    A row sums to one where the output pixel's centre lies inside the image and to zero elsewhere.
+
+    Args:
+        num_in: The number of input pixels.
+        in_mm: The size of an input pixel.
+        num_out: The number of output pixels.
+        out_mm: The size of an output pixel.
     """
     centres_in = (np.arange(num_in) - (num_in - 1) / 2) * in_mm
     centres_out = (np.arange(num_out) - (num_out - 1) / 2) * out_mm
@@ -41,5 +47,5 @@ def resampling_weights(num_in: int, in_mm: float, num_out: int, out_mm: float) -
     weights = np.clip(1 - np.abs(centres_out[:, None] - centres_in[None, :]) / reach, 0, None)
     weights[np.abs(centres_out) > num_in * in_mm / 2] = 0
     total = weights.sum(axis=1, keepdims=True)
-    shares: Array = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-    return shares.astype(np.float32)
+    fractions: Array = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    return fractions.astype(np.float32)

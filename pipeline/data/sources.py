@@ -1,4 +1,4 @@
-"""Which files of a folder are scans, and whose they are."""
+"""Scans of a folder: the files that belong to each, its patient and its label."""
 
 import itertools
 import os
@@ -20,18 +20,18 @@ DATA_SUFFIXES = (".img", ".img.gz")
 
 @dataclass(frozen=True)
 class Source:
-    """One scan: a volume, or the pictures that a volume was sliced into.
+    """One scan: a volume, or the images that a volume was sliced into.
 
     Args:
-        source_id: the scan.
-        group_id: the patient.
-        label: the class.
-        paths: one volume, or pictures in the order of their slices; relative to the raw folder.
-        visit: as the name has it, empty where unknown.
+        source_id: The scan.
+        group_id: The patient.
+        label: The class.
+        paths: One volume, or images in the order of their slices; relative to the raw folder.
+        visit: The visit as the name has it, empty where unknown.
         side: ``left``, ``right`` or empty.
-        spelling: the form of name that matched, for the coverage report.
-        refusal: why the scan cannot be used; empty where it can.
-        ignored: true for files that are no scans at all.
+        spelling: The form of name that matched, for the coverage report.
+        refusal: Why the scan cannot be used; empty where it can.
+        ignored: True for files that are no scans at all.
     """
 
     source_id: str
@@ -74,9 +74,9 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
     """List the scans of a folder by their names.
 
     Args:
-        raw: the folder, searched with its subfolders.
-        pattern: only names that match.
-        parse_name: turns a path into a source and its slice index (-1 for a volume), or raises ValueError.
+        raw: The folder, searched with its subfolders.
+        pattern: A pattern that names must match, such as ``*.nii.gz``.
+        parse_name: Turns a path into a source and its slice index (-1 for a volume), or raises ValueError.
 
     Returns:
         Scans sorted by id; refused and ignored files are among them, with the reason.
@@ -110,8 +110,8 @@ def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
     """List the scans that a user's table names.
 
     Args:
-        raw: the folder that its paths are relative to.
-        table_path: a CSV with columns ``path, patient, label``.
+        raw: The folder that its paths are relative to.
+        table_path: A CSV with columns ``path, patient, label``.
 
     Raises:
         UserError: an empty cell, a path that leaves the folder, or a file named twice.
@@ -142,10 +142,10 @@ def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
 
 
 def join_files(found: list[tuple[int, Source]]) -> Source:
-    """Make one source of the files that bear its id: one volume, or pictures with different slice indices.
+    """Make one source of the files that bear its id: one volume, or images with different slice indices.
 
     Args:
-        found: slice index (-1 for a volume) and source of each file; all with the same id.
+        found: Slice index (-1 for a volume) and source of each file; all with the same id.
 
     Returns:
         The source with all paths in the order of the slices; refused where two files claim one place.
@@ -162,13 +162,13 @@ def join_files(found: list[tuple[int, Source]]) -> Source:
 
 
 def describe_link(raw: Path, path: Path) -> str:
-    """Say why a file is not read that lies elsewhere in truth; nothing where it lies in the raw folder.
+    """Describe a link that leads out of the raw folder; return nothing where the file lies inside.
 
     A folder that came from somebody else may hold links to any file of this machine.
 
     Args:
-        raw: the folder; it may be a link itself.
-        path: a file, relative to it.
+        raw: The folder; it may be a link itself.
+        path: A file, relative to it.
     """
     root = os.path.realpath(raw)
     if all(Path(os.path.realpath(place)).is_relative_to(root) for place in list_files(raw / path)):
@@ -212,7 +212,7 @@ def _ignore(path: Path) -> Source:
     if name.endswith((".dcm", ".ima")):
         reason = "DICOM; convert it to NIfTI first, for instance with dcm2niix"
     elif name.endswith(DATA_SUFFIXES):
-        reason = "no .hdr file beside it"
+        reason = "no .hdr file next to it"
     else:
         reason = f"not named as an image ({', '.join((*VOLUMES.file_suffixes, *IMAGES.file_suffixes))})"
     return Source(str(path), "", "", (path,), refusal=reason, ignored=True)

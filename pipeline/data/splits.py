@@ -1,4 +1,4 @@
-"""Dividing patients, never pictures: a picture inherits the split of its patient.
+"""Splits of patients, never of images: an image has the split of its patient.
 
 A published set keeps its own test rows; there each image or object is a group of its own.
 """
@@ -21,7 +21,7 @@ def collect_strata(index: pd.DataFrame) -> dict[str, list[str]]:
     """Return the patients of each stratum, sorted.
 
     Args:
-        index: a row an example, with ``group_id`` and ``label``.
+        index: A row an example, with ``group_id`` and ``label``.
 
     Returns:
         From a set of labels, written ``left+right``, to the patients who have just these.
@@ -36,8 +36,8 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     """Give every patient a split, or a fold where ``num_folds`` is set.
 
     Args:
-        index: a row an example, with ``group_id`` and ``label``.
-        options: fractions, folds or a table; strata; seed.
+        index: A row an example, with ``group_id`` and ``label``.
+        options: Fractions, folds or a table; strata; seed.
 
     Returns:
         Columns ``group_id`` and ``split`` (train, val, test; or 0, 1, ...), sorted by patient.
@@ -49,7 +49,7 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     if options.val_count is not None:
         raise UserError(
             f"split.val_count: found {options.val_count}; it is for sets with published test rows. Patients are "
-            "divided by split.val_fraction; set val_count to null."
+            "split by split.val_fraction; set val_count to null."
         )
     if options.split_table is not None:
         return _read_given_splits(index, options)
@@ -76,12 +76,12 @@ def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options:
     """Keep the publisher's test rows and draw validation from the training rows.
 
     A training row that has an exact duplicate among the training rows stays in train, so that validation and
-    train never share a picture.
+    train have no example in common.
 
     Args:
-        index: a row an example, with ``group_id`` and ``label``; each group once.
-        official: columns ``group_id``, ``split`` (train or test) and ``sha256`` of the content, a row each group.
-        options: the share or number of the training rows that become validation; strata; seed; or a table.
+        index: A row an example, with ``group_id`` and ``label``; each group once.
+        official: Columns ``group_id``, ``split`` (train or test) and ``sha256`` of the content, a row each group.
+        options: The fraction or number of the training rows that become validation; strata; seed; or a table.
 
     Returns:
         Columns ``group_id`` and ``split``, sorted by group.
@@ -133,10 +133,10 @@ def resolve_roles(splits: pd.DataFrame, options: SplitConfig) -> dict[str, str]:
 
 
 def read_splits(path: Path, options: SplitConfig) -> pd.DataFrame:
-    """Read ``splits.csv`` and check that it is of the kind that the options ask for.
+    """Read ``splits.csv`` and check that it fits the options.
 
     Raises:
-        UserError: absent, a patient twice, or folds where splits are wanted or the reverse.
+        UserError: absent, a patient twice, or folds where the options name splits or the reverse.
     """
     table = read_table(path, SPLIT_COLUMNS)
     twice = table.loc[table["group_id"].duplicated(), "group_id"]
@@ -177,7 +177,7 @@ def _read_given_official_splits(index: pd.DataFrame, official: pd.DataFrame, opt
     if len(moved):
         raise UserError(
             f"{options.split_table}: {moved.iloc[0]} is {published[moved.iloc[0]]} in the published set. A "
-            "table may divide its training rows into train and val; the test rows stay test."
+            "table may split the training rows into train and val; the test rows stay test."
         )
     return chosen
 

@@ -1,7 +1,7 @@
-"""How bright and how rich in contrast the training volumes were, to notice a new one that is far from all of them.
+"""Brightness and contrast of the training volumes, to notice a new one that is far from all of them.
 
-Slices are windowed before a model sees them, so that scanner units do not matter; what differs is the share of the
-picture that is black, or bright: another sequence, another field of view, another body part.
+Slices are windowed before a model sees them, so that scanner units do not matter; what differs is the fraction of
+the image that is black, or bright: another sequence, another field of view, another body part.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.data.batches import Examples, read_images
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-# Quantiles of fewer volumes say little.
+# Quantiles of fewer volumes are of little use.
 MIN_VOLUMES = 8
 
 
@@ -24,8 +24,8 @@ def compute_statistics(examples: Examples, chunk: int = 4096) -> tuple[tuple[flo
     Sums are whole numbers, so that neither order nor device changes a digit.
 
     Args:
-        examples: the training split and no other.
-        chunk: pictures read at once.
+        examples: The training split and no other.
+        chunk: The number of images that are read at once.
 
     Returns:
         Means and standard deviations, one a channel.
@@ -40,7 +40,7 @@ def compute_statistics(examples: Examples, chunk: int = 4096) -> tuple[tuple[flo
     std = np.sqrt(np.maximum(counts @ np.arange(256) ** 2 / num_pixels - mean**2, 0))
     if not (std > 0).all():
         raise UserError(
-            "training pictures: a channel has the same value in every pixel, so there is nothing to learn from. "
+            "training images: a channel has the same value in every pixel, so there is nothing to learn from. "
             "Look at the contact sheet of the preprocess stage."
         )
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
@@ -56,9 +56,9 @@ class IntensityReference:
     """Quantiles (0, 5, 50, 95 and 100 %) over the training volumes, with black 0 and white 1.
 
     Args:
-        num_volumes: how many volumes there were.
-        mean: quantiles of the volumes' mean grey level.
-        std: quantiles of the standard deviation over a volume's pixels.
+        num_volumes: The number of volumes.
+        mean: Quantiles of the volumes' mean grey level.
+        std: Quantiles of the standard deviation over a volume's pixels.
     """
 
     num_volumes: int
@@ -70,7 +70,7 @@ def compute_reference(volumes: Iterable[Array]) -> IntensityReference:
     """Measure volumes.
 
     Args:
-        volumes: each ``(slices, height, width)`` uint8, as the model sees it; they are read one at a time.
+        volumes: Each ``(slices, height, width)`` uint8, as the model sees it; they are read one at a time.
     """
     measured = np.array([measure(images) for images in volumes])
     mean, std = np.quantile(measured, QUANTILES, axis=0).T.tolist()
@@ -86,14 +86,14 @@ def measure(images: Array) -> tuple[float, float]:
 
 
 def describe_distance(images: Array, reference: IntensityReference | None) -> str:
-    """Say in what a volume is far from those of training.
+    """Describe in what a volume is far from those of training.
 
     Far is what lies beyond the 5 or 95 % quantile by more than the distance between the two; of numbers that are
     normally distributed one in a million does.
 
     Args:
         images: ``(slices, height, width)`` uint8.
-        reference: of the training volumes; None says nothing.
+        reference: The quantiles of the training volumes; None returns nothing.
 
     Returns:
         A sentence, or nothing where the volume is near.
@@ -101,7 +101,8 @@ def describe_distance(images: Array, reference: IntensityReference | None) -> st
     if reference is None or reference.num_volumes < MIN_VOLUMES:
         return ""
     found = measure(images)
-    for name, value, quantiles in zip(("mean", "deviation"), found, (reference.mean, reference.std), strict=True):
+    names = ("mean", "standard deviation")
+    for name, value, quantiles in zip(names, found, (reference.mean, reference.std), strict=True):
         low, high = quantiles[1], quantiles[3]
         if not low - (high - low) <= value <= high + (high - low):
             return f"intensities far from training's: {name} {value:.3f}, there {low:.3f} to {high:.3f}"

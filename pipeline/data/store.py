@@ -2,7 +2,7 @@
 
 A folder with ``examples.npy`` (memory-mapped), ``index.csv`` (a row an example,
 in the same order) and ``store.json``, which is written last and holds the
-checksums, of the tables beside them too: a store without it is not complete.
+checksums, of the tables next to them too: a store without it is not complete.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ class Store:
     Args:
         examples: ``(examples, height, width)`` or ``(examples, channels, height, width)`` uint8, or
             ``(examples, points, 3)`` float32; memory-mapped and read-only.
-        index: a row an example: ids, label, ``slice_index`` and ``slice_position``.
-        class_names: the labels, sorted.
-        settings: the options that made the examples.
-        fingerprint: changes with any value, id or label.
-        kind: what the data set is made of; slices are ``volumes``.
-        missing: what of a published set is not there, as a sentence; empty where all is.
+        index: One row per example: ids, label, ``slice_index`` and ``slice_position``.
+        class_names: The labels, sorted.
+        settings: The options that made the examples.
+        fingerprint: A text that changes with any value, id or label.
+        kind: The kind of data; slices are ``volumes``.
+        missing: The part of a published set that is not there, as a sentence; empty where all is.
     """
 
     examples: np.ndarray[Any, Any]
@@ -70,18 +70,18 @@ def write_store(
     """Write a store; an earlier one in the folder stops being valid first.
 
     Args:
-        folder: where it goes; a manifest and official splits that are there already become part of it.
-        stacks: arrays of one type, ``(examples, ...)``, that follow each other as the index does.
-        index: columns ``INDEX_COLUMNS``.
-        settings: the options that made the examples, kept for ``predict``.
-        kind: what the data set is made of.
-        missing: what of a published set is not there.
+        folder: The folder to write into; a manifest and official splits that are there already become part of it.
+        stacks: Arrays of one type, ``(examples, ...)``, that follow each other as the index does.
+        index: A table with the columns ``INDEX_COLUMNS``.
+        settings: The options that made the examples, kept for ``predict``.
+        kind: The kind of data.
+        missing: The part of a published set that is not there.
 
     Returns:
         The store's fingerprint.
     """
     (folder / "store.json").unlink(missing_ok=True)
-    # Written as a stream and not through a memory map: on a full disk a map ends the process without a word.
+    # Written as a stream and not through a memory map: on a full disk a map ends the process without a message.
     filled = 0
     with open_atomically(folder / EXAMPLES) as file:
         for stack in stacks:
@@ -115,8 +115,8 @@ def read_store(folder: Path, verify: bool = False) -> Store:
     """Open a store.
 
     Args:
-        folder: where ``preprocess`` wrote it.
-        verify: also compare the checksums (:func:`check_store`), which reads every byte.
+        folder: The folder that ``preprocess`` wrote it to.
+        verify: Whether to compare the checksums as well (:func:`check_store`), which reads every byte.
 
     Raises:
         UserError: there is no complete store, or its files are not those that were written.
@@ -129,11 +129,11 @@ def read_store(folder: Path, verify: bool = False) -> Store:
         examples = np.load(folder / EXAMPLES, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder / 'examples.npy'}: not readable ({error}). Delete the folder, preprocess anew."
+            f"{folder / 'examples.npy'}: not readable ({error}). Delete the folder and preprocess again."
         ) from error
     index = read_table(folder / INDEX, INDEX_COLUMNS)
     if not len(index) == len(examples) == record["num_examples"]:
-        raise UserError(f"{folder}: {len(examples)} examples but {len(index)} rows in index.csv. Preprocess anew.")
+        raise UserError(f"{folder}: {len(examples)} examples but {len(index)} rows in index.csv. Preprocess again.")
     index["slice_index"] = index["slice_index"].astype(int)
     index["slice_position"] = index["slice_position"].astype(np.float32)
     names = tuple(record["class_names"])
@@ -151,8 +151,8 @@ def check_store(folder: Path, fingerprint: str) -> None:
     """Refuse a store whose files are not those that were written: a flipped bit, a copy that went wrong, an edit.
 
     Args:
-        folder: where ``preprocess`` wrote it.
-        fingerprint: that it had when it was opened.
+        folder: The folder that ``preprocess`` wrote it to.
+        fingerprint: The fingerprint that it had when it was opened.
 
     Raises:
         UserError: it is gone, is another store now, or a file of it changed.
@@ -162,11 +162,11 @@ def check_store(folder: Path, fingerprint: str) -> None:
     for name, checksum in record["checksums"].items():
         if found.get(name) != checksum:
             raise UserError(
-                f"{folder / name}: the store's files changed since they were written. Delete the folder, preprocess "
-                "anew."
+                f"{folder / name}: the store's files changed since they were written. Delete the folder and "
+                "preprocess again."
             )
     if record["fingerprint"] != fingerprint:
-        raise UserError(f"{folder}: preprocessed anew in the meantime. Run the stage again.")
+        raise UserError(f"{folder}: preprocessed again in the meantime. Run the stage again.")
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """How one data set is brought here and read: its volumes are listed, or its examples come ready-made.
+    """Fetching and reading of one data set: its volumes are listed, or all its examples are read.
 
     Args:
-        fetch: fills the raw folder, or says how to come by the files.
-        kind: what it is made of.
-        list_sources: of volumes: lists the scans in a raw folder, given a pattern for their names.
-        read: of images and points: reads all examples, given the raw folder.
-        synthetic_note: the sentence that every report of a made-up set carries; empty for real ones.
-        marks: files that say that ``fetch`` fills the folder, be it complete or half; a folder without them is a
-            user's own.
-        is_published: the files are the same for everyone, so that experiments share them.
+        fetch: The function that fills the raw folder, or refuses and names the way to the files.
+        kind: The kind of data.
+        list_sources: For volumes: the function that lists the scans in a raw folder, given a pattern for their names.
+        read: For images and points: the function that reads all examples, given the raw folder.
+        synthetic_note: The sentence that every report of a made-up set carries; empty for real ones.
+        marks: The files that mark a folder as filled by ``fetch``, complete or half; a folder without them belongs to
+            the user.
+        is_published: Whether the files are the same for everyone, so that experiments use them together.
     """
 
     fetch: Callable[["Experiment", Console], None]
@@ -77,7 +77,7 @@ def download(*files: RemoteFile) -> Callable[["Experiment", Console], None]:
     """Return a fetch function that brings published files.
 
     Args:
-        files: where they are, and how they are known.
+        files: The addresses and checksums of the files.
     """
 
     def fetch(experiment: "Experiment", console: Console) -> None:
@@ -104,7 +104,7 @@ DATASETS: dict[str, Dataset] = {
     "phantom": Dataset(
         _make_phantom,
         list_sources=_list_knees,
-        synthetic_note=f"{KNEES_NOTE} The figures say that the pipeline works, not how well a model reads a real scan.",
+        synthetic_note=f"{KNEES_NOTE} The figures show that the pipeline works, not how well a model reads real scans.",
         marks=(COMPLETE_NAME, STARTED_NAME),
     ),
     "mnist": Dataset(download(*REMOTE_FILES), IMAGES, read=read_mnist, marks=(MARK_NAME,), is_published=True),
@@ -118,7 +118,7 @@ DATASETS: dict[str, Dataset] = {
         _make_primitives,
         POINTS,
         read=read_primitives,
-        synthetic_note=f"{PRIMITIVES_NOTE} The figures say that the pipeline works, not how well a model knows things.",
+        synthetic_note=f"{PRIMITIVES_NOTE} The figures show that the pipeline works, not how well models know things.",
         marks=(PRIMITIVES_NAME,),
         is_published=True,
     ),
@@ -126,7 +126,7 @@ DATASETS: dict[str, Dataset] = {
 
 
 def find_raw_folder(experiment: "Experiment") -> Path:
-    """Return where the files as they came are; all experiments on a published set share it."""
+    """Return the folder of the files as they came; all experiments on a published set share it."""
     if experiment.data.raw_folder is not None:
         return experiment.data.raw_folder
     dataset = DATASETS.get(experiment.data.dataset)

@@ -1,4 +1,4 @@
-"""AKOA and other knees of the Osteoarthritis Initiative: what their file names say.
+"""AKOA and other knees of the Osteoarthritis Initiative: patient, visit and side from file names.
 
 Every spelling below was seen in the real sets. The side is spelled in several
 ways; a comparison with ``RIGHT`` alone would mislabel or lose a knee in ten.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.data.sources import Source
 
-# OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz, and with _0.png behind it for a slice;
+# OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz, and with _0.png after it for a slice;
 # also 3de3d1, visits such as 101, and Right, R_I_G_H_T, Left, L_E_F_T.
 AKOA_NAME = re.compile(
     r"OAI(?P<patient>[0-9]{7})_BaseLine_(?P<visit>[0-9]+)(?P<gap>_?)de3d1_SAG_3D_DESS_WE_"
@@ -27,7 +27,7 @@ SIDE_WORD = re.compile(r"(?<![a-z])(R_?I_?G_?H_?T|L_?E_?F_?T)(?![a-z])", re.IGNO
 
 
 def find_side(name: str) -> str:
-    """Return the side that a file's or folder's name tells, in any spelling: ``left``, ``right``, or nothing."""
+    """Return the side that a file's or folder's name holds, in any spelling: ``left``, ``right``, or nothing."""
     sides = {"right" if found[0].upper() == "R" else "left" for found in SIDE_WORD.findall(name)}
     return sides.pop() if len(sides) == 1 else ""
 
@@ -36,7 +36,7 @@ def parse_name(path: Path) -> tuple[Source, int]:
     """Read patient, visit and side from a file's name.
 
     Args:
-        path: a NIfTI file, or a picture that was sliced from one (``..._RIGHT.nii.gz_0.png``).
+        path: A NIfTI file, or an image that was sliced from one (``..._RIGHT.nii.gz_0.png``).
 
     Returns:
         The scan, labelled ``left`` or ``right``, and the slice index, -1 for a volume.
@@ -52,7 +52,7 @@ def parse_name(path: Path) -> tuple[Source, int]:
         match = EXPORT_NAME.fullmatch(path.name)
         if not match:
             raise ValueError(
-                "the name tells neither patient nor side. Known forms: "
+                "the name holds neither patient nor side. Known forms: "
                 "OAI<7 digits>_BaseLine_<visit>_de3d1_SAG_3D_DESS_WE_<RIGHT|LEFT>.nii.gz and "
                 "<7 digits>_<date>_SAG_3D_DESS_<RIGHT|LEFT>_<bar code>.nii.gz. "
                 "Rename it, or give a table with --data.label_table."

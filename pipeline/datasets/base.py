@@ -27,8 +27,8 @@ class PublishedSet:
         labels: ``(examples,)`` class names.
         official_splits: ``(examples,)``, ``train`` or ``test``, as the publisher has it.
         origins: ``(examples,)``, where each came from: a file relative to the raw folder, with ``#`` and the
-            row behind it where the file holds several.
-        missing: the sentence that says what of the published set is not there; empty where all is.
+            row after it where the file holds several.
+        missing: A sentence about the part of the published set that is not there; empty where all is.
     """
 
     examples: Array
@@ -47,8 +47,8 @@ def find_raw_file(raw: Path, names: Sequence[str]) -> Path | None:
     """Find a file of the published set in the raw folder or a folder below it.
 
     Args:
-        raw: the folder, as downloaded or as a user gave it.
-        names: the spellings that the file may have; the first one that is there is taken.
+        raw: The folder, as downloaded or as a user gave it.
+        names: The spellings that the file may have; the first one that is there is taken.
 
     Returns:
         Its path, or None where there is none.
@@ -84,12 +84,12 @@ def describe_missing(
     """Compare what was found with what was published.
 
     Args:
-        raw: the folder, for the message.
-        found: official split -> number of examples.
-        published: the same of the whole set.
-        word: an example, in the singular.
-        allow_partial: whether a part is good enough.
-        absent: names of files that are not there, for the message.
+        raw: The folder, for the message.
+        found: From an official split to the number of its examples.
+        published: The numbers of the whole set.
+        word: The name of an example, in the singular.
+        allow_partial: Whether a part is good enough.
+        absent: The names of files that are not there, for the message.
 
     Returns:
         What is missing, as a sentence; empty where nothing is.
@@ -117,7 +117,7 @@ def describe_missing(
     if not allow_partial:
         raise UserError(
             f"{raw}: only {counts}{names}. Bring the whole set, or set data.allow_partial: true; the report then "
-            "says that it is a part."
+            "states that it is a part."
         )
     return f"This is a part of the published set: {counts}{names}. Scores on it are not those of the whole set."
 
@@ -127,10 +127,10 @@ class RemoteFile:
     """A published file.
 
     Args:
-        name: what it is called here.
-        urls: where it is to be had; the first that works is taken.
+        name: The name of the file here.
+        urls: The addresses of the file; the first that works is taken.
         checksum: ``md5:`` or ``sha256:`` and the digest.
-        gives: the files that are wanted of it: of an archive its members, by their bare names, or none for all;
+        gives: The files that are taken from it: of an archive its members, by their bare names, or none for all;
             of another file a spelling that a user may have put there in its place.
     """
 
@@ -145,5 +145,5 @@ class RemoteFile:
 
     @property
     def unpacked_name(self) -> str:
-        """Name of the file that says that all members of an archive are there."""
+        """Name of the file that marks that all members of an archive are there."""
         return f"{self.name}.unpacked"

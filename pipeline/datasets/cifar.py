@@ -34,13 +34,13 @@ def _locate(name: str, md5: str, layout: "Layout") -> RemoteFile:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one of the two sets is stored.
+    """The storage layout of one of the two sets.
 
     Args:
-        files: official split -> its files, in order.
-        records_per_file: the most that a file of each split holds.
-        num_labels: the labels of a record: how many values each may take; the last one is the class.
-        names_file: a class name a line.
+        files: From an official split to its files, in order.
+        records_per_file: The largest number of records that a file of each split holds.
+        num_labels: The number of values that each label of a record may take; the last label is the class.
+        names_file: The file with the names of the classes, one a line.
     """
 
     files: dict[str, tuple[str, ...]]
@@ -79,9 +79,9 @@ def read_cifar(raw: Path, config: DataConfig, layout: Layout) -> PublishedSet:
     """Read the records of all files that are there.
 
     Args:
-        raw: the folder that holds them, or one above it.
-        config: whether a part of the set is good enough.
-        layout: which of the two sets.
+        raw: The folder that holds them, or one above it.
+        config: Whether a part of the set is good enough.
+        layout: The layout of one of the two sets.
 
     Raises:
         UserError: a file is truncated, too long or holds what is no label; the class names are absent; or the set is
@@ -112,9 +112,9 @@ def read_records(path: Path, num_labels: tuple[int, ...], most: int) -> tuple[Ar
     """Read one file.
 
     Args:
-        path: the file.
-        num_labels: of a record's labels, how many values each may take.
-        most: the number of records that the published file has.
+        path: The file.
+        num_labels: The number of values that each label of a record may take.
+        most: The number of records that the published file has.
 
     Returns:
         Images ``(records, 3, 32, 32)`` uint8 and the last label of each, ``(records,)``.

@@ -1,7 +1,7 @@
-"""Downloads of published sets: checked, resumed, from more than one mirror. The one door to pooch.
+"""Downloads of published sets: checked, resumed, from more than one mirror. The only module that imports pooch.
 
-pooch compares checksums and puts a file into its place in one move; it starts every transfer anew. The
-downloader here goes on with what an earlier transfer left.
+pooch compares checksums and puts a file into its place in one move; it starts every transfer from scratch.
+The downloader here resumes what an earlier transfer left.
 """
 
 import shutil
@@ -27,12 +27,12 @@ TIMEOUT_S = 30.0
 
 
 class ResumingDownloader:
-    """A downloader for pooch that keeps what it got in a file beside the target and asks for the rest.
+    """A downloader for pooch that keeps what it got in a file next to the target and requests the rest.
 
     Args:
-        partial: where the bytes gather; what is in it already is not asked for again.
-        name: of the file, for the bar.
-        console: where the bar is drawn.
+        partial: The file that collects the bytes; those that it holds already are not requested again.
+        name: The name of the file, for the bar.
+        console: The console that the bar is drawn on.
     """
 
     def __init__(self, partial: Path, name: str, console: Console) -> None:
@@ -45,9 +45,9 @@ class ResumingDownloader:
         """Bring the rest of the file and put the whole to ``output_file``.
 
         Args:
-            url: where from.
-            output_file: the path that pooch then checks.
-            registry: not used.
+            url: The address of the file.
+            output_file: The path that pooch then checks.
+            registry: Not used.
 
         Raises:
             requests.exceptions.RequestException: the server cannot be reached, refuses, or breaks off.
@@ -86,9 +86,9 @@ def fetch_files(folder: Path, files: Sequence[RemoteFile], console: Console) -> 
     ``download.json`` is written first: a folder that has it was filled by this stage and may be half complete.
 
     Args:
-        folder: made where absent.
-        files: what it shall hold afterwards, archives unpacked.
-        console: told where each file comes from.
+        folder: The folder; it is made where absent.
+        files: The files that it holds afterwards, archives unpacked.
+        console: The console that prints the address of each file.
 
     Raises:
         UserError: no mirror gives a file with the right checksum, or an archive holds what does not belong into it.
@@ -116,9 +116,9 @@ def fetch_file(folder: Path, remote: RemoteFile, console: Console) -> Path:
     transfer that was resumed, the file is brought once more from its beginning.
 
     Args:
-        folder: where to.
-        remote: the file.
-        console: told which mirror was tried, and why it failed.
+        folder: The folder to write into.
+        remote: The file.
+        console: The console that prints each mirror that is tried, and the reason where it fails.
 
     Returns:
         The file's path.
@@ -137,7 +137,7 @@ def fetch_file(folder: Path, remote: RemoteFile, console: Console) -> Path:
         warn(console, f"{url}: {reason}")
     raise UserError(
         f"{folder / remote.name}: no mirror gave it ({'; '.join(reasons)}). Look at the network, run the command again "
-        "(it goes on where it was), or bring the file yourself and name its folder with --data.raw_folder "
+        "(the transfer is resumed), or bring the file yourself and name its folder with --data.raw_folder "
         "(make: DATA=folder)."
     )
 
@@ -146,9 +146,9 @@ def unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
     """Take files out of an archive and put them into a folder, each whole or not at all.
 
     Args:
-        archive: a ``.tar.gz`` or ``.zip``.
-        folder: where to; the folders inside the archive are kept.
-        names: the wanted members, by their bare names; none for all.
+        archive: A ``.tar.gz`` or ``.zip``.
+        folder: The folder to write into; the folders inside the archive are kept.
+        names: The wanted members, by their bare names; none for all.
 
     Raises:
         UserError: the archive cannot be read, a member would lie outside the folder, or a wanted one is not in it.
@@ -179,7 +179,7 @@ def unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
 
 
 def _is_there(folder: Path, remote: RemoteFile) -> bool:
-    """Tell whether a file or what it gives is there; a file under its published name needs its checksum."""
+    """Return whether a file or what it gives is there; a file under its published name needs its checksum."""
     published = folder / remote.name
     if published.is_file() and not remote.is_archive:
         return bool(pooch.hashes.hash_matches(published, remote.checksum))
@@ -195,19 +195,19 @@ def _try_mirror(folder: Path, remote: RemoteFile, url: str, partial: Path, conso
         size_before = partial.stat().st_size if partial.exists() else 0
         downloader = ResumingDownloader(partial, remote.name, console)
         try:
-            pooch.get_logger().setLevel("ERROR")  # the console tells what pooch would
+            pooch.get_logger().setLevel("ERROR")  # the console prints what pooch would
             pooch.retrieve(url, remote.checksum, fname=remote.name, path=folder, downloader=downloader)
             return ""
         except requests.exceptions.RequestException as error:
             size = partial.stat().st_size if partial.exists() else 0
             if size <= size_before:
                 return _first_words(error)
-            console.print(f"  broken off after {size:,} bytes; going on from there", highlight=False)
+            console.print(f"  broken off after {size:,} bytes; resuming from there", highlight=False)
         except ValueError:  # what pooch raises for a wrong checksum; it deleted the file
             if not downloader.has_resumed or has_started_over:
                 return f"what it gave has not the checksum {remote.checksum}"
             has_started_over = True
-            console.print("  the checksum is wrong after resuming; once more from the beginning", highlight=False)
+            console.print("  the checksum is wrong after resuming; again from the beginning", highlight=False)
 
 
 def _extract_zip(archive: Path, folder: Path) -> None:

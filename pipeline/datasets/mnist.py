@@ -44,8 +44,8 @@ def read_mnist(raw: Path, config: DataConfig) -> PublishedSet:
     """Read the four files, plain or ``.gz``.
 
     Args:
-        raw: the folder that holds them, or one above it.
-        config: whether a part of the set is good enough.
+        raw: The folder that holds them, or one above it.
+        config: Whether a part of the set is good enough.
 
     Raises:
         UserError: a file is absent, of another format, truncated, too long, or holds what is no digit; images and
@@ -75,14 +75,14 @@ def read_idx(path: Path, largest: tuple[int, ...]) -> Array:
     """Read a file of uint8 values in the IDX format.
 
     Args:
-        path: plain, or gzip where the name ends with ``.gz``.
-        largest: the size of each axis; the first may be smaller in the file.
+        path: The file, plain, or gzip where the name ends with ``.gz``.
+        largest: The size of each axis; the first may be smaller in the file.
 
     Returns:
         An array with as many axes as ``largest``.
 
     Raises:
-        UserError: another format or type, other sizes, or more or fewer values than the header says.
+        UserError: another format or type, other sizes, or more or fewer values than the header announces.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -105,7 +105,7 @@ def read_idx(path: Path, largest: tuple[int, ...]) -> Array:
         raise UserError(f"{path}: not a whole gzip file ({error}). {ADVICE}") from error
     if len(content) != num_values:
         found = f"truncated: {len(content):,}" if len(content) < num_values else f"too long: more than {num_values:,}"
-        raise UserError(f"{path}: {found} bytes behind the header, which says {num_values:,}. {ADVICE}")
+        raise UserError(f"{path}: {found} bytes after the header, which announces {num_values:,}. {ADVICE}")
     values = np.frombuffer(content, np.uint8)
     if len(shape) == 1:
         return values

@@ -62,8 +62,8 @@ def read_modelnet40(raw: Path, config: DataConfig) -> PublishedSet:
     """Read the HDF5 files where they are, else the OFF meshes.
 
     Args:
-        raw: the folder that holds either, or one above it.
-        config: whether a part of the set is good enough.
+        raw: The folder that holds either, or one above it.
+        config: Whether a part of the set is good enough.
 
     Raises:
         UserError: neither is there; a file is damaged, or names what is not there; or the set is not whole and the
@@ -124,9 +124,9 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
     """Read ``<class>/<train or test>/<name>.off`` and sample each surface, on all cores.
 
     Args:
-        raw: the folder that holds the classes' folders, or one above it.
-        published: official split -> number of objects of the whole set.
-        allow_partial: whether a part of the set is good enough.
+        raw: The folder that holds the classes' folders, or one above it.
+        published: From an official split to the number of objects in the whole set.
+        allow_partial: Whether a part of the set is good enough.
 
     Raises:
         UserError: there is no mesh, one lies elsewhere, cannot be read or has no surface; or the set is not whole
@@ -147,7 +147,7 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
                 "folder that holds the classes with --data.raw_folder."
             )
     splits = np.array([place.parts[-2] for place in places])
-    # What is missing is said at once and not after minutes of reading.
+    # Missing files are reported at once and not after minutes of reading.
     missing = describe_missing(raw, _count(splits), published, "object", allow_partial)
     tasks = (delayed(read_off_points)(raw / place, NUM_POINTS) for place in places)
     num_bytes = sum((raw / place).stat().st_size for place in places)

@@ -1,7 +1,7 @@
 """Ten kinds of simple solids as OFF meshes, laid out as ModelNet40 is: point clouds to try without any data.
 
 Each solid has its own proportions and is stretched, tilted and turned at random. Units, distance from the origin and
-the spelling of the header differ as they do in ModelNet40, so that what reads these reads that.
+the spelling of the header differ as they do in ModelNet40, so that code that reads these solids reads ModelNet40 too.
 """
 
 from collections.abc import Callable
@@ -52,9 +52,9 @@ def make_primitives(folder: Path, console: Console, num_objects: dict[str, int] 
     ``primitives.json`` is written last: where it is, the set is complete and nothing is done.
 
     Args:
-        folder: holds nothing else; made where absent.
-        console: where progress is shown.
-        num_objects: official split -> solids of each class.
+        folder: A folder that holds nothing else; it is made where absent.
+        console: The console that shows progress.
+        num_objects: From an official split to the number of solids of each class.
 
     Raises:
         UserError: the folder holds something else.
@@ -92,9 +92,9 @@ def build_solid(name: str, split: str, row: int) -> tuple[Array, Array]:
     """Build one solid.
 
     Args:
-        name: a key of ``SOLIDS``.
+        name: A key of ``SOLIDS``.
         split: ``train`` or ``test``.
-        row: its number within class and split.
+        row: The number of the solid within class and split.
 
     Returns:
         Corners ``(corners, 3)``, z up, and triangles ``(triangles, 3)``.
@@ -129,7 +129,7 @@ def write_off(corners: Array, triangles: Array, *, glued: bool) -> str:
     Args:
         corners: ``(corners, 3)``.
         triangles: ``(triangles, 3)``.
-        glued: whether the counts follow the first word without a space, as in many files of ModelNet40.
+        glued: Whether the counts follow the first word without a space, as in many files of ModelNet40.
     """
     lines = [f"OFF{'' if glued else chr(10)}{len(corners)} {len(triangles)} 0"]
     lines += [f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in corners.tolist()]

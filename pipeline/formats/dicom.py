@@ -1,8 +1,8 @@
-"""The one door to DICOM: a series of files becomes a volume with anatomical axes, or is refused.
+"""DICOM: a series of files becomes a volume with anatomical axes, or is refused. The only module that imports pydicom.
 
 Monai's reader stacks the slices in the order of their numbers and takes the first and the last one's place for the
-affine; it does not ask whether they are one stack. That is asked here first. Of the headers nothing but geometry and
-pixels is read; names and other free text never pass this door.
+affine; it does not check that they are one stack. That is checked here first. Of the headers nothing but geometry and
+pixels is read; names and other free text never leave this module.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pipeline.formats.volume import Volume, build_volume
 
 SUFFIXES = (".dcm", ".ima")
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM PS3.5, A.5: all but the first bytes are packed, however much that is
-# pydicom takes a header's values apart when they are asked for; damaged ones were seen to end in most of these.
+# pydicom takes a header's values apart when they are read; damaged ones were seen to end in most of these.
 READ_ERRORS = (
     OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, RuntimeError, struct.error,
 )  # fmt: skip
@@ -33,7 +33,7 @@ NEEDED = ("SeriesInstanceUID", "InstanceNumber", "ImageOrientationPatient", "Ima
 
 
 def is_dicom(path: Path) -> bool:
-    """Say whether a file is a DICOM image by its name or its first bytes; a ``DICOMDIR`` is none."""
+    """Return whether a file is a DICOM image by its name or its first bytes; a ``DICOMDIR`` is none."""
     if path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     if path.name.lower().endswith(SUFFIXES):
@@ -46,16 +46,16 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
     """Read the slices of one series.
 
     Args:
-        name: of the series' folder, for messages.
-        paths: its files, in any order.
-        max_bytes: files that are larger together are refused before their pixels are read.
+        name: The name of the series' folder, for messages.
+        paths: The files of the series, in any order.
+        max_bytes: The largest size in bytes; files that are larger together are refused before their pixels are read.
 
     Returns:
         The volume with axes right, anterior, superior; DICOM's left and posterior are turned.
 
     Raises:
         VolumeError: unreadable; several series in the folder; several frames in a file; colour; slices that are
-            missing, doubled, tilted against each other or numbered against their places.
+            missing, duplicate, tilted against each other or numbered against their places.
         UserError: pydicom is not installed.
     """
     if importlib.util.find_spec("pydicom") is None:
@@ -76,12 +76,12 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
             raise
         except READ_ERRORS as error:
             found = type(error).__name__  # its text may quote the header
-            raise VolumeError(f"{name}: DICOM with a damaged header ({found}). Export it anew.") from error
+            raise VolumeError(f"{name}: DICOM with a damaged header ({found}). Export it again.") from error
 
 
 @contextlib.contextmanager
 def _silence_pydicom() -> Iterator[None]:
-    """Keep warnings and log records away: what they tell is checked here, and they quote headers."""
+    """Keep warnings and log records away: what they report is checked here, and they quote headers."""
     logger = logging.getLogger("pydicom")
     was_disabled, logger.disabled = logger.disabled, True
     try:
@@ -118,7 +118,7 @@ def _read_slice(path: Path) -> Any:
     import pydicom
 
     try:
-        # From memory, because a length in the file may promise more than there is.
+        # From memory, because a length in the file may be larger than the file.
         content = path.read_bytes()
         if DEFLATED in content:
             raise VolumeError(f"{path}: DICOM that is packed as a whole (deflated). Convert the series to NIfTI.")
@@ -129,7 +129,9 @@ def _read_slice(path: Path) -> Any:
     except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *READ_ERRORS) as error:
         if isinstance(error, UserError):
             raise
-        raise VolumeError(f"{path}: not readable as DICOM ({type(error).__name__}). Copy or export it anew.") from error
+        raise VolumeError(
+            f"{path}: not readable as DICOM ({type(error).__name__}). Copy or export it again."
+        ) from error
     if missing:
         raise VolumeError(f"{path}: DICOM without {', '.join(missing)}. Convert the series to NIfTI.")
     if num_frames > 1:
@@ -157,6 +159,6 @@ def _check_stack(name: str, headers: list[Any]) -> None:
     uneven = len(steps) > 0 and (np.abs(steps - steps[0]).max() > MAX_UNEVENNESS_MM or abs(steps[0]) < 1e-3)
     if uneven or np.abs(sideways).max() > MAX_UNEVENNESS_MM:
         raise VolumeError(
-            f"{name}: DICOM slices that are missing, doubled or numbered against their places "
+            f"{name}: DICOM slices that are missing, duplicate or numbered against their places "
             f"({len(headers)} files). Complete the folder, or convert it to NIfTI."
         )

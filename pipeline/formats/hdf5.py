@@ -17,11 +17,11 @@ MAX_OBJECTS = 20_000
 
 
 def read_hdf5_points(path: Path, num_points: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Read the datasets ``data`` and ``label`` of a file; others in it are not looked at.
+    """Read the datasets ``data`` and ``label`` of a file; others in it are not read.
 
     Args:
-        path: the file.
-        num_points: points of each object.
+        path: The file.
+        num_points: The number of points of each object.
 
     Returns:
         Points ``(objects, num_points, 3)`` float32 as stored, and labels ``(objects,)`` int64.

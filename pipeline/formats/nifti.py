@@ -1,7 +1,7 @@
-"""The one door to NIfTI files: a file becomes a volume whose axes have anatomical names.
+"""NIfTI files: a file becomes a volume whose axes have anatomical names.
 
 Only the voxels and the geometry of a header are read; its free text (names,
-institutions, remarks, extensions) never passes this door.
+institutions, remarks, extensions) never leaves this module.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     and flipped only; nothing is resampled and voxels keep their stored type.
 
     Args:
-        path: ``.nii`` or ``.hdr`` (with its ``.img`` beside it), each also as ``.gz``; NIfTI-1 or -2,
+        path: ``.nii`` or ``.hdr`` (with its ``.img`` next to it), each also as ``.gz``; NIfTI-1 or -2,
             either byte order. A 2-D image counts as one voxel thick; trailing axes of one are dropped.
-        max_bytes: a header that claims more than this for the voxels and what lies before them is refused before
-            anything is unpacked.
-        needs_orientation: refuse a file whose sform and qform are both marked unknown. Otherwise its axes are taken
-            as the standard says for it: along right, anterior and superior, without a rotation.
+        max_bytes: The largest size in bytes: a header that claims more than this for the voxels and what lies before
+            them is refused before anything is unpacked.
+        needs_orientation: Whether to refuse a file whose sform and qform are both marked unknown. Otherwise its axes
+            are taken as the standard defines for it: along right, anterior and superior, without a rotation.
 
     Returns:
         The oriented volume.
@@ -72,8 +72,8 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     if is_pair:
         if ".hdr" not in path.name.lower():
             raise VolumeError(
-                f"{path}: the header says that the voxels are in an .img file beside it, so its name ends in .hdr or "
-                ".hdr.gz. Rename it and put the .img beside it, or export one .nii file."
+                f"{path}: the header puts the voxels in an .img file next to it, so its name must end in .hdr or "
+                ".hdr.gz. Rename it and put the .img next to it, or export one .nii file."
             )
         data_path = find_data_path(path)
         content = _read_file(data_path)
@@ -92,10 +92,10 @@ def write_volume(path: Path, intensity: np.ndarray[Any, Any], affine: np.ndarray
     """Write a NIfTI-1 file, compressed where the name ends in ``.gz``; the same input gives the same bytes.
 
     Args:
-        path: ends in ``.nii`` or ``.nii.gz``.
-        intensity: three axes, of a type that NIfTI knows.
+        path: The file to write; its name ends in ``.nii`` or ``.nii.gz``.
+        intensity: An array with three axes, of a type that NIfTI knows.
         affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
-        stored_axes: the axis order and directions in the file, such as ``PIR``.
+        stored_axes: The axis order and directions in the file, such as ``PIR``.
     """
     image = nibabel.Nifti1Image(intensity, affine)
     image = image.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(stored_axes)))
@@ -115,9 +115,9 @@ def _read_file(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise VolumeError(f"{path}: no such file. A .hdr needs its .img beside it.") from error
+        raise VolumeError(f"{path}: no such file. A .hdr needs its .img next to it.") from error
     if not content:
-        raise VolumeError(f"{path}: the file is empty. Copy or export it anew.")
+        raise VolumeError(f"{path}: the file is empty. Copy or export it again.")
     return content
 
 
@@ -137,7 +137,7 @@ def _inflate(path: Path, content: bytes, max_bytes: int) -> bytes:
     """Return at most ``max_bytes`` of a gzip file's content, over all its members."""
     parts: list[bytes] = []
     missing, view, start = max_bytes, memoryview(content), 0
-    # Nearly every file is one member. What lies behind a member is copied, so a file of thousands is read in pieces.
+    # Nearly every file is one member. What follows a member is copied, so a file of thousands is read in pieces.
     size = len(content)
     try:
         while missing > 0 and view[start : start + 2] == GZIP_MAGIC:
@@ -149,7 +149,7 @@ def _inflate(path: Path, content: bytes, max_bytes: int) -> bytes:
                 start += len(piece) - len(member.unused_data)
             size = GZIP_PIECE
     except isal_zlib.error as error:  # type: ignore[misc]  # its stub lacks the base class
-        raise VolumeError(f"{path}: damaged gzip data ({error}). Copy or export it anew.") from error
+        raise VolumeError(f"{path}: damaged gzip data ({error}). Copy or export it again.") from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -215,7 +215,7 @@ def _check_scaling(path: Path, header: Any) -> tuple[float | None, float | None]
 
 
 def _assume_affine(header: Any) -> np.ndarray[Any, Any]:
-    """Return what the standard says of a file without sform and qform, its method 1: voxel sizes and no rotation."""
+    """Return the affine of a file without sform and qform, by the standard's method 1: voxel sizes, no rotation."""
     spacing = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
     # Zero stands for an axis of which nothing is known.
     return np.diag([*np.where(np.isfinite(spacing) & (spacing > 0), spacing, 1.0), 1.0])
@@ -224,7 +224,7 @@ def _assume_affine(header: Any) -> np.ndarray[Any, Any]:
 def _check_offset(path: Path, header: Any, lowest: int) -> int:
     offset = float(header["vox_offset"])
     if not lowest <= offset < 2**40:
-        raise VolumeError(f"{path}: damaged header, voxels cannot begin at byte {offset:g}. Export it anew.")
+        raise VolumeError(f"{path}: damaged header, voxels cannot begin at byte {offset:g}. Export it again.")
     return int(offset)
 
 
@@ -235,6 +235,6 @@ def _read_voxels(path: Path, content: bytes, offset: int, num_bytes: int) -> byt
         content = _inflate(path, content, needed)
     if len(content) < needed:
         raise VolumeError(
-            f"{path}: truncated, the header claims {needed} bytes and the file holds fewer. Copy it anew."
+            f"{path}: truncated, the header claims {needed} bytes and the file holds fewer. Copy it again."
         )
     return content

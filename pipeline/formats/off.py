@@ -38,13 +38,13 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a file that say something.
+    """The lines of a file that hold words.
 
     Args:
-        text: the file without its comments; line ends are single newlines.
+        text: The file without its comments; line ends are single newlines.
         numbers: ``(lines,)``, the number of each line as an editor counts it, from 1.
-        starts: ``(lines,)``, where each begins in ``text``.
-        ends: ``(lines,)``, where each ends.
+        starts: ``(lines,)``, the position in ``text`` at which each begins.
+        ends: ``(lines,)``, the position at which each ends.
         num_words: ``(lines,)``, words in each, at least 1.
     """
 
@@ -67,11 +67,11 @@ class Lines:
 def parse_off(content: bytes, name: str) -> Mesh:
     """Parse an OFF file.
 
-    Lines behind the last face are passed over, as are faces of one or two corners, which have no surface.
+    Lines after the last face are passed over, as are faces of one or two corners, which have no surface.
 
     Args:
-        content: the file.
-        name: what messages call it.
+        content: The bytes of the file.
+        name: The name of the file, for messages.
 
     Returns:
         The mesh, as the file has it; triangles may be degenerate.
@@ -86,7 +86,7 @@ def parse_off(content: bytes, name: str) -> Mesh:
     if num_lines < num_vertices + num_faces:
         raise UserError(
             f"{name}: {num_vertices} corners and {num_faces} faces are announced, but only {num_lines} lines follow. "
-            "The file was cut off; take another copy."
+            "The file is truncated; take another copy."
         )
     vertices = _read_vertices(lines.part(first, first + num_vertices), name)
     faces = lines.part(first + num_vertices, first + num_vertices + num_faces)
@@ -97,7 +97,7 @@ def split_lines(content: bytes) -> Lines:
     """Find the lines with words in them, without a loop over lines.
 
     Args:
-        content: a text whose lines end in any of the three ways; ``#`` begins a comment.
+        content: A text whose lines end in any of the three ways; ``#`` begins a comment.
     """
     text = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b"#" in text:
@@ -114,14 +114,14 @@ def split_lines(content: bytes) -> Lines:
 
 
 def _read_header(lines: Lines, num_bytes: int, name: str) -> tuple[int, int, int]:
-    """Return the numbers of corners and faces, and the index of the first line behind them."""
+    """Return the numbers of corners and faces, and the index of the first line after them."""
     if len(lines.numbers) == 0 or not lines.words(0)[0].startswith(b"OFF"):
         beginning = lines.words(0)[0][:20] if len(lines.numbers) else b""
         raise UserError(
             f"{name}: an OFF file begins with OFF, found {beginning.decode('latin-1')!r}. Only plain OFF text is read; "
             "convert the mesh."
         )
-    # Most files have the counts on the next line, many of ModelNet's right behind the word: OFF490 518 0.
+    # Most files have the counts on the next line, many of ModelNet's right after the word: OFF490 518 0.
     counts = lines.text[lines.starts[0] : lines.ends[0]].split(b"OFF", 1)[1].split()
     first = 1
     if not counts and len(lines.numbers) > 1:
@@ -142,7 +142,7 @@ def _read_header(lines: Lines, num_bytes: int, name: str) -> tuple[int, int, int
     if num_vertices * MIN_VERTEX_BYTES + num_faces * MIN_FACE_BYTES > num_bytes + 1:
         raise UserError(
             f"{name}, line {number}: {num_vertices} corners and {num_faces} faces are announced, more than "
-            f"{num_bytes} bytes can hold. The file was cut off; take another copy."
+            f"{num_bytes} bytes can hold. The file is truncated; take another copy."
         )
     return num_vertices, num_faces, first
 
@@ -161,7 +161,7 @@ def _read_vertices(lines: Lines, name: str) -> np.ndarray[Any, Any]:
         found = b" ".join(lines.words(wrong[0]))[:60].decode("latin-1")
         raise UserError(
             f"{name}, line {lines.numbers[wrong[0]]}: found the corner {found!r}, allowed are finite coordinates "
-            "below 1e100. Mend or remove the file."
+            "below 1e100. Fix or remove the file."
         )
     return vertices
 
@@ -170,13 +170,13 @@ def _read_triangles(lines: Lines, num_vertices: int, name: str) -> np.ndarray[An
     values = _read_numbers(lines, name)
     offsets = np.concatenate([[0], np.cumsum(lines.num_words)[:-1]])
     num_corners = values[offsets]
-    # Behind the corners a face may have a colour.
+    # After the corners a face may have a colour.
     wrong = np.flatnonzero((num_corners < 1) | (num_corners % 1 != 0) | (num_corners >= lines.num_words))
     if len(wrong):
         found = b" ".join(lines.words(wrong[0]))[:60].decode("latin-1")
         raise UserError(
             f"{name}, line {lines.numbers[wrong[0]]}: a face begins with the number of its corners and then names "
-            f"each, found {found!r}. Mend or remove the file."
+            f"each, found {found!r}. Fix or remove the file."
         )
     num_corners = num_corners.astype(np.int64)
     place_in_line = np.arange(len(values)) - np.repeat(offsets, lines.num_words)
@@ -186,17 +186,17 @@ def _read_triangles(lines: Lines, num_vertices: int, name: str) -> np.ndarray[An
         face = np.searchsorted(np.cumsum(num_corners), wrong[0], side="right")
         raise UserError(
             f"{name}, line {lines.numbers[face]}: a face names corner {corners[wrong[0]]:g}, but there are "
-            f"{num_vertices}, counted from 0. Mend or remove the file."
+            f"{num_vertices}, counted from 0. Fix or remove the file."
         )
     return _fan_out(corners.astype(np.int64), num_corners)
 
 
 def _fan_out(corners: np.ndarray[Any, Any], num_corners: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Divide polygons into triangles: corners 0 1 2, 0 2 3, 0 3 4 and so on.
+    """Split polygons into triangles: corners 0 1 2, 0 2 3, 0 3 4 and so on.
 
     Args:
-        corners: of all polygons, one after the other.
-        num_corners: ``(polygons,)``.
+        corners: The corners of all polygons, one after the other.
+        num_corners: The number of corners of each polygon, ``(polygons,)``.
 
     Returns:
         ``(triangles, 3)``.
@@ -222,6 +222,6 @@ def _read_numbers(lines: Lines, name: str) -> np.ndarray[Any, Any]:
                 except ValueError as error:
                     raise UserError(
                         f"{name}, line {number}: found {word[:20].decode('latin-1')!r}, allowed are numbers. "
-                        "Mend or remove the file."
+                        "Fix or remove the file."
                     ) from error
         raise

@@ -1,4 +1,4 @@
-"""From the surface of a mesh to points on it."""
+"""Point clouds: points drawn from the surface of a mesh, or read from a file."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.core.errors import UserError
 from pipeline.formats.off import Mesh, parse_off
 
-# What NumPy was seen to end in on damaged headers; one may also ask for gigabytes.
+# Errors that NumPy was seen to raise on damaged headers; one may also announce gigabytes.
 READ_ERRORS = (
     OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, TokenError, MemoryError,
 )  # fmt: skip
@@ -23,11 +23,11 @@ def read_off_points(path: Path, num_points: int) -> np.ndarray[Any, Any]:
     and in whatever order.
 
     Args:
-        path: the file.
-        num_points: how many.
+        path: The file.
+        num_points: The number of points.
 
     Returns:
-        Points as of :func:`sample_surface`.
+        Points as returned by :func:`sample_surface`.
 
     Raises:
         UserError: the file is not there, no OFF file, or has no surface.
@@ -47,10 +47,10 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndar
     they are rounded to float32, which would swallow the shape of a small object far away.
 
     Args:
-        mesh: may have degenerate triangles; they have no area, so nothing is drawn from them.
-        num_points: how many.
-        seed: of the draw.
-        name: what messages call the mesh.
+        mesh: The surface; it may have degenerate triangles, which have no area, so nothing is drawn from them.
+        num_points: The number of points.
+        seed: The seed of the random number generator.
+        name: The name of the mesh, for messages.
 
     Returns:
         ``(num_points, 3)`` float32 in [-1, 1]: the box around the points is centred on the origin, its longest side
@@ -67,7 +67,7 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndar
     extent = np.abs(vertices).max()
     surface = trimesh.Trimesh(vertices / extent if extent > 0 else vertices, mesh.triangles, process=False)
     if not surface.area > 0:
-        raise UserError(f"{name}: no triangle has an area, so there is no surface. Mend or remove the file.")
+        raise UserError(f"{name}: no triangle has an area, so there is no surface. Fix or remove the file.")
     points, _ = trimesh.sample.sample_surface(surface, num_points, seed=seed)
     return fit_into_cube(np.asarray(points))
 
@@ -92,8 +92,8 @@ def read_cloud(path: Path, num_points: int, num_stored: int) -> np.ndarray[Any, 
 
     Args:
         path: ``.off``, or ``.npy`` of an array ``(points, 3)``; z up in both.
-        num_points: that the model reads, the first ones.
-        num_stored: points drawn from a mesh, as many as for training.
+        num_points: The number of points that the model reads, the first ones of the file.
+        num_stored: The number of points that are drawn from a mesh, as many as for training.
 
     Returns:
         ``(num_points, 3)`` float32, of about unit size.
@@ -116,5 +116,5 @@ def read_cloud(path: Path, num_points: int, num_stored: int) -> np.ndarray[Any, 
         )
     points = np.array(stored[:num_points], dtype=np.float64)
     if not (np.abs(points) < 1e100).all():
-        raise UserError(f"{path}: a coordinate is not finite or beyond 1e100. Mend the file.")
+        raise UserError(f"{path}: a coordinate is not finite or beyond 1e100. Fix the file.")
     return fit_into_cube(points)

@@ -21,15 +21,15 @@ class Volume:
 
     Args:
         voxels: ``(right, anterior, superior)`` as stored; axis 0 grows towards the patient's right.
-        slope: intensity = voxel * slope + intercept, in scanner units.
-        intercept: see ``slope``.
-        spacing_mm: the voxel size along the same three axes.
-        centre_mm: the volume's centre in world coordinates, right, anterior and superior positive.
-        stored_axes: the directions in which the stored axes grew, such as ``PIR``.
-        stored_shape: the size along the stored axes.
-        obliquity_degrees: the largest angle between a stored axis and its anatomical one.
-        sha256: of the file (of header and data, one after the other, where they are two).
-        orientation_known: whether the file says which way its axes run; where not, they were taken as right,
+        slope: The factor in intensity = voxel * slope + intercept, in scanner units.
+        intercept: The summand in the same equation.
+        spacing_mm: The voxel size along the same three axes.
+        centre_mm: The volume's centre in world coordinates, right, anterior and superior positive.
+        stored_axes: The directions in which the stored axes grew, such as ``PIR``.
+        stored_shape: The size along the stored axes.
+        obliquity_degrees: The largest angle between a stored axis and its anatomical one.
+        sha256: The checksum of the file (of header and data, one after the other, where they are two).
+        orientation_known: Whether the file defines the directions of its axes; where not, they were taken as right,
             anterior and superior.
     """
 
@@ -54,13 +54,13 @@ def build_volume(
     """Turn an array to right, anterior, superior.
 
     Args:
-        name: of the scan, for messages.
-        voxels: three axes, integers or floats.
+        name: The name of the scan, for messages.
+        voxels: An array with three axes, of integers or floats.
         affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
-        scaling: slope and intercept from voxels to scanner units; None leaves them.
+        scaling: The slope and intercept from voxels to scanner units; None leaves them.
 
     Returns:
-        The volume, without what only its file tells (``sha256``, ``orientation_known``).
+        The volume, without what only its file holds (``sha256``, ``orientation_known``).
 
     Raises:
         VolumeError: not three axes; NaN; constant; an affine that is singular or not finite.

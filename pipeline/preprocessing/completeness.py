@@ -1,4 +1,4 @@
-"""How a store is prepared, and the record that it is complete: ``complete.json``, written last.
+"""The preparation of a store, and the record that it is complete: ``complete.json``, written last.
 
 Volumes and published sets each offer a :class:`Preparation`; the preprocess stage carries it out.
 """

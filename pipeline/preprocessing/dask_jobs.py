@@ -1,7 +1,7 @@
-"""The one door to dask: independent pieces of work on the machines of a cluster, which share a folder with this one.
+"""Independent jobs on the machines of a cluster, which share a folder with this one. The only module that imports dask.
 
 The package is an extra: only ``preprocess.dask_scheduler`` needs it. Work goes through dask's own client and not
-through joblib's dask backend, which waits for ever where work was given up (a worker that dies each time) or no worker
+through joblib's dask backend, which waits for ever where a job was given up (a worker that dies each time) or no worker
 is left.
 """
 
@@ -28,7 +28,7 @@ OPTION = "preprocess.dask_scheduler"
 CONNECT_TIMEOUT_S = 10
 # A cluster without a worker for so long is one that nobody will start any more.
 PATIENCE_S = 30
-# Their versions shape pictures; the two digits of Python's, whether work can be sent at all.
+# Their versions shape images; the two digits of Python's, whether work can be sent at all.
 PACKAGES = ("numpy", "nibabel", "pillow")
 
 
@@ -36,14 +36,14 @@ def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, 
     """Do each job once on some worker of a cluster; dask gives the jobs of a worker that dies to others.
 
     Args:
-        address: of dask's scheduler, ``tcp://host:port``.
-        jobs: each with the name that a message calls it. Paths among the arguments are made absolute, because workers
+        address: The address of dask's scheduler, ``tcp://host:port``.
+        jobs: The jobs, each with a name for messages. Paths among the arguments are made absolute, because workers
             do not start where this process did.
-        folder: written to; every worker must have it at the same place.
-        sample: a file that is read, which every worker must see alike; None where there is none.
+        folder: The folder that is written to; every worker must have it at the same place.
+        sample: A file that is read, which every worker must see alike; None where there is none.
 
     Yields:
-        What each job gave, as they are done.
+        The result of each job, in the order in which they end.
 
     Raises:
         UserError: no answer at the address, no worker, a worker with other versions or without the folders, a job that
@@ -56,7 +56,7 @@ def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, 
         )
     import distributed  # only where the option is set
 
-    # What it would say over many lines is said in one, below.
+    # Its report of many lines is replaced by one line, below.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     witness = folder.absolute() / f".{uuid.uuid4().hex}.tmp"  # a name of which no machine has old news
@@ -73,7 +73,7 @@ def run_on_cluster(address: str, jobs: Sequence[tuple[str, Job]], folder: Path, 
 
 @functools.cache
 def describe_program() -> dict[str, str]:
-    """Return what must be alike on two machines that make the same pictures: name -> version."""
+    """Return what must be alike on two machines that make the same images: from name to version."""
     sources = hashlib.sha256()
     for path in sorted(Path(pipeline.__file__).parent.rglob("*.py")):
         sources.update(path.read_bytes())
@@ -86,9 +86,9 @@ def refuse_differences(worker: str, program: Mapping[str, str], sizes: Mapping[s
     """Refuse to work on this machine for a stage that would have got something else.
 
     Args:
-        worker: this machine's address.
-        program: what :func:`describe_program` says where the stage runs.
-        sizes: path of a file -> the bytes that the stage sees there.
+        worker: This machine's address.
+        program: The result of :func:`describe_program` where the stage runs.
+        sizes: From the path of a file to the number of bytes that the stage sees there.
 
     Raises:
         UserError: another version, or a file that is not the same here.
@@ -119,7 +119,7 @@ def _connect(distributed: Any, address: str) -> Any:
 
 
 def _make_task(program: dict[str, str], sizes: dict[str, int]) -> Callable[[bytes], Any]:
-    """Make the function that workers run; it travels as code, so that a worker without this program can say so."""
+    """Make the function that workers run; it travels as code, so that a worker without this program can report that."""
 
     def work(packed: bytes) -> Any:
         from distributed import get_worker
@@ -152,7 +152,7 @@ class Jobs:
     Args:
         client: The connection to the cluster.
         address: The scheduler's address, for messages.
-        jobs: The jobs, each with the name that a message calls it.
+        jobs: The jobs, each with a name for messages.
         task: The function that workers run; it takes a packed job.
     """
 

@@ -1,7 +1,7 @@
 """One source's way into the store: read, check, cut, keep as a part.
 
 A part is written once under a name made of everything that shaped it, so work
-that was interrupted goes on where it was. Processes run this module: it imports
+that was interrupted is resumed. Processes run this module: it imports
 nothing that is slow to load.
 """
 
@@ -26,15 +26,15 @@ from pipeline.formats.nifti import list_files
 from pipeline.preprocessing.slicing import Stack, read_stack
 
 DIGEST_BYTES = hashlib.sha256().digest_size
-# Changes when the same options make other pictures; it makes old parts invalid.
+# Changes when the same options make other images; it makes old parts invalid.
 VERSION = 1
-# Nearer to the scanner's middle plane than this, a volume's place does not tell its side.
+# Nearer to the scanner's middle plane than this, a volume's place does not show its side.
 MIN_SIDE_OFFSET_MM = 20.0
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What is known of a part without its images; manifest and index are made from it.
+    """The facts about a part, without its images; manifest and index are made from it.
 
     Args:
         name: The part's file name.
@@ -54,7 +54,7 @@ class PartSummary:
 
 
 def describe_options(options: PreprocessConfig) -> dict[str, Any]:
-    """Return the options that shape a picture, as JSON holds them."""
+    """Return the options that shape an image, as JSON holds them."""
     return {
         "version": VERSION,
         "plane": options.plane,
@@ -68,7 +68,13 @@ def describe_options(options: PreprocessConfig) -> dict[str, Any]:
 
 
 def compute_part_key(raw: Path, source: Source, options: PreprocessConfig) -> str:
-    """Return a name that changes with the source, its files (name, size, time) or the options."""
+    """Return a name that changes with the source, its files (name, size, time) or the options.
+
+    Args:
+        raw: The folder that the source's paths are relative to.
+        source: The scan.
+        options: The options of slicing.
+    """
     files = []
     for path in itertools.chain.from_iterable(list_files(raw / path) for path in source.paths):
         name = str(path.relative_to(raw))
@@ -85,11 +91,11 @@ def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path
     """Read one source and write its part.
 
     Args:
-        raw: the folder that the source's paths are relative to.
-        source: the scan.
-        options: how to cut it.
-        part_path: where the part goes; its name is the source's key from before it was read.
-        raw_name: what the reason of a refusal calls ``raw``, the same on every machine.
+        raw: The folder that the source's paths are relative to.
+        source: The scan.
+        options: The options of slicing.
+        part_path: The file of the part; its name is the source's key from before it was read.
+        raw_name: The name of ``raw`` in the reason of a refusal, the same on every machine.
 
     Returns:
         What the part holds, or why none was written.
@@ -98,7 +104,7 @@ def prepare_part(raw: Path, source: Source, options: PreprocessConfig, part_path
     try:
         images, summary = _cut_source(raw, source, options, part_path.name, raw_name)
     except OSError as error:
-        reason = f"{name}: {error.strerror or type(error).__name__}. Mend its permissions, or copy it."
+        reason = f"{name}: {error.strerror or type(error).__name__}. Fix its permissions, or copy it."
         return refuse(part_path.name, reason, is_kept=False)
     if compute_part_key(raw, source, options) != part_path.stem:
         reason = f"{name}: changed or went away while it was read. Run preprocess again."
@@ -115,7 +121,7 @@ def refuse(part_name: str, reason: str, is_kept: bool = True) -> PartSummary:
 
     Args:
         part_name: The part's file name.
-        reason: Why, as the manifest has it.
+        reason: The reason that the manifest shows.
         is_kept: Whether the refusal is written, so that another run does not read the source again.
     """
     return PartSummary(part_name, np.zeros(0, np.float32), {"status": "refused", "reason": reason}, is_kept)
@@ -167,7 +173,13 @@ def read_images(part_path: Path) -> Array:
 
 
 def export_images(part_path: Path, source: Source, folder: Path) -> None:
-    """Write a part's images under AKOA's own form of name, ``<volume's file name>_<slice>.png``."""
+    """Write a part's images under AKOA's own form of name, ``<volume's file name>_<slice>.png``.
+
+    Args:
+        part_path: The file of the part.
+        source: The scan that it was cut from.
+        folder: The folder to write into.
+    """
     name = source.paths[0].name if source.is_volume else source.paths[0].name.rsplit("_", 1)[0]
     for slice_index, image in enumerate(read_images(part_path)):
         buffer = io.BytesIO()
@@ -176,7 +188,7 @@ def export_images(part_path: Path, source: Source, folder: Path) -> None:
 
 
 def _strip_digest(content: bytes) -> bytes | None:
-    """Return a part's content without the checksum behind it, or None where they do not fit each other."""
+    """Return a part's content without the checksum after it, or None where they do not fit each other."""
     body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     return body if hashlib.sha256(body).digest() == digest else None
 
@@ -208,7 +220,7 @@ def _read_source(raw: Path, source: Source, options: PreprocessConfig) -> tuple[
         "obliquity_degrees": round(volume.obliquity_degrees, 2),
         "centre_right_mm": round(volume.centre_mm[0], 2),
     }
-    # A picture one voxel thick says nothing of where the knee lies.
+    # A volume one voxel thick does not show where the knee lies.
     if min(volume.voxels.shape) > 1 and abs(volume.centre_mm[0]) >= MIN_SIDE_OFFSET_MM:
         facts["side_by_position"] = "right" if volume.centre_mm[0] > 0 else "left"
     return stack, facts

@@ -1,4 +1,4 @@
-"""From a ready-made data set to manifest, official splits and example store."""
+"""From a published set to manifest, official splits and example store."""
 
 import hashlib
 from functools import partial
@@ -28,11 +28,11 @@ VERSION = 1
 
 
 def plan_published_set(experiment: Experiment, dataset: Dataset) -> Preparation:
-    """Say how a published set becomes a store.
+    """Plan the way of a published set into a store.
 
     Args:
-        experiment: where to, and what is allowed.
-        dataset: has a reader.
+        experiment: The experiment: its folders, and whether a part of the set is allowed.
+        dataset: A published set, which has a reader.
 
     Raises:
         UserError: options that are for volumes alone, or no raw folder.

@@ -1,8 +1,8 @@
-"""From an oriented volume to a stack of grey pictures of one size.
+"""From an oriented volume to a stack of grey images of one size.
 
-Pictures are turned as a radiologist sees them: the patient's right is on the
-left of an axial or coronal picture, anterior or superior is on top; a sagittal
-picture has anterior on its left.
+Images are turned as a radiologist sees them: the patient's right is on the
+left of an axial or coronal image, anterior or superior is on top; a sagittal
+image has anterior on its left.
 """
 
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ MAX_PERCENTILE_VOXELS = 1 << 18
 
 @dataclass(frozen=True)
 class Stack:
-    """The pictures of one source.
+    """The images of one source.
 
     Args:
         images: ``(slices, height, width)`` uint8.
         positions: ``(slices,)`` float32, the place along the slicing axis: -1 its left, posterior
             or inferior end, 1 the other.
-        low: the intensity that became black, in scanner units.
-        high: the intensity that became white.
+        low: The intensity that became black, in scanner units.
+        high: The intensity that became white.
     """
 
     images: Array
@@ -49,9 +49,9 @@ def read_stack(
     """Read a scan and cut it into slices, as for the store.
 
     Args:
-        paths: one NIfTI file, or the image files of one scan in the order of their slices.
-        options: how to cut it, and how large a volume may be.
-        needs_orientation: refuse a volume whose file does not tell which way its axes run.
+        paths: One NIfTI file, or the image files of one scan in the order of their slices.
+        options: The options of slicing, and the largest size of a volume.
+        needs_orientation: Whether to refuse a volume whose file does not define the directions of its axes.
 
     Returns:
         The slices, and the volume that they were cut from; None where they came as image files.
@@ -69,9 +69,9 @@ def choose_slices(num_available: int, num_slices: int, span: tuple[float, float]
     """Return the indices of evenly spaced slices, growing and all different.
 
     Args:
-        num_available: slices that the volume has.
-        num_slices: slices wanted; fewer are returned where the span holds fewer.
-        span: fractions of the axis between which they lie.
+        num_available: The number of slices that the volume has.
+        num_slices: The number of slices to return; fewer are returned where the span holds fewer.
+        span: The fractions of the axis between which they lie.
     """
     start, end = (fraction * (num_available - 1) for fraction in span)
     wanted = np.linspace(start, end, num_slices) if num_slices > 1 else np.array([(start + end) / 2])
@@ -79,13 +79,13 @@ def choose_slices(num_available: int, num_slices: int, span: tuple[float, float]
 
 
 def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
-    """Cut a volume into pictures.
+    """Cut a volume into images.
 
     Args:
-        volume: axes (right, anterior, superior).
-        options: plane, number, span, spacing, size and percentiles. A volume one voxel thick is
+        volume: A volume with axes (right, anterior, superior).
+        options: The plane, number, span, spacing, size and percentiles. A volume one voxel thick is
             its own only slice, whatever the plane.
-        name: the file, for the message.
+        name: The name of the file, for messages.
 
     Raises:
         VolumeError: the chosen slices are constant.
@@ -94,7 +94,7 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
     indices = choose_slices(shape[axis], options.num_slices, options.slice_range)
     slices = np.moveaxis(volume.voxels, axis, 0)[indices]
-    # The two axes left are in the order right, anterior, superior; a picture's rows run down the later one.
+    # The two axes left are in the order right, anterior, superior; an image's rows run down the later one.
     slices = rearrange(slices[:, ::-1, ::-1], "slice column row -> slice row column").astype(np.float32)
     slices = slices * np.float32(volume.slope) + np.float32(volume.intercept)
     column_axis, row_axis = (other for other in range(3) if other != axis)
@@ -107,11 +107,11 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
 
 
 def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stack:
-    """Read the already sliced pictures of one source; their grey levels are kept as they are.
+    """Read the already sliced images of one source; their grey levels are kept as they are.
 
     Args:
-        paths: in the order of the slices.
-        options: size, number of slices and span; the whole picture is fitted into the size.
+        paths: The image files, in the order of the slices.
+        options: The size, number of slices and span; the whole image is fitted into the size.
 
     Raises:
         VolumeError: unreadable, of several sizes, or all constant.
@@ -119,11 +119,11 @@ def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stac
     chosen = choose_slices(
         len(paths), options.num_slices, options.slice_range if len(paths) > options.num_slices else (0.0, 1.0)
     )
-    pictures = [_read_grey_image(paths[index]) for index in chosen]
-    if len({picture.shape for picture in pictures}) > 1:
-        sizes = sorted({f"{picture.shape[1]}x{picture.shape[0]}" for picture in pictures})
+    grey_images = [_read_grey_image(paths[index]) for index in chosen]
+    if len({image.shape for image in grey_images}) > 1:
+        sizes = sorted({f"{image.shape[1]}x{image.shape[0]}" for image in grey_images})
         raise VolumeError(f"{paths[0]}: the slices of this scan have several sizes ({', '.join(sizes)}).")
-    stack = np.stack(pictures).astype(np.float32) / 255
+    stack = np.stack(grey_images).astype(np.float32) / 255
     if stack.min() == stack.max():
         raise VolumeError(f"{paths[0]}: every pixel of this scan is {stack.max() * 255:.0f}. There is nothing to see.")
     images = resample(stack, (1.0, 1.0), None, options.image_size)
@@ -142,5 +142,5 @@ def _window(slices: Array, percentiles: tuple[float, float]) -> tuple[float, flo
 
 
 def _read_grey_image(path: Path) -> Array:
-    with open_image(path) as picture:
-        return np.asarray(picture.convert("L"))
+    with open_image(path) as image:
+        return np.asarray(image.convert("L"))

@@ -45,8 +45,8 @@ def plan_volumes(experiment: Experiment, dataset: Dataset) -> Preparation:
     """List the scans of a data set, and how they become a store.
 
     Args:
-        experiment: its data, options and workspace.
-        dataset: one that lists its scans; a table of the user takes the place of its list.
+        experiment: The experiment: its data, options and workspace.
+        dataset: A data set that lists its scans; a table of the user takes the place of its list.
 
     Raises:
         UserError: there is nothing to read.
@@ -123,7 +123,7 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
 
 
 def _write_manifest(paths: Workspace, scans: Scans, summaries: Mapping[str, PartSummary]) -> None:
-    """Write what became of every file, and how many each spelling of name matched."""
+    """Write the fate of every file, and the number of files that each spelling of name matched."""
     rows = []
     for source, path in scans:
         facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
@@ -239,5 +239,5 @@ def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool) -> Non
     if len(refused) and not skip_refused:
         raise UserError(
             f"{paths.manifest}: {len(refused)} of {len(manifest)} scans were refused; each is there with its reason. "
-            "Mend or remove them, or set preprocess.skip_refused: true."
+            "Fix or remove them, or set preprocess.skip_refused: true."
         )

@@ -1,4 +1,4 @@
-"""A page as its readers meet it: headings in order, tables with names, pictures with words."""
+"""A page as its readers meet it: headings in order, tables with names, figures with words."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser

@@ -9,7 +9,7 @@ CLASSES = {2: ("left", "right"), 3: ("cyst", "normal", "tear"), 6: tuple("abcdef
 def build_table(
     probabilities, labels, class_names, group_ids=None, source_ids=None, predicted=None
 ) -> pandas.DataFrame:
-    """A predictions table; each row its own volume and patient unless told otherwise."""
+    """A predictions table; each row its own volume and patient unless given otherwise."""
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim == 1:
         probabilities = np.stack([1 - probabilities, probabilities], axis=1)
@@ -31,15 +31,15 @@ def build_table(
     return table
 
 
-def build_random_table(num_classes, num_patients=12, slices=15, seed=0, decimals=2, patient_deviation=0.0):
+def build_random_table(num_classes, num_patients=12, slices=15, seed=0, decimals=2, patient_std=0.0):
     """Noisy scores with ties (rounded), several slices a patient, imbalanced classes."""
     generator = np.random.default_rng(seed)
     num_rows = num_patients * slices
-    share = np.arange(1, num_classes + 1) / np.arange(1, num_classes + 1).sum()
-    labels = generator.choice(num_classes, size=num_rows, p=share)
+    fractions = np.arange(1, num_classes + 1) / np.arange(1, num_classes + 1).sum()
+    labels = generator.choice(num_classes, size=num_rows, p=fractions)
     groups = np.arange(num_patients).repeat(slices)
     scores = generator.normal(size=(num_rows, num_classes))
-    skill = 1 + patient_deviation * generator.normal(size=num_patients)
+    skill = 1 + patient_std * generator.normal(size=num_patients)
     scores[np.arange(num_rows), labels] += skill[groups]
     probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     probabilities = probabilities.round(decimals)

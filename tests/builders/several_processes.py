@@ -32,7 +32,7 @@ from tests.builders.models import build_setup, wrap_network
 from tests.builders.training_runs import TINY, make_experiment
 
 TIMEOUT_S = 240
-# Numbers that neither four examples a step nor two processes divide: shares differ by one.
+# Numbers that neither four examples a step nor two processes divide: shards differ by one.
 NUM_TRAIN, NUM_VAL = 31, 9
 
 
@@ -41,10 +41,10 @@ class Seen:
     """What one process saw and learned.
 
     Args:
-        train_inputs: for each epoch the pictures that the model was trained on, (pictures, pixels).
-        val_inputs: for each epoch those that it was judged by.
-        numbers: of the history, without what a clock says.
-        weights: after the last step, with running averages.
+        train_inputs: For each epoch the images that the model was trained on, (images, pixels).
+        val_inputs: For each epoch those that it was validated on.
+        numbers: The numbers of the history, without those of a clock.
+        weights: The weights after the last step, with running averages.
     """
 
     train_inputs: list[np.ndarray]
@@ -125,7 +125,7 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, NUM_TRAIN + NUM_VAL)
     images = generator.integers(0, 120, (len(labels), 6, 8))
-    # Brightness differs much, so that it matters over which pictures a batch norm takes its averages.
+    # Brightness differs much, so that it matters over which images a batch norm takes its averages.
     images = (images * generator.uniform(0.2, 2.0, (len(labels), 1, 1))).astype(np.uint8)
     cpu = torch.device("cpu")
     rows = np.arange(len(labels))
@@ -190,7 +190,7 @@ def on_devices(config: TrainConfig, number: int) -> TrainConfig:
 
 
 def make(folder, **options) -> Experiment:
-    """Without what each process draws for its own share: dropout and mixing."""
+    """Without what each process draws for its own shard: dropout and mixing."""
     experiment = make_experiment(folder, augment=AugmentConfig(horizontal_flip="swap_label", noise_std=0.05))
     model = dataclasses.replace(experiment.model, perceiver=dataclasses.replace(TINY, dropout=0.0))
     train = dataclasses.replace(experiment.train, batch_size=12, epochs=3, **options)

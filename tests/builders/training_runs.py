@@ -29,7 +29,7 @@ SLICES = 4
 
 PREPROCESS = PreprocessConfig(image_size=(8, 8), num_slices=SLICES)
 
-# All that is drawn: what a run that goes on must draw again.
+# All that is drawn: what a resumed run must draw again.
 AUGMENT = AugmentConfig(
     horizontal_flip="swap_label",
     crop_padding=1,
@@ -59,7 +59,7 @@ class Cut(io.StringIO):
 
 
 def make_experiment(workspace: Path, **changes) -> Experiment:
-    """Ten patients with two knees; the bright half of a picture tells the side."""
+    """Ten patients with two knees; the bright half of an image shows the side."""
     experiment = Experiment(
         name="tiny",
         workspace=workspace,

@@ -1,4 +1,4 @@
-"""Rows are in the file when they are written, in no memory, and a table that was cut off goes on."""
+"""Rows are in the file when they are written, in no memory, and an interrupted table is resumed."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ def test_each_row_is_on_disk_before_the_next_is_asked_for_and_then_forgotten(tmp
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"path": "half'])
-def test_what_was_cut_off_goes_on(torn, tmp_path):
+def test_an_interrupted_table_is_resumed(torn, tmp_path):
     with RowWriter(tmp_path / "rows.json", "x") as writer:
         for row in ROWS[:2]:
             writer.write(row)

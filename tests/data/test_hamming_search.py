@@ -34,7 +34,7 @@ def list_all(hashes, codes, max_bits):
 
 
 def draw_hashes(generator, number, num_centres, num_varying, max_flips):
-    """Neighbours of a few centres; only some bits are ever set, as where pictures are black at their border."""
+    """Neighbours of a few centres; only some bits are ever set, as where images are black at their border."""
     varying = generator.permutation(256)[:num_varying]
     centres = np.zeros((num_centres, 256), np.uint8)
     centres[:, varying] = generator.integers(0, 2, (num_centres, num_varying))
@@ -78,7 +78,7 @@ def test_neighbours_among_thousands_are_found(num_varying, max_bits):
     assert list_found(hashes, codes, max_bits) == expected
 
 
-def test_pictures_and_their_negatives_are_far_from_each_other():
+def test_images_and_their_negatives_are_far_from_each_other():
     """All 256 bits differ: counted in eight bits that would be none."""
     hashes = np.random.default_rng(0).integers(0, 2**64, (1, 4), dtype=np.uint64)
     assert list_found(np.concatenate([hashes, ~hashes]), np.array([0, 1]), 255) == []
@@ -92,7 +92,7 @@ def test_bits_are_taken_in_the_given_order():
 
 
 def test_bits_that_never_vary_do_not_put_all_hashes_into_one_group():
-    """Only every seventh bit varies: parts dealt in the order of the bits would be one that has all, six of nothing."""
+    """Only every seventh bit varies: parts in the order of the bits would be one with all of these, and six with none."""
     bits = np.zeros((4_000, 256), np.uint8)
     bits[:, ::7] = np.random.default_rng(0).integers(0, 2, (4_000, 37))
     hashes = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)

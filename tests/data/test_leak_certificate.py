@@ -63,7 +63,7 @@ def test_a_patient_without_a_split_fails(images, tmp_path):
     assert certificate["patients_without_split"] == ["p0"]
 
 
-def test_an_identical_picture_in_two_splits_fails_and_is_named(images, tmp_path):
+def test_an_identical_image_in_two_splits_fails_and_is_named(images, tmp_path):
     images[11] = images[0]
     certificate = certify(make_store(tmp_path, images), SPLITS, 6)
     assert not certificate["passed"]
@@ -71,13 +71,13 @@ def test_an_identical_picture_in_two_splits_fails_and_is_named(images, tmp_path)
     assert certificate["near_identical_images"]["count"] == 0, "listed once, as identical"
 
 
-def test_identical_pictures_of_one_split_and_blank_ones_are_no_leak(images, tmp_path):
+def test_identical_images_of_one_split_and_blank_ones_are_no_leak(images, tmp_path):
     images[1] = images[0]
     images[[2, 11]] = 0
     assert certify(make_store(tmp_path, images), SPLITS, 6)["passed"]
 
 
-def test_near_identical_pictures_are_listed_and_do_not_fail(images, tmp_path):
+def test_near_duplicates_are_listed_and_do_not_fail(images, tmp_path):
     smooth = np.kron(images[0, ::8, ::8], np.ones((8, 8))).astype(np.uint8)
     images[0] = smooth
     images[11] = np.clip(smooth * 0.9 + np.random.default_rng(1).normal(0, 1, smooth.shape), 0, 255).astype(np.uint8)
@@ -104,19 +104,19 @@ def test_training_is_refused_without_a_certificate_that_fits(images, tmp_path):
     write_checksummed_json(path, certify(store, SPLITS, 6))
     assert check_certificate(path, store, SPLITS)["passed"]
     moved = SPLITS.assign(split=["val", "train", "train", "val", "test", "test"])
-    with pytest.raises(UserError, match="made for other pictures or other splits"):
+    with pytest.raises(UserError, match="made for other images"):
         check_certificate(path, store, moved)
     images[0, 0, 0] ^= 1
-    with pytest.raises(UserError, match="made for other pictures or other splits"):
+    with pytest.raises(UserError, match="made for other images"):
         check_certificate(path, make_store(tmp_path, images), SPLITS)
     images[11] = images[0]
     leaky = make_store(tmp_path, images)
     write_checksummed_json(path, certify(leaky, SPLITS, 6))
-    with pytest.raises(UserError, match=r"the splits leak \(0 patients in two splits, 0 in none, 1 identical pictures"):
+    with pytest.raises(UserError, match=r"the splits leak \(0 patients in two splits, 0 in none, 1 identical images"):
         check_certificate(path, leaky, SPLITS)
 
 
-def test_close_hashes_of_unlike_pictures_are_not_listed(images, tmp_path):
+def test_close_hashes_of_unlike_images_are_not_listed(images, tmp_path):
     """Two thin strokes on black: few hash bits differ, but the pixels do not agree."""
     images[[0, 11]] = 0
     images[0, 4:28, 8] = 250

@@ -26,7 +26,7 @@ def test_halving_four_pixels_by_hand():
     np.testing.assert_allclose(resampling_weights(4, 1.0, 2, 2.0), expected, rtol=1e-6)
 
 
-def test_a_whole_image_fits_into_any_size_with_black_beside_it():
+def test_a_whole_image_fits_into_any_size_with_black_around_it():
     image = resample(np.ones((1, 8, 4)), (1.0, 1.0), None, (8, 8))
     assert (image[0, :, 2:6] == 255).all()
     assert (image[0, :, :2] == 0).all()

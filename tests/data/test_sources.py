@@ -27,7 +27,7 @@ def test_folders_are_searched_and_hidden_files_passed_over(tmp_path):
     assert source.paths[0].as_posix() == f"a/b/{RIGHT}"
 
 
-def test_pictures_of_a_scan_are_one_source_in_slice_order(tmp_path):
+def test_images_of_a_scan_are_one_source_in_slice_order(tmp_path):
     touch(tmp_path, *(f"{RIGHT}_{number}.png" for number in (10, 2, 0, 1)))
     (source,) = listed(tmp_path)
     assert [path.name.rsplit("_", 1)[1] for path in source.paths] == ["0.png", "1.png", "2.png", "10.png"]

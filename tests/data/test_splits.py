@@ -1,4 +1,4 @@
-"""Patients are divided, not pictures; strata keep their mix; what cannot be divided is refused."""
+"""Patients are split, not images; strata keep their mix; what cannot be split is refused."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from pipeline.data.splits import assign_splits, collect_strata, read_splits, res
 
 
 def make_index(**num_patients_by_labels):
-    """``both=3`` makes three patients with both labels, each with several pictures."""
+    """``both=3`` makes three patients with both labels, each with several images."""
     rows = []
     for labels, number in num_patients_by_labels.items():
         for patient in range(number):

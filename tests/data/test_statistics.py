@@ -14,7 +14,7 @@ from tests.builders.checkpoints import make_checkpoint
 REFERENCE = IntensityReference(20, (0.1, 0.2, 0.25, 0.3, 0.4), (0.1, 0.1, 0.2, 0.3, 0.3))
 
 
-def test_mean_and_deviation_are_those_of_numpy():
+def test_mean_and_std_are_those_of_numpy():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 9)).astype(np.uint8)
     assert measure(images) == pytest.approx(((images / 255).mean(), (images / 255).std()))
 
@@ -35,10 +35,10 @@ def test_far_is_beyond_the_quantiles_by_more_than_their_distance(level, is_far):
     assert ("intensities far from training's: mean" in describe_distance(images, reference)) == is_far
 
 
-def test_contrast_is_judged_too():
+def test_contrast_is_compared_too():
     flat = np.full((1, 2, 2), 64, np.uint8)
     reference = IntensityReference(20, REFERENCE.mean, (0.2, 0.2, 0.25, 0.25, 0.25))
-    assert "deviation 0.000, there 0.200 to 0.250" in describe_distance(flat, reference)
+    assert "standard deviation 0.000, there 0.200 to 0.250" in describe_distance(flat, reference)
 
 
 def test_without_enough_training_volumes_nothing_is_said():

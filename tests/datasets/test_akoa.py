@@ -32,8 +32,8 @@ def test_every_spelling_is_read(name, patient, visit, side, slice_index):
 
 def test_slices_and_volume_of_a_scan_have_one_source():
     volume, _ = parse_name(Path(AKOA.format(patient="9014797", visit="3_", side="RIGHT")))
-    picture, _ = parse_name(Path(AKOA.format(patient="9014797", visit="3", side="R_I_G_H_T") + "_7.png"))
-    assert volume.source_id == picture.source_id
+    image, _ = parse_name(Path(AKOA.format(patient="9014797", visit="3", side="R_I_G_H_T") + "_7.png"))
+    assert volume.source_id == image.source_id
 
 
 def test_visits_and_sides_and_bar_codes_are_different_sources():

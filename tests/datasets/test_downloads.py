@@ -91,7 +91,7 @@ def test_a_file_arrives_with_its_checksum_and_is_not_asked_for_twice(server, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", MARK_NAME]
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_was(server, tmp_path):
+def test_a_transfer_that_breaks_off_is_resumed(server, tmp_path):
     server.files["a.bin"] = CONTENT
     server.break_off_at = [25 * 4096, 10 * 4096]
     text = run(tmp_path, RemoteFile("a.bin", (server.url("a.bin"),), md5(CONTENT)))
@@ -144,7 +144,7 @@ def test_a_dead_mirror_is_named_and_the_next_one_tried(server, tmp_path):
         run(tmp_path, RemoteFile("b.bin", (dead, server.url("gone")), md5(CONTENT)))
 
 
-def test_a_damaged_file_is_brought_anew_and_a_users_spelling_is_kept(server, tmp_path):
+def test_a_damaged_file_is_brought_again_and_a_users_spelling_is_kept(server, tmp_path):
     server.files |= {"a.gz": CONTENT}
     remote = RemoteFile("a.gz", (server.url("a.gz"),), md5(CONTENT), gives=("a",))
     (tmp_path / "a.gz").write_bytes(CONTENT[:-1])
@@ -199,7 +199,7 @@ def test_an_archive_without_a_list_is_unpacked_whole_and_once(suffix, pack, serv
     assert sorted(path.name for path in tmp_path.iterdir()) == [MARK_NAME, "set", f"set{suffix}.unpacked"]
     run(tmp_path, remote)
     assert len(server.asked) == 1
-    (tmp_path / f"set{suffix}.unpacked").unlink()  # as after an unpacking that was cut off
+    (tmp_path / f"set{suffix}.unpacked").unlink()  # as after an unpacking that was interrupted
     run(tmp_path, remote)
     assert len(server.asked) == 2
 
@@ -263,7 +263,7 @@ def test_a_users_folder_is_taken_as_it_is_but_one_that_was_begun_is_completed(tm
 
 
 @pytest.mark.usefixtures("small_set")
-def test_synthetic_knees_that_were_cut_off_in_a_named_folder_are_completed(tmp_path):
+def test_synthetic_knees_that_were_interrupted_in_a_named_folder_are_completed(tmp_path):
     raw = tmp_path / "knees"
     raw.mkdir()
     (raw / "phantom.started.json").write_text("{}")
@@ -281,7 +281,7 @@ def test_the_checksums_are_those_of_the_real_files(real_data, tmp_path):
         assert gzip.decompress(content)
 
 
-def test_experiments_on_a_published_set_share_its_raw_folder(tmp_path):
+def test_experiments_on_a_published_set_have_one_raw_folder(tmp_path):
     first, second, own = (
         datasets.find_raw_folder(Experiment(name, workspace=tmp_path, data=DataConfig(dataset=dataset)))
         for name, dataset in (("one", "cifar10"), ("two", "cifar10"), ("one", "akoa"))

@@ -190,7 +190,7 @@ def test_a_folder_without_either_form_is_named(tmp_path):
         read_modelnet40(tmp_path / "absent", PART)
 
 
-def test_the_meshes_are_read_as_a_set_of_their_own_even_beside_the_clouds(mesh_tree):
+def test_the_meshes_are_read_as_a_set_of_their_own_even_next_to_the_clouds(mesh_tree):
     (mesh_tree / "shape_names.txt").write_text("airplane")
     assert len(read_modelnet40_meshes(mesh_tree, PART).examples) == 6
     with pytest.raises(UserError, match=r"train_files.txt: cannot be read"):

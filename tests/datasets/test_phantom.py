@@ -170,7 +170,7 @@ def test_a_smooth_field_passes_through_its_coarse_numbers():
         "noise",
     ],
 )
-def test_every_variation_changes_the_picture(field):
+def test_every_variation_changes_the_image(field):
     still = dataclasses.replace(STILL, shape=TINY.shape, spacing_mm=TINY.spacing_mm)
     varied = dataclasses.replace(still, **{field: getattr(PhantomConfig(), field)})
     assert (paint(still, "right") != paint(varied, "right")).mean() > 0.02
@@ -254,7 +254,7 @@ def test_the_default_set_is_stored_in_several_orientations(tmp_path):
     assert len(stored) >= 5
 
 
-def test_a_set_that_was_cut_off_goes_on_and_ends_with_the_same_bytes(made, tmp_path):
+def test_a_set_that_was_interrupted_is_resumed_and_ends_with_the_same_bytes(made, tmp_path):
     make_phantom(tmp_path, TINY, num_workers=1)
     names = sorted(name for name in checksums(tmp_path) if ".nii" in name)
     # As a kill leaves it: started, not complete, a part of the files there.

@@ -255,7 +255,9 @@ def rewrite(path, change):
     path.write_bytes(gzip.compress(bytes(content)))
 
 
-def test_doubles_across_the_published_test_split_are_told_and_those_within_train_stay_in_train(write_mnist, tmp_path):
+def test_duplicates_across_the_published_test_split_are_listed_and_those_within_train_stay_in_train(
+    write_mnist, tmp_path
+):
     raw = write_mnist(tmp_path / "raw")
 
     def double_within(images):

@@ -209,7 +209,7 @@ def test_identical_patients_give_intervals_without_width():
 
 
 def test_patients_that_differ_widen_the_interval_beyond_that_of_single_slices():
-    table = build_random_table(2, num_patients=20, slices=40, patient_deviation=1.5)
+    table = build_random_table(2, num_patients=20, slices=40, patient_std=1.5)
     honest = compute_level(table, CLASSES[2], Bootstrap())["metrics"]["accuracy"]
     naive = compute_level(table.assign(group_id=table["example_id"]), CLASSES[2], Bootstrap())["metrics"]["accuracy"]
     assert honest["value"] == naive["value"]

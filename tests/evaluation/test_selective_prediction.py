@@ -86,7 +86,7 @@ def test_one_patient_has_a_curve_and_no_interval():
 
 
 def test_intervals_hold_the_value_and_are_the_same_from_the_same_seed():
-    table = build_random_table(2, patient_deviation=0.5)
+    table = build_random_table(2, patient_std=0.5)
     first, again = (compute_coverage_curve(table, NAMES, Bootstrap(300, 1)) for _ in range(2))
     assert first == again
     for point in first[0][20:]:

@@ -37,7 +37,7 @@ class Cluster:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *words: str, path: tuple[Path, ...] = (ROOT,)) -> subprocess.Popen[bytes]:
-        """Start one of dask's programs; ``path`` is where its Python finds packages beside the installed ones."""
+        """Start one of dask's programs; ``path`` is where its Python finds packages next to the installed ones."""
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", *words, "--host", "127.0.0.1", "--no-dashboard"]
         silent = subprocess.DEVNULL

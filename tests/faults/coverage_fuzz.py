@@ -1,4 +1,4 @@
-"""Hostile files that grow towards code that no earlier one has reached: atheris, beside the changes at random.
+"""Hostile files that grow towards code that no earlier one has reached: atheris, next to the changes at random.
 
 python -m tests.faults.coverage_fuzz NIfTI 100000 FOLDER
 """

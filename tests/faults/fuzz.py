@@ -41,14 +41,14 @@ Edit = tuple[str, float, bytes]
 
 @dataclass(frozen=True)
 class Reader:
-    """One door for files.
+    """One reader of files from outside.
 
     Args:
-        name: of the file that it reads, with its suffix.
-        seeds: makes valid files of its kind in a folder of its own.
-        read: reads one; gives a value or refuses it.
-        refusal: the only error that it may end with.
-        words: what texts of its kind are made of; empty for binary files.
+        name: The name of the file that it reads, with its suffix.
+        seeds: Makes valid files of its kind in a folder of its own.
+        read: Reads one; gives a value or refuses it.
+        refusal: The only error that it may end with.
+        words: The words of texts of its kind; empty for binary files.
     """
 
     name: str
@@ -62,12 +62,12 @@ def edit(content: bytes, edits: Sequence[Edit]) -> bytes:
     """Change a file.
 
     Args:
-        content: the file.
-        edits: each one of ``KINDS``, a place from 0 to 1, and what is put there.
+        content: The file.
+        edits: The changes, each one of ``KINDS``, a place from 0 to 1, and what is put there.
     """
     changed = bytearray(content)
-    for kind, share, value in edits:
-        place = int(share * len(changed))
+    for kind, fraction, value in edits:
+        place = int(fraction * len(changed))
         if kind == "replace":
             changed[place : place + len(value)] = value
         elif kind == "insert":
@@ -93,8 +93,8 @@ def draw_file(reader: Reader, seeds: Sequence[bytes], number: int) -> bytes:
         values = chance.choice((HARD_NUMBERS, HARD_TEXTS, reader.words or HARD_NUMBERS))
         value = chance.choice(values) if chance.random() < 0.7 else chance.randbytes(chance.randrange(1, 9))
         # Headers stand at the start, and most of what can go wrong with them.
-        share = chance.random() ** chance.choice((1, 3, 6))
-        edits.append((chance.choice(KINDS), share, value))
+        fraction = chance.random() ** chance.choice((1, 3, 6))
+        edits.append((chance.choice(KINDS), fraction, value))
     return edit(chance.choice(seeds), edits)
 
 

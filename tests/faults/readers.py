@@ -1,4 +1,4 @@
-"""All doors for files from outside, with small valid files for each."""
+"""All readers of files from outside, with small valid files for each."""
 
 import gzip
 import hashlib
@@ -99,7 +99,7 @@ def make_clouds(folder: Path) -> list[bytes]:
     return contents
 
 
-def make_pictures(folder: Path) -> list[bytes]:
+def make_images(folder: Path) -> list[bytes]:
     pixels = Image.fromarray(np.arange(8 * 8, dtype=np.uint8).reshape(8, 8))
     contents = []
     for mode, kind in (("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("RGB", "PNG"), ("L", "JPEG"), ("RGB", "BMP")):
@@ -170,7 +170,7 @@ MESH_WORDS = [
 ]
 TABLE_WORDS = [b"path", b"patient", b"label", b",", b"\n", b'"', b"\r", b"a", b"\xff", b"\x00", b"=1+1", b"NA", b"007"]
 ARRAY_WORDS = [b"'descr'", b"'<f8'", b"'O'", b"(", b")", b"'shape'", b"99999999999999", b",", b"True", b"-1", b"'|V3'"]
-PICTURE_WORDS = [b"IDAT", b"tRNS", b"zTXt", b"iTXt", b"IHDR", b"PLTE", b"IEND", b"acTL", b"eXIf", b"\x7f\xff\xff\xff"]
+IMAGE_WORDS = [b"IDAT", b"tRNS", b"zTXt", b"iTXt", b"IHDR", b"PLTE", b"IEND", b"acTL", b"eXIf", b"\x7f\xff\xff\xff"]
 FACT_WORDS = [b"null", b"[]", b"{}", b"-1", b"1e999", b"true", b'"x"', b"NaN", b",", b":", b"99999999999999999999"]
 
 READERS = {
@@ -183,7 +183,7 @@ READERS = {
     "OFF": Reader("a.off", make_meshes, lambda path: read_cloud(path, 8, 16), words=MESH_WORDS),
     "npy": Reader("a.npy", make_arrays, lambda path: read_cloud(path, 3, 16), words=ARRAY_WORDS),
     "HDF5": Reader("a.h5", make_clouds, lambda path: read_hdf5_points(path, 8)),
-    "picture": Reader("a.png", make_pictures, lambda path: read_image(path, 3, (8, 8)), words=PICTURE_WORDS),
+    "image": Reader("a.png", make_images, lambda path: read_image(path, 3, (8, 8)), words=IMAGE_WORDS),
     "checkpoint": Reader("a.safetensors", make_checkpoints, read_checkpoint),
     "facts": Reader("facts.json", make_facts, read_facts, words=FACT_WORDS),
     "DICOM": Reader("a.dcm", make_dicom, lambda path: read_series("series", (path,), MAX_VOXEL_BYTES)),

@@ -97,12 +97,12 @@ def test_a_scan_that_may_not_be_read_is_refused_and_tried_again(write_patients, 
     with pytest.raises(UserError, match="1 of 4 scans were refused"):
         scans.run(experiment)
     reasons = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("path")["reason"]
-    assert reasons[victim.name] == f"{victim}: Permission denied. Mend its permissions, or copy it."
+    assert reasons[victim.name] == f"{victim}: Permission denied. Fix its permissions, or copy it."
     assert "3 of 4 scans need no work" in scans.run(experiment)
 
 
 @pytest.mark.parametrize("suffix", [".img", ".img.gz"])
-def test_other_voxels_beside_the_same_header_are_another_scan(suffix, tmp_path):
+def test_other_voxels_next_to_the_same_header_are_another_scan(suffix, tmp_path):
     """Analyze and NIfTI pairs: preprocess and predict know the scan again by both files."""
     from pipeline.data.sources import Source
     from pipeline.inference.inputs import Scan
@@ -138,7 +138,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def read_from_disk(monkeypatch):
-    """No room for pictures in memory."""
+    """No room for images in memory."""
     monkeypatch.setattr(pipeline.data.batches, "FRACTION_OF_FREE_MEMORY", 0.0)
 
 
@@ -149,7 +149,7 @@ def assert_same_result(experiment, whole):
         )
 
 
-def test_a_bit_that_flips_while_pictures_are_read_from_disk_spoils_no_checkpoint(
+def test_a_bit_that_flips_while_images_are_read_from_disk_spoils_no_checkpoint(
     read_from_disk,
     whole,
     tmp_path,
@@ -161,11 +161,11 @@ def test_a_bit_that_flips_while_pictures_are_read_from_disk_spoils_no_checkpoint
         training.run(experiment, At("epoch 2/4", lambda: flip(path, bit)))
     assert read_checkpoint(experiment.paths.last_checkpoint).epoch == 2
     flip(path, bit)
-    assert "going on after epoch 2" in training.run(experiment)
+    assert "after epoch 2" in training.run(experiment)
     assert_same_result(experiment, whole)
 
 
-def test_a_store_that_is_removed_while_it_is_read_is_told_and_nothing_else_is_lost(
+def test_a_store_that_is_removed_while_it_is_read_is_reported_and_nothing_else_is_lost(
     read_from_disk,
     whole,
     tmp_path,
@@ -175,7 +175,7 @@ def test_a_store_that_is_removed_while_it_is_read_is_told_and_nothing_else_is_lo
     with pytest.raises(UserError, match=r"no complete example store"):
         training.run(experiment, At("epoch 2/4", lambda: prepared.rename(aside)))
     aside.rename(prepared)
-    assert "going on after epoch 2" in training.run(experiment)
+    assert "after epoch 2" in training.run(experiment)
     assert_same_result(experiment, whole)
 
 
@@ -185,7 +185,7 @@ def test_a_store_that_is_removed_does_not_disturb_training_from_memory(whole, tm
     assert_same_result(experiment, whole)
 
 
-def test_a_run_folder_that_is_removed_is_told_and_not_made_anew_half(whole, tmp_path):
+def test_a_run_folder_that_is_removed_is_reported_and_not_half_made_again(whole, tmp_path):
     experiment = training.make_experiment(tmp_path)
     folder = experiment.paths.run_folder
     data = read_store(experiment.paths.prepared).fingerprint
@@ -207,7 +207,7 @@ def test_splits_that_are_replaced_while_training_runs_change_nothing_and_are_ref
     exchanged = table.assign(split=table["split"].map({"train": "test", "test": "train", "val": "val"}))
     training.run(experiment, At("epoch 2/4", lambda: write_table(paths.splits, exchanged, SPLIT_COLUMNS)))
     assert_same_result(experiment, whole)
-    with pytest.raises(UserError, match="made for other pictures or other splits"):
+    with pytest.raises(UserError, match="made for other images"):
         check_certificate(paths.certificate, read_store(paths.prepared), read_splits(paths.splits, experiment.split))
 
 
@@ -234,7 +234,9 @@ def test_a_checkpoint_that_is_overwritten_after_it_was_read_changes_nothing(tiny
     assert all(bool((before[name] == value).all()) for name, value in checkpoint.weights.items())
 
 
-def test_a_store_that_changes_while_evaluate_runs_is_told_before_results_are_written(tiny_workspace, tmp_path, capsys):
+def test_a_store_that_changes_while_evaluate_runs_is_reported_before_results_are_written(
+    tiny_workspace, tmp_path, capsys
+):
     workspace = Path(shutil.copytree(tiny_workspace, tmp_path / "work"))
     path, metrics = workspace / "data/tiny/prepared/examples.npy", workspace / "reports/tiny/metrics.json"
     before = metrics.stat().st_mtime_ns

@@ -102,7 +102,7 @@ def test_two_workers_make_the_bytes_of_this_machine_though_one_is_killed_on_the_
 
 
 @pytest.mark.slow
-def test_two_workers_share_the_work_and_make_the_bytes_of_this_machine(alone, tmp_path):
+def test_two_workers_divide_the_work_and_make_the_bytes_of_this_machine(alone, tmp_path):
     expected, make = alone
     with start_cluster(tmp_path.parent, 2, (put_site(tmp_path), ROOT)) as two:
         run(make(two.address))
@@ -183,7 +183,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(alone, monkeypatch):
         read_store(make(None).paths.prepared)
 
 
-def test_a_machine_without_dask_is_told_what_to_install(alone, monkeypatch):
+def test_a_machine_without_dask_is_refused_with_the_package_to_install(alone, monkeypatch):
     _, make = alone
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package dask, .*pip install 'dask\[distributed\]'"):

@@ -40,22 +40,22 @@ def write_into(content: bytes, name: str, kind: bytes) -> bytes:
 
 @pytest.mark.parametrize("number_of_slices", [1, 2])
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_name_in_a_field_of_numbers_is_told_to_nobody(name, number_of_slices, tmp_path, capfd, caplog):
+def test_a_name_in_a_field_of_numbers_is_printed_nowhere(name, number_of_slices, tmp_path, capfd, caplog):
     changes = GOOD | {"SpecificCharacterSet": "ISO_IR 100"}
     series = write_series(tmp_path / "series", VOXELS[:number_of_slices], **changes)
     for path in series.iterdir():
         path.write_bytes(write_into(path.read_bytes(), name, FIELDS[name]))
         assert SECRET in path.read_bytes()
-    told = ""
+    message = ""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             read_series("series", tuple(sorted(series.iterdir())))
         except UserError as error:
-            told = str(error)
-            assert told.endswith(".")
-            assert "DICOM" in told or "pixels cannot be read" in told or "NIfTI" in told
-    said = "".join((told, *capfd.readouterr(), caplog.text, *(str(warning.message) for warning in warned)))
+            message = str(error)
+            assert message.endswith(".")
+            assert "DICOM" in message or "pixels cannot be read" in message or "NIfTI" in message
+    printed = "".join((message, *capfd.readouterr(), caplog.text, *(str(warning.message) for warning in warned)))
     for part in ("Zyxwv", "Quetzal"):
-        assert part not in said
-    assert told or name in {"SpecificCharacterSet", "SeriesInstanceUID", "SliceThickness", "TransferSyntaxUID"}
+        assert part not in printed
+    assert message or name in {"SpecificCharacterSet", "SeriesInstanceUID", "SliceThickness", "TransferSyntaxUID"}

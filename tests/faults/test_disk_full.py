@@ -18,9 +18,9 @@ def list_sizes(stage: str, undisturbed) -> list[int]:
     return sorted({path.stat().st_size for path in new if path.stat().st_size > 1}, reverse=True)
 
 
-def fill_disk_and_go_on(stage: str, sizes: list[int], undisturbed, tmp_path: Path) -> None:
+def fill_disk_and_resume(stage: str, sizes: list[int], undisturbed, tmp_path: Path) -> None:
     before, _, whole = undisturbed
-    # Scans are known again by their times, so of raw data that are made anew only they themselves are compared.
+    # Scans are recognised by their times, so of raw data that are made again only they themselves are compared.
     expected = describe(before["preprocess"] if stage == "fetch" else whole)
     for size in sizes:
         workspace = copy_workspace(before[stage], tmp_path / str(size))
@@ -41,13 +41,13 @@ def fill_disk_and_go_on(stage: str, sizes: list[int], undisturbed, tmp_path: Pat
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_one_line_and_the_next_run_completes(stage, undisturbed, tmp_path):
     sizes = list_sizes(stage, undisturbed)
-    fill_disk_and_go_on(stage, sizes[len(sizes) // 2 :][:1], undisturbed, tmp_path)
+    fill_disk_and_resume(stage, sizes[len(sizes) // 2 :][:1], undisturbed, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_next_run_completes(stage, undisturbed, tmp_path):
-    fill_disk_and_go_on(stage, list_sizes(stage, undisturbed), undisturbed, tmp_path)
+    fill_disk_and_resume(stage, list_sizes(stage, undisturbed), undisturbed, tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="the superuser may write everywhere")

@@ -24,7 +24,7 @@ from tests.builders.several_processes import make, run_processes, run_train_stag
 
 @contextlib.contextmanager
 def spoil(epoch: int):
-    """Make the loss of a step NaN: that in which the model sees the one white picture for so many a time."""
+    """Make the loss of a step NaN: that in which the model sees the one white image for so many a time."""
     seen = 0
 
     def spoil_logits(module, arguments, logits):
@@ -49,7 +49,7 @@ def train_spoiled(experiment) -> str:
 
 
 def make_white(experiment):
-    """Make one training picture white, and leave pictures as they are, so that it can be known again."""
+    """Make one training image white, and leave images as they are, so that it can be recognised."""
     paths = experiment.paths
     store = read_store(paths.prepared)
     roles = pd.read_csv(paths.splits, dtype=str).set_index("group_id")["split"]
@@ -82,7 +82,7 @@ def test_a_loss_that_is_nan_names_step_and_examples_and_keeps_the_last_good_chec
     with spoil(epoch=3), pytest.raises(UserError) as error:
         training.run(experiment)
     check_end(experiment, str(error.value), white, experiment.train.batch_size)
-    assert "going on after epoch 2" in training.run(experiment)
+    assert "after epoch 2" in training.run(experiment)
     assert not experiment.paths.divergence.exists()
     for name in ("best_checkpoint", "last_checkpoint"):
         assert training.read_weights(getattr(experiment.paths, name)) == training.read_weights(
@@ -92,6 +92,6 @@ def test_a_loss_that_is_nan_names_step_and_examples_and_keeps_the_last_good_chec
 
 def test_several_processes_tell_the_same_of_a_loss_that_is_nan_in_one(tmp_path):
     experiment, white = make_white(make(tmp_path))
-    told = run_processes(2, train_spoiled, with_devices(experiment, 2))
-    assert told[0] == told[1]
-    check_end(experiment, told[0].removeprefix("error: "), white, experiment.train.batch_size)
+    messages = run_processes(2, train_spoiled, with_devices(experiment, 2))
+    assert messages[0] == messages[1]
+    check_end(experiment, messages[0].removeprefix("error: "), white, experiment.train.batch_size)

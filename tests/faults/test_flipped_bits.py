@@ -65,7 +65,7 @@ def describe_times(workspace: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_damaged_splits_are_made_anew_by_their_own_stage(workspace):
+def test_damaged_splits_are_made_again_by_their_own_stage(workspace):
     before = describe(workspace)
     for name in SPLITS:
         path = workspace / "data" / "tiny" / name
@@ -75,7 +75,7 @@ def test_damaged_splits_are_made_anew_by_their_own_stage(workspace):
             assert find_differences(describe(workspace), before) == [], (name, bit)
 
 
-def test_a_flipped_bit_in_a_part_is_found_and_the_part_made_anew(write_patients, tmp_path):
+def test_a_flipped_bit_in_a_part_is_found_and_the_part_made_again(write_patients, tmp_path):
     write_patients(tmp_path / "raw", num_patients=2)
     experiment = make_experiment(tmp_path)
     run(experiment)

@@ -28,7 +28,7 @@ def test_ids_come_back_from_a_table_as_they_went_in(group_id, tmp_path):
     assert read_table(tmp_path / "b.csv", SPLIT_COLUMNS).to_numpy().tolist() == [[group_id, "train"]]
 
 
-def test_cells_that_a_spreadsheet_would_run_are_told():
+def test_cells_that_a_spreadsheet_would_run_are_reported():
     table = pd.DataFrame({name: ["a", "007"] for name in ("group_id", "source_id", "label", "path")})
     assert find_formula(table) == ""
     for text in ("=1+1", "+1", "-1", "@A1", "\t=1"):

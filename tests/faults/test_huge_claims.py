@@ -72,8 +72,8 @@ def test_a_claim_is_refused_without_its_memory(name, tmp_path):
 
 
 def test_a_network_that_is_as_claimed_is_built_and_warns_once():
-    with Allocated() as allocated, warnings.catch_warnings(record=True) as told:
+    with Allocated() as allocated, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         build_from_checkpoint(make_checkpoint(model=claim(max_freq=(40.0, 60.0))))
     assert allocated.num_bytes > 0
-    assert ["is far from what the resolution carries" in str(warning.message) for warning in told] == [True]
+    assert ["is far from what the resolution carries" in str(warning.message) for warning in warned] == [True]

@@ -1,4 +1,4 @@
-"""kill -9 at any moment loses nothing: the same command goes on, and ends with the same bytes."""
+"""kill -9 at any moment loses nothing: the same command resumes, and ends with the same bytes."""
 
 import random
 import signal
@@ -22,7 +22,7 @@ def choose_moments(ended: Ended, number: int, seed: str) -> list[Moment]:
     return [*(Moment(change=change) for change in changes), *(Moment(cpu_s=value) for value in cpu)]
 
 
-def kill_and_go_on(stage: str, moments: list[Moment], undisturbed, tmp_path: Path) -> int:
+def kill_and_resume(stage: str, moments: list[Moment], undisturbed, tmp_path: Path) -> int:
     """Kill the stage at each moment and run it again; return how many processes really died."""
     before, _, whole = undisturbed
     following = STAGES[STAGES.index(stage) + 1 :]
@@ -43,14 +43,14 @@ def kill_and_go_on(stage: str, moments: list[Moment], undisturbed, tmp_path: Pat
 @pytest.mark.parametrize("stage", KILLED)
 def test_a_stage_that_was_killed_ends_with_the_same_bytes(stage, undisturbed, tmp_path):
     moments = choose_moments(undisturbed[1][stage], NUM_FAST, f"fast {stage}")
-    assert kill_and_go_on(stage, moments, undisturbed, tmp_path) >= 2
+    assert kill_and_resume(stage, moments, undisturbed, tmp_path) >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", KILLED)
 def test_a_stage_that_was_killed_often_ends_with_the_same_bytes(stage, undisturbed, tmp_path):
     moments = choose_moments(undisturbed[1][stage], NUM_SLOW, f"slow {stage}")
-    assert kill_and_go_on(stage, moments, undisturbed, tmp_path) >= NUM_SLOW * 3 // 4
+    assert kill_and_resume(stage, moments, undisturbed, tmp_path) >= NUM_SLOW * 3 // 4
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_a_stage_that_was_killed_often_ends_with_the_same_bytes(stage, undisturb
 def test_a_stage_that_was_killed_before_each_change_of_a_file_ends_with_the_same_bytes(stage, undisturbed, tmp_path):
     moments = [Moment(change=change) for change in range(1, undisturbed[1][stage].num_changes + 1)]
     step = max(1, len(moments) // 40)
-    assert kill_and_go_on(stage, moments[::step], undisturbed, tmp_path) == len(moments[::step])
+    assert kill_and_resume(stage, moments[::step], undisturbed, tmp_path) == len(moments[::step])
 
 
 def test_a_training_that_was_killed_before_its_last_line_of_history_writes_it(undisturbed, tmp_path):

@@ -105,7 +105,7 @@ def run_planted(workspace: Path, new: Path, stages: tuple[str, ...]) -> None:
 
 
 def write_new(knee: Path, folder: Path) -> None:
-    """Write scans to score, good ones and damaged ones: what is wrong is told, and so could be the text beside it."""
+    """Write scans to score, good ones and damaged ones: errors are printed, and so could be the text next to them."""
     (folder / "good.nii.gz").write_bytes(knee.read_bytes())
     (folder / "cut.nii.gz").write_bytes(gzip.compress(gzip.decompress(knee.read_bytes())[:700]))
     named = dict.fromkeys(("PatientName", "InstitutionName", "StudyDescription", "PatientID", "OperatorsName"), SECRET)

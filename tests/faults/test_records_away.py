@@ -33,7 +33,7 @@ def closed_port():
         return listener.getsockname()[1]
 
 
-def test_training_goes_on_without_a_server_and_says_what_is_lost(
+def test_training_continues_without_a_server_and_prints_what_is_lost(
     tiny_workspace, tmp_path, monkeypatch, caplog, closed_port
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -154,7 +154,7 @@ def test_one_slice_of_one_patient_to_validate_and_one_to_test_make_a_report_with
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        (["test"] * 5 + ["train", "val"], "there is no picture labelled right in train"),
+        (["test"] * 5 + ["train", "val"], "labelled right in train"),
         (["train"] * 5 + ["test", "test"], "no patient of the data is in val"),
         (["train"] * 5 + ["val", "val"], "no patient of the data is in test"),
     ],

@@ -1,4 +1,4 @@
-"""A worker process that dies is told in one line, and its scan is made by the next run."""
+"""A worker process that dies is reported in one line, and its scan is made by the next run."""
 
 import os
 import subprocess

@@ -50,7 +50,7 @@ def test_one_slice_is_a_volume_one_voxel_thick(intensity, tmp_path):
         ({"SeriesInstanceUID": lambda number: f"1.2.{number % 2}"}, "several DICOM series in one folder"),
         ({"InstanceNumber": lambda number: (number * 5) % 12}, "numbered against their places"),
         ({"InstanceNumber": 1}, "numbered against their places"),
-        ({"ImagePositionPatient": [0.0, 0.0, 0.0]}, "missing, doubled"),
+        ({"ImagePositionPatient": [0.0, 0.0, 0.0]}, "missing, duplicate"),
         ({"PixelSpacing": lambda number: [5.0 + number, 6.0]}, "differ in size, spacing or direction"),
         ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0, -1 if number else 1]}, "differ in size"),
         ({"ImageOrientationPatient": None}, "DICOM without ImageOrientationPatient"),
@@ -67,7 +67,7 @@ def test_what_is_no_stack_is_refused(changes, message, intensity, tmp_path):
 def test_a_missing_slice_is_noticed(intensity, tmp_path):
     folder = write_series(tmp_path / "series", intensity)
     (folder / "005.dcm").unlink()
-    with pytest.raises(VolumeError, match=r"missing, doubled .*11 files"):
+    with pytest.raises(VolumeError, match=r"missing, duplicate .*11 files"):
         read(folder)
 
 

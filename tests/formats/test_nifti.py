@@ -1,4 +1,4 @@
-"""The NIfTI door: one volume however it was stored, and a clear line for what is no volume."""
+"""The NIfTI reader: one volume however it was stored, and a clear line for what is no volume."""
 
 import gzip
 import itertools
@@ -82,7 +82,7 @@ def test_slope_and_intercept_are_applied(intensity, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "read_as"), [((3, 4), (3, 4, 1)), ((2, 3, 4, 1), (2, 3, 4)), ((2, 3, 4, 1, 1), (2, 3, 4))]
 )
-def test_a_picture_and_a_single_frame_are_volumes(shape, read_as, tmp_path):
+def test_an_image_and_a_single_frame_are_volumes(shape, read_as, tmp_path):
     values = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
     nibabel.save(as_image(values), tmp_path / "knee.nii")
     np.testing.assert_array_equal(read_volume(tmp_path / "knee.nii").voxels.ravel(), values.ravel())
@@ -179,7 +179,7 @@ def test_a_header_without_data_is_refused(intensity, tmp_path):
     (tmp_path / "knee.img").unlink()
     refused(tmp_path / "knee.hdr", "knee.img: no such file")
     (tmp_path / "knee.hdr").rename(tmp_path / "knee.nii")
-    refused(tmp_path / "knee.nii", "knee.nii: the header says that the voxels are in an .img file beside it")
+    refused(tmp_path / "knee.nii", "knee.nii: the header puts the voxels in an .img file")
 
 
 @pytest.mark.real_data

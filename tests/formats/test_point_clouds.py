@@ -35,7 +35,7 @@ def test_points_are_spread_evenly_within_a_face():
         build_mesh([[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]], [[0, 1, 2], [0, 2, 3]]), 9000, 0, ""
     )
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=3, range=[[-1, 1], [-1, 1]])
-    # 1,000 a cell with a deviation of 30.
+    # 1,000 a cell with a standard deviation of 30.
     assert np.abs(counts - 1000).max() < 130
 
 
@@ -45,7 +45,7 @@ def test_points_lie_on_the_surface_and_all_around():
     # A face of the 1,280-sided ball lies up to 1 % below the sphere; the box of the points adds as much again.
     assert radius.min() > 0.97
     assert radius.max() < 1.02
-    # The mean of 5,000 coordinates of deviation 0.58 varies by 0.008.
+    # The mean of 5,000 coordinates of standard deviation 0.58 varies by 0.008.
     assert np.abs(points.mean(axis=0)).max() < 0.035
 
 

@@ -39,7 +39,7 @@ def landmarks(write_knee, tmp_path):
         ("sagittal", (slice(0, 4), slice(0, 4))),  # superior on top, anterior on the left
     ],
 )
-def test_pictures_are_turned_as_a_radiologist_sees_them(plane, corner, landmarks):
+def test_images_are_turned_as_a_radiologist_sees_them(plane, corner, landmarks):
     stack = cut(landmarks, plane=plane, num_slices=16, slice_range=(0.0, 1.0), image_size=(16, 16), spacing_mm=2.0)
     last = stack.images[-1]
     assert (last[corner] == 255).all()
@@ -49,7 +49,7 @@ def test_pictures_are_turned_as_a_radiologist_sees_them(plane, corner, landmarks
 
 
 @pytest.mark.parametrize("stored_axes", ["PIR", "LAS", "LPS", "ASL", "SAR"])
-def test_pictures_do_not_depend_on_the_storage_order(stored_axes, write_knee, tmp_path):
+def test_images_do_not_depend_on_the_storage_order(stored_axes, write_knee, tmp_path):
     first = cut(write_knee(tmp_path / "a.nii.gz"), num_slices=5, image_size=(20, 24), spacing_mm=4.0)
     second = cut(
         write_knee(tmp_path / "b.nii.gz", stored_axes=stored_axes), num_slices=5, image_size=(20, 24), spacing_mm=4.0
@@ -57,7 +57,7 @@ def test_pictures_do_not_depend_on_the_storage_order(stored_axes, write_knee, tm
     np.testing.assert_array_equal(first.images, second.images)
 
 
-def test_a_mirrored_knee_gives_the_mirrored_axial_picture(write_knee, tmp_path):
+def test_a_mirrored_knee_gives_the_mirrored_axial_image(write_knee, tmp_path):
     intensity = np.random.default_rng(0).integers(0, 1000, (12, 14, 16)).astype(np.int16)
     first = cut(write_knee(tmp_path / "a.nii", intensity=intensity), num_slices=5)
     second = cut(write_knee(tmp_path / "b.nii", "left", intensity=intensity[::-1]), num_slices=5)
@@ -65,7 +65,7 @@ def test_a_mirrored_knee_gives_the_mirrored_axial_picture(write_knee, tmp_path):
 
 
 def test_spacing_keeps_millimetres():
-    """A bar 20 mm wide, in voxels of 5 mm, is 10 pixels of 2 mm, about the picture's centre."""
+    """A bar 20 mm wide, in voxels of 5 mm, is 10 pixels of 2 mm, about the image's centre."""
     slices = np.zeros((1, 12, 12), np.float32)
     slices[:, :, 4:8] = 1.0
     images = resample(slices, (5.0, 5.0), 2.0, (30, 30))
@@ -153,23 +153,23 @@ def test_constant_slices_are_refused(write_knee, tmp_path):
         cut(path, slice_range=(0.5, 0.9))
 
 
-def test_pictures_are_read_as_they_are(tmp_path):
+def test_images_are_read_as_they_are(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (3, 8, 8)).astype(np.uint8)
     paths = []
-    for number, picture in enumerate(grey):
+    for number, image in enumerate(grey):
         paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(np.stack([picture] * 3, axis=2)).save(paths[-1])
+        Image.fromarray(np.stack([image] * 3, axis=2)).save(paths[-1])
     stack = read_image_stack(tuple(paths), PreprocessConfig(image_size=(8, 8)))
     np.testing.assert_array_equal(stack.images, grey)
 
 
-def test_bad_pictures_are_refused(tmp_path):
+def test_bad_images_are_refused(tmp_path):
     Image.new("L", (8, 8), 3).save(tmp_path / "0.png")
     Image.new("L", (9, 8), 4).save(tmp_path / "1.png")
-    (tmp_path / "2.png").write_bytes(b"not a picture")
+    (tmp_path / "2.png").write_bytes(b"not an image")
     with pytest.raises(VolumeError, match=r"several sizes .8x8, 9x8"):
         read_image_stack((tmp_path / "0.png", tmp_path / "1.png"), PreprocessConfig())
-    with pytest.raises(VolumeError, match=r"2.png: not readable as a picture"):
+    with pytest.raises(VolumeError, match=r"2.png: not readable as an image"):
         read_image_stack((tmp_path / "2.png",), PreprocessConfig())
     with pytest.raises(VolumeError, match="every pixel of this scan is 3"):
         read_image_stack((tmp_path / "0.png",), PreprocessConfig())

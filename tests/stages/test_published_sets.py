@@ -149,7 +149,7 @@ def test_pictures_that_the_model_cannot_know_are_refused_and_the_others_scored(w
     assert f"{side + 1} x {side} pixels, the model was trained on {side} x {side}" in reasons[0]
     assert "of kind I;16; allowed are 8-bit grey and RGB" in reasons[2]
     assert "of kind RGBA" in reasons[3]
-    assert "not readable as a picture" in reasons[4]
+    assert "not readable as an image" in reasons[4]
     assert run(workspace, "predict") == 2
     assert "predict: no input. Name files (.png)" in capsys.readouterr().err
     assert run(workspace, "predict", str(workspace / "runs")) == 2

@@ -5,7 +5,7 @@ line is at superior 0, the middle of the tibial plateau at lateral 0, anterior 0
 is the same table with lateral turned over. The figures are round ones, drawn to look like an
 adult's axial sections; they are no atlas.
 
-What differs between the medial and the lateral side, so that a section has a side at all:
+The medial and the lateral side differ, so that a section has a side at all:
 the medial condyle is longer and reaches lower, the lateral ridge of the trochlea and the lateral
 facet of the patella are larger, the medial plateau is deeper, the fibula and the biceps are
 lateral, the medial gastrocnemius, the sartorius, gracilis and semimembranosus and the great
@@ -21,12 +21,12 @@ class Section:
     """An ellipse across the limb.
 
     Args:
-        superior_mm: its height above the joint line.
-        lateral_mm: its centre, towards the side of the fibula.
-        anterior_mm: its centre, towards the patella.
-        half_width_mm: the half axis that is lateral before the turn.
-        half_depth_mm: the half axis that is anterior before the turn.
-        turn_degrees: rotation from lateral towards anterior.
+        superior_mm: The height above the joint line.
+        lateral_mm: The centre, towards the side of the fibula.
+        anterior_mm: The centre, towards the patella.
+        half_width_mm: The half axis that is lateral before the turn.
+        half_depth_mm: The half axis that is anterior before the turn.
+        turn_degrees: Rotation from lateral towards anterior.
     """
 
     superior_mm: float
@@ -42,10 +42,10 @@ class Tube:
     """A part of the knee: sections from the lowest to the highest, interpolated, with rounded ends.
 
     Args:
-        name: what it is called in an atlas.
-        tissue: what it is made of, a key of the tissue intensities.
-        sections: at least two, ``superior_mm`` growing.
-        cartilage_mm: how far a coat of cartilage stands out in front and behind; 0 means none.
+        name: The name of the part in an atlas.
+        tissue: The tissue that it is made of, a key of the tissue intensities.
+        sections: At least two sections, ``superior_mm`` growing.
+        cartilage_mm: The thickness of the cartilage at the front and the back; 0 means none.
     """
 
     name: str
@@ -55,7 +55,14 @@ class Tube:
 
 
 def tube(name: str, tissue: str, *rows: tuple[float, ...], cartilage_mm: float = 0.0) -> Tube:
-    """Build a tube from rows in the order of ``Section``'s fields."""
+    """Build a tube.
+
+    Args:
+        name: The name of the part in an atlas.
+        tissue: The tissue that it is made of.
+        rows: The sections, each a row in the order of ``Section``'s fields.
+        cartilage_mm: The thickness of the cartilage at the front and the back; 0 means none.
+    """
     return Tube(name, tissue, tuple(Section(*row) for row in rows), cartilage_mm)
 
 
@@ -240,7 +247,7 @@ def build_bones() -> tuple[Tube, ...]:
 
 @cache
 def build_joint() -> tuple[Tube, ...]:
-    """What lies between the bones: the notch with its ligaments, the menisci."""
+    """The parts between the bones: the notch with its ligaments, the menisci."""
     return (
         tube("intercondylar notch", "pad", (-2, 0, -10, 8, 16), (10, -1, -18, 9, 15), (26, 0, -24, 8, 9)),
         tube("anterior cruciate ligament", "tendon", (-2, 1, 4, 4, 4), (18, 6, -16, 3, 5)),

@@ -1,4 +1,4 @@
-"""Where the voxels of a scan lie in a knee, and how far they are from the surface of a tube.
+"""Places of a scan's voxels in a knee, and their distances from the surface of a tube.
 
 Arrays are ordered (superior, anterior, lateral), so that what lies between two heights is one
 block of memory.
@@ -18,12 +18,12 @@ Array = np.ndarray[Any, Any]
 
 # An adult's knee is a little larger than the round figures of the anatomy.
 MEAN_SIZE = 1.08
-LARGEST_DEVIATION = 2.2
+LARGEST_DRAW = 2.2
 ROUNDED_END_MM = 7.0
 
 
 class Coordinates(NamedTuple):
-    """Where each voxel lies in the right knee's own frame.
+    """The place of each voxel in the right knee's own frame.
 
     Args:
         superior_mm: ``(superior,)``, the height of each axial slice.
@@ -42,9 +42,9 @@ def place_knee(
     """Draw how a right knee lies in the scanner.
 
     Args:
-        config: size and variation.
-        patient_generator: draws the size.
-        scan_generator: draws rotation, shift, lean and distortion.
+        config: The size of the volume and the variation of knees.
+        patient_generator: The random number generator of the size.
+        scan_generator: The random number generator of rotation, shift, lean and distortion.
 
     Returns:
         The knee's coordinates of each voxel.
@@ -74,15 +74,15 @@ def vary_shape(tube: Tube, variation: float, generator: np.random.Generator) -> 
     """Move, scale and turn a tube at random.
 
     Args:
-        tube: the part.
-        variation: 0 leaves it as it is.
-        generator: draws six numbers, whatever the variation.
+        tube: The part of the knee.
+        variation: The size of the change; 0 leaves the tube as it is.
+        generator: The random number generator; six numbers are drawn, whatever the variation.
 
     Returns:
         ``(sections, 6)``, columns in the order of ``Section``'s fields.
     """
     rows = np.array([astuple(section) for section in tube.sections], dtype=np.float64)
-    draws = np.clip(generator.standard_normal(6), -LARGEST_DEVIATION, LARGEST_DEVIATION) * variation
+    draws = np.clip(generator.standard_normal(6), -LARGEST_DRAW, LARGEST_DRAW) * variation
     rows[:, :3] += draws[:3] * (2.0, 1.2, 1.2)
     rows[:, 3:5] *= np.exp(0.07 * draws[3:5])
     rows[:, 5] += 4.0 * draws[5]
@@ -93,9 +93,9 @@ def cut(coordinates: Coordinates, rows: Array, grow_mm: Iterable[float] = (0.0, 
     """Compute how far voxels are from the surface of a tube, about (exact for a circle).
 
     Args:
-        coordinates: of the voxels.
-        rows: the tube's sections, as ``vary_shape`` gives them.
-        grow_mm: added to half width and half depth.
+        coordinates: The coordinates of the voxels.
+        rows: The tube's sections, as ``vary_shape`` gives them.
+        grow_mm: The lengths that are added to half width and half depth.
 
     Returns:
         The axial slices that the tube reaches, and ``(superior, anterior, lateral)`` millimetres for those
@@ -130,12 +130,12 @@ def smooth_field(generator: np.random.Generator, shape: tuple[int, ...], coarse_
     Elementwise throughout: a matrix product's last digit may depend on the number of threads.
 
     Args:
-        generator: of the numbers.
-        shape: of the result.
-        coarse_shape: at least 2 along each axis.
+        generator: The random number generator.
+        shape: The shape of the result.
+        coarse_shape: The shape of the coarse grid, at least 2 along each axis.
 
     Returns:
-        float32 of mean about 0 and deviation below 1.
+        float32 of mean about 0 and standard deviation below 1.
     """
     field = generator.standard_normal(coarse_shape, dtype=np.float32)
     for axis, (count, coarse_count) in enumerate(zip(shape, coarse_shape, strict=True)):
@@ -155,4 +155,4 @@ def _per_slice(values: Array) -> Array:
 
 def bounded_normal(generator: np.random.Generator) -> float:
     """Draw a normal number without its far tails, so that no knee is a monster."""
-    return float(np.clip(generator.standard_normal(), -LARGEST_DEVIATION, LARGEST_DEVIATION))
+    return float(np.clip(generator.standard_normal(), -LARGEST_DRAW, LARGEST_DRAW))

@@ -44,9 +44,10 @@ def paint_knee(
     """Paint one scan of a knee. A left knee is the mirror image of the right one from the same draws.
 
     Args:
-        config: size and variation.
-        patient_generator: what both knees and all visits of a patient share: size and shape.
-        scan_generator: what is new in each scan: position, contrast, noise.
+        config: The size of the volume and the variation of knees.
+        patient_generator: The random number generator of what both knees and all visits of a patient have in common:
+            size and shape.
+        scan_generator: The random number generator of what is new in each scan: position, contrast, noise.
         side: ``left`` or ``right``.
 
     Returns:
@@ -55,8 +56,8 @@ def paint_knee(
     coordinates = place_knee(config, patient_generator, scan_generator)
     image = paint_tissues(config, coordinates, patient_generator, scan_generator)
     image *= np.exp(np.float32(config.bias_field) * smooth_field(scan_generator, image.shape, (3, 3, 3)))
-    deviation = np.float32(config.noise * scan_generator.uniform(0.5, 1.0))
-    real, imaginary = (deviation * scan_generator.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
+    noise_std = np.float32(config.noise * scan_generator.uniform(0.5, 1.0))
+    real, imaginary = (noise_std * scan_generator.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
     # The magnitude of a signal with noise in both channels, as a scanner gives it (Rician noise).
     image = np.hypot(image + real, imaginary) * np.float32(scan_generator.uniform(*SCANNER_GAIN))
     volume = rearrange(image, "superior anterior lateral -> lateral anterior superior")
@@ -74,18 +75,18 @@ def paint_tissues(
     """Paint the tissues of a right knee, from the skin inwards.
 
     Args:
-        config: how much shape and contrast vary.
-        coordinates: of the voxels.
-        patient_generator: draws the shape of each part.
-        scan_generator: draws the intensities.
+        config: The variation of shape and contrast.
+        coordinates: The coordinates of the voxels.
+        patient_generator: The random number generator of the shape of each part.
+        scan_generator: The random number generator of the intensities.
 
     Returns:
         ``(superior, anterior, lateral)`` float32; fat is about 0.5.
     """
     reach = LARGEST_RANGE * config.contrast_variation
     level = {
-        tissue: np.float32(max(AIR, mean + reach * deviation * scan_generator.uniform(-1, 1)))
-        for tissue, (mean, deviation) in TISSUES.items()
+        tissue: np.float32(max(AIR, mean + reach * spread * scan_generator.uniform(-1, 1)))
+        for tissue, (mean, spread) in TISSUES.items()
     }
     image = np.full(coordinates.lateral_mm.shape, AIR, np.float32)
     fatter_mm = config.shape_variation * FATTER_MM * patient_generator.uniform(-1, 1)

@@ -45,7 +45,7 @@ class PlannedKnee:
         patient_index: 0 for the first patient.
         visit_index: 0 for the patient's first visit.
         side: ``left`` or ``right``.
-        file_name: in one of the spellings of the real sets.
+        file_name: The name of the file, in one of the spellings of the real sets.
     """
 
     patient_index: int
@@ -58,14 +58,14 @@ def make_phantom(folder: Path, config: PhantomConfig, num_workers: int, console:
     """Fill a folder with synthetic knees.
 
     The same config gives the same bytes, whatever the number of workers. Started again after
-    it was cut off it keeps the files that are there; with another config it makes all anew.
+    an interruption it keeps the files that are there; with another config it makes all from scratch.
     ``phantom.json`` is written last: where it is, the set is complete.
 
     Args:
-        folder: holds nothing else; made where absent.
-        config: the knees.
-        num_workers: processes.
-        console: where progress is shown; without it, the standard output.
+        folder: A folder that holds nothing else; it is made where absent.
+        config: The options of the knees.
+        num_workers: The number of processes.
+        console: The console that shows progress; without it, the standard output.
 
     Raises:
         UserError: the folder holds files that are no synthetic knees.
@@ -137,11 +137,11 @@ def write_knee(folder: Path, config: PhantomConfig, knee: PlannedKnee) -> None:
     """Paint one scan and write it; its random numbers depend on nothing but the config's seed and its own place.
 
     Args:
-        folder: where to.
-        config: the knees.
-        knee: which one.
+        folder: The folder to write into.
+        config: The options of the knees.
+        knee: The scan to write.
     """
-    # Numbers behind the patient's start at 1: numpy takes [seed, patient] and [seed, patient, 0, 0] for one seed.
+    # Numbers after the patient's start at 1: numpy takes [seed, patient] and [seed, patient, 0, 0] for one seed.
     scan_seed = (config.seed, knee.patient_index, knee.visit_index + 1, SIDES.index(knee.side) + 1)
     scan_generator = np.random.default_rng(scan_seed)
     patient_generator = np.random.default_rng((config.seed, knee.patient_index))
@@ -152,12 +152,12 @@ def write_knee(folder: Path, config: PhantomConfig, knee: PlannedKnee) -> None:
 
 
 def place_scan(config: PhantomConfig, side: str, generator: np.random.Generator) -> Array:
-    """Draw where a scan lies in the scanner, some of them a little oblique.
+    """Draw the place of a scan in the scanner, some of them a little oblique.
 
     Args:
-        config: voxel size and shape.
-        side: a right knee's centre is at positive, a left one's at negative x.
-        generator: of the place.
+        config: The size and number of voxels.
+        side: ``left`` or ``right``; a right knee's centre is at positive, a left one's at negative x.
+        generator: The random number generator of the place.
 
     Returns:
         ``(4, 4)``, from voxel indices (right, anterior, superior) to world millimetres.
