@@ -35,7 +35,7 @@ class CertifiedData:
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """What became of each source, a row each."""
+        """The fate of each source, one row each."""
         return read_table(self.manifest_path, MANIFEST_COLUMNS)
 
     @cached_property

@@ -92,7 +92,7 @@ def test_bits_are_taken_in_the_given_order():
 
 
 def test_bits_that_never_vary_do_not_put_all_hashes_into_one_group():
-    """Only every seventh bit varies: parts in the order of the bits would be one with all of these, and six with none."""
+    """Only every seventh bit varies: parts in the order of the bits would be one with all, and six with none."""
     bits = np.zeros((4_000, 256), np.uint8)
     bits[:, ::7] = np.random.default_rng(0).integers(0, 2, (4_000, 37))
     hashes = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)

@@ -88,6 +88,7 @@ RULES = (
             r"\b(to|not|can|may|must|they|both|all|who|latents|heads|devices|processes) share\b",
             r"\b(it|which|that) shares\b",
             r"\b(all|both)( of)? [\w -]{1,40} share\b",
+            r"\bshare_batch_norms\b",
         ),
     ),
     Rule("doors?", "the only module that imports X"),
