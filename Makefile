@@ -50,7 +50,7 @@ train: split ## train the model (splits first, if that was not done)
 evaluate: $(READY) ## score the test rows and write the report
 	$(STAGE) evaluate $(OPTIONS)
 
-predict: $(READY) ## score new scans or pictures: make predict INPUT="a.nii.gz folder"
+predict: $(READY) ## score new scans or images: make predict INPUT="a.nii.gz folder"
 	$(STAGE) predict $(INPUT) $(OPTIONS)
 
 export: $(READY) ## write the trained model for torch.export, ONNX and MONAI

@@ -35,7 +35,7 @@ class CertifiedData:
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """The fate of each source, one row each."""
+        """The manifest, one row for each source: its status, labels and geometry."""
         return read_table(self.manifest_path, MANIFEST_COLUMNS)
 
     @cached_property

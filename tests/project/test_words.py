@@ -67,7 +67,7 @@ RULES = (
     Rule("deal(s|t|ing)?", "assign, split", (r"deal(s|t|ing)? with\b", r"(great|good) deal\b")),
     Rule("divisions?", "split", (r"\bZeroDivision\w*", r"division(s)? by\b", r"(integer|floor) division\b")),
     Rule("optimisers?", "optimizer"),
-    Rule(r"near[-\s]identical", "near-duplicate", (r"\bnear_identical_images\b",)),
+    Rule(r"near[-\s]identical", "near-duplicate", (r"\bnear_identical_(images|bits)\b",)),
     Rule(r"ready[-\s]made", "published set"),
     Rule("(go|goes|going|went|gone) on", "resume, continue", (r"\bgo(es)? on (top|the page)\b",)),
     Rule("cut off", "interrupted, truncated", (r"\bcut off at\b",)),
