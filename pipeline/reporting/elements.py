@@ -96,8 +96,8 @@ class Section:
     Args:
         title: The heading.
         sentences: The results, a paragraph each.
-        tables: The numbers behind it.
-        figures: The figures behind it.
+        tables: The tables of the section.
+        figures: The figures of the section.
     """
 
     title: str

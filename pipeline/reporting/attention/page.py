@@ -19,7 +19,7 @@ from pipeline.reporting.html import write_page
 from pipeline.training.checkpoint import Checkpoint
 
 MAX_SHOWN = 60  # large maps on the page; a page of hundreds would be slow to open
-HOW_CHOSEN = "Chosen by their place in the list, spread over classes and patients, not by how they look."
+CHOICE = "by their position in the list, spread over classes and patients, not by appearance"
 INTERPOLATIONS = {
     "nearest": "Each input's weight is drawn as a flat square.",
     "smooth": "Weights are interpolated linearly between the centres of the inputs; the model has no finer ones.",
@@ -63,7 +63,7 @@ def write_attention_page(path: Path, experiment: Experiment, checkpoint: Checkpo
         )
     facts = {
         "split of the examples": options.split,
-        "which examples": "named by the user" if options.examples else HOW_CHOSEN,
+        "choice of examples": "named by the user" if options.examples else CHOICE,
         "weights": str(options.checkpoint or experiment.paths.best_checkpoint),
         "epoch of the weights": str(checkpoint.epoch),
         "commit of the training": checkpoint.commit,
@@ -90,9 +90,9 @@ def _describe_drawing(
     if maps.kind == "self" or maps.examples[0].ndim == 2:
         return []
     height, width = below[0].shape[-2:]
-    what = "the slice in the scan's own pixels" if is_native else "the stored image"
+    image = "the slice in the scan's own pixels" if is_native else "the stored image"
     return [
-        f"Under the colours lies {what} ({height} x {width} pixels over the field that the model saw as "
+        f"Below the colours is {image} ({height} x {width} pixels over the field that the model saw as "
         f"{maps.examples.shape[-2]} x {maps.examples.shape[-1]}), interpolated. {INTERPOLATIONS[interpolation]}"
     ]
 

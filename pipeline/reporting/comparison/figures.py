@@ -94,7 +94,7 @@ def draw_test_inputs(runs: Sequence[RunRecord], num_examples: int, seed: int) ->
         if odd:
             chosen = _draw_some(odd, num_examples, generator)
             many = len(inputs.runs) > 1
-            title = "Test inputs on which the runs differ" if many else "Test inputs that the run got wrong"
+            title = "Test inputs on which the runs differ" if many else "Test inputs with wrong predictions"
             text = f"{len(chosen)} of {len(odd):,} such rows, drawn at random."
             figures.append(Figure("odd_inputs", title, text, _draw_sheet(inputs, chosen), is_sheet=True))
     return figures

@@ -207,7 +207,7 @@ def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_r
         warnings.append(
             f"{num_compared} runs are compared with {runs[0].name}. The corrected p-values account for that, "
             "for each level and score by itself; the intervals do not. There is no correction over levels and scores: "
-            "name the primary one before you look."
+            "choose the primary one before you see the results."
         )
     if num_compared * 2 / (num_resamples + 1) > SIGNIFICANCE:
         warnings.append(
