@@ -46,15 +46,21 @@ class RankCounts:
 
     @property
     def numbers_held(self) -> int:
-        """How many numbers a resample needs at once."""
+        """The numbers that a resample holds at once."""
         return 1 if self.pair_wins is not None else int(self.positives.shape[0])
 
 
 def count_ranks(scores: Floats, is_positive: NDArray[np.bool_], patients: Indices, num_patients: int) -> RankCounts:
-    """Sort the scores once and merge the rows that no threshold of a positive tells apart.
+    """Sort the scores once and merge the rows that no threshold at a positive separates.
 
     Even ranks hold the negatives between two positives, odd ranks the positives of
     one distinct score together with the negatives that tie with them.
+
+    Args:
+        scores: ``(rows,)``, the probability of the positive class.
+        is_positive: ``(rows,)``, whether the row's label is the positive class.
+        patients: ``(rows,)``, the patient of each row, 0 to ``num_patients`` - 1.
+        num_patients: The number of patients.
     """
     thresholds = np.unique(scores[is_positive])
     ranks = np.searchsorted(thresholds, scores, "left") + np.searchsorted(thresholds, scores, "right")
@@ -78,7 +84,7 @@ def count_pair_wins(positives: scipy.sparse.csr_array, negatives: scipy.sparse.c
         merged once    a-   b+ | b-   a+    b+ wins against a-, and a+ against b-
         merged twice   a-   b+   b-   a+    a+, of the upper half, wins against a-; b+ does not win against b-
 
-    While a rank holds few patients such products of sparse tables are cheap; the ranks that are left are counted with
+    While a rank holds few patients such products of sparse tables are cheap; the remaining ranks are counted with
     dense ones. All are sums of halves, so no digit depends on their order.
 
     Args:

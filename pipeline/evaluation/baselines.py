@@ -1,8 +1,7 @@
 """Baselines: the most frequent class, a linear model of raw pixels, and two models that see no anatomy.
 
-Whatever the last two, the border of the images alone and a slice's index alone, can tell of the label is no sign of
-disease or side in the knee but of how the images were made: a mark in a corner, a coil's shading, another scanner,
-more slices of one class.
+The last two see the border of the images alone and a slice's index alone. A label that they predict comes not from the
+knee but from how the images were made: a mark in a corner, a coil's shading, another scanner, more slices of one class.
 """
 
 import warnings
@@ -41,7 +40,12 @@ BORDER_PARTS = 16  # the border is as wide as this part of a side, at least one 
 
 
 def majority(train_labels: Labels, num_test: int, class_names: Sequence[str]) -> Floats:
-    """Predict how often each class occurs in training, whatever the image.
+    """Predict the fraction of each class in training, whatever the image.
+
+    Args:
+        train_labels: The labels of the training rows.
+        num_test: The number of rows to predict.
+        class_names: All classes.
 
     Returns:
         ``(num_test, classes)``; its most probable class is the most frequent one, and its
@@ -69,13 +73,13 @@ def logistic_regression(store: Store, rows: dict[str, Indices], seed: int = 0, m
     Images are averaged over square blocks to at most 64 pixels a side and standardised
     with the mean and standard deviation of each training pixel. Of five penalties, the strongest first,
     the one before the first that is worse on validation is taken; without validation rows it
-    is the third. Of the store no more is read at once than a thousand images.
+    is the third. At most 1,024 images of the store are read at once.
 
     Args:
         store: Images and their labels; a class that training lacks gets probability 0.
         rows: The rows of "train", "val" (used for the penalty alone) and "test".
         seed: The seed of the rows that are drawn where there are too many.
-        max_rows: Training rows that are fitted; of more, so many are drawn without replacement.
+        max_rows: The largest number of training rows that are fitted; of more, so many are drawn without replacement.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
@@ -102,10 +106,10 @@ def border_only(store: Store, rows: dict[str, Indices], seed: int, max_rows: int
         store: Images and their labels.
         rows: The rows of "train", "val" and "test".
         seed: The seed of the rows that are drawn where there are too many.
-        max_rows: Training rows that are fitted.
+        max_rows: The largest number of training rows that are fitted.
 
     Returns:
-        ``(test rows, classes)``; how often each class occurs in training where all labels drawn are equal.
+        ``(test rows, classes)``; the fraction of each class in training where all drawn labels are equal.
     """
     labels = store.index["label"].to_numpy(dtype=str)
     fitted = rows["train"][choose_rows(len(rows["train"]), max_rows, seed)]
@@ -160,8 +164,8 @@ def fit_linear_model(
     """Fit a logistic regression of pixels and score the test rows; see ``logistic_regression``.
 
     Args:
-        train: What is fitted.
-        val: What the penalty is chosen by; may be empty.
+        train: The rows that are fitted.
+        val: The rows that the penalty is chosen by; may be empty.
         test_pixels: ``(test rows, pixels)``.
         class_names: All classes.
 
@@ -169,7 +173,7 @@ def fit_linear_model(
         ``(test rows, classes)``, each row sums to 1.
     """
     mean, std = train.pixels.mean(axis=0), train.pixels.std(axis=0)
-    std[std == 0] = 1.0  # a pixel that never changes carries nothing and stays 0
+    std[std == 0] = 1.0  # a pixel that never changes has no information and stays 0
     train_pixels, val_pixels, test_pixels = ((part - mean) / std for part in (train.pixels, val.pixels, test_pixels))
 
     model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=True)
@@ -177,7 +181,7 @@ def fit_linear_model(
     candidates = INVERSE_REGULARISATIONS if len(val_pixels) > 0 else INVERSE_REGULARISATIONS[2:3]
     for inverse_regularisation in candidates:  # the strongest first, each starts from the one before
         with warnings.catch_warnings():
-            # A weak penalty on many pixels may need more steps than are worth their time; it stops where it is.
+            # A weak penalty on many pixels may need very many steps; it stops after MAX_ITERATIONS.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=inverse_regularisation).fit(train_pixels, train.labels)
         loss = validation_loss(model, val_pixels, val.labels, class_names)
@@ -191,16 +195,16 @@ def fit_linear_model(
 def decision_tree(
     train_values: Floats, train_labels: Labels, test_values: Floats, class_names: Sequence[str], seed: int = 0
 ) -> Floats:
-    """Fit a decision tree of a few numbers a row, which needs no straight line, and score the test rows.
+    """Fit a decision tree of a few numbers a row, which finds more than linear relations, and score the test rows.
 
     Its leaves hold at least 10 training rows, so that a slice's index alone can have one.
 
     Args:
         train_values: ``(rows, numbers)``.
-        train_labels: ``(rows,)`` class names; where all are equal, the answer is that class.
+        train_labels: ``(rows,)`` class names; where all are equal, that class is predicted.
         test_values: ``(test rows, numbers)``.
-        class_names: all classes; one that training lacks gets probability 0.
-        seed: of the order in which equally good splits are tried.
+        class_names: All classes; one that training lacks gets probability 0.
+        seed: The seed of the order in which equally good splits are tried.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
@@ -213,7 +217,13 @@ def decision_tree(
 
 
 def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
-    """Return all row indices, or ``max_rows`` of them drawn without replacement, in rising order."""
+    """Return all row indices, or ``max_rows`` of them drawn without replacement, in rising order.
+
+    Args:
+        num_rows: The number of rows to choose from.
+        max_rows: The largest number of rows to return.
+        seed: The seed of the random number generator.
+    """
     if num_rows <= max_rows:
         return np.arange(num_rows)
     drawn = np.random.default_rng(seed).choice(num_rows, size=max_rows, replace=False)
@@ -223,7 +233,13 @@ def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
 def predict_probabilities(
     model: LogisticRegression | DecisionTreeClassifier, pixels: NDArray[Any], class_names: Sequence[str]
 ) -> Floats:
-    """Return ``(rows, classes)`` in the order of the class names; a class never seen has 0."""
+    """Return the probabilities of a fitted model, ``(rows, classes)``.
+
+    Args:
+        model: The fitted model, with the classes that it has seen.
+        pixels: ``(rows, numbers)``, the inputs.
+        class_names: All classes, in the order of the columns; one that the model has not seen has probability 0.
+    """
     probabilities = np.zeros((len(pixels), len(class_names)))
     if len(pixels) > 0:
         columns = [list(class_names).index(name) for name in model.classes_]
@@ -235,7 +251,14 @@ def predict_probabilities(
 def validation_loss(
     model: LogisticRegression, pixels: NDArray[np.float32], labels: Labels, class_names: Sequence[str]
 ) -> float:
-    """Return the mean negative log-likelihood on validation; infinite where there are no rows."""
+    """Return the mean negative log-likelihood on validation; infinite where there are no rows.
+
+    Args:
+        model: The fitted model.
+        pixels: ``(rows, pixels)`` of the validation rows.
+        labels: The class names of these rows.
+        class_names: All classes.
+    """
     if len(pixels) == 0:
         return float("inf")
     probabilities = predict_probabilities(model, pixels, class_names)
@@ -251,7 +274,15 @@ def score_baseline(
     bootstrap: Bootstrap,
     kind: DataKind = VOLUMES,
 ) -> Scores:
-    """Return the metrics of a baseline, example by example, as they stand under ``baselines`` in metrics.json."""
+    """Return the metrics of a baseline, example by example, as ``baselines`` in metrics.json holds them.
+
+    Args:
+        index: The rows of the store's index that are scored.
+        probabilities: ``(rows, classes)``, in the order of the index.
+        class_names: All classes.
+        bootstrap: The resamples of patients.
+        kind: The kind of data, which names rows and groups.
+    """
     table = build_predictions(index, probabilities, class_names)
     check_predictions(table, class_names)
     return compute_level(table, class_names, bootstrap, kind)["metrics"]
@@ -260,11 +291,11 @@ def score_baseline(
 def pool_images(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
     """Average images over square blocks until both sides have at most 64 pixels.
 
-    Rows and columns that fill no whole block are cut off, evenly from both ends.
+    Rows and columns that fill no whole block are left out, evenly at both ends.
 
     Args:
         images: ``(rows, height, width)`` or ``(rows, channels, height, width)``.
-        rows: which of them; all if None.
+        rows: The indices of the images to pool; None for all.
 
     Returns:
         ``(rows, channels * pooled height * pooled width)`` float32, still 0 to 255.
@@ -292,7 +323,7 @@ def take_border(images: NDArray[Any], rows: Indices) -> NDArray[np.float32]:
     """Take a frame of each image, a sixteenth of its height and width wide; nothing of the inside.
 
     Images of more than 64 pixels a side are averaged over square blocks first, as for ``logistic_regression``; the
-    frame is then whole blocks. What is cut off at the edges there, where blocks do not fit, is missing here too.
+    frame is then whole blocks. Edges that fill no whole block are left out here too.
 
     Args:
         images: ``(images, height, width)`` or ``(images, channels, height, width)`` uint8.

@@ -90,7 +90,7 @@ def percentile_interval(value: float, resampled: Floats | None) -> Estimate:
 
     Args:
         value: The statistic of the table itself.
-        resampled: ``(resamples,)``: that of each resample, or None where there are none.
+        resampled: ``(resamples,)``: the statistic of each resample, or None where there are none.
     """
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}
@@ -104,6 +104,11 @@ def percentile_interval(value: float, resampled: Floats | None) -> Estimate:
 def draw_patient_weights(num_patients: int, num_resamples: int, generator: np.random.Generator) -> Floats:
     """Draw as many patients as there are, with replacement, and count each.
 
+    Args:
+        num_patients: The number of patients to draw from, and of draws a resample.
+        num_resamples: The number of resamples.
+        generator: The random number generator.
+
     Returns:
         ``(resamples, patients)``; each row sums to the number of patients.
     """
@@ -116,7 +121,16 @@ def draw_patient_weights(num_patients: int, num_resamples: int, generator: np.ra
 
 
 def count_pairs(rows: Indices, columns: Indices, shape: tuple[int, int]) -> scipy.sparse.csr_array:
-    """Count how often each (row, column) pair occurs, as a sparse ``shape`` of float64."""
+    """Count how often each (row, column) pair occurs.
+
+    Args:
+        rows: The row of each pair.
+        columns: The column of each pair.
+        shape: The numbers of rows and columns of the result.
+
+    Returns:
+        A sparse table of float64 counts.
+    """
     ones = np.ones(len(rows))
     return scipy.sparse.csr_array(scipy.sparse.coo_array((ones, (rows, columns)), shape=shape))
 

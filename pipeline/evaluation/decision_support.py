@@ -1,4 +1,4 @@
-"""Decision support: how confident the model must be to be trusted, and whether it is as often correct as it claims.
+"""Decision support: selective prediction by confidence, and calibration before and after temperature scaling.
 
 All are numbers of metrics.json, under ``decision``; the probabilities of predictions.csv stay as the model gave them.
 """
@@ -25,7 +25,7 @@ def compute_decision(
     kind: DataKind,
     bootstrap: Bootstrap,
 ) -> Decision:
-    """Compute abstention and calibration at each level but the patient's.
+    """Compute selective prediction and calibration at each level except the patient's.
 
     Args:
         predictions: The predictions of validation and test rows.
@@ -46,7 +46,7 @@ def compute_decision(
     coverage: dict[str, Coverage] = {}
     for name, level in levels.items():
         if name == "patient":
-            continue  # the same patients in other kind; abstaining is by slice or by scan
+            continue  # a model declines a slice or a scan, not a patient
         at_level = name if kind.has_patients else "slice"
         scores = compute_level(aggregate(scaled, at_level), class_names, bootstrap, kind)
         calibration[name] = {

@@ -21,7 +21,7 @@ from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was predicted, and how good it is.
+    """The predictions of an evaluation, and their scores.
 
     Args:
         predictions: The predictions of the validation and the test rows.
@@ -56,10 +56,10 @@ def compute_evaluation(
         data: The examples and their splits.
         probabilities: Those of the "val" and "test" rows, ``(rows, classes)`` each.
         mirrored: The network's probabilities of the test rows and of their mirror images; None where a mirror image
-            is not one of the other label.
-        visits: The visit of each scan by its ``source_id``; of volumes.
-        options: Of the evaluation.
-        synthetic_note: What readers have to know of data that are not of people; else empty.
+            does not have the other label.
+        visits: The visit of each scan by its ``source_id``; read for volumes alone.
+        options: The options of the evaluation.
+        synthetic_note: The note for readers on data that are not of people; else empty.
     """
     store, bootstrap = data.store, Bootstrap(options.num_bootstrap_resamples, options.seed)
     tables = [
@@ -85,7 +85,7 @@ def compute_evaluation(
 
 
 def compute_baselines(data: CertifiedData, options: EvaluateConfig) -> dict[str, Scores]:
-    """Score what knows no image, and what knows pixels but no shape, on the same test rows."""
+    """Score the most frequent class, and a linear model of the pixels, on the same test rows."""
     store, rows = data.store, data.rows
     labels = store.index["label"].to_numpy(dtype=str)
     probabilities = {"majority": majority(labels[rows["train"]], len(rows["test"]), store.class_names)}

@@ -1,8 +1,8 @@
 """The levels of metrics.json: scores for each slice, volume and patient, with 95 % intervals.
 
-Slices of a patient resemble each other, so they are not independent witnesses:
-intervals come from drawing whole patients, whatever the level. Images and objects
-of a published set are each a group of their own, with one level.
+Slices of a patient resemble each other, so they are not independent: intervals come
+from drawing whole patients, whatever the level. Images and objects of a published set
+are each a group of their own, with one level.
 """
 
 from collections.abc import Sequence

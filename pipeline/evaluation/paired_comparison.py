@@ -29,13 +29,13 @@ COMPARED_METRICS = ("accuracy", "balanced_accuracy", "auroc", "nll")
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a score of the second run lies above the first's.
+    """The difference of a score between two runs.
 
     Args:
-        value: second minus first.
-        low: 2.5 % of the resamples lie below; None where too few define the score.
-        high: 97.5 % lie below.
-        p_value: two-sided: how often resamples lie on the other side of 0 or on it, doubled; small is rare.
+        value: The score of the second run minus that of the first.
+        low: The difference that 2.5 % of the resamples lie below; None where too few define the score.
+        high: The difference that 97.5 % of the resamples lie below.
+        p_value: The two-sided p-value: twice the fraction of resamples on the other side of 0 or on it.
     """
 
     value: float
@@ -45,7 +45,7 @@ class Difference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """True where the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
@@ -53,8 +53,8 @@ def explain_mismatch(first: pd.DataFrame, second: pd.DataFrame) -> str | None:
     """Return why two tables of predictions cannot be compared row by row; None where they can.
 
     Args:
-        first: with ``example_id``, ``group_id`` and ``label``.
-        second: likewise; the order of rows does not matter.
+        first: A table with ``example_id``, ``group_id`` and ``label``.
+        second: The table of the other run; the order of rows does not matter.
     """
     one, two = (table.set_index("example_id")[["group_id", "label"]].sort_index() for table in (first, second))
     if not one.index.equals(two.index):
@@ -74,7 +74,7 @@ def compare_pair(
         first: The predictions of the test rows.
         second: Those of the other run; ``explain_mismatch`` of both is None.
         class_names: All classes.
-        level: A level of ``aggregate``; at any other the rows stand for themselves.
+        level: A level of ``aggregate``; at any other the rows are compared as they are.
         bootstrap: The resamples of patients, the same for both runs.
 
     Returns:
@@ -102,10 +102,10 @@ def correct_for_many(p_values: Sequence[float | None]) -> list[float | None]:
     """Raise p-values so that the chance of one false finding among all of them stays below the level (Holm's steps).
 
     Args:
-        p_values: of comparisons that are made together; None, where there is none, counts for nothing.
+        p_values: The p-values of comparisons that are made together; None, where there is none, is not counted.
 
     Returns:
-        In the same order, each as it was or larger, at most 1.
+        The corrected values in the same order, each as it was or larger, at most 1.
 
     Source:
         Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.

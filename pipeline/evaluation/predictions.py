@@ -65,8 +65,8 @@ def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
     """Average the probabilities over the slices of a volume or of a patient.
 
     Args:
-        predictions: one row a slice.
-        level: "slice" (the table as it is), "volume" or "patient".
+        predictions: A predictions table with one row a slice.
+        level: The level: "slice" (the table as it is), "volume" or "patient".
 
     Returns:
         One row a volume or patient, sorted by its id, with the columns of the table and
@@ -114,13 +114,13 @@ def number_patients(group_ids: pandas.Series) -> Indices:
 def build_predictions(
     index: pandas.DataFrame, probabilities: Floats, class_names: Sequence[str], split: str = "test"
 ) -> pandas.DataFrame:
-    """Put probabilities beside the ids of the store's index: a predictions table.
+    """Join probabilities to the ids of the store's index: a predictions table.
 
     Args:
-        index: example_id, source_id, group_id and label of each row, and slice_index if there is one.
-        probabilities: ``(rows, classes)``, in the order of the index.
-        class_names: the names of the columns.
-        split: which split the rows belong to.
+        index: The example_id, source_id, group_id and label of each row, and slice_index if there is one.
+        probabilities: The probabilities ``(rows, classes)``, in the order of the index.
+        class_names: The names of the classes, in the order of the columns.
+        split: The split that the rows belong to.
 
     Returns:
         The predictions table; of equal probabilities the first class is predicted.
@@ -136,11 +136,11 @@ def build_predictions(
 
 
 def read_predictions(path: Path, class_names: tuple[str, ...]) -> pandas.DataFrame:
-    """Read a predictions table; probabilities are numbers again.
+    """Read a predictions table, with probabilities as numbers.
 
     Args:
-        path: the file.
-        class_names: of the columns.
+        path: The file.
+        class_names: The classes whose probability columns the file must have.
 
     Raises:
         UserError: no such file, a missing column, or a probability that is no number.

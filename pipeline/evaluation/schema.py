@@ -1,4 +1,4 @@
-"""The content of metrics.json as types, and the little that is read from it everywhere.
+"""The content of metrics.json as types, and the values that are read from it everywhere.
 
 Every number of a report stands in metrics.json, written once by the evaluate stage. The types below are its contract:
 a key that is misspelt, absent or of another type is found before anything runs.
@@ -65,7 +65,7 @@ class QuartileSubgroup(Subgroup, Brightness):
 
 
 class MirrorCheck(TypedDict):
-    """How often the answer changes where a slice is mirrored."""
+    """The fraction of predictions that change where a slice is mirrored."""
 
     flipped: Estimate
     is_by_construction: bool
@@ -93,7 +93,7 @@ class CoveragePoint(TypedDict):
 
 
 class Threshold(TypedDict):
-    """A confidence chosen on validation, where a fraction ``wanted`` reaches it, and what it does on the test."""
+    """A confidence that a fraction ``wanted`` of the validation rows reaches, and its results on the test rows."""
 
     wanted: float
     threshold: float

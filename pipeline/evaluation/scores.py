@@ -6,7 +6,7 @@ So one formula gives the value and its interval, and a resample costs a product
 of matrices instead of a walk through the rows.
 
 scikit-learn scores one table at a time: each of 2,000 resamples would be a table of its
-own, to be counted and sorted from the start. The tests hold every score against its.
+own, to be counted and sorted from the start. The tests compare every score with its.
 """
 
 from collections.abc import Sequence
@@ -39,14 +39,14 @@ NUM_CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class PatientTotals:
-    """Everything the scores need, summed per patient.
+    """The sums per patient that all scores are computed from.
 
     Attributes:
         confusion: ``(classes * classes, patients)`` sparse counts, rows are (true, predicted).
         losses: ``(patients, 2)``: sums of the negative log-likelihood and of the Brier score.
         calibration_gaps: ``(patients, bins)``: sums of confidence minus correctness.
-        rank_counts: one a class for several classes; for two classes the last one alone.
-        num_classes: how many classes the table may hold.
+        rank_counts: The counts of each class where there are several; of two classes those of the last one alone.
+        num_classes: The number of classes that the table may hold.
     """
 
     confusion: scipy.sparse.csr_array
@@ -61,7 +61,7 @@ class PatientTotals:
 
     @property
     def numbers_held(self) -> int:
-        """How many numbers a resample needs at once."""
+        """The numbers that a resample holds at once."""
         return max([self.num_patients, self.num_classes**2, *(counts.numbers_held for counts in self.rank_counts)])
 
 
@@ -203,14 +203,19 @@ def average_defined(values: Floats) -> Floats:
 def compute_calibration_bins(
     predictions: pandas.DataFrame, class_names: Sequence[str], num_bins: int = NUM_CALIBRATION_BINS
 ) -> pandas.DataFrame:
-    """Compare confidence, the highest probability of a row, with how often such rows are right.
+    """Compare confidence, the highest probability of a row, with the accuracy of rows of that confidence.
+
+    Args:
+        predictions: A predictions table.
+        class_names: All classes.
+        num_bins: The number of equally wide bins of [0, 1].
 
     Returns:
         One row a bin with ``low``, ``high`` (its edges; the upper one belongs to it),
         ``count``, and ``confidence`` and ``accuracy``, the means of its rows, NaN in an empty bin.
     """
     confidence = read_probabilities(predictions, class_names).max(axis=1)
-    is_right = (predictions["label"] == predictions["predicted"]).to_numpy(dtype=np.float64)
+    is_correct = (predictions["label"] == predictions["predicted"]).to_numpy(dtype=np.float64)
     bins = assign_bins(confidence, num_bins)
     count = np.bincount(bins, minlength=num_bins).astype(np.float64)
     edges = np.linspace(0, 1, num_bins + 1)
@@ -220,6 +225,6 @@ def compute_calibration_bins(
             "high": edges[1:],
             "count": count.astype(int),
             "confidence": divide_or_nan(np.bincount(bins, confidence, num_bins), count),
-            "accuracy": divide_or_nan(np.bincount(bins, is_right, num_bins), count),
+            "accuracy": divide_or_nan(np.bincount(bins, is_correct, num_bins), count),
         }
     )

@@ -18,7 +18,7 @@ from pipeline.evaluation.subgroups import compute_fraction, compute_fractions
 COVERAGES = tuple(percent / 100 for percent in range(1, 101))
 LISTED_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 
-# A hair less, to avoid that rounding pushes a coverage that ends with a confidence level into the next one.
+# Subtracted so that rounding does not push a coverage that ends with a confidence level into the next one.
 ROUNDING = 1e-9
 
 
@@ -141,17 +141,17 @@ def compute_coverage_curve(
 def choose_thresholds(
     val: pandas.DataFrame, test: pandas.DataFrame, class_names: Sequence[str], bootstrap: Bootstrap
 ) -> list[Threshold]:
-    """Choose on validation the confidence below which the model declines, and see what it does on the test.
+    """Choose on validation the confidence below which the model declines, and evaluate it on the test rows.
 
     Args:
         val: The predictions of one level, of validation rows.
-        test: The same of test rows.
+        test: The predictions of the same level, of test rows.
         class_names: All classes.
         bootstrap: The resamples of the test patients.
 
     Returns:
         For each listed coverage the ``threshold`` (rows at it are answered) that leaves so many validation rows, and
-        the ``coverage`` and ``accuracy`` on the test with intervals; no accuracy where nothing is answered.
+        the ``coverage`` and ``accuracy`` on the test rows with intervals; no accuracy where nothing is answered.
     """
     levels = group_by_confidence(val, class_names)
     confidence = read_confidence(test, class_names)
@@ -176,7 +176,14 @@ def choose_thresholds(
 def compute_coverage(
     val: pandas.DataFrame, test: pandas.DataFrame, class_names: Sequence[str], bootstrap: Bootstrap
 ) -> Coverage:
-    """Compute the coverage curve of the test rows, and the thresholds chosen on validation."""
+    """Compute the coverage curve of the test rows, and the thresholds chosen on validation.
+
+    Args:
+        val: The predictions of one level, of validation rows.
+        test: The predictions of the same level, of test rows.
+        class_names: All classes.
+        bootstrap: The resamples of the test patients.
+    """
     curve, area = compute_coverage_curve(test, class_names, bootstrap)
     thresholds = choose_thresholds(val, test, class_names, bootstrap)
     return {"curve": curve, "area_under_risk": area, "thresholds": thresholds}

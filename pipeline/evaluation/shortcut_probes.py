@@ -1,4 +1,4 @@
-"""Shortcut probes: whether the model reads the knee, or how, when and where in the scan the image was taken.
+"""Shortcut probes: signs that a model reads how, when or where in the scan an image was taken, and not the knee.
 
 Three tables of accuracy (by a slice's index, by visit, by brightness), two models that see no anatomy, and the
 mirror check. All are numbers of metrics.json, under ``probes``.
@@ -30,7 +30,7 @@ from pipeline.evaluation.subgroups import SubgroupFraction, compute_fraction, co
 
 NUM_QUARTILES = 4
 ROWS_AT_ONCE = 1024
-MAX_VISITS = 12  # the rarest of more stand together
+MAX_VISITS = 12  # of more, the rarest are counted together
 UNKNOWN_VISIT, OTHER_VISITS = "unknown", "others"
 
 
@@ -42,14 +42,14 @@ def compute_probes(
     max_fitted: int,
     bootstrap: Bootstrap,
 ) -> Probes:
-    """Compute the probes that make sense for the data, but the mirror check.
+    """Compute the probes that make sense for the data, except the mirror check.
 
     Args:
         store: Images, labels and slice indices.
         rows: The rows of the store in "train", "val" and "test".
         test: The predictions of the test rows, in their order.
-        visits: The visit of each scan by its ``source_id``; of volumes.
-        max_fitted: Training images that the border's model is fitted on.
+        visits: The visit of each scan by its ``source_id``; read for volumes alone.
+        max_fitted: The largest number of training images that the border's model is fitted on.
         bootstrap: The resamples of patients.
 
     Returns:
@@ -76,7 +76,13 @@ def compute_probes(
 
 
 def score_slice_indices(test: pandas.DataFrame, slice_index: Indices, bootstrap: Bootstrap) -> list[SliceIndexSubgroup]:
-    """Compute the accuracy of the test slices of each index."""
+    """Compute the accuracy of the test slices of each index.
+
+    Args:
+        test: The predictions of the test rows.
+        slice_index: ``(rows,)``, the slice index of each row.
+        bootstrap: The resamples of patients.
+    """
     return [
         {"slice_index": int(value), "n": part.num_rows, "groups": part.num_patients, "accuracy": part.fraction}
         for value, part in _score_subgroups(test, slice_index, bootstrap)
@@ -84,7 +90,13 @@ def score_slice_indices(test: pandas.DataFrame, slice_index: Indices, bootstrap:
 
 
 def score_visits(test: pandas.DataFrame, visits: NDArray[np.str_], bootstrap: Bootstrap) -> list[VisitSubgroup]:
-    """Compute the accuracy of the test slices of each visit, in the order of ``order_visit``."""
+    """Compute the accuracy of the test slices of each visit, in the order of ``order_visit``.
+
+    Args:
+        test: The predictions of the test rows.
+        visits: ``(rows,)``, the name of each row's visit.
+        bootstrap: The resamples of patients.
+    """
     subgroups: list[VisitSubgroup] = [
         {"visit": str(value), "n": part.num_rows, "groups": part.num_patients, "accuracy": part.fraction}
         for value, part in _score_subgroups(test, visits, bootstrap)
@@ -93,7 +105,13 @@ def score_visits(test: pandas.DataFrame, visits: NDArray[np.str_], bootstrap: Bo
 
 
 def score_quartiles(test: pandas.DataFrame, brightness: Floats, bootstrap: Bootstrap) -> list[QuartileSubgroup]:
-    """Compute the accuracy of each quartile of the test rows, from the darkest to the brightest."""
+    """Compute the accuracy of each quartile of the test rows, from the darkest to the brightest.
+
+    Args:
+        test: The predictions of the test rows.
+        brightness: ``(rows,)``, the mean intensity of each row's image.
+        bootstrap: The resamples of patients.
+    """
     quartiles, edges = split_into_quartiles(brightness)
     return [
         {
@@ -133,7 +151,7 @@ def name_visits(visits: pandas.Series) -> NDArray[np.str_]:
 
 
 def order_visit(name: str) -> tuple[int, int, str]:
-    """Return what visits are sorted by: numbers by size, then names, then what stands for no visit of its own."""
+    """Return the sort key of a visit: numbers by size, then names, then unknown visits and the rare others."""
     if name.isdigit():
         return 0, int(name), name
     return 2 if name in (UNKNOWN_VISIT, OTHER_VISITS) else 1, 0, name
@@ -146,11 +164,11 @@ def compute_brightness(images: NDArray[np.uint8], rows: Indices) -> Floats:
 
 
 def split_into_quartiles(values: Floats) -> tuple[Indices, list[float]]:
-    """Split rows into four equally large parts, from the darkest to the brightest.
+    """Split rows into quartiles, from the darkest to the brightest.
 
     Returns:
         ``(rows,)`` numbers 1 to 4 (a value on an edge belongs below it), and the five edges. Of many equal values
-        some parts may be empty.
+        some quartiles may be empty.
     """
     edges = np.quantile(values, np.linspace(0, 1, NUM_QUARTILES + 1))
     return np.searchsorted(edges[1:-1], values, side="left").astype(np.int64) + 1, edges.tolist()
@@ -159,12 +177,12 @@ def split_into_quartiles(values: Floats) -> tuple[Indices, list[float]]:
 def check_mirrored(
     mirrored: Mirrored, test: pandas.DataFrame, class_names: tuple[str, ...], bootstrap: Bootstrap
 ) -> MirrorCheck:
-    """Compute how often the answer changes where a slice is mirrored.
+    """Compute the fraction of predictions that change where a slice is mirrored.
 
     Args:
         mirrored: The network's probabilities of the test rows and of their mirror images.
         test: The predictions of the same rows.
-        class_names: Left and right.
+        class_names: The classes, left and right.
         bootstrap: The resamples of patients.
 
     Returns:

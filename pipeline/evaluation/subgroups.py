@@ -1,7 +1,7 @@
 """Fractions of rows in subgroups of a table, such as the accuracy at each visit, with intervals over patients.
 
-The same patients are drawn as for the scores, and a subgroup's rows go with them; why not by a library, ``bootstrap``
-says.
+The same patients are drawn as for the scores, and a subgroup's rows are drawn with them. The docstring of
+``bootstrap`` explains why no library does this.
 """
 
 from dataclasses import dataclass
@@ -32,19 +32,19 @@ class SubgroupFraction:
 def compute_fractions(
     is_counted: NDArray[np.bool_], subgroups: Indices, patients: Indices, num_subgroups: int, bootstrap: Bootstrap
 ) -> list[SubgroupFraction]:
-    """Compute, for each subgroup of a table, which fraction of its rows is counted.
+    """Compute, for each subgroup of a table, the fraction of its rows that is counted.
 
     Args:
         is_counted: ``(rows,)``, such as whether the prediction is correct.
         subgroups: ``(rows,)``, the subgroup of each row, 0 to ``num_subgroups`` - 1.
-        patients: ``(rows,)``, of all rows together, 0 to the number of patients - 1.
+        patients: ``(rows,)``, the patient of each row, 0 to the number of patients - 1.
         num_subgroups: The number of subgroups; one without rows has no fraction.
-        bootstrap: The resamples. All patients of the table are drawn; a resample in which a subgroup has no row says
-            nothing about it.
+        bootstrap: The resamples. All patients of the table are drawn; a resample in which a subgroup has no row
+            leaves its fraction undefined.
 
     Returns:
-        A record for each subgroup. As everywhere there is no interval over a single patient, nor where a tenth of the
-        resamples say nothing, as of a subgroup of one or two.
+        A record for each subgroup. As everywhere there is no interval over a single patient, nor where the fraction
+        is undefined in more than a tenth of the resamples, as for a subgroup of one or two patients.
     """
     num_patients = int(patients.max()) + 1
     shape = (num_subgroups, num_patients)
@@ -69,6 +69,12 @@ def compute_fractions(
 
 
 def compute_fraction(is_counted: NDArray[np.bool_], patients: Indices, bootstrap: Bootstrap) -> Estimate:
-    """Compute which fraction of all rows is counted: ``compute_fractions`` of a table that is one subgroup."""
+    """Compute the fraction of all rows that is counted: ``compute_fractions`` of a table that is one subgroup.
+
+    Args:
+        is_counted: ``(rows,)``, such as whether the prediction is correct.
+        patients: ``(rows,)``, the patient of each row, 0 to the number of patients - 1.
+        bootstrap: The resamples of patients.
+    """
     everyone = np.zeros(len(is_counted), dtype=np.int64)
     return compute_fractions(is_counted, everyone, patients, 1, bootstrap)[0].fraction

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on validation, that makes a model neither too sure nor too doubtful."""
+"""Temperature scaling: one number, fitted on validation, that corrects overconfidence and underconfidence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from scipy.special import softmax
 from pipeline.core.array_types import Floats
 from pipeline.evaluation.predictions import read_class_indices, read_probabilities
 
-# Of answers that are all right the likelihood grows without end as the temperature falls to 0, and of answers that
-# are worse than guessing as it rises. Ten times as sure, or as doubtful, is where a fit from few patients stops.
+# Where all predictions are correct, the likelihood grows without end as the temperature falls to 0; where they are
+# worse than guessing, as it rises. The bounds keep a fit from few patients within a factor of ten.
 BOUNDS = (0.1, 10.0)
 # The same floor as under the negative log-likelihood in metrics.json, so that temperature 1 changes no score.
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -25,8 +25,8 @@ class Temperature:
     """A fitted temperature.
 
     Attributes:
-        value: above 1 the model was too sure, below 1 too doubtful.
-        is_bounded: whether the fit ended at a bound, so that the data want a more extreme one.
+        value: The temperature; above 1 the model was overconfident, below 1 underconfident.
+        is_bounded: Whether the fit ended at a bound, so that a more extreme one would fit better.
     """
 
     value: float
@@ -36,13 +36,13 @@ class Temperature:
 def scale_probabilities(probabilities: Floats, temperature: float) -> Floats:
     """Divide the logarithms of probabilities by a temperature and make them add up to 1 again.
 
-    Softmax does not see what is added to all logits, so that the logarithms of its probabilities serve as logits:
+    Softmax is invariant to a constant added to all logits, so that the logarithms of its probabilities serve as logits:
     softmax(log p / T) = p^(1/T) / sum of p^(1/T). A probability of exactly 0, which models trained with squared error
     give, has no logarithm and counts as the rounding of float64, 2.2e-16. The order of the classes stays.
 
     Args:
         probabilities: ``(rows, classes)``.
-        temperature: above 0.
+        temperature: The temperature, above 0.
 
     Returns:
         ``(rows, classes)``, each row sums to 1.
@@ -67,11 +67,12 @@ def fit_temperature(probabilities: Floats, labels: NDArray[np.int64]) -> Tempera
     loss is the mean over the rows of sum over the classes of w (z - z of the true class).
 
     Args:
-        probabilities: ``(rows, classes)``, of rows that the model did not learn from.
+        probabilities: ``(rows, classes)``, of rows that the model was not trained on.
         labels: ``(rows,)``, index of the true class.
 
     Returns:
-        The temperature, within ``BOUNDS``; 1 where none is better, as of a model that says the same of all classes.
+        The temperature, within ``BOUNDS``; 1 where none is better, as for a model that gives all classes the same
+        probability.
     """
     log_probabilities = take_logarithms(probabilities)
     distances = log_probabilities - log_probabilities[np.arange(len(labels)), labels][:, None]
@@ -98,7 +99,13 @@ def fit_on_predictions(val: pandas.DataFrame, class_names: Sequence[str]) -> Tem
 def scale_predictions(
     predictions: pandas.DataFrame, class_names: Sequence[str], temperature: float
 ) -> pandas.DataFrame:
-    """Return a predictions table with scaled probabilities; everything else, the answers too, stays."""
+    """Return a predictions table with scaled probabilities; the predicted classes and all else stay.
+
+    Args:
+        predictions: A predictions table.
+        class_names: All classes.
+        temperature: The temperature, above 0.
+    """
     scaled = predictions.copy()
     columns = [f"probability_{name}" for name in class_names]
     scaled[columns] = scale_probabilities(read_probabilities(predictions, class_names), temperature)

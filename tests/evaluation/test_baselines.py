@@ -84,7 +84,7 @@ def test_channels_are_pixels_too():
     parts = [build_images(n, 2.0, seed) for n, seed in ((200, 0), (60, 1), (50, 2))]
     colour = [(np.stack([np.zeros_like(images), images], axis=1), labels) for images, labels in parts]
     grey = fit_parts(parts)
-    # A channel that never changes carries nothing; its deviation of 0 divides nothing.
+    # A channel that never changes has no information; its standard deviation of 0 divides nothing.
     np.testing.assert_allclose(fit_parts(colour), grey, atol=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_images_are_pooled_to_at_most_64_pixels(size, pooled):
     assert (result == 7).all()
 
 
-def test_majority_predicts_the_shares_of_training():
+def test_majority_predicts_the_fractions_of_training():
     probabilities = majority(["left", "right", "right", "right"], 2, CLASSES)
     np.testing.assert_array_equal(probabilities, [[0.25, 0.75]] * 2)
 

@@ -44,13 +44,13 @@ def test_the_border_model_reads_a_mark_in_a_corner_and_nothing_from_noise():
     assert accuracy_of(border_only(build_store(marked), ROWS, 0, 10_000), store) > 0.9
 
 
-def test_the_index_model_finds_a_planted_leak_that_no_line_tells():
+def test_the_index_model_finds_a_planted_leak_that_no_linear_model_finds():
     slice_index = np.random.default_rng(3).integers(0, 10, 400)
     store = build_store(labels=np.where(slice_index % 2 == 0, "left", "right"), slice_index=slice_index)
     assert accuracy_of(index_only(store, ROWS, 0), store) == 1.0
 
 
-def test_the_index_model_sees_no_pictures_and_learns_from_training_alone():
+def test_the_index_model_sees_no_images_and_learns_from_training_alone():
     store = build_store()
     first = index_only(store, ROWS, 0)
     assert 0.35 < accuracy_of(first, store) < 0.65
@@ -61,7 +61,7 @@ def test_the_index_model_sees_no_pictures_and_learns_from_training_alone():
     np.testing.assert_array_equal(index_only(build_store(labels=labels), ROWS, 0), first)
 
 
-def test_training_rows_of_one_class_make_both_answer_it():
+def test_training_rows_of_one_class_make_both_predict_it():
     labels = np.where(np.arange(400) < 200, "left", "right")
     store = build_store(labels=labels)
     for probabilities in (border_only(store, ROWS, 0, 10_000), index_only(store, ROWS, 0)):

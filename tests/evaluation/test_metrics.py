@@ -17,7 +17,7 @@ from tests.builders.predictions import CLASSES, build_random_table, build_table
 
 
 def compute_reference(table: pandas.DataFrame, class_names) -> dict[str, float]:
-    """The same scores by scikit-learn; specificity is the recall of the rest."""
+    """The scores of scikit-learn; specificity is the recall of the rest."""
     true, predicted = table["label"].to_numpy(), table["predicted"].to_numpy()
     probabilities = table[[f"probability_{name}" for name in class_names]].to_numpy()
     specificities = [reference.recall_score(true != name, predicted != name) for name in class_names]
@@ -129,7 +129,7 @@ def test_a_volume_is_the_mean_of_its_slices():
     assert volumes["group_id"].tolist() == ["p", "q"]
     assert volumes["num_slices"].tolist() == [3, 1]
     assert volumes["probability_right"].tolist() == pytest.approx([1.3 / 3, 0.6])
-    # Two of three slices say left; so does their mean, against a majority of confidence.
+    # Two of three slices are predicted left, and so is their mean, against one slice of high confidence.
     assert volumes["predicted"].tolist() == ["left", "right"]
 
 
@@ -254,7 +254,7 @@ def test_a_class_without_rows_is_left_out_of_averages_and_named():
     assert "No row has the label tear; averages leave it out." in level["notes"]
 
 
-def test_a_perfect_score_says_what_its_interval_cannot_show():
+def test_a_perfect_score_has_an_exact_limit_in_its_notes():
     labels = ["left", "right"] * 11
     table = build_table([0.1, 0.9] * 11, labels, CLASSES[2])
     level = compute_level(table, CLASSES[2], Bootstrap(20))
@@ -334,22 +334,22 @@ def test_an_unknown_level_and_no_resamples_are_refused():
         compute_level(table, CLASSES[2], Bootstrap(0))
 
 
-def test_of_many_classes_the_most_frequent_mistakes_are_told():
+def test_of_many_classes_the_most_frequent_mistakes_are_listed():
     names = [f"c{index:02d}" for index in range(13)]
     confusion = np.diag(np.full(13, 50))
     confusion[3, 7], confusion[7, 3], confusion[12, 0] = 2, 9, 9
-    told = "Most often mistaken: c07 for c03 (9), c12 for c00 (9), c03 for c07 (2)."
-    assert list_mistakes(confusion, names) == [told]
+    (note,) = list_mistakes(confusion, names)
+    assert "c07 for c03 (9), c12 for c00 (9), c03 for c07 (2)." in note
     assert list_mistakes(np.diag(np.full(13, 50)), names) == []
     table = build_table(np.eye(13)[[1, 1]], ["c01", "c05"], names)
     assert compute_level(table, names, Bootstrap(1))["notes"][-1] == "Most often mistaken: c05 for c01 (1)."
 
 
-def test_each_image_is_its_own_witness_and_the_notes_say_so():
+def test_each_image_counts_as_independent_and_the_notes_count_images():
     table = build_table([0.9, 0.2, 0.8], ["right", "left", "right"], CLASSES[2])
     levels = compute_levels(table, CLASSES[2], Bootstrap(50), kind=IMAGES)
     assert list(levels) == ["image"]
     assert levels["image"]["n"] == levels["image"]["groups"] == 3
     assert any("With 3 images free of errors" in note for note in levels["image"]["notes"])
     slices = compute_levels(table, CLASSES[2], Bootstrap(50))
-    assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the kind change no number"
+    assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the kind changes no number"

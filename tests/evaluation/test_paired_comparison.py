@@ -51,8 +51,10 @@ def make_predictions(skill: float, seed: int = 0, num_patients: int = 12) -> pd.
                 score = sign * (skill + hard[patient]) + generator.normal(0, 0.5)
                 right = 1 / (1 + np.exp(-score))
                 source = f"k{patient}{label}"
-                said = "right" if right > 0.5 else "left"
-                rows.append((f"{source}{index}", source, f"p{patient}", "test", index, label, said, 1 - right, right))
+                predicted = "right" if right > 0.5 else "left"
+                rows.append(
+                    (f"{source}{index}", source, f"p{patient}", "test", index, label, predicted, 1 - right, right)
+                )
     return pd.DataFrame(rows, columns=list(prediction_columns(CLASSES)))
 
 
@@ -64,8 +66,8 @@ def test_a_difference_is_that_of_the_scores_and_its_draws_are_those_of_each_run_
     patients = pd.factorize(first["group_id"], sort=True)[0].astype(np.int64)
     drawn = []
     for table in (first, second):
-        labels, said = (read_class_indices(table[name], CLASSES) for name in ("label", "predicted"))
-        sums = sum_over_patients(labels, said, read_probabilities(table, CLASSES), patients)
+        labels, predicted = (read_class_indices(table[name], CLASSES) for name in ("label", "predicted"))
+        sums = sum_over_patients(labels, predicted, read_probabilities(table, CLASSES), patients)
         drawn.append(resample_scores(sums, Bootstrap(300, 4)))
     for name, difference in found.items():
         assert difference.value == pytest.approx(alone[1][name]["value"] - alone[0][name]["value"])
@@ -237,7 +239,7 @@ def test_a_report_without_its_run_is_shown_with_dashes(root, tmp_path):
     assert "Curves" not in page
 
 
-def test_pictures_that_were_made_anew_are_not_shown_as_those_that_were_scored(root):
+def test_images_that_were_prepared_again_are_not_shown_as_those_that_were_scored(root):
     path = root / "runs" / "knees" / "training.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"store_fingerprint": "another"}))
     assert "Test inputs" not in write_page(root, "knees")
@@ -299,7 +301,7 @@ def test_one_of_many_runs_has_to_show_more_than_a_single_one():
     ]
 
 
-def test_too_few_draws_for_many_runs_are_told(root):
+def test_a_warning_names_too_few_draws_for_many_runs(root):
     runs = read_runs(find_report_folders((), Workspace(root, "knees")))
     compared = [Compared(f"r{n}", "slice", "accuracy", Difference(0.1, 0.0, 0.2, 0.5), 72, 12) for n in range(6)]
     assert any("raise compare.num_bootstrap_resamples" in text for text in list_warnings(runs, compared, 200))

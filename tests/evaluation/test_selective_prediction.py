@@ -17,12 +17,12 @@ NAMES = CLASSES[2]
 
 
 def build_six() -> pandas.DataFrame:
-    """From the surest on: right, wrong, (right, wrong) equally sure, right, wrong; three patients."""
-    sure = np.array([0.95, 0.9, 0.8, 0.8, 0.7, 0.6])
-    right = np.array([True, False, True, False, True, False])
-    labels = np.where(right, "right", "left")
+    """From the most confident row: correct, wrong, (correct, wrong) in a tie, correct, wrong; three patients."""
+    confidence = np.array([0.95, 0.9, 0.8, 0.8, 0.7, 0.6])
+    is_correct = np.array([True, False, True, False, True, False])
+    labels = np.where(is_correct, "right", "left")
     order = [3, 0, 5, 1, 4, 2]  # the table's own order must not matter
-    return build_table(sure[order], labels[order], NAMES, group_ids=[f"p{row % 3}" for row in order])
+    return build_table(confidence[order], labels[order], NAMES, group_ids=[f"p{row % 3}" for row in order])
 
 
 def read_accuracies(table, coverages):
@@ -32,7 +32,7 @@ def read_accuracies(table, coverages):
 
 def test_the_curve_of_six_rows_by_hand():
     found = read_accuracies(build_six(), [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
-    # Half of six is one of the two that are equally sure: one half of it is right.
+    # Half of six is one of the two that are equally confident: one half of it is correct.
     np.testing.assert_allclose(found, [1, 1 / 2, 1.5 / 3, 2 / 4, 3 / 5, 3 / 6])
 
 
@@ -42,8 +42,8 @@ def test_a_row_that_is_answered_in_part_counts_in_part():
 
 
 def test_the_example_of_the_docstring():
-    sure, right = np.array([0.9, 0.8, 0.8, 0.8, 0.6]), np.array([True, True, True, False, False])
-    table = build_table(sure, np.where(right, "right", "left"), NAMES)
+    confidence, is_correct = np.array([0.9, 0.8, 0.8, 0.8, 0.6]), np.array([True, True, True, False, False])
+    table = build_table(confidence, np.where(is_correct, "right", "left"), NAMES)
     np.testing.assert_allclose(read_accuracies(table, [0.2, 0.6, 0.9]), [1, (7 / 3) / 3, 3 / 4.5])
 
 
@@ -72,7 +72,7 @@ def test_the_area_under_the_risk_is_0_of_a_perfect_and_1_of_an_always_wrong_mode
     assert area["value"] == pytest.approx(expected)
 
 
-def test_a_model_that_is_always_as_sure_gains_nothing_by_declining():
+def test_a_model_of_constant_confidence_gains_nothing_by_declining():
     table = build_table([0.7] * 4, ["right", "right", "right", "left"], NAMES)
     curve, area = compute_coverage_curve(table, NAMES, Bootstrap(20))
     assert [point["accuracy"]["value"] for point in curve] == [pytest.approx(0.75)] * 100
@@ -93,7 +93,7 @@ def test_intervals_hold_the_value_and_are_the_same_from_the_same_seed():
         assert point["accuracy"]["low"] <= point["accuracy"]["value"] <= point["accuracy"]["high"]
 
 
-def test_thresholds_are_chosen_on_validation_and_judged_on_the_test():
+def test_thresholds_are_chosen_on_validation_and_evaluated_on_the_test_rows():
     val = build_table(np.linspace(0.55, 0.99, 100), ["right"] * 100, NAMES)
     test = build_table([0.6, 0.75, 0.8, 0.95], ["left", "left", "right", "right"], NAMES)
     rows = {row["wanted"]: row for row in choose_thresholds(val, test, NAMES, Bootstrap(50))}

@@ -59,7 +59,7 @@ def test_accuracy_of_parts_by_hand():
     assert [part["accuracy"]["value"] for part in parts] == pytest.approx([33 / 35, 34 / 35, 1.0, 1.0])
 
 
-def test_visits_are_told_as_written_and_dates_by_their_year():
+def test_visits_are_named_as_written_and_dates_by_their_year():
     names = name_visits(pd.Series(["3", "101", "20040105", "20041231", "", None, "2004010", "baseline", "90040105"]))
     expected = ["3", "101", "2004", "2004", "unknown", "unknown", "2004010", "baseline", "90040105"]
     assert names.tolist() == expected
@@ -70,7 +70,7 @@ def test_visits_stand_in_the_order_of_their_numbers():
     assert sorted(names, key=order_visit) == ["3", "100", "101", "2004", "baseline", "others", "unknown"]
 
 
-def test_of_many_visits_the_rarest_stand_together():
+def test_of_many_visits_the_rarest_are_counted_together():
     visits = pd.Series([str(visit) for visit in range(20) for _ in range(30 - visit)])
     names = name_visits(visits)
     assert set(names) == {*(str(visit) for visit in range(11)), "others"}
@@ -83,7 +83,7 @@ def test_quartiles_hold_as_many_rows_from_the_darkest_to_the_brightest():
     assert np.bincount(quartiles).tolist() == [0, 20, 20, 20, 20]
     assert values[quartiles == 1].max() < values[quartiles == 2].min()
     assert (edges[0], edges[4]) == (values.min(), values.max())
-    assert set(split_into_quartiles(np.ones(5))[0]) == {1}, "equal values are not told apart"
+    assert set(split_into_quartiles(np.ones(5))[0]) == {1}, "equal values are in one quartile"
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6)])
@@ -104,32 +104,34 @@ def test_each_kind_of_data_has_the_probes_that_make_sense():
     assert build_probe_sections({}, {}, POINTS, "axial") == []
 
 
-def test_noise_alarms_no_probe():
+def test_noise_gives_no_warning():
     found, metrics, kind = probe(build_store(), wrong=[3, 50])
     assert list_probe_warnings(found, metrics, kind) == []
 
 
-def test_a_label_that_can_be_read_off_the_index_or_the_border_is_alarming():
+def test_a_label_that_the_index_or_the_border_predicts_gives_a_warning():
     slice_index = np.random.default_rng(3).integers(0, 10, 400)
     leaky = build_store(labels=np.where(slice_index % 2 == 0, "left", "right"), slice_index=slice_index)
     found, metrics, kind = probe(leaky)
     (warning,) = list_probe_warnings(found, metrics, kind)
-    assert warning.startswith("Slice index alone, which shows no anatomy, tells the classes apart (AUROC 1.000")
+    assert warning.startswith("Slice index alone")
+    assert "AUROC 1.000" in warning
     store = build_store()
     marked = store.examples.copy()
     marked[:, :2, :2] = np.where(store.index["label"] == "left", 200, 50)[:, None, None]
     found, metrics, kind = probe(build_store(marked))
     (warning,) = list_probe_warnings(found, metrics, kind)
-    assert warning.startswith("Border of the pictures alone")
+    assert warning.startswith("Border of the images alone")
 
 
-def test_a_visit_that_the_model_fails_at_is_alarming():
+def test_a_visit_of_low_accuracy_gives_a_warning():
     store = build_store()
     visits = pd.Series(np.where(np.arange(400) < 290, "4", "3"), index=store.index["source_id"])
     found, metrics, kind = probe(store, wrong=range(0, 30, 2), visits=visits)
     (warning,) = list_probe_warnings(found, metrics, kind)
-    assert warning.startswith("Of the slices of visit 4 it is right for only 50.0")
-    assert "of all for 89.3%" in warning
+    assert "slices of visit 4" in warning
+    assert "50.0\u00a0%" in warning
+    assert "89.3% of all" in warning
 
 
 def build_mirror(store, num_not_flipped):
@@ -141,21 +143,21 @@ def build_mirror(store, num_not_flipped):
 
 
 @pytest.mark.parametrize(("num_not_flipped", "is_alarming"), [(0, False), (4, False), (60, True)])
-def test_too_few_flips_are_alarming(num_not_flipped, is_alarming):
+def test_too_few_flips_give_a_warning(num_not_flipped, is_alarming):
     store = build_store()
     found, metrics, kind = probe(store, mirror=build_mirror(store, num_not_flipped))
     warnings = list_probe_warnings(found, metrics, kind)
     assert [warning.startswith("Mirrored, only 57.1") for warning in warnings] == [True] * is_alarming
 
 
-def test_the_section_says_what_was_found():
+def test_the_section_reports_what_was_found():
     store = build_store(slice_index=np.arange(400) % 4)
     found, metrics, kind = probe(store, wrong=[0, 4], mirror=build_mirror(store, 7))
     (section,) = build_probe_sections(found, metrics, kind, "axial")
     text = " ".join(section.sentences).replace("\u00a0", " ")
     assert "accuracy is lowest at 0 with 94.3 %" in text
     assert "95.0 % (95 % interval" in text
-    assert "flip their answer" in text
+    assert "of the test slices flip" in text
     assert [table.caption for table in section.tables] == [
         "Models that see no anatomy",
         "Accuracy by visit",
@@ -163,15 +165,15 @@ def test_the_section_says_what_was_found():
     ]
     assert "Accuracy is lowest at 0" in section.figures[0].text
     assert "98.6%" in section.figures[1].text, "138 of 140 test rows are right"
-    for picture in section.figures:
-        width, height = Image.open(io.BytesIO(picture.png)).size
-        assert 500 < width < 3000, picture.name
-        assert 300 < height < 1200, picture.name
+    for figure in section.figures:
+        width, height = Image.open(io.BytesIO(figure.png)).size
+        assert 500 < width < 3000, figure.name
+        assert 300 < height < 1200, figure.name
 
 
 @pytest.mark.parametrize(
     ("plane", "reason"), [("sagittal", "the slices are sagittal"), ("axial", "not left and right")]
 )
-def test_the_section_says_why_there_is_no_mirror_check(plane, reason):
+def test_the_section_explains_why_there_is_no_mirror_check(plane, reason):
     found, metrics, kind = probe(build_store())
     assert reason in build_probe_sections(found, metrics, kind, plane)[0].sentences[-1]

@@ -24,7 +24,7 @@ def compute_loss(probabilities, labels):
 @pytest.mark.parametrize("known", [0.4, 1.0, 3.0])
 def test_a_known_temperature_is_found_again(num_classes, known):
     probabilities, labels = draw_calibrated(num_classes)
-    distorted = scale_probabilities(probabilities, 1 / known)  # too sure by the factor `known`
+    distorted = scale_probabilities(probabilities, 1 / known)  # overconfident by the factor `known`
     found = fit_temperature(distorted, labels)
     assert found.value == pytest.approx(known, rel=0.04)  # twice the standard error of 20,000 rows
     assert not found.is_bounded
@@ -54,7 +54,7 @@ def test_answers_that_are_all_wrong_end_at_the_upper_bound():
     assert (found.value, found.is_bounded) == (BOUNDS[1], True)
 
 
-def test_a_model_that_says_the_same_of_all_classes_keeps_temperature_1():
+def test_equal_probabilities_of_all_classes_keep_temperature_1():
     found = fit_temperature(np.full((5, 3), 1 / 3), np.array([0, 1, 2, 0, 0]))
     assert (found.value, found.is_bounded) == (1.0, False)
 
@@ -64,7 +64,7 @@ def test_a_probability_of_0_has_a_finite_loss_and_keeps_its_place():
     probabilities = np.array([[1.0, 0.0]] * 201 + [[0.0, 1.0], [0.7, 0.3]])
     labels = np.array([0] * 200 + [1, 1, 0])
     found = fit_temperature(probabilities, labels)
-    assert 1 < found.value < BOUNDS[1], "the one sure mistake asks for doubt"
+    assert 1 < found.value < BOUNDS[1], "the one confident mistake raises the temperature"
     scaled = scale_probabilities(probabilities, found.value)
     assert np.isfinite(np.log(scaled)).all()
     np.testing.assert_array_equal(scaled.argmax(axis=1), probabilities.argmax(axis=1))

@@ -22,7 +22,6 @@ REPORTS = ("LOG.md", "README.md", "RELIABILITY.md", "RESULTS.md")
 PACKAGES = (
     "attention",
     "config",
-    "evaluation",
     "export",
     "inference",
     "models",

@@ -87,8 +87,8 @@ def test_figures_of_a_report_describe_their_numbers(tmp_path):
         e.attributes["alt"].split(".")[0]: e.attributes["alt"] for e in PageReader(build_report(tmp_path)).find("img")
     }
     assert "AUROC 0.500 (0.250 to 0.750)" in alts["ROC curve"]
-    assert "Answered correctly: left 1 of 1; right 1 of 1." in alts["Confusion matrix of the slices"]
-    assert "0 of 2 answers were wrong." in alts["Worst mistakes"]
+    assert "left 1 of 1; right 1 of 1." in alts["Confusion matrix of the slices"]
+    assert "0 of 2 predictions" in alts["Worst mistakes"]
 
 
 def read_palette(block: str) -> dict[str, str]:

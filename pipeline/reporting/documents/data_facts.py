@@ -1,4 +1,4 @@
-"""Facts about the data: where they come from, how they were cut, labelled and divided."""
+"""Facts about the data: their source, preprocessing, labels and splits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class DataEvidence:
 
     Args:
         manifest: A row for each scan, cells as text.
-        flow: Who was found, refused and used.
+        flow: The counts of files, scans and patients that were found, refused and used.
         certificate: The leak certificate of the split.
-        missing: What a published set lacks; empty where it is whole.
+        missing: The files that a published set lacks, in words; empty where it is whole.
     """
 
     manifest: pd.DataFrame
@@ -58,19 +58,20 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
         facts |= {
             "refused": f"Left out by the pipeline: {'; '.join(left_out) or 'no file'}.",
             "selection": (
-                "All scans that could be read were taken."
+                "All scans that could be read were used."
                 if experiment.data.pattern == "*"
                 else f"Files whose names match {experiment.data.pattern!r}; of those, all that could be read."
             ),
-            "missing": "Nothing was imputed; a scan that could not be read is left out, its reason is in manifest.csv.",
+            "missing": "Nothing was imputed; a scan that could not be read is left out, with the reason in "
+            "manifest.csv.",
             "identity": (
-                "Of a file's header the geometry alone is read. Patients bear the identifiers of the file names or "
-                "the table, and the report shows them."
+                "Of a file's header the geometry alone is read. Patients have the identifiers of the file names or "
+                "of the label table, and the report shows them."
             ),
             "acquisition": _describe_acquisition(data.manifest[data.manifest["status"] == "accepted"]),
         }
     if dataset.synthetic_note:
-        facts |= {"annotators": "Nobody: labels come with the geometry.", "identity": "The data show no person."}
+        facts |= {"annotators": "Nobody: labels come with the geometry.", "identity": "The data are not of people."}
     return facts
 
 
@@ -95,25 +96,25 @@ def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
     ]
     num_other = int((checked["side"] != checked["side_by_position"]).sum())
     return (
-        f"The side is that of the file's name. For {len(checked):,} scans the knee's place in the scanner tells it "
+        f"The side is that of the file's name. For {len(checked):,} scans the knee's position in the scanner gives it "
         f"too: it disagrees for {num_other:,}."
     )
 
 
 def _describe_preprocessing(checkpoint: Checkpoint) -> str:
     height, width = checkpoint.spec.image_size
-    means, deviations = (", ".join(f"{v:.4f}" for v in values) for values in (checkpoint.mean, checkpoint.std))
-    standardised = f"Values minus {means}, divided by {deviations}: mean and deviation of the training pictures."
+    means, stds = (", ".join(f"{v:.4f}" for v in values) for values in (checkpoint.mean, checkpoint.std))
+    standardised = f"Values minus {means}, divided by {stds}: mean and standard deviation of the training images."
     if not checkpoint.spec.kind.is_image:
         return f"{height:,} points an object, moved to their mean and scaled to the unit cube."
     if not checkpoint.spec.kind.has_slices:
-        return f"Pictures of {height} x {width} pixels as published. {standardised}"
+        return f"Images of {height} x {width} pixels as published. {standardised}"
     return f"{_describe_slicing(checkpoint.preprocess)} {standardised}"
 
 
 def _describe_slicing(options: PreprocessConfig) -> str:
-    start, end = (f"{100 * share:g}" for share in options.slice_range)
-    low, high = (f"{share:g}" for share in options.intensity_percentiles)
+    start, end = (f"{100 * fraction:g}" for fraction in options.slice_range)
+    low, high = (f"{percent:g}" for percent in options.intensity_percentiles)
     height, width = options.image_size
     fitted = "the whole slice fitted into" if options.spacing_mm is None else f"pixels of {options.spacing_mm:g} mm,"
     return (
@@ -128,7 +129,7 @@ def _describe_partition(options: SplitConfig, is_published: bool, kind: DataKind
         return f"As given in the table {options.split_table.name}."
     if is_published:
         return f"Test rows are the publisher's; validation was drawn from the training rows with seed {options.seed}."
-    strata = ", keeping the mix of labels" if options.stratify else ""
+    strata = ", stratified by label" if options.stratify else ""
     if options.num_folds:
         folds = f"{options.num_folds} folds: fold {options.test_fold} is the test, the next one validation"
         return f"{plural(kind.group).capitalize()} drawn with seed {options.seed}{strata}, into {folds}."
@@ -144,11 +145,11 @@ def _describe_disjoint(certificate: Mapping[str, Any], kind: DataKind) -> str:
         what = f"{kind.group.capitalize()}: all visits, both knees and all slices of one are in one split."
     near = certificate.get("near_identical_images", {}).get("count", 0)
     verdict = "passed" if certificate["passed"] else "did not pass"
-    return f"{what} The leak certificate {verdict}; {near:,} near-identical pairs across splits are listed in it."
+    return f"{what} The leak certificate {verdict}; it lists {near:,} near-duplicate pairs across splits."
 
 
 def _describe_acquisition(accepted: pd.DataFrame) -> str:
-    """Return what the headers of the accepted volumes say; empty where there were pictures alone."""
+    """Describe the headers of the accepted volumes; empty where there were only images without headers."""
     spacings = [tuple(map(float, text.split("x"))) for text in accepted["spacing_mm"] if text]
     if not spacings:
         return ""

@@ -1,6 +1,6 @@
-"""What a run knows of itself, in sentences: the facts that model card and check-list are filled in from.
+"""Facts of a run, in sentences, for the model card and the CLAIM checklist.
 
-A fact that the run does not know is absent; the forms then mark the entry as open.
+A fact that no file of the run holds is absent; the forms then mark the entry as open.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from pipeline.training.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the facts of a document are taken from.
+    """The records that the facts of a document are taken from.
 
     Args:
         experiment: All options.
@@ -56,9 +56,9 @@ def fill_documents(
     """Fill in the forms: a model card for every data set, CLAIM where it is made of patients.
 
     Args:
-        evidence: What the facts are taken from.
+        evidence: The records that the facts are taken from.
         has_attention: Whether attention is drawn in the report.
-        section_titles: The titles of further parts of the report, in which conditions were looked at.
+        section_titles: The titles of the report's sections on conditions that may change the accuracy.
 
     Returns:
         The filled forms, under the names of their files without ``.md``.
@@ -72,11 +72,11 @@ def fill_documents(
     facts |= {"flow": " ".join(describe_flow(evidence.data.flow))}
     if has_attention:
         facts["explanation"] = (
-            "Cross-attention by layer and head is drawn over validation examples. It says where the model looks; it "
+            "Cross-attention by layer and head is drawn over validation examples. It shows where the model looks; it "
             "was not validated against anything."
         )
     if section_titles:
-        facts["robustness"] = f"Looked at in this report: {'; '.join(section_titles)}."
+        facts["robustness"] = f"Examined in this report: {'; '.join(section_titles)}."
     names = ("model_card", "claim_checklist") if checkpoint.spec.kind.has_patients else ("model_card",)
     return {name: fill_form(read_form(name), facts) for name in names}
 
@@ -88,13 +88,13 @@ def write_documents(folder: Path, documents: Mapping[str, Document]) -> None:
 
 
 def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed: int) -> dict[str, str]:
-    """Say what was measured, how, and what came out.
+    """Describe the scores, how they were computed, and their values.
 
     Args:
-        metrics: the content of metrics.json.
-        kind: what the data set is made of.
-        num_resamples: draws of the bootstrap.
-        seed: of the draws.
+        metrics: The content of metrics.json.
+        kind: The kind of data, which names rows and groups.
+        num_resamples: The number of resamples of the bootstrap.
+        seed: The seed of the bootstrap's random number generator.
     """
     level_name, level = first_level(metrics["levels"])
     names = list(level["support"])
@@ -108,7 +108,7 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
         "test_size": (
             f"{count_words(level['n'], level_name)}"
             + (f" of {count_words(level['groups'], kind.group)}" if kind.has_patients else "")
-            + " were tested; the run planned no number."
+            + " were tested; no number was planned."
         ),
         "internal": f"The {metrics['split']} split, of the same source as the training rows.",
         "results": " ".join(summarise_in_words({**metrics, "baselines": {}}, kind)),
@@ -128,8 +128,8 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
             if len(content["support"]) == 2
         )
     facts["details"] = (
-        "Beside the report: metrics.json, predictions.csv; the configuration, fingerprints, versions and the leak "
-        "certificate are in it."
+        "metrics.json and predictions.csv are in the folder of the report; the configuration, fingerprints, versions "
+        "and the leak certificate are in the report."
     )
     return facts
 
@@ -143,10 +143,11 @@ def _describe_failures(level_name: str, level: Level) -> str:
     total, correct = count_correct(level["confusion"])
     wrong = total - correct
     if wrong == 0:
-        return f"None of {count_words(total, level_name)} was answered wrongly."
+        return f"None of {count_words(total, level_name)} was predicted wrongly."
     verb = "was" if wrong == 1 else "were"
     return (
-        f"{wrong:,} of {count_words(total, level_name)} {verb} answered wrongly; the report shows the surest of them."
+        f"{wrong:,} of {count_words(total, level_name)} {verb} predicted wrongly; the report shows the most confident "
+        "of them."
     )
 
 
@@ -156,4 +157,6 @@ def _describe_limits(metrics: Metrics, level: Level, kind: DataKind) -> str:
         limits.append(
             f"Only {count_words(level['groups'], kind.group)} were tested; intervals over so few are too narrow."
         )
-    return " ".join([*limits, "One split of one source; the intervals do not hold what another training seed changes."])
+    return " ".join(
+        [*limits, "One split of one source; the intervals do not include the variation between training seeds."]
+    )

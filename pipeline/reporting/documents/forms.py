@@ -1,7 +1,7 @@
-"""Forms that a run fills in as far as it can: what is known stands there, the rest is marked as open.
+"""Forms that are filled in from the facts of a run; entries that the authors have to complete are marked as open.
 
 The forms themselves are YAML files next to this module. A form names, for each entry, the facts that answer it and
-what only the authors can say. Nothing is guessed: an entry whose facts are not there is open as a whole.
+the part that only the authors can give. Nothing is guessed: an entry whose facts are absent is open as a whole.
 """
 
 import re
@@ -23,9 +23,9 @@ class Question:
     """An entry of a form.
 
     Args:
-        name: What is asked for.
+        name: The name of the entry.
         facts: The keys of the facts that answer it, in this order.
-        authors: What only the authors can say; empty where the facts are the whole answer.
+        authors: The part that only the authors can give; empty where the facts are the whole answer.
         number: The number as published; 0 where the form has none.
     """
 
@@ -54,7 +54,7 @@ class Form:
 
     Args:
         title: The heading of the form.
-        introduction: What the form is, and what its marks mean.
+        introduction: The origin of the form, and the meaning of its marks.
         parts: The questions, by heading.
     """
 
@@ -69,9 +69,9 @@ class Entry:
 
     Args:
         number: The number as published; 0 where the form has none.
-        name: What was asked for.
-        known: What the run knows; may be empty.
-        open: What the authors have to add; may be empty.
+        name: The name of the entry.
+        known: The facts from the run; may be empty.
+        open: The part that the authors have to add; may be empty.
     """
 
     number: int
@@ -85,9 +85,9 @@ class Document:
     """A form that was filled in.
 
     Args:
-        title: its heading.
-        introduction: what it is.
-        parts: headings with their entries.
+        title: The heading of the form.
+        introduction: The origin of the form, and the meaning of its marks.
+        parts: The headings with their entries.
     """
 
     title: str
@@ -101,7 +101,7 @@ class Document:
 
     @property
     def num_open(self) -> int:
-        """How many entries the authors have to fill in or to complete."""
+        """The number of entries that the authors have to fill in or to complete."""
         return sum(bool(entry.open) for entry in self.entries)
 
 
@@ -113,11 +113,11 @@ def read_form(name: str) -> Form:
 
 
 def fill_form(form: Form, facts: Mapping[str, str]) -> Document:
-    """Answer what the facts answer, and mark the rest.
+    """Fill in the entries that the facts answer, and mark the rest as open.
 
     Args:
-        form: the questions.
-        facts: sentences by key; a key that is absent or empty is not known.
+        form: The form with its questions.
+        facts: The sentences by key; a key that is absent or empty is not known.
     """
     parts = tuple((part.title, tuple(_answer(question, facts) for question in part.questions)) for part in form.parts)
     return Document(form.title, form.introduction, parts)
@@ -156,7 +156,7 @@ def render_markdown(document: Document) -> str:
 
 def _answer(question: Question, facts: Mapping[str, str]) -> Entry:
     known = " ".join(facts[key] for key in question.facts if facts.get(key))
-    open_part = question.authors or ("" if known else "nothing of this is known to the run.")
+    open_part = question.authors or ("" if known else "the whole entry; the run has no facts on it.")
     return Entry(question.number, question.name, known, open_part)
 
 

@@ -13,7 +13,7 @@ AUGMENTATIONS = {
     "rotation_degrees": "rotation up to {} degrees",
     "zoom_fraction": "zoom by up to {}",
     "shift_fraction": "shift by up to {} of the side",
-    "gamma": "contrast {}",
+    "gamma": "gamma {}",
     "brightness_fraction": "brightness {}",
     "noise_std": "noise {}",
     "crop_padding": "crops after a border of {} pixels",
@@ -21,25 +21,25 @@ AUGMENTATIONS = {
     "mixup_alpha": "mixup, alpha {}",
     "cutmix_alpha": "cutmix, alpha {}",
 }
-MIRRORS = {
-    "keep_label": "mirror images with the same label",
-    "swap_label": "mirror images with left and right exchanged",
+HORIZONTAL_FLIPS = {
+    "keep_label": "horizontal flips with the same label",
+    "swap_label": "horizontal flips with left and right exchanged",
 }
 
 
 def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str]:
-    """Say what the network is, how it was trained, and with what.
+    """Describe the network, its training and its software.
 
     Args:
-        checkpoint: the weights that were judged.
-        num_parameters: of the network.
+        checkpoint: The weights that were evaluated.
+        num_parameters: The number of parameters of the network.
     """
     settings, shape, kind = checkpoint.settings, checkpoint.model, checkpoint.spec.kind
     is_perceiver = shape.architecture == "perceiver"
     classes = ", ".join(checkpoint.spec.class_names)
     if len(checkpoint.spec.class_names) > 12:
         classes = f"{len(checkpoint.spec.class_names)} classes"
-    whole = f" A volume's answer is the mean over its {plural(kind.example)}." if kind.has_patients else ""
+    whole = f" A volume's prediction is the mean over its {plural(kind.example)}." if kind.has_patients else ""
     facts = {
         "method": f"Deep learning: {'a Perceiver' if is_perceiver else 'a small convolutional network'}.",
         "task": f"Each {kind.example} gets a probability for {classes}.{whole}",
@@ -49,21 +49,26 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
             f"this project at commit {checkpoint.commit}."
         ),
         "initialisation": (
-            f"First weights drawn at random with seed {settings.get('train.seed', 'unknown')}; nothing was pre-trained."
+            f"Initial weights drawn at random with seed {settings.get('train.seed', 'unknown')}; nothing was "
+            "pre-trained."
         ),
         "weights": (
-            f"Epoch {checkpoint.epoch}; pictures {checkpoint.store_fingerprint}, splits {checkpoint.split_fingerprint}."
+            f"Epoch {checkpoint.epoch}; fingerprints: store {checkpoint.store_fingerprint}, splits "
+            f"{checkpoint.split_fingerprint}."
         ),
         "training": _describe_training(settings),
         "augmentation": _describe_augmentation(settings) if kind.is_image else "",
         "choice": _describe_choice(checkpoint),
-        "ensemble": "None: one set of weights answers.",
+        "ensemble": "None: one set of weights is used.",
         "availability": f"The software is this project at commit {checkpoint.commit}.",
     }
     if shape.mirror_tta:
-        facts["ensemble"] = "One set of weights; the answer is the mean of those for the picture and its mirror image."
+        facts["ensemble"] = (
+            "One set of weights with test-time augmentation: the mean of the predictions of the image and its mirror "
+            "image."
+        )
     if kind.has_patients:
-        facts["status"] = "Research software; it makes no diagnosis, and no authority has approved it."
+        facts["status"] = "Research software; not for diagnosis, and not approved by any authority."
         facts["not_for"] = "Decisions on the care of a patient."
     return facts
 
@@ -77,8 +82,8 @@ def _describe_network(shape: ModelConfig) -> str:
         "pixels": "Each pixel is an input.",
         "patches": f"Each square of {shape.patch_size} x {shape.patch_size} pixels is an input.",
         "conv": (
-            f"{shape.num_conv_layers} convolutions of stride 2 end with {shape.conv_channels} channels; each place of "
-            "their output is an input."
+            f"{shape.num_conv_layers} convolutions of stride 2 end with {shape.conv_channels} channels; each position "
+            "of their output is an input."
         ),
     }
     latents = shape.perceiver
@@ -91,7 +96,7 @@ def _describe_network(shape: ModelConfig) -> str:
 
 
 def _describe_choice(checkpoint: Checkpoint) -> str:
-    how = "as the user named it"
+    how = "as named by the user"
     if checkpoint.history:
         select_by = checkpoint.settings["train.monitor"]
         if find_best(checkpoint.history, select_by).epoch == checkpoint.epoch:
@@ -104,7 +109,7 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
         "epochs": "epochs",
         "batch_size": "batch size",
         "loss": "loss",
-        "optimizer": "optimiser",
+        "optimizer": "optimizer",
         "learning_rate": "highest learning rate",
         "schedule": "schedule",
         "warmup_epochs": "epochs of warm-up",
@@ -125,13 +130,13 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
 def _describe_augmentation(settings: Mapping[str, Any]) -> str:
     values = {name: settings.get(f"augment.{name}", 0) for name in AUGMENTATIONS}
     done = [text.format(show_value(values[name])) for name, text in AUGMENTATIONS.items() if values[name]]
-    mirror = MIRRORS.get(str(settings.get("augment.horizontal_flip")))
-    done += [mirror] if mirror else []
-    return f"Random changes of training pictures: {', '.join(done)}." if done else "Training pictures were not changed."
+    flip = HORIZONTAL_FLIPS.get(str(settings.get("augment.horizontal_flip")))
+    done += [flip] if flip else []
+    return f"Random changes of training images: {', '.join(done)}." if done else "Training images were not changed."
 
 
 def show_value(value: Any) -> str:
-    """Write an option's value as a reader expects it; none of it is "None"."""
+    """Write an option's value for a reader: text as it is, None as "none", all else as JSON."""
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The pictures of one evaluation, from predictions, metrics and history."""
+"""The figures of one evaluation, from predictions, metrics and history."""
 
 import dataclasses
 
@@ -23,12 +23,12 @@ NUM_MISTAKES = 24
 
 
 def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str, bytes]:
-    """Draw what the test rows gave.
+    """Draw the results on the test rows.
 
     Args:
-        store: the examples.
-        test: the predictions table of the test rows.
-        metrics: the content of metrics.json.
+        store: The examples.
+        test: The predictions table of the test rows.
+        metrics: The content of metrics.json.
 
     Returns:
         PNG bytes under the names of their files.
@@ -53,17 +53,17 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
 def draw_attention(
     classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
 ) -> dict[str, bytes]:
-    """Draw where a model looks in a few validation examples.
+    """Draw the attention maps of a few validation examples.
 
     Args:
-        classifier: the trained model.
-        store: the examples.
-        roles: each patient's split.
-        num_examples: how many examples.
-        epoch: epochs that the weights were trained.
+        classifier: The trained model.
+        store: The examples.
+        roles: The split of each patient.
+        num_examples: The number of examples.
+        epoch: The number of epochs that the weights were trained for.
 
     Returns:
-        A picture of each example, ``attention_1`` and so on; none of a network without attention.
+        A figure of each example, ``attention_1`` and so on; none for a network without attention.
     """
     if not has_attention(classifier.model):
         return {}
@@ -77,8 +77,8 @@ def draw_curves(checkpoint: Checkpoint, history: pd.DataFrame | None = None) -> 
     """Draw the epochs of a run.
 
     Args:
-        checkpoint: the weights that were judged; its epoch is marked.
-        history: all epochs of the run; without it, as of a checkpoint from elsewhere, those up to its own.
+        checkpoint: The weights that were evaluated; their epoch is marked.
+        history: All epochs of the run; without it, as for a checkpoint from elsewhere, those up to its own.
     """
     if history is None:
         history = pd.DataFrame([vars(result) for result in checkpoint.history])
@@ -87,7 +87,7 @@ def draw_curves(checkpoint: Checkpoint, history: pd.DataFrame | None = None) -> 
 
 
 def draw_mistakes(store: Store, test: pd.DataFrame) -> bytes | None:
-    """Draw the wrong answers that the model was surest of; None where there are none."""
+    """Draw the wrong predictions of the highest confidence; None where there are none."""
     wrong = test[test["label"] != test["predicted"]].copy()
     if wrong.empty:
         return None

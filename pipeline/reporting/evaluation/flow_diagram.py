@@ -1,4 +1,4 @@
-"""The way from the files that were found to the rows that were tested, as boxes under each other."""
+"""The flow diagram: from the files that were found to the rows that were tested, as boxes under each other."""
 
 import re
 from collections import Counter
@@ -19,11 +19,11 @@ MAX_REASONS = 12  # more are counted together; the manifest lists every scan
 
 @dataclass(frozen=True)
 class Box:
-    """One box.
+    """One box of the diagram.
 
     Args:
-        title: what its rows are.
-        lines: how many, and of whom.
+        title: The title, which names what is counted.
+        lines: The counts, a line each.
     """
 
     title: str
@@ -32,11 +32,11 @@ class Box:
 
 @dataclass(frozen=True)
 class Step:
-    """A box, and what leaves the way behind it.
+    """A box, and what is left out after it.
 
     Args:
-        box: what is still there.
-        left_out: what is not taken further, with reasons; None where all of it is.
+        box: The files or rows at this step.
+        left_out: The files or rows that are left out after it, with reasons; None where all are kept.
     """
 
     box: Box
@@ -45,11 +45,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Flow:
-    """The whole way.
+    """The whole diagram.
 
     Args:
-        steps: from the files that were found to the rows that were used.
-        splits: where those went.
+        steps: The steps from the files that were found to the rows that were used.
+        splits: A box for each split of those rows.
     """
 
     steps: tuple[Step, ...]
@@ -59,14 +59,15 @@ class Flow:
 def build_flow(
     manifest: pd.DataFrame, index: pd.DataFrame, split_of: np.ndarray[Any, Any], kind: DataKind, missing: str = ""
 ) -> Flow:
-    """Count who was found, refused and used.
+    """Count the files, scans and patients that were found, refused and used.
 
     Args:
-        manifest: a row a scan, cells as text: ``group_id``, ``label``, ``num_files``, ``path``, ``status``, ``reason``.
-        index: a row an example: ``group_id``, ``source_id``, ``label``.
-        split_of: the split of each row of ``index``.
-        kind: what the data set is made of.
-        missing: what a published set lacks.
+        manifest: A row for each scan, cells as text: ``group_id``, ``label``, ``num_files``, ``path``, ``status``,
+            ``reason``.
+        index: A row for each example: ``group_id``, ``source_id``, ``label``.
+        split_of: The split of each row of ``index``.
+        kind: The kind of data, which names rows and groups.
+        missing: The files that a published set lacks, in words; empty where it is whole.
     """
     splits = tuple(
         Box(SPLIT_TITLES.get(split, split), _describe_rows(index[split_of == split], kind))
@@ -96,7 +97,7 @@ def build_flow(
 
 
 def describe_flow(flow: Flow) -> list[str]:
-    """Write the flow as one sentence a box, for a text without boxes."""
+    """Describe the flow in one sentence a box, for a text without boxes."""
     sentences = []
     for step in flow.steps:
         sentences.append(f"{step.box.title}: {'; '.join(step.box.lines)}.")
@@ -106,22 +107,22 @@ def describe_flow(flow: Flow) -> list[str]:
 
 
 def shorten_reason(reason: str, path: str) -> str:
-    """Reduce the message of one refused file to what it has in common with others.
+    """Reduce the message of one refused file to the part that it has in common with others.
 
     Args:
-        reason: as the manifest has it, such as "/scans/a.nii: truncated, the header claims 96 bytes and …".
-        path: of the file, below the raw folder.
+        reason: The reason in the manifest, such as "/scans/a.nii: truncated, the header claims 96 bytes and …".
+        path: The path of the file, below the raw folder.
 
     Returns:
         The first clause without the file's name and numbers, such as "truncated".
     """
-    _, found, behind = reason.partition(f"{path}: ")
-    clause = re.split(r"[,;:(]|\. |\.$", behind if found else reason, maxsplit=1)[0].strip()
+    _, found, rest = reason.partition(f"{path}: ")
+    clause = re.split(r"[,;:(]|\. |\.$", rest if found else reason, maxsplit=1)[0].strip()
     return re.sub(r"\d[\dx.]*", "…", clause) or "no reason given"
 
 
 def _list_reasons(title: str, rows: pd.DataFrame, word: str) -> Box | None:
-    """Count rows by reason, the commonest first; None without rows."""
+    """Count rows by reason, the most frequent first; None without rows."""
     if rows.empty:
         return None
     counts = Counter(shorten_reason(row.reason, row.path) for row in rows.itertuples())

@@ -18,7 +18,14 @@ from pipeline.training.checkpoint import Checkpoint
 
 
 def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: DataKind) -> list[str]:
-    """Say on how much less than the training rows a baseline was fitted."""
+    """Note that a baseline was fitted on a part of the training rows; nothing where it was fitted on all.
+
+    Args:
+        num_fitted: The largest number of rows that it is fitted on.
+        metrics: The content of metrics.json.
+        num_train: The number of training rows.
+        kind: The kind of data, which names rows and groups.
+    """
     if "logistic_regression" not in metrics["baselines"] or num_fitted >= num_train:
         return []
     return [
@@ -28,7 +35,7 @@ def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: 
 
 
 def tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFrame:
-    """Count patients, scans and slices, or whatever there is, in each split."""
+    """Count patients, scans and slices, or the rows of other data, in each split."""
     kind = store.kind
     rows = []
     for split in ("train", "val", "test"):
@@ -45,12 +52,12 @@ def tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFram
 
 
 def describe_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Tell what the numbers were made from."""
+    """List the versions, fingerprints and hardware that the numbers come from."""
     return {
         "commit": checkpoint.commit,
         "commit at evaluation": read_commit(),
         "hardware at evaluation": read_hardware(),
-        "pictures": checkpoint.store_fingerprint,
+        "store": checkpoint.store_fingerprint,
         "splits": checkpoint.split_fingerprint,
         "epoch of the weights": checkpoint.epoch,
         "MLflow run": checkpoint.tracking_run,
@@ -59,7 +66,14 @@ def describe_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def list_warnings(metrics: Metrics, certificate: dict[str, Any], missing: str, kind: DataKind) -> list[str]:
-    """Say what a reader has to know before believing the numbers."""
+    """List warnings for a reader of the numbers.
+
+    Args:
+        metrics: The content of metrics.json.
+        certificate: The leak certificate of the split.
+        missing: The files that a published set lacks, in words; empty where it is whole.
+        kind: The kind of data, which names rows and groups.
+    """
     warnings = [missing] if missing else []
     _, level = first_level(metrics["levels"])
     num_groups = level["groups"]
@@ -72,13 +86,13 @@ def list_warnings(metrics: Metrics, certificate: dict[str, Any], missing: str, k
     baseline = metrics["baselines"].get("logistic_regression")
     reached = None if baseline is None else baseline["accuracy"]["value"]
     if reached is not None and accuracy["low"] is not None and accuracy["low"] <= reached:
-        warnings.append("The interval of the model's accuracy holds the logistic regression's: no gain is shown.")
+        warnings.append("The interval of the model's accuracy includes the logistic regression's: no gain is shown.")
     warnings += list_probe_warnings(metrics["probes"], metrics, kind)
     return warnings + [f"{finding} They are listed with the certificate." for finding in describe_findings(certificate)]
 
 
 def list_console_warnings(metrics: Metrics, store: Store) -> list[str]:
-    """List what is printed after the scores: what a published set lacks, and the alarming probes."""
+    """List the warnings that are printed after the scores: a published set's missing files, and alarming probes."""
     missing = [store.missing] if store.missing else []
     return missing + list_probe_warnings(metrics["probes"], metrics, store.kind)
 

@@ -53,11 +53,11 @@ class Report:
         certificate: What ``summarise_certificate`` returns: "passed", "counts" and "findings".
         provenance: Versions, commit, fingerprints, hardware; may be nested.
         config_text: The configuration as YAML.
-        warnings: What a reader has to know before believing the numbers.
+        warnings: The warnings for a reader of the numbers, shown on top.
         kind: The kind of data, which names rows and groups.
-        baseline_notes: What a reader has to know of the baselines.
-        sections: Further parts, shown in their order after the figures and before the split.
-        flow: The scans from the files that were found to the rows that were tested; None leaves it out.
+        baseline_notes: The notes on the baselines.
+        sections: Further sections, shown in their order after the figures and before the split.
+        flow: The counts from the files that were found to the rows that were tested; None leaves them out.
         documents: The filled forms, by name.
     """
 
@@ -82,7 +82,7 @@ class Report:
 
 
 def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation, manifest: pd.DataFrame) -> Report:
-    """Draw and word what an evaluation found; nothing is written.
+    """Draw the figures of an evaluation and describe its results; nothing is written.
 
     Args:
         experiment: All options.
@@ -132,7 +132,7 @@ def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -
     for path, png in figures.items():
         write_bytes(path, png)
     for leftover in set(paths.report_folder.glob("*.png")) - figures.keys():
-        leftover.unlink()  # an earlier evaluation had mistakes, or epochs, that this one has not
+        leftover.unlink()  # of an earlier evaluation with mistakes, or epochs, that this one does not have
     write_documents(paths.report_folder, report.documents)
     write_report(paths.report_folder / "report.html", report)
 
@@ -181,17 +181,17 @@ def _tabulate_pairs(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
 
 
 def summarise_certificate(certificate: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the leak certificate of the split stage into what ``write_report`` shows.
+    """Summarise the leak certificate of the split stage for ``write_report``.
 
     Returns:
-        ``passed``, ``counts`` of what was looked for across splits, and ``findings`` in words.
+        ``passed``, ``counts`` of leaks and duplicates across splits, and ``findings`` in words.
     """
     kind = DATA_KINDS[certificate.get("kind", "volumes")]
     identical, near = certificate["identical_images"], certificate["near_identical_images"]
-    doubles = certificate.get("published_doubles", {"count": 0, "pairs": []})
+    duplicates = certificate.get("published_doubles", {"count": 0, "pairs": []})
     what = "images" if kind.is_image else "objects"
-    pairs = [("identical", pair) for pair in (*identical["pairs"], *doubles["pairs"])]
-    pairs += [(f"near-identical, {pair['bits']} bits apart", pair) for pair in near["pairs"]]
+    pairs = [("identical", pair) for pair in (*identical["pairs"], *duplicates["pairs"])]
+    pairs += [(f"near-duplicates, {pair['bits']} bits apart", pair) for pair in near["pairs"]]
     return {
         "passed": certificate["passed"],
         "counts": {
@@ -199,9 +199,11 @@ def summarise_certificate(certificate: Mapping[str, Any]) -> dict[str, Any]:
             f"{plural(kind.group)}_without_a_split": len(certificate["patients_without_split"]),
             f"identical_{what}_across_splits": identical["count"],
             **(
-                {f"identical_{what}_across_the_published_test_split": doubles["count"]} if not kind.has_patients else {}
+                {f"identical_{what}_across_the_published_test_split": duplicates["count"]}
+                if not kind.has_patients
+                else {}
             ),
-            **({f"near_identical_{what}_across_splits": near["count"]} if kind.is_image else {}),
+            **({f"near_duplicate_{what}_across_splits": near["count"]} if kind.is_image else {}),
         },
         "findings": [
             *(f"{kind.group.capitalize()} {name} is in two splits." for name in certificate["patients_in_two_splits"]),

@@ -1,4 +1,4 @@
-"""What the scores of metrics.json become in a report: sentences, tables, pictures."""
+"""The scores of metrics.json in a report: sentences, tables, and the order and texts of figures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from pipeline.reporting.formatting import (
     show_percent,
 )
 
-# The order of the page; {level} stands for each level. Pictures with other names follow at the end.
+# The order of the page. Figures with other names follow at the end.
 FIGURE_TEXTS = {
     "confusion_slice": ("Confusion matrix of the slices", "Rows are the true class."),
     "confusion_volume": (
@@ -36,18 +36,17 @@ FIGURE_TEXTS = {
     "roc": ("ROC curve", "Sensitivity against false positive rate over all thresholds."),
     "calibration": (
         "Calibration curve",
-        "On the dashed line the model is right as often as it claims; orange is the gap. "
-        "Below, how many rows have that confidence.",
+        "On the dashed line accuracy equals confidence; orange is the gap. Below, how many rows have that confidence.",
     ),
     "worst_mistakes": (
         "Worst mistakes",
-        "Wrong answers that the model was surest of, each with its true class and what was said.",
+        "The wrong predictions of the highest confidence, each with its true and its predicted class.",
     ),
     "attention": (
         "Where the model looks",
-        "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their place in "
-        "the list. It says where the model looks, not why it answers. With each map: how many times its even share "
-        "the most-read part gets, and over how many parts the reading is spread.",
+        "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their position "
+        "in the list. It shows where the model looks, not why it answers. With each map: the weight of the most-read "
+        "part as a multiple of even attention, and the number of parts that the attention is spread over.",
     ),
     "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
 }
@@ -64,7 +63,7 @@ def distinct_levels(levels: Mapping[str, Level]) -> dict[str, Level]:
 
 
 def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
-    """Say what was found: accuracy with its interval, on how many patients, and what it has to beat."""
+    """Summarise the results: accuracy with its interval, the number of patients, and the baselines."""
     levels = distinct_levels(metrics["levels"])
     first_name, first = first_level(levels)
     accuracy = first["metrics"]["accuracy"]
@@ -74,21 +73,27 @@ def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
         f"{metrics['split']} split, the model is right for {show_percent(accuracy)}."
     ]
     for name, level in list(levels.items())[1:]:
-        share = show_percent(level["metrics"]["accuracy"])
-        sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {share}.")
+        averaged = show_percent(level["metrics"]["accuracy"])
+        sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {averaged}.")
     if accuracy["low"] is None:
-        sentences.append(f"There is no interval, so nothing can be said about other {plural(kind.group)}.")
-    beside = [
+        sentences.append(f"There is no interval, so the result does not extend to other {plural(kind.group)}.")
+    baselines = [
         f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
         for name, scores in metrics["baselines"].items()
     ]
-    if beside:
-        sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(beside)}.")
+    if baselines:
+        sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(baselines)}.")
     return sentences
 
 
 def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
-    """Turn one level of metrics.json into a heading, a line on its rows, its table and its notes."""
+    """Turn one level of metrics.json into a heading, a line on its rows, its table and its notes.
+
+    Args:
+        name: The name of the level.
+        level: Its scores and counts.
+        kind: The kind of data, which names rows and groups.
+    """
     title = LEVEL_TITLES.get(name, humanise(name))
     rows = tuple(
         (
@@ -138,7 +143,7 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
 
     Args:
         figures: PNG bytes under their names.
-        metrics: the content of metrics.json.
+        metrics: The content of metrics.json.
     """
     ordered = []
     for name, png in sorted(figures.items(), key=lambda item: _find_place(item[0])):
@@ -154,18 +159,18 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
 
 
 def _find_place(name: str) -> int:
-    """Return a picture's place on the page; the unknown ones come last, in the order in which they came."""
+    """Return a figure's place on the page; the unknown ones come last, in the order in which they came."""
     known = list(FIGURE_TEXTS)
     key = name if name in known else name.rpartition("_")[0]
     return known.index(key) if key in known else len(known)
 
 
 def describe_finding(name: str, metrics: Metrics) -> str:
-    """Say in numbers what a picture shows; empty where they are not known.
+    """Describe a figure in numbers; empty where they are not known.
 
     Args:
-        name: of the picture.
-        metrics: the content of metrics.json.
+        name: The name of the figure.
+        metrics: The content of metrics.json.
     """
     levels = metrics["levels"]
     _, first = first_level(levels)
@@ -179,7 +184,7 @@ def describe_finding(name: str, metrics: Metrics) -> str:
         return f"Expected calibration error {show_number(error['value'])} ({show_interval(error)})."
     if name == "worst_mistakes":
         total, correct = count_correct(first["confusion"])
-        return f"{total - correct:,} of {total:,} answers were wrong."
+        return f"{total - correct:,} of {total:,} predictions were wrong."
     return ""
 
 
@@ -187,8 +192,8 @@ def _describe_confusion(level: Level) -> str:
     matrix, names = level["confusion"], list(level["support"])
     total, correct = count_correct(matrix)
     if len(names) != len(matrix) or len(names) > MAX_READABLE_CLASSES:
-        return f"{correct:,} of {total:,} answered correctly."
+        return f"{correct:,} of {total:,} predicted correctly."
     counts = (
         f"{name} {row[place]:,} of {sum(row):,}" for place, (name, row) in enumerate(zip(names, matrix, strict=True))
     )
-    return f"Answered correctly: {'; '.join(counts)}."
+    return f"Predicted correctly: {'; '.join(counts)}."

@@ -1,4 +1,4 @@
-"""The shortcut probes in words: a part of the report, and warnings for its top."""
+"""The shortcut probes in words: a section of the report, and warnings for its top."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,14 @@ from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.subgroups import Panel, accuracy_of_parts, accuracy_over_index
 from pipeline.reporting.formatting import show_interval, show_number, show_percent
 
-# A model that sees no anatomy ranks a pair of rows of two classes rightly in five of ten cases, whatever the shares of
-# the classes. Six of ten, even at the lower end of the interval, are neither chance nor a trifle.
+# A model that sees no anatomy ranks a pair of rows of two classes correctly in five of ten cases, whatever the
+# fractions of the classes. Six of ten, even at the lower end of the interval, are neither chance nor negligible.
 ALARMING_AUROC = 0.6
-# A part whose whole interval lies ten points below the accuracy of all rows is neither chance nor a trifle.
+# A subgroup whose whole interval lies ten points below the accuracy of all rows is neither chance nor negligible.
 ALARMING_LOSS = 0.1
-# Were a network right for a share a of the slices and as often for their mirror images, at least 2a - 1 would flip,
-# even if it erred on other slices in the mirror. Five points less, even at the upper end of the interval, are too few.
+# Of a network that is right for a fraction a of the slices and as often for their mirror images, at least 2a - 1 of
+# the predictions flip, even if its errors are on other slices there. Five points less, even at the upper end of the
+# interval, are too few.
 ALARMING_FLIP_GAP = 0.05
 
 PART_TITLES = {"visit": "visit", "intensity_quartile": "intensity quartile"}
@@ -34,32 +35,32 @@ QUARTILE_NAMES = ("darkest", "2nd", "3rd", "brightest")
 
 
 def build_probe_sections(probes: Probes, metrics: Metrics, kind: DataKind, plane: Plane) -> list[Section]:
-    """Turn the probes into a part of the report.
+    """Turn the probes into a section of the report.
 
     Args:
-        probes: what ``compute_probes`` returned.
-        metrics: the content of metrics.json.
+        probes: The result of ``compute_probes``.
+        metrics: The content of metrics.json.
         kind: The kind of data, which names rows and groups.
-        plane: of the slices.
+        plane: The plane of the slices.
 
     Returns:
-        One section with sentences, tables and pictures; none where no probe makes sense.
+        One section with sentences, tables and figures; none where no probe makes sense.
     """
     if not probes:
         return []
     rows = plural(kind.example)
     overall = read_value(first_level(metrics["levels"])[1]["metrics"]["accuracy"])
     sentences = [
-        f"A model can be right for the wrong reason: by how, when and where in the scan the {rows} were made."
+        f"A model can be right for the wrong reason: how, when and where in the scan the {rows} were made."
         if "slice_index" in probes
-        else f"A model can be right for the wrong reason: by how the {rows} were made."
+        else f"A model can be right for the wrong reason: how the {rows} were made."
     ]
-    pictures = []
+    figures = []
     if "slice_index" in probes:
         sentences.append(f"By slice index, {_describe_extremes(probes['slice_index'])}.")
         indices = [part["slice_index"] for part in probes["slice_index"]]
         accuracies = [part["accuracy"] for part in probes["slice_index"]]
-        pictures.append(
+        figures.append(
             Figure(
                 "accuracy_by_slice_index",
                 "Accuracy by slice index",
@@ -71,11 +72,12 @@ def build_probe_sections(probes: Probes, metrics: Metrics, kind: DataKind, plane
         )
     parts = list_parts(probes)
     if parts:
-        pictures.append(
+        figures.append(
             Figure(
                 "accuracy_by_part",
                 f"Accuracy by {' and by '.join(PART_TITLES[name] for name in parts)}",
-                f"Each point is the accuracy of a part of the test rows, the dashed line that of all, {overall:.1%}. "
+                f"Each point is the accuracy of a subgroup of the test rows; the dashed line is that of all, "
+                f"{overall:.1%}. "
                 f"{_read_out(parts)}",
                 accuracy_of_parts([_build_panel(name, items) for name, items in parts.items()], overall),
             )
@@ -83,7 +85,7 @@ def build_probe_sections(probes: Probes, metrics: Metrics, kind: DataKind, plane
     sentences += [*_describe_blind(probes, kind), *_describe_mirror(probes, kind, plane)]
     tables = [_tabulate_blind(probes, metrics, kind)] if "border_only" in probes else []
     tables += [_tabulate_parts(name, items, kind) for name, items in parts.items()]
-    return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(pictures))]
+    return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(figures))]
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Part:
 
 
 def list_parts(probes: Probes) -> dict[str, list[Part]]:
-    """Return the parts under the names of ``PART_TITLES``; a probe that makes no sense for the data has none."""
+    """Return the subgroups under the names of ``PART_TITLES``; a probe that makes no sense for the data has none."""
     parts: dict[str, list[Part]] = {}
     if "visit" in probes:
         parts["visit"] = [Part(visit["visit"], "", visit) for visit in probes["visit"]]
@@ -122,22 +124,28 @@ def list_blind_models(probes: Probes) -> list[tuple[str, Scores]]:
     """Return title and scores of each model that sees no anatomy."""
     models = []
     if "border_only" in probes:
-        models.append(("Border of the pictures alone", probes["border_only"]))
+        models.append(("Border of the images alone", probes["border_only"]))
     if "index_only" in probes:
         models.append(("Slice index alone", probes["index_only"]))
     return models
 
 
 def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> list[str]:
-    """Say which probes are alarming; the constants of this module say from where on, and why."""
+    """List warnings of the alarming probes; the constants of this module hold the limits and their reasons.
+
+    Args:
+        probes: The result of ``compute_probes``.
+        metrics: The content of metrics.json.
+        kind: The kind of data, which names rows and groups.
+    """
     warnings = []
     for title, scores in list_blind_models(probes):
         auroc = scores["auroc"]
         if auroc["low"] is not None and auroc["low"] > ALARMING_AUROC:
             warnings.append(
-                f"{title}, which shows {_name_unseen(kind)}, tells the classes apart "
+                f"{title}, which shows {_name_unseen(kind)}, separates the classes "
                 f"(AUROC {show_number(auroc['value'])}, 95\u00a0% interval {show_interval(auroc)}; "
-                f"guessing has 0.5, a warning comes from {ALARMING_AUROC}). "
+                f"guessing has 0.5, a warning is given from {ALARMING_AUROC}). "
                 "The model may use it too."
             )
     overall = read_value(first_level(metrics["levels"])[1]["metrics"]["accuracy"])
@@ -146,8 +154,8 @@ def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> lis
             high = part.accuracy["high"]
             if high is not None and high < overall - ALARMING_LOSS:
                 warnings.append(
-                    f"Of the {plural(kind.example)} of {PART_TITLES[name]} {part.label} it is right for only "
-                    f"{show_percent(part.accuracy)}, of all for {overall:.1%}."
+                    f"The model is right for only {show_percent(part.accuracy)} of the {plural(kind.example)} of "
+                    f"{PART_TITLES[name]} {part.label}, and for {overall:.1%} of all."
                 )
     mirror = probes.get("mirror")
     if mirror is not None:
@@ -156,14 +164,14 @@ def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> lis
         if highest < 2 * read_value(accuracy) - 1 - ALARMING_FLIP_GAP:
             averaged = " without averaging" if mirror["is_by_construction"] else ""
             warnings.append(
-                f"Mirrored, only {show_percent(flipped)} of the test slices flip their answer{averaged}: the network "
-                "reads something that a mirror does not turn round."
+                f"Mirrored, only {show_percent(flipped)} of the test slices flip their prediction{averaged}: the "
+                "network reads something that mirroring does not exchange."
             )
     return warnings
 
 
 def _describe_extremes(parts: Sequence[SliceIndexSubgroup]) -> str:
-    """Say where accuracy is lowest and highest, of equal ones the first."""
+    """Describe where accuracy is lowest and highest, of equal ones the first."""
     values = [read_value(part["accuracy"]) for part in parts]
     lowest, highest = (parts[values.index(pick(values))] for pick in (min, max))
     if lowest is highest:
@@ -175,7 +183,7 @@ def _describe_extremes(parts: Sequence[SliceIndexSubgroup]) -> str:
 
 
 def _read_out(parts_of: Mapping[str, Sequence[Part]]) -> str:
-    """Write the numbers of a figure of parts."""
+    """List the numbers of a figure of subgroups."""
     texts = []
     for name, parts in parts_of.items():
         fractions = ", ".join(f"{part.label} {read_value(part.accuracy):.1%}" for part in parts)
@@ -187,13 +195,13 @@ def _describe_blind(probes: Probes, kind: DataKind) -> list[str]:
     sentences = []
     if "border_only" in probes:
         sentences.append(
-            f"A label that can be read off what shows {_name_unseen(kind)} is a warning sign. A logistic regression "
-            "that sees only a frame of a sixteenth of each side is right for "
+            f"A label that can be predicted from pixels that show {_name_unseen(kind)} is a warning sign. A logistic "
+            "regression that sees only a frame of a sixteenth of each side is right for "
             f"{show_percent(probes['border_only']['accuracy'])} of the test rows."
         )
     if "index_only" in probes:
         sentences.append(
-            "A decision tree that knows only a slice's index and its place along the axis is right for "
+            "A decision tree that sees only a slice's index and its position along the axis is right for "
             f"{show_percent(probes['index_only']['accuracy'])}."
         )
     return sentences
@@ -204,22 +212,23 @@ def _name_unseen(kind: DataKind) -> str:
 
 
 def _describe_mirror(probes: Probes, kind: DataKind, plane: Plane) -> list[str]:
-    """Say what the mirror check found, or why there is none."""
+    """Describe the result of the mirror check, or the reason why there is none."""
     if not kind.has_patients:
         return []
     if "mirror" not in probes:
         why = "the slices are sagittal" if plane == "sagittal" else "the labels are not left and right"
-        return [f"There is no mirror check: {why}, so that a mirror image has no other label."]
+        return [f"There is no mirror check: {why}, so that a mirror image has the same label."]
     mirror = probes["mirror"]
     flipped, accuracy = mirror["flipped_without_averaging"], mirror["accuracy_without_averaging"]
     if not mirror["is_by_construction"]:
         return [
-            f"Mirrored, a left knee shows a right one. {show_percent(flipped)} of the test slices flip their answer."
+            f"Mirrored, a left knee looks like a right one. {show_percent(flipped)} of the test slices flip their "
+            "prediction."
         ]
     return [
-        "Mirrored, a left knee shows a right one. The model averages over a slice and its mirror image, so that every "
-        f"answer flips by construction. The network without averaging flips for {show_percent(flipped)} of the test "
-        f"slices and is right for {show_percent(accuracy)}."
+        "Mirrored, a left knee looks like a right one. The model averages over a slice and its mirror image, so that "
+        "every prediction flips by construction. The network without averaging flips for "
+        f"{show_percent(flipped)} of the test slices and is right for {show_percent(accuracy)}."
     ]
 
 
@@ -228,11 +237,11 @@ def _build_panel(name: str, parts: Sequence[Part]) -> Panel:
 
 
 def _tabulate_parts(name: str, parts: Sequence[Part], kind: DataKind) -> Table:
-    note = "The visit as the file's name has it, of a date the year."
+    note = "The visit as in the file's name; of a date the year alone."
     if name == "intensity_quartile":
-        note = f"By the mean of a prepared {kind.example}'s pixels, black 0 and white 1; four parts of the test rows."
+        note = f"By the mean of a prepared {kind.example}'s pixels, black 0 and white 1; quartiles of the test rows."
     if any(part.accuracy["low"] == part.accuracy["high"] == 1 for part in parts):
-        note = f"{note} Where no error was seen, a bootstrap has none to draw: the interval has no width."
+        note = f"{note} Where no error was observed, a bootstrap has none to draw: the interval has no width."
     groups = (plural(kind.group).capitalize(),) if kind.has_patients else ()
     return Table(
         f"Accuracy by {PART_TITLES[name]}",
@@ -253,7 +262,7 @@ def _tabulate_parts(name: str, parts: Sequence[Part], kind: DataKind) -> Table:
 
 def _tabulate_blind(probes: Probes, metrics: Metrics, kind: DataKind) -> Table:
     model = first_level(metrics["levels"])[1]["metrics"]
-    named = {"This model": model, "Commonest class": metrics["baselines"]["majority"]}
+    named = {"This model": model, "Most frequent class": metrics["baselines"]["majority"]}
     named |= dict(list_blind_models(probes))
     return Table(
         f"Models that see {_name_unseen(kind)}",
@@ -268,6 +277,7 @@ def _tabulate_blind(probes: Probes, metrics: Metrics, kind: DataKind) -> Table:
             )
             for title, scores in named.items()
         ),
-        f"Same splits as the model. A warning stands on top where an AUROC's whole interval is above {ALARMING_AUROC}.",
+        "Same splits as the model. The top of the report has a warning where an AUROC's whole interval is above "
+        f"{ALARMING_AUROC}.",
         is_first_marked=True,
     )

@@ -73,18 +73,19 @@ def describe(experiment=None, checkpoint=None, **changes) -> dict[str, str]:
 
 def test_facts_about_the_data_are_those_of_the_files():
     facts = describe()
-    assert "For 2 scans the knee's place in the scanner tells it too: it disagrees for 1." in facts["reference"]
+    assert "For 2 scans" in facts["reference"]
+    assert "disagrees for 1." in facts["reference"]
     assert facts["acquisition"] == (
         "Voxel size in mm: right 0.4 to 0.5, anterior 0.5, superior 3; 2 orders of the stored axes; 2 visits or dates."
     )
     assert facts["refused"] == "Left out by the pipeline: Refused: 1 scan (1: truncated)."
     assert "40 axial slices" in facts["preprocessing"]
     assert "minus 0.2500, divided by 0.1250" in facts["preprocessing"]
-    assert "passed; 4 near-identical" in facts["disjoint"]
+    assert "passed; it lists 4 near-duplicate" in facts["disjoint"]
     assert "annotators" not in facts, "who annotated real scans is not in any file"
 
 
-def test_a_failed_certificate_and_a_table_of_labels_are_told():
+def test_a_failed_certificate_and_a_table_of_labels_are_reported():
     facts = describe(certificate=CERTIFICATE | {"passed": False})
     assert "did not pass" in facts["disjoint"]
     given = Experiment(
@@ -96,7 +97,7 @@ def test_a_failed_certificate_and_a_table_of_labels_are_told():
     assert "5 folds: fold 3 is the test" in describe(folds)["partition"]
 
 
-def test_a_published_set_has_no_patients_and_no_check_list():
+def test_a_published_set_has_no_patients_and_no_checklist():
     experiment = Experiment(name="digits", data=DataConfig(dataset="mnist"))
     checkpoint = build_checkpoint(spec=build_spec(kind=IMAGES, image_size=(28, 28)))
     facts = describe(experiment, checkpoint)
@@ -112,16 +113,14 @@ def test_a_published_set_has_no_patients_and_no_check_list():
 def test_weights_that_the_user_named_are_not_called_the_best():
     assert "Epoch 2, the best by validation loss;" in describe_model(build_checkpoint(), 5)["choice"]
     worse = build_checkpoint(history=(build_epoch(1, 0.25), build_epoch(2, 0.5)))
-    assert "Epoch 2, as the user named it;" in describe_model(worse, 5)["choice"]
+    assert "Epoch 2, as named by the user;" in describe_model(worse, 5)["choice"]
 
 
 def test_facts_about_the_model_are_those_of_the_checkpoint():
     facts = describe_model(build_checkpoint(), 1234)
-    assert facts["initialisation"].startswith("First weights drawn at random with seed 7;")
+    assert "seed 7;" in facts["initialisation"]
     assert facts["training"] == "Epochs 2; seed 7."
-    assert facts["augmentation"] == (
-        "Random changes of training pictures: mirror images with left and right exchanged."
-    )
+    assert "horizontal flips with left and right exchanged." in facts["augmentation"]
     assert "1,234 parameters" in facts["model"]
     assert facts["ensemble"].startswith("None")
     averaged = build_checkpoint(model=dataclasses.replace(ModelConfig(), mirror_tta=True))
@@ -132,7 +131,7 @@ def test_mistakes_and_intervals_are_counted_from_the_metrics():
     metrics = build_metrics()
     metrics["levels"]["slice"]["confusion"] = [[400, 80], [1, 479]]
     facts = describe_results(metrics, VOLUMES, 500, 3)
-    assert facts["failures"].startswith("81 of 960 slices were answered wrongly")
+    assert facts["failures"].startswith("81 of 960 slices were predicted wrongly")
     assert "whole patients are drawn 500 times (seed 3)" in facts["intervals"]
     assert facts["test_size"].startswith("960 slices of 20 patients")
     assert "positive class right: Sensitivity 0.500 (95 % interval 0.250 to 0.750)" in facts["diagnostic"]
@@ -140,7 +139,7 @@ def test_mistakes_and_intervals_are_counted_from_the_metrics():
 
 @pytest.mark.parametrize("name", ["model_card", "claim_checklist"])
 def test_forms_ask_for_facts_that_exist(name):
-    """A key that nothing fills would leave its entry open for ever, as would one that is misspelt."""
+    """A key that no function writes, such as a misspelt one, would leave its entry open for ever."""
     facts = describe() | describe_model(build_checkpoint(), 5)
     facts |= describe_results(build_metrics(), VOLUMES, 500, 3)
     never_known = {"annotators", "external"}
@@ -149,11 +148,11 @@ def test_forms_ask_for_facts_that_exist(name):
     assert asked - facts.keys() <= never_known | with_options
 
 
-def test_forms_are_written_beside_the_report(tmp_path):
+def test_forms_are_written_to_the_report_folder(tmp_path):
     data = DataEvidence(build_manifest(), FLOW, CERTIFICATE)
     evidence = Evidence(Experiment(), build_checkpoint(), 5, data, build_metrics())
     write_documents(tmp_path, fill_documents(evidence, section_titles=("By visit",)))
     card, claim = ((tmp_path / f"{name}.md").read_text() for name in ("model_card", "claim_checklist"))
-    assert "Looked at in this report: By visit." in card
-    assert "Looked at in this report: By visit." in claim
+    assert "in this report: By visit." in card
+    assert "in this report: By visit." in claim
     assert "Cross-attention by layer and head" not in claim, "no attention was drawn"

@@ -32,12 +32,12 @@ FORM = Form(
 )
 
 
-def test_what_is_known_stands_there_and_the_rest_is_marked_and_never_guessed():
+def test_known_facts_are_filled_in_and_the_rest_is_marked_as_open():
     entries = fill_form(FORM, {"a": "First.", "b": "Second.", "c": ""}).entries
     assert [(entry.known, entry.open) for entry in entries] == [
         ("First. Second.", ""),
         ("First.", "the rest."),
-        ("", "nothing of this is known to the run."),
+        ("", "the whole entry; the run has no facts on it."),
         ("", "all of it."),
     ]
 
@@ -54,7 +54,7 @@ def test_claim_has_its_44_items_once_each_in_order():
 
 
 def test_statements_that_no_run_can_make_are_left_to_the_authors():
-    """Design, goal, rationale, agreement, registration, practice, funding: no file tells them."""
+    """Design, goal, rationale, agreement, registration, practice, funding: no file holds them."""
     everything = dict.fromkeys(
         (key for part in CHECKLIST.parts for question in part.questions for key in question.facts), "Known."
     )
@@ -74,4 +74,4 @@ def test_the_table_and_the_markdown_hold_every_entry_with_its_mark():
     assert len(rows) == 44
     assert sum(f"**{OPEN}:**" in row for row in rows) == 44
     assert r"Knees of a\|b \<i\>." in rows[6]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}, "a name with a bar makes no cell"
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}, "a bar in a name does not start a cell"

@@ -21,8 +21,8 @@ MANIFEST = build_manifest(
         ("a", "p", "left", "a.nii", 1, "accepted", ""),
         ("b", "p", "right", "b.nii", 1, "accepted", ""),
         ("c", "q", "left", "c_0.png", 3, "accepted", ""),
-        ("d", "r", "left", "d.nii", 1, "refused", "/raw/d.nii: truncated, the header claims 96 bytes. Copy it anew."),
-        ("e", "r", "left", "e.nii", 1, "refused", "/raw/e.nii: truncated, the header claims 12 bytes. Copy it anew."),
+        ("d", "r", "left", "d.nii", 1, "refused", "/raw/d.nii: truncated, the header claims 96 bytes. Copy it again."),
+        ("e", "r", "left", "e.nii", 1, "refused", "/raw/e.nii: truncated, the header claims 12 bytes. Copy it again."),
         ("f", "", "", "f.nii", 1, "refused", "f.nii: no side in the name"),
         ("n", "", "", "n.txt", 1, "ignored", "not named as an image (.nii)"),
     ]
@@ -32,7 +32,7 @@ INDEX, SPLIT_OF = build_index(
 )
 
 
-def test_every_file_is_counted_once_and_leaves_with_its_reason():
+def test_every_file_is_counted_once_and_left_out_with_its_reason():
     flow = build_flow(MANIFEST, INDEX, SPLIT_OF, VOLUMES)
     assert describe_flow(flow) == [
         "Files found: 9 files.",
@@ -45,12 +45,12 @@ def test_every_file_is_counted_once_and_leaves_with_its_reason():
     ]
 
 
-def test_nothing_is_left_out_where_all_was_taken():
+def test_nothing_is_left_out_where_all_files_are_accepted():
     flow = build_flow(MANIFEST[:3], INDEX, SPLIT_OF, VOLUMES)
     assert [step.left_out for step in flow.steps] == [None, None, None]
 
 
-def test_a_published_set_has_images_and_no_files_and_says_what_is_missing():
+def test_a_published_set_has_images_and_no_files_and_lists_what_is_missing():
     manifest = build_manifest([(f"i{n}", f"i{n}", str(n % 2), f"i{n}", 1, "accepted", "") for n in range(5)])
     index, split_of = build_index([(f"i{n}", f"i{n}", str(n % 2), "test" if n == 4 else "train") for n in range(5)])
     assert describe_flow(build_flow(manifest, index, split_of, IMAGES, "1 batch is not there.")) == [
@@ -73,11 +73,11 @@ def test_a_published_set_has_images_and_no_files_and_says_what_is_missing():
         ("", "no reason given"),
     ],
 )
-def test_reasons_of_many_files_are_told_alike(reason, short):
+def test_reasons_of_many_files_are_shortened_to_one_clause(reason, short):
     assert shorten_reason(reason, "x/a.nii") == short
 
 
-def test_many_reasons_are_cut_and_none_is_lost():
+def test_rare_reasons_are_counted_together():
     rows = [
         (f"s{n}", f"p{n}", "left", f"{n}.nii", 1, "refused", f"/raw/{n}.nii: {'abcdefghijklmnopqrst'[n]} is wrong.")
         for n in range(20)
