@@ -18,7 +18,7 @@ from pipeline.stages import STAGES, Stage
 if TYPE_CHECKING:
     from pipeline.config.experiment import Experiment
 
-# What the machine refuses, a user can mend: a full disk, a folder without permission, a path through a file.
+# Errors of the machine that a user can fix: a full disk, a folder without permission, a path through a file.
 USER_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a stage.
 
     Args:
-        arguments: the command line without the program's name; by default this process's own.
+        arguments: The command line without the program's name; by default this process's own.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake (one line on stderr tells it), 130 when interrupted.
+        The exit code: 0, 2 after a user's mistake (with one line on stderr), 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in HELP:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {place}{error.strerror}. {advice}; work done so far is kept.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        print("interrupted; the same command resumes from here.", file=sys.stderr)
         return 130
     return 0
 

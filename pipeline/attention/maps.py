@@ -1,6 +1,6 @@
-"""What a trained model attends to: chosen examples, layers, heads and latents.
+"""Attention maps of a trained model: chosen examples, layers, heads and latents.
 
-A map says where the model looks. It does not say why it answers what it answers: weights of one layer pass
+A map shows the inputs that the model attends to. It does not explain the answer: weights of one layer pass
 through many others, and other weights can give the same answer (Jain and Wallace, "Attention is not
 explanation", 2019).
 """
@@ -23,32 +23,32 @@ from pipeline.models.networks import SliceModel
 
 # Matrices between latents grow fast: 48 layers of 8 heads and 512 latents are 400 MB an example.
 MAX_BYTES = 1 << 30
-# What training keeps: of the inputs, with the mean over the latents, small enough to be kept again and again.
+# The maps that training keeps: of the inputs, with the mean over the latents, small enough for every few epochs.
 KEPT = AttentionConfig()
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """What latents attend to in some examples; the facts that a picture of it needs are with it.
+    """Attention weights of some examples, with the facts that a figure of them needs.
 
     Args:
-        kind: cross: weights of the inputs. self: of the latents.
-        layers: which attentions of this kind, counted from 0.
-        heads: which heads.
-        latents: which latents; none means that the mean over all was taken.
-        mirrored: whether the model saw the mirror images.
-        permute_seed: of the order in which the network saw the pixels; None where they were in place.
-        cell_pixels: side of the square of pixels that an input stands for; 0 where it is no square.
-        epoch: epochs that the weights were trained.
-        class_names: what the probabilities stand for.
-        example_ids: the examples.
-        labels: their true classes.
-        examples: as the store holds them, (examples, channels, height, width) uint8, or the points that the model
-            reads, (examples, points, 3) float32.
-        probabilities: (examples, classes), the model's whole answer, of both passes where it takes two.
-        weights: (examples, layers, heads, latents or 1, rows, columns) on the grid of the inputs as the network saw
-            them, or (examples, layers, heads, latents or 1, points); of kind self (examples, layers, heads, latents or
-            all, all latents). Sums over what is read are 1.
+        kind: The kind of attention. cross: from latents to inputs. self: from latents to latents.
+        layers: The attentions of this kind, counted from 0.
+        heads: The heads.
+        latents: The latents; none means that the mean over all was taken.
+        mirrored: Whether the model saw the mirror images.
+        permute_seed: The seed of the order in which the network saw the pixels; None where they were in place.
+        cell_pixels: The side of the square of pixels that an input stands for; 0 where it is no square.
+        epoch: The number of epochs that the weights were trained.
+        class_names: The names of the classes.
+        example_ids: The names of the examples.
+        labels: The true classes of the examples.
+        examples: The examples as the store holds them, (examples, channels, height, width) uint8, or the points that
+            the model reads, (examples, points, 3) float32.
+        probabilities: The model's answers, (examples, classes), of both passes where it takes two.
+        weights: The weights (examples, layers, heads, latents or 1, rows, columns) on the grid of the inputs as the
+            network saw them, or (examples, layers, heads, latents or 1, points); of kind self (examples, layers, heads,
+            latents or all, all latents). Sums over the inputs or latents that are read are 1.
     """
 
     kind: str
@@ -74,15 +74,15 @@ def choose_examples(store: Store, roles: dict[str, str], options: AttentionConfi
     data shows the same examples.
 
     Args:
-        store: the examples.
-        roles: each patient's split.
-        options: the split and the number, or the examples' names.
+        store: The examples.
+        roles: The split of each patient.
+        options: The options of attention: the split and the number, or the examples' names.
 
     Returns:
         Places in the store's index.
 
     Raises:
-        UserError: an example is not there, or in the test split although that was not asked for.
+        UserError: an example is not there, or in the test split although the options name another.
     """
     split_of = store.index["group_id"].map(roles).to_numpy(dtype=str)
     if options.examples:
@@ -93,8 +93,8 @@ def choose_examples(store: Store, roles: dict[str, str], options: AttentionConfi
             split = split_of[place_of[name]]
             if split == "test" and options.split != "test":
                 raise UserError(
-                    f"attention.examples: {name!r} belongs to the test split. Whoever chooses a model shall not look "
-                    "at it; set attention.split: test if the choice is made."
+                    f"attention.examples: {name!r} belongs to the test split, which is not to be looked at while a "
+                    "model is chosen; set attention.split: test if the choice is made."
                 )
         return np.array([place_of[name] for name in options.examples])
     labels = store.index["label"].to_numpy(dtype=str)
@@ -120,7 +120,7 @@ def count_attentions(shape: PerceiverConfig, kind: str) -> dict[str, int]:
 
 
 def has_attention(model: SliceModel) -> bool:
-    """Say whether a model has latents that attend to something."""
+    """Return whether a model has latents that attend to something."""
     return isinstance(model.network, ImagePerceiver | PointPerceiver)
 
 
@@ -128,8 +128,8 @@ def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiv
     """Refuse layers, heads and latents that a model does not have.
 
     Args:
-        model: what ``build_model`` returned.
-        options: what was asked for.
+        model: The model that ``build_model`` returned.
+        options: The options of attention.
 
     Returns:
         The network that computes the maps.
@@ -156,14 +156,14 @@ def check_attention(model: SliceModel, options: AttentionConfig) -> ImagePerceiv
 def compute_maps(
     classifier: Classifier, store: Store, rows: NDArray[np.int64], options: AttentionConfig, epoch: int
 ) -> AttentionMaps:
-    """Compute maps in float32, without dropout and without a trace in the model.
+    """Compute maps in float32 and without dropout, and leave the model as it was.
 
     Args:
-        classifier: on any device, in any mode; its mode is left as it was.
-        store: the examples.
-        rows: which of them.
-        options: layers, heads, latents, the pass.
-        epoch: epochs that the weights were trained.
+        classifier: The classifier, on any device, in any mode; its mode is left as it was.
+        store: The examples.
+        rows: The rows of the examples to compute maps of.
+        options: The options of attention: layers, heads, latents, the pass.
+        epoch: The number of epochs that the weights were trained.
 
     Raises:
         UserError: the network has no such attention, or the maps are too many to hold.
@@ -172,9 +172,9 @@ def compute_maps(
     device = classifier.mean.device
     was_training = classifier.training
     classifier.eval()
-    pictures = read_images(store.examples, rows).to(device)
+    examples = read_images(store.examples, rows).to(device)
     places = torch.tensor(store.index["slice_position"].to_numpy(dtype=np.float32)[rows], device=device)
-    seen = classifier.prepare(pictures.flip(-1) if options.mirrored else pictures)
+    seen = classifier.prepare(examples.flip(-1) if options.mirrored else examples)
     permutation = classifier.model.permutation
     if permutation is not None:
         seen = permutation(seen)
@@ -193,7 +193,7 @@ def compute_maps(
                 f"{weights.numel() * 4 * len(rows) / 2**30:.1f} GiB. Choose fewer examples, layers, heads or latents."
             )
         parts.append(weights)
-        probabilities.append(classifier(pictures[one], places[one])[0].exp())
+        probabilities.append(classifier(examples[one], places[one])[0].exp())
     classifier.train(was_training)
     return AttentionMaps(
         kind=options.kind,
@@ -207,31 +207,31 @@ def compute_maps(
         class_names=store.class_names,
         example_ids=tuple(store.index["example_id"].iloc[rows]),
         labels=tuple(store.index["label"].iloc[rows]),
-        examples=(pictures if pictures.ndim == 4 else pictures[:, : classifier.num_points]).cpu().numpy(),
+        examples=(examples if examples.ndim == 4 else examples[:, : classifier.num_points]).cpu().numpy(),
         probabilities=torch.stack(probabilities).cpu().numpy(),
         weights=torch.stack(parts).cpu().numpy(),
     )
 
 
 def _reduce(weights: torch.Tensor, options: AttentionConfig) -> torch.Tensor:
-    """Take the chosen latents of (heads, latents, ...), or the mean over all where inputs are looked at."""
+    """Take the chosen latents of (heads, latents, ...), or the mean over all of cross-attention."""
     if options.latents:
         return weights[:, list(options.latents)]
     return weights.mean(dim=1, keepdim=True) if options.kind == "cross" else weights
 
 
 def measure_spread(weights: NDArray[Any]) -> NDArray[np.float64]:
-    """Return over how many inputs weights are spread: the exponential of their entropy.
+    """Return the effective number of inputs that weights are spread over: the exponential of their entropy.
 
     One input that has all the weight gives 1, the same weight for each of n inputs gives n.
 
     Args:
-        weights: (..., inputs), each sums to 1.
+        weights: The weights (..., inputs); each row sums to 1.
 
     Returns:
         (...).
     """
-    shares = np.asarray(weights, dtype=np.float64)
-    logarithms = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
-    spread: NDArray[np.float64] = np.exp(-(shares * logarithms).sum(axis=-1))
+    fractions = np.asarray(weights, dtype=np.float64)
+    logarithms = np.log(fractions, out=np.zeros_like(fractions), where=fractions > 0)
+    spread: NDArray[np.float64] = np.exp(-(fractions * logarithms).sum(axis=-1))
     return spread

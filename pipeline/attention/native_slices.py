@@ -1,4 +1,4 @@
-"""The slice behind a stored picture, in the pixels that the scan has, over the same field of view."""
+"""The slices of the store in the pixels that their scans have, over the same field of view."""
 
 import dataclasses
 import hashlib
@@ -15,26 +15,26 @@ from pipeline.formats.image_files import open_image
 from pipeline.formats.nifti import read_volume
 from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_stack
 
-MAX_RATIO = 16  # native pixels beside each other in a stored one; finer scans are drawn at this
+MAX_RATIO = 16  # native pixels along a side of a stored one; finer scans are drawn at this ratio
 
 
 def read_native(
     raw: Path, source: Source, slice_index: int, options: PreprocessConfig, sha256: str
 ) -> np.ndarray[Any, Any]:
-    """Cut a slice once more as it was cut for the store, into as many more pixels as the scan has.
+    """Cut a slice again as it was cut for the store, into as many more pixels as the scan has.
 
-    Plane, slice, window and field of view are those of the stored picture: each of its pixels is replaced by a square
+    Plane, slice, window and field of view are those of the stored slice: each of its pixels is replaced by a square
     of whole pixels, of which one is no larger than the scan's own.
 
     Args:
-        raw: the folder that the source's paths are relative to.
-        source: the scan.
-        slice_index: of the picture, as in the store's index.
-        options: how the store was cut.
-        sha256: of the scan when it was cut, as in the manifest.
+        raw: The folder that the source's paths are relative to.
+        source: The scan.
+        slice_index: The index of the slice, as in the store's index.
+        options: The options that the store was made with.
+        sha256: The checksum of the scan when it was cut, as in the manifest.
 
     Returns:
-        (1, height, width) uint8, whole multiples of ``options.size``.
+        (1, height, width) uint8, whole multiples of ``options.image_size``.
 
     Raises:
         UserError: the scan is not there, cannot be read, or is another than the one that was cut.
@@ -55,10 +55,10 @@ def read_native(
         images = cut_stack(volume, fine, str(paths[0])).images if digest == sha256 else None
     else:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-        with open_image(paths[0]) as picture:
-            width, height = picture.size
+        with open_image(paths[0]) as image:
+            width, height = image.size
         fine = refine(dataclasses.replace(options, spacing_mm=None), (height, width), (1.0, 1.0))
-        # Pictures have no millimetres: they are fitted whole, as for the store.
+        # Image files have no millimetres: they are fitted whole, as for the store.
         fine = dataclasses.replace(fine, spacing_mm=None)
         images = read_image_stack(tuple(paths), fine).images if digest == sha256 else None
     if images is None:
@@ -71,12 +71,12 @@ def refine(options: PreprocessConfig, num_pixels: tuple[int, int], pixel_mm: tup
     """Choose a size that is a whole multiple of the stored one and has pixels as small as the scan's.
 
     Args:
-        options: how the store was cut.
-        num_pixels: rows and columns of the slice.
-        pixel_mm: height and width of its pixels.
+        options: The options that the store was made with.
+        num_pixels: The rows and columns of the slice.
+        pixel_mm: The height and the width of its pixels.
 
     Returns:
-        The same options with ``size`` and ``spacing_mm`` replaced, the field of view kept.
+        The same options with ``image_size`` and ``spacing_mm`` replaced, the field of view kept.
     """
     stored_mm = options.spacing_mm
     if stored_mm is None:

@@ -1,4 +1,4 @@
-"""Attention maps on disk: one file without pickle, and a table that says what each map in it is."""
+"""Attention maps on disk: one file without pickle, and a table of the maps in it."""
 
 import dataclasses
 import json
@@ -27,9 +27,9 @@ def write_maps(path: Path, maps: AttentionMaps) -> None:
     """Write maps as ``.npz``, whole or not at all.
 
     Args:
-        path: ends with ``.npz``. It holds ``examples``, ``probabilities`` and ``weights``, as in ``AttentionMaps``,
-            and ``facts``, the rest as JSON.
-        maps: what to write.
+        path: The file to write; its name ends with ``.npz``. It holds ``examples``, ``probabilities`` and ``weights``,
+            as in ``AttentionMaps``, and ``facts``, the rest as JSON.
+        maps: The maps.
     """
     facts = {field.name: getattr(maps, field.name) for field in dataclasses.fields(maps) if field.name not in ARRAYS}
     with open_atomically(path) as file:
@@ -57,7 +57,7 @@ def read_maps(path: Path) -> AttentionMaps:
 
 
 def list_kept_epochs(folder: Path) -> dict[int, Path]:
-    """Return the files that training left, by epoch."""
+    """Return the files that training kept, by epoch."""
     return {int(path.stem.removeprefix("epoch_")): path for path in sorted(folder.glob("epoch_*.npz"))}
 
 
@@ -72,12 +72,12 @@ def keep_maps(
     """Write the maps of an epoch that ends now.
 
     Args:
-        folder: of the run's maps.
-        classifier: as it is after the epoch.
-        store: the examples.
-        roles: each patient's split; validation examples are shown.
-        num_examples: the number of examples.
-        epoch: epochs done.
+        folder: The folder of the run's maps.
+        classifier: The classifier after the epoch.
+        store: The examples.
+        roles: The split of each patient; validation examples are shown.
+        num_examples: The number of examples.
+        epoch: The number of epochs done.
 
     Raises:
         UserError: the network has no attention.
@@ -88,7 +88,7 @@ def keep_maps(
 
 
 def tabulate_maps(maps: AttentionMaps) -> pd.DataFrame:
-    """Return a row for each map: where in ``weights`` it is, what it is, and two numbers about it.
+    """Return a row for each map: its place in ``weights``, its description, and two numbers about it.
 
     ``effective_read`` is ``measure_spread``; ``highest_over_even`` is the highest weight over the weight that each
     input would have if all had the same. Of kind self with all latents, these are means over the latents that read.

@@ -1,4 +1,4 @@
-"""The options of what is read, sliced and divided, and of where records are kept."""
+"""The options of reading, slicing and splitting."""
 
 import re
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ Plane = Literal["axial", "coronal", "sagittal"]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which files are read.
+    """The files that are read.
 
     Args:
-        dataset: the reader, a key of ``pipeline.datasets.DATASETS``.
-        raw_folder: the folder with the files as they came; without it ``data/NAME/raw`` of the workspace, and for a
-            published set ``data/DATASET/raw``, which all experiments on it share.
-        pattern: only file names that match are read, e.g. ``*Label1*``.
-        label_table: a CSV with columns ``path, patient, label`` (paths relative to the raw folder), for names
+        dataset: The reader, a key of ``pipeline.datasets.DATASETS``.
+        raw_folder: The folder with the files as they came; without it ``data/NAME/raw`` of the workspace, and for a
+            published set ``data/DATASET/raw``, the same for all experiments on it.
+        pattern: The pattern of file names that are read, such as ``*Label1*``.
+        label_table: A CSV with columns ``path, patient, label`` (paths relative to the raw folder), for names
             that carry no label or for other labels than the side.
-        allow_partial: take a published set of which a part is missing; the report then says so.
+        allow_partial: Accept a published set of which a part is missing; the report then states it.
     """
 
     dataset: str = "akoa"
@@ -33,22 +33,22 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How a volume becomes pictures.
+    """The slices that a volume is cut into.
 
     Args:
-        plane: the anatomical plane of the pictures, found from the affine and never from the array's order.
-        num_slices: pictures taken from a volume, evenly spaced.
-        slice_range: the part of the slicing axis that they span, as fractions of its length counted
+        plane: The anatomical plane of the slices, found from the affine and never from the array's order.
+        num_slices: The number of slices taken from a volume, evenly spaced.
+        slice_range: The part of the slicing axis that they span, as fractions of its length counted
             from the left, the posterior or the inferior end.
-        spacing_mm: the size of an output pixel; without it the whole slice is fitted into ``image_size``.
-        image_size: output height and width in pixels.
-        intensity_percentiles: the intensities (in percent of the sliced voxels) that become black and white.
-        max_volume_gib: a header that claims more than this is refused before anything is read.
-        export_png: also write the pictures as PNG files under AKOA's own names.
-        skip_refused: go on without the files that were refused, instead of ending with exit code 2.
-        num_workers: processes; 0 means one a core.
-        dask_scheduler: volumes are cut on the workers of the dask scheduler at this address, ``tcp://host:8786``, and
-            ``num_workers`` is not read; null cuts them on this machine.
+        spacing_mm: The size of an output pixel; without it the whole slice is fitted into ``image_size``.
+        image_size: The output height and width in pixels.
+        intensity_percentiles: The intensities (in percent of the sliced voxels) that become black and white.
+        max_volume_gib: The largest volume; a header that claims more is refused before anything is read.
+        export_png: Also write the slices as PNG files under AKOA's own names.
+        skip_refused: Continue without the files that were refused, instead of ending with exit code 2.
+        num_workers: The number of processes; 0 means one a core.
+        dask_scheduler: The address of a dask scheduler, ``tcp://host:8786``; its workers then cut the volumes, and
+            ``num_workers`` is not read. null cuts them on this machine.
     """
 
     plane: Plane = "axial"
@@ -95,21 +95,22 @@ class PreprocessConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How patients are divided.
+    """The split of the patients into train, validation and test.
 
     A published set keeps its own test rows; only validation is drawn, from its training rows, image by image.
 
     Args:
-        val_fraction: share of the patients for validation; of a published set, share of its training rows.
-        val_count: of a published set, the number of rows for validation; null takes ``val_fraction``.
-        test_fraction: share of the patients for the test; not read where the set has published test rows.
-        num_folds: 0 for one split by fractions; k for k folds.
-        test_fold: with folds, the one that is the test; the next one is validation.
-        split_table: a CSV with columns ``group_id, split`` that is taken as it is.
-        stratify: keep the mix of the patients' sets of labels in every split.
-        seed: the draw.
-        near_duplicate_max_bits: pictures of two splits whose 256-bit perceptual hashes differ
-            in at most so many bits, and whose pixels correlate, are listed as near-identical.
+        val_fraction: The fraction of the patients for validation; of a published set, the fraction of its training
+            rows.
+        val_count: The number of a published set's rows for validation; null takes ``val_fraction``.
+        test_fraction: The fraction of the patients for the test; not read where the set has published test rows.
+        num_folds: The number of folds; 0 makes one split by fractions.
+        test_fold: The fold that is the test, where there are folds; the next one is validation.
+        split_table: A CSV with columns ``group_id, split`` that is taken as it is.
+        stratify: Keep the mix of the patients' sets of labels in every split.
+        seed: The seed of the random number generator.
+        near_duplicate_max_bits: The largest number of bits in which the 256-bit perceptual hashes of near-duplicates
+            differ; images of two splits within it, whose pixels correlate, are listed.
     """
 
     val_fraction: float = 0.15

@@ -23,24 +23,24 @@ class Experiment:
     """All options of an experiment.
 
     Args:
-        name: names the folders under data, runs and reports.
-        run: a run beside others on the same data, such as ``seed-1``; with folds it is ``fold-N`` by itself.
-        workspace: the folder that everything is written to.
-        data: which files are read.
-        phantom: the synthetic knees that are made where ``data.dataset`` is ``phantom``.
-        preprocess: how a volume becomes pictures.
-        split: how patients are divided.
-        model: the network.
-        augment: random changes of the training pictures.
-        train: how the model is trained.
-        evaluate: how it is judged.
-        predict: new scans to score.
-        export: in which forms the model leaves this project.
-        attention: which attention is drawn over which inputs.
-        compare: which runs are put side by side.
-        leak_study: the leak demonstration.
-        cross_validate: training and judging every fold or seed.
-        tracking: where the records are kept.
+        name: The name of the experiment and of its folders under data, runs and reports.
+        run: The name of a run among others on the same data, such as ``seed-1``; folds add ``fold-N``.
+        workspace: The folder that everything is written to.
+        data: The files that are read.
+        phantom: The synthetic knees that are made where ``data.dataset`` is ``phantom``.
+        preprocess: The slices that a volume is cut into.
+        split: The split of the patients into train, validation and test.
+        model: The network.
+        augment: The random changes of the training examples.
+        train: The training of the model.
+        evaluate: The evaluation of the model on the test rows.
+        predict: The new scans to score.
+        export: The forms in which the model is exported.
+        attention: The attention that is drawn, and the inputs that it is drawn over.
+        compare: The runs that are put side by side.
+        leak_study: The leak demonstration.
+        cross_validate: Training and evaluating every fold or seed.
+        tracking: The records in MLflow and TensorBoard.
     """
 
     name: str = "akoa"
@@ -70,7 +70,7 @@ class Experiment:
 
     @property
     def run_name(self) -> str:
-        """The run's folder below the experiment's: as given, and the fold where there are folds."""
+        """The run's folder below the experiment's: the given name, and the fold where there are folds."""
         fold = f"fold-{self.split.test_fold}" if self.split.num_folds else ""
         return "-".join(part for part in (self.run, fold) if part)
 

@@ -12,8 +12,8 @@ class CnnConfig:
     """A small convolutional network, the baseline that the Perceiver is compared with.
 
     Args:
-        blocks: plain: a convolution and a max-pooling a stage. residual: a residual network.
-        channels: of each stage; each halves height and width.
+        blocks: The kind of the blocks. plain: a convolution and a max-pooling a stage. residual: a residual network.
+        channels: The channels of each stage; each stage halves height and width.
     """
 
     blocks: Literal["plain", "residual"] = "plain"
@@ -28,24 +28,26 @@ class CnnConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network, and its shape.
+    """The network and its shape.
 
     Args:
-        architecture: perceiver, or cnn for a small convolutional network as a baseline.
-        stem: what the Perceiver's inputs are. pixels: each pixel is one. patches: each square patch is one.
+        architecture: The network: perceiver, or cnn for a small convolutional network as a baseline.
+        stem: The inputs of the Perceiver. pixels: each pixel is one. patches: each square patch is one.
             conv: each place of a small convolutional network's output is one.
-        patch_size: side of a patch in pixels; read only where ``stem`` is patches.
-        num_conv_layers: stride-2 convolutions, each halves height and width; read only where ``stem`` is conv.
-        conv_channels: channels that the convolutions end with; read only where ``stem`` is conv.
-        slice_position: tell the Perceiver where in its volume a slice lies.
-        mirror_tta: outside training, answer with the mean of the probabilities of a picture and, left and right
-            exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other answer.
-        pixel_permutation_seed: move the pixels of all pictures by one fixed permutation drawn from this seed, after
-            augmentation and before positions are attached, so that neighbours tell nothing; null leaves them in place.
-        num_points: of point clouds: how many points of an object are read, in training a random choice of those
-            stored, elsewhere the first ones; null reads all. Stem and patches are not read then.
-        perceiver: the Perceiver behind the stem; read only where ``architecture`` is perceiver.
-        cnn: read only where ``architecture`` is cnn.
+        patch_size: The side of a patch in pixels; read only where ``stem`` is patches.
+        num_conv_layers: The number of stride-2 convolutions, each of which halves height and width; read only where
+            ``stem`` is conv.
+        conv_channels: The channels that the convolutions end with; read only where ``stem`` is conv.
+        slice_position: Give the Perceiver the place of a slice in its volume.
+        mirror_tta: Test-time augmentation: outside training, answer with the mean of the probabilities of an image and,
+            left and right exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other
+            answer.
+        pixel_permutation_seed: The seed of one fixed permutation of the pixels of all images, after augmentation and
+            before positions are attached, so that neighbours carry no information; null leaves pixels in place.
+        num_points: The number of points of a cloud that are read, in training a random choice of those stored,
+            elsewhere the first ones; null reads all. Stem and patches are not read then.
+        perceiver: The Perceiver after the stem; read only where ``architecture`` is perceiver.
+        cnn: The convolutional network; read only where ``architecture`` is cnn.
     """
 
     architecture: Literal["perceiver", "cnn"] = "perceiver"

@@ -22,7 +22,7 @@ class Option:
         name: The name with those of its sections, such as ``train.epochs``.
         annotation: The type that its dataclass declares.
         default: The value without the option.
-        meaning: What the docstring of its section says.
+        meaning: The description in the docstring of its section.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Section:
 
     Args:
         name: The name with those of the sections around it, such as ``model.perceiver``; empty for the experiment.
-        meaning: What the docstring of the section around it says.
+        meaning: The description in the docstring of the section around it.
         options: Its own options, without those of sections below it.
     """
 
@@ -57,7 +57,7 @@ def list_sections(record: type, name: str = "", meaning: str = "") -> Iterator[S
     Args:
         record: A frozen dataclass; a field that is a dataclass itself is a section below it.
         name: The name of the section, empty for the experiment.
-        meaning: What the section is for.
+        meaning: The purpose of the section.
     """
     documented = docstring_parser.parse(record.__doc__ or "").params
     meanings = {item.arg_name: " ".join((item.description or "").split()).replace("``", "`") for item in documented}

@@ -1,4 +1,4 @@
-"""The options of what is done with a trained model."""
+"""The options of the stages that use a trained model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,16 @@ ExportFormat = Literal["torch", "onnx", "bundle"]
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How the trained model is judged.
+    """The evaluation of the trained model on the test rows.
 
     Args:
-        batch_size: examples scored at once.
-        num_bootstrap_resamples: bootstrap draws over patients behind each interval.
-        seed: of the bootstrap.
-        logistic_regression: also fit the baseline on raw pixels; point clouds have none.
-        logistic_regression_examples: training examples that it is fitted on; of more, so many are drawn at random.
-        checkpoint: the weights to judge; without it the run's best.
+        batch_size: The number of examples scored at once.
+        num_bootstrap_resamples: The number of bootstrap resamples of the patients for each interval.
+        seed: The seed of the bootstrap.
+        logistic_regression: Also fit the baseline on raw pixels; point clouds have none.
+        logistic_regression_examples: The largest number of training examples that the baseline is fitted on; of more,
+            so many are drawn at random.
+        checkpoint: The weights to evaluate; without it the run's best.
     """
 
     batch_size: int = 256
@@ -46,10 +47,11 @@ class PredictConfig:
     """New scans to score.
 
     Args:
-        inputs: files, folders that are searched for them, or tables (``.csv``) with a column ``path``.
-        checkpoint: the weights; without it the run's best.
-        output: the table to write, ``.csv`` or ``.json``; without it ``predictions_new.csv`` in the report folder.
-        min_confidence: where the highest probability is below this, the row says ``abstained``; 0 never does.
+        inputs: The files, folders that are searched for them, or tables (``.csv``) with a column ``path``.
+        checkpoint: The weights; without it the run's best.
+        output: The table to write, ``.csv`` or ``.json``; without it ``predictions_new.csv`` in the report folder.
+        min_confidence: The least probability; where the highest is below it, the row is marked ``abstained``. 0 marks
+            none.
     """
 
     inputs: tuple[Path, ...] = ()
@@ -65,12 +67,13 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """In which forms the trained model leaves this project.
+    """The forms in which the trained model is exported.
 
     Args:
-        formats: torch: a ``torch.export`` program. onnx: an ONNX model. bundle: a MONAI bundle, of volumes alone.
-        checkpoint: the weights; without it the run's best.
-        output: the folder to write; without it ``export`` in the run's folder.
+        formats: The forms. torch: a ``torch.export`` program. onnx: an ONNX model. bundle: a MONAI bundle, of volumes
+            alone.
+        checkpoint: The weights; without it the run's best.
+        output: The folder to write; without it ``export`` in the run's folder.
     """
 
     formats: tuple[ExportFormat, ...] = ("torch", "onnx", "bundle")
@@ -84,23 +87,23 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Which attention is drawn over which inputs.
+    """The attention that is drawn, and the inputs that it is drawn over.
 
     Args:
-        num_examples: how many examples, spread over classes and patients.
-        split: where they are taken from; ``test`` is for after the model was chosen.
-        examples: these ``example_id`` instead.
-        kind: cross: what latents read of the inputs. self: what latents read of latents.
-        layers: which attentions of this kind, counted from 0; none means all.
-        heads: which heads; none means all.
-        latents: which latents, each shown by itself; none means the mean over all.
-        mirrored: look at mirror images, the second pass of ``model.mirror_tta``.
-        native_resolution: draw over the slices of the scans themselves, in their own pixels, instead of the stored
-            pictures; only for volumes whose files are still in the raw folder.
-        interpolation: of the weights in the large pictures. nearest: a flat square for each input. smooth: linear
-            between the centres of the inputs.
-        epochs: of the maps kept in training those to draw; none means up to six, evenly spread.
-        checkpoint: the weights; without it the run's best.
+        num_examples: The number of examples, spread over classes and patients.
+        split: The split that they are taken from; ``test`` is for after the model was chosen.
+        examples: The ``example_id`` of examples to draw instead.
+        kind: The kind of attention. cross: from latents to inputs. self: from latents to latents.
+        layers: The attentions of this kind, counted from 0; none means all.
+        heads: The heads; none means all.
+        latents: The latents, each shown by itself; none means the mean over all.
+        mirrored: Use mirror images, the second pass of ``model.mirror_tta``.
+        native_resolution: Draw over the slices of the scans themselves, in their own pixels, instead of the stored
+            slices; only for volumes whose files are still in the raw folder.
+        interpolation: The interpolation of the weights in the large figures. nearest: a flat square for each input.
+            smooth: linear between the centres of the inputs.
+        epochs: The epochs to draw of the maps kept in training; none means up to six, evenly spread.
+        checkpoint: The weights; without it the run's best.
     """
 
     num_examples: int = 6
@@ -125,15 +128,15 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Which runs are put side by side.
+    """The runs that are put side by side.
 
     Args:
-        runs: report folders, or names such as ``phantom/seed-1`` below the workspace's reports; without them, all
+        runs: The report folders, or names such as ``phantom/seed-1`` below the workspace's reports; without them, all
             evaluated runs of the experiment. The first is the one that the others are compared with.
-        num_examples: test inputs shown with their true and predicted classes.
-        num_bootstrap_resamples: bootstrap draws over patients behind each interval of a difference.
-        seed: of the bootstrap and of the choice of examples.
-        output: the page to write; without it ``comparison.html`` in the experiment's report folder.
+        num_examples: The number of test inputs shown with their true and predicted classes.
+        num_bootstrap_resamples: The number of bootstrap resamples of the patients for each interval of a difference.
+        seed: The seed of the bootstrap and of the choice of examples.
+        output: The page to write; without it ``comparison.html`` in the experiment's report folder.
     """
 
     runs: tuple[Path, ...] = ()

@@ -1,7 +1,7 @@
 """The command line and the YAML files of an experiment, read into its record.
 
-jsonargparse is the only one that turns words into values. What it cannot say is said here: which known name is nearest
-to an unknown one, and in which file a refused value stands.
+jsonargparse turns words into values. This module adds to its errors the known name that is nearest to an unknown one,
+and the file that holds a refused value.
 """
 
 import dataclasses

@@ -7,30 +7,30 @@ from pipeline.config.validation import require
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """How many synthetic knees are made, and how much they differ from each other.
+    """The synthetic knees: their number, and their differences from each other.
 
     The defaults are chosen so that a logistic regression on pixels cannot solve the task
     by patient split and a model that recognises shapes can.
 
     Args:
-        num_patients: each has a left and a right knee.
-        max_visits: a patient came one to so many times, at most 3.
-        seed: of everything random; the same seed gives the same files.
-        shape: voxels along right, anterior and superior.
-        spacing_mm: voxel size along right, anterior and superior.
-        rotation_degrees: standard deviation of a knee's rotation about the superior axis.
-        shift_mm: a knee lies off the centre by up to so much to the right and to the front.
-        height_shift_mm: the joint line lies off the middle of the scan by up to so much.
-        lean: standard deviation of the limb's tilt to the side and to the front, as mm for each mm of height.
-        zoom: standard deviation of the logarithm of a patient's size.
-        shape_variation: how much the parts of the knee differ between patients in place, size and turn;
+        num_patients: The number of patients; each has a left and a right knee.
+        max_visits: The largest number of visits of a patient, at most 3.
+        seed: The seed of the random number generator; the same seed gives the same files.
+        shape: The numbers of voxels along right, anterior and superior.
+        spacing_mm: The voxel size along right, anterior and superior.
+        rotation_degrees: The standard deviation of a knee's rotation about the superior axis.
+        shift_mm: The largest displacement of a knee from the centre, to the right and to the front.
+        height_shift_mm: The largest displacement of the joint line from the middle of the scan.
+        lean: The standard deviation of the limb's tilt to the side and to the front, as mm for each mm of height.
+        zoom: The standard deviation of the logarithm of a patient's size.
+        shape_variation: The differences of the parts of the knee between patients in place, size and turn;
             1 is about 1.5 mm, 7 % and 4 degrees.
-        warp_mm: size of a smooth random distortion of each scan.
-        contrast_variation: how much the tissues' intensities differ between scans; 1 is up to
+        warp_mm: The size of a smooth random distortion of each scan.
+        contrast_variation: The differences of the tissues' intensities between scans; 1 is up to
             1.2 standard deviations of each tissue's own range.
-        texture: relative size of the mottle inside tissues.
-        bias_field: size of the smooth change of brightness over a scan, in logarithms.
-        noise: standard deviation of the scanner's noise in the noisiest scan; fat is about 0.5.
+        texture: The relative size of the mottle inside tissues.
+        bias_field: The size of the smooth change of brightness over a scan, in logarithms.
+        noise: The standard deviation of the scanner's noise in the noisiest scan; fat is about 0.5.
     """
 
     num_patients: int = 64

@@ -1,4 +1,4 @@
-"""Names of earlier versions, and what they are called now; an old name is refused in one line that says the new one."""
+"""Names of earlier versions and their new names; an old name is refused in one line with the new one."""
 
 RENAMED_OPTIONS = {
     "data.raw": "data.raw_folder",
@@ -56,7 +56,7 @@ RENAMED_STAGES = {"report": "compare", "audit": "leak-study", "folds": "cross-va
 
 
 def explain_old_name(name: str) -> str | None:
-    """Return what an option or a section of an earlier version is called now, as a sentence; None for other names."""
+    """Return a sentence with the new name of an option or a section of an earlier version; None for other names."""
     if name in RENAMED_SECTIONS:
         return f"this section is called {RENAMED_SECTIONS[name]} now."
     new = RENAMED_OPTIONS.get(name)

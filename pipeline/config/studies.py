@@ -8,16 +8,17 @@ from pipeline.config.validation import require
 
 @dataclass(frozen=True)
 class LeakStudyConfig:
-    """The leak demonstration: one recipe, four ways to divide, true labels and shuffled ones.
+    """The leak demonstration: one recipe, four ways to split, true labels and shuffled ones.
 
-    The model is that of the experiment without mirror average and dropout; pictures are not changed, labels not
-    smoothed, weights not decayed, and the weights after the last step are judged. Fractions are those of ``split``.
+    The model is that of the experiment without test-time augmentation and dropout; images are not augmented, labels not
+    smoothed, weights not decayed, and the weights after the last step are evaluated. Fractions are those of ``split``.
 
     Args:
-        num_steps: of the optimiser, the same number for all; rounded up to whole passes over the training pictures.
-        num_slices: neighbouring pictures taken from the middle of each volume; 0 takes all.
-        learning_rate: the highest; it grows over a tenth of the steps and falls along a cosine.
-        seeds: each draws divisions, shuffled labels and first weights anew; results are pooled.
+        num_steps: The number of steps of the optimizer, the same for all; rounded up to whole passes over the training
+            slices.
+        num_slices: The number of neighbouring slices taken from the middle of each volume; 0 takes all.
+        learning_rate: The highest learning rate; it grows over a tenth of the steps and falls along a cosine.
+        seeds: The seeds; each draws splits, shuffled labels and initial weights of its own, and results are pooled.
     """
 
     num_steps: int = 400
@@ -34,14 +35,14 @@ class LeakStudyConfig:
 
 @dataclass(frozen=True)
 class CrossValidateConfig:
-    """Training and judging every fold, so that every patient is tested once, and with several seeds.
+    """Training and evaluating every fold, so that every patient is tested once, and with several seeds.
 
     There are ``split.num_folds`` folds, five where it is 0.
 
     Args:
-        seeds: values of ``train.seed``; each trains every fold anew. None means the one of ``train.seed``.
-        vary: folds: every seed trains every fold. seeds: every seed trains on the single split, or on a published set's
-            own.
+        seeds: The values of ``train.seed``; each trains every fold from scratch. None means the one of ``train.seed``.
+        vary: The difference between the trainings. folds: every seed trains every fold. seeds: every seed trains on the
+            single split, or on a published set's own.
     """
 
     seeds: tuple[int, ...] = ()
@@ -55,5 +56,5 @@ class CrossValidateConfig:
 
 
 def require_distinct(field: str, seeds: tuple[int, ...]) -> None:
-    """Refuse an empty list of seeds, and one that names a seed twice."""
+    """Refuse an empty list of seeds, and one that has a seed twice."""
     require(len(seeds) >= 1 and len(set(seeds)) == len(seeds), field, list(seeds), "one seed or more, each once")

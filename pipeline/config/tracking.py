@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where the records of a run are kept beside its own folder.
+    """The records of a run in MLflow and TensorBoard, next to those in its own folder.
 
     Args:
-        enabled: false keeps no records in MLflow.
-        uri: a tracking server or database; without it ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` here.
-        register: give each trained model a version in MLflow's registry, under the experiment's name.
-        tensorboard: also write each epoch's and the evaluation's numbers as TensorBoard's event files, into the folder
+        enabled: Keep records in MLflow.
+        uri: The address of a tracking server or database; without it ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` here.
+        register: Give each trained model a version in MLflow's registry, under the experiment's name.
+        tensorboard: Also write each epoch's and the evaluation's numbers as TensorBoard's event files, into the folder
             ``tensorboard`` of the run; needs the package of that name.
-        system_metrics: while training, also keep how busy processor, memory, disk, network and GPU are.
-        parent_run: id of the MLflow run that this one is shown below; the stage ``cross-validate`` sets it for its
+        system_metrics: Also record the load of processor, memory, disk, network and GPU while training.
+        parent_run: The id of the MLflow run that this one is shown below; the stage ``cross-validate`` sets it for its
             runs.
     """
 

@@ -1,4 +1,4 @@
-"""The options of training: augmentation, loss, optimiser and machine."""
+"""The options of training: augmentation, loss, optimizer and machine."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,21 +11,24 @@ LossName = Literal["cross_entropy", "mse"]
 
 @dataclass(frozen=True)
 class PointAugmentConfig:
-    """Random changes of the training point clouds, drawn anew for every cloud and epoch.
+    """Random changes of the training point clouds, drawn again for every cloud and epoch.
 
     Changes come in the order rotation, stretch, scale, jitter; then the cloud is normalised to mean 0 and the unit
     cube, and displaced. Each cloud's points are a random choice of those stored.
 
     Args:
-        scale_fraction: each point's distance from the centre is multiplied by its own factor, uniform between
-            1 - scale_fraction and 1 + scale_fraction; one factor for the whole cloud would be undone by normalising.
-        stretch_fraction: factor on each axis, log-uniform between 1 / (1 + stretch_fraction) and
-            1 + stretch_fraction.
-        rotation_degrees: about the up axis, uniform between minus and plus this angle.
-        up_axis: the axis that points up; z in all that our readers give, whatever the files have.
-        jitter_std: standard deviation of Gaussian noise on each coordinate; half the longest side of the object is 1.
-        shift: displacement along each axis, uniform between minus and plus; half the side of the unit cube is 1.
-        dropout_fraction: the largest part of a cloud that is dropped, and filled up with copies of points that stay.
+        scale_fraction: The strength of scaling: each point's distance from the centre is multiplied by its own factor,
+            uniform between 1 - scale_fraction and 1 + scale_fraction; one factor for the whole cloud would be undone by
+            normalising.
+        stretch_fraction: The strength of stretching: a factor on each axis, log-uniform between
+            1 / (1 + stretch_fraction) and 1 + stretch_fraction.
+        rotation_degrees: The largest angle of the rotation about the up axis, uniform between minus and plus.
+        up_axis: The axis that points up; z in all clouds that the readers return, whatever the files have.
+        jitter_std: The standard deviation of Gaussian noise on each coordinate; half the longest side of the object is
+            1.
+        shift: The largest displacement along each axis, uniform between minus and plus; half the side of the unit cube
+            is 1.
+        dropout_fraction: The largest fraction of a cloud that is dropped, and replaced by copies of points that stay.
     """
 
     scale_fraction: float = 0.01
@@ -49,29 +52,32 @@ class PointAugmentConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the training pictures, drawn anew for every picture and epoch.
+    """Random changes of the training images, drawn again for every image and epoch.
 
     Args:
-        rotation_degrees: in-plane rotation, uniform between minus and plus this angle.
-        zoom_fraction: relative size, uniform between 1 - zoom_fraction and 1 + zoom_fraction.
-        shift_fraction: displacement as a fraction of the picture's side, uniform between minus and plus.
-        gamma: exponent of the intensities (gamma), log-uniform between 1 / (1 + gamma) and 1 + gamma.
-        brightness_fraction: factor on the intensities, uniform between 1 - brightness_fraction and 1 +
-            brightness_fraction.
-        noise_std: standard deviation of Gaussian noise; 1 is the range from black to white.
-        horizontal_flip: ``swap_label`` mirrors left and right in half of the pictures and swaps the label
-            (laterality only); ``keep_label`` mirrors and keeps the label (refused where the labels are left and right);
-            ``none``.
-        crop_padding: random crops: each picture is padded with so many black pixels on every side and a window of
-            its own size is cut out at a random place.
-        random_erasing_probability: share of the pictures that lose a random box, which takes the training pictures'
-            mean.
-        random_erasing_area: the box's area as a fraction of the picture's, uniform between these two.
-        mixup_alpha: average each picture, and its label, with another of the batch; its share is drawn from
-            Beta(alpha, alpha): small alphas hardly mix, 1 is uniform, 0 is off.
-        cutmix_alpha: paste a box of another picture of the batch, whose area is drawn from Beta(alpha, alpha), and mix
-            the labels by the areas; 0 is off. With both, each batch gets one of the two.
-        points: changes of point clouds; the others are changes of pictures.
+        rotation_degrees: The largest angle of the in-plane rotation, uniform between minus and plus.
+        zoom_fraction: The strength of zooming: a relative size, uniform between 1 - zoom_fraction and
+            1 + zoom_fraction.
+        shift_fraction: The largest displacement as a fraction of the image's side, uniform between minus and plus.
+        gamma: The strength of the gamma change: an exponent of the intensities, log-uniform between 1 / (1 + gamma) and
+            1 + gamma.
+        brightness_fraction: The strength of the brightness change: a factor on the intensities, uniform between
+            1 - brightness_fraction and 1 + brightness_fraction.
+        noise_std: The standard deviation of Gaussian noise; 1 is the range from black to white.
+        horizontal_flip: The flip of left and right in half of the images. ``swap_label`` swaps the label as well
+            (laterality only); ``keep_label`` keeps it (refused where the labels are left and right); ``none`` flips
+            nothing.
+        crop_padding: The padding of random crops: each image is padded with so many black pixels on every side and a
+            window of its own size is cut out at a random place.
+        random_erasing_probability: The fraction of the images that lose a random box, which is filled with the mean of
+            the training images.
+        random_erasing_area: The area of the box as a fraction of the image's, uniform between these two.
+        mixup_alpha: The alpha of mixup, which averages each image, and its label, with another of the batch; the weight
+            is drawn from Beta(alpha, alpha): small alphas hardly mix, 1 is uniform, 0 is off.
+        cutmix_alpha: The alpha of cutmix, which pastes a box of another image of the batch, whose area is drawn from
+            Beta(alpha, alpha), and mixes the labels by the areas; 0 is off. With mixup and cutmix, each batch gets one
+            of the two.
+        points: The random changes of training point clouds; the other options are for images.
     """
 
     rotation_degrees: float = 10.0
@@ -113,39 +119,43 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the model is trained.
+    """The training of the model.
 
     Args:
-        epochs: passes over the training examples.
-        batch_size: examples a step, over all devices together.
-        loss: what is minimised. cross_entropy: of the softmax of the outputs. mse: the squared error between the
-            outputs and the one-hot label, the mean over the classes; the outputs are then taken for probabilities.
-        optimizer: the update rule.
-        learning_rate: its highest value, after warm-up.
-        betas: how much of the mean gradient and of the mean squared gradient a step keeps.
-        weight_decay: adamw subtracts it from the weights beside the update, lamb adds it to the update before its trust
-            ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
-        schedule: how the rate falls: ``cosine`` by step; ``step``, ``multistep`` and ``exponential`` by epoch.
-        warmup_epochs: epochs (fractions allowed) of linear growth from zero before the schedule.
-        lr_gamma: the factor of step, multistep (each time) and exponential (each epoch).
-        lr_step_epochs: with ``step``, the epochs between two falls.
-        lr_milestones: with ``multistep``, the epochs after which the rate falls.
-        final_lr_fraction: with ``cosine``, the last rate as a fraction of the highest.
-        max_grad_norm: largest gradient norm; null leaves gradients as they are.
-        label_smoothing: share of the target that is spread over all classes.
-        early_stopping_epochs: stop after so many epochs without a better validation; 0 never stops.
-        monitor: what makes an epoch the best.
-        keep_attention_every_epochs: keep the attention maps of ``attention.num_examples`` validation examples after
-            every so many epochs (cross-attention, all layers and heads, mean over the latents); 0 keeps none.
-        seed: of the initial weights, the order, the augmentation and dropout.
-        precision: ``auto`` takes bf16 where the processor computes in it, else float32.
-        accelerator: where training runs; ``auto`` takes a GPU where there is one.
-        devices: devices on each machine.
-        num_nodes: machines.
-        strategy: what each of several devices keeps. ddp: the whole model. fsdp: a part of each weight and of the
-            optimizer's state, for models that are too large for one device; with adam or adamw, not compiled.
-        compile: compile the model with ``torch.compile``; pays on long GPU runs.
-        resume: go on from the last checkpoint of a run that was cut off; false starts afresh.
+        epochs: The number of passes over the training examples.
+        batch_size: The number of examples a step, over all devices together.
+        loss: The loss that is minimised. cross_entropy: of the softmax of the outputs. mse: the squared error between
+            the outputs and the one-hot label, the mean over the classes; the outputs then serve as probabilities.
+        optimizer: The update rule.
+        learning_rate: The highest learning rate, after warm-up.
+        betas: The fractions of the mean gradient and of the mean squared gradient that a step keeps.
+        weight_decay: The weight decay: adamw subtracts it from the weights next to the update, lamb adds it to the
+            update before its trust ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
+        schedule: The learning-rate schedule: ``cosine`` falls by step; ``step``, ``multistep`` and ``exponential`` fall
+            by epoch.
+        warmup_epochs: The number of epochs (fractions allowed) of linear growth from zero before the schedule.
+        lr_gamma: The factor of step, multistep (each time) and exponential (each epoch).
+        lr_step_epochs: The number of epochs between two falls of ``step``.
+        lr_milestones: The epochs after which the learning rate falls, of ``multistep``.
+        final_lr_fraction: The last learning rate of ``cosine`` as a fraction of the highest.
+        max_grad_norm: The largest gradient norm; null leaves gradients as they are.
+        label_smoothing: The fraction of the target that is spread over all classes.
+        early_stopping_epochs: The number of epochs without a better validation after which training stops; 0 never
+            stops.
+        monitor: The number that decides which epoch is the best.
+        keep_attention_every_epochs: The number of epochs from one set of attention maps that are kept to the next, of
+            ``attention.num_examples`` validation examples (cross-attention, all layers and heads, mean over the
+            latents); 0 keeps none.
+        seed: The seed of the initial weights, the order, the augmentation and dropout.
+        precision: The number format; ``auto`` takes bf16 where the processor computes in it, else float32.
+        accelerator: The kind of device; ``auto`` takes a GPU where there is one.
+        devices: The number of devices on each machine.
+        num_nodes: The number of machines.
+        strategy: The part of the model that each of several devices holds. ddp: the whole model. fsdp: a shard of each
+            weight and of the optimizer's state, for models that are too large for one device; with adam or adamw, not
+            compiled.
+        compile: Compile the model with ``torch.compile``; pays on long GPU runs.
+        resume: Resume an interrupted run from its last checkpoint; false starts from scratch.
     """
 
     epochs: int = 20

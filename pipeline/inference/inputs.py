@@ -1,4 +1,4 @@
-"""What predict is given (files, folders, tables of paths), as a list of scans to read."""
+"""The inputs of predict (files, folders, tables of paths) as a list of scans to read."""
 
 import os
 from collections import defaultdict
@@ -22,24 +22,24 @@ class Scan:
     """One thing to score.
 
     Args:
-        name: what the table calls it: the file, the folder of a series, or ``…_RIGHT.nii.gz_*.png``.
-        paths: its files; slices that were already cut in their order.
-        form: how it is read. file: a volume, an image or an object. pictures: slices of a volume. series: DICOM.
-        refusal: why it cannot be read; empty where it may.
+        name: The name in the table: the file, the folder of a series, or ``…_RIGHT.nii.gz_*.png``.
+        paths: The files; slices that were already cut in their order.
+        form: The form to read. file: a volume, an image or an object. slices: images of one volume. series: DICOM.
+        refusal: The reason that it cannot be read; empty where there is none.
     """
 
     name: str
     paths: tuple[Path, ...]
-    form: Literal["file", "pictures", "series"] = "file"
+    form: Literal["file", "slices", "series"] = "file"
     refusal: str = ""
 
 
 def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
-    """List what is to be scored, in the order given; a folder's files are sorted.
+    """List the scans to score, in the order given; a folder's files are sorted.
 
     Args:
-        inputs: files, folders, or tables (``.csv``) with a column ``path``, relative to the table.
-        kind: what the model takes. Volumes: NIfTI, slices named as AKOA's, folders of a DICOM series.
+        inputs: The files, folders, or tables (``.csv``) with a column ``path``, relative to the table.
+        kind: The kind of data that the model takes. Volumes: NIfTI, slices named as AKOA's, folders of a DICOM series.
 
     Returns:
         The scans; a file that was named and is not there is among them, and refused when it is read.
@@ -56,22 +56,22 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
             "perceiver predict FILE ... --config ..."
         )
     scans: list[Scan] = []
-    pictures: list[Path] = []
+    slices: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found, slices = _search(path, kind)
-            if not found and not slices:
+            found, found_slices = _search(path, kind)
+            if not found and not found_slices:
                 raise UserError(f"{path}: no file that the model reads ({allowed}) in this folder.")
             scans += found
-            pictures += slices
+            slices += found_slices
         elif kind.has_slices and path.name.lower().endswith(IMAGES.file_suffixes):
-            pictures.append(path)
+            slices.append(path)
         elif kind.has_slices and not path.name.lower().endswith(kind.file_suffixes) and is_dicom(path):
             refusal = f"{path}: one file of a DICOM series. Name the folder of the series."
             scans.append(Scan(str(path), (path,), refusal=refusal))
         else:
             scans.append(Scan(str(path), (path,)))
-    return [*scans, *_group(pictures)]
+    return [*scans, *_group(slices)]
 
 
 def _open_table(path: Path) -> list[Path]:
@@ -88,9 +88,9 @@ def _open_table(path: Path) -> list[Path]:
 
 
 def _search(folder: Path, kind: DataKind) -> tuple[list[Scan], list[Path]]:
-    """Return the scans below a folder, and of volumes the pictures that are named as slices."""
+    """Return the scans below a folder, and of volumes the images that are named as slices."""
     scans: list[Scan] = []
-    pictures: list[Path] = []
+    slices: list[Path] = []
     for place, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         series = []
@@ -99,35 +99,35 @@ def _search(folder: Path, kind: DataKind) -> tuple[list[Scan], list[Path]]:
             if name.lower().endswith(kind.file_suffixes):
                 scans.append(Scan(str(path), (path,)))
             elif kind.has_slices and name.lower().endswith(IMAGES.file_suffixes):
-                pictures += [path] if _parse(path) is not None else []
+                slices += [path] if _parse(path) is not None else []
             elif kind.has_slices and is_dicom(path):
                 series.append(path)
         if series:
             scans.append(Scan(place, tuple(series), "series"))
-    return sorted(scans, key=lambda scan: scan.paths), pictures
+    return sorted(scans, key=lambda scan: scan.paths), slices
 
 
-def _group(pictures: list[Path]) -> list[Scan]:
+def _group(slices: list[Path]) -> list[Scan]:
     """Put slices of one volume together, as preprocess does; those of two folders are two volumes."""
     found: dict[tuple[Path, str], list[tuple[int, Source]]] = defaultdict(list)
     scans = []
-    for path in dict.fromkeys(pictures):
+    for path in dict.fromkeys(slices):
         parsed = _parse(path)
         if parsed is None:
-            refusal = f"{path}: a picture whose name does not tell its volume and slice (….nii.gz_0.png). Rename it."
-            scans.append(Scan(str(path), (path,), "pictures", refusal))
+            refusal = f"{path}: an image whose name does not hold its volume and slice (….nii.gz_0.png). Rename it."
+            scans.append(Scan(str(path), (path,), "slices", refusal))
         else:
             source, slice_index = parsed
             found[path.parent, source.source_id].append((slice_index, source))
     for files in found.values():
         source = join_files(files)
         name = f"{str(source.paths[0]).rpartition('_')[0]}_*.png"
-        scans.append(Scan(name, source.paths, "pictures", f"{name}: {source.refusal}" if source.refusal else ""))
+        scans.append(Scan(name, source.paths, "slices", f"{name}: {source.refusal}" if source.refusal else ""))
     return scans
 
 
 def _parse(path: Path) -> tuple[Source, int] | None:
-    """Read volume and slice from a picture's name; None where it tells them not."""
+    """Read volume and slice from an image's name; None where it does not hold them."""
     try:
         source, slice_index = parse_name(path)
     except ValueError:

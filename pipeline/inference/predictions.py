@@ -30,11 +30,11 @@ def score_volumes(
     """Yield one row a volume: probabilities are the means over its slices, as in ``evaluate``.
 
     Args:
-        scans: of volumes; each is read when its row is asked for.
-        classifier: of the checkpoint, on the device.
-        checkpoint: says how volumes are cut.
-        experiment: for the batch size and the confidence that is asked for.
-        device: where the classifier is.
+        scans: The scans of volumes; each is read when its row is computed.
+        classifier: The classifier of the checkpoint, on the device.
+        checkpoint: The checkpoint; its options are those by which volumes are cut into slices.
+        experiment: All options; the batch size and the least confidence are read here.
+        device: The device of the classifier.
     """
     for scan in scans:
         read, refusal = _attempt(scan, partial(_read_stack, scan, checkpoint))
@@ -46,21 +46,21 @@ def score_volumes(
         row = _describe(scan, scores, checkpoint, experiment.predict.min_confidence)
         row["num_slices"] = len(stack.images)
         row["warnings"] += _warn(scan, stack, orientation_known, row["predicted"], checkpoint)
-        row["abstained"] |= not orientation_known  # left and right are then a guess, however sure the model is
+        row["abstained"] |= not orientation_known  # left and right are then a guess, whatever the model's confidence
         yield row
 
 
 def score_examples(
     scans: list[Scan], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
 ) -> Iterator[Row]:
-    """Yield one row an image or point cloud, read and scored in batches; arguments as of ``score_volumes``.
+    """Yield one row an image or point cloud, read and scored in batches.
 
     Args:
-        scans: of images or objects.
-        classifier: of the checkpoint, on the device.
-        checkpoint: says what shape examples have.
-        experiment: for the batch size and the confidence that is asked for.
-        device: where the classifier is.
+        scans: The scans of images or objects.
+        classifier: The classifier of the checkpoint, on the device.
+        checkpoint: The checkpoint, with the shape of the examples.
+        experiment: All options; the batch size and the least confidence are read here.
+        device: The device of the classifier.
     """
     batch_size = experiment.evaluate.batch_size
     for start in range(0, len(scans), batch_size):
@@ -75,7 +75,7 @@ def score_examples(
 
 
 def _attempt(scan: Scan, read: Callable[[], Any]) -> tuple[Any, Row | None]:
-    """Return what was read, or the row that says why it was not."""
+    """Return the result of a read, or the row with the reason that it failed."""
     try:
         if scan.refusal:
             raise UserError(scan.refusal)
@@ -85,7 +85,7 @@ def _attempt(scan: Scan, read: Callable[[], Any]) -> tuple[Any, Row | None]:
     except MemoryError:
         reason = f"{scan.name}: does not fit into memory. Take a machine with more."
     except OSError as error:  # one bad file among thousands, or a damaged disk, shall not lose the others
-        reason = f"{scan.name}: {error.strerror or type(error).__name__}. Copy it anew, or mend its permissions."
+        reason = f"{scan.name}: {error.strerror or type(error).__name__}. Copy it again, or change its permissions."
     return None, {"path": scan.name, "reason": reason}
 
 
@@ -114,12 +114,14 @@ def _describe(scan: Scan, scores: np.ndarray[Any, Any], checkpoint: Checkpoint, 
 
 
 def _warn(scan: Scan, stack: Stack, orientation_known: bool, predicted: str, checkpoint: Checkpoint) -> list[str]:
-    """List what should make a reader doubt a row."""
+    """List the reasons for which a row is not to be trusted."""
     warnings = []
     if not orientation_known:
         warnings.append("orientation unknown: no sform and no qform, axes taken as right, anterior, superior")
     warnings.append(describe_distance(stack.images, checkpoint.intensities))
     if set(checkpoint.spec.class_names) == {"left", "right"}:
         side = find_side(Path(scan.name).name)
-        warnings.append(f"the name says {side}, the model {predicted}" if side not in ("", predicted) else "")
+        warnings.append(
+            f"the file's name has {side}, the model's answer is {predicted}" if side not in ("", predicted) else ""
+        )
     return [warning for warning in warnings if warning]

@@ -14,12 +14,12 @@ from pipeline.preprocessing.slicing import Stack
 
 @dataclass(frozen=True)
 class MirrorScores:
-    """What a model says of pictures and of their mirror images; probabilities ``(rows, classes)`` float32.
+    """The probabilities of images and of their mirror images, ``(rows, classes)`` float32.
 
     Attributes:
-        answers: the classifier's, as ``compute_probabilities`` gives them, averaged or not.
-        straight: the network's, asked once a picture.
-        mirrored: the network's of the mirror images, as it saw them.
+        answers: The classifier's probabilities, as of ``compute_probabilities``, averaged or not.
+        straight: The network's probabilities of the images.
+        mirrored: The network's probabilities of the mirror images, as it saw them.
     """
 
     answers: NDArray[np.float32]
@@ -36,26 +36,26 @@ def score_with_mirrored(
     batch_size: int,
     rows: np.ndarray[Any, Any] | None = None,
 ) -> MirrorScores:
-    """Score pictures and their mirror images.
+    """Score images and their mirror images.
 
-    A classifier that averages over a picture and its mirror image looks at both anyway: the network's two answers
-    then cost nothing more. Of another classifier they cost a pass over the mirror images.
+    A classifier with test-time augmentation scores an image and its mirror image anyway, so the network's two answers
+    cost nothing more. Of another classifier they cost a pass over the mirror images.
 
     Args:
-        classifier: as for ``compute_probabilities``, as are the other arguments.
-        images: grey pictures of the store.
-        slice_position: ``(examples,)``.
-        device: where the classifier is.
-        batch_size: pictures scored at once.
-        rows: which of the pictures are scored, in this order; None for all.
+        classifier: The classifier, on ``device``.
+        images: The grey images of the store.
+        slice_position: The places of the slices, ``(examples,)``.
+        device: The device of the classifier.
+        batch_size: The number of images scored at once.
+        rows: The rows of the images that are scored, in this order; None for all.
     """
     rows = np.arange(len(images)) if rows is None else rows
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        pictures = read_images(images, batch).to(device)
+        batch_images = read_images(images, batch).to(device)
         places = torch.tensor(np.array(slice_position[batch], dtype=np.float32), device=device)
-        straight, mirrored = classifier.score_both(pictures, places)
+        straight, mirrored = classifier.score_both(batch_images, places)
         answers = average_mirrored(straight, mirrored) if classifier.mirror_average else straight
         parts.append((answers, straight, mirrored))
     return MirrorScores(*(torch.cat(part).exp().cpu().numpy() for part in zip(*parts, strict=True)))
@@ -70,15 +70,15 @@ def compute_probabilities(
     batch_size: int,
     rows: np.ndarray[Any, Any] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Score pictures as the store holds them, of which a batch at a time is read.
+    """Score examples as the store holds them, of which a batch at a time is read.
 
     Args:
-        classifier: of ``build_from_checkpoint``, on ``device``.
-        images: (examples, height, width) or (examples, channels, height, width) uint8; may be memory-mapped.
-        slice_position: (examples,) in [-1, 1].
-        device: where the classifier is.
-        batch_size: pictures scored at once.
-        rows: which of the examples are scored, in this order; None for all.
+        classifier: The classifier of ``build_from_checkpoint``, on ``device``.
+        images: The images (examples, height, width) or (examples, channels, height, width) uint8; may be memory-mapped.
+        slice_position: The places of the slices, (examples,) in [-1, 1].
+        device: The device of the classifier.
+        batch_size: The number of examples scored at once.
+        rows: The rows of the examples that are scored, in this order; None for all.
 
     Returns:
         Probabilities (rows, classes) float32.
@@ -87,9 +87,9 @@ def compute_probabilities(
     parts = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        pictures = read_images(images, batch).to(device)
+        batch_images = read_images(images, batch).to(device)
         places = torch.tensor(np.array(slice_position[batch], dtype=np.float32), device=device)
-        parts.append(classifier(pictures, places).exp().cpu().numpy())
+        parts.append(classifier(batch_images, places).exp().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -97,10 +97,10 @@ def score_stack(classifier: Classifier, stack: Stack, device: torch.device, batc
     """Score a volume: the mean over its slices.
 
     Args:
-        classifier: of ``build_from_checkpoint``, on ``device``.
-        stack: the volume's slices.
-        device: where the classifier is.
-        batch_size: slices scored at once.
+        classifier: The classifier of ``build_from_checkpoint``, on ``device``.
+        stack: The slices of the volume.
+        device: The device of the classifier.
+        batch_size: The number of slices scored at once.
 
     Returns:
         Probabilities (classes,) float64.

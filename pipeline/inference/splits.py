@@ -21,7 +21,7 @@ def score_splits(run: TrainedRun, batch_size: int) -> tuple[dict[str, np.ndarray
         batch_size: Examples scored at once.
 
     Returns:
-        The probabilities ``(rows, classes)`` of "val" and "test"; the network's of the test rows and of their
+        The probabilities ``(rows, classes)`` of "val" and "test"; the network's answers to the test rows and to their
         mirror images, where a mirror image is one of the other label, else None.
     """
     store, rows = run.data.store, run.data.rows

@@ -1,4 +1,4 @@
-"""A network with the statistics of its training pictures: stored examples in, probabilities out."""
+"""The classifier: a network with the statistics of its training images, from stored examples to probabilities."""
 
 import math
 from collections.abc import Callable
@@ -16,16 +16,16 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 def to_unit_range(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 pictures into float32, black 0 and white 1."""
+    """Turn uint8 images into float32, black 0 and white 1."""
     return images.float() / 255
 
 
 def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    """Average the probabilities of pictures and of their mirror images, whose left is the picture's right.
+    """Average the probabilities of images and of their mirror images, whose left is the image's right.
 
     Args:
-        straight: (batch, 2), logarithms.
-        mirrored: (batch, 2), logarithms.
+        straight: The logarithms of the probabilities of the images, (batch, 2).
+        mirrored: The logarithms of the probabilities of the mirror images, (batch, 2).
 
     Returns:
         Logarithms (batch, 2).
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         spec: The examples that it reads.
         mean: The mean of each channel over the training images, with black 0 and white 1; empty for point clouds.
         std: The standard deviation of each channel; empty for point clouds.
-        loss: The loss of the training; it says what the model's outputs mean.
+        loss: The loss of the training, which decides what the model's outputs mean.
     """
 
     mean: torch.Tensor
@@ -77,7 +77,7 @@ class Classifier(nn.Module):
         """Turn examples as the store holds them into what the network reads; the one path of training and scoring.
 
         Args:
-            examples: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
+            examples: The images (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
             before: The random transforms of training before normalising, for clouds with the choice of their points.
             after: The random transforms of training after it.
         """
@@ -93,8 +93,8 @@ class Classifier(nn.Module):
         """Classify examples as the store holds them.
 
         Args:
-            images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
-            slice_position: (batch,) in [-1, 1].
+            images: The images (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
+            slice_position: The place of each slice in its volume, (batch,) in [-1, 1].
 
         Returns:
             Logarithms of the probabilities (batch, classes), float32.
@@ -104,27 +104,27 @@ class Classifier(nn.Module):
         return self._score(self.prepare(images), slice_position)
 
     def score_both(self, images: torch.Tensor, slice_position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classify pictures and their mirror images, each by itself, whether or not their answers are averaged.
+        """Classify images and their mirror images, each by itself, whether or not their answers are averaged.
 
         Args:
-            images: as for ``forward``.
-            slice_position: as for ``forward``.
+            images: The images, as for ``forward``.
+            slice_position: The places of the slices, as for ``forward``.
 
         Returns:
-            Logarithms of the probabilities of the pictures and of their mirror images, as each was seen.
+            Logarithms of the probabilities of the images and of their mirror images, as each was seen.
         """
-        pictures = self.prepare(images)
-        return self._score(pictures, slice_position), self._score(pictures.flip(-1), slice_position)
+        prepared = self.prepare(images)
+        return self._score(prepared, slice_position), self._score(prepared.flip(-1), slice_position)
 
-    def _score(self, pictures: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
-        return compute_log_probabilities(self.model(pictures, slice_position).float(), self.loss)
+    def _score(self, prepared: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
+        return compute_log_probabilities(self.model(prepared, slice_position).float(), self.loss)
 
 
 class ProbabilityModel(nn.Module):
     """A classifier that answers with probabilities, and takes the slices' places only where it reads them.
 
     Args:
-        classifier: in evaluation mode.
+        classifier: The classifier, in evaluation mode.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -147,11 +147,12 @@ def compute_log_probabilities(outputs: torch.Tensor, loss: LossName) -> torch.Te
     ten classes, a perfect 1 among zeros would become 23 %.
 
     Args:
-        outputs: (batch, classes) float32.
-        loss: ``train.loss`` of the model.
+        outputs: The outputs of the network, (batch, classes) float32.
+        loss: The loss that the model was trained with, ``train.loss``.
 
     Returns:
-        (batch, classes); minus infinity where a probability is 0. The class of the largest output stays the likeliest.
+        (batch, classes); minus infinity where a probability is 0. The class of the largest output stays the most
+        probable.
     """
     if loss == "cross_entropy":
         return outputs.log_softmax(dim=-1)
@@ -165,7 +166,7 @@ def project_to_simplex(outputs: torch.Tensor) -> torch.Tensor:
     among the vectors that are allowed, so that the projection is never further from it than the output was.
 
     Args:
-        outputs: (batch, classes).
+        outputs: The vectors (batch, classes).
 
     Returns:
         (batch, classes), in the order of the outputs; not a number where an output is none.

@@ -1,4 +1,4 @@
-"""The networks that an experiment can choose from, behind one call."""
+"""The networks that an experiment can choose from, with one call."""
 
 import torch
 from torch import nn
@@ -45,7 +45,7 @@ def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
     height, width = spec.image_size
     if config.stem == "patches" and (height % config.patch_size != 0 or width % config.patch_size != 0):
         raise UserError(
-            f"model.patch_size: found {config.patch_size}, but pictures of {height} x {width} pixels need a size "
+            f"model.patch_size: found {config.patch_size}, but images of {height} x {width} pixels need a size "
             "that divides both. Change it or preprocess.image_size."
         )
     try:
@@ -58,11 +58,11 @@ def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
             num_slices=spec.num_slices if config.slice_position else None,
         )
     except ValueError as error:  # the package's only error for options that do not fit
-        raise UserError(f"model: {error}. Mend the model section.") from error
+        raise UserError(f"model: {error}. Change the model section.") from error
 
 
 def _build_point_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
-    """Build the Perceiver for point clouds, which has no stem; refuse options that are for pictures alone."""
+    """Build the Perceiver for point clouds, which has no stem; refuse options that are for images alone."""
     for field_name in ("architecture", "slice_position", "mirror_tta", "pixel_permutation_seed"):
         found, allowed = getattr(config, field_name), getattr(ModelConfig, field_name)
         require(found == allowed, f"model.{field_name}", found, f"{allowed!r} for point clouds")
@@ -72,7 +72,7 @@ def _build_point_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
     try:
         return PointPerceiver(config.perceiver, num_classes=len(spec.class_names))
     except ValueError as error:  # the package's only error for options that do not fit
-        raise UserError(f"model: {error}. Mend the model section.") from error
+        raise UserError(f"model: {error}. Change the model section.") from error
 
 
 def _build_cnn(config: CnnConfig, spec: InputSpec) -> nn.Module:
@@ -81,7 +81,7 @@ def _build_cnn(config: CnnConfig, spec: InputSpec) -> nn.Module:
     shortest = 2 ** len(config.channels)
     if min(image_size) < shortest:
         raise UserError(
-            f"model.cnn.channels: {len(config.channels)} stages halve pictures of {image_size[0]} x {image_size[1]} "
+            f"model.cnn.channels: {len(config.channels)} stages halve images of {image_size[0]} x {image_size[1]} "
             f"pixels to nothing; {shortest} pixels are needed. Use fewer stages or enlarge preprocess.image_size."
         )
     if config.blocks == "plain":
@@ -117,13 +117,13 @@ def count_parameters(model: nn.Module) -> int:
 
 
 class SliceModel(nn.Module):
-    """A network for pictures or clouds, asked in one way whether or not it wants to know a slice's place.
+    """A network for images or clouds, with one call whether or not it reads a slice's place.
 
     Args:
-        network: takes normalised pictures (batch, channels, height, width) or clouds (batch, points, 3), and perhaps
-            places (batch,).
-        reads_slice_position: whether it takes the places.
-        permutation: moves the pixels before the network sees them; None leaves them in place.
+        network: The network, from normalised images (batch, channels, height, width) or clouds (batch, points, 3), and
+            from places (batch,) where it reads them, to logits.
+        reads_slice_position: Whether the network reads the places.
+        permutation: The permutation of the pixels before the network; None leaves them in place.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class SliceModel(nn.Module):
         self.permutation = permutation
 
     def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
-        """Turn normalised pictures and their slices' places (batch,) into logits (batch, classes)."""
+        """Turn normalised images and their slices' places (batch,) into logits (batch, classes)."""
         if self.permutation is not None:
             images = self.permutation(images)
         arguments = (images, slice_position) if self.reads_slice_position else (images,)

@@ -1,4 +1,4 @@
-"""A fixed permutation of a picture's pixels: what a model learns of them must then come from their positions."""
+"""A fixed permutation of an image's pixels, after which only their position embeddings relate neighbours."""
 
 import hashlib
 
@@ -14,8 +14,8 @@ def compute_pixel_order(num_pixels: int, seed: int) -> list[int]:
     they draw, and a checkpoint keeps the seed alone.
 
     Args:
-        num_pixels: of a picture, rows one after the other.
-        seed: of the order.
+        num_pixels: The number of pixels of an image, rows one after the other.
+        seed: The seed of the order.
 
     Returns:
         For each place, the pixel that comes to lie there; each pixel once.
@@ -25,11 +25,11 @@ def compute_pixel_order(num_pixels: int, seed: int) -> list[int]:
 
 
 class PixelPermutation(nn.Module):
-    """Moves the pixels of every picture in the same way, all channels of a pixel together.
+    """A permutation of the pixels, the same for every image, all channels of a pixel together.
 
     Args:
-        image_size: height and width in pixels.
-        seed: of the order.
+        image_size: The height and the width in pixels.
+        seed: The seed of the order.
     """
 
     order: torch.Tensor
@@ -46,7 +46,7 @@ class PixelPermutation(nn.Module):
         """Permute pixels.
 
         Args:
-            images: (..., height, width) of the size given.
+            images: The images (..., height, width), of the size given.
 
         Returns:
             The same shape; the place ``i``, rows one after the other, holds the pixel ``order[i]``.
@@ -54,7 +54,7 @@ class PixelPermutation(nn.Module):
         return _reorder(images, self.order)
 
     def undo(self, images: torch.Tensor) -> torch.Tensor:
-        """Put permuted pixels, or a map of them such as attention, back to where the picture has them."""
+        """Put permuted pixels, or a map of them such as attention, back to where the image has them."""
         return _reorder(images, self.inverse_order)
 
 

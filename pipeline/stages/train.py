@@ -21,7 +21,7 @@ from pipeline.data.store import Store, check_store
 from pipeline.models.networks import count_parameters
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
-from pipeline.training.augmentation import check_mirror, check_swap
+from pipeline.training.augmentation import check_horizontal_flip, check_swap
 from pipeline.training.checkpoint import Checkpoint, Origin, write_checkpoint
 from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather_all, hold_together, is_first_process
@@ -48,7 +48,7 @@ def train(experiment: Experiment, console: Console) -> None:
     store = data.store
     if not store.kind.is_image:
         check_point_transforms(experiment.augment)
-    check_mirror(experiment.augment, store.class_names, experiment.preprocess.plane)
+    check_horizontal_flip(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_tta:
         check_swap("model.mirror_tta", "false", store.class_names, experiment.preprocess.plane)
     if config.strategy == "fsdp":  # the first process draws them alone, and has a part of the model alone

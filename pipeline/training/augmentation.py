@@ -1,4 +1,4 @@
-"""Random changes of training pictures, for a whole batch at once and on its device."""
+"""Random augmentation of training images, for a whole batch at once and on its device."""
 
 import math
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from pipeline.training.mixing import draw_erased_boxes
 
 @dataclass(frozen=True)
 class ImageTransforms:
-    """What happens to each picture of a batch; a field that is None leaves all pictures as they are.
+    """The changes of each image of a batch; a field that is None leaves all images as they are.
 
     Args:
-        mirrored: (batch,) bool, the pictures that are mirrored left to right.
-        geometry: (batch, 2, 3), for ``affine_grid``: from output to input coordinates in [-1, 1].
-        exponent: (batch,), of the intensities.
-        factor: (batch,), on the intensities.
-        noise: (batch, channels, height, width), added.
-        displacement: (batch, 2) int64, whole pixels downwards and to the right.
-        erased: (batch, 4), a box of each, for :func:`pipeline.training.mixing.erase_boxes` after normalising.
+        flipped: The images that are flipped left to right, (batch,) bool.
+        geometry: The matrices for ``affine_grid`` from output to input coordinates in [-1, 1], (batch, 2, 3).
+        exponent: The exponents of the intensities, (batch,).
+        factor: The factors on the intensities, (batch,).
+        noise: The noise that is added, (batch, channels, height, width).
+        displacement: The displacements in whole pixels downwards and to the right, (batch, 2) int64.
+        erased: The box of each image for :func:`pipeline.training.mixing.erase_boxes` after normalising, (batch, 4).
     """
 
-    mirrored: torch.Tensor | None = None
+    flipped: torch.Tensor | None = None
     geometry: torch.Tensor | None = None
     exponent: torch.Tensor | None = None
     factor: torch.Tensor | None = None
@@ -42,13 +42,13 @@ class ImageTransforms:
         return ImageTransforms(*(None if field is None else field[rank_slice] for field in vars(self).values()))
 
 
-def check_mirror(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
-    """Refuse a mirror that would make labels wrong.
+def check_horizontal_flip(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
+    """Refuse a flip that would make labels wrong.
 
     Args:
-        config: the wish.
-        class_names: the labels.
-        plane: the anatomical plane of the pictures.
+        config: The options of augmentation.
+        class_names: The names of the classes.
+        plane: The anatomical plane of the images.
 
     Raises:
         UserError: ``swap_label`` without left and right, or in sagittal slices; ``keep_label`` with left and right.
@@ -68,17 +68,17 @@ def check_mirror(config: AugmentConfig, class_names: tuple[str, ...], plane: Pla
 
 
 def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: Plane) -> None:
-    """Refuse to take a picture's mirror image for one of the other side.
+    """Refuse to take an image's mirror image for one of the other side.
 
-    A mirror turns the picture of a left knee into that of a right one wherever the picture's columns
+    A flip turns the image of a left knee into that of a right one wherever the image's columns
     run along the body's left-right axis: in axial and coronal slices. In a sagittal slice the columns
-    run from front to back, and no mirror inside the picture turns one side into the other.
+    run from front to back, and no flip inside the image turns one side into the other.
 
     Args:
-        option: what wants to, for the message.
-        instead: what to set it to, for the message.
-        class_names: the labels.
-        plane: the anatomical plane of the pictures.
+        option: The option that exchanges the sides, for the message.
+        instead: The value to set it to, for the message.
+        class_names: The names of the classes.
+        plane: The anatomical plane of the images.
 
     Raises:
         UserError: the labels are not left and right, or the slices are sagittal.
@@ -90,7 +90,7 @@ def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: P
         )
     if plane == "sagittal":
         raise UserError(
-            f"{option} needs pictures whose columns run from left to right, but sagittal ones run from front to back. "
+            f"{option} needs images whose columns run from left to right, but sagittal ones run from front to back. "
             f"Use {instead}, or set preprocess.plane to axial or coronal."
         )
 
@@ -101,30 +101,30 @@ def sample_transforms(
     """Draw the changes of one batch.
 
     Args:
-        config: how strong they may be.
-        shape: of the pictures: batch, channels, height, width.
-        generator: the source of all draws; it lives on ``device``.
-        device: where the pictures are.
+        config: The options that say how strong the changes may be.
+        shape: The shape of the images: batch, channels, height, width.
+        generator: The random number generator of all draws, on ``device``.
+        device: The device of the images.
 
     Returns:
         Transforms that :func:`apply_transforms` and :func:`flip_labels` apply.
 
     Raises:
-        UserError: ``crop_padding`` is as large as a picture.
+        UserError: ``crop_padding`` is as large as an image.
     """
     batch, _, height, width = shape
     if config.crop_padding >= min(height, width):
         raise UserError(
-            f"augment.crop_padding: found {config.crop_padding}, but pictures of {height} x {width} pixels would leave "
-            "their frame. Use a few pixels, as 4 of 32."
+            f"augment.crop_padding: found {config.crop_padding}, but images of {height} x {width} pixels would leave "
+            "their frame. Use a few pixels, such as 4 of 32."
         )
 
     def uniform(limit: float) -> torch.Tensor:
         return (torch.rand(batch, generator=generator, device=device) * 2 - 1) * limit
 
-    mirrored = geometry = exponent = factor = noise = displacement = erased = None
+    flipped = geometry = exponent = factor = noise = displacement = erased = None
     if config.horizontal_flip != "none":
-        mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
+        flipped = torch.rand(batch, generator=generator, device=device) < 0.5
     if config.rotation_degrees > 0 or config.zoom_fraction > 0 or config.shift_fraction > 0:
         geometry = compute_geometry(
             degrees=uniform(config.rotation_degrees),
@@ -145,7 +145,7 @@ def sample_transforms(
         displacement = torch.randint(*limits, (batch, 2), generator=generator, device=device)
     if config.random_erasing_probability > 0:
         erased = draw_erased_boxes(config, batch, height, width, generator, device)
-    return ImageTransforms(mirrored, geometry, exponent, factor, noise, displacement, erased)
+    return ImageTransforms(flipped, geometry, exponent, factor, noise, displacement, erased)
 
 
 def compute_geometry(
@@ -156,19 +156,19 @@ def compute_geometry(
     height: int,
     width: int,
 ) -> torch.Tensor:
-    """Compute the matrices that turn, zoom and then displace pictures about their centre.
+    """Compute the matrices that turn, zoom and then displace images about their centre.
 
-    ``affine_grid`` asks for the way back, from a place in the result to its origin: displaced back,
-    shrunk and turned back. It measures both sides of a picture as 2, so that a rotation needs the
+    ``affine_grid`` takes the way back, from a place in the result to its origin: displaced back,
+    shrunk and turned back. It measures both sides of an image as 2, so that a rotation needs the
     ratio of the sides.
 
     Args:
-        degrees: (batch,), counter-clockwise as one looks at the picture.
-        zoom: (batch,), above 1 enlarges.
-        shift_right: (batch,), as a fraction of the width.
-        shift_down: (batch,), as a fraction of the height.
-        height: of the pictures in pixels.
-        width: of the pictures in pixels.
+        degrees: The angles, counter-clockwise as one looks at the image, (batch,).
+        zoom: The factors of the size, (batch,); above 1 enlarges.
+        shift_right: The displacements to the right as fractions of the width, (batch,).
+        shift_down: The displacements downwards as fractions of the height, (batch,).
+        height: The height of the images in pixels.
+        width: The width of the images in pixels.
 
     Returns:
         (batch, 2, 3) matrices; the rows are x (to the right) and y (downwards).
@@ -184,29 +184,29 @@ def compute_geometry(
 
 
 def apply_transforms(images: torch.Tensor, transforms: ImageTransforms) -> torch.Tensor:
-    """Apply drawn changes to pictures.
+    """Apply drawn changes to images.
 
     Args:
-        images: (batch, channels, height, width), 0 is black and 1 is white.
-        transforms: of :func:`sample_transforms` for as many pictures.
+        images: The images (batch, channels, height, width), with 0 black and 1 white.
+        transforms: The changes that :func:`sample_transforms` drew for as many images.
 
     Returns:
-        Pictures of the same shape; what comes in from outside is black. Values may leave [0, 1] by noise
+        Images of the same shape; what comes in from outside is black. Values may leave [0, 1] by noise
         and brightness alone.
     """
 
     def per_image(values: torch.Tensor) -> torch.Tensor:
         return values[:, None, None, None]
 
-    if transforms.mirrored is not None:
-        images = torch.where(per_image(transforms.mirrored), images.flip(-1), images)
+    if transforms.flipped is not None:
+        images = torch.where(per_image(transforms.flipped), images.flip(-1), images)
     if transforms.geometry is not None:
         grid = functional.affine_grid(transforms.geometry, list(images.shape), align_corners=False)
         images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if transforms.displacement is not None:
         images = displace_images(images, transforms.displacement)
     if transforms.exponent is not None:
-        # Resampling can leave -1e-8 beside black, and a negative number has no broken power.
+        # Resampling can leave -1e-8 next to black, and a negative number has no fractional power.
         images = images.clamp(min=0) ** per_image(transforms.exponent)
     if transforms.factor is not None:
         images = images * per_image(transforms.factor)
@@ -216,42 +216,48 @@ def apply_transforms(images: torch.Tensor, transforms: ImageTransforms) -> torch
 
 
 def displace_images(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
-    """Move pictures by whole pixels, without resampling: the same as a crop of a picture padded with black.
+    """Move images by whole pixels, without resampling: the same as a crop of an image padded with black.
 
     Args:
-        images: (batch, channels, height, width).
-        displacement: (batch, 2) int64, pixels downwards and to the right.
+        images: The images (batch, channels, height, width).
+        displacement: The displacements in pixels downwards and to the right, (batch, 2) int64.
 
     Returns:
-        Pictures of the same shape; what comes in from outside is black.
+        Images of the same shape; what comes in from outside is black.
     """
     batch, _, height, width = images.shape
     rows = torch.arange(height, device=images.device) - displacement[:, :1]
     columns = torch.arange(width, device=images.device) - displacement[:, 1:]
     is_row, is_column = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-    picture = torch.arange(batch, device=images.device)[:, None, None]
+    image_index = torch.arange(batch, device=images.device)[:, None, None]
     pixels = rearrange(images, "batch channels height width -> batch height width channels")
-    moved = pixels[picture, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    moved = pixels[image_index, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
     inside = is_row[:, None, :, None] & is_column[:, None, None, :]
     return rearrange(moved, "batch height width channels -> batch channels height width").masked_fill(~inside, 0.0)
 
 
 def flip_labels(labels: torch.Tensor, transforms: ImageTransforms, config: AugmentConfig) -> torch.Tensor:
-    """Exchange left and right where a picture was mirrored under ``augment.horizontal_flip: swap_label``.
+    """Exchange left and right where an image was flipped under ``augment.horizontal_flip: swap_label``.
 
     Args:
-        labels: (batch,) class indices, 0 and 1 under ``swap_label``.
-        transforms: of the same pictures.
-        config: whether the mirror swaps.
+        labels: The class indices (batch,), 0 and 1 under ``swap_label``.
+        transforms: The changes of the same images.
+        config: The options that say whether a flip swaps the label.
 
     Returns:
         (batch,) class indices.
     """
-    if config.horizontal_flip != "swap_label" or transforms.mirrored is None:
+    if config.horizontal_flip != "swap_label" or transforms.flipped is None:
         return labels
-    return torch.where(transforms.mirrored, 1 - labels, labels)
+    return torch.where(transforms.flipped, 1 - labels, labels)
 
 
 def shows_laterality(kind: DataKind, class_names: Sequence[str], plane: Plane) -> bool:
-    """Tell whether a mirror image is one of the other label: left and right, in axial or coronal slices."""
+    """Return whether a mirror image is one of the other label: left and right, in axial or coronal slices.
+
+    Args:
+        kind: The kind of data.
+        class_names: The names of the classes.
+        plane: The anatomical plane of the slices.
+    """
     return kind.has_slices and tuple(class_names) == LATERALITY and plane != "sagittal"

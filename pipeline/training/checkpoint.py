@@ -1,4 +1,4 @@
-"""Checkpoints: one file each that needs nothing beside it and runs no code when it is read.
+"""Checkpoints: one file each that needs no other file and runs no code when it is read.
 
 The file is in the safetensors format: named tensors, and one text in its header. That text is JSON with
 the checkpoint's facts and a checksum over facts and tensors.
@@ -90,8 +90,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
-        path: ends with ``.safetensors``.
-        checkpoint: what to write; tensors may be on any device.
+        path: The file to write; its name ends with ``.safetensors``.
+        checkpoint: The model and its origin; tensors may be on any device.
     """
     tensors = {WEIGHTS + name: value for name, value in checkpoint.weights.items()}
     facts = {
@@ -113,7 +113,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
-        path: a file that :func:`write_checkpoint` wrote.
+        path: The file that :func:`write_checkpoint` wrote.
 
     Returns:
         The checkpoint, its tensors on the processor.
@@ -140,13 +140,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 "Give a .safetensors checkpoint that the train stage wrote."
             ) from error
         raise UserError(
-            f"{path}: not a whole safetensors file ({error}). Take another copy, or train afresh "
+            f"{path}: not a whole safetensors file ({error}). Take another copy, or train from scratch "
             "(--train.resume false)."
         ) from error
     if header is None:
         raise UserError(f"{path}: a safetensors file of another program. Give one that the train stage wrote.")
     damaged = UserError(
-        f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train afresh "
+        f"{path}: damaged, its contents do not fit its checksum. Take another copy, or train from scratch "
         "(--train.resume false)."
     )
     try:
@@ -168,7 +168,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except UserError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        # Its checksum is right: another program, or another person, made it.
+        # Its checksum is right, so another program or another person made it.
         raise UserError(
             f"{path}: its facts are not those of a checkpoint ({type(error).__name__}). Give one that the train stage "
             "wrote."
@@ -179,11 +179,11 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
     """Build the trained model.
 
     Args:
-        checkpoint: of :func:`read_checkpoint`.
-        device: where it shall compute.
+        checkpoint: The checkpoint, as :func:`read_checkpoint` returns it.
+        device: The device that the model computes on.
 
     Returns:
-        A classifier in evaluation mode, from stored pictures (uint8) to logits.
+        A classifier in evaluation mode, from stored images (uint8) to logits.
 
     Raises:
         UserError: the weights are not those of the checkpoint's model config.
@@ -203,6 +203,10 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Put weights into a model of the same shape.
 
+    Args:
+        model: The model; its weights are replaced.
+        weights: The tensors by name.
+
     Raises:
         UserError: a tensor is missing, unknown or of another shape; the message names the first.
     """
@@ -211,16 +215,16 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
 
 
 def _check_claims(checkpoint: Checkpoint) -> None:
-    """Refuse a config that asks for a larger network than the weights are, before any memory is taken for it."""
+    """Refuse a config of a larger network than the weights are of, before any memory is allocated for it."""
     model = checkpoint.model
     perceiver = model.perceiver
-    # Python itself counts layers and pixels one by one, and a picture's pixels need no weights.
+    # Python itself counts layers and pixels one by one, and an image's pixels need no weights.
     counts = (perceiver.num_cross_attends, perceiver.self_attends_per_cross, model.num_conv_layers)
     height, width = checkpoint.spec.image_size
     num_pixels = 0 if model.pixel_permutation_seed is None else height * width
     if max(counts) > MAX_LAYERS or num_pixels > MAX_PERMUTED_PIXELS:
         raise UserError(
-            f"checkpoint: its config claims {max(counts)} layers and pictures of {(height, width)}; at most "
+            f"checkpoint: its config claims {max(counts)} layers and images of {(height, width)}; at most "
             f"{MAX_LAYERS} layers and {MAX_PERMUTED_PIXELS} permuted pixels are built. Give one that the train stage "
             "wrote."
         )

@@ -15,7 +15,7 @@ def choose_accelerator(accelerator: str) -> str:
     """Return ``cuda``, ``mps`` or ``cpu``.
 
     Args:
-        accelerator: one of them, or ``auto`` for the first that this machine has.
+        accelerator: One of these names, or ``auto`` for the first that this machine has.
 
     Raises:
         UserError: the machine has none of that kind.
@@ -38,8 +38,8 @@ def choose_precision(precision: str, accelerator: str) -> str:
     float32, elsewhere it is emulated and slower.
 
     Args:
-        precision: as in the config.
-        accelerator: where training runs.
+        precision: The option ``train.precision``.
+        accelerator: The kind of device that training runs on.
     """
     if precision != "auto":
         return precision
@@ -55,7 +55,7 @@ def build_fabric(config: TrainConfig) -> Fabric:
     """Build the object that holds devices, processes and precision.
 
     Args:
-        config: accelerator, devices, machines, strategy and precision.
+        config: The options of training; accelerator, devices, machines, strategy and precision are read here.
 
     Raises:
         UserError: the machine does not have them, or torchrun started another number of processes.

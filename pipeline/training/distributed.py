@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they were started, and a folder that the first holds for all."""
+"""Several processes that train one model: the check of their launcher, the lock of a folder, and sharding."""
 
 import atexit
 import contextlib
@@ -21,7 +21,7 @@ from pipeline.core.locks import lock_folder
 
 
 def is_first_process() -> bool:
-    """Say whether this is the first of the processes that torchrun, srun or this program started, or the only one."""
+    """Return whether this is the first of the processes of torchrun, srun or this program, or the only one."""
     ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
     return not ranks or ranks[0] == "0"
 
@@ -29,10 +29,10 @@ def is_first_process() -> bool:
 def check_launcher(config: TrainConfig) -> None:
     """Refuse a torchrun that started another number of processes than the options name.
 
-    Each process would otherwise take itself for the only one and train alone.
+    Each process would otherwise train alone.
 
     Args:
-        config: its ``devices`` and ``num_nodes``.
+        config: The options of training; ``devices`` and ``num_nodes`` are read here.
 
     Raises:
         UserError: the numbers differ.
@@ -46,7 +46,7 @@ def check_launcher(config: TrainConfig) -> None:
 
 
 def leave_in_order() -> None:
-    """Take leave of the other processes before this one ends.
+    """Disconnect from the other processes before this one ends.
 
     Lightning does so for GPUs alone. A thread of gloo that outlives the interpreter aborts a process whose work is done
     (12 of 30 small ones), and torchrun then counts the run as failed.
@@ -65,8 +65,8 @@ def hold_together(fabric: Fabric, folder: Path) -> Iterator[None]:
     """Hold a folder in the first process; where it is refused, end all of them.
 
     Args:
-        fabric: launched.
-        folder: see :func:`pipeline.core.locks.hold`.
+        fabric: The devices, launched.
+        folder: The folder, see :func:`pipeline.core.locks.lock_folder`.
 
     Raises:
         UserError: another program holds the folder.
@@ -85,11 +85,11 @@ def hold_together(fabric: Fabric, folder: Path) -> Iterator[None]:
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Divide a model: each layer of latents by itself, the rest together.
+    """Shard a model: each layer of latents by itself, the rest together.
 
     Args:
-        model: is changed; the names of its tensors stay. Batch norms' running averages are not divided.
-        mesh: the processes, in the form that Lightning's ``ModelParallelStrategy`` gives.
+        model: The model, which is changed; the names of its tensors stay. Running averages of batch norms stay whole.
+        mesh: The processes, in the form that Lightning's ``ModelParallelStrategy`` gives.
     """
     processes = mesh["data_parallel"]
     for module in model.modules():
@@ -105,7 +105,7 @@ def gather(value: torch.Tensor) -> torch.Tensor:
     """Put a tensor together; all processes must call it, in one order.
 
     Args:
-        value: of a model or an optimizer; what is not divided is given back as it is.
+        value: The tensor of a model or an optimizer; one that is not sharded is returned as it is.
 
     Returns:
         The whole on the processor in the first process, nothing in the others.
@@ -121,12 +121,13 @@ def gather_all(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: gather(value) for name, value in tensors.items()}
 
 
-def divide_as(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Keep this process's part of what an optimizer knows of a parameter.
+def shard_as(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Keep this process's shard of an optimizer's state of a parameter.
 
     Args:
-        value: the whole, in every process; what has another shape than the parameter, such as a counter, stays whole.
-        parameter: divided or not.
+        value: The whole tensor, in every process; one of another shape than the parameter, such as a counter, stays
+            whole.
+        parameter: The parameter, sharded or not.
     """
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value

@@ -1,4 +1,4 @@
-"""What each epoch gave, which one was the best, and when it is enough."""
+"""The results of the epochs, the best of them, and early stopping."""
 
 import csv
 import dataclasses
@@ -15,17 +15,17 @@ from pipeline.core.files import write_bytes
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch gave.
+    """The result of one epoch.
 
     Args:
-        epoch: epochs done, from 1.
-        train_loss: mean over the epoch's examples as trained on: augmented, mixed, labels smoothed.
-        train_accuracy: the share of them that was right; a mixed picture counts by its larger part's label.
-        val_loss: mean loss (``train.loss``) of the answers to the validation examples, labels not smoothed.
-        val_accuracy: the share of them that was right.
-        learning_rate: of the epoch's last step.
-        images_per_second: in training, over all devices.
-        seconds: for training and validation.
+        epoch: The number of the epoch, from 1.
+        train_loss: The mean loss over the epoch's examples as trained on: augmented, mixed, labels smoothed.
+        train_accuracy: The fraction of them that was right; a mixed image counts by its larger part's label.
+        val_loss: The mean loss (``train.loss``) of the answers to the validation examples, labels not smoothed.
+        val_accuracy: The fraction of them that was right.
+        learning_rate: The learning rate of the epoch's last step.
+        images_per_second: The speed of training, over all devices.
+        seconds: The time of training and validation.
     """
 
     epoch: int
@@ -38,18 +38,18 @@ class EpochResult:
     seconds: float
 
 
-def find_best(history: Sequence[EpochResult], select_by: str) -> EpochResult:
+def find_best(history: Sequence[EpochResult], monitor: str) -> EpochResult:
     """Return the best epoch: of the lowest loss or the highest accuracy, among equals the earliest.
 
-    Epochs of the same accuracy are told apart by their loss.
+    Among epochs of the same accuracy, the one of the lowest loss is the best.
     """
-    if select_by == "val_accuracy":
+    if monitor == "val_accuracy":
         return min(history, key=lambda result: (-result.val_accuracy, result.val_loss))
     return min(history, key=lambda result: result.val_loss)
 
 
 def should_stop(history: Sequence[EpochResult], config: TrainConfig) -> bool:
-    """Say whether training is over: all epochs done, or too many of them without a better one."""
+    """Return whether training is over: all epochs done, or too many of them without a better one."""
     if len(history) >= config.epochs:
         return True
     if config.early_stopping_epochs == 0 or not history:
@@ -63,7 +63,7 @@ def list_numbers(result: EpochResult) -> dict[str, float]:
 
 
 def read_history(path: Path) -> list[EpochResult]:
-    """Read what :func:`write_history` wrote, to the last bit."""
+    """Read the file that :func:`write_history` wrote, to the last bit."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
     return [EpochResult(epoch=int(row.pop("epoch")), **row) for row in rows]

@@ -1,8 +1,8 @@
 """The training loop: no paths, no records, one device or many.
 
-All randomness derives from ``train.seed``, a purpose and the epoch, so that a run which goes on from an
-epoch's end draws what an undisturbed one draws, without any generator's state being kept. Order and changes are
-drawn for the whole batch, whatever the number of devices; dropout and mixing by each device for its share.
+All randomness derives from ``train.seed``, a purpose and the epoch, so that a run resumed at an epoch's
+end draws the same as an uninterrupted one, without any generator's state being kept. Order and changes are
+drawn for the whole batch, whatever the number of devices; dropout and mixing by each device for its shard.
 """
 
 import math
@@ -28,17 +28,17 @@ from pipeline.training.augmentation import apply_transforms, flip_labels, sample
 from pipeline.training.history import EpochResult, should_stop
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
 from pipeline.training.mixing import draw_mixture, erase_boxes, mix_images, mix_labels
-from pipeline.training.optimizers import compute_rate, set_learning_rate
+from pipeline.training.optimizers import compute_learning_rate_fraction, set_learning_rate
 from pipeline.training.point_augmentation import apply_point_transforms, sample_point_transforms, shift_points
 
-# Looking at a loss makes a GPU wait, so it is done every so many steps.
+# Reading a loss makes a GPU wait, so it is done every so many steps.
 STEPS_BETWEEN_CHECKS = 50
 SECONDS_BETWEEN_REPORTS = 0.25
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Where an epoch stands: means over its examples so far, on this device."""
+    """The progress of an epoch: means over its examples so far, on this device."""
 
     epoch: int
     step: int
@@ -68,7 +68,7 @@ class TrainingSetup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True in the process that writes."""
         return bool(self.fabric.global_rank == 0)
 
 
@@ -77,10 +77,10 @@ class TrainingState:
     """All that training changes; complete at the end of each epoch.
 
     Args:
-        classifier: the statistics and the model, on the device.
-        parallel_model: the same model as Fabric runs it, over all devices.
-        optimizer: as Fabric runs it.
-        history: the epochs done.
+        classifier: The statistics and the model, on the device.
+        parallel_model: The same model as Fabric runs it, over all devices.
+        optimizer: The optimizer as Fabric runs it.
+        history: The results of the epochs done.
     """
 
     classifier: Classifier
@@ -93,8 +93,8 @@ class DivergenceError(UserError):
     """A loss that is not a finite number.
 
     Args:
-        message: where, and what to do.
-        rows: of the store, the examples of the step over all devices; None where it was no step of training.
+        message: The place, and what to do.
+        rows: The rows of the store that the step read, over all devices; None where it was no step of training.
     """
 
     def __init__(self, message: str, rows: np.ndarray[Any, Any] | None = None) -> None:
@@ -105,7 +105,7 @@ class DivergenceError(UserError):
 def train_epochs(
     setup: TrainingSetup, state: TrainingState, on_step: Callable[[StepResult], None] | None = None
 ) -> Iterator[EpochResult]:
-    """Train from where ``state`` stands until the last epoch or early stopping.
+    """Train from the state as given until the last epoch or early stopping.
 
     Args:
         setup: The options, the devices and the examples.
@@ -156,8 +156,8 @@ def _train_one_epoch(
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "dropout", epochs_done, fabric.global_rank))
         for step, batch in enumerate(read_batches(examples, [indices[shard] for indices in batches])):
-            rate = compute_rate(config, epochs_done * len(batches) + step, len(batches))
-            set_learning_rate(state.optimizer, config.learning_rate * rate)
+            fraction = compute_learning_rate_fraction(config, epochs_done * len(batches) + step, len(batches))
+            set_learning_rate(state.optimizer, config.learning_rate * fraction)
             inputs, targets = prepare(batch, len(batches[step]))
             logits = state.parallel_model(inputs, batch.slice_position).float()
             loss_sum = compute_loss_sum(logits, targets, config)
@@ -177,13 +177,13 @@ def _train_one_epoch(
 
 
 def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[torch.Tensor]:
-    """Draw the order of an epoch and cut it into batches over all devices."""
+    """Draw the order of an epoch and split it into batches over all devices."""
     config, world_size = setup.experiment.train, setup.fabric.world_size
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epochs_done))
     batches = split_order(torch.randperm(len(setup.train_examples), generator=generator), config.batch_size)
     if len(batches[-1]) < world_size:
         raise UserError(
-            f"train.batch_size: batches of {len(batches[-1])} examples cannot be shared by {world_size} "
+            f"train.batch_size: batches of {len(batches[-1])} examples are too small for {world_size} "
             "devices. Use larger batches or fewer devices."
         )
     return batches
@@ -192,7 +192,7 @@ def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[torch.Tensor
 def _build_preparation(
     setup: TrainingSetup, classifier: Classifier, epochs_done: int
 ) -> Callable[[Batch, int], tuple[torch.Tensor, torch.Tensor]]:
-    """Build what turns a shard, and the size of its whole batch, into the network's inputs and its targets.
+    """Build the function from a shard, and the size of its whole batch, to the network's inputs and its targets.
 
     Transforms are drawn for the whole batch, of which each device takes its shard; mixtures for the shard alone.
     """
@@ -231,7 +231,7 @@ def _build_preparation(
 
 
 def _update_weights(fabric: Fabric, state: TrainingState, config: TrainConfig) -> None:
-    """Let the optimizer do one step with the gradients of this batch."""
+    """Do one step of the optimizer with the gradients of this batch."""
     if config.max_grad_norm is not None:
         fabric.clip_gradients(
             state.parallel_model, state.optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False
@@ -257,14 +257,20 @@ class LossMonitor:
         self.started = self.last_report = time.perf_counter()
 
     def add(self, loss_sum: torch.Tensor, num_correct: torch.Tensor, num_examples: int) -> None:
-        """Add a step."""
+        """Add a step.
+
+        Args:
+            loss_sum: The loss added up over the examples.
+            num_correct: The number of examples that were right.
+            num_examples: The number of examples.
+        """
         self.losses.append(loss_sum)
         self.num_correct += num_correct
         self.num_seen += num_examples
 
     @property
     def is_check_due(self) -> bool:
-        """Whether enough steps were done since losses were looked at, or all of them."""
+        """True when enough steps were done since losses were read, or all of them."""
         return len(self.losses) % STEPS_BETWEEN_CHECKS == 0 or len(self.losses) == self.num_steps
 
     def find_not_finite(self) -> tuple[int, float] | None:
@@ -300,8 +306,8 @@ def _validate(setup: TrainingSetup, state: TrainingState) -> tuple[float, float]
     """Return the mean loss and the accuracy over all devices' shards of the validation examples."""
     fabric, config, examples = setup.fabric, setup.experiment.train, setup.val_examples
     own = torch.arange(fabric.global_rank, len(examples), fabric.world_size)
-    # The first process has the most. A divided model computes in all processes or in none: who has nothing left
-    # computes any example, and does not count it.
+    # The first process has the most. A sharded model computes in all processes or in none: a process without
+    # examples left computes any example, and does not count it.
     num_most = math.ceil(len(examples) / fabric.world_size)
     counted = [own[start : start + config.batch_size] for start in range(0, num_most, config.batch_size)]
     parts = [part if len(part) > 0 else torch.zeros(1, dtype=torch.long) for part in counted]

@@ -1,4 +1,4 @@
-"""What training minimises, and how a model's outputs become probabilities under each loss."""
+"""The losses that training minimises, and the count of right answers."""
 
 import torch
 from torch.nn import functional
@@ -7,17 +7,17 @@ from pipeline.config.training import LossName, TrainConfig
 
 
 def compute_loss_sum(outputs: torch.Tensor, targets: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Compute what training minimises, added up over the examples.
+    """Compute the loss that training minimises, added up over the examples.
 
     ``cross_entropy`` is that of the outputs' softmax against the targets. ``mse`` is, for each example, the mean
     over the classes of (output - target)^2: the outputs themselves, not their softmax, are drawn towards 1 for the
-    right class and 0 for the others. Label smoothing spreads a share s of each target evenly over all K classes:
+    right class and 0 for the others. Label smoothing spreads a fraction s of each target evenly over all K classes:
     target * (1 - s) + s / K.
 
     Args:
-        outputs: (batch, classes) float32.
-        targets: (batch,) class indices, or (batch, classes) probabilities.
-        config: the loss and the label smoothing.
+        outputs: The outputs of the network, (batch, classes) float32.
+        targets: The class indices (batch,), or probabilities (batch, classes).
+        config: The options of training; the loss and the label smoothing are read here.
 
     Returns:
         A scalar.
@@ -34,10 +34,10 @@ def compute_answer_loss_sum(scores: torch.Tensor, labels: torch.Tensor, loss: Lo
     """Compute the same kind of loss of final answers, as validation reports it: labels are not smoothed.
 
     Args:
-        scores: (batch, classes) logarithms of the probabilities, as the classifier answers.
-        labels: (batch,) class indices.
-        loss: cross_entropy: minus the logarithm of the right class's probability. mse: the mean over the classes
-            of (probability - one-hot label)^2.
+        scores: The logarithms of the probabilities, as the classifier answers, (batch, classes).
+        labels: The class indices (batch,).
+        loss: The kind. cross_entropy: minus the logarithm of the right class's probability. mse: the mean over the
+            classes of (probability - one-hot label)^2.
 
     Returns:
         A scalar, added up over the examples.
@@ -48,11 +48,11 @@ def compute_answer_loss_sum(scores: torch.Tensor, labels: torch.Tensor, loss: Lo
 
 
 def count_correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Count the examples whose largest output is the target's class, of mixed targets the class of the largest share.
+    """Count the examples whose largest output is the target's class, of mixed targets the class of the largest one.
 
     Args:
-        outputs: (batch, classes).
-        targets: (batch,) class indices, or (batch, classes) probabilities.
+        outputs: The outputs of the network, (batch, classes).
+        targets: The class indices (batch,), or probabilities (batch, classes).
 
     Returns:
         A scalar int64.

@@ -11,43 +11,44 @@ from torch.nn import functional
 
 from pipeline.config.training import AugmentConfig
 
-# How much higher than wide an erased box may be, or wider than high: arXiv 1708.04896 on random erasing.
+# The largest ratio of an erased box's sides: arXiv 1708.04896 on random erasing.
 LARGEST_ASPECT = 1 / 0.3
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the pictures of one device's share of a batch are mixed.
+    """The mixing of the images of one device's shard of a batch.
 
     Args:
-        partners: (pictures,) int64, the picture that each is mixed with, by its place in the share.
-        own_share: (pictures,) float32, what a picture keeps of itself and of its label; the rest is the partner's.
-        boxes: (pictures, 4) int64, where the partner's pixels are pasted (cutmix), edges as in
-            :func:`draw_erased_boxes`; None where all pixels are averaged (mixup).
+        partners: The image that each is mixed with, by its place in the shard, (images,) int64.
+        own_fraction: The fraction that an image keeps of itself and of its label, (images,) float32; the rest is the
+            partner's.
+        boxes: The boxes where the partner's pixels are pasted (cutmix), edges as in :func:`draw_erased_boxes`,
+            (images, 4) int64; None where all pixels are averaged (mixup).
     """
 
     partners: torch.Tensor
-    own_share: torch.Tensor
+    own_fraction: torch.Tensor
     boxes: torch.Tensor | None = None
 
 
 def draw_mixture(
     config: AugmentConfig,
-    num_pictures: int,
+    num_images: int,
     image_size: Sequence[int],
     generator: np.random.Generator,
     device: torch.device,
 ) -> Mixture | None:
-    """Draw how a batch is mixed.
+    """Draw the mixture of a batch.
 
     Where both mixup and cutmix are on, each batch gets one of them, both as likely.
 
     Args:
-        config: the alphas; nothing is drawn where both are 0.
-        num_pictures: in this device's share of the batch.
-        image_size: height and width in pixels.
-        generator: the source of all draws.
-        device: where the mixture is needed.
+        config: The options with the alphas; nothing is drawn where both are 0.
+        num_images: The number of images in this device's shard of the batch.
+        image_size: The height and the width in pixels.
+        generator: The random number generator of all draws.
+        device: The device that the mixture is needed on.
 
     Returns:
         The mixture, or None where neither is on.
@@ -59,16 +60,16 @@ def draw_mixture(
         return None
     is_cutmix = config.mixup_alpha == 0 or (config.cutmix_alpha > 0 and generator.random() < 0.5)
     alpha = config.cutmix_alpha if is_cutmix else config.mixup_alpha
-    partners = torch.from_numpy(generator.permutation(num_pictures)).to(device)
-    partner_share = generator.beta(alpha, alpha, num_pictures)
+    partners = torch.from_numpy(generator.permutation(num_images)).to(device)
+    partner_fraction = generator.beta(alpha, alpha, num_images)
     boxes = None
     if is_cutmix:
-        boxes = draw_pasted_boxes(partner_share, image_size, generator)
+        boxes = draw_pasted_boxes(partner_fraction, image_size, generator)
         # A box that reaches over the edge has lost a part: the labels follow the pixels that are there.
-        partner_share = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (image_size[0] * image_size[1])
+        partner_fraction = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (image_size[0] * image_size[1])
     return Mixture(
         partners=partners,
-        own_share=torch.from_numpy((1 - partner_share).astype(np.float32)).to(device),
+        own_fraction=torch.from_numpy((1 - partner_fraction).astype(np.float32)).to(device),
         boxes=None if boxes is None else torch.from_numpy(boxes).to(device),
     )
 
@@ -76,15 +77,15 @@ def draw_mixture(
 def draw_pasted_boxes(
     area: np.ndarray[Any, Any], image_size: Sequence[int], generator: np.random.Generator
 ) -> np.ndarray[Any, Any]:
-    """Draw the place of boxes of the picture's own shape; their centres are uniform over the picture's pixels.
+    """Draw the place of boxes of the image's own shape; their centres are uniform over the image's pixels.
 
     Args:
-        area: (pictures,) of the box before it is cut at the picture's edge, as a fraction of the picture's.
-        image_size: height and width in pixels.
-        generator: the source of all draws.
+        area: The areas of the boxes before they are cut at the image's edge, as fractions of the image's, (images,).
+        image_size: The height and the width in pixels.
+        generator: The random number generator of all draws.
 
     Returns:
-        (pictures, 4) int64: the first row, the row after the last, the first column, the column after the last.
+        (images, 4) int64: the first row, the row after the last, the first column, the column after the last.
     """
     edges = []
     for size in image_size:
@@ -95,22 +96,22 @@ def draw_pasted_boxes(
 
 
 def mix_images(images: torch.Tensor, mixture: Mixture | None) -> torch.Tensor:
-    """Mix pictures (batch, channels, height, width) with their partners; None leaves them as they are."""
+    """Mix images (batch, channels, height, width) with their partners; None leaves them as they are."""
     if mixture is None:
         return images
     if mixture.boxes is not None:
         return torch.where(cover_boxes(mixture.boxes, *images.shape[-2:]), images[mixture.partners], images)
-    own_share = mixture.own_share[:, None, None, None]
-    return own_share * images + (1 - own_share) * images[mixture.partners]
+    own_fraction = mixture.own_fraction[:, None, None, None]
+    return own_fraction * images + (1 - own_fraction) * images[mixture.partners]
 
 
 def mix_labels(labels: torch.Tensor, mixture: Mixture | None, num_classes: int) -> torch.Tensor:
-    """Mix labels in the proportion of the pictures.
+    """Mix labels in the proportion of the images.
 
     Args:
-        labels: (batch,) class indices.
-        mixture: of the same pictures.
-        num_classes: of the model.
+        labels: The class indices (batch,).
+        mixture: The mixture of the same images.
+        num_classes: The number of classes of the model.
 
     Returns:
         Probabilities (batch, classes) float32 that add up to 1; without a mixture the class indices.
@@ -118,33 +119,33 @@ def mix_labels(labels: torch.Tensor, mixture: Mixture | None, num_classes: int) 
     if mixture is None:
         return labels
     one_hot = functional.one_hot(labels, num_classes).float()
-    own_share = mixture.own_share[:, None]
-    return own_share * one_hot + (1 - own_share) * one_hot[mixture.partners]
+    own_fraction = mixture.own_fraction[:, None]
+    return own_fraction * one_hot + (1 - own_fraction) * one_hot[mixture.partners]
 
 
 def draw_erased_boxes(
-    config: AugmentConfig, num_pictures: int, height: int, width: int, generator: torch.Generator, device: torch.device
+    config: AugmentConfig, num_images: int, height: int, width: int, generator: torch.Generator, device: torch.device
 ) -> torch.Tensor:
-    """Draw the box that each picture loses; most have none where the probability is low.
+    """Draw the box that each image loses; most have none where the probability is low.
 
     Area and place are uniform and the ratio of the sides is log-uniform. A side that would be longer than the
-    picture is cut to it, so that a large and slim box has less than the drawn area.
+    image is cut to it, so that a large and slim box has less than the drawn area.
 
     Args:
-        config: how often, and between which parts of the picture's area.
-        num_pictures: boxes to draw.
-        height: of the pictures in pixels.
-        width: of the pictures in pixels.
-        generator: the source of all draws; it lives on ``device``.
-        device: where the pictures are.
+        config: The options with the probability, and the fractions of the image's area.
+        num_images: The number of boxes to draw.
+        height: The height of the images in pixels.
+        width: The width of the images in pixels.
+        generator: The random number generator of all draws, on ``device``.
+        device: The device of the images.
 
     Returns:
-        (pictures, 4) int64: the first row, the row after the last, the first column and the column after the
-        last; an empty box for a picture that is left whole.
+        (images, 4) int64: the first row, the row after the last, the first column and the column after the
+        last; an empty box for an image that is left whole.
     """
 
     def uniform(low: float, high: float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(num_pictures, generator=generator, device=device)
+        return low + (high - low) * torch.rand(num_images, generator=generator, device=device)
 
     chosen = uniform(0, 1) < config.random_erasing_probability
     area = uniform(*config.random_erasing_area) * (height * width)
@@ -158,15 +159,15 @@ def draw_erased_boxes(
 
 
 def cover_boxes(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Say which pixels lie in the boxes.
+    """Mark the pixels that lie in the boxes.
 
     Args:
-        boxes: (pictures, 4) as :func:`draw_erased_boxes` returns them.
-        height: of the pictures in pixels.
-        width: of the pictures in pixels.
+        boxes: The boxes as :func:`draw_erased_boxes` returns them, (images, 4).
+        height: The height of the images in pixels.
+        width: The width of the images in pixels.
 
     Returns:
-        (pictures, 1, height, width) bool.
+        (images, 1, height, width) bool.
     """
     top, bottom, left, right = boxes[:, :, None, None].unbind(dim=1)
     rows = torch.arange(height, device=boxes.device)[:, None]
@@ -176,14 +177,14 @@ def cover_boxes(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def erase_boxes(images: torch.Tensor, boxes: torch.Tensor | None) -> torch.Tensor:
-    """Erase a box of each picture.
+    """Erase a box of each image.
 
     Args:
-        images: (batch, channels, height, width), normalised: 0 is the mean of the training pictures.
-        boxes: (batch, 4), or None where nothing is erased.
+        images: The normalised images (batch, channels, height, width); 0 is the mean of the training images.
+        boxes: The boxes (batch, 4), or None where nothing is erased.
 
     Returns:
-        The pictures with 0, the mean, in all channels of their boxes.
+        The images with 0, the mean, in all channels of their boxes.
     """
     if boxes is None:
         return images

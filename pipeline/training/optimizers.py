@@ -1,4 +1,4 @@
-"""Update rules and the learning rate's course."""
+"""Optimizers and learning-rate schedules."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.config.training import TrainConfig
-from pipeline.training.distributed import divide_as, gather
+from pipeline.training.distributed import gather, shard_as
 
 MULTIPLYING_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
@@ -18,10 +18,10 @@ class OptimizerState:
     """An optimizer's state in parts that a file without code can hold.
 
     Args:
-        tensors: ``number of the parameter.name`` -> value.
-        numbers: the same for what is no tensor.
-        groups: each group's options, without its parameters.
-        scaler: the gradient scaler's numbers, of float16 training.
+        tensors: The tensors, ``number of the parameter.name`` -> value.
+        numbers: The other values, by the same names.
+        groups: The options of each group, without its parameters.
+        scaler: The numbers of the gradient scaler, of float16 training.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -31,7 +31,7 @@ class OptimizerState:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, scaler: dict[str, Any]) -> OptimizerState:
-    """Take an optimizer's state apart; all processes of a divided model must call it."""
+    """Take an optimizer's state apart; all processes of a sharded model must call it."""
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -53,20 +53,20 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, packed: OptimizerState) 
         parameter_index, name = key.split(".", 1)
         is_tensor = isinstance(value, torch.Tensor)
         parameter = parameters[int(parameter_index)]
-        state.setdefault(int(parameter_index), {})[name] = divide_as(value, parameter) if is_tensor else value
+        state.setdefault(int(parameter_index), {})[name] = shard_as(value, parameter) if is_tensor else value
     members = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = [group | {"params": params} for group, params in zip(packed.groups, members, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def assign_parameter_kinds(model: nn.Module) -> dict[str, str]:
-    """Say for each parameter how an optimizer treats it.
+    """Assign each parameter to the kind that decides how an optimizer treats it.
 
     Weight decay pulls weights towards zero, which is sensible for matrices that multiply their
     input and for nothing else.
 
     Args:
-        model: any model.
+        model: The model.
 
     Returns:
         The parameter's name -> ``matrix`` (of a linear layer or a convolution: decayed), ``input`` (latents,
@@ -88,9 +88,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
     """Build the optimizer that ``train.optimizer`` names.
 
     Args:
-        model: its parameters are updated; their device must be the final one.
-        config: the rule, the learning rate and the weight decay.
-        fused: one kernel for the whole update of Adam and AdamW; float16 training with a
+        model: The model whose parameters are updated; their device must be the final one.
+        config: The options of training; optimizer, learning rate and weight decay are read here.
+        fused: Whether one kernel does the whole update of Adam and AdamW; float16 training with a
             gradient scaler cannot have it together with clipping.
 
     Returns:
@@ -117,25 +117,25 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
 
     for group in groups:
         group["adam"] = group["kind"] == "vector"
-    # Its default divides the rate by 1 - 0.9^step, ten times the step at first; adam_debias leaves that out.
+    # Its default divides the learning rate by 1 - 0.9^step, ten times the step at first; adam_debias leaves that out.
     lamb: torch.optim.Optimizer = Lamb(
         groups, lr=config.learning_rate, betas=config.betas, weight_decouple=False, adam_debias=True
     )
     return lamb
 
 
-def compute_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+def compute_learning_rate_fraction(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """Compute the learning rate of one step as a fraction of ``train.learning_rate``.
 
     Warm-up and schedule are multiplied. Warm-up grows by the same amount each step and reaches 1 at its
     last step. ``step``, ``multistep`` and ``exponential`` change between epochs only, counted from the
     start of training; ``cosine`` changes with each step, begins after warm-up and reaches
-    ``final_fraction`` at the last step.
+    ``final_lr_fraction`` at the last step.
 
     Args:
-        config: the schedule.
-        step: steps done so far, over all epochs.
-        steps_per_epoch: steps in an epoch.
+        config: The options of training; those of the schedule are read here.
+        step: The number of steps done so far, over all epochs.
+        steps_per_epoch: The number of steps in an epoch.
 
     Returns:
         A factor between 0 and 1.

@@ -1,7 +1,7 @@
-"""Random changes of training point clouds, for a whole batch at once and on its device.
+"""Random augmentation of training point clouds, for a whole batch at once and on its device.
 
-A cloud is normalised after it was changed, as in the paper. So scaling or displacing a whole cloud before that is
-no change at all: the factors here differ between points or axes, and the displacement comes last.
+A cloud is normalised after it was changed, as in the paper. Scaling or displacing a whole cloud before that changes
+nothing, so the factors here differ between points or axes, and the displacement comes last.
 """
 
 import math
@@ -18,15 +18,15 @@ AXES = {"x": 0, "y": 1, "z": 2}
 
 @dataclass(frozen=True)
 class PointTransforms:
-    """What happens to each cloud of a batch; a field that is None leaves all clouds as they are.
+    """The changes of each cloud of a batch; a field that is None leaves all clouds as they are.
 
     Args:
-        chosen: ``(batch, points)``, the stored points that are taken, some perhaps twice.
-        rotation: ``(batch, 3, 3)``, from a column of coordinates to the rotated one.
-        stretch: ``(batch, 1, 3)``, on the axes.
-        factor: ``(batch, points, 1)``, on each point.
-        jitter: ``(batch, points, 3)``, added.
-        shift: ``(batch, 1, 3)``, added after normalising.
+        chosen: The stored points that are taken, some perhaps twice, ``(batch, points)``.
+        rotation: The matrices from a column of coordinates to the rotated one, ``(batch, 3, 3)``.
+        stretch: The factors on the axes, ``(batch, 1, 3)``.
+        factor: The factors on each point, ``(batch, points, 1)``.
+        jitter: The noise that is added, ``(batch, points, 3)``.
+        shift: The displacements that are added after normalising, ``(batch, 1, 3)``.
     """
 
     chosen: torch.Tensor
@@ -42,13 +42,13 @@ class PointTransforms:
 
 
 def check_point_transforms(config: AugmentConfig) -> None:
-    """Refuse changes of pictures that someone asked for: on point clouds they would be passed over in silence.
+    """Refuse the augmentation of images that is off by default: on point clouds it would be ignored silently.
 
     Args:
-        config: the wish. Rotations and the like of pictures, which are on by default, are not looked at.
+        config: The options of augmentation. Rotations and the like of images, which are on by default, are not checked.
 
     Raises:
-        UserError: a mirror, random crops, random erasing, mixup or cutmix.
+        UserError: a flip, random crops, random erasing, mixup or cutmix.
     """
     for field_name in ("horizontal_flip", "crop_padding", "random_erasing_probability", "mixup_alpha", "cutmix_alpha"):
         found, allowed = getattr(config, field_name), getattr(AugmentConfig, field_name)
@@ -65,11 +65,11 @@ def sample_point_transforms(
     """Draw the changes of one batch.
 
     Args:
-        config: how strong they may be.
-        shape: of the clouds as stored: batch, points, 3.
-        num_points: points that the model reads, at most those stored.
-        generator: the source of all draws; it lives on ``device``.
-        device: where the clouds are.
+        config: The options that say how strong the changes may be.
+        shape: The shape of the clouds as stored: batch, points, 3.
+        num_points: The number of points that the model reads, at most those stored.
+        generator: The random number generator of all draws, on ``device``.
+        device: The device of the clouds.
 
     Returns:
         Transforms that :func:`apply_point_transforms` applies.
@@ -81,9 +81,9 @@ def sample_point_transforms(
 
     chosen = torch.rand((batch, num_stored), generator=generator, device=device).argsort(dim=1)[:, :num_points]
     if config.dropout_fraction > 0:
-        share = torch.rand((batch, 1), generator=generator, device=device) * config.dropout_fraction
+        fraction = torch.rand((batch, 1), generator=generator, device=device) * config.dropout_fraction
         draws = torch.rand((batch, num_points), generator=generator, device=device)
-        chosen = drop_points(chosen, share, draws)
+        chosen = drop_points(chosen, fraction, draws)
     rotation = stretch = factor = jitter = shift = None
     if config.rotation_degrees > 0:
         rotation = compute_rotation(uniform(batch) * config.rotation_degrees, config.up_axis)
@@ -98,30 +98,30 @@ def sample_point_transforms(
     return PointTransforms(chosen, rotation, stretch, factor, jitter, shift)
 
 
-def drop_points(chosen: torch.Tensor, share: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+def drop_points(chosen: torch.Tensor, fraction: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """Put points that are kept in the places of those that are dropped, so that clouds keep one size.
 
     Args:
-        chosen: ``(batch, points)`` in random order.
-        share: ``(batch, 1)``, the part of each cloud that is dropped, below 1.
-        draws: ``(batch, points)`` in [0, 1), which kept point takes a place.
+        chosen: The stored points that are taken, in random order, ``(batch, points)``.
+        fraction: The fraction of each cloud that is dropped, below 1, ``(batch, 1)``.
+        draws: The random numbers in [0, 1) that decide which kept point takes a place, ``(batch, points)``.
 
     Returns:
         ``(batch, points)``: the first ones as they were, the dropped ones' places filled with some of these.
     """
     num_points = chosen.shape[1]
-    num_kept = (num_points * (1 - share)).ceil().long().clamp(1, num_points)
+    num_kept = (num_points * (1 - fraction)).ceil().long().clamp(1, num_points)
     places = torch.arange(num_points, device=chosen.device).expand_as(chosen)
     places = torch.where(places < num_kept, places, (draws * num_kept).long())
     return chosen.gather(1, places)
 
 
 def compute_rotation(degrees: torch.Tensor, up_axis: str) -> torch.Tensor:
-    """Compute rotations about an axis, counter-clockwise for who looks from its tip towards the origin.
+    """Compute rotations about an axis, counter-clockwise as seen from its tip towards the origin.
 
     Args:
-        degrees: ``(batch,)``.
-        up_axis: x, y or z.
+        degrees: The angles ``(batch,)``.
+        up_axis: The axis: x, y or z.
 
     Returns:
         ``(batch, 3, 3)``, to multiply columns of coordinates from the left.
@@ -141,8 +141,8 @@ def apply_point_transforms(points: torch.Tensor, transforms: PointTransforms) ->
     """Apply sampled transforms to clouds that are not normalised yet.
 
     Args:
-        points: ``(batch, stored points, 3)``, of about unit size.
-        transforms: of :func:`sample_point_transforms` for as many clouds.
+        points: The clouds as stored, of about unit size, ``(batch, stored points, 3)``.
+        transforms: The changes that :func:`sample_point_transforms` drew for as many clouds.
 
     Returns:
         ``(batch, points, 3)``.

@@ -1,4 +1,4 @@
-"""What a person sees of training."""
+"""The progress of training on the console."""
 
 from types import TracebackType
 
@@ -10,7 +10,13 @@ from pipeline.training.loop import StepResult
 
 
 def describe_epoch(result: EpochResult, num_epochs: int, is_best: bool) -> str:
-    """Describe one epoch in a line."""
+    """Describe one epoch in a line.
+
+    Args:
+        result: The result of the epoch.
+        num_epochs: The number of epochs of the whole training.
+        is_best: Whether no epoch before was better.
+    """
     return (
         f"epoch {result.epoch:>{len(str(num_epochs))}}/{num_epochs}  "
         f"train loss {result.train_loss:.4f} accuracy {result.train_accuracy:.4f}  "
@@ -24,9 +30,9 @@ class TrainingDisplay:
     """A bar over all epochs on a terminal, and a line an epoch everywhere.
 
     Args:
-        console: where to.
-        num_epochs: of the whole training.
-        epochs_done: before this start.
+        console: The console to print on.
+        num_epochs: The number of epochs of the whole training.
+        epochs_done: The number of epochs done before this start.
     """
 
     def __init__(self, console: Console, num_epochs: int, epochs_done: int) -> None:

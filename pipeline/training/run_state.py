@@ -1,4 +1,4 @@
-"""The state of a run's folder: not started, cut off or finished, and under which options.
+"""The state of a run's folder: not started, interrupted or finished, and under which options.
 
 ``started.json`` is written first and holds the options that shape the weights; ``training.json`` is
 written last.
@@ -24,7 +24,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.training.devices import choose_accelerator, choose_precision
 
-# How a run is executed, not what it computes: these may change when a run goes on.
+# Options of the execution, not of the result: these may change when a run is resumed.
 EXECUTION = (
     "train.accelerator",
     "train.devices",
@@ -37,12 +37,12 @@ EXECUTION = (
 
 
 def describe_settings(experiment: Experiment, store: Store, split_fingerprint: str) -> dict[str, Any]:
-    """List all that shapes a run's weights, ``section.field`` -> value.
+    """List all options and fingerprints that shape a run's weights, ``section.field`` -> value.
 
     Args:
-        experiment: its model, augmentation and training.
-        store: the pictures.
-        split_fingerprint: of the division of patients.
+        experiment: All options; those of model, augmentation and training are listed.
+        store: The examples.
+        split_fingerprint: The fingerprint of the split of the patients.
     """
     settings = flatten(experiment.model, "model") | flatten(experiment.augment, "augment")
     settings |= {name: value for name, value in flatten(experiment.train, "train").items() if name not in EXECUTION}
@@ -54,36 +54,36 @@ def describe_settings(experiment: Experiment, store: Store, split_fingerprint: s
 
 
 def read_preprocess(experiment: Experiment, store: Store) -> PreprocessConfig:
-    """Return how the store's pictures were made, and refuse options that say otherwise.
+    """Return the options that the store's examples were made with, and refuse an experiment that has others.
 
     Raises:
-        UserError: an option that shapes pictures changed after the store was made.
+        UserError: an option that shapes examples changed after the store was made.
     """
     wanted = flatten(experiment.preprocess)
     for name, value in store.settings.items():
         if name in wanted and wanted[name] != value:
             raise UserError(
-                f"preprocess.{name}: the pictures in {experiment.paths.prepared} were made with {value}, the "
-                f"config says {wanted[name]}. Run the preprocess stage again, or set the option back."
+                f"preprocess.{name}: the examples in {experiment.paths.prepared} were made with {value}, the "
+                f"config has {wanted[name]}. Run the preprocess stage again, or set the option back."
             )
-    # A checkpoint goes to others, whom the machines of the cluster do not concern.
+    # A checkpoint is published, and the address of a cluster is private.
     return build_record(PreprocessConfig, wanted | {"dask_scheduler": None})
 
 
 def read_started(paths: Workspace) -> dict[str, Any] | None:
-    """Return what ``started.json`` says, or None where no run was started."""
+    """Return the content of ``started.json``, or None where no run was started."""
     path = paths.run_folder / "started.json"
     started: dict[str, Any] | None = read_json(path) if path.is_file() else None
     return started
 
 
 def is_finished(paths: Workspace) -> bool:
-    """Say whether the run was trained to its end and its result is there."""
+    """Return whether the run was trained to its end and its result is there."""
     return paths.training_record.is_file() and paths.best_checkpoint.is_file()
 
 
 def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
-    """Refuse to go on with a run that has a checkpoint under other options.
+    """Refuse to resume a run that has a checkpoint under other options.
 
     Raises:
         UserError: names what differs.
@@ -106,8 +106,8 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     ]
     if changes:
         raise UserError(
-            f"{paths.run_folder}: trained with other options: {'; '.join(changes)}. Set them back to go on, give the "
-            "new run a name of its own (run: NAME), or train afresh and lose the old one (train.resume: false)."
+            f"{paths.run_folder}: trained with other options: {'; '.join(changes)}. Set them back to resume, give the "
+            "new run a name of its own (run: NAME), or train from scratch and lose the old one (train.resume: false)."
         )
 
 
@@ -143,13 +143,13 @@ def load_trained_run(experiment: Experiment, checkpoint_path: Path | None) -> Tr
     checkpoint = read_checkpoint(path)
     trained_on = (checkpoint.store_fingerprint, checkpoint.split_fingerprint)
     if trained_on != (data.store.fingerprint, data.certificate["splits_fingerprint"]):
-        raise UserError(f"{path}: trained on other pictures or splits than these. Run the train stage again.")
+        raise UserError(f"{path}: trained on other examples or splits than these. Run the train stage again.")
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     return TrainedRun(data, checkpoint, build_from_checkpoint(checkpoint, device), device)
 
 
 def clear_run(paths: Workspace) -> None:
-    """Remove a run's files; the one that says that it is finished goes first."""
+    """Remove a run's files, first the one that marks it as finished."""
     started = paths.run_folder / "started.json"
     events = paths.event_folder.glob("events.out.tfevents.*")
     checkpoints = (paths.last_checkpoint, paths.best_checkpoint)
@@ -162,5 +162,5 @@ def clear_run(paths: Workspace) -> None:
 
 
 def write_started(paths: Workspace, settings: dict[str, Any]) -> None:
-    """Say that a run begins, and under which options."""
+    """Record that a run begins, and its options."""
     write_json(paths.run_folder / "started.json", {"settings": settings})

@@ -1,4 +1,4 @@
-"""What a training works with: the examples, the checkpoint that they will fill, the network and its optimizer."""
+"""The setup of a training: the examples, the origin of the model, the network and its optimizer."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_
 from pipeline.training.loop import TrainingSetup, TrainingState
 from pipeline.training.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.run_state import describe_settings, read_preprocess
-from pipeline.training.sync_batch_norm import share_batch_norms
+from pipeline.training.sync_batch_norm import synchronise_batch_norms
 
 
 def describe_origin(experiment: Experiment, store: Store, split_fingerprint: str) -> Origin:
@@ -81,7 +81,7 @@ def _select_examples(
     labels = chosen["label"].map(code_of).to_numpy(dtype=np.int64)
     missing = [name for name, code in code_of.items() if role == "train" and code not in labels]
     if len(rows) == 0 or missing:
-        lacking = f"no picture labelled {missing[0]}" if missing else "no picture"
+        lacking = f"no example labelled {missing[0]}" if missing else "no example"
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
     positions = chosen["slice_position"].to_numpy()
     return place_examples(store.examples, rows, labels, positions, device, compute_room(device, num_sharing))
@@ -110,9 +110,9 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
     else:
         mean, std = last.mean, last.std
         load_weights(model, last.weights)
-    share_batch_norms(model)
+    synchronise_batch_norms(model)
     classifier = Classifier(model, experiment.model, spec, mean, std, config.loss)
-    if config.strategy == "ddp":  # a divided model may not fit on one device
+    if config.strategy == "ddp":  # a sharded model may not fit on one device
         classifier.to(fabric.device)
     parallel_model = fabric.setup_module(torch.compile(model) if config.compile else model)
     classifier.to(fabric.device)

@@ -20,7 +20,7 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient, because what each computes reaches every loss."""
+    """The sum of a tensor over all processes; its gradient is summed too, because every loss depends on it."""
 
     @staticmethod
     def forward(_context: Any, values: torch.Tensor) -> torch.Tensor:
@@ -37,17 +37,17 @@ class SumOverProcesses(torch.autograd.Function):
         return total
 
 
-class SharedBatchNorm(_BatchNorm):
-    """Batch normalisation whose mean and variance are those of all processes' pictures together."""
+class SynchronisedBatchNorm(_BatchNorm):
+    """Batch normalisation whose mean and variance are those of all processes' images together."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:  # noqa: A002 (PyTorch calls it so)
         assert input.ndim >= 2, input.shape
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
-        """Normalise (batch, channels, ...); each process may hold another number of pictures."""
+        """Normalise (batch, channels, ...); each process may hold another number of images."""
         if not self.training:
             return super().forward(input)
-        assert self.running_mean is not None, "affine and with running averages, as share_batch_norms takes them"
+        assert self.running_mean is not None, "affine and with running averages, as synchronise_batch_norms takes them"
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
@@ -58,7 +58,7 @@ class SharedBatchNorm(_BatchNorm):
         mean = sums[:-1] / sums[-1]
         shape = (1, -1) + (1,) * (values.ndim - 2)
         centred = values - mean.view(shape)
-        # A second exchange: from sums of squares the variance of bright pictures would lose its digits.
+        # A second exchange: from sums of squares the variance of bright images would lose its digits.
         variance = sum_over_processes(centred.square().sum(axes)) / sums[-1]
         with torch.no_grad():
             self.num_batches_tracked += 1
@@ -68,8 +68,8 @@ class SharedBatchNorm(_BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def share_batch_norms(model: nn.Module) -> None:
-    """Put a :class:`SharedBatchNorm` in the place of each batch norm, with its weights; nothing with one process.
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Put a :class:`SynchronisedBatchNorm` in the place of each batch norm, with its weights; nothing with one process.
 
     Args:
         model: is changed; the names of its tensors stay.
@@ -80,7 +80,7 @@ def share_batch_norms(model: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, PLAIN) and child.affine and child.track_running_stats:
                 assert child.momentum is not None, name
-                shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
+                shared = SynchronisedBatchNorm(child.num_features, child.eps, child.momentum)
                 shared.weight, shared.bias = child.weight, child.bias
                 shared.running_mean, shared.running_var = child.running_mean, child.running_var
                 shared.num_batches_tracked = child.num_batches_tracked

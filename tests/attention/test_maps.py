@@ -36,7 +36,7 @@ ALL = AttentionConfig(num_examples=4)
 
 
 def make_store(height: int = 8, width: int = 12) -> Store:
-    """Six patients, two knees each, three slices each: no two pictures are equal."""
+    """Six patients, two knees each, three slices each: no two slices are equal."""
     rows = [
         (f"{patient}{side}{index}", f"{patient}{side}", f"p{patient}", side, index, index - 1.0)
         for patient in range(6)
@@ -69,14 +69,14 @@ ROWS = np.array([0, 5, 14])
 
 
 @pytest.mark.parametrize("kind", ["cross", "self"])
-def test_maps_are_those_of_the_network_for_the_normalised_picture(kind, store):
+def test_maps_are_those_of_the_network_for_the_normalised_image(kind, store):
     classifier = make_classifier(slice_position=True).eval()
     options = AttentionConfig(kind=kind, layers=(1,), heads=(1, 0), latents=(4, 2))
     maps = compute_maps(classifier, store, ROWS, options, epoch=3)
-    pictures = (to_unit_range(torch.tensor(store.examples[ROWS, None])) - 0.4) / 0.3
+    images = (to_unit_range(torch.tensor(store.examples[ROWS, None])) - 0.4) / 0.3
     places = torch.tensor(store.index["slice_position"].to_numpy(dtype=np.float32)[ROWS])
     with torch.no_grad():
-        expected = classifier.model.network.attention_maps(pictures, places, kind=kind, layers=(1,))[1]
+        expected = classifier.model.network.attention_maps(images, places, kind=kind, layers=(1,))[1]
         scores = classifier(torch.tensor(store.examples[ROWS, None]), places).exp()
     # A batch of one may add in another order than a batch of three.
     np.testing.assert_allclose(maps.weights[:, 0], expected[:, [1, 0]][:, :, [4, 2]], rtol=1e-5, atol=1e-7)
@@ -206,9 +206,9 @@ def test_maps_too_large_to_hold_are_refused(store, monkeypatch):
         compute_maps(make_classifier(), store, ROWS, AttentionConfig(kind="self"), 1)
 
 
-@pytest.mark.parametrize(("shares", "spread"), [([0.25] * 4, 4), ([0, 1, 0], 1), ([0.5, 0.5, 0, 0], 2)])
-def test_spread_counts_the_parts_that_are_read(shares, spread):
-    assert measure_spread(np.array([shares]))[0] == pytest.approx(spread)
+@pytest.mark.parametrize(("fractions", "spread"), [([0.25] * 4, 4), ([0, 1, 0], 1), ([0.5, 0.5, 0, 0], 2)])
+def test_spread_counts_the_parts_that_are_read(fractions, spread):
+    assert measure_spread(np.array([fractions]))[0] == pytest.approx(spread)
 
 
 def test_maps_survive_the_file_and_the_table_says_where_each_is(store, tmp_path):
@@ -276,7 +276,7 @@ def test_epochs_of_other_examples_are_not_mixed(store):
 
 @pytest.mark.parametrize("stem", ["pixels", "patches"])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_maps_of_permuted_pixels_come_back_to_where_the_picture_has_them(stem, mirrored, store):
+def test_maps_of_permuted_pixels_come_back_to_where_the_image_has_them(stem, mirrored, store):
     permuted = make_classifier(stem=stem, pixel_permutation_seed=3)
     maps = compute_maps(permuted, store, ROWS, AttentionConfig(mirrored=mirrored), 1)
     permutation = permuted.model.permutation

@@ -63,16 +63,16 @@ def test_pixels_are_as_small_as_the_scans_and_fit_into_stored_ones(options, pixe
     assert fine.spacing_mm == pytest.approx(spacing_mm)
 
 
-def test_pictures_that_were_cut_before_are_drawn_as_they_came(tmp_path):
+def test_slices_that_were_cut_before_are_drawn_as_they_came(tmp_path):
     generator = np.random.default_rng(0)
     names = [f"a_{number}.png" for number in range(3)]
-    pictures = generator.integers(0, 255, (3, 12, 18), dtype=np.uint8)
-    for name, picture in zip(names, pictures, strict=True):
-        Image.fromarray(picture).save(tmp_path / name)
+    slices = generator.integers(0, 255, (3, 12, 18), dtype=np.uint8)
+    for name, pixels in zip(names, slices, strict=True):
+        Image.fromarray(pixels).save(tmp_path / name)
     digest = hashlib.sha256(b"".join((tmp_path / name).read_bytes() for name in names)).hexdigest()
     native = read_native(tmp_path, build_source(*names), 2, OPTIONS, digest)
     assert native.shape == (1, 18, 18)
-    np.testing.assert_array_equal(native[0, 3:15], pictures[2])
+    np.testing.assert_array_equal(native[0, 3:15], slices[2])
     assert native[0, :3].max() == 0
 
 

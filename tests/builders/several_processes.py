@@ -27,7 +27,7 @@ from pipeline.stages.train import train
 from pipeline.training.devices import build_fabric
 from pipeline.training.distributed import gather_all
 from pipeline.training.loop import TrainingState, train_epochs
-from pipeline.training.sync_batch_norm import share_batch_norms
+from pipeline.training.sync_batch_norm import synchronise_batch_norms
 from tests.builders.models import build_setup, wrap_network
 from tests.builders.training_runs import TINY, make_experiment
 
@@ -141,7 +141,7 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
         latents = LatentLayer(PerceiverConfig(latent_dim=12, latent_heads=2, latent_head_dim=6))
         network = nn.Sequential(build_conv_stem(1, 1, 4), nn.Flatten(2), latents, nn.Flatten(), nn.Linear(48, 2))
     model = SliceModel(network, reads_slice_position=False)
-    share_batch_norms(model)
+    synchronise_batch_norms(model)
     seen: dict[bool, list[np.ndarray]] = {True: [], False: []}
     model.register_forward_pre_hook(
         lambda module, arguments: seen[module.training].append(arguments[0].detach().flatten(1).numpy().copy())

@@ -12,7 +12,7 @@ from pipeline.inference.inputs import find_scans
 AKOA = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz"
 
 
-def write_picture(path):
+def write_image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
 
@@ -29,9 +29,9 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
 
 def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path):
     for slice_index in (0, 2, 10, 1):
-        write_picture(tmp_path / f"{AKOA}_{slice_index}.png")
-    write_picture(tmp_path / "other" / f"{AKOA}_0.png")
-    write_picture(tmp_path / "contact_sheet.png")
+        write_image(tmp_path / f"{AKOA}_{slice_index}.png")
+    write_image(tmp_path / "other" / f"{AKOA}_0.png")
+    write_image(tmp_path / "contact_sheet.png")
     first, second = find_scans([tmp_path], VOLUMES)
     assert first.name == str(tmp_path / f"{AKOA}_*.png")
     assert [path.name for path in first.paths] == [f"{AKOA}_{number}.png" for number in (0, 1, 2, 10)]
@@ -40,18 +40,18 @@ def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path)
     assert named == [first], "a shell's pattern gives the same scan as the folder"
 
 
-def test_pictures_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
-    write_picture(tmp_path / "knee.png")
-    write_picture(tmp_path / f"{AKOA}_1.png")
-    write_picture(tmp_path / f"{AKOA.replace('RIGHT', 'R_I_G_H_T')}_1.png")
+def test_images_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
+    write_image(tmp_path / "knee.png")
+    write_image(tmp_path / f"{AKOA}_1.png")
+    write_image(tmp_path / f"{AKOA.replace('RIGHT', 'R_I_G_H_T')}_1.png")
     scans = find_scans(sorted(tmp_path.iterdir()), VOLUMES)
     assert ["does not tell its volume" in scan.refusal for scan in scans] == [True, False]
     assert "two files for one scan" in scans[1].refusal
 
 
-def test_a_model_of_images_takes_each_picture_by_itself(tmp_path):
+def test_a_model_of_images_takes_each_image_by_itself(tmp_path):
     for slice_index in range(2):
-        write_picture(tmp_path / f"{AKOA}_{slice_index}.png")
+        write_image(tmp_path / f"{AKOA}_{slice_index}.png")
     assert [len(scan.paths) for scan in find_scans([tmp_path], IMAGES)] == [1, 1]
 
 

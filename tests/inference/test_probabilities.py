@@ -21,7 +21,7 @@ BOOTSTRAP = Bootstrap(num_resamples=100, seed=0)
 
 
 class Halves(nn.Module):
-    """Logits from the sums of a picture's left and right half, without any weight.
+    """Logits from the sums of an image's left and right half, without any weight.
 
     Args:
         kind: antisymmetric: which half is brighter. symmetric: whether the whole is brighter than on average.
@@ -57,15 +57,15 @@ def check(classifier: Classifier, images: np.ndarray, batch_size: int = 7):
     )
 
 
-@pytest.mark.parametrize(("kind", "share"), [("antisymmetric", 1.0), ("symmetric", 0.0)])
-def test_the_share_that_flips_is_1_of_an_antisymmetric_and_0_of_a_symmetric_network(kind, share, images):
+@pytest.mark.parametrize(("kind", "fraction"), [("antisymmetric", 1.0), ("symmetric", 0.0)])
+def test_the_fraction_that_flips_is_1_of_an_antisymmetric_and_0_of_a_symmetric_network(kind, fraction, images):
     _, result = check(build_classifier(kind), images)
-    assert result["flipped"] == {"value": share, "low": share, "high": share}
+    assert result["flipped"] == {"value": fraction, "low": fraction, "high": fraction}
     assert result["flipped_without_averaging"] == result["flipped"]
     assert not result["is_by_construction"]
 
 
-def test_the_share_that_flips_is_counted(images):
+def test_the_fraction_that_flips_is_counted(images):
     """A network that looks at one half flips where the two halves are on different sides of its threshold."""
     _, result = check(build_classifier("mixed"), images)
     left, right = images[..., :4].mean(axis=(1, 2)) / 255, images[..., 4:].mean(axis=(1, 2)) / 255
@@ -74,14 +74,14 @@ def test_the_share_that_flips_is_counted(images):
     assert result["flipped"]["value"] == pytest.approx(expected)
 
 
-def test_averaging_flips_by_construction_and_the_network_beneath_is_told(images):
+def test_averaging_flips_by_construction_and_the_network_itself_is_reported(images):
     _, result = check(build_classifier("symmetric", mirror_average=True), images)
     assert result["is_by_construction"]
     assert result["flipped"]["value"] == 1.0
     assert result["flipped_without_averaging"]["value"] == 0.0
 
 
-def test_averaged_answers_do_flip_when_the_pictures_are_mirrored(images):
+def test_averaged_answers_do_flip_when_the_images_are_mirrored(images):
     classifier = build_classifier("mixed", mirror_average=True)
     straight = compute_probabilities(classifier, images, np.zeros(50), DEVICE, 16)
     mirrored = compute_probabilities(classifier, images[..., ::-1], np.zeros(50), DEVICE, 16)
@@ -96,7 +96,7 @@ def test_the_answers_are_those_of_the_classifier_bit_for_bit(mirror_average, ima
     np.testing.assert_array_equal(scores.answers, expected)
 
 
-def test_mirrored_scores_are_those_of_mirrored_pictures(images):
+def test_mirrored_scores_are_those_of_mirrored_images(images):
     classifier = build_classifier("mixed")
     scores, _ = check(classifier, images)
     again, _ = check(classifier, images[..., ::-1])

@@ -43,7 +43,7 @@ def test_it_moves_pixels_and_its_inverse_puts_them_back(images):
     assert torch.equal(permutation(permutation.undo(images)), images)
 
 
-def test_channels_of_a_pixel_stay_together_and_all_pictures_move_alike(images):
+def test_channels_of_a_pixel_stay_together_and_all_images_move_alike(images):
     permutation = PixelPermutation(SIZE, seed=7)
     names = torch.arange(96.0).reshape(1, 1, *SIZE).expand(3, 2, *SIZE)
     moved = permutation(names)
@@ -116,7 +116,7 @@ def test_a_checkpoint_brings_the_permutation_along(tmp_path):
 
 
 def test_a_mirror_image_is_made_before_its_pixels_are_permuted():
-    """With both, a mirrored picture still gets exactly the other answer."""
+    """With both, a mirrored image still gets exactly the other answer."""
     classifier = wrap_network(build(), (0.5, 0.5), (0.2, 0.2), mirror_average=True).eval()
     stored = torch.randint(0, 256, (3, 2, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     answer, other = classifier(stored, PLACE), classifier(stored.flip(-1), PLACE)

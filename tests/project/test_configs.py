@@ -13,7 +13,7 @@ from pipeline.core.data_kinds import POINTS
 from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
-from pipeline.training.augmentation import check_mirror, check_swap
+from pipeline.training.augmentation import check_horizontal_flip, check_swap
 from pipeline.training.point_augmentation import check_point_transforms
 from tests.builders.models import build_spec
 
@@ -36,7 +36,7 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     size = experiment.preprocess.image_size
     num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
-    check_mirror(experiment.augment, classes, experiment.preprocess.plane)
+    check_horizontal_flip(experiment.augment, classes, experiment.preprocess.plane)
     if experiment.model.mirror_tta:
         check_swap("model.mirror_tta", "false", classes, experiment.preprocess.plane)
     spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices)

@@ -124,7 +124,10 @@ def test_an_unknown_orientation_is_scored_with_a_warning_and_abstained_from(pred
 def test_a_name_that_says_the_other_side_is_told(predict, knees, tmp_path):
     _, (row,) = predict(knees[0])
     said, other = row["predicted"], {"left": "right", "right": "left"}[row["predicted"]]
-    for name, warning in ((f"knee_{said}", ""), (f"knee_{other.upper()}", f"the name says {other}, the model {said}")):
+    for name, warning in (
+        (f"knee_{said}", ""),
+        (f"knee_{other.upper()}", f"the file's name has {other}, the model's answer is {said}"),
+    ):
         path = Path(shutil.copy(knees[0], tmp_path / f"{name}.nii.gz"))
         _, (row,) = predict(path)
         assert row["warnings"] == warning

@@ -7,7 +7,7 @@ from pipeline.config.training import AugmentConfig
 from pipeline.core.errors import UserError
 from pipeline.training.augmentation import (
     apply_transforms,
-    check_mirror,
+    check_horizontal_flip,
     compute_geometry,
     displace_images,
     flip_labels,
@@ -28,13 +28,13 @@ def draw(config, seed=0, shape=SHAPE):
     return sample_transforms(config, shape, torch.Generator().manual_seed(seed), CPU)
 
 
-def turn(picture, degrees=0.0, zoom=1.0, right=0.0, down=0.0):
-    """Apply one geometry to a picture (height, width)."""
+def turn(image, degrees=0.0, zoom=1.0, right=0.0, down=0.0):
+    """Apply one geometry to a image (height, width)."""
     from pipeline.training.augmentation import ImageTransforms
 
     values = [torch.tensor([value]) for value in (degrees, zoom, right, down)]
-    geometry = compute_geometry(*values, *picture.shape)
-    return apply_transforms(picture[None, None], ImageTransforms(geometry=geometry))[0, 0]
+    geometry = compute_geometry(*values, *image.shape)
+    return apply_transforms(image[None, None], ImageTransforms(geometry=geometry))[0, 0]
 
 
 def only(**options):
@@ -58,7 +58,7 @@ def test_no_strength_is_the_identity_bit_for_bit():
         {"crop_padding": 2},
     ],
 )
-def test_each_change_alone_changes_pictures_repeatably_and_by_its_seed(options):
+def test_each_change_alone_changes_images_repeatably_and_by_its_seed(options):
     config = only(**options)
     changed = apply_transforms(images(), draw(config))
     assert changed.shape == SHAPE
@@ -69,33 +69,31 @@ def test_each_change_alone_changes_pictures_repeatably_and_by_its_seed(options):
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_quarter_turns_are_those_of_rot90(quarters):
-    picture = images((1, 1, 9, 9))[0, 0]
-    torch.testing.assert_close(
-        turn(picture, degrees=90.0 * quarters), torch.rot90(picture, quarters), atol=1e-5, rtol=0
-    )
+    image = images((1, 1, 9, 9))[0, 0]
+    torch.testing.assert_close(turn(image, degrees=90.0 * quarters), torch.rot90(image, quarters), atol=1e-5, rtol=0)
 
 
-def test_a_wide_picture_turns_without_shear():
+def test_a_wide_image_turns_without_shear():
     """A dot 3 pixels right of the centre comes to lie 3 pixels above it."""
-    picture = torch.zeros(11, 21)
-    picture[5, 13] = 1
+    image = torch.zeros(11, 21)
+    image[5, 13] = 1
     expected = torch.zeros(11, 21)
     expected[2, 10] = 1
-    torch.testing.assert_close(turn(picture, degrees=90.0), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(turn(image, degrees=90.0), expected, atol=1e-5, rtol=0)
 
 
 def test_shift_moves_by_pixels_and_brings_in_black():
-    picture = images((1, 1, 8, 10))[0, 0]
-    moved = turn(picture, right=0.2, down=0.25)
-    torch.testing.assert_close(moved[2:, 2:], picture[:-2, :-2], atol=1e-5, rtol=0)
+    image = images((1, 1, 8, 10))[0, 0]
+    moved = turn(image, right=0.2, down=0.25)
+    torch.testing.assert_close(moved[2:, 2:], image[:-2, :-2], atol=1e-5, rtol=0)
     assert moved[:2].abs().max() < 1e-5
     assert moved[:, :2].abs().max() < 1e-5
 
 
 def test_zoom_of_two_doubles_distances_from_the_centre():
-    picture = torch.zeros(9, 9)
-    picture[4, 6] = 1
-    assert turn(picture, zoom=2.0)[4, 8] == pytest.approx(1.0)
+    image = torch.zeros(9, 9)
+    image[4, 6] = 1
+    assert turn(image, zoom=2.0)[4, 8] == pytest.approx(1.0)
 
 
 def test_brightness_multiplies_and_contrast_keeps_black_and_white():
@@ -114,34 +112,34 @@ def test_noise_has_its_standard_deviation():
     assert changed.std().item() == pytest.approx(0.3, rel=0.03)  # 16,384 draws: three standard errors are 1.7 %
 
 
-def test_mirror_flips_columns_and_twice_is_the_identity():
+def test_a_flip_reverses_columns_and_twice_is_the_identity():
     changes = draw(only(horizontal_flip="keep_label"))
     once = apply_transforms(images(), changes)
-    assert changes.mirrored.any()
-    assert not changes.mirrored.all()
-    for number, mirrored in enumerate(changes.mirrored):
-        assert torch.equal(once[number], images()[number].flip(-1) if mirrored else images()[number])
+    assert changes.flipped.any()
+    assert not changes.flipped.all()
+    for number, is_flipped in enumerate(changes.flipped):
+        assert torch.equal(once[number], images()[number].flip(-1) if is_flipped else images()[number])
     assert torch.equal(apply_transforms(once, changes), images())
 
 
-def test_swap_exchanges_labels_of_mirrored_pictures_alone():
+def test_swap_exchanges_labels_of_flipped_images_alone():
     config = only(horizontal_flip="swap_label")
     changes = draw(config)
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
     swapped = flip_labels(labels, changes, config)
-    assert torch.equal(swapped != labels, changes.mirrored)
+    assert torch.equal(swapped != labels, changes.flipped)
     assert torch.equal(flip_labels(labels, changes, only(horizontal_flip="keep_label")), labels)
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (1, -2), (-3, 2), (2, 3), (-7, -9)])
-def test_a_crop_is_the_window_of_a_padded_picture(down, right):
-    picture = images((1, 2, 8, 10))
-    padded = torch.nn.functional.pad(picture, (9, 9, 9, 9))
+def test_a_crop_is_the_window_of_a_padded_image(down, right):
+    image = images((1, 2, 8, 10))
+    padded = torch.nn.functional.pad(image, (9, 9, 9, 9))
     window = padded[:, :, 9 - down : 17 - down, 9 - right : 19 - right]
-    assert torch.equal(displace_images(picture, torch.tensor([[down, right]])), window)
+    assert torch.equal(displace_images(image, torch.tensor([[down, right]])), window)
 
 
-def test_each_picture_is_cropped_at_its_own_place_and_every_place_is_as_likely():
+def test_each_image_is_cropped_at_its_own_place_and_every_place_is_as_likely():
     shape = (9000, 1, 4, 5)
     displacement = draw(only(crop_padding=1), shape=shape).displacement
     places, counts = torch.unique(displacement, dim=0, return_counts=True)
@@ -150,8 +148,8 @@ def test_each_picture_is_cropped_at_its_own_place_and_every_place_is_as_likely()
     assert (counts - 1000).abs().max() < 120
 
 
-def test_a_crop_larger_than_the_picture_is_refused():
-    with pytest.raises(UserError, match=r"augment\.crop_padding: found 8, but pictures of 8 x 10 pixels would leave"):
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(UserError, match=r"augment\.crop_padding: found 8, but images of 8 x 10"):
         draw(only(crop_padding=8))
     draw(only(crop_padding=7))
 
@@ -159,24 +157,24 @@ def test_a_crop_larger_than_the_picture_is_refused():
 def test_options_that_are_added_leave_the_draws_of_the_others_alone():
     old = AugmentConfig(horizontal_flip="swap_label")
     before, after = draw(old), draw(dataclasses.replace(old, crop_padding=2, random_erasing_probability=0.5))
-    for name in ("mirrored", "geometry", "exponent", "factor", "noise"):
+    for name in ("flipped", "geometry", "exponent", "factor", "noise"):
         assert torch.equal(getattr(before, name), getattr(after, name)), name
     assert before.displacement is None
     assert before.erased is None
 
 
-def test_shares_of_a_batch_together_are_the_batch():
+def test_shards_of_a_batch_together_are_the_batch():
     changes = draw(AugmentConfig(horizontal_flip="swap_label", crop_padding=2, random_erasing_probability=0.5))
     whole = erase_boxes(apply_transforms(images(), changes), changes.erased)
     for rank in range(2):
-        share = slice(rank, None, 2)
-        own = changes.shard(share)
-        found = erase_boxes(apply_transforms(images()[share], own), own.erased)
-        torch.testing.assert_close(found, whole[share])
+        shard = slice(rank, None, 2)
+        own = changes.shard(shard)
+        found = erase_boxes(apply_transforms(images()[shard], own), own.erased)
+        torch.testing.assert_close(found, whole[shard])
 
 
 @pytest.mark.parametrize(
-    ("mirror", "class_names", "plane", "message"),
+    ("flip", "class_names", "plane", "message"),
     [
         ("swap_label", ("left", "right"), "sagittal", "run from front to back"),
         ("swap_label", ("healthy", "sick"), "axial", "the labels here are healthy, sick"),
@@ -185,13 +183,13 @@ def test_shares_of_a_batch_together_are_the_batch():
         ("keep_label", ("left", "right"), "sagittal", "although it shows a right one"),
     ],
 )
-def test_a_mirror_that_makes_labels_wrong_is_refused(mirror, class_names, plane, message):
+def test_a_flip_that_makes_labels_wrong_is_refused(flip, class_names, plane, message):
     with pytest.raises(UserError, match=message):
-        check_mirror(only(horizontal_flip=mirror), class_names, plane)
+        check_horizontal_flip(only(horizontal_flip=flip), class_names, plane)
 
 
 @pytest.mark.parametrize(
-    ("mirror", "class_names", "plane"),
+    ("flip", "class_names", "plane"),
     [
         ("swap_label", ("left", "right"), "axial"),
         ("swap_label", ("left", "right"), "coronal"),
@@ -199,5 +197,5 @@ def test_a_mirror_that_makes_labels_wrong_is_refused(mirror, class_names, plane,
         ("none", ("left", "right"), "sagittal"),
     ],
 )
-def test_a_mirror_that_keeps_labels_right_is_allowed(mirror, class_names, plane):
-    check_mirror(only(horizontal_flip=mirror), class_names, plane)
+def test_a_flip_that_keeps_labels_right_is_allowed(flip, class_names, plane):
+    check_horizontal_flip(only(horizontal_flip=flip), class_names, plane)

@@ -70,7 +70,7 @@ np.save("out.npy", compute_probabilities(classifier, images, np.linspace(-1, 1, 
     np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-6)
 
 
-def test_a_mirror_average_gives_a_mirrored_knee_exactly_the_other_answer():
+def test_mirror_tta_gives_a_mirrored_knee_exactly_the_other_answer():
     checkpoint = make_checkpoint()
     images, places = draw_images()
     cpu = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_a_mirror_average_gives_a_mirrored_knee_exactly_the_other_answer():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
-def test_an_optimizer_goes_on_from_a_checkpoint_bit_for_bit(name, tmp_path):
+def test_an_optimizer_resumes_from_a_checkpoint_bit_for_bit(name, tmp_path):
     config = TrainConfig(optimizer=name)
 
     def step(model, optimizer, seed):

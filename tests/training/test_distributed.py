@@ -1,4 +1,4 @@
-"""A model that is divided over processes learns what one process learns, and leaves the same kind of checkpoint."""
+"""Sharding: a model over several processes learns the same as in one, and leaves the same kind of checkpoint."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def make_divided(folder, number: int, strategy: str = "fsdp") -> Experiment:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Experiment:
-    """One process, which divides nothing."""
+    """One process, which shards nothing."""
     experiment = make_divided(tmp_path_factory.mktemp("alone"), 1)
     run_train_stage(experiment)
     return experiment
@@ -70,13 +70,13 @@ def compare(found: Experiment, expected: Experiment) -> None:
         np.testing.assert_allclose(one.optimizer.tensors[key], value, rtol=1e-3, atol=2e-3 * scale, err_msg=key)
 
 
-def test_two_processes_with_a_part_each_learn_what_one_does_though_one_has_fewer_batches_to_judge():
+def test_two_processes_with_a_shard_each_learn_what_one_does_though_one_has_fewer_validation_batches():
     """By plain gradient descent: Adam and clipping would hide gradients that are too large or too small."""
     config = dataclasses.replace(CONFIG, batch_size=4, max_grad_norm=None)
     (alone,) = run_processes(1, watch_training, config)
     first, second = run_processes(2, watch_training, dataclasses.replace(config, devices=2, strategy="fsdp"))
-    assert -(-(NUM_VAL - NUM_VAL // 2) // 4) == 2, "batches that the first process judges"
-    assert -(-(NUM_VAL // 2) // 4) == 1, "batches that the second one judges"
+    assert -(-(NUM_VAL - NUM_VAL // 2) // 4) == 2, "validation batches of the first process"
+    assert -(-(NUM_VAL // 2) // 4) == 1, "validation batches of the second one"
     for part in (first, second):
         for found, wanted in zip(part.numbers, alone.numbers, strict=True):
             assert found == pytest.approx(wanted, **TOLERANCE)
@@ -85,7 +85,7 @@ def test_two_processes_with_a_part_each_learn_what_one_does_though_one_has_fewer
 
 
 @pytest.mark.slow
-def test_two_processes_with_a_part_each_write_what_one_does(alone, tmp_path):
+def test_two_processes_with_a_shard_each_write_what_one_does(alone, tmp_path):
     experiment = make_divided(tmp_path, 2)
     assert "2 x cpu" in run_processes(2, run_train_stage, experiment)[0]
     compare(experiment, alone)
@@ -95,10 +95,10 @@ ONE_IS_SLOW = [pytest.param(("fsdp", 2), ("ddp", 1), marks=pytest.mark.slow), ((
 
 
 @pytest.mark.parametrize(("before", "after"), ONE_IS_SLOW)
-def test_a_run_goes_on_divided_or_whole_with_any_number_of_processes(alone, tmp_path, before, after):
+def test_a_run_resumes_sharded_or_whole_with_any_number_of_processes(alone, tmp_path, before, after):
     first, then = (make_divided(tmp_path, number, strategy) for strategy, number in (before, after))
     assert run_processes(before[1], run_train_stage, first, "epoch 2/3") == [None] * before[1]
-    assert "going on after epoch 2" in run_processes(after[1], run_train_stage, then)[0]
+    assert "after epoch 2" in run_processes(after[1], run_train_stage, then)[0]
     compare(then, alone)
 
 
@@ -113,7 +113,7 @@ def count_own(experiment: Experiment) -> tuple[int, int, int]:
     return total, own, gather(next(model.parameters())).numel() + gather(torch.ones(3)).numel()
 
 
-def test_each_process_keeps_its_part_and_the_first_gets_the_whole(tmp_path):
+def test_each_process_keeps_its_shard_and_the_first_gets_the_whole(tmp_path):
     (total, first, whole), (_, second, nothing) = run_processes(2, count_own, make_divided(tmp_path, 2))
     assert first + second == total
     assert 0.4 * total < second <= first  # a tensor with an odd number of rows is divided unevenly
@@ -121,14 +121,14 @@ def test_each_process_keeps_its_part_and_the_first_gets_the_whole(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"optimizer": "lamb"}, {"precision": "16-mixed"}, {"compile": True}])
-def test_what_cannot_be_divided_is_refused(options):
+def test_options_that_cannot_be_sharded_are_refused(options):
     name = next(iter(options))
     TrainConfig(**options)
     with pytest.raises(UserError, match=f"train.{name}: .*train.strategy ddp"):
         TrainConfig(strategy="fsdp", **options)
 
 
-def test_maps_while_a_divided_model_is_trained_are_refused(tmp_path):
+def test_maps_while_a_sharded_model_is_trained_are_refused(tmp_path):
     experiment = make_divided(tmp_path, 2)
     experiment = dataclasses.replace(
         experiment, train=dataclasses.replace(experiment.train, keep_attention_every_epochs=1)

@@ -32,8 +32,8 @@ STILL = AugmentConfig(
 )
 
 
-def make_pictures(number=40, channels=None, seed=0):
-    """Pictures with a bright left or right half, under noise."""
+def make_images(number=40, channels=None, seed=0):
+    """Images with a bright left or right half, under noise."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 2, number)
     shape = (number, 6, 8) if channels is None else (number, channels, 6, 8)
@@ -48,7 +48,7 @@ def place(rows, images, labels, room_bytes=None):
 
 
 def examples(room_bytes=None):
-    images, labels = make_pictures()
+    images, labels = make_images()
     return place(np.arange(30), images, labels, room_bytes), place(np.arange(30, 40), images, labels, room_bytes)
 
 
@@ -74,7 +74,7 @@ def train(config=CONFIG, augment=STILL, dropout=0.0, room_bytes=None):
 
 
 def numbers(history):
-    """What does not depend on the clock."""
+    """Return the numbers that do not depend on the clock."""
     return [dataclasses.astuple(result)[:6] for result in history]
 
 
@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not():
     assert numbers(first.history) != numbers(other.history)
 
 
-def test_pictures_read_from_disk_give_the_same_weights_as_pictures_in_memory():
+def test_images_read_from_disk_give_the_same_weights_as_images_in_memory():
     in_memory, from_disk = train(), train(room_bytes=0)
     assert examples(0)[0].placed is None
     assert examples()[0].placed is not None
@@ -106,7 +106,7 @@ def test_pictures_read_from_disk_give_the_same_weights_as_pictures_in_memory():
 
 
 def collect_inputs(augment, train_examples):
-    """Train for two epochs; return the pictures that the model saw in each, in order."""
+    """Train for two epochs; return the images that the model saw in each, in order."""
     fabric, state = start(train_examples=train_examples)
     seen = []
     state.parallel_model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].flatten(1)))
@@ -126,8 +126,8 @@ def test_each_epoch_sees_every_example_once_in_its_own_order():
 
 
 def test_each_epoch_draws_its_own_changes():
-    """Thirty times the same picture: what differs between epochs is drawn, not ordered."""
-    images = np.repeat(make_pictures(1)[0], 30, axis=0)
+    """Thirty times the same image: what differs between epochs is drawn, not ordered."""
+    images = np.repeat(make_images(1)[0], 30, axis=0)
     first, second = collect_inputs(
         dataclasses.replace(STILL, noise_std=0.1), place(np.arange(30), images, np.zeros(30, int))
     )
@@ -136,7 +136,7 @@ def test_each_epoch_draws_its_own_changes():
 
 
 def test_an_erased_box_reaches_the_model_as_the_mean():
-    """Both epochs, every picture: 12 to 24 of 48 pixels are exactly 0, and none is without erasing."""
+    """Both epochs, every image: 12 to 24 of 48 pixels are exactly 0, and none is without erasing."""
     erasing = dataclasses.replace(STILL, random_erasing_probability=1.0, random_erasing_area=(0.4, 0.4))
     for inputs in collect_inputs(erasing, examples()[0]):
         num_zeros = (inputs == 0).sum(dim=1)
@@ -155,8 +155,8 @@ def test_training_leaves_the_callers_draws_alone():
 
 @pytest.mark.parametrize("loss_name", ["cross_entropy", "mse"])
 def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
-    """A linear model and one batch: the weights move by rate times gradient of the mean loss."""
-    images, labels = make_pictures(8)
+    """A linear model and one batch: the weights move by learning rate times gradient of the mean loss."""
+    images, labels = make_images(8)
     all_rows = place(np.arange(8), images, labels)
     config = dataclasses.replace(
         CONFIG, epochs=1, schedule="constant", max_grad_norm=0.05, label_smoothing=0.1, loss=loss_name
@@ -191,10 +191,10 @@ def test_one_epoch_of_plain_descent_is_the_one_computed_by_hand(loss_name):
 
 
 @pytest.mark.parametrize("options", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
-def test_the_loss_of_mixed_pictures_is_the_mixed_loss(options):
-    """One batch, whose mixture is drawn here once more: the model sees it, and each label counts by its share."""
+def test_the_loss_of_mixed_images_is_the_mixed_loss(options):
+    """One batch, whose mixture is drawn here again: the model sees it, and each label counts by its fraction."""
     augment = dataclasses.replace(STILL, **options)
-    images, labels = make_pictures(8)
+    images, labels = make_images(8)
     all_rows = place(np.arange(8), images, labels)
     config = dataclasses.replace(CONFIG, epochs=1, label_smoothing=0.0)
     fabric, state = start(config, all_rows)
@@ -210,10 +210,10 @@ def test_the_loss_of_mixed_pictures_is_the_mixed_loss(options):
     assert (mixed - plain).abs().max() > 0.1
     log_probabilities = logits.log_softmax(dim=1)
     own, rows = torch.from_numpy(labels)[order], torch.arange(8)
-    losses = mixture.own_share * log_probabilities[rows, own]
-    losses += (1 - mixture.own_share) * log_probabilities[rows, own[mixture.partners]]
+    losses = mixture.own_fraction * log_probabilities[rows, own]
+    losses += (1 - mixture.own_fraction) * log_probabilities[rows, own[mixture.partners]]
     assert result.train_loss == pytest.approx(-losses.mean().item(), rel=1e-5)
-    larger = torch.where(mixture.own_share > 0.5, own, own[mixture.partners])
+    larger = torch.where(mixture.own_fraction > 0.5, own, own[mixture.partners])
     assert result.train_accuracy == (logits.argmax(dim=1) == larger).float().mean()
 
 
@@ -227,8 +227,8 @@ def test_validation_reports_the_squared_error_of_the_probabilities():
     assert state.history[-1].val_loss < 0.25  # that of answering one half always
 
 
-def test_adam_with_an_exponential_schedule_has_the_rates_computed_by_hand():
-    """Rate 1e-4, times 0.9 after each epoch, with the squared error: all as one experiment uses them together."""
+def test_adam_with_an_exponential_schedule_has_the_learning_rates_computed_by_hand():
+    """A learning rate of 1e-4, times 0.9 after each epoch, with the squared error, as one experiment uses them."""
     options = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "loss": "mse"}
     state = train(dataclasses.replace(CONFIG, schedule="exponential", lr_gamma=0.9, **options))
     assert [result.learning_rate for result in state.history] == pytest.approx([1e-4, 9e-5, 8.1e-5])
@@ -250,8 +250,8 @@ def test_every_example_is_seen_once_in_batches_of_even_size():
     assert sorted(torch.cat(batches).tolist()) == list(range(65))
 
 
-def test_batches_hold_the_right_pictures_in_both_places():
-    images, labels = make_pictures(channels=3)
+def test_batches_hold_the_right_images_in_both_places():
+    images, labels = make_images(channels=3)
     rows = np.array([7, 3, 30, 11, 2])
     for room_bytes in (0, None):
         places = [torch.tensor([4, 0]), torch.tensor([2, 1, 3])]
@@ -263,7 +263,7 @@ def test_batches_hold_the_right_pictures_in_both_places():
 
 
 @pytest.mark.parametrize("shape", [(300, 2, 5, 7), (40, 64, 64), (3, 130, 130)])
-def test_pictures_of_a_mapped_file_are_those_of_memory_at_every_place_of_a_page(shape, tmp_path):
+def test_images_of_a_mapped_file_are_those_of_memory_at_every_place_of_a_page(shape, tmp_path):
     """Rows start and end anywhere in a page; the file's last page is not full."""
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.save(tmp_path / "examples.npy", images)
@@ -271,13 +271,13 @@ def test_pictures_of_a_mapped_file_are_those_of_memory_at_every_place_of_a_page(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     labels = np.zeros(len(images), np.int64)
     found = read_batches(place(np.arange(len(images)), mapped, labels, 0), split_order(order, 8))
-    pictures = torch.cat([batch.images for batch in found]).numpy()
-    np.testing.assert_array_equal(pictures.reshape(shape), images[order.numpy()])
+    found_images = torch.cat([batch.images for batch in found]).numpy()
+    np.testing.assert_array_equal(found_images.reshape(shape), images[order.numpy()])
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="counts what Linux reads from the disk")
 def test_a_batch_does_not_read_its_neighbourhood_from_the_disk(tmp_path):
-    """Of 64 MiB sixteen pictures of 4 KiB are needed: with read-ahead, megabytes came along with each."""
+    """Of 64 MiB sixteen images of 4 KiB are needed: with read-ahead, megabytes came along with each."""
     path = tmp_path / "examples.npy"
     np.save(path, np.zeros((16_384, 64, 64), np.uint8))
     with path.open("rb+") as file:
@@ -297,7 +297,7 @@ def test_a_batch_does_not_read_its_neighbourhood_from_the_disk(tmp_path):
 
 
 def test_statistics_are_those_of_the_split_alone_and_of_each_channel():
-    images, labels = make_pictures(channels=2)
+    images, labels = make_images(channels=2)
     rows = np.arange(5, 20)
     mean, std = compute_statistics(place(rows, images, labels), chunk=4)
     chosen = images[rows] / 255
@@ -308,7 +308,7 @@ def test_statistics_are_those_of_the_split_alone_and_of_each_channel():
     assert compute_statistics(place(rows, changed, labels)) == (mean, std)
 
 
-def test_pictures_without_contrast_are_refused():
+def test_images_without_contrast_are_refused():
     with pytest.raises(UserError, match="the same value in every pixel"):
         compute_statistics(place(np.arange(4), np.full((4, 6, 8), 9, np.uint8), np.zeros(4, int)))
 
@@ -396,7 +396,7 @@ def test_bf16_trains_to_about_the_same_loss():
     assert isinstance(build_fabric(CONFIG), Fabric)
 
 
-def test_processes_of_one_machine_share_the_room_for_pictures(monkeypatch):
+def test_processes_of_one_machine_split_the_room_for_images(monkeypatch):
     # What is free changes a little from one look to the next.
     assert compute_room(CPU, 4) == pytest.approx(compute_room(CPU, 1) / 4, rel=0.2)
     monkeypatch.setattr(pipeline.data.batches, "FRACTION_OF_FREE_MEMORY", 2**20 / read_free_memory(CPU))

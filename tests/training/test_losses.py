@@ -109,7 +109,7 @@ def test_the_loss_of_an_answer_by_hand():
     assert compute_answer_loss_sum(scores, LABELS[:1], "mse").item() == pytest.approx(1.62 / 3)
 
 
-def test_right_answers_are_counted_by_the_larger_share():
+def test_right_answers_are_counted_by_the_larger_fraction():
     targets = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.3, 0.7]])
     assert count_correct(OUTPUTS, targets).item() == 1
     assert count_correct(OUTPUTS, LABELS).item() == 1

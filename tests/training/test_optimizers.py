@@ -7,13 +7,18 @@ from torch import nn
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import TrainConfig
 from pipeline.models.networks import build_model
-from pipeline.training.optimizers import assign_parameter_kinds, build_optimizer, compute_rate, set_learning_rate
+from pipeline.training.optimizers import (
+    assign_parameter_kinds,
+    build_optimizer,
+    compute_learning_rate_fraction,
+    set_learning_rate,
+)
 from tests.builders.models import build_spec
 
 
 def rates(steps, steps_per_epoch=2, **options):
     config = TrainConfig(**({"epochs": 4, "warmup_epochs": 0.0} | options))
-    return [compute_rate(config, step, steps_per_epoch) for step in range(steps)]
+    return [compute_learning_rate_fraction(config, step, steps_per_epoch) for step in range(steps)]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,7 @@ def test_adamw_decays_a_matrix_and_not_a_bias():
     assert layer.bias.item() == 2.0
 
 
-def test_adam_takes_the_two_steps_of_its_paper_and_decays_nothing_beside_them():
+def test_adam_takes_the_two_steps_of_its_paper_and_decays_nothing_else():
     """Gradients 0.5 and -0.1: means 0.5, then 0.035 / 0.19, over the roots of 0.25 and of 0.00025975 / 0.001999."""
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 0.01)
@@ -123,7 +128,7 @@ def test_adam_takes_the_two_steps_of_its_paper_and_decays_nothing_beside_them():
 
 
 def test_adams_decay_is_a_part_of_its_gradient():
-    """A gradient of 0 and a decay of 0.5 times 4 make one of 2; Adam's first step is the rate, whatever it is."""
+    """A gradient of 0 and a decay of 0.5 times 4 make one of 2; Adam's first step is always the learning rate."""
     layer = nn.Linear(1, 1)
     nn.init.constant_(layer.weight, 4.0)
     nn.init.constant_(layer.bias, 4.0)

@@ -103,7 +103,8 @@ def test_stretch_is_as_likely_to_double_as_to_halve():
     stretch = draw(PointAugmentConfig(scale_fraction=0, stretch_fraction=1.0), batch=4000).stretch
     assert stretch.min() >= 0.5
     assert stretch.max() <= 2
-    # The mean logarithm of 12,000 draws, uniform in +-log 2, has the deviation log(2) / sqrt(3 * 12000) = 0.0037.
+    # The mean logarithm of 12,000 draws, uniform in +-log 2, has the standard deviation
+    # log(2) / sqrt(3 * 12000) = 0.0037.
     assert abs(stretch.log().mean()) < 0.015
 
 
@@ -160,7 +161,7 @@ def test_training_takes_a_random_part_of_the_stored_points_without_repeats():
     assert not torch.equal(changes.chosen[0].sort().values, changes.chosen[1].sort().values)
     often = draw(NONE, batch=2000, num_stored=10, num_points=5).chosen
     counts = torch.bincount(often.flatten(), minlength=10)
-    # Each of 10 points is in half of 2,000 clouds: 1,000 with a deviation of 22.
+    # Each of 10 points is in half of 2,000 clouds: 1,000 with a standard deviation of 22.
     assert counts.min() > 880
     assert counts.max() < 1120
 
@@ -181,10 +182,10 @@ def test_a_dropped_cloud_keeps_its_size_and_loses_points():
     kept = torch.tensor([len(row.unique()) for row in chosen])
     assert chosen.shape == (200, 100)
     assert kept.min() >= 50
-    assert kept.float().std() > 5  # shares differ between clouds
+    assert kept.float().std() > 5  # fractions differ between clouds
 
 
-def test_a_device_applies_its_share_of_what_was_drawn_for_all():
+def test_a_device_applies_its_shard_of_the_changes_drawn_for_all():
     config = PointAugmentConfig(**STRENGTHS)
     changes = draw(config)
     for part in (slice(0, None, 2), slice(1, None, 2)):
@@ -224,7 +225,7 @@ def test_a_strength_out_of_range_is_refused(options, message):
         {"cutmix_alpha": 1.0},
     ],
 )
-def test_changes_of_pictures_that_were_asked_for_are_refused(options):
+def test_augmentation_of_images_that_is_switched_on_is_refused(options):
     check_point_transforms(AugmentConfig())
     (name,) = options
     with pytest.raises(UserError, match=rf"augment\.{name}: found .*, allowed is .* for point clouds"):

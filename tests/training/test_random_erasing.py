@@ -1,4 +1,4 @@
-"""Erased boxes have the place, the size and the value that the options say."""
+"""Erased boxes have the place, the size and the value of the options."""
 
 import dataclasses
 
@@ -13,8 +13,8 @@ CPU = torch.device("cpu")
 ALWAYS = AugmentConfig(random_erasing_probability=1.0)
 
 
-def draw(config, num_pictures=2000, height=20, width=30, seed=0):
-    return draw_erased_boxes(config, num_pictures, height, width, torch.Generator().manual_seed(seed), CPU)
+def draw(config, num_images=2000, height=20, width=30, seed=0):
+    return draw_erased_boxes(config, num_images, height, width, torch.Generator().manual_seed(seed), CPU)
 
 
 def sides(boxes):
@@ -38,8 +38,8 @@ def test_an_erased_box_is_zero_in_all_channels_and_the_rest_is_as_it_was():
     assert torch.equal(erase_boxes(images, None), images)
 
 
-@pytest.mark.parametrize("area", [(0.05, 0.1), (0.02, 0.33)])  # none as high as the picture, and some that are cut
-def test_boxes_lie_within_the_picture_and_reach_all_its_sides(area):
+@pytest.mark.parametrize("area", [(0.05, 0.1), (0.02, 0.33)])  # none as high as the image, and some that are cut
+def test_boxes_lie_within_the_image_and_reach_all_its_sides(area):
     boxes = draw(dataclasses.replace(ALWAYS, random_erasing_area=area))
     assert boxes.min() == 0
     assert (boxes[:, 1].max(), boxes[:, 3].max()) == (20, 30)
@@ -54,7 +54,7 @@ def test_boxes_have_the_area_of_the_option_and_sides_of_many_ratios():
     ratio = (height / width).log()
     assert ratio.exp().min() == pytest.approx(0.3, abs=0.02)  # 10.4 and 34.6 rounded: 10 / 35 to 11 / 34
     assert ratio.exp().max() == pytest.approx(1 / 0.3, abs=0.25)
-    assert ratio.mean().abs() < 0.07  # its deviation is 0.7: four standard errors of 2,000
+    assert ratio.mean().abs() < 0.07  # its standard deviation is 0.7: four standard errors of 2,000
 
 
 def test_areas_are_uniform_between_the_two_fractions():
@@ -66,17 +66,17 @@ def test_areas_are_uniform_between_the_two_fractions():
     assert area.mean() == pytest.approx(0.2, abs=0.006)  # four standard errors of 2,000 draws
 
 
-def test_a_slim_box_that_does_not_fit_is_cut_to_the_picture():
+def test_a_slim_box_that_does_not_fit_is_cut_to_the_image():
     height, width = sides(draw(dataclasses.replace(ALWAYS, random_erasing_area=(0.9, 0.9)), height=8, width=32))
     assert (height <= 8).all()
     assert (width <= 32).all()
     assert (height * width >= 0.25 * 256).all()
 
 
-def test_so_many_pictures_lose_a_box_as_the_probability_says():
+def test_as_many_images_lose_a_box_as_the_probability_gives():
     boxes = draw(dataclasses.replace(ALWAYS, random_erasing_probability=0.3))
-    share = cover_boxes(boxes, 20, 30).flatten(1).any(dim=1).float().mean()
-    assert share == pytest.approx(0.3, abs=0.04)  # four standard errors of 2,000 draws
+    fraction = cover_boxes(boxes, 20, 30).flatten(1).any(dim=1).float().mean()
+    assert fraction == pytest.approx(0.3, abs=0.04)  # four standard errors of 2,000 draws
 
 
 def test_boxes_are_those_of_the_seed():

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns: on CPU, over gloo, started as torchrun starts them."""
+"""Data parallelism: two processes learn what one learns, on CPU, over gloo, started as torchrun starts them."""
 
 import subprocess
 import sys
@@ -41,17 +41,17 @@ def sort_rows(parts):
 
 def test_two_processes_see_every_example_once_an_epoch_changed_as_one_process_changes_it(seen):
     for epoch in range(CONFIG.epochs):
-        shares = [part.train_inputs[epoch] for part in seen[2]]
-        assert sum(map(len, shares)) == NUM_TRAIN
-        assert abs(len(shares[0]) - len(shares[1])) <= 4  # one a step
-        np.testing.assert_array_equal(sort_rows(shares), sort_rows([seen[1][0].train_inputs[epoch]]))
+        shards = [part.train_inputs[epoch] for part in seen[2]]
+        assert sum(map(len, shards)) == NUM_TRAIN
+        assert abs(len(shards[0]) - len(shards[1])) <= 4  # one a step
+        np.testing.assert_array_equal(sort_rows(shards), sort_rows([seen[1][0].train_inputs[epoch]]))
 
 
-def test_two_processes_judge_every_validation_example_once(seen):
+def test_two_processes_validate_with_every_validation_example_once(seen):
     for epoch in range(CONFIG.epochs):
-        shares = [part.val_inputs[epoch] for part in seen[2]]
-        assert sorted(map(len, shares)) == [NUM_VAL // 2, NUM_VAL - NUM_VAL // 2]
-        np.testing.assert_array_equal(sort_rows(shares), sort_rows([seen[1][0].val_inputs[epoch]]))
+        shards = [part.val_inputs[epoch] for part in seen[2]]
+        assert sorted(map(len, shards)) == [NUM_VAL // 2, NUM_VAL - NUM_VAL // 2]
+        np.testing.assert_array_equal(sort_rows(shards), sort_rows([seen[1][0].val_inputs[epoch]]))
 
 
 def test_two_processes_have_the_losses_and_counts_of_one_with_batch_norms_and_clipping(seen):
@@ -83,12 +83,12 @@ def alone(tmp_path_factory) -> Experiment:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
-def test_a_run_goes_on_with_another_number_of_processes_as_one_undisturbed_process_does(alone, tmp_path, before, after):
+def test_a_run_resumed_with_another_number_of_processes_ends_as_an_uninterrupted_one(alone, tmp_path, before, after):
     experiment = make(tmp_path)
     cut = run_processes(before, run_train_stage, with_devices(experiment, before), "epoch 2/3")
     assert cut == [None] * before
     printed = run_processes(after, run_train_stage, with_devices(experiment, after))
-    assert "going on after epoch 2" in printed[0]
+    assert "after epoch 2" in printed[0]
     assert printed[1:] == [""] * (after - 1), "only the first process speaks"
     pd.testing.assert_frame_equal(read_history(experiment), read_history(alone), rtol=1e-4, atol=1e-6)
     found, expected = (read_checkpoint(one.paths.last_checkpoint) for one in (experiment, alone))
@@ -133,7 +133,7 @@ model = train()
 
 
 def test_a_process_leaves_its_group_before_it_ends():
-    """Else a thread of the group may abort it: that happened to 12 of 30, and to 4 of 20 that kept their model."""
+    """Otherwise a thread of the group may abort it: that happened to 12 of 30, and to 4 of 20 that kept their model."""
     words = [sys.executable, "-c", LEAVING]
     done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert done.stdout == "False True\n"
