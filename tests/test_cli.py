@@ -40,7 +40,7 @@ def show_help(stage, capsys):
 def test_help_lists_the_options_that_the_stage_reads_with_type_default_and_meaning(capsys):
     text = show_help("predict", capsys)
     assert len(text.splitlines()) <= 80
-    assert "--predict.min_confidence  number, default 0.0\n      where the highest probability is below this" in text
+    assert "--predict.min_confidence  number, default 0.0\n      The least probability" in text
     assert "--train.accelerator  auto | cpu | cuda | mps, default auto" in text
     assert "INPUT ..." in text
     assert "train.epochs" not in text
@@ -102,7 +102,7 @@ def test_a_bad_option_is_one_line_that_names_it(words, match, config, capsys):
         ("split: {val_fraction: 0.5, test_fraction: 0.6}", "split.val_fraction + split.test_fraction: found 1.1"),
     ],
 )
-def test_what_is_refused_in_a_file_is_one_line_with_the_files_name(text, match, config, capsys):
+def test_an_error_in_a_file_is_one_line_with_the_files_name(text, match, config, capsys):
     config.write_text(text)
     assert main(["train", "--config", str(config)]) == 2
     error = capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_what_is_refused_in_a_file_is_one_line_with_the_files_name(text, match, 
     assert error.count("\n") == 1
 
 
-def test_what_is_refused_on_the_command_line_is_not_blamed_on_the_file(config, capsys):
+def test_an_error_on_the_command_line_is_not_blamed_on_the_file(config, capsys):
     assert main(["train", f"--config={config}", "--train.epochs", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: train.epochs: found 0")
 
@@ -143,7 +143,7 @@ def test_a_dumped_experiment_reads_back(config, tmp_path):
     path = tmp_path / "dumped.yaml"
     path.write_text(dump_experiment(experiment))
     assert parse_experiment("train", ["--config", str(path)]) == experiment
-    assert yaml.safe_load(path.read_text())["train"]["milestones"] == [3, 5]
+    assert yaml.safe_load(path.read_text())["train"]["lr_milestones"] == [3, 5]
 
 
 def test_folds_have_their_own_run_folder():

@@ -1,4 +1,4 @@
-"""Names of earlier versions: each is refused in one line that says the new one."""
+"""Names of earlier versions: each is refused in one line with the new one."""
 
 import re
 import shutil
@@ -42,7 +42,7 @@ def test_old_names_are_gone_and_new_ones_are_there():
 
 
 @pytest.mark.parametrize("old", RENAMED_OPTIONS)
-def test_an_old_option_says_the_new_one_on_the_command_line_and_in_a_file(old, tmp_path, capsys):
+def test_an_old_option_names_the_new_one_on_the_command_line_and_in_a_file(old, tmp_path, capsys):
     assert f"called {RENAMED_OPTIONS[old]} now" in refuse(["train", f"--{old}", "1"], capsys)
     content: object = 1
     for key in reversed(old.split(".")):
@@ -56,7 +56,7 @@ def test_an_old_option_says_the_new_one_on_the_command_line_and_in_a_file(old, t
 
 
 @pytest.mark.parametrize("old", RENAMED_STAGES)
-def test_an_old_stage_says_the_new_one(old, capsys):
+def test_an_old_stage_names_the_new_one(old, capsys):
     assert f"called {RENAMED_STAGES[old]} now" in refuse([old, "--config", "configs/phantom.yaml"], capsys)
 
 

@@ -1,4 +1,4 @@
-"""What predict is given becomes one scan a volume, whatever the form."""
+"""Inputs of predict: one scan a volume, whatever the form."""
 
 import numpy as np
 import pytest

@@ -39,8 +39,8 @@ class Halves(nn.Module):
         return torch.stack([score, -score], dim=-1)
 
 
-def build_classifier(kind: str, mirror_average: bool = False) -> Classifier:
-    return wrap_network(SliceModel(Halves(kind), False), mirror_average=mirror_average)
+def build_classifier(kind: str, mirror_tta: bool = False) -> Classifier:
+    return wrap_network(SliceModel(Halves(kind), False), mirror_tta=mirror_tta)
 
 
 @pytest.fixture
@@ -75,22 +75,22 @@ def test_the_fraction_that_flips_is_counted(images):
 
 
 def test_averaging_flips_by_construction_and_the_network_itself_is_reported(images):
-    _, result = check(build_classifier("symmetric", mirror_average=True), images)
+    _, result = check(build_classifier("symmetric", mirror_tta=True), images)
     assert result["is_by_construction"]
     assert result["flipped"]["value"] == 1.0
     assert result["flipped_without_averaging"]["value"] == 0.0
 
 
 def test_averaged_answers_do_flip_when_the_images_are_mirrored(images):
-    classifier = build_classifier("mixed", mirror_average=True)
+    classifier = build_classifier("mixed", mirror_tta=True)
     straight = compute_probabilities(classifier, images, np.zeros(50), DEVICE, 16)
     mirrored = compute_probabilities(classifier, images[..., ::-1], np.zeros(50), DEVICE, 16)
     np.testing.assert_allclose(mirrored, straight[:, ::-1], atol=1e-6)
 
 
-@pytest.mark.parametrize("mirror_average", [False, True])
-def test_the_answers_are_those_of_the_classifier_bit_for_bit(mirror_average, images):
-    classifier = build_classifier("mixed", mirror_average)
+@pytest.mark.parametrize("mirror_tta", [False, True])
+def test_the_answers_are_those_of_the_classifier_bit_for_bit(mirror_tta, images):
+    classifier = build_classifier("mixed", mirror_tta)
     scores, _ = check(classifier, images)
     expected = compute_probabilities(classifier, images, np.zeros(50), DEVICE, 7)
     np.testing.assert_array_equal(scores.answers, expected)
@@ -104,7 +104,7 @@ def test_mirrored_scores_are_those_of_mirrored_images(images):
 
 
 def test_accuracy_without_averaging_is_that_of_the_network(images):
-    classifier = build_classifier("mixed", mirror_average=True)
+    classifier = build_classifier("mixed", mirror_tta=True)
     scores = score_with_mirrored(classifier, images, np.zeros(50), DEVICE, 50)
     labels = np.array(NAMES)[np.arange(50) % 2]
     table = build_table(scores.answers.astype(np.float64), labels, NAMES)
@@ -132,7 +132,7 @@ def test_a_mirror_turns_sides_where_labels_are_sides_and_columns_run_across_the_
 def test_of_a_split_a_batch_at_a_time_is_read_and_no_row_of_another(score, images):
     """A split may be larger than memory: what is scored is read from the store batch by batch."""
     rows, places = np.arange(3, 48, 2), np.zeros(len(images))
-    classifier, reads = build_classifier("mixed", mirror_average=True), RowReads(images)
+    classifier, reads = build_classifier("mixed", mirror_tta=True), RowReads(images)
     found = score(classifier, reads, places, DEVICE, 7, rows)
     expected = score(classifier, images[rows], places[rows], DEVICE, 7)
     assert reads.counts == [7, 7, 7, 2]

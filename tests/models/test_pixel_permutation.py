@@ -117,7 +117,7 @@ def test_a_checkpoint_brings_the_permutation_along(tmp_path):
 
 def test_a_mirror_image_is_made_before_its_pixels_are_permuted():
     """With both, a mirrored image still gets exactly the other answer."""
-    classifier = wrap_network(build(), (0.5, 0.5), (0.2, 0.2), mirror_average=True).eval()
+    classifier = wrap_network(build(), (0.5, 0.5), (0.2, 0.2), mirror_tta=True).eval()
     stored = torch.randint(0, 256, (3, 2, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     answer, other = classifier(stored, PLACE), classifier(stored.flip(-1), PLACE)
     torch.testing.assert_close(other, answer.flip(-1))

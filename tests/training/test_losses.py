@@ -123,13 +123,11 @@ def test_a_classifier_answers_as_its_loss_means_its_outputs():
         model.network.perceiver.head.bias.copy_(torch.tensor([1.4, -0.2]))  # outputs outside [0, 1]
     stored, places = draw_images()
     stored, places = torch.from_numpy(stored)[:, None], torch.from_numpy(places).float()
-    for mirror_average in (False, True):
-        classifier = wrap_network(
-            model, checkpoint.mean, checkpoint.std, mirror_average=mirror_average, loss="mse"
-        ).eval()
+    for mirror_tta in (False, True):
+        classifier = wrap_network(model, checkpoint.mean, checkpoint.std, mirror_tta=mirror_tta, loss="mse").eval()
         normal = classifier.normalise(stored.float() / 255)
         expected = project_to_simplex(model(normal, places))
-        if mirror_average:
+        if mirror_tta:
             expected = (expected + project_to_simplex(model(normal.flip(-1), places)).flip(-1)) / 2
         # A probability's logarithm and back: the last digits.
         torch.testing.assert_close(classifier(stored, places).exp(), expected, atol=1e-6, rtol=1e-5)

@@ -68,7 +68,7 @@ def test_every_option_changes_the_cloud_and_follows_the_seed(option):
 
 
 def test_scaling_a_whole_cloud_and_then_normalising_is_a_no_op():
-    """Which is why each point has its own factor."""
+    """For this reason each point has its own factor."""
     changes = PointTransforms(in_order(), factor=torch.tensor([0.99, 1.0, 1.005, 1.01])[:, None, None])
     torch.testing.assert_close(transform(clouds(), changes), normalise_points(clouds()), atol=1e-6, rtol=0)
 
