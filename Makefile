@@ -41,7 +41,7 @@ fetch: $(READY) ## make or download the raw data, if they are not there
 preprocess: fetch ## slice the volumes, or read the published set, into the example store
 	$(STAGE) preprocess $(OPTIONS)
 
-split: $(READY) ## divide patients or training images and certify that nothing leaks
+split: $(READY) ## split patients or training images and certify that nothing leaks
 	$(STAGE) split $(OPTIONS)
 
 train: split ## train the model (splits first, if that was not done)
@@ -50,13 +50,13 @@ train: split ## train the model (splits first, if that was not done)
 evaluate: $(READY) ## score the test rows and write the report
 	$(STAGE) evaluate $(OPTIONS)
 
-predict: $(READY) ## score new scans or images: make predict INPUT="a.nii.gz folder"
+predict: $(READY) ## score new scans, images or objects: make predict INPUT="a.nii.gz folder"
 	$(STAGE) predict $(INPUT) $(OPTIONS)
 
 export: $(READY) ## write the trained model for torch.export, ONNX and MONAI
 	$(STAGE) export $(OPTIONS)
 
-attention: $(READY) ## draw where the trained model looks
+attention: $(READY) ## draw the attention of the trained model
 	$(STAGE) attention $(OPTIONS)
 
 compare: $(READY) ## put evaluated runs side by side: make compare RUNS="phantom phantom/seed-1"

@@ -1,7 +1,7 @@
-"""What a MONAI bundle runs: NIfTI files in, a JSON file with the probabilities of each volume out.
+"""Inference in a MONAI bundle: from NIfTI files to a JSON file with the probabilities of each volume.
 
 The export stage copies this file, and the modules that it imports, into the bundle's ``scripts`` folder, so that a
-volume is cut and scored by the same lines there and here.
+volume is cut and scored by the same code there and here.
 """
 
 import json
@@ -25,14 +25,14 @@ BATCH_SIZE = 256
 
 
 def build_network(model: dict[str, Any], facts: dict[str, Any]) -> ProbabilityModel:
-    """Build the network with fresh weights.
+    """Build the network with new random weights.
 
     Args:
-        model: the fields of its config.
+        model: The fields of ``ModelConfig``.
         facts: The fields of ``InputSpec``, with the statistics and the loss of the training.
 
     Returns:
-        From prepared slices (batch, channels, height, width), 0 to 255, to probabilities (batch, classes).
+        A module from prepared slices (batch, channels, height, width), 0 to 255, to probabilities (batch, classes).
     """
     config, spec = build_record(ModelConfig, model), build_record(InputSpec, facts["spec"])
     network = build_model(config, spec, seed=0)
@@ -41,12 +41,12 @@ def build_network(model: dict[str, Any], facts: dict[str, Any]) -> ProbabilityMo
 
 
 def load_network(network: ProbabilityModel, weights: str, device: torch.device) -> ProbabilityModel:
-    """Load weights without running any code of the file, and make the network ready to answer.
+    """Load weights without running any code of the file, and switch the network to evaluation.
 
     Args:
-        network: of :func:`build_network`.
-        weights: path of its state.
-        device: where it shall compute.
+        network: The network, as :func:`build_network` returns it.
+        weights: The path of the file with its weights.
+        device: The device that it runs on.
     """
     network.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
     return network.to(device).eval()
@@ -60,21 +60,21 @@ def score_volumes(
     output: str,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """Score NIfTI files and write what was found.
+    """Score NIfTI files and write the probabilities.
 
     Args:
-        network: with its weights.
-        preprocess: the fields of the options by which volumes are cut.
-        class_names: in the order of the probabilities.
-        dataset_dir: a NIfTI file, or a folder of them.
-        output: the JSON file to write.
-        device: where the network is.
+        network: The network with its weights.
+        preprocess: The fields of ``PreprocessConfig``, by which volumes are cut.
+        class_names: The class names, in the order of the probabilities.
+        dataset_dir: The path of a NIfTI file, or of a folder of them.
+        output: The path of the JSON file to write.
+        device: The device that the network is on.
 
     Returns:
         For each volume path, predicted class, probabilities and number of slices.
 
     Raises:
-        UserError: a file that cannot be read, or no file.
+        UserError: A file that cannot be read, or no file.
     """
     options = build_record(PreprocessConfig, preprocess)
     given = Path(dataset_dir)

@@ -16,7 +16,7 @@ REQUIRED = ("torch", "lightning", "numpy", "pandas", "einops", "monai", "nibabel
 
 
 def log_model(client: Any, run_id: str, checkpoint_path: Path, registered_name: str) -> None:
-    """Log a checkpoint as a pyfunc model and register it; one a run, so that what is there already is left as it is.
+    """Log a checkpoint as a pyfunc model and register it; a run that has a model already is left as it is.
 
     Args:
         client: An ``MlflowClient``.
@@ -54,7 +54,7 @@ def _describe(checkpoint: Checkpoint, run_name: str) -> dict[str, str]:
 
 
 def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkpoint, tags: dict[str, str]) -> Any:
-    """Log the model's files; return what MLflow knows of it."""
+    """Log the model's files; return MLflow's record of it."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
@@ -63,7 +63,7 @@ def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkp
     logged = client.create_logged_model(run.info.experiment_id, name="classifier", source_run_id=run_id, tags=tags)
     code = Path(pipeline.__file__).resolve().parent
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True):
-        # It advises type hints, and sets its own filters; the signature says it all.
+        # MLflow advises type hints, and sets its own filters; the signature describes the input already.
         target = Path(folder) / "model"
         mlflow.pyfunc.save_model(
             target,
@@ -90,7 +90,7 @@ def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return two prepared examples, a dark one and a bright one, as a request holds them.
 
     Args:
-        checkpoint: says their shape.
+        checkpoint: The trained model, with the shape of its examples.
     """
     shape = checkpoint.spec.stored_shape
     is_cloud = not checkpoint.spec.kind.is_image
@@ -101,7 +101,7 @@ def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _build_signature(checkpoint: Checkpoint) -> Any:
-    """Describe the columns; a request has images or files, so that none of them is required."""
+    """Describe the columns; none of them is required, because a request has images or files."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import AnyType
@@ -115,6 +115,6 @@ def _build_signature(checkpoint: Checkpoint) -> Any:
 
 
 def _list_versions() -> dict[str, str]:
-    """List what a server of the model needs beside this project's two packages."""
+    """List the packages that a server of the model needs in addition to this project's two."""
     versions = read_versions()
     return {name: versions[name] for name in REQUIRED}

@@ -1,7 +1,7 @@
-"""How MLflow serves a checkpoint.
+"""The model that MLflow serves: a checkpoint with its code.
 
-MLflow copies this file beside a logged model and runs it when the model is loaded, so that no object
-is pickled. Nothing else imports it; that is why it alone does something on import: its last line.
+MLflow copies this file into the folder of a logged model and runs it when the model is loaded, so that no object is
+pickled. No other module imports it, and it is the only one that does something on import: its last line.
 """
 
 import base64
@@ -24,31 +24,32 @@ CPU = torch.device("cpu")
 
 
 class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types for it
-    """Prepared examples or whole volumes in, probabilities out; the only artifact is the checkpoint."""
+    """A model from prepared examples or whole volumes to probabilities; the only artifact is the checkpoint."""
 
     def load_context(self, context: Any) -> None:
         """Read the checkpoint that was logged with the model."""
         self.checkpoint = read_checkpoint(Path(context.artifacts["checkpoint"]))
         self.classifier = build_from_checkpoint(self.checkpoint)
 
-    # MLflow reads an annotation of the input as a wish for a signature of another kind.
+    # From an annotation of the input MLflow would build a signature of another kind.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Score examples, or volumes.
 
-        A volume is the content of a NIfTI file and never a path: a server reads what it is sent and nothing else.
+        A volume is the content of a NIfTI file and never a path, so that a request cannot read the server's files.
 
         Args:
-            context: not used.
-            model_input: ``images``, each (height, width) or (channels, height, width), 0 to 255, prepared as the
-                checkpoint says, or a point cloud (points, 3), z up, and ``slice_position``, each in [-1, 1], where
-                the model reads it; or ``nifti``, each the base64 text of a ``.nii`` or ``.nii.gz`` file.
-            params: not used.
+            context: Not used.
+            model_input: ``images``, each (height, width) or (channels, height, width), 0 to 255, prepared with the
+                options in the checkpoint, or a point cloud (points, 3), z up, and ``slice_position``, each in
+                [-1, 1], where the model reads it; or ``nifti``, each the base64 text of a ``.nii`` or ``.nii.gz``
+                file.
+            params: Not used.
 
         Returns:
             Probabilities (rows, classes) float64, classes in the checkpoint's order.
 
         Raises:
-            MlflowException: an input that cannot be scored; the server answers 400 with the reason.
+            MlflowException: The input cannot be scored; the server answers 400 with the reason.
         """
         columns = {name: [item for item in model_input[name] if item is not None] for name in model_input}
         try:
@@ -88,13 +89,13 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             path.write_bytes(content)
             try:
                 stack, _ = read_stack((path,), options)
-            except UserError as error:  # the file's own place on the server is nobody's business
+            except UserError as error:  # the path on the server is not shown to the client
                 raise UserError(str(error).replace(str(path), "nifti")) from error
         return score_stack(self.classifier, stack, CPU, BATCH_SIZE)
 
 
 def _flatten(texts: list[Any]) -> list[Any]:
-    """Undo what MLflow does with a list of texts: a row that holds them all."""
+    """Flatten a list of texts, which MLflow passes as one row that holds them all."""
     return [text for item in texts for text in (item if isinstance(item, list | np.ndarray) else [item])]
 
 

@@ -1,7 +1,7 @@
 """A trained model as a MONAI bundle that needs neither this project nor its data.
 
-The bundle brings the modules that cut and score a volume along, as copies below ``scripts``: the file that was
-tested is the file that runs.
+The bundle holds copies of the modules that cut and score a volume, below ``scripts``: the code that was tested is the
+code that runs.
 
 Source:
     MONAI bundle specification, https://docs.monai.io/en/stable/mb_specification.html.
@@ -37,9 +37,9 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
     """Write a bundle.
 
     Args:
-        folder: where it goes; must not exist.
-        checkpoint: a model of volumes.
-        name: of the experiment, for the texts.
+        folder: The folder of the bundle; it must not exist.
+        checkpoint: The trained model, of volumes.
+        name: The name of the experiment, for the texts.
     """
     assert checkpoint.spec.kind.has_slices, checkpoint.spec.kind.name
     write_json(folder / "configs" / "metadata.json", describe_metadata(checkpoint, name))
@@ -56,7 +56,7 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
     text = license_path.read_text() if license_path.is_file() else "Apache-2.0, https://www.apache.org/licenses/\n"
     write_bytes(folder / "LICENSE", text.encode())
     write_bytes(folder / "docs" / "README.md", _describe_use(checkpoint, name).encode())
-    # The weights are small and inside; the format wants the file all the same.
+    # The weights are small and inside; the format requires the file nevertheless.
     write_bytes(folder / "large_files.yml", b"large_files: []\n")
 
 
@@ -94,11 +94,11 @@ def _has_code(path: Path) -> bool:
 
 
 def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    """Return what MONAI's schema asks for.
+    """Return the fields that MONAI's schema requires.
 
     Args:
-        checkpoint: of the bundle.
-        name: of the experiment.
+        checkpoint: The trained model of the bundle.
+        name: The name of the experiment.
     """
     versions = read_versions()
     classes = dict(enumerate(checkpoint.spec.class_names))

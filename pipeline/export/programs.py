@@ -1,8 +1,8 @@
 """A trained model as one file that needs neither this project nor its data: torch.export and ONNX.
 
-The door to onnx and onnxruntime. What goes in are examples as the store holds them, what comes out are
-probabilities: normalisation, mirror averaging and softmax are inside. Each file is read back and must give the
-checkpoint's own probabilities, or it is not handed out.
+The only module that imports onnx and onnxruntime. Inputs are examples as the store holds them, outputs are
+probabilities: normalization, test-time augmentation and softmax are inside. Each file is read back and must give the
+checkpoint's own probabilities; otherwise it is removed.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ Array = np.ndarray[Any, Any]
 Run = Callable[[tuple[Array, ...]], Array]
 
 # Float32 has seven digits. The other runtimes add up the same products in another order, so that the last digits
-# differ: at most 4.2e-7 was seen over the kinds of model here. 1e-5 leaves room for deeper models and other
+# differ: the largest difference over the architectures here was 4.2e-7. 1e-5 leaves room for deeper models and other
 # processors, and is far from what would change a decision.
 TOLERANCE = 1e-5
-# One alone, and numbers that no power of two or fixed batch would fit.
+# One example, and batch sizes that no power of two or fixed batch fits.
 CHECKED_BATCHES = (1, 3, 10)
 EXAMPLES, SLICE_POSITION, PROBABILITIES = "examples", "slice_position", "probabilities"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -40,10 +40,10 @@ class Input:
     """One argument of a program.
 
     Args:
-        name: of the argument.
-        dtype: of its numbers.
-        shape: behind the batch, which is of any size.
-        meaning: in words.
+        name: The name of the argument.
+        dtype: The data type of its numbers.
+        shape: The shape after the axis of the batch, which is of any size.
+        meaning: The description for a reader.
     """
 
     name: str
@@ -53,25 +53,25 @@ class Input:
 
 
 def describe_inputs(checkpoint: Checkpoint) -> tuple[Input, ...]:
-    """Say what a program of this checkpoint takes, in order."""
+    """Describe the arguments of a program of this checkpoint, in order."""
     if not checkpoint.spec.kind.is_image:
         num_points = checkpoint.model.num_points or checkpoint.spec.image_size[0]
         return (Input(EXAMPLES, "float32", (num_points, 3), "point clouds, z up; each is normalised inside"),)
     shape = (checkpoint.spec.num_channels, *checkpoint.spec.image_size)
-    pictures = Input(EXAMPLES, "uint8", shape, "pictures (batch, channels, height, width), black 0 and white 255")
+    images = Input(EXAMPLES, "uint8", shape, "images (batch, channels, height, width), black 0 and white 255")
     if not (checkpoint.model.architecture == "perceiver" and checkpoint.model.slice_position):
-        return (pictures,)
-    place = "each slice's place in its volume, -1 the left, posterior or inferior end, 1 the other"
-    return pictures, Input(SLICE_POSITION, "float32", (), place)
+        return (images,)
+    place = "each slice's position in its volume, -1 the left, posterior or inferior end, 1 the other"
+    return images, Input(SLICE_POSITION, "float32", (), place)
 
 
 def draw_inputs(inputs: tuple[Input, ...], batch_size: int, seed: int = 0) -> tuple[Array, ...]:
-    """Draw noise of every brightness and contrast, so that a wrong constant anywhere would show.
+    """Draw noise of every brightness and contrast, so that a wrong constant anywhere would change the output.
 
     Args:
-        inputs: of :func:`describe_inputs`.
-        batch_size: how many examples.
-        seed: of the noise.
+        inputs: The arguments, as :func:`describe_inputs` returns them.
+        batch_size: The number of examples.
+        seed: The seed of the random number generator.
 
     Returns:
         An array (batch, ...) for each input.
@@ -104,15 +104,15 @@ def write_torch_program(path: Path, checkpoint: Checkpoint, traced: torch.export
     """Write a ``torch.export`` program, read it back and compare it with the checkpoint.
 
     Args:
-        path: ends in ``.pt2``; ``torch.export.load(path).module()(examples)`` runs it.
-        checkpoint: the model.
-        traced: the same, of :func:`trace`.
+        path: The path of the file, which ends in ``.pt2``; ``torch.export.load(path).module()(examples)`` runs it.
+        checkpoint: The trained model.
+        traced: The same model, as :func:`trace` returns it.
 
     Returns:
         The largest difference of a probability.
 
     Raises:
-        UserError: it is above the tolerance; the file is then removed.
+        UserError: The difference is above the tolerance; the file is then removed.
     """
     torch.export.save(traced, path)
     module = torch.export.load(path).module()
@@ -129,15 +129,15 @@ def write_onnx(path: Path, checkpoint: Checkpoint, traced: torch.export.Exported
     """Write an ONNX model with its weights inside, run it in onnxruntime and compare it with the checkpoint.
 
     Args:
-        path: ends in ``.onnx``.
-        checkpoint: the model.
-        traced: the same, of :func:`trace`.
+        path: The path of the file, which ends in ``.onnx``.
+        checkpoint: The trained model.
+        traced: The same model, as :func:`trace` returns it.
 
     Returns:
         The largest difference of a probability.
 
     Raises:
-        UserError: it is above the tolerance (the file is then removed), or a package is absent.
+        UserError: The difference is above the tolerance (the file is then removed), or a package is absent.
     """
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -173,15 +173,15 @@ def check_program(path: Path, checkpoint: Checkpoint, run: Run) -> float:
     """Compare a program with the checkpoint on noise, in batches of several sizes.
 
     Args:
-        path: of the program's file, removed where it is refused.
-        checkpoint: the model as it is.
-        run: the program, from an array for each input to probabilities.
+        path: The path of the program's file, which is removed where it is refused.
+        checkpoint: The trained model.
+        run: The program, from an array for each input to probabilities.
 
     Returns:
         The largest difference of a probability.
 
     Raises:
-        UserError: it is above the tolerance, or not a number.
+        UserError: The difference is above the tolerance, or not a number.
     """
     classifier = build_from_checkpoint(checkpoint)
     largest = 0.0
@@ -202,7 +202,7 @@ def check_program(path: Path, checkpoint: Checkpoint, run: Run) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converters' notes away; that the result is right is checked afterwards."""
+    """Switch off the converters' messages; their result is checked afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,7 @@
-"""The stages in the order of work: what each does and which options it reads; its code is loaded when it runs."""
+"""The stages in the order of work, with a description and the options that each reads.
+
+The code of a stage is imported when it runs.
+"""
 
 import importlib
 from dataclasses import dataclass
@@ -9,20 +12,20 @@ if TYPE_CHECKING:
 
     from pipeline.config.experiment import Experiment
 
-# What says where an experiment is; every stage reads it.
+# The options that locate an experiment; every stage reads them.
 PLACE = ("name", "run", "workspace", "split.num_folds", "split.test_fold")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as the command line knows it; its module and its function have its name.
+    """A stage as the command line lists it; its module and its function have its name.
 
     Args:
-        name: The word on the command line.
-        description: What it does, in one line.
-        reads: Sections and single options that change what it does, without those of ``PLACE``.
-        inputs: The option that takes words without a name, and what they are; empty where none is allowed.
-        inputs_meaning: What those words are.
+        name: The name of the stage on the command line.
+        description: The description of the stage, in one line.
+        reads: Sections and single options that change what the stage does, without those of ``PLACE``.
+        inputs: The option that takes words without a name; empty where none is allowed.
+        inputs_meaning: The description of those words.
     """
 
     name: str
@@ -32,7 +35,7 @@ class Stage:
     inputs_meaning: str = ""
 
     def reads_option(self, name: str) -> bool:
-        """Tell whether an option, such as ``train.epochs``, changes what the stage does."""
+        """Return whether an option, such as ``train.epochs``, changes what the stage does."""
         return any(name == read or name.startswith(f"{read}.") for read in (*PLACE, *self.reads))
 
     def run(self, experiment: "Experiment", console: "Console") -> None:
@@ -59,7 +62,7 @@ _EVALUATE = (
     "attention.num_examples",
     "tracking",
 )
-# Of attention.native_resolution: what one slice of a scan is cut by.
+# The options by which one slice of a scan is cut, for attention.native_resolution.
 _SLICES = (
     "preprocess.plane",
     "preprocess.num_slices",
@@ -108,7 +111,7 @@ STAGES = {
         ),
         Stage(
             "attention",
-            "Draw what the trained model attends to.",
+            "Draw the attention of the trained model.",
             (
                 *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
                 *_SLICES,

@@ -1,4 +1,4 @@
-"""The attention stage: where the model looks, over pictures that it was not trained on."""
+"""The attention stage: maps of the model's attention on examples that it was not trained on."""
 
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ from pipeline.training.run_state import load_trained_run
 
 @exclusive(lambda experiment: experiment.paths.report_folder)
 def attention(experiment: Experiment, console: Console) -> None:
-    """Draw what the latents of a trained model attend to, and write the maps.
+    """Draw the attention of a trained model's latents, and write the maps.
 
-    Validation pictures are shown unless another split is asked for. Where training kept maps
+    Validation examples are shown unless ``attention.split`` names another split. Where training kept maps
     (``train.keep_attention_every_epochs``), chosen epochs are drawn too.
 
     Raises:
-        UserError: no trained model, a model without attention, or examples, layers or heads that are not there.
+        UserError: No trained model, a model without attention, or examples, layers or heads that are not there.
     """
     options, paths = experiment.attention, experiment.paths
     run = load_trained_run(experiment, options.checkpoint)
@@ -42,21 +42,21 @@ def attention(experiment: Experiment, console: Console) -> None:
     rows = choose_examples(store, run.data.roles, options)
     maps = compute_maps(run.classifier, store, rows, options, checkpoint.epoch)
 
-    below = _read_below(experiment, store, rows, maps)
-    overlays = draw_overlays(maps, below, options.interpolation)
+    backgrounds = _read_backgrounds(experiment, store, rows, maps)
+    overlays = draw_overlays(maps, backgrounds, options.interpolation)
 
     folder = paths.report_folder / "attention"
     write_maps(folder / "maps.npz", maps)
     write_map_table(folder / "maps.csv", maps)
-    pictures = {"attention": draw_maps(maps, f"epoch {checkpoint.epoch}, {maps.kind}-attention")}
-    pictures |= _draw_kept(list_kept_epochs(paths.attention_maps), options.epochs, checkpoint.epoch)
+    figures = {"attention": draw_maps(maps, f"epoch {checkpoint.epoch}, {maps.kind}-attention")}
+    figures |= _draw_kept(list_kept_epochs(paths.attention_maps), options.epochs, checkpoint.epoch)
     for old in (*folder.glob("epoch*.png"), *folder.glob("overlays/*_layer*_head*.png")):
         old.unlink()
-    for name, picture in pictures.items():
-        write_bytes(folder / f"{name}.png", picture)
+    for name, figure in figures.items():
+        write_bytes(folder / f"{name}.png", figure)
     for overlay in overlays:
         write_bytes(folder / "overlays" / f"{overlay.name}.png", overlay.png)
-    drawn = DrawnMaps(maps, pictures, below, overlays)
+    drawn = DrawnMaps(maps, figures, backgrounds, overlays)
     write_attention_page(folder / "index.html", experiment, checkpoint, drawn)
     with open_run(experiment.tracking, paths) as tracked:
         tracked.keep(RunFacts(files=name_files(paths, [folder], "attention")))
@@ -64,13 +64,13 @@ def attention(experiment: Experiment, console: Console) -> None:
     console.print(f"{len(rows)} {options.split} examples, {shape} -> {folder / 'index.html'}", highlight=False)
 
 
-def _read_below(
+def _read_backgrounds(
     experiment: Experiment, store: Store, rows: NDArray[np.int64], maps: AttentionMaps
 ) -> list[NDArray[Any]]:
-    """Return what maps are drawn over: the stored pictures, or their slices in the scans' own pixels.
+    """Return the images under the maps: the stored examples, or their slices in the scans' own pixels.
 
     Raises:
-        UserError: the data set is not made of volumes, or a scan is not there or another.
+        UserError: The data set is not made of volumes, or a scan is missing or was changed.
     """
     if not experiment.attention.native_resolution:
         return list(maps.examples)
@@ -97,16 +97,16 @@ def _read_below(
 
 
 def _draw_kept(kept: dict[int, Path], wanted: tuple[int, ...], epoch: int) -> dict[str, bytes]:
-    """Draw the maps that training kept: epochs beside each other, and the last of them by layer and head.
+    """Draw the maps that training kept: epochs next to each other, and the last of them by layer and head.
 
-    The latter is left out where it would repeat the weights' own ``epoch``.
+    The latter is left out where it would repeat the ``epoch`` of the checkpoint.
     """
     if not kept and not wanted:
         return {}
     maps = [read_maps(kept[epoch]) for epoch in choose_epochs(list(kept), wanted)]
     last = maps[-1]
-    pictures = {"epochs": draw_epochs(maps, "epochs, mean over layers and heads")}
+    figures = {"epochs": draw_epochs(maps, "epochs, mean over layers and heads")}
     if last.epoch != epoch:
         name = f"epoch_{last.epoch:04d}"
-        pictures[name] = draw_maps(last, f"epoch {last.epoch}, cross-attention, as kept in training")
-    return pictures
+        figures[name] = draw_maps(last, f"epoch {last.epoch}, cross-attention, as kept in training")
+    return figures

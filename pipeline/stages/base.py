@@ -1,4 +1,4 @@
-"""What the stages share."""
+"""A lock on the folder that a stage writes to."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,10 +13,10 @@ Stage = Callable[[Experiment, Console], None]
 
 
 def exclusive(choose_folder: Callable[[Experiment], Path]) -> Callable[[Stage], Stage]:
-    """Make a stage hold a folder while it runs.
+    """Lock a folder while a stage runs.
 
     Args:
-        choose_folder: where the stage writes.
+        choose_folder: The function that returns the folder that the stage writes to.
     """
 
     def decorate(stage: Stage) -> Stage:

@@ -1,4 +1,4 @@
-"""The compare stage: runs that were evaluated, side by side on one page."""
+"""The compare stage: evaluated runs side by side on one page."""
 
 from rich.console import Console
 
@@ -11,10 +11,10 @@ from pipeline.reporting.comparison.runs import find_report_folders, read_runs
 def compare(experiment: Experiment, console: Console) -> None:
     """Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.
 
-    Nothing is computed anew: what ``evaluate`` and ``train`` left is read.
+    No score is computed again: the files that ``evaluate`` and ``train`` wrote are read.
 
     Raises:
-        UserError: a run was not evaluated, or its files are damaged.
+        UserError: A run was not evaluated, or its files are damaged.
     """
     options, paths = experiment.compare, experiment.paths
     runs = read_runs(find_report_folders(options.runs, paths))

@@ -1,4 +1,4 @@
-"""The cross-validate stage: every fold and every seed trained and evaluated, and all of them put together."""
+"""The cross-validate stage: every fold and every seed trained and evaluated, and their predictions pooled."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
     Runs that are trained and evaluated already are read, not computed again.
 
     Raises:
-        UserError: folds of a published set, several devices, or what the train and evaluate stages refuse.
+        UserError: Folds of a published set, several devices, or an error of the train or evaluate stage.
     """
     store = read_store(experiment.paths.prepared, verify=True)
     name = "-".join(
@@ -57,7 +57,7 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
 
 
 def _run(job: Experiment, parent: TrackedRun, console: Console) -> None:
-    """Split, train and evaluate one run, as far as that was not done."""
+    """Split, train and evaluate one run; steps that are done already are skipped."""
     job = dataclasses.replace(job, tracking=dataclasses.replace(job.tracking, parent_run=parent.run_id))
     console.print(job.run_name or job.name, style="bold")
     split(job, console)

@@ -1,4 +1,4 @@
-"""The evaluate stage: the scores of a trained model on rows it never saw, with everything that stands behind them."""
+"""The evaluate stage: the scores of a trained model on rows that it was not trained on, and the report."""
 
 from rich.console import Console
 
@@ -21,7 +21,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     """Score the validation and test rows; write predictions, metrics, figures and the report.
 
     Raises:
-        UserError: no trained model, or one that was trained on other pictures or splits than these.
+        UserError: No trained model, or one that was trained on another store or other splits.
     """
     paths, options = experiment.paths, experiment.evaluate
     run = load_trained_run(experiment, options.checkpoint)
@@ -32,7 +32,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         note = DATASETS[experiment.data.dataset].synthetic_note
         evaluation = compute_evaluation(run.data, probabilities, mirrored, visits, options, note)
     report = build_report(experiment, run, evaluation, manifest)
-    check_store(paths.prepared, run.data.store.fingerprint)  # all that was read since it was opened was as written
+    check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
     with open_run(experiment.tracking, paths) as tracked:
         tracked.keep(

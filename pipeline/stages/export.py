@@ -26,10 +26,10 @@ OWN_NAMES = {RECORD, BUNDLE, *(name for name, _ in PROGRAMS.values())}
 def export(experiment: Experiment, console: Console) -> None:
     """Write the trained model as torch.export program, ONNX model and MONAI bundle, checked against the checkpoint.
 
-    The folder appears when all of it is there and equal; an earlier export is replaced.
+    The folder appears when all files are written and checked; an earlier export is replaced.
 
     Raises:
-        UserError: a format gives other probabilities than the checkpoint, needs a package that is not installed, or
+        UserError: A format gives other probabilities than the checkpoint, needs a package that is not installed, or
             the folder holds something else.
     """
     options, paths = experiment.export, experiment.paths
@@ -65,7 +65,7 @@ def export(experiment: Experiment, console: Console) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder with anything that an export does not write, because all of it is replaced."""
+    """Refuse a folder with files that an export does not write, because the folder is replaced."""
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in OWN_NAMES) if folder.exists() else []
     if foreign:
         raise UserError(
@@ -74,7 +74,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float]) -> dict[str, Any]:
-    """Collect what a user of the files must know."""
+    """Describe the inputs, the outputs and the origin of the exported files."""
     is_volume = checkpoint.spec.kind.has_slices
     return {
         "format": FORMAT,

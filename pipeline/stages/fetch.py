@@ -1,4 +1,4 @@
-"""The fetch stage: raw data are there afterwards, or the user knows how to come by them."""
+"""The fetch stage: download or make the raw data, or report how to get them."""
 
 from rich.console import Console
 
@@ -11,10 +11,10 @@ from pipeline.datasets import DATASETS, find_raw_folder
 def fetch(experiment: Experiment, console: Console) -> None:
     """Make or download the raw data where they are absent.
 
-    A folder that the user names and filled is taken as it is; one that this stage began to fill is completed.
+    A folder that the user filled is taken as it is; one that this stage began to fill is completed.
 
     Raises:
-        UserError: the data set cannot be downloaded; the message tells how to get it lawfully.
+        UserError: The data set cannot be downloaded; the message describes how to get it lawfully.
     """
     name, raw = experiment.data.dataset, experiment.data.raw_folder
     require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))

@@ -1,4 +1,4 @@
-"""The leak-study stage: what leaks do, shown on these slices with this model."""
+"""The leak-study stage: the effect of leaks on the scores of this model on these slices."""
 
 import dataclasses
 from pathlib import Path
@@ -29,13 +29,13 @@ from pipeline.training.run_state import read_preprocess
 
 
 def leak_study(experiment: Experiment, console: Console) -> None:
-    """Show what leaks do: four ways to divide the same slices, with true and with shuffled labels.
+    """Show what leaks do: four ways to split the same slices, with true and with shuffled labels.
 
-    Nothing is written where training looks: no splits, no certificate, no checkpoint. A model that was scored
-    before an interruption is not trained again.
+    Nothing is written to folders that training reads: no splits, no certificate, no checkpoint. A model that was
+    scored before an interruption is not trained again.
 
     Raises:
-        UserError: no volumes, too few patients, or a loss that stops being a number.
+        UserError: No volumes, too few patients, or a loss that becomes NaN or infinite.
     """
     experiment = use_single_split(experiment)
     paths, options = experiment.paths, experiment.evaluate
@@ -79,7 +79,7 @@ def leak_study(experiment: Experiment, console: Console) -> None:
 
 
 def _track(experiment: Experiment, path: Path, parent: TrackedRun) -> TrackedRun:
-    """Open the mirror of one training, below that of the study."""
+    """Open the MLflow run of one training, below that of the study."""
     tracking = dataclasses.replace(experiment.tracking, parent_run=parent.run_id)
     name = Workspace(experiment.workspace, experiment.name, f"leak_study-{path.stem}")
     return open_study_run(tracking, name, path.parent / "mlflow" / path.name)
@@ -93,7 +93,7 @@ def _train(
     digest = compute_fingerprint(store.fingerprint, run.splits.tolist())
     use = DatasetUse(f"{paths.name} {run.name}", digest, str(paths.prepared), "leak_study")
     epochs, history = settings["train.epochs"], path.with_name(f"{run.name}-history.csv")
-    # What is there is of an interrupted training, or of another recipe.
+    # An existing record belongs to an interrupted training, or to other settings.
     (path.parent / "mlflow" / path.name).unlink(missing_ok=True)
     with _track(experiment, path, parent) as tracked:
         tracked.keep(RunFacts(settings=settings | {"train.seed": run.seed}, datasets=(use,)))

@@ -1,4 +1,4 @@
-"""The predict stage: new scans, images or objects in, one row each out; the checkpoint is all it needs."""
+"""The predict stage: a row for each new scan, image or object, from the checkpoint alone."""
 
 import hashlib
 import itertools
@@ -22,17 +22,17 @@ from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.training.devices import choose_accelerator
 
 FORMAT = 1
-# Of more scans the console tells the sum alone; each is in the table.
-MAX_TOLD = 40
+# With more scans only the totals are printed; the table has a row for each.
+MAX_PRINTED_ROWS = 40
 
 
 def predict(experiment: Experiment, console: Console) -> None:
     """Score new volumes, PNG images, or meshes and point clouds, and write a row each: class, probabilities, warnings.
 
-    Rows are written as they come; a call that was cut off goes on where it was.
+    Each row is written as soon as it is scored; an interrupted call resumes after the last row.
 
     Raises:
-        UserError: nothing to score, or files that cannot be read; the others are written first.
+        UserError: Nothing to score, or files that cannot be read; the others are written first.
     """
     options = experiment.predict
     path = options.checkpoint or experiment.paths.best_checkpoint
@@ -54,17 +54,17 @@ def predict(experiment: Experiment, console: Console) -> None:
     output = options.output or experiment.paths.report_folder / "predictions_new.csv"
     with RowWriter(output, _identify(path, scans, options.min_confidence)) as writer:
         if writer.num_rows > 0:
-            console.print(f"{writer.num_rows} of {len(scans)} were scored before; going on.")
+            console.print(f"{writer.num_rows} of {len(scans)} were scored before; resuming.")
         rest = scans[writer.num_rows :]
         rows = score(rest, classifier, checkpoint, experiment, device)
         for row in progress(rows, "scoring", len(rest), console):
             writer.write(row)
-            if len(scans) <= MAX_TOLD and "reason" not in row:
-                console.print(make_printable(_tell(row)), highlight=False, markup=False)
+            if len(scans) <= MAX_PRINTED_ROWS and "reason" not in row:
+                console.print(make_printable(_describe_row(row)), highlight=False, markup=False)
         counts, first_reason = _count(writer.read())
         writer.finish(columns)
     word = checkpoint.spec.kind.file
-    notes = "".join(f", {counts[key]} {said}" for key, said in _NOTES.items() if counts[key] > 0)
+    notes = "".join(f", {counts[key]} {words}" for key, words in _NOTES.items() if counts[key] > 0)
     console.print(f"{counts['scored']} of {len(scans)} {plural(word)} scored{notes} -> {output}")
     if counts["refused"] > 0:
         raise UserError(
@@ -76,7 +76,7 @@ _NOTES = {"abstained": "abstained from", "warned": "with a warning"}
 
 
 def _identify(path: Path, scans: list[Scan], min_confidence: float) -> str:
-    """Return what changes with the checkpoint, the options, or any file's name, size or time."""
+    """Return a fingerprint of the checkpoint, the options, and every file's name, size and time."""
     digest = hashlib.sha256(path.read_bytes())
     for scan in scans:
         for file in itertools.chain.from_iterable(map(list_files, scan.paths)):
@@ -86,14 +86,14 @@ def _identify(path: Path, scans: list[Scan], min_confidence: float) -> str:
     return compute_fingerprint(FORMAT, digest.hexdigest(), min_confidence)
 
 
-def _tell(row: Row) -> str:
+def _describe_row(row: Row) -> str:
     marks = [*row["warnings"], *(["abstained"] if row["abstained"] else [])]
     noted = f" ({'; '.join(marks)})" if marks else ""
     return f"  {row['path']}: {row['predicted']} {row['probability_' + row['predicted']]:.3f}{noted}"
 
 
 def _count(rows: Iterator[Row]) -> tuple[dict[str, int], str]:
-    """Count what became of the scans; return also why the first one was refused."""
+    """Count the scans by outcome; return also the reason of the first refusal."""
     counts = {"scored": 0, "refused": 0, "abstained": 0, "warned": 0}
     first_reason = ""
     for row in rows:

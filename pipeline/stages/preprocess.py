@@ -1,4 +1,4 @@
-"""The preprocess stage: raw scans or a published set in, manifest and example store out."""
+"""The preprocess stage: from raw scans or a published set to manifest and example store."""
 
 import numpy as np
 from rich.console import Console
@@ -24,7 +24,7 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     """Slice every scan, or read a published set; write manifest, store, coverage report and contact sheet.
 
     Raises:
-        UserError: there is nothing to read, or scans were refused and ``preprocess.skip_refused`` is false;
+        UserError: There is nothing to read, or scans were refused and ``preprocess.skip_refused`` is false;
             the manifest then lists each with its reason.
     """
     name = experiment.data.dataset

@@ -1,4 +1,4 @@
-"""The split stage: patients get their split, and the leak certificate is written."""
+"""The split stage: the assignment of patients to splits, and the leak certificate."""
 
 import pandas as pd
 from rich.console import Console
@@ -8,7 +8,7 @@ from pipeline.core.console import warn
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_checksummed_json, write_checksummed_json
 from pipeline.core.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
-from pipeline.core.text import count_words
+from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import certify, check_certificate, describe_findings, fingerprint_splits
 from pipeline.data.splits import assign_official_splits, assign_splits
 from pipeline.data.store import Store, read_store
@@ -20,10 +20,10 @@ MAX_LISTED_LABELS = 12
 
 @exclusive(lambda experiment: experiment.paths.data)
 def split(experiment: Experiment, console: Console) -> None:
-    """Divide the patients, or the training rows of a published set; write the table and its certificate.
+    """Split the patients, or the training rows of a published set; write the table and its certificate.
 
     Raises:
-        UserError: too few patients, a table that does not fit, or a leak.
+        UserError: Too few patients, a table that does not fit, or a leak.
     """
     paths = experiment.paths
     store = read_store(paths.prepared, verify=True)
@@ -45,30 +45,30 @@ def split(experiment: Experiment, console: Console) -> None:
         labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
         if len(count["sources_by_label"]) > MAX_LISTED_LABELS:
             labels = f"{len(count['sources_by_label'])} labels"
-        patients, scans, pictures = count["patients"], count["sources"], count["examples"]
+        patients, scans, examples = count["patients"], count["sources"], count["examples"]
         if not kind.has_patients:
-            console.print(f"  {name:5s} {count_words(pictures, kind.example)} ({labels})", highlight=False)
+            console.print(f"  {name:5s} {count_words(examples, kind.example)} ({labels})", highlight=False)
         else:
             console.print(
-                f"  {name:5s} {patients:5d} patients {scans:5d} scans ({labels}) {pictures:6d} pictures",
+                f"  {name:5s} {patients:5d} patients {scans:5d} scans ({labels}) {examples:6d} {plural(kind.example)}",
                 highlight=False,
             )
     for warning in describe_findings(certificate):
         warn(console, f"{warning} Listed in {paths.certificate}.")
     check_certificate(paths.certificate, store, splits)
-    kept_apart = f"No {kind.group} and no picture" if kind.has_patients else f"No {kind.group}"
+    kept_apart = f"No {kind.group} and no {kind.example}" if kind.has_patients else f"No {kind.group}"
     console.print(f"{kept_apart} is in two splits -> {paths.splits}, {paths.certificate.name}")
 
 
 def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool:
-    """Tell whether the table and a certificate for it, made with these options, are there already."""
+    """Return whether the table and a certificate for it, made with these options, are there already."""
     paths = experiment.paths
     if not (paths.splits.is_file() and paths.certificate.is_file()):
         return False
     try:
         certificate = read_checksummed_json(paths.certificate)
         found = fingerprint_splits(read_table(paths.splits, SPLIT_COLUMNS))
-    except UserError:  # damaged: both are made anew
+    except UserError:  # damaged: both are made again
         return False
     made_for = (
         certificate["store_fingerprint"],

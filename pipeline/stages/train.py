@@ -15,6 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
+from pipeline.core.text import count_words
 from pipeline.data.certified_data import load_certified_data
 from pipeline.data.statistics import IntensityReference
 from pipeline.data.store import Store, check_store
@@ -35,13 +36,12 @@ from pipeline.training.setup import build_state, describe_origin, measure_intens
 
 
 def train(experiment: Experiment, console: Console) -> None:
-    """Train the model on the train patients and keep the epoch that the val patients call best.
+    """Train the model on the train patients and keep the epoch that is best on the val patients.
 
-    A run that was cut off goes on from its last epoch; a finished one is left as it is. Test pictures
-    are not read.
+    An interrupted run resumes after its last epoch; a finished one is left as it is. Test examples are not read.
 
     Raises:
-        UserError: the data, the splits or the options do not allow it, or the loss stops being a number.
+        UserError: The data, the splits or the options do not allow training, or the loss becomes NaN or infinite.
     """
     paths, config = experiment.paths, experiment.train
     data = load_certified_data(experiment)
@@ -51,7 +51,7 @@ def train(experiment: Experiment, console: Console) -> None:
     check_horizontal_flip(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_tta:
         check_swap("model.mirror_tta", "false", store.class_names, experiment.preprocess.plane)
-    if config.strategy == "fsdp":  # the first process draws them alone, and has a part of the model alone
+    if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
         every = experiment.train.keep_attention_every_epochs
         require(
             every == 0,
@@ -64,7 +64,7 @@ def train(experiment: Experiment, console: Console) -> None:
         check_same_settings(paths, origin.settings)
         if is_finished(paths):
             if is_first_process():
-                words = "already trained; nothing to do. --train.resume false trains afresh."
+                words = "already trained; nothing to do. --train.resume false trains from scratch."
                 console.print(f"{paths.run_folder}: {words}")
                 open_run(experiment.tracking, paths).send_rest()
             return
@@ -95,13 +95,13 @@ class Run:
 
 
 def _train_alone(run: Run, console: Console) -> None:
-    """Train in a folder that no other training writes into."""
+    """Train in a folder that no other training writes to."""
     experiment, paths = run.setup.experiment, run.setup.experiment.paths
-    goes_on = experiment.train.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()
-    if run.setup.is_first and not goes_on:
+    resumes = experiment.train.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()
+    if run.setup.is_first and not resumes:
         started = read_started(paths)
         if not experiment.train.resume or started is None or started["settings"] != run.origin.settings:
-            paths.tracking_record.unlink(missing_ok=True)  # else a start that was cut off before its first epoch ended
+            paths.tracking_record.unlink(missing_ok=True)  # else a start that was interrupted during its first epoch
         clear_run(paths)
         write_started(paths, run.origin.settings)
     run.setup.fabric.barrier()
@@ -130,15 +130,15 @@ def _run(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) 
         for _ in train_epochs(run.setup, state):
             _gather(run, state)
         return
-    paths.divergence.unlink(missing_ok=True)  # of an earlier start
-    write_history(paths.history, state.history)  # a run may have been cut off between its checkpoint and this
+    paths.divergence.unlink(missing_ok=True)  # from an earlier start
+    write_history(paths.history, state.history)  # a run may have been interrupted between its checkpoint and this
     tracked.sync()
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(run.setup, state, display.show_step if console.is_terminal else None):
             weights, optimizer = _gather(run, state)
             _check_unchanged(run)
             is_best = find_best(state.history, config.monitor) is result
-            # Before the last checkpoint: a run that is cut off here computes this epoch and its maps again.
+            # Before the last checkpoint: a run that is interrupted here computes this epoch and its maps again.
             every = config.keep_attention_every_epochs
             if every > 0 and result.epoch % every == 0:
                 num_examples = run.setup.experiment.attention.num_examples
@@ -162,7 +162,7 @@ def _run(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) 
 
 
 def _name_batch(run: Run, error: DivergenceError) -> str:
-    """List the examples of the step that ended training in a file, and return what to tell of them."""
+    """List the examples of the step that ended training in a file, and return the message of the error."""
     if error.rows is None:
         return str(error)
     path = run.setup.experiment.paths.divergence
@@ -173,15 +173,15 @@ def _name_batch(run: Run, error: DivergenceError) -> str:
 
 
 def _gather(run: Run, state: TrainingState) -> tuple[dict[str, torch.Tensor], OptimizerState]:
-    """Put together what a checkpoint holds; all processes do it at the same time."""
+    """Gather the weights and the optimizer's state for a checkpoint, in all processes at the same time."""
     scaler = run.setup.fabric.strategy.precision.state_dict()
     return gather_all(state.classifier.model.state_dict()), pack_optimizer(state.optimizer, scaler)
 
 
 def _check_unchanged(run: Run) -> None:
-    """Refuse to keep an epoch whose pictures, read from disk all the while, changed, or whose folder went away.
+    """Refuse to keep an epoch whose examples changed on disk while it was trained, or whose folder was removed.
 
-    Pictures in memory were checked when they were read.
+    Examples in memory were checked when they were read.
     """
     paths = run.setup.experiment.paths
     if read_started(paths) is None:
@@ -191,7 +191,7 @@ def _check_unchanged(run: Run) -> None:
 
 
 def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
-    """Keep all that is known of the run before training."""
+    """Keep the facts of the run that are known before training."""
     experiment, paths, origin = run.setup.experiment, run.setup.experiment.paths, run.origin
     write_bytes(paths.run_options, dump_experiment(experiment).encode())
     tags = {
@@ -214,12 +214,13 @@ def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
 
 def _describe_start(run: Run, state: TrainingState) -> str:
     fabric, num_done = run.setup.fabric, len(state.history)
+    num_train, num_val = len(run.setup.train_examples), len(run.setup.val_examples)
     place = "in memory" if run.setup.train_examples.placed is not None else "read from disk"
     devices = f"{fabric.world_size} x {fabric.device.type}" if fabric.world_size > 1 else fabric.device.type
     return (
         f"{count_parameters(state.classifier.model):,} parameters, {devices} in {fabric.strategy.precision.precision}; "
-        f"{len(run.setup.train_examples):,} pictures to train ({place}), {len(run.setup.val_examples):,} to validate"
-        f"{f'; going on after epoch {num_done}' if num_done > 0 else ''}"
+        f"{count_words(num_train, run.store.kind.example)} to train ({place}), {num_val:,} to validate"
+        f"{f'; resuming after epoch {num_done}' if num_done > 0 else ''}"
     )
 
 
@@ -240,7 +241,7 @@ def _record_best(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
 
 
 def _write_record(run: Run, state: TrainingState, tracking_run: str, console: Console) -> None:
-    """Write the record that the run is complete."""
+    """Write the record that marks the run as complete."""
     paths, origin, fabric = run.setup.experiment.paths, run.origin, run.setup.fabric
     best = find_best(state.history, run.setup.experiment.train.monitor)
     record = {

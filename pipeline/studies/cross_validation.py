@@ -1,7 +1,7 @@
 """Several runs of one recipe, on other patients (folds) or from other seeds, put together.
 
-A patient is drawn with the rows of all seeds, so seeds are paired: the pooled score is the mean over the seeds, and its
-interval says what other patients might have changed. What another seed might change is the deviation over seeds.
+The bootstrap draws a patient with the rows of all seeds, so seeds are paired: the pooled score is the mean over the
+seeds, and its interval covers the choice of patients. The standard deviation over seeds covers the choice of the seed.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
     """List the runs, each with its fold, seed and name.
 
     Args:
-        experiment: all options.
-        store: the examples.
+        experiment: All options.
+        store: The examples.
 
     Raises:
-        UserError: folds of a published set, or several devices.
+        UserError: Folds of a published set, or several devices.
     """
     options, train_options = experiment.cross_validate, experiment.train
     if train_options.devices * train_options.num_nodes > 1:
@@ -101,14 +101,14 @@ class CrossValidation:
 
 
 def is_evaluated(paths: Workspace) -> bool:
-    """Return whether a run was evaluated to the end since it was trained to the end."""
+    """Return whether a run was evaluated completely after its training was completed."""
     page = paths.report_folder / "report.html"
     files = (paths.training_record, paths.metrics, paths.predictions, page)
     return all(path.is_file() for path in files) and page.stat().st_mtime_ns >= paths.training_record.stat().st_mtime_ns
 
 
 def read_cross_validation(experiment: Experiment, jobs: Sequence[Experiment], store: Store) -> CrossValidation:
-    """Read what the runs left, and put it together.
+    """Read the files of the runs, and pool their test rows.
 
     Args:
         experiment: All options.
@@ -152,14 +152,14 @@ def pool_runs(
     """Score all test rows of all runs together, with intervals over all patients.
 
     Args:
-        runs: of one recipe.
-        class_names: all classes.
+        runs: The runs of one recipe.
+        class_names: All classes.
         bootstrap: The resamples of patients.
         kind: The kind of data, which names rows and groups.
 
     Returns:
-        As ``compute_levels``, the levels of metrics.json. Slices are averaged to volumes and patients within each
-        seed: several seeds are no ensemble.
+        The levels of metrics.json, as ``compute_levels`` returns them. Slices are averaged to volumes and patients
+        within each seed: several seeds are no ensemble.
     """
     by_seed = [
         pd.concat([run.test for run in runs if run.seed == one], ignore_index=True)
@@ -181,9 +181,9 @@ def pool_runs(
 
 
 def compute_spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Return mean and standard deviation (n - 1) of runs; no deviation of a single one."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "deviation": deviation}
+    """Return mean and standard deviation (n - 1) of runs; None as standard deviation of a single run."""
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": std}
 
 
 def spread_over_runs(runs: Sequence[EvaluatedRun], level: str) -> dict[str, dict[str, float | None]]:
@@ -194,8 +194,8 @@ def spread_over_runs(runs: Sequence[EvaluatedRun], level: str) -> dict[str, dict
         level: The level, such as ``slice``.
 
     Returns:
-        ``runs``: over all of them. ``seeds``: over the seeds, each the share of right rows over all its folds; there
-        only where there are several seeds.
+        ``runs``: mean and standard deviation over all of them. ``seeds``: the same over the seeds, each with the
+        fraction of right rows over all its folds; left out where there is one seed.
     """
     scores = [(run.seed, run.levels[level]["n"], _read_value(run.levels[level])) for run in runs]
     spread = {"runs": compute_spread([value for _, _, value in scores])}

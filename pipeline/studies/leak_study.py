@@ -1,4 +1,4 @@
-"""The leak study: one recipe, four ways to divide the same slices, with true and with shuffled labels."""
+"""The leak study: one recipe, four ways to split the same slices, with true and with shuffled labels."""
 
 import dataclasses
 import time
@@ -26,10 +26,10 @@ from pipeline.training.run_state import EXECUTION
 
 @dataclass(frozen=True)
 class LeakOutcome:
-    """The accuracy of the models that share a way to divide and a kind of labels, over all seeds together.
+    """The accuracy of the models with one way to split and one kind of labels, over all seeds together.
 
     Args:
-        unit: What was divided, one of ``SPLIT_UNITS``.
+        unit: The unit that was kept in one split, one of ``SPLIT_UNITS``.
         labels: The kind of labels, one of ``LABELLINGS``.
         seeds: The number of seeds.
         n: The number of test slices.
@@ -50,7 +50,7 @@ class LeakStudy:
     """The results of all models.
 
     Args:
-        outcomes: The accuracy for each way to divide and each kind of labels.
+        outcomes: The accuracy for each way to split and each kind of labels.
         records: The facts about each model, such as its seed and its number of steps.
         settings: All that shapes the models but their seeds.
     """
@@ -61,7 +61,7 @@ class LeakStudy:
 
 
 def use_single_split(experiment: Experiment) -> Experiment:
-    """Turn folds and given tables off, which are the main job's; the experiment's name for the run stays."""
+    """Turn folds and given split tables off, which belong to training; the experiment's name for the run stays."""
     plain = dataclasses.replace(experiment.split, num_folds=0, test_fold=0, split_table=None, val_count=None)
     return dataclasses.replace(experiment, split=plain)
 
@@ -98,12 +98,12 @@ def is_complete(path: Path, settings: Mapping[str, Any]) -> bool:
 def run_model(
     experiment: Experiment, store: Store, run: LeakyRun, on_epoch: Callable[[EpochResult], None]
 ) -> tuple[Outcome, dict[str, Any]]:
-    """Train a model and score its test slices; return what it gave, and the facts that its record keeps.
+    """Train a model and score its test slices; return the outcome, and the facts for its record.
 
     Args:
         experiment: All options.
         store: The slices.
-        run: How the slices are divided and labelled.
+        run: The splits and the labels of the slices.
         on_epoch: Called with the result of each epoch.
     """
     started, started_cpu = time.perf_counter(), time.process_time()
@@ -122,10 +122,10 @@ def run_model(
 
 
 def write_run(path: Path, predictions: pd.DataFrame, class_names: tuple[str, ...], record: Mapping[str, Any]) -> None:
-    """Write the predictions of a model, then the record that it is complete.
+    """Write the predictions of a model, then the record that marks it as complete.
 
     Args:
-        path: The record; the predictions are next to it, as CSV.
+        path: The path of the record; the predictions are next to it, as CSV.
         predictions: The predictions of the test slices.
         class_names: All classes.
         record: The ``settings`` and the ``facts`` of the model.
@@ -137,7 +137,7 @@ def write_run(path: Path, predictions: pd.DataFrame, class_names: tuple[str, ...
 def read_leak_study(
     folder: Path, runs: Sequence[LeakyRun], class_names: tuple[str, ...], bootstrap: Bootstrap
 ) -> LeakStudy:
-    """Read what all models left, and score each way to divide over all seeds.
+    """Read the files of all models, and score each way to split over all seeds.
 
     Args:
         folder: The folder of the models' files.
@@ -159,12 +159,12 @@ def read_leak_study(
 def summarise_outcomes(
     predictions: Mapping[tuple[str, str], Sequence[pd.DataFrame]], class_names: Sequence[str], bootstrap: Bootstrap
 ) -> tuple[LeakOutcome, ...]:
-    """Score each way to divide, with each kind of labels, over all seeds together.
+    """Score each way to split, with each kind of labels, over all seeds together.
 
     A patient who was tested with several seeds is drawn with all its rows, so that intervals stay over patients.
 
     Args:
-        predictions: The predictions of the test slices: for each (unit, labelling) a table a seed.
+        predictions: The predictions of the test slices: for each (unit, labelling) one table for each seed.
         class_names: All classes.
         bootstrap: The resamples of patients.
     """

@@ -1,4 +1,4 @@
-"""Training and judging one model of the leak demonstration."""
+"""Training and scoring of one model of the leak study."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from pipeline.training.history import EpochResult
 from pipeline.training.loop import TrainingSetup, train_epochs
 from pipeline.training.setup import start_from
 
-WARMUP_SHARE = 0.1
-# Nothing that would keep a model from learning pictures by heart, and nothing that exchanges labels.
+WARMUP_FRACTION = 0.1
+# Nothing that would keep a model from learning slices by heart, and nothing that exchanges labels.
 NO_CHANGES = AugmentConfig(
     rotation_degrees=0, zoom_fraction=0, shift_fraction=0, gamma=0, brightness_fraction=0, noise_std=0
 )
@@ -31,13 +31,13 @@ NO_CHANGES = AugmentConfig(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model of the demonstration gave.
+    """The result of one model of the leak study.
 
     Args:
-        predictions: of the test pictures; ``label`` is the one that the model was to learn.
-        history: a row an epoch.
-        num_steps: of the optimiser.
-        num_train: pictures that it learned from.
+        predictions: The predictions of the test slices; ``label`` is the label that the model was to learn.
+        history: One row for each epoch.
+        num_steps: The number of steps of the optimizer.
+        num_train: The number of training slices.
     """
 
     predictions: pd.DataFrame
@@ -47,15 +47,15 @@ class Outcome:
 
 
 def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, TrainConfig]:
-    """Return the model and the training that all of the demonstration share.
+    """Return the options of model and training for all models of the leak study.
 
-    What shapes the network, the batch size, the optimiser and the machine are the experiment's own. What works
-    against learning by heart is off: dropout, weight decay, label smoothing; so is the mirror average, which would
-    make shuffled labels wrong.
+    The network, the batch size, the optimizer and the device are those of the experiment. All that works against
+    learning by heart is off: dropout, weight decay, label smoothing; so is test-time augmentation, which would make
+    shuffled labels wrong.
 
     Args:
-        experiment: all options.
-        num_train: training pictures, which say how many epochs the steps are.
+        experiment: All options.
+        num_train: The number of training slices, from which the number of epochs follows.
     """
     perceiver = dataclasses.replace(experiment.model.perceiver, dropout=0.0, attention_dropout=0.0)
     model = dataclasses.replace(experiment.model, mirror_tta=False, perceiver=perceiver)
@@ -66,7 +66,7 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
         epochs=epochs,
         learning_rate=options.learning_rate,
         schedule="cosine",
-        warmup_epochs=WARMUP_SHARE * epochs,
+        warmup_epochs=WARMUP_FRACTION * epochs,
         weight_decay=0.0,
         label_smoothing=0.0,
         loss="cross_entropy",
@@ -79,7 +79,7 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
 
 
 def count_steps(num_examples: int, batch_size: int) -> int:
-    """Return the steps of an epoch."""
+    """Return the number of steps of an epoch; the last one may have fewer examples."""
     return -(-num_examples // batch_size)
 
 
@@ -89,16 +89,16 @@ def train_one(
     run: LeakyRun,
     on_epoch: Callable[[EpochResult], None],
 ) -> Outcome:
-    """Train one model and score its test pictures with the weights after the last step.
+    """Train one model and score its test slices with the weights after the last step.
 
     Args:
-        experiment: all options.
-        store: the pictures.
-        run: How the slices are divided and labelled, and the seed of weights and order.
-        on_epoch: told what each epoch gave.
+        experiment: All options.
+        store: The slices.
+        run: The splits and the labels of the slices, and the seed of weights and order.
+        on_epoch: Called with the result of each epoch.
 
     Raises:
-        UserError: the loss stops being a number.
+        UserError: The loss becomes NaN or infinite.
     """
     model_options, train_options = build_recipe(experiment, run.num_train)
     train_options = dataclasses.replace(train_options, seed=run.seed)

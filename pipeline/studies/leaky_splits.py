@@ -1,6 +1,6 @@
-"""Four ways to divide pictures, three of which leak, and labels that mean nothing.
+"""Four ways to split slices, three of which leak, and labels that mean nothing.
 
-What is divided here is for the leak demonstration alone: nothing of it is written to where training looks.
+These splits are for the leak study alone: none of them is written to a folder that training reads.
 """
 
 import itertools
@@ -22,10 +22,10 @@ LABELLINGS = ("true", "shuffled")
 
 @dataclass(frozen=True)
 class LeakyRun:
-    """One model of the leak study: how its slices are divided, and what it learns about them.
+    """One model of the leak study: the splits of its slices, and the labels that it learns.
 
     Args:
-        unit: What is divided, one of ``SPLIT_UNITS``.
+        unit: The unit that is kept in one split, one of ``SPLIT_UNITS``.
         labelling: The kind of labels, one of ``LABELLINGS``.
         seed: The seed of the split, the shuffled labels, the first weights and the order of training.
         rows: ``(slices,)``, the rows of the store.
@@ -52,15 +52,15 @@ class LeakyRun:
 
 
 def plan_leaky_runs(store: Store, options: LeakStudyConfig, split: SplitConfig) -> list[LeakyRun]:
-    """List the models of the study: for each seed, each way to divide with true and with shuffled labels.
+    """List the models of the study: for each seed, each way to split with true and with shuffled labels.
 
     Args:
         store: The slices.
-        options: The seeds, and how many slices of each volume are taken.
+        options: The seeds, and the number of slices of each volume.
         split: The fractions of the splits.
 
     Raises:
-        UserError: too few patients, scans or slices to divide.
+        UserError: Too few patients, scans or slices to split.
     """
     rows = choose_middle_slices(store.index, options.num_slices)
     index = store.index.iloc[rows].reset_index(drop=True)
@@ -80,12 +80,12 @@ def plan_leaky_runs(store: Store, options: LeakStudyConfig, split: SplitConfig) 
 
 
 def name_units(index: pd.DataFrame, unit: str) -> pd.Series:
-    """Return what is divided as a whole, for each picture.
+    """Return the name of the unit that each slice belongs to.
 
     Args:
-        index: a row a picture.
-        unit: ``slice``: each picture by itself. ``volume``: the pictures of a scan. ``side``: the scans of a
-            patient that have the same label, so one knee. ``patient``: all pictures of a patient.
+        index: One row for each slice.
+        unit: ``slice``: each slice by itself. ``volume``: the slices of a scan. ``side``: the scans of a patient that
+            have the same label, so one knee. ``patient``: all slices of a patient.
     """
     if unit == "side":
         return index["group_id"] + " " + index["label"]
@@ -93,13 +93,14 @@ def name_units(index: pd.DataFrame, unit: str) -> pd.Series:
 
 
 def choose_middle_slices(index: pd.DataFrame, number: int) -> Array:
-    """Return the places of some pictures of each volume: neighbours, from its middle.
+    """Return the row numbers of some slices of each volume: neighbours, from its middle.
 
-    Neighbours resemble each other as they do in the whole volume; pictures taken here and there would leak less.
+    Neighbours resemble each other as they do in the whole volume; slices taken here and there would leak less.
 
     Args:
-        index: a row a picture.
-        number: of pictures a volume; of those with fewer, and with 0 of every one, all are taken.
+        index: One row for each slice.
+        number: The number of slices of each volume; all of a volume that has fewer, and all of every volume where it
+            is 0.
     """
     ordered = index.reset_index(drop=True).sort_values(["source_id", "slice_index"], kind="stable")
     chosen = []
@@ -111,19 +112,19 @@ def choose_middle_slices(index: pd.DataFrame, number: int) -> Array:
 
 
 def assign_by_unit(index: pd.DataFrame, unit: str, options: SplitConfig, seed: int) -> Array:
-    """Give every picture a split: units are dealt by the fractions, stratified by their labels.
+    """Assign every slice to a split: units are split by the fractions, stratified by their labels.
 
     Args:
-        index: a row a picture.
-        unit: what stays together, one of ``SPLIT_UNITS``.
-        options: fractions and whether to stratify; folds and tables are not read.
-        seed: the draw.
+        index: One row for each slice.
+        unit: The unit that is kept in one split, one of ``SPLIT_UNITS``.
+        options: The fractions, and whether to stratify; folds and tables are not read.
+        seed: The seed of the random number generator.
 
     Returns:
-        ``(pictures,)``: train, val or test.
+        ``(slices,)``: train, val or test.
 
     Raises:
-        UserError: too few units.
+        UserError: Too few units.
     """
     units = name_units(index, unit)
     plain = SplitConfig(
@@ -135,16 +136,16 @@ def assign_by_unit(index: pd.DataFrame, unit: str, options: SplitConfig, seed: i
 
 
 def equalize_training(splits: dict[str, Array], seed: int) -> dict[str, Array]:
-    """Leave training pictures out at random until every unit trains on the same number.
+    """Leave training slices out at random until every way to split trains on the same number.
 
     Then each makes the same number of steps in an epoch.
 
     Args:
-        splits: of each unit, ``(pictures,)``.
-        seed: the draw.
+        splits: The splits ``(slices,)`` for each unit.
+        seed: The seed of the random number generator.
 
     Returns:
-        The same, with an empty text for pictures that are left out.
+        The same, with an empty text for slices that are left out.
     """
     number = min(int((split == SPLITS[0]).sum()) for split in splits.values())
     kept = {}
@@ -157,24 +158,25 @@ def equalize_training(splits: dict[str, Array], seed: int) -> dict[str, Array]:
 
 
 def shuffle_labels(index: pd.DataFrame, class_names: tuple[str, ...], seed: int) -> Array:
-    """Give each patient one label for all pictures, whatever they show.
+    """Assign one label to all slices of a patient, whatever they show.
 
-    Patients are sorted by how many pictures they have, equals in random order, and each class is dealt once to every
-    so many neighbours as there are classes: the numbers of patients differ by one at most, those of pictures little.
+    Patients are sorted by their number of slices, equals in random order, and cut into blocks of as many patients as
+    there are classes. Within a block each class is assigned once. So the numbers of patients of the classes differ by
+    one at most, and those of slices little.
 
     Args:
-        index: a row a picture; its labels are not read.
-        class_names: what is dealt.
-        seed: the draw.
+        index: One row for each slice; its labels are not read.
+        class_names: The classes to assign.
+        seed: The seed of the random number generator.
 
     Returns:
-        ``(pictures,)`` class names.
+        ``(slices,)`` class names.
     """
     generator = np.random.default_rng(seed)
     sizes = index.groupby("group_id", sort=True).size()
     patients, numbers = sizes.index.to_numpy(dtype=str), sizes.to_numpy()
     order = np.lexsort((generator.permutation(len(patients)), numbers))
     num_blocks = -(-len(patients) // len(class_names))
-    dealt = np.concatenate([generator.permutation(len(class_names)) for _ in range(num_blocks)])[: len(patients)]
-    label_of = dict(zip(patients[order], np.array(class_names)[dealt], strict=True))
+    assigned = np.concatenate([generator.permutation(len(class_names)) for _ in range(num_blocks)])[: len(patients)]
+    label_of = dict(zip(patients[order], np.array(class_names)[assigned], strict=True))
     return np.asarray(index["group_id"].map(label_of), dtype=str)

@@ -1,4 +1,4 @@
-"""Where MLflow keeps its records: the database or server, and the experiment in it."""
+"""The database or server of MLflow, and the experiment in it."""
 
 import os
 import sqlite3
@@ -15,7 +15,7 @@ from pipeline.core.workspace import Workspace
 
 
 def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
-    """Say where the records go: the option, else ``MLFLOW_TRACKING_URI``, else the workspace's database."""
+    """Return the address of the records: the option, else ``MLFLOW_TRACKING_URI``, else the workspace's database."""
     if config.uri is not None:
         return config.uri
     from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -25,17 +25,17 @@ def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
 
 
 def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
-    """Open the records; make a local database and the experiment where they are not there.
+    """Open the records; make a local database and the experiment where they are missing.
 
     Args:
-        uri: of a server or database.
-        workspace: names the experiment, and the folder of a local database's files.
+        uri: The address of a server or database.
+        workspace: The folders; names the experiment, and the folder of a local database's files.
 
     Returns:
         An ``MlflowClient`` and the id of the experiment.
 
     Raises:
-        UserError: the experiment was deleted in MLflow.
+        UserError: The experiment was deleted in MLflow.
     """
     from mlflow import MlflowClient
 
@@ -54,7 +54,7 @@ def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
 def _make_database(path: Path) -> None:
     """Make an empty database, whole or not at all.
 
-    MLflow makes it in many steps; one that was cut off could never be opened again.
+    MLflow makes it in many steps; an interrupted one could never be opened again.
     """
     from mlflow import MlflowClient
 

@@ -1,8 +1,8 @@
-"""Mirrors of runs in MLflow, and in TensorBoard's event files where they are switched on.
+"""Copies of runs in MLflow, and in TensorBoard's event files where they are switched on.
 
-All that a stage has to say of a run lies on disk first: its files, its curves, and ``mlflow.json`` with the facts
-that have no file of their own. A sync compares them with the server and sends what the server lacks. What a server
-does not take stays on disk, and the next sync sends it, in this process or in that of a later stage.
+All facts of a run are written to disk first: its files, its curves, and ``mlflow.json`` with the facts that have no
+file of their own. A sync compares them with the server and sends those that the server lacks. Facts that a server
+refuses stay on disk, and the next sync sends them, in this process or in that of a later stage.
 
 A run is addressed by its id and nothing is kept in MLflow's process-wide state, so that a stage can re-open the run
 of an earlier one.
@@ -33,27 +33,27 @@ from pipeline.training.history import EpochResult, list_numbers, read_history
 logger = logging.getLogger(__name__)
 MAX_VALUE_LENGTH = 500
 MAX_BATCH = 100  # parameters, tags or epochs that MLflow takes at once
-PARENT_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
+PARENT_TAG = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 SECONDS_BETWEEN_SAMPLES = 5.0  # of the machine's load; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
 FILE = "file"
 MAX_REFUSED = 3  # a server that refuses more than these is not there
 
 
 def open_run(config: TrackingConfig, workspace: Workspace) -> "TrackedRun":
-    """Open the mirror of a run's folder.
+    """Open the MLflow run of a run's folder.
 
     Args:
         config: Whether and where runs are kept, and the run that this one is nested below.
         workspace: The folders; names the experiment and the run.
 
     Raises:
-        UserError: TensorBoard is asked for and not installed.
+        UserError: TensorBoard is switched on and not installed.
     """
     return TrackedRun(config, workspace, workspace.tracking_record)
 
 
 def open_study_run(config: TrackingConfig, workspace: Workspace, path: Path) -> "TrackedRun":
-    """Open the mirror of a study, or of one training of it, which has no folder of a run.
+    """Open the MLflow run of a study, or of one training of it, which has no folder of a run.
 
     Args:
         config: Whether and where runs are kept, and the run that this one is nested below.
@@ -64,7 +64,7 @@ def open_study_run(config: TrackingConfig, workspace: Workspace, path: Path) -> 
 
 
 class TrackedRun:
-    """A run whose facts are kept on disk and mirrored; a context whose end closes the run.
+    """A run whose facts are kept on disk and copied to MLflow; a context manager that closes the run at its end.
 
     Args:
         config: Whether and where runs are kept, and the run that this one is nested below.
@@ -93,7 +93,7 @@ class TrackedRun:
 
     @property
     def is_reached(self) -> bool:
-        """Whether the server answered so far."""
+        """True once the server has answered."""
         return self.client is not None
 
     def __enter__(self) -> "TrackedRun":
@@ -111,17 +111,18 @@ class TrackedRun:
         self._write(facts=merge_facts(self.record.facts, facts), is_sent=False)
 
     def watch_system(self) -> None:
-        """Let MLflow record how busy the machine is, from the next sync to the end."""
+        """Record the load of the machine in MLflow, from the next sync to the end."""
         self.is_watched = self.config.system_metrics
 
     def sync(self, is_last: bool = False) -> None:
-        """Send what MLflow and TensorBoard lack.
+        """Send the facts that MLflow and TensorBoard lack.
 
         Args:
-            is_last: Send everything else where the server refuses something, and warn of what it lacks then.
+            is_last: Whether the run ends. Then everything else is sent where the server refuses something, and a
+                warning lists what it lacks.
 
         Raises:
-            UserError: The server answers, and names what a user has to fix.
+            UserError: The server answers with an error that the user has to fix.
         """
         facts = self.record.facts
         history_path = self.workspace.root / facts.history
@@ -140,7 +141,7 @@ class TrackedRun:
             logger.warning("warning: tracking: %s " + words, self.uri, ", ".join(lacking), self.path.parent)
 
     def close(self, status: str = "FINISHED") -> None:
-        """Send all that is left, and how the run ended: FINISHED, FAILED or KILLED."""
+        """Send all that is left, and the status of the run: FINISHED, FAILED or KILLED."""
         if self.monitor is not None:
             self.monitor.finish()
         self._write(status=status, is_sent=False)
@@ -165,7 +166,7 @@ class TrackedRun:
             return ["the records"]
         lacking: list[str] = []
         for name, send in parts:
-            # At the end the others are tried too: one file may never be taken, and the run has to be closed.
+            # At the end the others are sent too: one file may never be taken, and the run has to be closed.
             gives_up = lacking and (not is_last or (len(lacking) >= MAX_REFUSED and name != "status"))
             if gives_up or not self._is_taken(send):
                 lacking.append(name)
@@ -181,14 +182,14 @@ class TrackedRun:
         except Exception as error:  # noqa: BLE001 (a server's client raises what its own back end raises)
             if not self.has_warned:
                 reason = str(error).strip().partition("\n")[0]
-                words = "does not take records (%s). The work goes on, and they are sent later."
+                words = "does not take records (%s). The stage continues, and they are sent later."
                 logger.warning("warning: tracking: %s " + words, self.uri, reason)
             self.has_warned = True
             return False
         return True
 
     def _list_parts(self, history: list[EpochResult]) -> list[tuple[str, Callable[[], None]]]:
-        """Compare the run with the records: the names of the parts that it may lack, and how they are sent."""
+        """List the parts that the run in MLflow may lack, each with the function that sends it."""
         run, facts = self._reach(), self.record.facts
         parts: list[tuple[str, Callable[[], None]]] = [
             ("settings", partial(_send_values, self.client, run, facts)),
@@ -210,7 +211,7 @@ class TrackedRun:
         return parts
 
     def _reach(self) -> Any:
-        """Return the run as the server has it; start one where there is none."""
+        """Return the run from the server; start one where there is none."""
         if self.client is not None:
             return self.client.get_run(self.run_id)
         _quieten()
@@ -238,7 +239,7 @@ class TrackedRun:
     def _start_monitor(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        # With the run and the database it needs nothing of MLflow's process-wide state.
+        # With the run and the database it needs none of MLflow's process-wide state.
         uri = self.client.tracking_uri
         self.monitor = SystemMetricsMonitor(self.run_id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=uri)
         self.monitor.start()
@@ -247,7 +248,7 @@ class TrackedRun:
 def _send_values(client: Any, run: Any, facts: RunFacts) -> None:
     """Send options, tags and numbers that the run lacks.
 
-    MLflow refuses to change an option; a run that is resumed differs at most in how it is executed.
+    MLflow refuses to change an option; a resumed run differs at most in options of its execution.
     """
     from mlflow.entities import Metric, Param, RunTag
 
@@ -302,14 +303,14 @@ def _now_ms() -> int:
 
 
 def _describe_file(path: Path) -> str:
-    """Return what changes with the content of a file or folder: names, sizes and times of the last change."""
+    """Return a fingerprint of a file or folder: names, sizes and times of the last change."""
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     stats = [(file.relative_to(path), file.stat()) for file in files]
     return compute_fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def _quieten() -> None:
-    """Keep MLflow's and its database's start-up notes and its usage reports away; a user's own choice stands."""
+    """Switch off MLflow's and its database's start-up notes and usage reports; a user's own settings stay."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

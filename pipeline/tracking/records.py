@@ -1,4 +1,4 @@
-"""The records of a run: what MLflow and TensorBoard show of it beside its files and curves."""
+"""The records of a run: facts for MLflow and TensorBoard that are not in its files and curves."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
 
-# Other stages write these into the report folder: they are not what ``evaluate`` found about this run.
+# Other stages write these into the report folder; they are not part of the evaluation of this run.
 FILES_OF_OTHERS = ("comparison.html", "predictions_new.csv")
 
 
@@ -27,7 +27,7 @@ class DatasetUse:
         name: The name that is shown.
         digest: A fingerprint of the content.
         source: The folder that holds the data.
-        role: What the data were used for, such as ``train``.
+        role: The use of the data, such as ``train``.
     """
 
     name: str
@@ -38,7 +38,7 @@ class DatasetUse:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All that a server shall show of a run. Files are named by their path below the workspace.
+    """All facts of a run that a server shows. Files are named by their path below the workspace.
 
     Args:
         settings: The options, ``section.field`` -> value.
@@ -61,13 +61,13 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's facts and what is known of its mirror in MLflow.
+    """A run's facts and the state of its copy in MLflow.
 
     Args:
         run_id: The id in MLflow; empty until a server gave one.
         status: RUNNING, FINISHED, FAILED or KILLED.
         facts: All that the stages recorded.
-        sent: What the run in MLflow has -> the state of it that was sent: size and time of a file.
+        sent: A file, or another part of the run -> the state in which it was sent, such as size and time of the file.
         is_sent: Whether MLflow has everything.
     """
 
@@ -89,7 +89,7 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def merge_facts(old: RunFacts, new: RunFacts) -> RunFacts:
-    """Add facts to those that are there; of two with the same name the new one stays."""
+    """Add facts to the old ones; of two with the same name the new one stays."""
     return RunFacts(
         settings=old.settings | new.settings,
         tags=old.tags | new.tags,
@@ -102,12 +102,18 @@ def merge_facts(old: RunFacts, new: RunFacts) -> RunFacts:
 
 
 def name_files(workspace: Workspace, paths: Iterable[Path], folder: str = "") -> dict[str, str]:
-    """List files, or whole folders, for :attr:`RunFacts.files`, to be copied into a folder in MLflow."""
+    """List files, or whole folders, for :attr:`RunFacts.files`.
+
+    Args:
+        workspace: The folders, which paths are named from.
+        paths: The files and folders.
+        folder: The folder in MLflow that gets a copy of them; empty for the top.
+    """
     return {workspace.name_file(path): folder for path in paths}
 
 
 def list_own_files(report_folder: Path) -> list[Path]:
-    """List what ``evaluate`` wrote about one run; folders below it are other runs and other stages."""
+    """List the files that ``evaluate`` wrote about one run; its folders belong to other runs and other stages."""
     files = (path for path in report_folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in files if path.name not in FILES_OF_OTHERS)
 
@@ -127,7 +133,7 @@ def describe_split(experiment: Experiment, store: Store, roles: Mapping[str, str
 
 
 def flatten_metrics(metrics: Mapping[str, Any], kind: DataKind) -> dict[str, float]:
-    """Return what MLflow shows in its table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
+    """Return the numbers for MLflow's table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
     flat: dict[str, Any] = {}
     for level, content in metrics["levels"].items():
         flat |= {f"test_{level}_n": content["n"]}

@@ -1,4 +1,4 @@
-"""TensorBoard's event files; the only module that needs its package, an extra for those who switch it on."""
+"""TensorBoard's event files; the only module that needs its package, which is optional."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pipeline.training.history import EpochResult, list_numbers
 
 
 class EventLog:
-    """The event files of a run. A process writes a file of its own, which hides those of earlier processes.
+    """The event files of a run. Each process writes its own file, which hides those of earlier processes.
 
     Args:
         folder: The folder of the event files; it is made with the first number.
@@ -30,7 +30,7 @@ class EventLog:
         self.written: dict[tuple[str, int], float] = {}
 
     def write(self, history: Sequence[EpochResult], metrics: Mapping[str, float]) -> None:
-        """Write and flush what this process has not written yet.
+        """Write and flush the numbers that this process has not written yet.
 
         Args:
             history: All epochs so far; an epoch is a step.

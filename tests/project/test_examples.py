@@ -29,7 +29,7 @@ def test_the_notebook_learns_digits_with_both_models(write_mnist, tmp_path, monk
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
     accuracies = read_test_accuracies(notebook)
     assert set(accuracies) == {"Perceiver", "Perceiver IO"}
-    # One in ten by guessing; one bright row tells the class, so nearly all can be told.
+    # One in ten by guessing; one bright row marks the class, so nearly all can be right.
     assert min(accuracies.values()) > 0.9
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# A package may import itself and the packages beside its name. docs/architecture.md draws this table.
+# A package may import itself and the packages listed with its name. docs/architecture.md draws this table.
 ALLOWED = {
     "core": (),
     "config": ("core",),

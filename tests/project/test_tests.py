@@ -1,4 +1,4 @@
-"""Tests share builders: what several test modules need lies in tests/builders, never in one of them."""
+"""Builders of tests: code for several test modules is in tests/builders, never in one of them."""
 
 import ast
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_no_module_imports_a_test_module():
         wrong = [name for name in list_imported(source) & MODULES if is_test_module(name)]
         # Code in a string runs in another process.
         wrong += [name for name in MODULES if is_test_module(name) and f"from {name} import" in source]
-        assert not wrong or path == Path(__file__), f"{path} imports {wrong}; what tests share goes to tests/builders"
+        assert not wrong or path == Path(__file__), f"{path} imports {wrong}; move it to tests/builders"
 
 
 def test_helpers_are_imported_by_their_full_names():

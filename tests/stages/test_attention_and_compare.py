@@ -1,4 +1,4 @@
-"""The stages attention and report by the command line, after a user's way from nothing to a report."""
+"""The stages attention and compare on the command line, after a run was trained and evaluated."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from pipeline.cli import main
 
 @pytest.fixture(scope="module")
 def workspace(tiny_workspace, tmp_path_factory):
-    """The tiny run, and beside it a longer one that kept its attention."""
+    """The tiny run, with a longer one that kept its attention."""
     folder = tmp_path_factory.mktemp("stages") / "copy"
     shutil.copytree(tiny_workspace, folder, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts"))
     words = ("--run", "longer", "--train.epochs", "3", "--train.keep_attention_every_epochs", "1")
@@ -23,10 +23,10 @@ def workspace(tiny_workspace, tmp_path_factory):
 
 def run(folder, stage, *words):
     options = ("--config", str(folder / "tiny.yaml"), "--workspace", str(folder), "--tracking.enabled", "false")
-    return main([stage, *options, *words])  # options behind the file override it
+    return main([stage, *options, *words])  # options after the file override it
 
 
-def test_attention_draws_validation_pictures_of_a_trained_run(workspace, capsys):
+def test_attention_draws_validation_slices_of_a_trained_run(workspace, capsys):
     assert run(workspace, "attention", "--run", "longer", "--attention.num_examples", "3") == 0
     assert "3 val examples, 1 layers, 1 heads ->" in capsys.readouterr().out
     folder = workspace / "reports" / "tiny" / "longer" / "attention"
@@ -61,12 +61,12 @@ def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
     folder = workspace / "reports" / "tiny" / "attention"
     assert run(workspace, "attention", *words[:2]) == 0
     page = (folder / "index.html").read_text()
-    assert "the stored image (16 x 16 pixels over the field that the model saw as 16 x 16)" in page
+    assert "(16 x 16 pixels over the field that the model saw as 16 x 16)" in page
     assert "drawn as a flat square" in page
     stored = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
     assert run(workspace, "attention", *words) == 0
     page = (folder / "index.html").read_text()
-    assert "own pixels (32 x 32 pixels over the field that the model saw as 16 x 16)" in page, "9 mm against 6 mm"
+    assert "(32 x 32 pixels over the field that the model saw as 16 x 16)" in page, "9 mm against 6 mm"
     assert "interpolated linearly" in page
     native = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
     assert native.keys() == stored.keys()
@@ -78,7 +78,7 @@ def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
     assert "no scan is called" in capsys.readouterr().err
 
 
-def test_attention_says_what_is_missing(workspace, capsys):
+def test_missing_layers_epochs_and_checkpoints_are_refused(workspace, capsys):
     assert run(workspace, "attention", "--attention.layers", "[7]") == 2
     assert "attention.layers: found [7], but the model has 1 for kind cross" in capsys.readouterr().err
     assert run(workspace, "attention", "--attention.epochs", "[2]") == 2
@@ -93,7 +93,7 @@ def test_every_report_shows_attention(workspace):
     assert (workspace / "reports" / "tiny" / "longer" / "attention_1.png").is_file()
 
 
-def test_report_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):
+def test_compare_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):
     assert run(workspace, "compare") == 0
     printed = capsys.readouterr().out
     assert "tiny: accuracy" in printed

@@ -1,4 +1,4 @@
-"""Every fold is trained and judged once, beside the single split; every patient is tested once."""
+"""Every fold is trained and evaluated once, next to the single split; every patient is tested once."""
 
 import json
 import shutil
@@ -69,11 +69,11 @@ def test_mlflow_shows_folds_below_one_parent(workspace):
         assert {item.tags[0].value for item in child.inputs.dataset_inputs} == {"train", "val", "test"}
 
 
-def test_what_is_there_is_not_computed_again(workspace, tmp_path, capsys):
+def test_evaluated_runs_are_not_computed_again(workspace, tmp_path, capsys):
     other = tmp_path / "ws"
     shutil.copytree(workspace, other)
     (other / "reports" / "tiny" / "fold-1" / "report.html").unlink()
-    (other / "runs" / "tiny" / "fold-2" / "training.json").unlink()  # cut off before the record was written
+    (other / "runs" / "tiny" / "fold-2" / "training.json").unlink()  # interrupted before the record was written
     capsys.readouterr()
     assert run(other, *WORDS, "--tracking.enabled", "false") == 0
     shown = capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
     assert content["pooled"]["image"]["metrics"]["accuracy"]["value"] == pytest.approx(sum(values) / 2)
 
 
-def test_several_devices_and_a_wish_for_nothing_are_refused(workspace, capsys):
+def test_several_devices_and_empty_or_repeated_seeds_are_refused(workspace, capsys):
     assert run(workspace, *WORDS, "--train.devices", "2") == 2
     assert "cross-validate: found 2 devices, allowed is one" in capsys.readouterr().err
     assert run(workspace, *WORDS, "--cross_validate.vary", "seeds") == 2

@@ -1,4 +1,4 @@
-"""A user's way from nothing to a report, on a few tiny knees, by the command line alone."""
+"""All stages from raw data to a report, on a few tiny knees, on the command line alone."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def run(folder, stage, *words):
     return main([stage, *words, "--config", str(folder / "tiny.yaml"), "--workspace", str(folder)])
 
 
-def test_metrics_say_what_was_tested(workspace):
+def test_metrics_count_the_test_rows(workspace):
     metrics = json.loads((workspace / "reports" / "tiny" / "metrics.json").read_text())
     assert metrics["split"] == "test"
     assert set(metrics["levels"]) == {"slice", "volume"}, "a laterality patient has both labels"
@@ -56,7 +56,7 @@ def test_the_temperature_is_that_of_the_unscaled_validation_rows_in_predictions(
     assert decision["num_fitted"] == (table["split"] == "val").sum()
 
 
-def test_mirror_averaging_flips_by_construction_and_the_network_is_told_beside(workspace, tmp_path):
+def test_with_tta_answers_flip_by_construction_and_the_network_alone_is_listed_too(workspace, tmp_path):
     other = tmp_path / "averaged"
     shutil.copytree(workspace, other, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
     words = ("--model.mirror_tta", "true", "--run", "averaged", "--tracking.enabled", "false")
@@ -89,7 +89,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(workspace):
         assert outside not in page
 
 
-def test_the_report_counts_its_files_and_says_what_its_authors_have_to_add(workspace):
+def test_the_report_counts_its_files_and_lists_what_its_authors_have_to_add(workspace):
     folder = workspace / "reports" / "tiny"
     page = (folder / "report.html").read_text()
     manifest = pd.read_csv(workspace / "data" / "tiny" / "prepared" / "manifest.csv", dtype=str)
@@ -187,7 +187,7 @@ def test_tensorboard_shows_the_epochs_and_the_figures_of_the_evaluation(workspac
         assert accuracy.value == pytest.approx(content["metrics"]["accuracy"]["value"])
 
 
-def test_a_second_run_of_each_stage_does_nothing_and_says_so(workspace, capsys):
+def test_a_second_run_of_each_stage_does_nothing_and_reports_it(workspace, capsys):
     for stage, sentence in (("fetch", "are there"), ("preprocess", "nothing to do"), ("split", "nothing to do")):
         assert run(workspace, stage) == 0
         assert sentence in capsys.readouterr().out
@@ -201,7 +201,7 @@ def test_evaluate_refuses_a_model_of_other_splits(workspace, tmp_path, capsys):
     shutil.copytree(workspace, other)
     assert run(other, "split", "--split.seed", "5") == 0
     assert run(other, "evaluate", "--split.seed", "5") == 2
-    assert "trained on other pictures or splits" in capsys.readouterr().err
+    assert "trained on other" in capsys.readouterr().err
 
 
 def test_folds_train_and_evaluate_in_folders_of_their_own(workspace, tmp_path):
@@ -218,7 +218,7 @@ def test_folds_train_and_evaluate_in_folders_of_their_own(workspace, tmp_path):
     assert len(tested) == len(set(tested)) == 10, "every patient is tested once"
 
 
-def test_watching_the_machine_changes_no_number(workspace, tmp_path, monkeypatch):
+def test_recording_the_load_of_the_machine_changes_no_number(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     other = tmp_path / "watched"
     shutil.copytree(workspace, other)
@@ -235,10 +235,10 @@ def test_watching_the_machine_changes_no_number(workspace, tmp_path, monkeypatch
     assert not [name for name in kept["alone"] if name.startswith("system/")]
 
 
-def test_evaluate_leaves_no_picture_of_an_earlier_evaluation(workspace, tmp_path):
+def test_evaluate_leaves_no_figure_of_an_earlier_evaluation(workspace, tmp_path):
     folder = shutil.copytree(workspace, tmp_path / "copy")
     report = folder / "reports" / "tiny"
-    (report / "attention_99.png").write_bytes(b"drawn of other weights")
+    (report / "attention_99.png").write_bytes(b"drawn from other weights")
     before = {path.name for path in (workspace / "reports" / "tiny").glob("*.png")}
     assert run(folder, "evaluate") == 0
     assert {path.name for path in report.glob("*.png")} == before

@@ -1,4 +1,4 @@
-"""The leak demonstration runs from end to end, leaves the main job's files alone, and goes on after an interruption."""
+"""The leak study runs from end to end, leaves the files of training alone, and resumes after an interruption."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def run(folder, *words):
 
 
 def read_main_files(folder):
-    """All that the main job reads or wrote, byte for byte."""
+    """The files that training reads or wrote, byte for byte."""
     places = [folder / "data" / "tiny", folder / "runs", folder / "reports" / "tiny" / "metrics.json"]
     files = [item for place in places for item in ([place] if place.is_file() else place.rglob("*"))]
     return {item: item.read_bytes() for item in files if item.is_file()}
@@ -31,7 +31,7 @@ def workspace(tiny_workspace, tmp_path_factory):
     shutil.copytree(tiny_workspace, folder)
     before = read_main_files(folder)
     assert run(folder) == 0
-    assert read_main_files(folder) == before, "nothing of the demonstration is where training looks"
+    assert read_main_files(folder) == before, "no file of the study is where training reads"
     return folder
 
 
@@ -39,7 +39,7 @@ def read_leak_study(folder):
     return json.loads((folder / "reports" / "tiny" / "leak_study" / "leak_study.json").read_text())
 
 
-def test_eight_models_share_all_but_division_and_labels(workspace):
+def test_eight_models_differ_in_splits_and_labels_alone(workspace):
     content = read_leak_study(workspace)
     keys = [(run["division"], run["labels"]) for run in content["runs"]]
     assert len(set(keys)) == len(keys) == 8
@@ -54,8 +54,8 @@ def test_eight_models_share_all_but_division_and_labels(workspace):
 def test_numbers_are_those_of_the_predictions(workspace):
     folder = workspace / "reports" / "tiny" / "leak_study"
     table = pd.read_csv(folder / "leak_study.csv")
-    for row in table.itertuples():
-        predictions = pd.read_csv(folder / "runs" / f"{row.division}-{row.labels}-seed-0.csv", dtype=str)
+    for row in table.rename(columns={"division": "unit"}).itertuples():
+        predictions = pd.read_csv(folder / "runs" / f"{row.unit}-{row.labels}-seed-0.csv", dtype=str)
         assert row.accuracy == pytest.approx((predictions["label"] == predictions["predicted"]).mean())
         assert (row.n, row.groups) == (len(predictions), predictions["group_id"].nunique())
         if row.labels == "shuffled":
@@ -75,15 +75,15 @@ def test_mlflow_shows_the_eight_below_one_parent(workspace):
     assert {child.info.status for child in (*children, parent)} == {"FINISHED"}
     digests = {child.info.run_name: child.inputs.dataset_inputs[0].dataset.digest for child in children}
     assert digests["leak_study-slice-true-seed-0"] == digests["leak_study-slice-shuffled-seed-0"]
-    # At one visit a knee is one scan, so two of the four divisions are the same here.
-    assert len(set(digests.values())) == 3, "a division is one data set, whatever its labels"
+    # At one visit a knee is one scan, so two of the four splits are the same here.
+    assert len(set(digests.values())) == 3, "a split is one data set, whatever its labels"
     outcomes = {
         (row["division"], row["labels"]): row["accuracy"]["value"] for row in read_leak_study(workspace)["outcomes"]
     }
     assert parent.data.metrics["slice_shuffled_accuracy"] == pytest.approx(outcomes["slice", "shuffled"])
 
 
-def test_a_judged_model_is_not_trained_again_and_the_numbers_are_the_same(workspace, tmp_path, capsys):
+def test_an_evaluated_model_is_not_trained_again_and_the_numbers_are_the_same(workspace, tmp_path, capsys):
     other = tmp_path / "ws"
     shutil.copytree(workspace, other)
     lost = other / "reports" / "tiny" / "leak_study" / "runs" / "volume-true-seed-0.json"
@@ -96,7 +96,7 @@ def test_a_judged_model_is_not_trained_again_and_the_numbers_are_the_same(worksp
     assert read_leak_study(other)["outcomes"] == read_leak_study(workspace)["outcomes"]
     assert run(other, "--tracking.enabled", "false", "--leak_study.learning_rate", "1e-3") == 0
     trained = [line for line in capsys.readouterr().out.splitlines() if "seed-0: accuracy" in line]
-    assert len(trained) == 8, "another recipe is another demonstration"
+    assert len(trained) == 8, "other settings are another study"
 
 
 def test_published_sets_are_refused_in_one_line(write_mnist, tmp_path, capsys):

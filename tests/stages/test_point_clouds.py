@@ -207,7 +207,7 @@ def test_predict_names_what_it_cannot_read(workspace, tmp_path, capsys):
     assert "no file that the model reads (.off, .npy) in this folder" in capsys.readouterr().err
 
 
-def test_a_run_that_goes_on_draws_what_an_undisturbed_one_draws(workspace, tmp_path):
+def test_a_resumed_run_draws_what_an_undisturbed_one_draws(workspace, tmp_path):
     histories = []
     for parts in ((3,), (1, 3)):
         for epochs in parts:

@@ -1,4 +1,4 @@
-"""New scans by the command line: the same answer in whatever form a scan comes, and what should make one doubt it."""
+"""Predictions of new scans on the command line: the same in every form of a scan, with warnings and refusals."""
 
 import json
 import os
@@ -73,10 +73,10 @@ def test_slices_that_were_cut_before_get_the_volumes_probabilities(predict, knee
     folder.mkdir()
     for number, image in enumerate(stack.images):
         Image.fromarray(image).save(folder / f"{knees[0].name}_{number}.png")
-    code, (volume, pictures) = predict(knees[0], folder)
+    code, (volume, slices) = predict(knees[0], folder)
     assert code == 0
-    assert pictures["path"] == str(folder / f"{knees[0].name}_*.png")
-    assert {**pictures, "path": ""} == {**volume, "path": ""}
+    assert slices["path"] == str(folder / f"{knees[0].name}_*.png")
+    assert {**slices, "path": ""} == {**volume, "path": ""}
 
 
 def test_a_table_gives_the_rows_of_its_files_in_both_forms(predict, knees, tmp_path):
@@ -102,13 +102,13 @@ def test_a_file_that_the_disk_refuses_costs_the_others_nothing(predict, knees, t
     assert rows[1]["reason"] == ""
 
 
-def test_the_model_abstains_where_it_is_less_sure_than_asked(predict, knees):
+def test_the_model_abstains_below_the_minimum_confidence(predict, knees):
     _, rows = predict(*knees)
-    sure = [max(float(row["probability_left"]), float(row["probability_right"])) for row in rows]
+    confidences = [max(float(row["probability_left"]), float(row["probability_right"])) for row in rows]
     assert {row["abstained"] for row in rows} == {"false"}
-    threshold = float(np.median(sure))
+    threshold = float(np.median(confidences))
     _, rows = predict(*knees, options=("--predict.min_confidence", repr(threshold)))
-    assert [row["abstained"] for row in rows] == [str(value < threshold).lower() for value in sure]
+    assert [row["abstained"] for row in rows] == [str(value < threshold).lower() for value in confidences]
     assert {row["abstained"] for row in rows} == {"false", "true"}
 
 
@@ -121,27 +121,27 @@ def test_an_unknown_orientation_is_scored_with_a_warning_and_abstained_from(pred
     assert row["predicted"] in ("left", "right")
 
 
-def test_a_name_that_says_the_other_side_is_told(predict, knees, tmp_path):
+def test_a_name_with_the_other_side_gets_a_warning(predict, knees, tmp_path):
     _, (row,) = predict(knees[0])
-    said, other = row["predicted"], {"left": "right", "right": "left"}[row["predicted"]]
-    for name, warning in (
-        (f"knee_{said}", ""),
-        (f"knee_{other.upper()}", f"the file's name has {other}, the model's answer is {said}"),
-    ):
-        path = Path(shutil.copy(knees[0], tmp_path / f"{name}.nii.gz"))
-        _, (row,) = predict(path)
-        assert row["warnings"] == warning
+    predicted, other = row["predicted"], {"left": "right", "right": "left"}[row["predicted"]]
+    _, (row,) = predict(Path(shutil.copy(knees[0], tmp_path / f"knee_{predicted}.nii.gz")))
+    assert row["warnings"] == ""
+    _, (row,) = predict(Path(shutil.copy(knees[0], tmp_path / f"knee_{other.upper()}.nii.gz")))
+    assert [word for word in row["warnings"].replace(",", "").split() if word in (predicted, other)] == [
+        other,
+        predicted,
+    ]
 
 
-def test_a_volume_unlike_those_of_training_is_told(predict, knees, write_knee, tmp_path):
+def test_a_volume_unlike_those_of_training_gets_a_warning(predict, knees, write_knee, tmp_path):
     _, rows = predict(*knees)
     assert not [row for row in rows if "intensities" in row["warnings"]]
     noise = write_knee(tmp_path / "noise.nii", shape=(24, 24, 20), spacing_mm=(6.0, 6.0, 6.0))
     _, (row,) = predict(noise)
-    assert "intensities far from training's" in row["warnings"]
+    assert "intensities" in row["warnings"]
 
 
-def test_a_call_that_was_killed_goes_on_where_it_was(tiny_workspace, knees, tmp_path):
+def test_a_killed_call_resumes_where_it_was(tiny_workspace, knees, tmp_path):
     """The process kills itself when it opens the fourth scan; by then three rows are on disk."""
     output = tmp_path / "new.csv"
     words = ["predict", *map(str, knees[:5]), "--config", str(tiny_workspace / "tiny.yaml")]
@@ -169,7 +169,7 @@ def test_a_call_that_was_killed_goes_on_where_it_was(tiny_workspace, knees, tmp_
     assert pd.read_csv(output)["num_slices"].tolist() == [5, 5, 5, 4, 4], "the first three were not scored again"
     assert not partial.exists()
     assert main(words) == 0
-    assert pd.read_csv(output)["num_slices"].tolist() == [4] * 5, "a finished table is made anew"
+    assert pd.read_csv(output)["num_slices"].tolist() == [4] * 5, "a finished table is made again"
 
 
 @pytest.mark.parametrize(("option", "value"), [("output", "new.xlsx"), ("min_confidence", "1.5")])

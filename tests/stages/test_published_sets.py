@@ -1,4 +1,4 @@
-"""A user's way from the files of a published set to a report and to new pictures, by the command line alone."""
+"""All stages from the files of a published set to a report and to new images, on the command line alone."""
 
 import json
 
@@ -98,9 +98,9 @@ def test_statistics_come_from_the_train_rows_alone(workspace):
 
 
 def save(path, image):
-    picture = Image.fromarray(image if image.ndim == 2 else image.transpose(1, 2, 0))
+    png = Image.fromarray(image if image.ndim == 2 else image.transpose(1, 2, 0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    png.save(path)
     return path
 
 
@@ -110,7 +110,7 @@ def test_predict_gives_the_numbers_of_evaluate(workspace, tmp_path):
     for row in np.flatnonzero(names.str.startswith("test-"))[:7]:
         save(tmp_path / "new" / f"{names[row]}.png", np.array(store.examples[row]))
     output = tmp_path / "new.csv"
-    # Batches of three: the last one holds a single picture.
+    # Batches of three: the last one holds a single image.
     words = ("--predict.output", str(output), "--evaluate.batch_size", "3")
     assert run(workspace, "predict", str(tmp_path / "new"), *words) == 0
     new = pd.read_csv(output, dtype={"predicted": str})
@@ -126,7 +126,7 @@ def test_predict_gives_the_numbers_of_evaluate(workspace, tmp_path):
             assert row[f"probability_{name}"] == pytest.approx(expected[f"probability_{name}"], abs=1e-5)
 
 
-def test_pictures_that_the_model_cannot_know_are_refused_and_the_others_scored(workspace, tmp_path, capsys):
+def test_images_that_the_model_cannot_read_are_refused_and_the_others_scored(workspace, tmp_path, capsys):
     store = read_store(workspace / "data" / "set" / "prepared")
     image = np.array(store.examples[0])
     side = image.shape[-1]
@@ -149,7 +149,7 @@ def test_pictures_that_the_model_cannot_know_are_refused_and_the_others_scored(w
     assert f"{side + 1} x {side} pixels, the model was trained on {side} x {side}" in reasons[0]
     assert "of kind I;16; allowed are 8-bit grey and RGB" in reasons[2]
     assert "of kind RGBA" in reasons[3]
-    assert "not readable as an image" in reasons[4]
+    assert "not readable" in reasons[4]
     assert run(workspace, "predict") == 2
     assert "predict: no input. Name files (.png)" in capsys.readouterr().err
     assert run(workspace, "predict", str(workspace / "runs")) == 2
@@ -171,7 +171,7 @@ def test_colour_is_refused_where_the_model_knows_grey_alone(workspace, tmp_path,
         assert run(workspace, "predict", str(tmp_path / "colour.png")) == 0
 
 
-def test_a_second_run_of_each_stage_does_nothing_and_says_so(workspace, capsys):
+def test_a_second_run_of_each_stage_does_nothing_and_reports_it(workspace, capsys):
     for stage, sentence in (("fetch", "taken as it is"), ("preprocess", "nothing to do"), ("split", "nothing to do")):
         assert run(workspace, stage) == 0
         assert sentence in capsys.readouterr().out

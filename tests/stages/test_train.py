@@ -57,12 +57,12 @@ def test_a_finished_run_has_its_curves_its_best_epoch_and_its_record(undisturbed
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_run_that_was_cut_off_ends_with_the_same_bytes_as_an_undisturbed_one(undisturbed, tmp_path, epoch):
+def test_an_interrupted_run_ends_with_the_same_bytes_as_an_undisturbed_one(undisturbed, tmp_path, epoch):
     experiment = make_experiment(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(experiment, Cut(f"epoch {epoch}/4"))
     assert not experiment.paths.training_record.is_file()
-    assert f"going on after epoch {epoch}" in run(experiment)
+    assert f"resuming after epoch {epoch}" in run(experiment)
     for name in ("best_checkpoint", "last_checkpoint"):
         assert read_weights(getattr(experiment.paths, name)) == read_weights(getattr(undisturbed.paths, name))
     first, second = (read_checkpoint(e.paths.last_checkpoint).optimizer.tensors for e in (experiment, undisturbed))
@@ -70,14 +70,14 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes_as_an_undisturbed_one(u
     pd.testing.assert_frame_equal(numbers(experiment.paths.history), numbers(undisturbed.paths.history))
 
 
-def test_a_second_run_does_nothing_and_says_so(undisturbed):
+def test_a_second_run_does_nothing_and_reports_it(undisturbed):
     before = undisturbed.paths.last_checkpoint.stat().st_mtime_ns
     assert "already trained; nothing to do" in run(undisturbed)
     assert undisturbed.paths.last_checkpoint.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_options_are_refused_and_named_unless_told_to_start_afresh(tmp_path, finished):
+def test_other_options_are_refused_and_named_unless_training_starts_from_scratch(tmp_path, finished):
     experiment = make_experiment(tmp_path)
     if finished:
         run(experiment)
@@ -87,7 +87,7 @@ def test_other_options_are_refused_and_named_unless_told_to_start_afresh(tmp_pat
     changed = with_train(experiment, learning_rate=0.01)
     with pytest.raises(UserError, match=r"train\.learning_rate was 0\.02, is 0\.01\..*train\.resume: false"):
         run(changed)
-    assert "going on" not in run(with_train(changed, resume=False))
+    assert "resuming" not in run(with_train(changed, resume=False))
     assert read_checkpoint(experiment.paths.last_checkpoint).settings["train.learning_rate"] == 0.01
 
 
@@ -95,8 +95,8 @@ def test_how_a_run_is_executed_may_change(undisturbed):
     assert "already trained" in run(with_train(undisturbed, accelerator="auto", compile=True))
 
 
-def test_test_pictures_leave_no_trace_in_the_weights(undisturbed, tmp_path):
-    """Other pixels in the test patients' pictures: the same weights."""
+def test_test_slices_leave_no_trace_in_the_weights(undisturbed, tmp_path):
+    """Other pixels in the test patients' slices: the same weights."""
     experiment = make_experiment(tmp_path)
     paths = experiment.paths
     store = read_store(paths.prepared)
@@ -118,26 +118,26 @@ def test_a_store_without_a_certificate_for_it_is_refused(tmp_path):
         run(experiment)
 
 
-def test_options_of_other_pictures_than_the_stores_are_refused(tmp_path):
+def test_options_of_another_store_are_refused(tmp_path):
     experiment = make_experiment(tmp_path, preprocess=dataclasses.replace(PREPROCESS, slice_range=(0.2, 0.8)))
-    with pytest.raises(UserError, match=r"preprocess\.slice_range: the pictures .* were made with \[0\.1, 0\.9\]"):
+    with pytest.raises(UserError, match=r"preprocess\.slice_range: .* \[0\.1, 0\.9\]"):
         run(experiment)
 
 
-def test_a_mirror_that_keeps_left_left_is_refused(tmp_path):
+def test_a_flip_that_keeps_left_left_is_refused(tmp_path):
     experiment = make_experiment(tmp_path, augment=AugmentConfig(horizontal_flip="keep_label"))
-    with pytest.raises(UserError, match="although it shows a right one"):
+    with pytest.raises(UserError, match=r"augment\.horizontal_flip"):
         run(experiment)
 
 
-def test_a_mirror_average_is_refused_in_sagittal_slices(tmp_path):
+def test_tta_is_refused_in_sagittal_slices(tmp_path):
     experiment = make_experiment(
         tmp_path,
         preprocess=dataclasses.replace(PREPROCESS, plane="sagittal"),
         model=ModelConfig(stem="patches", patch_size=2, perceiver=TINY, mirror_tta=True),
         augment=AugmentConfig(),
     )
-    with pytest.raises(UserError, match=r"model\.mirror_tta needs pictures whose columns run from left to right"):
+    with pytest.raises(UserError, match=r"model\.mirror_tta .*from left to right"):
         run(experiment)
 
 
@@ -167,7 +167,7 @@ def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
     assert checkpoint.history[-1].val_loss == pytest.approx(np.square(answers - wanted).mean(), rel=1e-5)
 
 
-def test_a_cut_off_run_goes_on_in_the_same_tracking_run(tmp_path, tracking_uri):
+def test_an_interrupted_run_resumes_in_the_same_tracking_run(tmp_path, tracking_uri):
     experiment = with_train(make_experiment(tmp_path, tracking=TrackingConfig(uri=tracking_uri)), epochs=2)
     with pytest.raises(KeyboardInterrupt):
         run(experiment, Cut("epoch 1/2"))
@@ -257,7 +257,7 @@ def test_maps_are_kept_at_their_epochs_and_change_nothing_else(undisturbed, tmp_
     assert list_kept_epochs(undisturbed.paths.attention_maps) == {}
 
 
-def test_a_run_that_goes_on_keeps_its_maps_and_ends_with_those_of_an_undisturbed_one(tmp_path):
+def test_a_resumed_run_keeps_its_maps_and_ends_with_those_of_an_undisturbed_one(tmp_path):
     whole = with_maps(make_experiment(tmp_path / "whole"))
     run(whole)
     experiment = with_maps(make_experiment(tmp_path / "cut"))
@@ -271,7 +271,7 @@ def test_a_run_that_goes_on_keeps_its_maps_and_ends_with_those_of_an_undisturbed
         found, expected = read_maps(list_kept_epochs(experiment.paths.attention_maps)[epoch]), read_maps(path)
         assert found.weights.tobytes() == expected.weights.tobytes(), epoch
     run(with_train(experiment, resume=False, epochs=1))
-    assert list_kept_epochs(experiment.paths.attention_maps) == {}, "of the run that was given up"
+    assert list_kept_epochs(experiment.paths.attention_maps) == {}, "the maps of the abandoned run"
 
 
 def test_maps_of_a_network_without_attention_are_refused_before_training(tmp_path):

@@ -1,4 +1,4 @@
-"""Folds and seeds put together: numbers that a hand can compute, and seeds that are no ensemble."""
+"""Folds and seeds pooled: numbers computed by hand, and seeds that are no ensemble."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ def test_one_seed_pools_to_the_metrics_of_all_rows_together():
 
 
 def test_seeds_are_averaged_as_scores_and_not_as_probabilities():
-    """A sure and right seed would outvote an unsure and wrong one; here each counts for itself."""
+    """A confident and right seed would outvote an unconfident and wrong one; here each counts by itself."""
     runs = [EvaluatedRun("seed-0", 0, None, make_table("abcd", lambda *_: 0.99))]
     runs += [EvaluatedRun("seed-1", 1, None, make_table("abcd", lambda *_: 0.4))]
     pooled = pool_runs(runs, NAMES, Bootstrap(100), WORD)
@@ -67,7 +67,7 @@ def test_seeds_are_averaged_as_scores_and_not_as_probabilities():
 
 
 def test_a_patient_is_drawn_with_the_rows_of_all_seeds():
-    """With equal seeds the interval is that of one seed: repeating a patient tells nothing of other patients."""
+    """With equal seeds the interval is that of one seed: repeating a patient adds no other patients."""
     generator = np.random.default_rng(1)
     table = make_table("abcdefgh", lambda *_: generator.uniform())
     one = pool_runs([EvaluatedRun("seed-0", 0, None, table)], NAMES, Bootstrap(400), WORD)
@@ -86,7 +86,7 @@ def test_a_row_that_was_tested_twice_with_one_seed_is_a_bug():
         pool_runs(runs, NAMES, Bootstrap(100), WORD)
 
 
-def test_the_deviation_is_that_of_a_sample():
+def test_the_standard_deviation_is_that_of_a_sample():
     assert compute_spread([0.9, 1.0, 0.95]) == {"mean": pytest.approx(0.95), "deviation": pytest.approx(0.05)}
     assert compute_spread([0.9]) == {"mean": 0.9, "deviation": None}
 
@@ -96,7 +96,7 @@ def make_run(name, seed, fold, n, accuracy):
     return EvaluatedRun(name, seed, fold, pd.DataFrame(), levels)
 
 
-def test_a_seeds_score_is_the_share_of_right_rows_over_its_folds():
+def test_a_seeds_score_is_the_fraction_of_right_rows_over_its_folds():
     runs = [make_run("a", 0, 0, 100, 1.0), make_run("b", 0, 1, 300, 0.8)]
     runs += [make_run("c", 1, 0, 100, 0.6), make_run("d", 1, 1, 300, 0.8)]
     spread = spread_over_runs(runs, "slice")
@@ -118,7 +118,7 @@ def combine(runs):
     return combine_runs(scored, NAMES, Bootstrap(100), WORD)
 
 
-def test_sentences_and_table_say_the_numbers():
+def test_sentences_and_table_hold_the_numbers():
     study = combine(
         [
             EvaluatedRun("fold-0", 0, 0, make_table("ab", good)),
@@ -136,7 +136,7 @@ def test_sentences_and_table_say_the_numbers():
     assert rows["pooled"][2] == "4"
 
 
-def test_sentences_say_how_seeds_are_pooled():
+def test_sentences_describe_how_seeds_are_pooled():
     study = combine(
         [
             EvaluatedRun(f"seed-{seed}-fold-{fold}", seed, fold, make_table(group, rule))
@@ -144,7 +144,7 @@ def test_sentences_say_how_seeds_are_pooled():
             for fold, group in enumerate(("ab", "cd"))
         ]
     )
-    told = describe_pooled(study, WORD)
-    assert told[0].startswith("On 32 slice predictions of 4 patients, each tested once with every seed,")
-    assert told[-1] == "Over the 2 seeds, each on all folds, the standard deviation is 35.36 points."
+    sentences = describe_pooled(study, WORD)
+    assert sentences[0].startswith("On 32 slice predictions of 4 patients, each tested once with every seed,")
+    assert sentences[-1] == "Over the 2 seeds, each on all folds, the standard deviation is 35.36 points."
     assert "drawn with the rows of all seeds" in describe_method(study, WORD)[-1]

@@ -1,4 +1,4 @@
-"""The recipe of the leak demonstration lets a model learn by heart, and a leaky split pays for it."""
+"""The recipe of the leak study lets a model learn by heart, and a leaky split raises its score."""
 
 import dataclasses
 
@@ -41,25 +41,25 @@ def test_what_exchanges_labels_or_keeps_from_learning_by_heart_is_off():
 
 @pytest.mark.parametrize(("num_train", "steps", "epochs"), [(64, 10, 5), (65, 10, 4), (32, 1, 1), (1000, 32, 1)])
 def test_steps_are_rounded_up_to_whole_epochs(num_train, steps, epochs):
-    """Batches hold 32: two steps an epoch of 64 pictures, three of 65."""
+    """Batches hold 32: two steps an epoch of 64 slices, three of 65."""
     _, train = build_recipe(dataclasses.replace(STRONG, leak_study=LeakStudyConfig(num_steps=steps)), num_train)
     assert train.epochs == epochs
 
 
 @pytest.fixture(scope="module")
 def marked_store(tmp_path_factory):
-    """Pictures that show who the patient is and nothing else: a texture of the patient's own, under noise."""
+    """Slices that show who the patient is and nothing else: a texture of the patient's own, under noise."""
     generator = np.random.default_rng(0)
-    rows, pictures = [], []
+    rows, slices = [], []
     for patient in range(24):
         texture = np.kron(generator.integers(0, 2, (4, 4)), np.ones((4, 4))) * 120 + 40
         for side in ("left", "right"):
             for place in range(8):
                 ids = {"example_id": f"{patient}_{side}_{place}", "source_id": f"{patient}_{side}"}
                 rows.append(ids | {"group_id": f"{patient}", "label": side, "slice_index": place, "slice_position": 0})
-                pictures.append(np.clip(texture + generator.normal(0, 10, (16, 16)), 0, 255).astype(np.uint8))
+                slices.append(np.clip(texture + generator.normal(0, 10, (16, 16)), 0, 255).astype(np.uint8))
     folder = tmp_path_factory.mktemp("marked")
-    write_store(folder, [np.stack(pictures)], pd.DataFrame(rows), {})
+    write_store(folder, [np.stack(slices)], pd.DataFrame(rows), {})
     return read_store(folder)
 
 

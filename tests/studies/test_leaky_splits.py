@@ -1,4 +1,4 @@
-"""The four divisions keep apart what they claim and no more; shuffled labels know nothing of the knees."""
+"""Each of the four ways to split keeps its unit together and no more; shuffled labels do not depend on the knees."""
 
 from collections import Counter
 
@@ -53,7 +53,7 @@ def test_a_unit_and_all_that_is_in_it_is_on_one_side(num_visits, seed, unit):
 
 @settings(deadline=None, max_examples=25)
 @given(num_visits=PATIENTS, seed=st.integers(0, 9), unit=st.sampled_from(SPLIT_UNITS))
-def test_the_fractions_hold_for_what_is_divided(num_visits, seed, unit):
+def test_the_fractions_hold_for_the_units(num_visits, seed, unit):
     index = make_index(num_visits)
     options = SplitConfig(val_fraction=0.2, test_fraction=0.3)
     index["split"] = assign_by_unit(index, unit, options, seed)
@@ -64,7 +64,7 @@ def test_the_fractions_hold_for_what_is_divided(num_visits, seed, unit):
 
 
 def test_what_leaks_really_leaks():
-    """Each unit but the last puts the next coarser thing on both sides."""
+    """Each way to split but the last puts the next coarser unit on both sides."""
     index = make_index([2] * 20)
     for unit, coarser in zip(SPLIT_UNITS, ("volume", "side", "patient"), strict=False):
         split = pd.Series(assign_by_unit(index, unit, SplitConfig(), 0))
@@ -83,30 +83,30 @@ def test_a_side_is_a_knee_with_all_its_visits():
 def test_shuffled_labels_are_one_a_patient_and_balanced(num_visits, seed, num_classes):
     index = make_index(num_visits)
     names = tuple("abcd"[:num_classes])
-    index["dealt"] = shuffle_labels(index, names, seed)
-    by_patient = index.groupby("group_id")["dealt"]
+    index["assigned"] = shuffle_labels(index, names, seed)
+    by_patient = index.groupby("group_id")["assigned"]
     assert (by_patient.nunique() == 1).all()
     counts = Counter(by_patient.first())
     assert max(counts.values()) - min(counts[name] for name in names) <= 1
     if num_classes == 2:
         # Sorted patients are paired, so the differences of all pairs add up to less than the largest patient has
-        # pictures; a last patient without a partner may add as many.
-        pictures = Counter(index["dealt"])
-        assert abs(pictures["a"] - pictures["b"]) < 2 * (2 * 3 * max(num_visits))
+        # slices; a last patient without a partner may add as many.
+        num_slices = Counter(index["assigned"])
+        assert abs(num_slices["a"] - num_slices["b"]) < 2 * (2 * 3 * max(num_visits))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_shuffled_labels_do_not_look_at_the_knees(seed):
     index = make_index([1, 2, 3] * 4)
-    dealt = shuffle_labels(index, ("left", "right"), seed)
+    assigned = shuffle_labels(index, ("left", "right"), seed)
     swapped = index.assign(label=index["label"].map({"left": "right", "right": "left"}))
-    np.testing.assert_array_equal(shuffle_labels(swapped, ("left", "right"), seed), dealt)
-    # Everyone has both knees, so side and dealt label are independent to the last picture.
-    table = pd.crosstab(index["label"], dealt)
+    np.testing.assert_array_equal(shuffle_labels(swapped, ("left", "right"), seed), assigned)
+    # Everyone has both knees, so side and assigned label are independent to the last slice.
+    table = pd.crosstab(index["label"], assigned)
     np.testing.assert_array_equal(table.loc["left"], table.loc["right"])
     order = np.random.default_rng(seed).permutation(len(index))
     again = shuffle_labels(index.iloc[order], ("left", "right"), seed)
-    np.testing.assert_array_equal(again, dealt[order])
+    np.testing.assert_array_equal(again, assigned[order])
 
 
 def test_the_seed_is_the_draw():
@@ -116,13 +116,13 @@ def test_the_seed_is_the_draw():
     assert (first != other).any()
 
 
-def test_a_patients_label_is_open_whatever_the_number_of_pictures():
+def test_a_patients_label_is_open_whatever_the_number_of_slices():
     index = make_index(range(1, 8))
-    dealt = [shuffle_labels(index, ("left", "right"), seed) for seed in range(20)]
-    assert all(len({labels[place] for labels in dealt}) == 2 for place in range(len(index)))
+    assigned = [shuffle_labels(index, ("left", "right"), seed) for seed in range(20)]
+    assert all(len({labels[place] for labels in assigned}) == 2 for place in range(len(index)))
 
 
-def test_every_division_trains_on_as_many_pictures_and_tests_what_it_tested():
+def test_every_way_to_split_trains_on_as_many_slices_and_keeps_its_test_rows():
     index = make_index([1, 2, 3, 3, 1, 2, 2])
     splits = {unit: assign_by_unit(index, unit, SplitConfig(), 0) for unit in SPLIT_UNITS}
     kept = equalize_training(splits, 0)

@@ -57,5 +57,5 @@ def test_the_run_its_curves_and_its_confusion_matrix_are_seen(tiny_workspace, ad
     assert curve.is_displayed()
 
     browser.get(f"{page}/artifacts/evaluation/confusion_slice.png")
-    picture = wait_for(browser, "img", lambda image: int(image.get_attribute("naturalWidth") or 0) > 500)
-    assert picture.is_displayed()
+    image = wait_for(browser, "img", lambda image: int(image.get_attribute("naturalWidth") or 0) > 500)
+    assert image.is_displayed()

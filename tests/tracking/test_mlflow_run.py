@@ -62,7 +62,7 @@ def test_a_run_has_what_was_kept_of_it(open_named, tmp_path):
 
 
 def test_a_server_gets_what_it_lacks_and_nothing_twice(open_named, tmp_path):
-    """What is sent in a second sync is what changed since the first: a file, a tag and a number."""
+    """A second sync sends what changed since the first: a file, a tag and a number."""
     (tmp_path / "same.csv").write_text("a")
     (tmp_path / "other.csv").write_text("a")
     uses = tuple(DatasetUse(f"data {role}", role, "/data", role) for role in ("train", "val"))
@@ -123,7 +123,7 @@ def test_a_run_is_nested_below_its_parent_also_when_it_is_resumed(open_named, tr
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (UserError("refused"), "FAILED")]
 )
-def test_the_records_say_how_a_run_ended(open_named, error, status):
+def test_the_records_hold_how_a_run_ended(open_named, error, status):
     with contextlib.suppress(KeyboardInterrupt, UserError), open_named("ends") as tracked:
         tracked.sync()
         assert tracked.client.get_run(tracked.run_id).info.status == "RUNNING"

@@ -1,4 +1,4 @@
-"""TensorBoard reads back what a run wrote, once each, however often the run was cut off."""
+"""TensorBoard reads back what a run wrote, once each, however often the run was interrupted."""
 
 import dataclasses
 import sys
@@ -20,13 +20,13 @@ EVENTS = dataclasses.replace(BOTH_OFF, tensorboard=True)
 
 
 def read(folder):
-    """What TensorBoard shows: name -> steps and values, in the order of steps."""
+    """The curves in TensorBoard: name -> steps and values, in the order of steps."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {name: sorted((item.step, item.value) for item in events.Scalars(name)) for name in events.Tags()["scalars"]}
 
 
-def test_a_run_that_was_cut_off_has_each_epoch_once_with_the_values_of_its_history(tmp_path):
+def test_an_interrupted_run_has_each_epoch_once_with_the_values_of_its_history(tmp_path):
     experiment = make_experiment(tmp_path, tracking=EVENTS)
     with pytest.raises(KeyboardInterrupt):
         run(experiment, Cut("epoch 2/4"))
@@ -41,7 +41,7 @@ def test_a_run_that_was_cut_off_has_each_epoch_once_with_the_values_of_its_histo
     assert found["best_epoch"] == [(0, history["epoch"][history["val_loss"].argmin()])]
 
 
-def test_a_run_that_starts_afresh_forgets_the_old_curves(tmp_path):
+def test_a_run_that_starts_from_scratch_forgets_the_old_curves(tmp_path):
     experiment = with_train(make_experiment(tmp_path, tracking=EVENTS), epochs=2)
     run(experiment)
     run(with_train(experiment, epochs=1, resume=False))
