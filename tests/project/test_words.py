@@ -19,9 +19,7 @@ SUFFIXES = {".cff", ".css", ".html", ".ipynb", ".md", ".py", ".toml", ".yaml", "
 FOLDERS = (".github", "configs", "docs", "examples", "perceiver", "pipeline", "reports/benchmarks", "tests")
 SINGLE_FILES = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "README.md", "SECURITY.md")
 REPORTS = ("LOG.md", "README.md", "RELIABILITY.md", "RESULTS.md")
-PACKAGES = (
-    "reporting",
-)
+PACKAGES = ("reporting",)
 OWN_NAME = "tests/project/test_words.py"
 # The glossary of CONTRIBUTING.md holds the words that it replaces.
 GLOSSARY = re.compile(r"^## Words\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
