@@ -52,7 +52,7 @@ LATERALITY = ("left", "right")
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The examples that a network reads, and the classes that it tells apart.
+    """The examples that a network reads, and the classes that it distinguishes.
 
     Args:
         kind: The kind of data.

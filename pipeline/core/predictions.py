@@ -43,7 +43,7 @@ class Mirrored:
 
     Args:
         straight: Those of the slices, one pass each.
-        mirrored: Those of the mirror images, as the network saw them.
+        mirrored: Those of the mirror images.
         is_averaged: Whether the classifier averages over both.
     """
 

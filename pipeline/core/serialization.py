@@ -67,7 +67,7 @@ def encode_plain(value: Any) -> Any:
     """Turn a dataclass or a path into what JSON can hold; for ``json.dumps(default=...)``.
 
     Raises:
-        TypeError: anything else that JSON does not know.
+        TypeError: anything else that JSON cannot hold.
     """
     if isinstance(value, DataKind):
         return value.name

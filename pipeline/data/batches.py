@@ -147,7 +147,7 @@ def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Bat
 
 
 def _fetch_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Copy examples into memory; of a memory-mapped array the rows are asked for at once, and none of their neighbours.
+    """Copy examples into memory; of a memory-mapped array the rows are requested at once, and none of their neighbours.
 
     Otherwise each row waits for the one before, and megabytes around it are read that the batch does not need.
     """

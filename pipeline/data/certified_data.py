@@ -25,7 +25,7 @@ class CertifiedData:
         store: All examples.
         roles: The split of each patient: train, val or test.
         certificate: The content of leak_certificate.json.
-        manifest_path: The table of the sources, which is read when it is asked for.
+        manifest_path: The table of the sources, which is read on first use.
     """
 
     store: Store

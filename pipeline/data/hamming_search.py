@@ -16,8 +16,8 @@ WORD_BITS = 64
 MAX_COMPARED = 2048
 # Groups up to this size are compared all at once, one neighbour after the other; larger ones by themselves.
 MAX_SMALL_GROUP = 64
-# A search that would still compare more than this part of all pairs is not worth its sorting. It also bounds the depth:
-# each further search has an eighth of the pairs.
+# A search that would still compare more than this fraction of all pairs does not repay its sorting. It also bounds the
+# depth: each further search has an eighth of the pairs.
 MAX_FRACTION = 1 / 8
 SAMPLE = 1 << 16
 # Blocks of 64 x 512 words stay in a processor's cache, and so do 8,192 hashes.

@@ -1,4 +1,4 @@
-"""The leak certificate: what was checked so that a test score means what it says."""
+"""The leak certificate: the checks that no patient and no image is in two splits."""
 
 import hashlib
 import itertools

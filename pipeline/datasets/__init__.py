@@ -118,7 +118,7 @@ DATASETS: dict[str, Dataset] = {
         _make_primitives,
         POINTS,
         read=read_primitives,
-        synthetic_note=f"{PRIMITIVES_NOTE} The figures show that the pipeline works, not how well models know things.",
+        synthetic_note=f"{PRIMITIVES_NOTE} Figures show that the pipeline works, not how well a model reads objects.",
         marks=(PRIMITIVES_NAME,),
         is_published=True,
     ),

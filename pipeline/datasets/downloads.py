@@ -113,7 +113,7 @@ def fetch_file(folder: Path, remote: RemoteFile, console: Console) -> Path:
     """Bring one file, from the first mirror that has it.
 
     A transfer that breaks off is resumed as long as each try brings more. Where the checksum is wrong after a
-    transfer that was resumed, the file is brought once more from its beginning.
+    transfer that was resumed, the file is brought again from its beginning.
 
     Args:
         folder: The folder to write into.

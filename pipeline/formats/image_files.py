@@ -30,7 +30,7 @@ READ_ERRORS = (
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Open an image of a plain format that is no larger than memory holds.
 
-    Pillow knows many formats, of which one starts another program (PostScript), and it looks at the content alone: the
+    Pillow reads many formats, of which one starts another program (PostScript), and it looks at the content alone: the
     ending ``.png`` of a name guarantees nothing.
 
     Args:
@@ -61,7 +61,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 def read_image(path: Path, num_channels: int, image_size: tuple[int, int]) -> np.ndarray[Any, Any]:
     """Read an image that already has the model's size.
 
-    Nothing is resized or cut: a model of 28 x 28 digits knows nothing of a photograph made small.
+    Nothing is resized or cut: a model of 28 x 28 digits was not trained on photographs made small.
 
     Args:
         path: A file that Pillow reads, such as PNG.

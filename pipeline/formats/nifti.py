@@ -93,7 +93,7 @@ def write_volume(path: Path, intensity: np.ndarray[Any, Any], affine: np.ndarray
 
     Args:
         path: The file to write; its name ends in ``.nii`` or ``.nii.gz``.
-        intensity: An array with three axes, of a type that NIfTI knows.
+        intensity: An array with three axes, of a type that NIfTI can hold.
         affine: ``(4, 4)``, from voxel indices to world millimetres (right, anterior, superior).
         stored_axes: The axis order and directions in the file, such as ``PIR``.
     """

@@ -109,8 +109,8 @@ def split_lines(content: bytes) -> Lines:
     line_ends = np.append(np.flatnonzero(symbols == 10), len(symbols))
     line_starts = np.append(0, line_ends[:-1] + 1)
     num_words = np.diff(np.searchsorted(np.flatnonzero(starts_word), line_ends), prepend=0)
-    (said,) = np.nonzero(num_words)
-    return Lines(text, said + 1, line_starts[said], line_ends[said], num_words[said])
+    (filled,) = np.nonzero(num_words)
+    return Lines(text, filled + 1, line_starts[filled], line_ends[filled], num_words[filled])
 
 
 def _read_header(lines: Lines, num_bytes: int, name: str) -> tuple[int, int, int]:

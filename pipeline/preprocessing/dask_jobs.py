@@ -26,7 +26,7 @@ Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 OPTION = "preprocess.dask_scheduler"
 CONNECT_TIMEOUT_S = 10
-# A cluster without a worker for so long is one that nobody will start any more.
+# A cluster without a worker for so long is given up.
 PATIENCE_S = 30
 # Their versions shape images; the two digits of Python's, whether work can be sent at all.
 PACKAGES = ("numpy", "nibabel", "pillow")

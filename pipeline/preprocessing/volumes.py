@@ -140,7 +140,7 @@ def _assemble_store(
 ) -> None:
     """Join the accepted parts, in the order of their ids, into the store; export.
 
-    Only here is a part read that this run made, once, and by the processes that export it once more.
+    Only here is a part read that this run made, once, and by the processes that export it again.
     """
     folder = experiment.paths.prepared
     accepted = [(source, path) for source, path in scans if not source.ignored and summaries[path.name].is_accepted]

@@ -54,6 +54,6 @@ def write_series(folder, intensity, plane="sagittal", centre=(80.0, 0.0, 0.0), *
         header.PixelData = np.ascontiguousarray(pixels.astype("<i2")).tobytes()
         for name, value in changes.items():
             setattr(header, name, value(number) if callable(value) else value)
-        # Names tell nothing of the order.
+        # Names show nothing of the order.
         header.save_as(folder / f"{(number * 5) % 101:03d}.dcm", enforce_file_format=True)
     return folder

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def draw_digits(number: int, seed: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a bright row that tells the class; no two images are equal."""
+    """Noise with a bright row that shows the class; no two images are equal."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 100, (number, 28, 28)).astype(np.uint8)
     labels = (np.arange(number) % num_classes).astype(np.uint8)

@@ -121,7 +121,7 @@ def run_train_stage(experiment: Experiment, cut_at: str = "") -> str:
 
 
 def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
-    """Train a small network with convolutions and batch norms; tell what this process saw, or its complaint."""
+    """Train a small network with convolutions and batch norms; return what this process saw, or its error."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, NUM_TRAIN + NUM_VAL)
     images = generator.integers(0, 120, (len(labels), 6, 8))

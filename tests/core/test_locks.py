@@ -12,7 +12,7 @@ from pipeline.cli import main
 from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_folder
 
-# Holds a folder, says so, and waits for its standard input to end.
+# Holds a folder, prints a line, and waits for its standard input to end.
 HOLDER = """
 import sys
 from pathlib import Path

@@ -59,7 +59,7 @@ def test_small_strata_have_one_patient_in_every_split():
 
 
 def test_rounding_does_not_pile_up_over_the_strata():
-    """Three strata of seven want 5.25 test patients in all; each alone would round to one or two."""
+    """Three strata of seven need 5.25 test patients in all; each alone would round to one or two."""
     index = make_index(both=7, left=7, right=7)
     splits = assign_splits(index, SplitConfig(val_fraction=0.15, test_fraction=0.25))
     counts = Counter(splits["split"])

@@ -1,4 +1,4 @@
-"""Every spelling of the real sets is read, and a name that tells nothing is an error."""
+"""Every spelling of the real sets is read, and a name without patient or side is an error."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Published files arrive whole and checked, or with a line that says why not; what is there is not asked for again."""
+"""Published files arrive whole and checked, or are refused in one line; files that are there are not fetched again."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.break_off_at: list[int] = []
         self.knows_ranges = True
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -41,13 +41,17 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        asked_range = self.headers.get("Range", "")
-        self.server.asked.append((self.path, asked_range))
+        requested_range = self.headers.get("Range", "")
+        self.server.requests.append((self.path, requested_range))
         content = self.server.files.get(self.path.strip("/"))
         if content is None:
             self.send_error(404)
             return
-        start = int(asked_range.removeprefix("bytes=").rstrip("-")) if asked_range and self.server.knows_ranges else 0
+        start = (
+            int(requested_range.removeprefix("bytes=").rstrip("-"))
+            if requested_range and self.server.knows_ranges
+            else 0
+        )
         if start >= len(content):
             self.send_error(416)
             return
@@ -87,7 +91,7 @@ def test_a_file_arrives_with_its_checksum_and_is_not_asked_for_twice(server, tmp
     run(tmp_path, remote)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert "all 1 published files are there" in run(tmp_path, remote)
-    assert server.asked == [("/a.bin", "")]
+    assert server.requests == [("/a.bin", "")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", MARK_NAME]
 
 
@@ -96,7 +100,7 @@ def test_a_transfer_that_breaks_off_is_resumed(server, tmp_path):
     server.break_off_at = [25 * 4096, 10 * 4096]
     text = run(tmp_path, RemoteFile("a.bin", (server.url("a.bin"),), md5(CONTENT)))
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    assert [asked for _, asked in server.asked] == ["", "bytes=102400-", "bytes=143360-"]
+    assert [place for _, place in server.requests] == ["", "bytes=102400-", "bytes=143360-"]
     assert "broken off after 102,400 bytes" in text
 
 
@@ -105,7 +109,7 @@ def test_an_earlier_start_is_completed_and_another_mirror_may_do_it(server, tmp_
     server.files["b"] = CONTENT
     run(tmp_path, RemoteFile("a.bin", (server.url("gone"), server.url("b")), md5(CONTENT)))
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    assert server.asked == [("/gone", "bytes=1234-"), ("/b", "bytes=1234-")]
+    assert server.requests == [("/gone", "bytes=1234-"), ("/b", "bytes=1234-")]
 
 
 def test_a_server_without_ranges_gives_the_whole_again(server, tmp_path):
@@ -152,7 +156,7 @@ def test_a_damaged_file_is_brought_again_and_a_users_spelling_is_kept(server, tm
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
     (tmp_path / "a.gz").rename(tmp_path / "a")
     run(tmp_path, remote)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def pack_tar(members: dict[str, bytes]) -> bytes:
@@ -181,7 +185,7 @@ def test_an_archive_is_unpacked_and_goes_and_a_lost_member_is_brought_back(suffi
     run(tmp_path, remote)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.bin", "b.bin", MARK_NAME, "set"]
     run(tmp_path, remote)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     (tmp_path / "set" / "b.bin").unlink()
     run(tmp_path, remote)
     assert (tmp_path / "set" / "b.bin").read_bytes() == b"b"
@@ -198,10 +202,10 @@ def test_an_archive_without_a_list_is_unpacked_whole_and_once(suffix, pack, serv
     assert found == members
     assert sorted(path.name for path in tmp_path.iterdir()) == [MARK_NAME, "set", f"set{suffix}.unpacked"]
     run(tmp_path, remote)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     (tmp_path / f"set{suffix}.unpacked").unlink()  # as after an unpacking that was interrupted
     run(tmp_path, remote)
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".tar.gz", pack_tar), (".zip", pack_zip)])

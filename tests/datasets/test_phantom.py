@@ -94,7 +94,7 @@ def test_the_fibula_is_lateral_in_the_world(side, seed, tmp_path):
     assert np.sign(centre[0]) == outward
 
     world = nibabel.affines.apply_affine(image.affine, np.moveaxis(np.indices(image.shape), 0, -1)) - centre
-    # 45 mm below the joint, behind the tibia: cortical bone, the darkest of all, on the fibula's side alone.
+    # 45 mm below the joint, posterior to the tibia: cortical bone, the darkest of all, on the fibula's side alone.
     box = (np.abs(world[..., 2] + 45) < 4) & (np.abs(world[..., 1] + 22) < 8)
     lateral = intensity[box & (np.abs(outward * world[..., 0] - 36) < 6)].min()
     medial = intensity[box & (np.abs(outward * world[..., 0] + 36) < 6)].min()

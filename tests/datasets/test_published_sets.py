@@ -1,4 +1,4 @@
-"""Published sets are read as they were published, or refused with a line that says what is wrong."""
+"""Published sets are read as they were published, or refused with the error in one line."""
 
 import gzip
 import io
@@ -49,7 +49,7 @@ def test_mnist_is_what_the_bytes_say(compress, write_mnist, tmp_path):
         (TRAIN_IMAGES, lambda content: b"\x00\x00\x0d\x03" + content[4:], r"begins with 00 00 0d 03; .* 00 00 08 03"),
         (TRAIN_LABELS, lambda content: b"", r"begins with nothing"),
         (TRAIN_IMAGES, lambda content: content[:10], r"truncated within its header of 16 bytes"),
-        (TRAIN_IMAGES, lambda content: content[:-1], r"truncated: 47,039 bytes behind the header, which says 47,040"),
+        (TRAIN_IMAGES, lambda content: content[:-1], r"47,039 bytes .*47,040"),
         (TRAIN_IMAGES, lambda content: content + b"\x00", r"too long: more than 47,040 bytes"),
         (TRAIN_LABELS, lambda content: content[:8] + b"\x0a" + content[9:], r"label 0 is 10; allowed are 0 to 9"),
         (TRAIN_LABELS, lambda content: content[:7] + b"\x3b" + content[8:-1], r"59 labels, but .* has 60 images"),

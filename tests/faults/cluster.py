@@ -16,7 +16,7 @@ TIMEOUT_S = 60
 
 
 def find_address() -> str:
-    """Return an address of this machine where nobody listens."""
+    """Return an address of this machine where no server listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -46,7 +46,7 @@ class Cluster:
         return process
 
     def add_worker(self, path: tuple[Path, ...] = (ROOT,)) -> subprocess.Popen[bytes]:
-        """Start a worker, which nobody starts again when it dies."""
+        """Start a worker, which is not started again when it dies."""
         words = ("distributed.cli.dask_worker", self.address, "--nthreads", "1", "--no-nanny")
         return self.start(*words, path=path)
 

@@ -133,13 +133,13 @@ def make_words(stage: str, workspace: Path) -> list[str]:
 
 
 def copy_workspace(source: Path, target: Path) -> Path:
-    """Copy a workspace with the times of its files, by which stages know them again."""
+    """Copy a workspace with the times of its files, by which stages recognise them."""
     shutil.copytree(source, target)
     return target
 
 
 def describe(workspace: Path) -> dict[str, Any]:
-    """Return what a workspace holds, file by file, without what a clock says.
+    """Return what a workspace holds, file by file, without the readings of a clock.
 
     Args:
         workspace: the folder.

@@ -103,7 +103,7 @@ def test_a_scan_that_may_not_be_read_is_refused_and_tried_again(write_patients, 
 
 @pytest.mark.parametrize("suffix", [".img", ".img.gz"])
 def test_other_voxels_next_to_the_same_header_are_another_scan(suffix, tmp_path):
-    """Analyze and NIfTI pairs: preprocess and predict know the scan again by both files."""
+    """Analyze and NIfTI pairs: preprocess and predict recognise the scan by both files."""
     from pipeline.data.sources import Source
     from pipeline.inference.inputs import Scan
 

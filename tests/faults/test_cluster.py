@@ -1,4 +1,4 @@
-"""Scans cut by a cluster's workers are those that this machine cuts, or one line says why not."""
+"""Scans cut by a cluster's workers are those that this machine cuts, or one line has the reason."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A person's name in a field that wants a number, as a bad export leaves it, is refused and not repeated."""
+"""A person's name in a field of numbers, as a bad export leaves it, is refused and not repeated."""
 
 import struct
 import warnings
@@ -11,7 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.formats.dicom import read_series
 from tests.builders.dicom import write_series
 
-SECRET = b"Zyxwv^Quetzal "  # of even length, as the format wants it
+SECRET = b"Zyxwv^Quetzal "  # of even length, as the format requires
 FIELDS = {
     "SeriesInstanceUID": b"UI",
     "InstanceNumber": b"IS",

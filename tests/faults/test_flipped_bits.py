@@ -60,7 +60,7 @@ def test_a_flipped_bit_is_refused_before_anything_is_written(stage, name, worksp
 
 
 def describe_times(workspace: Path) -> dict[Path, int]:
-    """Say when each file was written; locks come and go."""
+    """Return when each file was written; locks come and go."""
     files = (path for path in workspace.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
     return {path: path.stat().st_mtime_ns for path in files}
 

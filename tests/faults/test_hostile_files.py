@@ -55,7 +55,7 @@ def test_intensities_that_no_image_can_hold_are_refused(fields, voxels, message,
 
 
 def test_a_gzip_bomb_before_the_voxels_is_refused_unopened(tmp_path):
-    """A header may say that voxels begin behind gigabytes of zeros, which gzip packs a thousandfold."""
+    """A header may claim that voxels begin after gigabytes of zeros, which gzip packs a thousandfold."""
     header = make_content(vox_offset=float(3 << 20))
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header + bytes(3 << 20)))
     with pytest.raises(VolumeError, match=r"the header claims 0\.0 GiB of voxels"):
@@ -63,7 +63,7 @@ def test_a_gzip_bomb_before_the_voxels_is_refused_unopened(tmp_path):
 
 
 def test_a_file_of_thousands_of_gzip_members_is_read_in_time(tmp_path):
-    """Each member once copied all that was behind it: a 10 MB file took hours."""
+    """Each member once copied all that followed it: a 10 MB file took hours."""
     content = make_content()
     members = [gzip.compress(content[start : start + 100]) for start in range(0, len(content), 100)]
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"") * 200_000 + b"".join(members))

@@ -1,4 +1,4 @@
-"""What a scan's header says of a person stays in the scan: every byte that the stages write is searched."""
+"""Personal data of a scan's header stay in the scan: every byte that the stages write is searched."""
 
 import base64
 import contextlib
@@ -85,13 +85,13 @@ def find_secret(folder: Path, passed_over: Path) -> list[str]:
 
 
 def run_planted(workspace: Path, new: Path, stages: tuple[str, ...]) -> None:
-    """Run stages on knees whose headers hold the secret, and score new ones and DICOM series; keep all they say."""
+    """Run stages on knees whose headers hold the secret, and score new ones and DICOM series; keep all output."""
     config = TINY_CONFIG | {"export": {"formats": ["torch", "onnx", "bundle"]}, "leak_study": {"num_steps": 2}}
     config |= {"attention": {"num_examples": 2, "native_resolution": True}}
     (workspace / "tiny.yaml").write_text(yaml.safe_dump(config))
     words = ["--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
         warnings.simplefilter("always")
         for stage in stages:
             assert main([stage, *words]) == 0, stage
@@ -101,7 +101,7 @@ def run_planted(workspace: Path, new: Path, stages: tuple[str, ...]) -> None:
         write_new(sorted((workspace / "data" / "tiny" / "raw").glob("*.nii.gz"))[0], new)
         for name in ("new.csv", "new.json"):
             assert main(["predict", str(new), *words, "--predict.output", str(workspace / name)]) == 2
-    (workspace / "said.txt").write_text(said.getvalue())
+    (workspace / "printed.txt").write_text(printed.getvalue())
 
 
 def write_new(knee: Path, folder: Path) -> None:
@@ -112,7 +112,7 @@ def write_new(knee: Path, folder: Path) -> None:
     intensity = np.random.default_rng(0).integers(0, 1000, (12, 14, 16)).astype(np.int16)
     spoilt = {"PhotometricInterpretation": SECRET, "ImageComments": SECRET}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom says that these are no good values
+        warnings.simplefilter("ignore")  # pydicom warns of these values
         write_series(folder / "series", intensity, PatientBirthDate=BIRTH_DATE, **named)
         write_series(folder / "spoilt", intensity, **named | spoilt)
     (folder / "broken").mkdir()

@@ -27,7 +27,7 @@ from tests.builders.training_runs import HISTORY, keep_history
 
 @pytest.fixture
 def closed_port():
-    """An address where nobody answers: it was free a moment ago."""
+    """An address where no server answers: it was free a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -115,7 +115,7 @@ def test_thirty_epochs_of_a_run_that_was_killed_and_of_a_database_that_went_away
     history = [dataclasses.replace(HISTORY[0], epoch=epoch, val_loss=1 / epoch) for epoch in range(1, 31)]
     generator = random.Random(0)
     for epoch in range(1, 31):
-        if epoch == 1 or generator.random() < 0.3:  # a new process, which knows what is on disk
+        if epoch == 1 or generator.random() < 0.3:  # a new process, which reads what is on disk
             tracked = open_run(TrackingConfig(), workspace)
         with Away(workspace) if generator.random() < 0.3 else contextlib.nullcontext():
             keep_history(tracked, history[:epoch])
@@ -126,13 +126,13 @@ def test_thirty_epochs_of_a_run_that_was_killed_and_of_a_database_that_went_away
 
 
 def test_a_server_that_is_broken_is_asked_once_a_sync(workspace, monkeypatch):
-    """Nobody waits for a server longer than one question takes, at the start, at each epoch and at the end."""
+    """No stage waits for a server longer than one request takes, at the start, at each epoch and at the end."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    asked = []
+    requested = []
 
     class Broken(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(503)
 
         def log_message(self, *_):
@@ -145,8 +145,8 @@ def test_a_server_that_is_broken_is_asked_once_a_sync(workspace, monkeypatch):
                 tracked.keep(RunFacts(settings={"a": 1}, tags={"b": "2"}, files={"tiny.yaml": ""}))
                 for number in (1, 2, 3):
                     keep_history(tracked, HISTORY[:number])
-                    assert len(asked) == number
-            assert len(asked) == 4
+                    assert len(requested) == number
+            assert len(requested) == 4
         finally:
             server.shutdown()
 

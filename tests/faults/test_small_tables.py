@@ -1,4 +1,4 @@
-"""The smallest tables that there can be: every number is defined or said to be missing, never NaN in silence."""
+"""The smallest tables that there can be: every number is defined or reported as missing, never NaN in silence."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ SHAPES = {
 
 
 def build_table(rows: list[str], split: str, sure: float) -> pd.DataFrame:
-    """Make predictions that all say left, with one and the same probability."""
+    """Make predictions that are all left, with one and the same probability."""
     columns = []
     for number, (patient, scan, side) in enumerate(rows):
         label = "left" if side == "L" else "right"
@@ -76,7 +76,7 @@ def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_
     store, rows = build_store(tables, images)
     scores = np.full((len(tables["test"]), 2), 0.5, np.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # what numpy says where it makes a NaN
+        warnings.simplefilter("error", RuntimeWarning)  # numpy's warning where it makes a NaN
         levels = compute_levels(tables["test"], CLASSES, BOOTSTRAP)
         decision = compute_decision(predictions, levels, CLASSES, VOLUMES, BOOTSTRAP)
         probes = compute_probes(

@@ -25,7 +25,7 @@ SPELLINGS = {
     "no line end at the end": f"OFF\n5 2 0\n{BODY}{FACES}".rstrip(),
     "colours of faces": f"OFF\n5 2 0\n{BODY}4 0 1 2 3 255 0 0\n3 4 0 1 0.5 0.5 0.5 1\n",
     "edges among the faces": f"OFF\n5 4 0\n{BODY}2 0 1\n4 0 1 2 3\n1 4\n3 4 0 1\n",
-    "lines behind the last face": f"OFF\n5 2 0\n{BODY}{FACES}3 0 1 2\nanything\n",
+    "lines after the last face": f"OFF\n5 2 0\n{BODY}{FACES}3 0 1 2\nanything\n",
 }
 
 
@@ -75,7 +75,7 @@ def test_lines_keep_the_numbers_that_an_editor_shows():
         (f"OFF\n99999999999 2 0\n{BODY}{FACES}", "line 2: 99999999999 corners and 2 faces are announced, more than 76"),
         (
             f"OFF\n5 2 0\n{BODY}4 0 1 2 3\n",
-            "5 corners and 2 faces are announced, but only 6 lines follow. The file was",
+            "5 corners and 2 faces are announced, but only 6 lines follow",
         ),
         (f"OFF\n5 2 0\n# a\n{BODY}{FACES}".replace("1 1 0", "1 l 0"), "line 6: found 'l', allowed are numbers"),
         (

@@ -110,7 +110,7 @@ def _plan(config: PhantomConfig) -> Iterator[PlannedKnee]:
 def name_knee(patient_index: int, visit_index: int, side: str) -> str:
     """Name a scan as the real sets do: five patients in eight as AKOA, the others as two exports of the OAI.
 
-    Seven digits that begin with zeros belong to nobody: real ones begin with 9.
+    Seven digits that begin with zeros belong to no patient: real ones begin with 9.
 
     Args:
         patient_index: 0 for the first patient, below 99,999.
