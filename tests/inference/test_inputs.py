@@ -45,7 +45,7 @@ def test_images_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
     write_image(tmp_path / f"{AKOA}_1.png")
     write_image(tmp_path / f"{AKOA.replace('RIGHT', 'R_I_G_H_T')}_1.png")
     scans = find_scans(sorted(tmp_path.iterdir()), VOLUMES)
-    assert ["does not tell its volume" in scan.refusal for scan in scans] == [True, False]
+    assert ["volume and slice" in scan.refusal for scan in scans] == [True, False]
     assert "two files for one scan" in scans[1].refusal
 
 
