@@ -38,7 +38,7 @@ MAX_PERMUTED_PIXELS = 1 << 22
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model is made from, as it is known before its training.
+    """The origin of a model, as it is known before its training.
 
     Args:
         model: The options of the network.
