@@ -140,10 +140,8 @@ def measure_tables(experiment: Experiment, scratch: Path) -> dict[str, float]:
         np.round(place / (AKOA_SLICES - 1) * 2 - 1, 6),
     )
     index = pd.DataFrame(dict(zip(INDEX_COLUMNS, columns, strict=True)))
-    pictures = np.random.default_rng(0).integers(
-        0, 256, (len(index), *experiment.preprocess.image_size), dtype=np.uint8
-    )
-    write_store(scratch / "store", [pictures], index, {})
+    slices = np.random.default_rng(0).integers(0, 256, (len(index), *experiment.preprocess.image_size), dtype=np.uint8)
+    write_store(scratch / "store", [slices], index, {})
     rates = {
         "slice_bytes": sum(path.stat().st_size for path in (scratch / "store").iterdir()) / len(index),
         "split_s": core_seconds(lambda: split_once(scratch / "store", experiment)) / len(index),
@@ -165,10 +163,10 @@ def measure_model(experiment: Experiment) -> dict[str, float]:
     fabric = build_fabric(config)
     number = NUM_STEPS_TIMED * config.batch_size
     generator = np.random.default_rng(0)
-    pictures = generator.integers(0, 256, (number, *experiment.preprocess.image_size), dtype=np.uint8)
+    slices = generator.integers(0, 256, (number, *experiment.preprocess.image_size), dtype=np.uint8)
     positions = np.zeros(number, np.float32)
-    examples = place_examples(pictures, np.arange(number), np.arange(number) % 2, positions, fabric.device)
-    few = place_examples(pictures, np.arange(2), np.arange(2), positions[:2], fabric.device)
+    examples = place_examples(slices, np.arange(number), np.arange(number) % 2, positions, fabric.device)
+    few = place_examples(slices, np.arange(2), np.arange(2), positions[:2], fabric.device)
     spec = InputSpec(VOLUMES, 1, experiment.preprocess.image_size, experiment.preprocess.num_slices, ("left", "right"))
     model = build_model(experiment.model, spec, seed=0)
     classifier = Classifier(model, experiment.model, spec, (0.5,), (0.3,))
@@ -178,7 +176,7 @@ def measure_model(experiment: Experiment) -> dict[str, float]:
     classifier.eval()
 
     def score() -> None:
-        compute_probabilities(classifier, pictures, positions, fabric.device, config.batch_size)
+        compute_probabilities(classifier, slices, positions, fabric.device, config.batch_size)
 
     score()
     return {"train_s": train_s, "score_s": core_seconds(score) / number}
@@ -215,7 +213,7 @@ def count_cost(archive: Archive, rates: dict[str, float], experiment: Experiment
         "parts": archive.volumes * rates[f"part_bytes_{archive.slices_each}"],
         "store": archive.slices * rates["slice_bytes"],
         "predictions": num_test * rates["prediction_bytes"],
-        "pictures": num_train * float(np.prod(experiment.preprocess.image_size)),
+        "slices": num_train * float(np.prod(experiment.preprocess.image_size)),
         "preprocess": archive.volumes * rates[f"volume_s_{archive.slices_each}"],
         "split": archive.slices * rates["split_s"] + table_s,
         "epoch": num_train * rates["train_s"] + num_val * rates["score_s"],
@@ -264,7 +262,7 @@ def describe(rates: dict[str, float], experiment: Experiment, arguments: argpars
         row("disk: parts, from which preprocessing resumes", "parts", show_bytes),
         row("disk: store", "store", show_bytes),
         row("disk: `predictions.csv`", "predictions", show_bytes),
-        row("memory: training slices, else read from disk", "pictures", show_bytes),
+        row("memory: training slices, else read from disk", "slices", show_bytes),
         f"| memory: peak of tables, of the search for near-duplicates | | | {tables:.1f} GiB, {search:.1f} GiB |",
         row("core: preprocess", "preprocess", show_time),
         row("core: split and certificate", "split", show_time),

@@ -2,10 +2,10 @@
 
     python reports/benchmarks/disk_store.py [--gib 1] [--steps 150] [--folder FOLDER] [--output FILE]
 
-The store is made up. Both ways take the same batches, drawn from all of it, in processes of their own, by turns. No
-control group limits the memory: instead, every few batches nothing of the store is left in memory, neither mapped nor
-in the system's cache. That is stricter than a limit, which would keep what fits: nearly every picture comes from the
-disk, and the system counts the bytes that the disk gave.
+The store holds random slices. Both ways take the same batches, drawn from all of it, in processes of their own, by
+turns. No control group limits the memory: instead, every few batches the whole store is dropped from memory, mapped
+pages and the system's cache alike. That is stricter than a limit, which would keep what fits: nearly every slice comes
+from the disk, and the system counts the bytes that were read from it.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def make_store(path: Path, gib: float) -> Path:
-    number = int(gib * 2**30) // SIDE**2  # a picture has a byte a pixel
+    number = int(gib * 2**30) // SIDE**2  # a slice has one byte for each pixel
     generator = np.random.default_rng(0)
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (number, SIDE, SIDE)}
@@ -100,7 +100,7 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
     examples = place_examples(images, np.arange(len(images)), labels, positions, fabric.device, room_bytes)
     few = place_examples(images, np.arange(2), labels[:2], positions[:2], fabric.device)
     watch = Watch(path, images if is_on_disk else None, num_steps)
-    # The loop is the product's; only what it takes its batches from is watched and, after the timed steps, ended.
+    # The loop is the pipeline's own; only its source of batches is replaced, which ends after the timed steps.
     pipeline.training.loop.read_batches = watch.read  # type: ignore[assignment]
     spec = InputSpec(VOLUMES, 1, (SIDE, SIDE), experiment.preprocess.num_slices, ("left", "right"))
     model = build_model(experiment.model, spec, seed=0)
@@ -113,7 +113,7 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
 
 
 class Watch:
-    """Serves the product's batches, drops the store from memory, and takes the time."""
+    """The pipeline's batches, timed, with the store dropped from memory every few batches."""
 
     def __init__(self, path: Path, mapped: Any, num_steps: int) -> None:
         self.path, self.mapped, self.num_steps = path, mapped, num_steps
@@ -123,7 +123,7 @@ class Watch:
         if len(examples) <= 2:
             yield from read_batches(examples, places)
             return
-        digest, resident, num_pictures = hashlib.sha256(), 0.0, 0
+        digest, resident, num_slices = hashlib.sha256(), 0.0, 0
         started, before = 0.0, 0
         number = NUM_WARM_UP + self.num_steps
         for step, batch in enumerate(itertools.islice(read_batches(examples, places[:number]), number)):
@@ -131,21 +131,21 @@ class Watch:
                 drop(self.path, self.mapped)
             if step == NUM_WARM_UP:
                 started, before = time.perf_counter(), read_disk_bytes()
-            num_pictures += len(batch.labels) * (step >= NUM_WARM_UP)
+            num_slices += len(batch.labels) * (step >= NUM_WARM_UP)
             digest.update(batch.images.numpy().tobytes())
             resident = max(resident, read_resident_gib())
             yield batch
         self.found = {
-            "pictures_per_second": num_pictures / (time.perf_counter() - started),
+            "slices_per_second": num_slices / (time.perf_counter() - started),
             "resident_gib": resident,
             "disk_bytes": read_disk_bytes() - before,
-            "pictures": num_pictures,
+            "slices": num_slices,
             "digest": digest.hexdigest(),
         }
 
 
 def drop(path: Path, mapped: Any) -> None:
-    """Leave nothing of the file in memory; who reads it meanwhile waits for the disk again."""
+    """Drop the whole file from memory; reading it afterwards waits for the disk again."""
     mapped._mmap.madvise(mmap.MADV_DONTNEED)
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -164,21 +164,22 @@ def describe(results: list[tuple[str, dict[str, Any]]], config: str, num_bytes: 
     assert len({found["digest"] for _, found in results}) == 1, "the ways served different batches"
     versions = read_versions()
     lines = [
-        f"Training with `{config}` on {num_bytes / 2**30:.1f} GiB of pictures, {SIDE} x {SIDE}, batches drawn from all "
+        f"Training with `{config}` on {num_bytes / 2**30:.1f} GiB of slices, {SIDE} x {SIDE}, batches drawn from all "
         "of them: from memory, and from the disk with nothing of the store kept in memory for more than "
         f"{BATCHES_KEPT} batches.",
         f"{read_hardware()}; Python {versions['python']}, torch {versions['torch']}, {torch.get_num_threads()} thread; "
-        f"commit {read_commit()}. Median of {len(results) // len(WAYS)} rounds by turns, other processes beside it.",
+        f"commit {read_commit()}. Median of {len(results) // len(WAYS)} rounds by turns, other processes "
+        "at the same time.",
         "",
-        "| way | pictures a second | in each round | resident memory | read from the disk for a picture |",
+        "| way | slices a second | in each round | resident memory | read from the disk for a slice |",
         "|---|---|---|---|---|",
     ]
     rates = {}
     for way in WAYS:
         found = [result for name, result in results if name == way]
-        paces = [result["pictures_per_second"] for result in found]
+        paces = [result["slices_per_second"] for result in found]
         rates[way] = statistics.median(paces)
-        each = sum(result["disk_bytes"] for result in found) / sum(result["pictures"] for result in found)
+        each = sum(result["disk_bytes"] for result in found) / sum(result["slices"] for result in found)
         lines.append(
             f"| {way} | {rates[way]:,.0f} | {', '.join(f'{pace:,.0f}' for pace in paces)} | "
             f"{max(result['resident_gib'] for result in found):.2f} GiB | {each / 1024:.1f} KiB |"

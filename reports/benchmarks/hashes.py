@@ -1,10 +1,10 @@
-"""Measure the search for near-identical pictures up to the size of the whole OAI.
+"""Measure the search for near-duplicates up to the size of the whole OAI.
 
-    python reports/benchmarks/hashes.py [--pictures 100000 800000 8000000] [--stores FOLDER ...] [--output FILE]
+    python reports/benchmarks/hashes.py [--images 100000 800000 8000000] [--stores FOLDER ...] [--output FILE]
 
-Hashes are random, or made from a prepared store's as an archive would have them: 1,600 pictures a patient, and every
-patient's own differ from the store's in bits drawn at the rate at which each bit varies there, so that what is black
-stays black. One picture in ten thousand is another patient's, with up to six bits changed; all of these must be found.
+Hashes are random, or made from a prepared store's as an archive would have them: 1,600 images for each patient, whose
+hashes differ from the store's in bits drawn at the rate at which each bit varies there, so that black areas stay black.
+One image in ten thousand is a copy of another patient's, with up to six bits changed; all of these must be found.
 Each size runs in a process of its own, so that its peak of memory is its own.
 """
 
@@ -26,10 +26,10 @@ from pipeline.data.hamming_search import NUM_BITS, find_close_hashes
 from pipeline.data.near_duplicates import compute_perceptual_hashes
 from pipeline.data.store import read_store
 
-PICTURES_PER_PATIENT = 1600
+IMAGES_PER_PATIENT = 1600
 MAX_BITS = 6
 PER_COPY = 10_000
-# Of how often a bit is not what it mostly is: two patients' pictures of one place then differ in some 40 bits.
+# The part of a bit's own rate of change: two patients' images of one place then differ in some 40 bits.
 CHANGE_RATE = 0.3
 CHUNK = 65_536
 Array = np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ Array = np.ndarray[Any, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, nargs="+", default=[100_000, 800_000, 8_000_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[100_000, 800_000, 8_000_000])
     parser.add_argument("--stores", type=Path, nargs="*", default=[Path("data/phantom/prepared")])
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     parser.add_argument("--one", type=int, help="measure this size alone, on the first store or at random")
@@ -45,7 +45,7 @@ def main() -> None:
     if arguments.one is not None:
         print(json.dumps(measure(arguments.one, arguments.stores[0] if arguments.stores else None)))
         return
-    results = [run_alone(number, store) for store in (None, *arguments.stores) for number in sorted(arguments.pictures)]
+    results = [run_alone(number, store) for store in (None, *arguments.stores) for number in sorted(arguments.images)]
     text = describe(results)
     print(text)
     if arguments.output:
@@ -66,7 +66,7 @@ def measure(number: int, store: Path | None) -> dict[str, Any]:
         hashes = generator.integers(0, 2**64, (number, NUM_BITS // 64), dtype=np.uint64)
     else:
         hashes = make_hashes(compute_perceptual_hashes(read_store(store).examples), number, generator)
-    patients = np.arange(number) // PICTURES_PER_PATIENT % 20
+    patients = np.arange(number) // IMAGES_PER_PATIENT % 20
     codes = np.where(patients < 12, 0, np.where(patients < 15, 1, 2))
     planted = plant_copies(hashes, codes, generator)
     before = read_peak_gib()
@@ -78,7 +78,7 @@ def measure(number: int, store: Path | None) -> dict[str, Any]:
         count += len(first)
     seconds = time.perf_counter() - started
     return {
-        "pictures": number,
+        "images": number,
         "hashes": str(store.parent.name) if store else "random",
         "seconds": seconds,
         "peak_gib": read_peak_gib(),
@@ -95,8 +95,8 @@ def read_peak_gib() -> float:
 
 def make_hashes(true_hashes: Array, number: int, generator: np.random.Generator) -> Array:
     """Return ``(number, 4)`` uint64: hashes drawn from the true ones, with bits changed."""
-    share = np.unpackbits(true_hashes.view(np.uint8), axis=1).mean(axis=0)
-    rate = (CHANGE_RATE * np.minimum(share, 1 - share)).astype(np.float32)
+    fraction = np.unpackbits(true_hashes.view(np.uint8), axis=1).mean(axis=0)
+    rate = (CHANGE_RATE * np.minimum(fraction, 1 - fraction)).astype(np.float32)
     hashes = np.empty((number, NUM_BITS // 64), np.uint64)
     for start in range(0, number, CHUNK):
         chunk = hashes[start : start + CHUNK]
@@ -106,7 +106,7 @@ def make_hashes(true_hashes: Array, number: int, generator: np.random.Generator)
 
 
 def plant_copies(hashes: Array, codes: Array, generator: np.random.Generator) -> set[tuple[int, int]]:
-    """Make some pictures near copies of pictures in another split; return the pairs, the smaller row first."""
+    """Make some images near copies of images in another split; return the pairs, the smaller row first."""
     rows = generator.permutation(len(hashes))[: 2 * (len(hashes) // PER_COPY)]
     pairs = set()
     for original, copy in rows.reshape(-1, 2).tolist():
@@ -122,15 +122,16 @@ def plant_copies(hashes: Array, codes: Array, generator: np.random.Generator) ->
 def describe(results: list[dict[str, Any]]) -> str:
     versions = read_versions()
     lines = [
-        f"Search for pairs of pictures of different splits whose hashes differ in up to {MAX_BITS} of {NUM_BITS} bits.",
+        f"Search for pairs of images of different splits whose hashes differ in up to {MAX_BITS} of {NUM_BITS} bits.",
         f"{read_hardware()}, one core used; Python {versions['python']}, numpy {versions['numpy']}, OMP_NUM_THREADS "
-        f"{os.environ.get('OMP_NUM_THREADS', 'not set')}; commit {read_commit()}. Other processes ran beside it.",
+        f"{os.environ.get('OMP_NUM_THREADS', 'not set')}; commit {read_commit()}. "
+        "Other processes ran at the same time.",
         "",
-        "| hashes | pictures | seconds | peak of memory | planted copies found | pairs found |",
+        "| hashes | images | seconds | peak of memory | planted copies found | pairs found |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['hashes']} | {r['pictures']:,} | {r['seconds']:.1f} | {r['peak_gib']:.2f} GiB | "
+        f"| {r['hashes']} | {r['images']:,} | {r['seconds']:.1f} | {r['peak_gib']:.2f} GiB | "
         f"{r['planted_found']:,} of {r['planted']:,} | {r['found']:,} |"
         for r in results
     ]

@@ -1,4 +1,4 @@
-"""Train this Perceiver and perceiver-pytorch's on MNIST: the same loop, data, augmentation, optimiser and minutes.
+"""Train this Perceiver and perceiver-pytorch's on MNIST: the same loop, data, augmentation, optimizer and minutes.
 
     make preprocess split CONFIG=configs/mnist.yaml
     python reports/benchmarks/mnist_peer.py [--minutes 10] [--seed 0] [--output FILE]
@@ -38,10 +38,10 @@ from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import build_optimizer
 
 MODELS = ("ours", "perceiver-pytorch")
-# Steps whose pace tells how many epochs fit; as many before them load kernels.
+# Steps from whose pace the number of epochs is computed; as many before them load kernels.
 NUM_PACE_STEPS = 60
-# Of the minutes: the pace wavers.
-USED_SHARE = 0.93
+# The fraction of the minutes that is planned for, because the pace varies.
+USED_FRACTION = 0.93
 
 
 class PeerOnSquares(nn.Module):
@@ -123,13 +123,13 @@ def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, 
         for result in train_epochs(setup, state):
             all_s += result.seconds
             trained_s += len(examples) / result.images_per_second
-            if find_best(state.history, config.select_by) is result:
+            if find_best(state.history, config.monitor) is result:
                 best = copy.deepcopy(classifier)
         return best, trained_s / len(examples) / epochs, (all_s - trained_s) / epochs
 
     train(few, 1)  # loads kernels
     _, pace_s, validation_s = train(few, 1)
-    num_epochs = max(1, int(seconds * USED_SHARE / (pace_s * len(train_examples) + validation_s)))
+    num_epochs = max(1, int(seconds * USED_FRACTION / (pace_s * len(train_examples) + validation_s)))
     best, pace_s, validation_s = train(train_examples, num_epochs)
     minutes = num_epochs * (pace_s * len(train_examples) + validation_s) / 60
     accuracies = []

@@ -4,8 +4,8 @@
 
 The model is the one that was trained on AKOA before: 512 latents of width 512, depth 6, 6 bands, max_freq 10, one
 cross-attention head and eight latent heads of width 64. A training step is forward, loss and backward; the
-optimiser is the same for both and left out. Each round times all ways one after the other, and a ratio is the median
-of the rounds' ratios, so that whatever else the machine does meets both. Memory is what a call needs at its peak
+optimizer is the same for both and left out. Each round times all ways one after the other, and a ratio is the median
+of the rounds' ratios, so that other load on the machine affects both. Memory is what a call needs at its peak
 above the model with its gradients, in a process of its own. Needs the extra ``bench``; memory on a CPU needs Linux.
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     parser.add_argument("--memory-of", nargs=4, metavar=("WAY", "KIND", "HEIGHT", "WIDTH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="PerceiverConfig.max_freq")  # that model's own
+    warnings.filterwarnings("ignore", message="PerceiverConfig.max_freq")  # that model's own setting
     device = torch.device(arguments.device)
     batch = arguments.batch or (64 if device.type == "cuda" else 1)
     if arguments.memory_of:
@@ -92,18 +92,18 @@ def measure(device: torch.device, batch: int, num_rounds: int, compiled: bool) -
         f"Matrix products of this machine: {rates['float32'] / 1e12:.2f} TFLOP/s in float32, "
         f"{rates['bf16'] / 1e12:.2f} in bf16.",
         "",
-        "Seconds a call, how many times faster than perceiver-pytorch in float32 and in the same precision, the share "
-        "of the machine's product rate, and the memory at the peak above model and gradients. Checkpointed: "
+        "Seconds a call, how many times faster than perceiver-pytorch in float32 and in the same precision, the "
+        "fraction of the machine's product rate, and the memory at the peak above model and gradients. Checkpointed: "
         "`gradient_checkpointing: feedforward`.",
         "",
-        "| picture | call | model | float32: s | bf16: s | float32: times | bf16: times float32, times bf16 "
-        "| float32: share | bf16: share | float32: MiB | bf16: MiB |",
+        "| image | call | model | float32: s | bf16: s | float32: times | bf16: times float32, times bf16 "
+        "| float32: fraction | bf16: fraction | float32: MiB | bf16: MiB |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (size, kind), rounds in seconds.items():
         for model in dict.fromkeys(way.split()[0] for way in rounds):
             lines.append(describe(model, kind, batch, size, rounds, rates, memory[size, kind]))
-    lines += ["", "What 10,000 more inputs cost, from the smallest picture to the largest:", ""]
+    lines += ["", "What 10,000 more inputs cost, from the smallest image to the largest:", ""]
     more = (SIZES[-1][0] * SIZES[-1][1] - SIZES[0][0] * SIZES[0][1]) / 1e4
     for kind, ways in KINDS.items():
         cells = []
@@ -128,7 +128,7 @@ def describe(
     float32, bf16 = f"{model} float32", f"{model} bf16"
     base = rounds[f"{PEER} float32"]
     operations = count_operations(kind, batch, size)
-    shares = {
+    fractions = {
         way: f"{operations / statistics.median(rounds[way]) / rates[way.split()[1]]:.0%}" if model != PEER else ""
         for way in (float32, bf16)
     }
@@ -140,8 +140,8 @@ def describe(
         f"{statistics.median(rounds[bf16]):.3f}",
         f"{divide_rounds(base, rounds[float32]):.2f}",
         f"{divide_rounds(base, rounds[bf16]):.2f}, {divide_rounds(rounds[f'{PEER} bf16'], rounds[bf16]):.2f}",
-        shares[float32],
-        shares[bf16],
+        fractions[float32],
+        fractions[bf16],
         f"{memory[float32]:.0f}",
         f"{memory[bf16]:.0f}",
     ]
@@ -170,29 +170,29 @@ def build_models(device: torch.device) -> dict[str, nn.Module]:
     return {PEER: theirs.to(device), "ours": ours.to(device), "checkpointed": checkpointed.to(device)}
 
 
-def draw_pictures(batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
+def draw_images(batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
     return torch.randn(batch, *size, 1, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def compare(models: dict[str, nn.Module], size: tuple[int, int], device: torch.device) -> float:
-    pictures = draw_pictures(1, size, device)
+    images = draw_images(1, size, device)
     with torch.no_grad():
-        theirs, ours = models[PEER](pictures), models["ours"](pictures)
+        theirs, ours = models[PEER](images), models["ours"](images)
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def call(models: dict[str, nn.Module], way: str, kind: str, pictures: Tensor) -> None:
+def call(models: dict[str, nn.Module], way: str, kind: str, images: Tensor) -> None:
     who, precision = way.split()
-    low = torch.autocast(pictures.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    low = torch.autocast(images.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     if kind == "forward":
         with torch.no_grad(), low:
-            models[who](pictures)
+            models[who](images)
     else:
         with low:
-            logits = models[who](pictures)
-        labels = torch.zeros(len(pictures), dtype=torch.long, device=pictures.device)
+            logits = models[who](images)
+        labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
         functional.cross_entropy(logits.float(), labels).backward()
-    if pictures.device.type == "cuda":
+    if images.device.type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -200,13 +200,13 @@ def time_ways(
     models: dict[str, nn.Module], kind: str, batch: int, size: tuple[int, int], device: torch.device, num_rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each way, one number a round; models keep their gradients, so that no step allocates them."""
-    pictures = draw_pictures(batch, size, device)
+    images = draw_images(batch, size, device)
     rounds: dict[str, list[float]] = {way: [] for way in KINDS[kind]}
     for way in rounds:
-        call(models, way, kind, pictures)
+        call(models, way, kind, images)
     for _ in range(num_rounds):
         for way in rounds:
-            rounds[way].append(timed(lambda way=way: call(models, way, kind, pictures)))
+            rounds[way].append(timed(lambda way=way: call(models, way, kind, images)))
     return rounds
 
 
@@ -262,16 +262,16 @@ def ask_memory(way: str, kind: str, batch: int, size: tuple[int, int], device: t
 def measure_memory(way: str, kind: str, batch: int, size: tuple[int, int], device: torch.device) -> float:
     models = build_models(device)
     models = {way.split()[0]: models[way.split()[0]]}
-    call(models, way, "training step", draw_pictures(1, (28, 28), device))  # makes gradients and loads kernels
-    pictures = draw_pictures(batch, size, device)
+    call(models, way, "training step", draw_images(1, (28, 28), device))  # makes gradients and loads kernels
+    images = draw_images(batch, size, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        call(models, way, kind, pictures)
+        call(models, way, kind, images)
         return (torch.cuda.max_memory_allocated() - before) / MEBIBYTE
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     before = read_status("VmRSS")
-    call(models, way, kind, pictures)
+    call(models, way, kind, images)
     return (read_status("VmHWM") - before) / 1024
 
 

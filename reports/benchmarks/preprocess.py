@@ -2,7 +2,7 @@
 
     python reports/benchmarks/preprocess.py [--data FOLDER] [--rounds 3] [--output FILE]
 
-The plain way is what a short script does: ``nibabel.load().get_fdata()``, min-max scaling of the whole
+The plain way is that of a short script: ``nibabel.load().get_fdata()``, min-max scaling of the whole
 volume, 40 axial slices resized and written as PNG with Pillow, one process. Without ``--data`` the
 volumes are synthetic ones of the size that OAI has (160 x 384 x 384).
 """
@@ -127,8 +127,8 @@ def slice_plainly(path: Path, folder: Path) -> None:
     volume = image.get_fdata()
     volume = (volume - volume.min()) / (volume.max() - volume.min())
     for number, index in enumerate(np.linspace(0.1, 0.9, 40) * (volume.shape[2] - 1)):
-        picture = Image.fromarray((volume[:, :, round(index)].T[::-1, ::-1] * 255).astype(np.uint8))
-        picture.resize((64, 64), Image.Resampling.BILINEAR).save(folder / f"{path.name}_{number}.png")
+        png = Image.fromarray((volume[:, :, round(index)].T[::-1, ::-1] * 255).astype(np.uint8))
+        png.resize((64, 64), Image.Resampling.BILINEAR).save(folder / f"{path.name}_{number}.png")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Train and judge experiments over several seeds, and put them into one table.
+"""Train and evaluate experiments over several seeds, and put them into one table.
 
     python reports/benchmarks/published.py --configs cifar10_fourier cifar10_best --seeds 0 1 2 [--data FOLDER] \
         [--output FILE] [-- OPTION ...]
 
-Options after ``--`` go to every stage, such as ``--data.allow_partial true``. Runs are called ``seed-N``; what is
-finished already is not done again.
+Options after ``--`` go to every stage, such as ``--data.allow_partial true``. Runs are called ``seed-N``; finished
+stages are not run again.
 """
 
 import argparse
@@ -44,15 +44,15 @@ def main() -> None:
         lines += [row for row, _ in scores]
         values = [value for _, value in scores]
         if len(values) > 1:
-            mean, deviation = statistics.mean(values), statistics.stdev(values)
-            lines.append(f"| {name} | mean, deviation | | | | | | **{mean:.2%}**, {deviation:.2%} | |")
+            mean, std = statistics.mean(values), statistics.stdev(values)
+            lines.append(f"| {name} | mean, standard deviation | | | | | | **{mean:.2%}**, {std:.2%} | |")
         print("\n".join(lines), flush=True)
         if arguments.output:
             write_bytes(arguments.output, "\n".join([*lines, ""]).encode())
 
 
 def run_seed(common: list[str], seed: int) -> tuple[str, float]:
-    """Train and judge one seed; return its row and its test accuracy."""
+    """Train and evaluate one seed; return its row and its test accuracy."""
     words = [*common, "--train.seed", str(seed), "--run", f"seed-{seed}"]
     experiment = parse_experiment("evaluate", words)
     paths = experiment.paths
@@ -78,7 +78,7 @@ def run_seed(common: list[str], seed: int) -> tuple[str, float]:
 
 def run(stage: str, words: list[str]) -> None:
     if run_stage([stage, *words]) != 0:
-        raise SystemExit(f"{stage} failed; the line above says why")
+        raise SystemExit(f"{stage} failed; the line above gives the reason")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python reports/benchmarks/scale.py [--volumes 5000 50000] [--output FILE]
 
-The archive is made up: 160 slices a volume, ten volumes a patient, labels by side. Pictures are 4 x 4 pixels of noise,
-because what is measured is the tables. Each size runs in a process of its own, so that its peak of memory is its own.
+The archive is made up: 160 slices a volume, ten volumes a patient, labels by side. Slices are 4 x 4 pixels of noise,
+because only the tables are measured. Each size runs in a process of its own, so that its peak of memory is its own.
 The search for near-duplicates is measured by itself, in hashes.py.
 """
 
@@ -78,7 +78,7 @@ def measure(folder: Path, num_volumes: int) -> dict[str, Any]:
         return result
 
     made = [step("make up the index", lambda: make_index(num_volumes))]
-    step("write the store", lambda: write_store(folder, make_pictures(num_volumes), made.pop(), {}))
+    step("write the store", lambda: write_store(folder, make_slices(num_volumes), made.pop(), {}))
     store = step("read the store, checksums compared", lambda: read_store(folder, verify=True))
     splits = step("assign splits", lambda: assign_splits(store.index, SplitConfig()))
     step("write splits", lambda: write_table(folder / "splits.csv", splits, SPLIT_COLUMNS))
@@ -119,14 +119,14 @@ def make_index(num_volumes: int) -> pd.DataFrame:
     return pd.DataFrame(dict(zip(INDEX_COLUMNS, columns, strict=True)))
 
 
-def make_pictures(num_volumes: int) -> Any:
+def make_slices(num_volumes: int) -> Any:
     generator = np.random.default_rng(0)
     for _ in range(num_volumes):
         yield generator.integers(0, 256, (SLICES, 4, 4), dtype=np.uint8)
 
 
 def certify_tables(folder: Path, store: Any, splits: pd.DataFrame) -> None:
-    """Vouch for patients and exact doubles. Point clouds are what the certificate compares bit for bit alone."""
+    """Certify patients and exact duplicates; of point clouds the certificate compares bits alone."""
     certificate = certify(dataclasses.replace(store, kind=POINTS), splits, near_duplicate_max_bits=0)
     write_bytes(folder / "leak_certificate.json", json.dumps(certificate).encode())
     check_certificate(folder / "leak_certificate.json", store, splits)
