@@ -30,7 +30,7 @@ class Source:
         visit: The visit as the name has it, empty where unknown.
         side: ``left``, ``right`` or empty.
         spelling: The form of name that matched, for the coverage report.
-        refusal: Why the scan cannot be used; empty where it can.
+        refusal: The reason why the scan cannot be used; empty where it can.
         ignored: True for files that are no scans at all.
     """
 

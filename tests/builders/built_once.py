@@ -13,8 +13,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     Tests read the result and leave it as it is: what a test changes, it copies.
 
     Args:
-        folder: where it is to lie; the processes share its parent.
-        build: writes into the folder, which is empty.
+        folder: The folder to build; the processes have its parent in common.
+        build: Writes into the folder, which is empty.
 
     Returns:
         The folder.

@@ -9,7 +9,7 @@ class RowReads:
     """Looks like an array of examples and counts the rows of each read.
 
     Args:
-        values: the array.
+        values: The array.
     """
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:

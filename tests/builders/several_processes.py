@@ -38,7 +38,7 @@ NUM_TRAIN, NUM_VAL = 31, 9
 
 @dataclass(frozen=True)
 class Seen:
-    """What one process saw and learned.
+    """The inputs and results of one process.
 
     Args:
         train_inputs: For each epoch the images that the model was trained on, (images, pixels).

@@ -1,4 +1,4 @@
-"""What a volume holds, in scanner units."""
+"""The intensities of a volume, in scanner units."""
 
 import numpy as np
 

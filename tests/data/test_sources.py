@@ -1,4 +1,4 @@
-"""Which files count as scans: one scan a source, nothing lost, nothing twice."""
+"""Files that count as scans: one scan a source, nothing lost, nothing twice."""
 
 import pytest
 

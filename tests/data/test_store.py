@@ -1,4 +1,4 @@
-"""What is written is what is read, and a store that is not whole is refused."""
+"""A store is read as it was written, and one that is not whole is refused."""
 
 import numpy as np
 import pandas as pd

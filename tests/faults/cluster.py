@@ -27,9 +27,9 @@ class Cluster:
     """A scheduler and its workers.
 
     Args:
-        address: of the scheduler.
-        folder: that the processes start in; the program is not in it.
-        processes: all that were started, the scheduler first.
+        address: The address of the scheduler.
+        folder: The folder that the processes start in; the program is not in it.
+        processes: All that were started, the scheduler first.
     """
 
     address: str

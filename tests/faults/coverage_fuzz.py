@@ -22,9 +22,9 @@ def cover(name: str, number: int, folder: Path) -> None:
     """Read so many files, each grown from those that reached new code, and end the process: with 0 if all was well.
 
     Args:
-        name: of the reader.
-        number: how many.
-        folder: where the files that reached new code are kept, and the one that the reader did not bear.
+        name: The name of the reader.
+        number: The number of files.
+        folder: The folder of the files that reached new code, and of the one that the reader failed on.
     """
     reader = READERS[name]
     corpus, place = folder / "corpus", folder / "read"

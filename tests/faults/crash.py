@@ -32,11 +32,11 @@ CLOCK_COLUMNS = ("seconds", "images_per_second")
 
 @dataclass(frozen=True)
 class Moment:
-    """When a process dies.
+    """The moment at which a process dies.
 
     Args:
-        change: right before its so manieth change of a file, counted from 1: an opening for writing, a renaming, ...
-        cpu_s: after so many seconds of its own processor time, wherever it is.
+        change: Right before its so manieth change of a file, counted from 1: an opening for writing, a renaming, ...
+        cpu_s: After so many seconds of its own processor time, wherever it is.
     """
 
     change: int | None = None
@@ -45,13 +45,13 @@ class Moment:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended.
+    """The end of a process.
 
     Args:
-        code: its exit code, below 0 for a signal.
-        num_changes: of files, where it came to its end.
-        cpu_s: of its work, where it came to its end.
-        complaint: what it wrote to standard error.
+        code: Its exit code, below 0 for a signal.
+        num_changes: The number of changed files, where it came to its end.
+        cpu_s: The processor time of its work, where it came to its end.
+        complaint: The text that it wrote to standard error.
     """
 
     code: int
@@ -66,10 +66,10 @@ def run_stage(
     """Run a stage in a process of its own, which inherits nothing but imported modules.
 
     Args:
-        words: of the command line.
-        moment: when it dies; None lets it end.
-        max_file_bytes: no file can grow beyond, as on a full disk.
-        is_ordinary: permissions hold for it, also where it belongs to the superuser.
+        words: The words of the command line.
+        moment: When it dies; None lets it end.
+        max_file_bytes: No file can grow beyond, as on a full disk.
+        is_ordinary: Permissions hold for it, also where it belongs to the superuser.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -142,7 +142,7 @@ def describe(workspace: Path) -> dict[str, Any]:
     """Return what a workspace holds, file by file, without the readings of a clock.
 
     Args:
-        workspace: the folder.
+        workspace: The folder.
 
     Returns:
         File name -> its bytes, or of records with times in them the rest.

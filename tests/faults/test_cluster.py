@@ -69,7 +69,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
 
 @pytest.fixture
 def alone(write_patients, tmp_path, monkeypatch):
-    """What this machine makes of six scans and a broken one, and how to make it elsewhere; paths are relative."""
+    """The parts that this machine makes of six scans and a broken one, and the jobs for others; paths are relative."""
     monkeypatch.chdir(tmp_path)
     workspace = Path("work")
     write_patients(workspace / "raw", num_patients=3)
