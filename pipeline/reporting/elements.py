@@ -80,7 +80,7 @@ class Figure:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it gets the width of the page."""
+        """True where it gets the width of the page."""
         return self.width >= (MIN_WIDE_SHEET_PIXELS if self.is_sheet else MIN_WIDE_PIXELS)
 
     @property

@@ -19,7 +19,6 @@ SUFFIXES = {".cff", ".css", ".html", ".ipynb", ".md", ".py", ".toml", ".yaml", "
 FOLDERS = (".github", "configs", "docs", "examples", "perceiver", "pipeline", "reports/benchmarks", "tests")
 SINGLE_FILES = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "README.md", "SECURITY.md")
 REPORTS = ("LOG.md", "README.md", "RELIABILITY.md", "RESULTS.md")
-PACKAGES = ("reporting",)
 OWN_NAME = "tests/project/test_words.py"
 # The glossary of CONTRIBUTING.md holds the words that it replaces.
 GLOSSARY = re.compile(r"^## Words\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -153,9 +152,7 @@ for _path in list_files():
 # Groups in which replaced words are still to be worked off; the list only gets shorter.
 PENDING = (
     "docs",
-    *(f"pipeline/{package}" for package in PACKAGES),
     "reports",
-    *(f"tests/{package}" for package in PACKAGES),
 )
 
 

@@ -125,7 +125,13 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
 
 
 def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -> None:
-    """Write predictions, metrics, figures and documents, and the page last."""
+    """Write predictions, metrics, figures and documents, and the page last.
+
+    Args:
+        paths: The folders and files of the run.
+        evaluation: The predictions and the metrics.
+        report: The content of the page, with its figures and documents.
+    """
     write_table(paths.predictions, evaluation.predictions, prediction_columns(tuple(report.metrics["class_names"])))
     write_json(paths.metrics, evaluation.metrics)
     figures = {paths.report_folder / f"{name}.png": png for name, png in report.all_figures.items()}
