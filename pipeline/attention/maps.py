@@ -5,16 +5,16 @@ through many others, and other weights can give the same answer (Jain and Wallac
 explanation", 2019).
 """
 
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from perceiver import ImagePerceiver, PerceiverConfig, PointPerceiver
+from pipeline.attention.storage import AttentionMaps, name_kept_epoch, write_maps
 from pipeline.config.outputs import AttentionConfig
-from pipeline.core.array_types import Floats
 from pipeline.core.errors import UserError
 from pipeline.data.batches import read_images
 from pipeline.data.store import Store
@@ -25,46 +25,6 @@ from pipeline.models.networks import SliceModel
 MAX_BYTES = 1 << 30
 # The maps that training keeps: of the inputs, with the mean over the latents, small enough for every few epochs.
 KEPT = AttentionConfig()
-
-
-@dataclass(frozen=True)
-class AttentionMaps:
-    """Attention weights of some examples, with the facts that a figure of them needs.
-
-    Args:
-        kind: The kind of attention. cross: from latents to inputs. self: from latents to latents.
-        layers: The attentions of this kind, counted from 0.
-        heads: The heads.
-        latents: The latents; none means that the mean over all was taken.
-        mirrored: Whether the model saw the mirror images.
-        permute_seed: The seed of the order in which the network saw the pixels; None where they were in place.
-        cell_pixels: The side of the square of pixels that an input stands for; 0 where it is no square.
-        epoch: The number of epochs that the weights were trained.
-        class_names: The names of the classes.
-        example_ids: The names of the examples.
-        labels: The true classes of the examples.
-        examples: The examples as the store holds them, (examples, channels, height, width) uint8, or the points that
-            the model reads, (examples, points, 3) float32.
-        probabilities: The model's answers, (examples, classes), of both passes where it takes two.
-        weights: The weights (examples, layers, heads, latents or 1, rows, columns) on the grid of the inputs as the
-            network saw them, or (examples, layers, heads, latents or 1, points); of kind self (examples, layers, heads,
-            latents or all, all latents). Sums over the inputs or latents that are read are 1.
-    """
-
-    kind: str
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    latents: tuple[int, ...]
-    mirrored: bool
-    permute_seed: int | None
-    cell_pixels: int
-    epoch: int
-    class_names: tuple[str, ...]
-    example_ids: tuple[str, ...]
-    labels: tuple[str, ...]
-    examples: NDArray[Any]
-    probabilities: Floats
-    weights: Floats
 
 
 def choose_examples(store: Store, roles: dict[str, str], options: AttentionConfig) -> NDArray[np.int64]:
@@ -220,18 +180,22 @@ def _reduce(weights: torch.Tensor, options: AttentionConfig) -> torch.Tensor:
     return weights.mean(dim=1, keepdim=True) if options.kind == "cross" else weights
 
 
-def measure_spread(weights: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the effective number of inputs that weights are spread over: the exponential of their entropy.
-
-    One input that has all the weight gives 1, the same weight for each of n inputs gives n.
+def keep_maps(
+    folder: Path, classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
+) -> None:
+    """Write the maps of an epoch that ends now.
 
     Args:
-        weights: The weights (..., inputs); each row sums to 1.
+        folder: The folder of the run's maps.
+        classifier: The classifier after the epoch.
+        store: The examples.
+        roles: The split of each patient; validation examples are shown.
+        num_examples: The number of examples.
+        epoch: The number of epochs done.
 
-    Returns:
-        (...).
+    Raises:
+        UserError: the network has no attention.
     """
-    fractions = np.asarray(weights, dtype=np.float64)
-    logarithms = np.log(fractions, out=np.zeros_like(fractions), where=fractions > 0)
-    spread: NDArray[np.float64] = np.exp(-(fractions * logarithms).sum(axis=-1))
-    return spread
+    kept = dataclasses.replace(KEPT, num_examples=num_examples)
+    rows = choose_examples(store, roles, kept)
+    write_maps(name_kept_epoch(folder, epoch), compute_maps(classifier, store, rows, kept, epoch))

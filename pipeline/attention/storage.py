@@ -2,25 +2,65 @@
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from pipeline.attention.maps import KEPT, AttentionMaps, choose_examples, compute_maps, measure_spread
+from pipeline.core.array_types import Floats
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically
 from pipeline.core.serialization import build_record
 from pipeline.core.tables import write_table
-from pipeline.data.store import Store
-from pipeline.models.classifier import Classifier
 
 ARRAYS = ("examples", "probabilities", "weights")
 MAP_COLUMNS = (
     "example_place", "layer_place", "head_place", "latent_place", "example_id", "label", "predicted", "probability",
     "kind", "layer", "head", "latent", "seen", "epoch", "num_read", "effective_read", "highest_over_even",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Attention weights of some examples, with the facts that a figure of them needs.
+
+    Args:
+        kind: The kind of attention. cross: from latents to inputs. self: from latents to latents.
+        layers: The attentions of this kind, counted from 0.
+        heads: The heads.
+        latents: The latents; none means that the mean over all was taken.
+        mirrored: Whether the model saw the mirror images.
+        permute_seed: The seed of the order in which the network saw the pixels; None where they were in place.
+        cell_pixels: The side of the square of pixels that an input stands for; 0 where it is no square.
+        epoch: The number of epochs that the weights were trained.
+        class_names: The names of the classes.
+        example_ids: The names of the examples.
+        labels: The true classes of the examples.
+        examples: The examples as the store holds them, (examples, channels, height, width) uint8, or the points that
+            the model reads, (examples, points, 3) float32.
+        probabilities: The model's answers, (examples, classes), of both passes where it takes two.
+        weights: The weights (examples, layers, heads, latents or 1, rows, columns) on the grid of the inputs as the
+            network saw them, or (examples, layers, heads, latents or 1, points); of kind self (examples, layers, heads,
+            latents or all, all latents). Sums over the inputs or latents that are read are 1.
+    """
+
+    kind: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    latents: tuple[int, ...]
+    mirrored: bool
+    permute_seed: int | None
+    cell_pixels: int
+    epoch: int
+    class_names: tuple[str, ...]
+    example_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    examples: NDArray[Any]
+    probabilities: Floats
+    weights: Floats
 
 
 def write_maps(path: Path, maps: AttentionMaps) -> None:
@@ -66,27 +106,6 @@ def name_kept_epoch(folder: Path, epoch: int) -> Path:
     return folder / f"epoch_{epoch:04d}.npz"
 
 
-def keep_maps(
-    folder: Path, classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
-) -> None:
-    """Write the maps of an epoch that ends now.
-
-    Args:
-        folder: The folder of the run's maps.
-        classifier: The classifier after the epoch.
-        store: The examples.
-        roles: The split of each patient; validation examples are shown.
-        num_examples: The number of examples.
-        epoch: The number of epochs done.
-
-    Raises:
-        UserError: the network has no attention.
-    """
-    kept = dataclasses.replace(KEPT, num_examples=num_examples)
-    rows = choose_examples(store, roles, kept)
-    write_maps(name_kept_epoch(folder, epoch), compute_maps(classifier, store, rows, kept, epoch))
-
-
 def tabulate_maps(maps: AttentionMaps) -> pd.DataFrame:
     """Return a row for each map: its place in ``weights``, its description, and two numbers about it.
 
@@ -130,3 +149,20 @@ def tabulate_maps(maps: AttentionMaps) -> pd.DataFrame:
 def write_map_table(path: Path, maps: AttentionMaps) -> None:
     """Write ``tabulate_maps`` as CSV, whole or not at all."""
     write_table(path, tabulate_maps(maps), MAP_COLUMNS)
+
+
+def measure_spread(weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the effective number of inputs that weights are spread over: the exponential of their entropy.
+
+    One input that has all the weight gives 1, the same weight for each of n inputs gives n.
+
+    Args:
+        weights: The weights (..., inputs); each row sums to 1.
+
+    Returns:
+        (...).
+    """
+    fractions = np.asarray(weights, dtype=np.float64)
+    logarithms = np.log(fractions, out=np.zeros_like(fractions), where=fractions > 0)
+    spread: NDArray[np.float64] = np.exp(-(fractions * logarithms).sum(axis=-1))
+    return spread

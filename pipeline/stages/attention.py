@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline.attention.maps import AttentionMaps, choose_examples, compute_maps
+from pipeline.attention.maps import choose_examples, compute_maps
 from pipeline.attention.native_slices import read_native
-from pipeline.attention.storage import list_kept_epochs, read_maps, write_map_table, write_maps
+from pipeline.attention.storage import AttentionMaps, list_kept_epochs, read_maps, write_map_table, write_maps
 from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes

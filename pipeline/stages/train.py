@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from pipeline.attention.maps import KEPT, check_attention
-from pipeline.attention.storage import keep_maps
+from pipeline.attention.maps import KEPT, check_attention, keep_maps
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.validation import require

@@ -5,6 +5,7 @@ end draws the same as an uninterrupted one, without any generator's state being 
 drawn for the whole batch, whatever the number of devices; dropout and mixing by each device for its shard.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,6 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.training import TrainConfig
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
-from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import Batch, Examples, read_batches, split_order
 from pipeline.models.classifier import Classifier
 from pipeline.training.augmentation import apply_transforms, flip_labels, sample_transforms
@@ -336,3 +336,19 @@ def _describe_divergence(where: str, loss: float, config: TrainConfig, epoch: in
         f"training: the loss became {loss} at {where}. {kept} Lower train.learning_rate "
         f"(now {config.learning_rate:g}), lengthen train.warmup_epochs or set train.precision to 32-true."
     )
+
+
+def derive_seed(seed: int, purpose: str, epoch: int = 0, rank: int = 0) -> int:
+    """Derive the seed of one purpose; seeds of different purposes, epochs and ranks are unrelated.
+
+    Args:
+        seed: ``train.seed``.
+        purpose: The purpose, such as ``order`` or ``dropout``.
+        epoch: The number of epochs that are done.
+        rank: The number of the process, where each draws its own.
+
+    Returns:
+        A whole number below 2^63.
+    """
+    text = f"{seed}/{purpose}/{epoch}/{rank}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -7,14 +7,13 @@ from lightning.fabric import Fabric
 from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
-from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import Examples, compute_room, place_examples
 from pipeline.data.statistics import IntensityReference, compute_reference, compute_statistics
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
-from pipeline.training.loop import TrainingSetup, TrainingState
+from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.run_state import describe_settings, read_preprocess
 from pipeline.training.sync_batch_norm import synchronise_batch_norms

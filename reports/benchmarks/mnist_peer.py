@@ -24,7 +24,6 @@ from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
-from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import Examples, place_examples
 from pipeline.data.splits import read_splits, resolve_roles
 from pipeline.data.statistics import compute_statistics
@@ -34,7 +33,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel, build_model, count_parameters
 from pipeline.training.devices import build_fabric
 from pipeline.training.history import find_best
-from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
+from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed, train_epochs
 from pipeline.training.optimizers import build_optimizer
 
 MODELS = ("ours", "perceiver-pytorch")

@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from perceiver import PerceiverConfig
-from pipeline.attention.maps import check_attention, choose_examples, compute_maps, measure_spread
-from pipeline.attention.storage import list_kept_epochs, name_kept_epoch, read_maps, tabulate_maps, write_maps
+from pipeline.attention.maps import check_attention, choose_examples, compute_maps
+from pipeline.attention.storage import (
+    list_kept_epochs,
+    measure_spread,
+    name_kept_epoch,
+    read_maps,
+    tabulate_maps,
+    write_maps,
+)
 from pipeline.config.model import ModelConfig
 from pipeline.config.outputs import AttentionConfig
 from pipeline.core.data_kinds import POINTS

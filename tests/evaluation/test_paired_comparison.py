@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.attention.maps import AttentionMaps
-from pipeline.attention.storage import name_kept_epoch, write_maps
+from pipeline.attention.storage import AttentionMaps, name_kept_epoch, write_maps
 from pipeline.config.outputs import CompareConfig
 from pipeline.core.errors import UserError
 from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table

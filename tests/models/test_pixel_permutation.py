@@ -9,8 +9,9 @@ from einops import rearrange
 from perceiver import PerceiverConfig
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.pixel_order import compute_pixel_order
 from pipeline.models.networks import build_model
-from pipeline.models.pixel_permutation import PixelPermutation, compute_pixel_order
+from pipeline.models.pixel_permutation import PixelPermutation
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.models import build_spec, wrap_network

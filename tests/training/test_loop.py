@@ -12,13 +12,12 @@ from torch import nn
 import pipeline.data.batches
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
-from pipeline.core.seeds import derive_seed
 from pipeline.data.batches import compute_room, place_examples, read_batches, read_free_memory, split_order
 from pipeline.data.statistics import compute_statistics
 from pipeline.models.networks import SliceModel
 from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision
 from pipeline.training.history import EpochResult, find_best, should_stop
-from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.loop import TrainingState, derive_seed, train_epochs
 from pipeline.training.mixing import draw_mixture, mix_images
 from pipeline.training.optimizers import build_optimizer
 from tests.builders.models import build_setup, wrap_network

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-from pipeline.attention.maps import AttentionMaps
+from pipeline.attention.storage import AttentionMaps
 from pipeline.reporting.attention.colours import blend, colour_points, find_top
 from pipeline.reporting.attention.sheets import draw_matrix, list_maps, note_weights, spread_over_image
 from pipeline.reporting.figures.point_cloud import draw_cloud

@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.attention.maps import AttentionMaps
-from pipeline.attention.storage import tabulate_maps
+from pipeline.attention.storage import AttentionMaps, tabulate_maps
 from pipeline.config.experiment import Experiment
 from pipeline.datasets import DATASETS
 from pipeline.reporting.attention.overlays import Overlay, draw_plain, name_example

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.attention.maps import AttentionMaps, measure_spread
+from pipeline.attention.storage import AttentionMaps, measure_spread
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
-from pipeline.models.pixel_permutation import compute_pixel_order
+from pipeline.core.pixel_order import compute_pixel_order
 from pipeline.reporting.attention.colours import (
     colour_points,
     draw_overlay,

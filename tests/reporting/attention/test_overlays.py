@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.attention.maps import AttentionMaps
+from pipeline.attention.storage import AttentionMaps
 from pipeline.reporting.attention.overlays import OVERLAY_PIXELS, draw_large, draw_overlays, draw_plain, smooth
 
 LIGHT = np.array([0.2126, 0.7152, 0.0722])  # the luminance of red, green and blue, ITU-R BT.709
