@@ -46,6 +46,7 @@ class Stage:
 
 _TRAIN = (
     "preprocess.plane",
+    "preprocess.num_slices",
     "model",
     "augment",
     "train",
