@@ -67,7 +67,7 @@ def test_with_tta_answers_flip_by_construction_and_the_network_alone_is_listed_t
     assert mirror["is_by_construction"]
     assert mirror["flipped"]["value"] == 1.0
     assert 0 <= mirror["flipped_without_averaging"]["value"] <= 1
-    assert "every answer flips by construction" in (folder / "report.html").read_text()
+    assert "flips by construction" in (folder / "report.html").read_text()
 
 
 def test_predictions_and_metrics_agree(workspace):
@@ -99,7 +99,7 @@ def test_the_report_counts_its_files_and_lists_what_its_authors_have_to_add(work
     assert f"{(manifest['status'] == 'accepted').sum()} scans" in claim
     assert "**To be filled in by the authors:**" in claim
     assert "Research software" in card
-    assert page.count("Funding and the part of the funders") == 2, "in the list, and as text to copy"
+    assert page.count("Funding and role of the funders") == 2, "in the list, and as text to copy"
 
 
 def test_predict_gives_the_numbers_of_evaluate_from_the_checkpoint_alone(workspace, tmp_path):
