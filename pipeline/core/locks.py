@@ -1,4 +1,4 @@
-"""Locks of folders: one process at a time writes into a folder, a second one is refused with the holder's number."""
+"""Locks: one process at a time writes into a folder or to a file; a second one is refused with the holder's number."""
 
 import contextlib
 import json
@@ -25,18 +25,40 @@ def lock_folder(folder: Path) -> Iterator[None]:
         UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / ".lock.json"
-    lock = FileLock(folder / ".lock")
+    with _hold(folder / ".lock", folder, "name (name: or run:)"):
+        for leftover in folder.glob(".*.tmp"):  # half-written, by a process that was killed
+            leftover.unlink()
+        yield
+
+
+@contextlib.contextmanager
+def lock_output(path: Path) -> Iterator[None]:
+    """Keep other processes from writing one file, or from replacing one folder, until the block ends.
+
+    Args:
+        path: The file or folder; the hidden lock file stands next to it, so that what is next to it stays free.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _hold(path.with_name(f".{path.name}.lock"), path, "output"):
+        yield
+
+
+@contextlib.contextmanager
+def _hold(lock_file: Path, written: Path, alternative: str) -> Iterator[None]:
+    """Hold a lock file, and say next to it who does."""
+    holder = lock_file.with_name(f"{lock_file.name}.json")
+    lock = FileLock(lock_file)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(
-            f"{folder}: in use by another process{_describe(holder)}. Wait until it has ended, or choose another name "
-            "(name: or run:)."
+            f"{written}: in use by another process{_describe(holder)}. Wait until it has ended, or choose another "
+            f"{alternative}."
         ) from error
     try:
-        for leftover in folder.glob(".*.tmp"):  # half-written, by a process that was killed
-            leftover.unlink()
         write_json(holder, {"process": os.getpid(), "machine": socket.gethostname()})
         yield
     finally:

@@ -1,13 +1,24 @@
 """The compare stage: evaluated runs side by side on one page."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.locks import lock_output
 from pipeline.evaluation.schema import first_level, read_value
 from pipeline.reporting.comparison.page import write_comparison
 from pipeline.reporting.comparison.runs import find_report_folders, read_runs
+from pipeline.stages.base import exclusive
 
 
+def choose_output(experiment: Experiment) -> Path:
+    """Return the file of the page."""
+    paths = experiment.paths
+    return experiment.compare.output or paths.root / "reports" / paths.name / "comparison.html"
+
+
+@exclusive(choose_output, lock_output)
 def compare(experiment: Experiment, console: Console) -> None:
     """Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.
 
@@ -18,7 +29,7 @@ def compare(experiment: Experiment, console: Console) -> None:
     """
     options, paths = experiment.compare, experiment.paths
     runs = read_runs(find_report_folders(options.runs, paths))
-    output = options.output or paths.root / "reports" / paths.name / "comparison.html"
+    output = choose_output(experiment)
     write_comparison(output, runs, options)
     for run in runs:
         level, content = first_level(run.metrics["levels"])

@@ -9,6 +9,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.data.store import read_store
 from pipeline.datasets import DATASETS
 from pipeline.reporting.cross_validation_page import describe_pooled, write_cross_validation
+from pipeline.stages.base import exclusive
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -17,6 +18,14 @@ from pipeline.tracking.mlflow_run import TrackedRun, open_study_run
 from pipeline.tracking.records import RunFacts, name_files
 
 
+def choose_paths(experiment: Experiment) -> Workspace:
+    """Return the paths of the study, which is named like a run."""
+    word = "seeds" if experiment.cross_validate.vary == "seeds" else "cross_validation"
+    name = "-".join(part for part in (experiment.run, word) if part)
+    return Workspace(experiment.workspace, experiment.name, name)
+
+
+@exclusive(lambda experiment: choose_paths(experiment).report_folder)
 def cross_validate(experiment: Experiment, console: Console) -> None:
     """Train and evaluate every fold, with every seed, and report all patients together.
 
@@ -26,12 +35,7 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
         UserError: Folds of a published set, several devices, or an error of the train or evaluate stage.
     """
     store = read_store(experiment.paths.prepared, verify=True)
-    name = "-".join(
-        part
-        for part in (experiment.run, "seeds" if experiment.cross_validate.vary == "seeds" else "cross_validation")
-        if part
-    )
-    paths = Workspace(experiment.workspace, experiment.name, name)
+    paths = choose_paths(experiment)
     jobs = plan_runs(experiment, store)
     with open_study_run(experiment.tracking, paths, paths.report_folder / "mlflow.json") as parent:
         parent.sync()

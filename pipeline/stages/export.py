@@ -10,10 +10,12 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
+from pipeline.core.locks import lock_output
 from pipeline.core.provenance import read_versions
 from pipeline.export.monai_bundle import write_bundle
 from pipeline.export.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
 from pipeline.preprocessing.parts import describe_options
+from pipeline.stages.base import exclusive
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 
 FORMAT = 1
@@ -23,6 +25,12 @@ BUNDLE = "bundle"
 OWN_NAMES = {RECORD, BUNDLE, *(name for name, _ in PROGRAMS.values())}
 
 
+def choose_output(experiment: Experiment) -> Path:
+    """Return the folder of the export."""
+    return experiment.export.output or experiment.paths.export_folder
+
+
+@exclusive(choose_output, lock_output)
 def export(experiment: Experiment, console: Console) -> None:
     """Write the trained model as torch.export program, ONNX model and MONAI bundle, checked against the checkpoint.
 
@@ -35,7 +43,7 @@ def export(experiment: Experiment, console: Console) -> None:
     options, paths = experiment.export, experiment.paths
     path = options.checkpoint or paths.best_checkpoint
     checkpoint = read_checkpoint(path)
-    folder = options.output or paths.export_folder
+    folder = choose_output(experiment)
     _check_folder(folder)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -13,6 +13,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store, check_store, read_store
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.reporting.leak_study_page import describe_outcomes, write_leak_study
+from pipeline.stages.base import exclusive
 from pipeline.studies.leak_study import (
     is_complete,
     list_settings,
@@ -28,6 +29,12 @@ from pipeline.training.history import write_history
 from pipeline.training.run_state import read_preprocess
 
 
+def choose_folder(experiment: Experiment) -> Path:
+    """Return the folder of the study."""
+    return use_single_split(experiment).paths.report_folder / "leak_study"
+
+
+@exclusive(choose_folder)
 def leak_study(experiment: Experiment, console: Console) -> None:
     """Show what leaks do: four ways to split the same slices, with true and with shuffled labels.
 
@@ -46,7 +53,7 @@ def leak_study(experiment: Experiment, console: Console) -> None:
             "splits. It is for volumes; choose a config of scans."
         )
     read_preprocess(experiment, store)
-    folder = paths.report_folder / "leak_study"
+    folder = choose_folder(experiment)
     runs = plan_leaky_runs(store, experiment.leak_study, experiment.split)
     name = "-".join(part for part in (paths.run, "leak_study") if part)
     tracked_name = Workspace(paths.root, paths.name, name)

@@ -11,6 +11,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
+from pipeline.core.locks import lock_output
 from pipeline.core.predictions import probability_columns
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.resumable_table import Row, RowWriter
@@ -18,6 +19,7 @@ from pipeline.core.text import make_printable, plural
 from pipeline.formats.nifti import list_files
 from pipeline.inference.inputs import Scan, find_scans
 from pipeline.inference.predictions import score_examples, score_volumes
+from pipeline.stages.base import exclusive
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.training.devices import choose_accelerator
 
@@ -26,6 +28,12 @@ FORMAT = 1
 MAX_PRINTED_ROWS = 40
 
 
+def choose_output(experiment: Experiment) -> Path:
+    """Return the file of the table."""
+    return experiment.predict.output or experiment.paths.report_folder / "predictions_new.csv"
+
+
+@exclusive(choose_output, lock_output)
 def predict(experiment: Experiment, console: Console) -> None:
     """Score new volumes, PNG images, or meshes and point clouds, and write a row each: class, probabilities, warnings.
 
@@ -51,7 +59,7 @@ def predict(experiment: Experiment, console: Console) -> None:
         "warnings",
         "reason",
     )
-    output = options.output or experiment.paths.report_folder / "predictions_new.csv"
+    output = choose_output(experiment)
     with RowWriter(output, _identify(path, scans, options.min_confidence)) as writer:
         if writer.num_rows > 0:
             console.print(f"{writer.num_rows} of {len(scans)} were scored before; resuming.")

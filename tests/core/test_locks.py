@@ -1,4 +1,4 @@
-"""A folder has one writer at a time, and a dead writer is none."""
+"""A folder or a file has one writer at a time, and a dead writer is none."""
 
 import shutil
 import signal
@@ -10,15 +10,16 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.core.errors import UserError
-from pipeline.core.locks import lock_folder
+from pipeline.core.locks import lock_folder, lock_output
+from pipeline.stages import STAGES
 
-# Holds a folder, prints a line, and waits for its standard input to end.
+# Holds a folder or an output, prints a line, and waits for its standard input to end.
 HOLDER = """
 import sys
 from pathlib import Path
-from pipeline.core.locks import lock_folder
+from pipeline.core import locks
 
-with lock_folder(Path(sys.argv[1])):
+with getattr(locks, sys.argv[1])(Path(sys.argv[2])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -28,8 +29,8 @@ with lock_folder(Path(sys.argv[1])):
 def holder():
     processes = []
 
-    def start(folder):
-        command = [sys.executable, "-c", HOLDER, str(folder)]
+    def start(path, lock=lock_folder):
+        command = [sys.executable, "-c", HOLDER, lock.__name__, str(path)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         assert process.stdout.readline() == "held\n"
@@ -75,23 +76,43 @@ def test_an_error_in_the_block_lets_go(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(
-    ("stage", "folder"),
-    [
-        ("fetch", "data/tiny/raw"),
-        ("preprocess", "data/tiny/prepared"),
-        ("split", "data/tiny"),
-        ("train", "runs/tiny/other"),
-        ("evaluate", "reports/tiny"),
-    ],
-)
-def test_a_stage_does_not_write_where_another_process_does(tmp_path, holder, tiny_workspace, capsys, stage, folder):
+def test_an_output_is_locked_alone_so_that_others_may_be_written_next_to_it(tmp_path, holder):
+    process = holder(tmp_path / "first.csv", lock_output)
+    refusal = rf"first\.csv: in use by another process \({process.pid} on .+\)\. Wait .* another output"
+    with pytest.raises(UserError, match=refusal), lock_output(tmp_path / "first.csv"):
+        pytest.fail("two processes write one file")
+    with lock_output(tmp_path / "second.csv"):
+        pass
+    process.communicate()
+    with lock_output(tmp_path / "first.csv"):
+        pass
+    assert not list(tmp_path.glob(".*.json"))
+
+
+WRITTEN = {
+    "fetch": ("data/tiny/raw", lock_folder),
+    "preprocess": ("data/tiny/prepared", lock_folder),
+    "split": ("data/tiny", lock_folder),
+    "train": ("runs/tiny/other", lock_folder),
+    "evaluate": ("reports/tiny", lock_folder),
+    "attention": ("reports/tiny", lock_folder),
+    "predict": ("reports/tiny/predictions_new.csv", lock_output),
+    "export": ("runs/tiny/export", lock_output),
+    "compare": ("reports/tiny/comparison.html", lock_output),
+    "leak-study": ("reports/tiny/leak_study", lock_folder),
+    "cross-validate": ("reports/tiny/cross_validation", lock_folder),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_does_not_write_where_another_process_does(tmp_path, holder, tiny_workspace, capsys, stage):
     workspace = Path(shutil.copytree(tiny_workspace, tmp_path / "workspace"))
     if stage == "fetch":
         shutil.rmtree(workspace / "data" / "tiny" / "raw")
     words = ["--run", "other"] if stage == "train" else []
-    holder(workspace / folder)
+    path, lock = WRITTEN[stage]
+    holder(workspace / path, lock)
     before = sorted(workspace.rglob("*"))
     assert main([stage, "--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), *words]) == 2
-    assert f"{workspace / folder}: in use by another process" in capsys.readouterr().err
+    assert f"{workspace / path}: in use by another process" in capsys.readouterr().err
     assert sorted(workspace.rglob("*")) == before

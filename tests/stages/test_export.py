@@ -20,7 +20,7 @@ def test_an_export_says_what_is_in_it(tiny_workspace, tmp_path, capsys):
     assert run(tiny_workspace, output, "--export.formats", "[torch]") == 0
     assert "model.pt2: probabilities within" in capsys.readouterr().out
     assert {path.name for path in output.iterdir()} == {"model.pt2", "model.json"}
-    assert [path.name for path in output.parent.iterdir()] == ["model"], "nothing unfinished is left"
+    assert {path.name for path in output.parent.iterdir()} == {"model", ".model.lock"}, "nothing unfinished is left"
     record = json.loads((output / "model.json").read_text())
     path = tiny_workspace / "runs" / "tiny" / "best.safetensors"
     checkpoint = read_checkpoint(path)
@@ -49,7 +49,7 @@ def test_a_package_that_is_absent_is_named_and_nothing_is_written(tiny_workspace
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert run(tiny_workspace, tmp_path / "model", "--export.formats", "[onnx]") == 2
     assert "onnx needs onnxscript, not installed here" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".model.lock"]
 
 
 @pytest.mark.parametrize("formats", ["[]", "[torch, torch]", "[coreml]"])
