@@ -14,6 +14,7 @@ from pipeline.core.serialization import build_record
 from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
+from pipeline.evaluation.schema import Metrics
 
 # Other stages write these into the report folder; they are not part of the evaluation of this run.
 FILES_OF_OTHERS = ("comparison.html", "predictions_new.csv")
@@ -132,24 +133,26 @@ def describe_split(experiment: Experiment, store: Store, roles: Mapping[str, str
     return DatasetUse(f"{experiment.name} {role}", digest, str(experiment.paths.prepared), role)
 
 
-def flatten_metrics(metrics: Mapping[str, Any], kind: DataKind) -> dict[str, float]:
+def flatten_metrics(metrics: Metrics, kind: DataKind) -> dict[str, float]:
     """Return the numbers for MLflow's table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, float | None] = {}
     for level, content in metrics["levels"].items():
         flat |= {f"test_{level}_n": content["n"]}
         if kind.has_patients:
             flat |= {f"test_{level}_{plural(kind.group)}": content["groups"]}
         for name, metric in content["metrics"].items():
             flat |= {
-                f"test_{level}_{name}{end}": metric[key]
-                for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
+                f"test_{level}_{name}": metric["value"],
+                f"test_{level}_{name}_low": metric["low"],
+                f"test_{level}_{name}_high": metric["high"],
             }
-    for baseline, content in metrics["baselines"].items():
-        flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = content["accuracy"]["value"]
+    for baseline, scores in metrics["baselines"].items():
+        flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = scores["accuracy"]["value"]
     probes = metrics["probes"]
-    for name in ("border_only", "index_only"):
-        if name in probes:
-            flat[f"test_{name}_accuracy"] = probes[name]["accuracy"]["value"]
+    if "border_only" in probes:
+        flat["test_border_only_accuracy"] = probes["border_only"]["accuracy"]["value"]
+    if "index_only" in probes:
+        flat["test_index_only_accuracy"] = probes["index_only"]["accuracy"]["value"]
     if "mirror" in probes:
         flat["test_mirror_flip_share"] = probes["mirror"]["flipped_without_averaging"]["value"]
     flat["temperature"] = metrics["decision"]["temperature"]

@@ -23,7 +23,7 @@ ALLOWED = {
     "attention": ("core", "config", "formats", "data", "preprocessing", "models"),
     "studies": ("core", "config", "data", "models", "training", "inference", "evaluation"),
     "reporting": ("core", "config", "data", "datasets", "models", "training", "evaluation", "attention", "studies"),
-    "tracking": ("core", "config", "data", "training", "export"),
+    "tracking": ("core", "config", "data", "training", "evaluation", "export"),
     "export": ("core", "config", "formats", "preprocessing", "models", "training", "inference"),
     "stages": (
         *("core", "config", "formats", "data", "datasets", "preprocessing", "models", "training", "inference"),
