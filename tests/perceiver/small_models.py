@@ -1,5 +1,6 @@
 """Small models with every option, for laws that hold for all of them."""
 
+import pytest
 import torch
 
 from perceiver import ImageConfig, ImagePerceiver, Perceiver, PerceiverConfig, PerceiverIO
@@ -27,6 +28,14 @@ STEM_OPTIONS = [
     {"stem": "patches", "patch_size": 4},
     {"stem": "conv", "slice_position": True},
 ]
+
+
+def run_most_slowly(options, fast):
+    """Leave all but the parameters at the places ``fast`` to ``--slow``: to trace a model takes seconds."""
+    return [
+        item if place in fast else pytest.param(*(item if isinstance(item, tuple) else (item,)), marks=pytest.mark.slow)
+        for place, item in enumerate(options)
+    ]
 
 
 def small_config(**options):

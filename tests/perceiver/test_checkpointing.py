@@ -7,6 +7,7 @@ import torch
 
 from perceiver import Perceiver, PerceiverConfig
 from perceiver.positions import grid_positions
+from tests.perceiver.small_models import run_most_slowly
 
 CONFIG = PerceiverConfig(
     input_channels=2, axis_sizes=(8, 8), num_classes=3, num_latents=32, latent_dim=16, num_cross_attends=3
@@ -65,7 +66,10 @@ def logits_and_gradients(model, values, run):
 
 
 @pytest.mark.parametrize("checkpointing", ["feedforward", "layers"])
-@pytest.mark.parametrize("options", [{}, {"weight_sharing": "all"}, {"weight_sharing": "all", "cross_head_dim": 8}])
+@pytest.mark.parametrize(
+    "options",
+    run_most_slowly([{}, {"weight_sharing": "all"}, {"weight_sharing": "all", "cross_head_dim": 8}], fast={2}),
+)
 def test_the_graph_is_compiled_in_one_piece_whatever_was_compiled_before(checkpointing, options, fresh_compiler):
     """Two models in which all scalars differ turn these scalars into inputs of the graph of the third model."""
     small = dataclasses.replace(CONFIG, num_cross_attends=2, self_attends_per_cross=1)

@@ -13,6 +13,7 @@ from tests.perceiver.small_models import (
     STEM_OPTIONS,
     draw_normal,
     logits_and_gradients,
+    run_most_slowly,
     small_image_perceiver,
     small_perceiver,
     small_perceiver_io,
@@ -33,11 +34,14 @@ def assert_same(actual, expected):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"axis_sizes": (17, 16)},  # above 256 inputs attention is a custom operator
-        {"cross_head_dim": 8, "weight_sharing": "all", "positions": "learned", "pooling": "cls", "activation": "gelu"},
-        {"weight_sharing": "all_but_first", "positions": "none", "pooling": "query", "decoder_head_dim": 8},
-    ],
+    run_most_slowly(
+        [
+            {"axis_sizes": (17, 16)},  # above 256 inputs attention is a custom operator
+            {"weight_sharing": "all", "positions": "learned", "pooling": "cls", "activation": "gelu"},
+            {"weight_sharing": "all_but_first", "positions": "none", "pooling": "query", "decoder_head_dim": 8},
+        ],
+        fast={0},
+    ),
 )
 def test_a_perceiver_is_compiled_in_one_piece_with_its_gradients(options, fresh_compiler):
     """The backend "aot_eager" traces both passes, refuses a graph break and needs no C++ compiler."""
@@ -49,6 +53,7 @@ def test_a_perceiver_is_compiled_in_one_piece_with_its_gradients(options, fresh_
     assert_same(logits_and_gradients(model, values, positions, padding, run=compiled), expected)
 
 
+@pytest.mark.slow
 def test_a_perceiver_io_is_compiled_in_one_piece_with_its_gradients(fresh_compiler):
     model, queries = small_perceiver_io(**SHORT).train(), draw_normal(2, 7, 6, seed=3)
     values, positions = draw_normal(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)
@@ -57,7 +62,9 @@ def test_a_perceiver_io_is_compiled_in_one_piece_with_its_gradients(fresh_compil
     assert_same(logits_and_gradients(model, values, positions, run=compiled, queries=queries), expected)
 
 
-@pytest.mark.parametrize("options", [{"stem": "patches"}, {"stem": "conv", "slice_position": True}])
+@pytest.mark.parametrize(
+    "options", run_most_slowly([{"stem": "patches"}, {"stem": "conv", "slice_position": True}], fast={})
+)
 def test_images_are_compiled_in_one_piece_with_their_gradients(options, fresh_compiler):
     model = small_image_perceiver(SHORT, **options).eval()  # in training batch normalisation would count the images
     arguments = (draw_normal(3, 2, 8, 12), *((draw_normal(3, seed=3).tanh(),) if options.get("slice_position") else ()))
@@ -66,6 +73,7 @@ def test_images_are_compiled_in_one_piece_with_their_gradients(options, fresh_co
     assert_same(logits_and_gradients(model, *arguments, run=compiled), expected)
 
 
+@pytest.mark.slow
 def test_the_default_backend_computes_the_same(fresh_compiler):
     model = small_perceiver(num_cross_attends=1, self_attends_per_cross=1).train()
     values, positions = draw_normal(2, 12, 2), grid_positions((3, 4)).unsqueeze(0)
@@ -78,7 +86,8 @@ def export_model(model, *arguments, **options):
 
 
 @pytest.mark.parametrize(
-    ("options", "padded"), [(options, index % 2 == 0) for index, options in enumerate(MODEL_OPTIONS)]
+    ("options", "padded"),
+    run_most_slowly([(options, index % 2 == 0) for index, options in enumerate(MODEL_OPTIONS)], fast={0, 9}),
 )
 def test_a_perceiver_is_exported_for_any_batch_and_any_number_of_inputs(options, padded):
     model, channels = small_perceiver(**{**SHORT, **options}), options.get("input_channels", 2)
@@ -97,7 +106,7 @@ def test_a_perceiver_is_exported_for_any_batch_and_any_number_of_inputs(options,
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)  # rounding: exported, attention is fused
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", run_most_slowly([torch.bfloat16, torch.float16, torch.float64], fast={0}))
 def test_a_perceiver_of_another_precision_is_exported(dtype):
     model = small_perceiver(**SHORT).to(dtype)
     shapes = {"values": {0: BATCH, 1: INPUTS}, "positions": {1: INPUTS}}
@@ -143,7 +152,7 @@ def test_a_perceiver_io_is_exported_for_any_number_of_queries():
         torch.testing.assert_close(run(*inputs, **queries), model(*inputs, **queries), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", STEM_OPTIONS)
+@pytest.mark.parametrize("options", run_most_slowly(STEM_OPTIONS, fast={3}))
 def test_an_image_perceiver_is_exported_for_any_batch(options):
     model, with_slice_position = small_image_perceiver(SHORT, **options), options.get("slice_position")
 
