@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import resource
@@ -14,7 +15,7 @@ import pytest
 from pipeline.config.phantom import PhantomConfig
 from pipeline.core.errors import UserError
 from pipeline.datasets.akoa import parse_name
-from pipeline.datasets.phantom.anatomy import Section, Tube, build_bones, build_joint, build_limb, build_soft_tissues
+from pipeline.datasets.phantom.anatomy import Section, Tube, read_anatomy
 from pipeline.datasets.phantom.geometry import Coordinates, cut, smooth_field, vary_shape
 from pipeline.datasets.phantom.painting import TISSUES, paint_knee
 from pipeline.datasets.phantom.scans import PlannedKnee, make_phantom, name_knee, place_scan, plan_knees, write_knee
@@ -104,7 +105,7 @@ def test_the_fibula_is_lateral_in_the_world(side, seed, tmp_path):
 
 
 def test_the_medial_condyle_is_longer_and_reaches_lower():
-    bones = {tube.name: tube for tube in build_bones()}
+    bones = {tube.name: tube for tube in read_anatomy()["bones"]}
     medial, lateral = bones["medial condyle"], bones["lateral condyle"]
     assert min(s.superior_mm for s in medial.sections) < min(s.superior_mm for s in lateral.sections)
     assert max(s.half_depth_mm for s in medial.sections) > max(s.half_depth_mm for s in lateral.sections)
@@ -114,7 +115,7 @@ def test_the_medial_condyle_is_longer_and_reaches_lower():
 
 
 def test_every_tube_is_made_of_a_known_tissue_and_runs_upwards():
-    for tube in (*build_limb(), *build_soft_tissues(), *build_joint(), *build_bones()):
+    for tube in itertools.chain.from_iterable(read_anatomy().values()):
         assert tube.tissue in TISSUES or tube.tissue == "bone"
         heights = [section.superior_mm for section in tube.sections]
         assert len(heights) >= 2

@@ -4,7 +4,7 @@ import numpy as np
 from einops import rearrange
 
 from pipeline.config.phantom import PhantomConfig
-from pipeline.datasets.phantom.anatomy import build_bones, build_joint, build_limb, build_soft_tissues
+from pipeline.datasets.phantom.anatomy import read_anatomy
 from pipeline.datasets.phantom.geometry import (
     Array,
     Coordinates,
@@ -90,16 +90,17 @@ def paint_tissues(
     }
     image = np.full(coordinates.lateral_mm.shape, AIR, np.float32)
     fatter_mm = config.shape_variation * FATTER_MM * patient_generator.uniform(-1, 1)
-    limb, compartments = (vary_shape(tube, config.shape_variation, patient_generator) for tube in build_limb())
+    anatomy = read_anatomy()
+    limb, compartments = (vary_shape(tube, config.shape_variation, patient_generator) for tube in anatomy["limb"])
     _paint(image, cut(coordinates, limb, (fatter_mm, fatter_mm)), level["fat"])
     _paint(image, cut(coordinates, compartments), level["deep_fat"])
     image *= 1 + np.float32(config.texture) * smooth_field(scan_generator, image.shape, (16, 20, 20))
-    for tube in build_soft_tissues():
+    for tube in anatomy["soft_tissues"]:
         factor = 1 + PART_VARIATION * config.contrast_variation * bounded_normal(scan_generator)
         rows = vary_shape(tube, config.shape_variation, patient_generator)
         _paint(image, cut(coordinates, rows), level[tube.tissue] * np.float32(factor))
 
-    bones = [(tube, vary_shape(tube, config.shape_variation, patient_generator)) for tube in build_bones()]
+    bones = [(tube, vary_shape(tube, config.shape_variation, patient_generator)) for tube in anatomy["bones"]]
     for tube, rows in bones:
         if tube.cartilage_mm > 0:
             _paint(image, cut(coordinates, rows, (0, tube.cartilage_mm)), level["cartilage"])
@@ -109,7 +110,7 @@ def paint_tissues(
         _paint(image, (slices, distance_mm), level["cortex"])
     for slices, distance_mm in surfaces:
         _paint(image, (slices, distance_mm + np.float32(CORTEX_MM)), level["marrow"])
-    for tube in build_joint():
+    for tube in anatomy["joint"]:
         _paint(image, cut(coordinates, vary_shape(tube, config.shape_variation, patient_generator)), level[tube.tissue])
     image *= 1 + np.float32(config.texture) * smooth_field(scan_generator, image.shape, (32, 36, 36))
     return image

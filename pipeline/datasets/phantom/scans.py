@@ -4,7 +4,6 @@ Geometry, not patients: both knees of each patient at one to three visits, in ev
 spelling that the real sets have and in several storage orientations.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,15 +95,13 @@ def make_phantom(folder: Path, config: PhantomConfig, num_workers: int, console:
 
 def plan_knees(config: PhantomConfig) -> list[PlannedKnee]:
     """List the scans, patient by patient; the names take turns in all the spellings."""
-    return list(_plan(config))
-
-
-def _plan(config: PhantomConfig) -> Iterator[PlannedKnee]:
     generator = np.random.default_rng(config.seed)
-    for patient_index in range(config.num_patients):
-        for visit_index in range(int(generator.integers(1, config.max_visits + 1))):
-            for side in SIDES:
-                yield PlannedKnee(patient_index, visit_index, side, name_knee(patient_index, visit_index, side))
+    return [
+        PlannedKnee(patient_index, visit_index, side, name_knee(patient_index, visit_index, side))
+        for patient_index in range(config.num_patients)
+        for visit_index in range(int(generator.integers(1, config.max_visits + 1)))
+        for side in SIDES
+    ]
 
 
 def name_knee(patient_index: int, visit_index: int, side: str) -> str:
@@ -185,9 +182,7 @@ def _clear_other(folder: Path, record: dict[str, Any]) -> None:
     markers = [folder / COMPLETE_NAME, folder / STARTED_NAME]
     found = next((marker for marker in markers if marker.exists()), None)
     if found is None:
-        others = (
-            sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
-        )
+        others = sorted(path.name for path in folder.glob("[!.]*"))
         if others:
             raise UserError(
                 f"{folder}: found {others[0]!r} and no {COMPLETE_NAME}; synthetic knees go into an empty folder, "
