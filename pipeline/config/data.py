@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config.validation import require
+from pipeline.config.validation import require, require_at_least
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -68,29 +68,19 @@ class PreprocessConfig:
         return int(self.max_volume_gib * 2**30)
 
     def __post_init__(self) -> None:
-        require(self.num_slices >= 1, "preprocess.num_slices", self.num_slices, "1 or more")
-        start, end = self.slice_range
-        require(
-            0 <= start < end <= 1, "preprocess.slice_range", self.slice_range, "two growing fractions between 0 and 1"
-        )
-        low, high = self.intensity_percentiles
-        require(
-            0 <= low < high <= 100,
-            "preprocess.intensity_percentiles",
-            self.intensity_percentiles,
-            "two growing numbers, 0 to 100",
-        )
+        require_at_least("preprocess", self, 1, "num_slices")
+        for field, largest in (("slice_range", 1), ("intensity_percentiles", 100)):
+            low, high = getattr(self, field)
+            allowed = f"two growing numbers, 0 to {largest}"
+            require(0 <= low < high <= largest, f"preprocess.{field}", (low, high), allowed)
         require(min(self.image_size) >= 1, "preprocess.image_size", self.image_size, "two numbers of pixels, 1 or more")
         good_spacing = self.spacing_mm is None or self.spacing_mm > 0
         require(good_spacing, "preprocess.spacing_mm", self.spacing_mm, "a length above 0 mm, or null")
         require(self.max_volume_gib > 0, "preprocess.max_volume_gib", self.max_volume_gib, "above 0")
         require(self.num_workers >= 0, "preprocess.num_workers", self.num_workers, "0 (one a core) or more")
-        good_address = (
-            self.dask_scheduler is None or re.fullmatch(r"(tcp|tls)://\S+:\d+", self.dask_scheduler) is not None
-        )
-        require(
-            good_address, "preprocess.dask_scheduler", self.dask_scheduler, "an address as tcp://host:8786, or null"
-        )
+        address = self.dask_scheduler
+        good_address = address is None or re.fullmatch(r"(tcp|tls)://\S+:\d+", address) is not None
+        require(good_address, "preprocess.dask_scheduler", address, "an address as tcp://host:8786, or null")
 
 
 @dataclass(frozen=True)
@@ -124,8 +114,9 @@ class SplitConfig:
     near_duplicate_max_bits: int = 6
 
     def __post_init__(self) -> None:
-        require(0 < self.val_fraction < 1, "split.val_fraction", self.val_fraction, "between 0 and 1")
-        require(0 < self.test_fraction < 1, "split.test_fraction", self.test_fraction, "between 0 and 1")
+        for field in ("val_fraction", "test_fraction"):
+            fraction = getattr(self, field)
+            require(0 < fraction < 1, f"split.{field}", fraction, "between 0 and 1")
         good_count = self.val_count is None or self.val_count >= 1
         require(good_count, "split.val_count", self.val_count, "1 or more, or null")
         total = self.val_fraction + self.test_fraction
@@ -133,9 +124,5 @@ class SplitConfig:
         require(self.num_folds == 0 or self.num_folds >= 3, "split.num_folds", self.num_folds, "0, or 3 and more")
         good_fold = 0 <= self.test_fold < max(1, self.num_folds)
         require(good_fold, "split.test_fold", self.test_fold, f"0 to {max(1, self.num_folds) - 1}")
-        require(
-            0 <= self.near_duplicate_max_bits <= 255,
-            "split.near_duplicate_max_bits",
-            self.near_duplicate_max_bits,
-            "0 to 255",
-        )
+        max_bits = self.near_duplicate_max_bits
+        require(0 <= max_bits <= 255, "split.near_duplicate_max_bits", max_bits, "0 to 255")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from perceiver.config import ImageConfig, PerceiverConfig
-from pipeline.config.validation import require
+from pipeline.config.validation import require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         good_number = self.num_points is None or self.num_points >= 1
         require(good_number, "model.num_points", self.num_points, "1 or more, or null")
-        for name in ("patch_size", "num_conv_layers", "conv_channels"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+        require_at_least("model", self, 1, "patch_size", "num_conv_layers", "conv_channels")
 
     @property
     def image_config(self) -> ImageConfig:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config.validation import require
+from pipeline.config.validation import require, require_at_least
 
 ExportFormat = Literal["torch", "onnx", "bundle"]
 
@@ -31,15 +31,9 @@ class EvaluateConfig:
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
-        num_fitted = self.logistic_regression_examples
-        require(num_fitted >= 2, "evaluate.logistic_regression_examples", num_fitted, "2 or more")
-        require(
-            self.num_bootstrap_resamples >= 100,
-            "evaluate.num_bootstrap_resamples",
-            self.num_bootstrap_resamples,
-            "100 or more",
-        )
+        require_at_least("evaluate", self, 1, "batch_size")
+        require_at_least("evaluate", self, 2, "logistic_regression_examples")
+        require_at_least("evaluate", self, 100, "num_bootstrap_resamples")
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,7 @@ class AttentionConfig:
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.num_examples >= 1, "attention.num_examples", self.num_examples, "1 or more")
+        require_at_least("attention", self, 1, "num_examples")
         for field in ("examples", "layers", "heads", "latents", "epochs"):
             values = getattr(self, field)
             require(len(set(values)) == len(values), f"attention.{field}", values, "each value once")
@@ -146,10 +140,5 @@ class CompareConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.num_examples >= 0, "compare.num_examples", self.num_examples, "0 or more")
-        require(
-            self.num_bootstrap_resamples >= 100,
-            "compare.num_bootstrap_resamples",
-            self.num_bootstrap_resamples,
-            "100 or more",
-        )
+        require_at_least("compare", self, 0, "num_examples")
+        require_at_least("compare", self, 100, "num_bootstrap_resamples")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.config.validation import require
+from pipeline.config.validation import require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,8 @@ class PhantomConfig:
     def __post_init__(self) -> None:
         require(1 <= self.num_patients <= 99_999, "phantom.num_patients", self.num_patients, "1 to 99999")
         require(1 <= self.max_visits <= 3, "phantom.max_visits", self.max_visits, "1 to 3")
-        require(self.seed >= 0, "phantom.seed", self.seed, "0 or more")
         require(min(self.shape) >= 8, "phantom.shape", self.shape, "three numbers of voxels, 8 or more")
         require(min(self.spacing_mm) > 0, "phantom.spacing_mm", self.spacing_mm, "three lengths above 0 mm")
-        for field in (
-            "rotation_degrees",
-            "shift_mm",
-            "height_shift_mm",
-            "lean",
-            "zoom",
-            "shape_variation",
-            "warp_mm",
-            "contrast_variation",
-            "texture",
-            "bias_field",
-            "noise",
-        ):
-            value = getattr(self, field)
-            require(value >= 0, f"phantom.{field}", value, "0 or more")
+        require_at_least("phantom", self, 0, "seed", "rotation_degrees", "shift_mm", "height_shift_mm", "lean", "zoom")
+        require_at_least("phantom", self, 0, "shape_variation", "warp_mm")
+        require_at_least("phantom", self, 0, "contrast_variation", "texture", "bias_field", "noise")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.validation import require
+from pipeline.config.validation import require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LeakStudyConfig:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, "leak_study.num_steps", self.num_steps, "1 or more")
+        require_at_least("leak_study", self, 1, "num_steps")
         require(self.num_slices >= 0, "leak_study.num_slices", self.num_slices, "0 (all) or more")
         require(self.learning_rate > 0, "leak_study.learning_rate", self.learning_rate, "above 0")
         require_distinct("leak_study.seeds", self.seeds)

@@ -1,4 +1,4 @@
-"""The check of an option's value."""
+"""Checks of the values of options."""
 
 from pipeline.core.errors import UserError
 
@@ -17,3 +17,20 @@ def require(condition: bool, field: str, found: object, allowed: str) -> None:
     """
     if not condition:
         raise UserError(f"{field}: found {found!r}, allowed is {allowed}.")
+
+
+def require_at_least(section: str, options: object, lowest: int, *fields: str) -> None:
+    """Refuse an option's number below the lowest that is allowed.
+
+    Args:
+        section: The name of the section.
+        options: The section's record.
+        lowest: The lowest number that is allowed.
+        fields: The names of the options, without that of the section.
+
+    Raises:
+        UserError: A number is lower.
+    """
+    for field in fields:
+        found = getattr(options, field)
+        require(found >= lowest, f"{section}.{field}", found, f"{lowest} or more")
