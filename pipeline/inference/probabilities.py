@@ -1,30 +1,15 @@
 """Probabilities of examples of a store, and of their mirror images: a left knee in the mirror is a right one."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from pipeline.core.predictions import Mirrored
 from pipeline.data.batches import read_images
 from pipeline.models.classifier import Classifier, average_mirrored
 from pipeline.preprocessing.slicing import Stack
-
-
-@dataclass(frozen=True)
-class MirrorScores:
-    """The probabilities of images and of their mirror images, ``(rows, classes)`` float32.
-
-    Attributes:
-        answers: The classifier's probabilities, as of ``compute_probabilities``, averaged or not.
-        straight: The network's probabilities of the images.
-        mirrored: The network's probabilities of the mirror images, as it saw them.
-    """
-
-    answers: NDArray[np.float32]
-    straight: NDArray[np.float32]
-    mirrored: NDArray[np.float32]
 
 
 @torch.inference_mode()
@@ -35,7 +20,7 @@ def score_with_mirrored(
     device: torch.device,
     batch_size: int,
     rows: np.ndarray[Any, Any] | None = None,
-) -> MirrorScores:
+) -> tuple[np.ndarray[Any, Any], Mirrored]:
     """Score images and their mirror images.
 
     A classifier with test-time augmentation scores an image and its mirror image anyway, so the network's two answers
@@ -48,17 +33,18 @@ def score_with_mirrored(
         device: The device of the classifier.
         batch_size: The number of images scored at once.
         rows: The rows of the images that are scored, in this order; None for all.
+
+    Returns:
+        The classifier's probabilities (rows, classes), as of ``compute_probabilities``, averaged or not; and the
+        network's probabilities of the images and of their mirror images.
     """
-    rows = np.arange(len(images)) if rows is None else rows
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        batch_images = read_images(images, batch).to(device)
-        places = torch.tensor(np.array(slice_position[batch], dtype=np.float32), device=device)
-        straight, mirrored = classifier.score_both(batch_images, places)
+    for batch in _read_batches(images, slice_position, device, batch_size, rows):
+        straight, mirrored = classifier.score_both(*batch)
         answers = average_mirrored(straight, mirrored) if classifier.mirror_average else straight
         parts.append((answers, straight, mirrored))
-    return MirrorScores(*(torch.cat(part).exp().cpu().numpy() for part in zip(*parts, strict=True)))
+    probabilities = [torch.cat(part).exp().cpu().numpy() for part in zip(*parts, strict=True)]
+    return probabilities[0], Mirrored(probabilities[1], probabilities[2], classifier.mirror_average)
 
 
 @torch.inference_mode()
@@ -83,14 +69,23 @@ def compute_probabilities(
     Returns:
         Probabilities (rows, classes) float32.
     """
+    batches = _read_batches(images, slice_position, device, batch_size, rows)
+    return np.concatenate([classifier(*batch).exp().cpu().numpy() for batch in batches])
+
+
+def _read_batches(
+    images: np.ndarray[Any, Any],
+    slice_position: np.ndarray[Any, Any],
+    device: torch.device,
+    batch_size: int,
+    rows: np.ndarray[Any, Any] | None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the examples of each batch with the places of their slices, on the device."""
     rows = np.arange(len(images)) if rows is None else rows
-    parts = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        batch_images = read_images(images, batch).to(device)
         places = torch.tensor(np.array(slice_position[batch], dtype=np.float32), device=device)
-        parts.append(classifier(batch_images, places).exp().cpu().numpy())
-    return np.concatenate(parts)
+        yield read_images(images, batch).to(device), places
 
 
 def score_stack(classifier: Classifier, stack: Stack, device: torch.device, batch_size: int) -> np.ndarray[Any, Any]:

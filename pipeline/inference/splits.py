@@ -29,6 +29,5 @@ def score_splits(run: TrainedRun, batch_size: int) -> tuple[dict[str, np.ndarray
     val = compute_probabilities(*arguments, rows["val"])
     if not shows_laterality(store.kind, store.class_names, run.checkpoint.preprocess.plane):
         return {"val": val, "test": compute_probabilities(*arguments, rows["test"])}, None
-    mirror = score_with_mirrored(*arguments, rows["test"])
-    mirrored = Mirrored(mirror.straight, mirror.mirrored, run.classifier.mirror_average)
-    return {"val": val, "test": mirror.answers}, mirrored
+    answers, mirrored = score_with_mirrored(*arguments, rows["test"])
+    return {"val": val, "test": answers}, mirrored
