@@ -16,14 +16,12 @@ class PixelPermutation(nn.Module):
     """
 
     order: torch.Tensor
-    inverse_order: torch.Tensor
 
     def __init__(self, image_size: tuple[int, int], seed: int) -> None:
         super().__init__()
         self.seed = seed
         order = torch.tensor(compute_pixel_order(image_size[0] * image_size[1], seed))
         self.register_buffer("order", order, persistent=False)
-        self.register_buffer("inverse_order", order.argsort(), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Permute pixels.
@@ -34,13 +32,5 @@ class PixelPermutation(nn.Module):
         Returns:
             The same shape; the place ``i``, rows one after the other, holds the pixel ``order[i]``.
         """
-        return _reorder(images, self.order)
-
-    def undo(self, images: torch.Tensor) -> torch.Tensor:
-        """Put permuted pixels, or a map of them such as attention, back to where the image has them."""
-        return _reorder(images, self.inverse_order)
-
-
-def _reorder(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    pixels = rearrange(images, "... height width -> ... (height width)")[..., order]
-    return rearrange(pixels, "... (height width) -> ... height width", height=images.shape[-2])
+        pixels = rearrange(images, "... height width -> ... (height width)")[..., self.order]
+        return rearrange(pixels, "... (height width) -> ... height width", height=images.shape[-2])

@@ -1,4 +1,4 @@
-"""A permutation of pixels moves them, is undone, and is the same wherever the model goes."""
+"""A permutation of pixels moves them, loses none, and is the same wherever the model goes."""
 
 import dataclasses
 
@@ -35,13 +35,12 @@ def build(permute_seed=7, positions="fourier", **options):
     return build_model(config, build_spec(2, SIZE), seed=3).eval()
 
 
-def test_it_moves_pixels_and_its_inverse_puts_them_back(images):
+def test_it_moves_every_pixel_to_another_place_and_loses_none(images):
     permutation = PixelPermutation(SIZE, seed=7)
     moved = permutation(images)
     assert (moved != images).float().mean() > 0.9
     assert torch.equal(moved.flatten(2).sort().values, images.flatten(2).sort().values)
-    assert torch.equal(permutation.undo(moved), images)
-    assert torch.equal(permutation(permutation.undo(images)), images)
+    assert torch.equal(moved.flatten(2)[..., permutation.order.argsort()], images.flatten(2))
 
 
 def test_channels_of_a_pixel_stay_together_and_all_images_move_alike(images):
