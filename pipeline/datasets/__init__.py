@@ -12,7 +12,7 @@ from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source, list_named_sources
+from pipeline.data.sources import Source, list_named_sources, list_table_sources
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
@@ -132,3 +132,17 @@ def find_raw_folder(experiment: "Experiment") -> Path:
     dataset = DATASETS.get(experiment.data.dataset)
     is_shared = dataset is not None and dataset.is_published
     return Workspace(experiment.workspace, experiment.data.dataset).raw if is_shared else experiment.paths.raw
+
+
+def list_sources(experiment: "Experiment") -> list[Source]:
+    """List the scans of a data set of volumes; a table of the user takes the place of its own list.
+
+    Raises:
+        UserError: there is nothing to read.
+    """
+    raw, options = find_raw_folder(experiment), experiment.data
+    if options.label_table is not None:
+        return list_table_sources(raw, options.label_table)
+    reader = DATASETS[options.dataset].list_sources
+    assert reader is not None, "a store of volumes comes from a reader of volumes"
+    return reader(raw, options.pattern)

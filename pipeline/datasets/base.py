@@ -43,6 +43,15 @@ class PublishedSet:
         assert set(np.unique(self.official_splits)) <= set(OFFICIAL_SPLITS), np.unique(self.official_splits)
 
 
+def require_folder(raw: Path) -> None:
+    """Refuse a raw folder that is not there."""
+    if not raw.is_dir():
+        raise UserError(
+            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with "
+            "--data.raw_folder (make: DATA=folder)."
+        )
+
+
 def find_raw_file(raw: Path, names: Sequence[str]) -> Path | None:
     """Find a file of the published set in the raw folder or a folder below it.
 
@@ -56,11 +65,7 @@ def find_raw_file(raw: Path, names: Sequence[str]) -> Path | None:
     Raises:
         UserError: no such folder, or two files of the same name.
     """
-    if not raw.is_dir():
-        raise UserError(
-            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with "
-            "--data.raw_folder (make: DATA=folder)."
-        )
+    require_folder(raw)
     for name in names:
         found = sorted(path for path in raw.rglob(name) if path.is_file())
         if len(found) > 1:
@@ -120,6 +125,47 @@ def describe_missing(
             "states that it is a part."
         )
     return f"This is a part of the published set: {counts}{names}. Scores on it are not those of the whole set."
+
+
+@dataclass(frozen=True)
+class Part:
+    """The examples of one file of a published set.
+
+    Args:
+        path: The file.
+        split: The official split, ``train`` or ``test``.
+        examples: ``(examples, ...)``, as in :class:`PublishedSet`.
+        labels: ``(examples,)``.
+    """
+
+    path: Path
+    split: str
+    examples: Array
+    labels: Array
+
+
+def join_parts(
+    raw: Path,
+    parts: Sequence[Part],
+    published: Mapping[str, int],
+    word: str,
+    allow_partial: bool,
+    absent: Sequence[str] = (),
+) -> PublishedSet:
+    """Join the files of a published set, in their order; arguments and errors as for :func:`describe_missing`."""
+    numbers = [len(part.labels) for part in parts]
+    found = dict.fromkeys(published, 0)
+    for part, number in zip(parts, numbers, strict=True):
+        found[part.split] += number
+    missing = describe_missing(raw, found, published, word, allow_partial, absent)
+    places = [part.path.relative_to(raw).as_posix() for part in parts]
+    return PublishedSet(
+        np.concatenate([part.examples for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.repeat([part.split for part in parts], numbers),
+        [f"{place}#{row}" for place, number in zip(places, numbers, strict=True) for row in range(number)],
+        missing,
+    )
 
 
 @dataclass(frozen=True)

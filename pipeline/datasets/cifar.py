@@ -5,7 +5,7 @@ Source:
     fine one (CIFAR-100), then 1,024 bytes each of red, green and blue, row by row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from einops import rearrange
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import UserError
-from pipeline.datasets.base import PublishedSet, RemoteFile, describe_missing, find_raw_file
+from pipeline.datasets.base import Part, PublishedSet, RemoteFile, find_raw_file, join_parts
 
 Array = np.ndarray[Any, Any]
 
@@ -87,25 +87,17 @@ def read_cifar(raw: Path, config: DataConfig, layout: Layout) -> PublishedSet:
         UserError: a file is truncated, too long or holds what is no label; the class names are absent; or the set is
             not whole and the config does not allow it.
     """
-    examples, labels, splits, origins, absent = [], [], [], [], []
-    found = dict.fromkeys(layout.files, 0)
+    parts, absent = [], []
     for split, names in layout.files.items():
         for name in names:
             path = find_raw_file(raw, [name])
             if path is None:
                 absent.append(name)
                 continue
-            images, classes = read_records(path, layout.num_labels, layout.records_per_file[split])
-            examples.append(images)
-            labels.append(classes)
-            splits.append(np.repeat(split, len(images)))
-            origins += [f"{path.relative_to(raw).as_posix()}#{row}" for row in range(len(images))]
-            found[split] += len(images)
-    missing = describe_missing(raw, found, PUBLISHED, "image", config.allow_partial, absent)
-    class_names = np.array(read_class_names(raw, layout))
-    return PublishedSet(
-        np.concatenate(examples), class_names[np.concatenate(labels)], np.concatenate(splits), origins, missing
-    )
+            images, labels = read_records(path, layout.num_labels, layout.records_per_file[split])
+            parts.append(Part(path, split, images, labels))
+    joined = join_parts(raw, parts, PUBLISHED, "image", config.allow_partial, absent)
+    return replace(joined, labels=np.array(read_class_names(raw, layout))[joined.labels])
 
 
 def read_records(path: Path, num_labels: tuple[int, ...], most: int) -> tuple[Array, Array]:

@@ -162,20 +162,19 @@ def unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
         else:
             with tarfile.open(archive) as file:
                 file.extractall(unpacked, filter="data")
+        files = sorted(path for path in unpacked.rglob("*") if path.is_file() and not path.is_symlink())
+        found = {path.name: path for path in files}
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise UserError(f"{archive}: no {', '.join(missing)} in it. It is not the published file.")
+        for path in [found[name] for name in names] if names else files:
+            target = folder / path.relative_to(unpacked)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        shutil.rmtree(unpacked)
         raise UserError(f"{archive}: cannot be unpacked ({error}). Delete it and run the fetch stage again.") from error
-    found = {path.name: path for path in sorted(unpacked.rglob("*")) if path.is_file() and not path.is_symlink()}
-    missing = [name for name in names if name not in found]
-    if missing:
+    finally:
         shutil.rmtree(unpacked)
-        raise UserError(f"{archive}: no {', '.join(missing)} in it. It is not the published file.")
-    everything = (path for path in unpacked.rglob("*") if path.is_file() and not path.is_symlink())
-    for path in [found[name] for name in names] if names else sorted(everything):
-        target = folder / path.relative_to(unpacked)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-    shutil.rmtree(unpacked)
 
 
 def _is_there(folder: Path, remote: RemoteFile) -> bool:

@@ -15,7 +15,7 @@ from einops import rearrange
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import UserError
-from pipeline.datasets.base import PublishedSet, RemoteFile, describe_missing, find_raw_file
+from pipeline.datasets.base import Part, PublishedSet, RemoteFile, find_raw_file, join_parts
 
 Array = np.ndarray[Any, Any]
 
@@ -51,7 +51,7 @@ def read_mnist(raw: Path, config: DataConfig) -> PublishedSet:
         UserError: a file is absent, of another format, truncated, too long, or holds what is no digit; images and
             labels differ in number; or the set is not whole and the config does not allow it.
     """
-    examples, labels, splits, origins = [], [], [], []
+    parts = []
     for split, prefix in PREFIXES.items():
         images_path = _find(raw, f"{prefix}-images", "idx3")
         images = read_idx(images_path, (PUBLISHED[split], SIDE, SIDE))
@@ -62,13 +62,8 @@ def read_mnist(raw: Path, config: DataConfig) -> PublishedSet:
         wrong = np.flatnonzero(digits >= NUM_CLASSES)
         if len(wrong):
             raise UserError(f"{labels_path}: label {wrong[0]} is {digits[wrong[0]]}; allowed are 0 to 9. {ADVICE}")
-        examples.append(images)
-        labels.append(digits.astype(str))
-        splits.append(np.repeat(split, len(images)))
-        origins += [f"{images_path.relative_to(raw).as_posix()}#{row}" for row in range(len(images))]
-    found = {split: len(images) for split, images in zip(PREFIXES, examples, strict=True)}
-    missing = describe_missing(raw, found, PUBLISHED, "image", config.allow_partial)
-    return PublishedSet(np.concatenate(examples), np.concatenate(labels), np.concatenate(splits), origins, missing)
+        parts.append(Part(images_path, split, images, digits.astype(str)))
+    return join_parts(raw, parts, PUBLISHED, "image", config.allow_partial)
 
 
 def read_idx(path: Path, largest: tuple[int, ...]) -> Array:

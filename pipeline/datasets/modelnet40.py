@@ -22,7 +22,15 @@ from joblib import Parallel, delayed
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
-from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet, RemoteFile, describe_missing, find_raw_file
+from pipeline.datasets.base import (
+    OFFICIAL_SPLITS,
+    Part,
+    PublishedSet,
+    RemoteFile,
+    describe_missing,
+    find_raw_file,
+    join_parts,
+)
 from pipeline.formats.hdf5 import read_hdf5_points
 from pipeline.formats.point_clouds import read_off_points
 
@@ -93,7 +101,7 @@ def turn_z_up(points: Array) -> Array:
 def _read_clouds(raw: Path, names_path: Path, allow_partial: bool) -> PublishedSet:
     folder = names_path.parent
     class_names = np.array(_read_lines(names_path))
-    examples, labels, splits, origins, absent = [], [], [], [], []
+    parts, absent = [], []
     for split in OFFICIAL_SPLITS:
         # The lists name files as they lay on the authors' machine: data/modelnet40_ply_hdf5_2048/ply_data_train0.h5.
         listed = [line.replace("\\", "/").rsplit("/", 1)[-1] for line in _read_lines(folder / f"{split}_files.txt")]
@@ -111,13 +119,8 @@ def _read_clouds(raw: Path, names_path: Path, allow_partial: bool) -> PublishedS
                     f"{path}: row {wrong[0]} has label {label_indices[wrong[0]]}, but {NAMES_FILE} has "
                     f"{len(class_names)} names, counted from 0. Bring the files as they were published."
                 )
-            examples.append(turn_z_up(points))
-            labels.append(class_names[label_indices])
-            splits.append(np.repeat(split, len(points)))
-            origins += [f"{path.relative_to(raw).as_posix()}#{row}" for row in range(len(points))]
-    found = _count(np.concatenate(splits) if splits else np.array([]))
-    missing = describe_missing(raw, found, PUBLISHED_CLOUDS, "object", allow_partial, absent)
-    return PublishedSet(np.concatenate(examples), np.concatenate(labels), np.concatenate(splits), origins, missing)
+            parts.append(Part(path, split, turn_z_up(points), class_names[label_indices]))
+    return join_parts(raw, parts, PUBLISHED_CLOUDS, "object", allow_partial, absent)
 
 
 def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool) -> PublishedSet:
@@ -148,17 +151,14 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
             )
     splits = np.array([place.parts[-2] for place in places])
     # Missing files are reported at once and not after minutes of reading.
-    missing = describe_missing(raw, _count(splits), published, "object", allow_partial)
+    found = {split: int((splits == split).sum()) for split in OFFICIAL_SPLITS}
+    missing = describe_missing(raw, found, published, "object", allow_partial)
     tasks = (delayed(read_off_points)(raw / place, NUM_POINTS) for place in places)
     num_bytes = sum((raw / place).stat().st_size for place in places)
     num_workers = min(count_cores(), 1 + num_bytes // BYTES_WORTH_A_PROCESS)
     examples = np.stack(list(Parallel(n_jobs=num_workers, batch_size=8)(tasks)))
     labels = np.array([place.parts[-3] for place in places])
     return PublishedSet(examples, labels, splits, [place.as_posix() for place in places], missing)
-
-
-def _count(splits: Array) -> dict[str, int]:
-    return {split: int((splits == split).sum()) for split in OFFICIAL_SPLITS}
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from pipeline.config.data import DataConfig
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError
@@ -19,26 +20,25 @@ from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
 from pipeline.data.sources import find_files
 from pipeline.data.store import FORMAT, write_store
-from pipeline.datasets import Dataset, find_raw_folder
-from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet
-from pipeline.preprocessing.completeness import Preparation
+from pipeline.datasets import DATASETS, Dataset, find_raw_folder
+from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet, require_folder
+from pipeline.preprocessing.preparation import Preparation
 
 # Changes when the same files make other tables; it makes old ones invalid.
 VERSION = 1
 
 
-def plan_published_set(experiment: Experiment, dataset: Dataset) -> Preparation:
+def plan_published_set(experiment: Experiment) -> Preparation:
     """Plan the way of a published set into a store.
 
     Args:
         experiment: The experiment: its folders, and whether a part of the set is allowed.
-        dataset: A published set, which has a reader.
 
     Raises:
         UserError: options that are for volumes alone, or no raw folder.
     """
     _refuse_volume_options(experiment)
-    plan = _fingerprint_plan(experiment)
+    dataset, plan = DATASETS[experiment.data.dataset], _fingerprint_plan(experiment)
     return Preparation(
         experiment.paths.prepared,
         plan,
@@ -80,30 +80,22 @@ def name_examples(official_splits: np.ndarray[Any, Any]) -> list[str]:
 
 
 def _refuse_volume_options(experiment: Experiment) -> None:
-    for field, is_default in (
-        ("table", experiment.data.label_table is None),
-        ("pattern", experiment.data.pattern == "*"),
-    ):
-        if not is_default:
+    for field in ("label_table", "pattern"):
+        found = getattr(experiment.data, field)
+        if found != getattr(DataConfig, field):
             raise UserError(
-                f"data.{field}: found {getattr(experiment.data, field)!s}; {experiment.data.dataset} is read whole, "
-                "with its own labels. Take the option away."
+                f"data.{field}: found {found}; {experiment.data.dataset} is read whole, with its own labels. "
+                "Take the option away."
             )
 
 
 def _fingerprint_plan(experiment: Experiment) -> str:
     """Return what changes with the options and with the raw files' names, sizes and times."""
     raw = find_raw_folder(experiment)
-    if not raw.is_dir():
-        raise UserError(
-            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with "
-            "--data.raw_folder (make: DATA=folder)."
-        )
-    files = []
-    for path in find_files(raw, "*"):
-        status = (raw / path).stat()
-        files.append([str(path), status.st_size, status.st_mtime_ns])
-    options = {name: value for name, value in flatten(experiment.data).items() if name != "raw"}
+    require_folder(raw)
+    statuses = {str(path): (raw / path).stat() for path in find_files(raw, "*")}
+    files = [[name, status.st_size, status.st_mtime_ns] for name, status in statuses.items()]
+    options = {name: value for name, value in flatten(experiment.data).items() if name != "raw_folder"}
     return compute_fingerprint(VERSION, FORMAT, options, files)
 
 

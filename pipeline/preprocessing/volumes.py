@@ -21,10 +21,9 @@ from pipeline.core.provenance import compute_fingerprint, count_cores
 from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source, list_table_sources
+from pipeline.data.sources import Source
 from pipeline.data.store import FORMAT, write_store
-from pipeline.datasets import Dataset, find_raw_folder
-from pipeline.preprocessing.completeness import Preparation
+from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.preprocessing.dask_jobs import Job, run_on_cluster
 from pipeline.preprocessing.parts import (
     PartSummary,
@@ -36,27 +35,23 @@ from pipeline.preprocessing.parts import (
     read_images,
     read_summary,
 )
+from pipeline.preprocessing.preparation import Preparation
 
 # Scans, each with the path of its part.
 Scans = list[tuple[Source, Path]]
 
 
-def plan_volumes(experiment: Experiment, dataset: Dataset) -> Preparation:
+def plan_volumes(experiment: Experiment) -> Preparation:
     """List the scans of a data set, and how they become a store.
 
     Args:
         experiment: The experiment: its data, options and workspace.
-        dataset: A data set that lists its scans; a table of the user takes the place of its list.
 
     Raises:
         UserError: there is nothing to read.
     """
-    assert dataset.list_sources is not None
     raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
-    if experiment.data.label_table is not None:
-        sources = list_table_sources(raw, experiment.data.label_table)
-    else:
-        sources = dataset.list_sources(raw, experiment.data.pattern)
+    sources = list_sources(experiment)
     scans = [(source, folder / "parts" / f"{compute_part_key(raw, source, options)}.npz") for source in sources]
     part_names, spellings = [path.name for _, path in scans], [source.spelling for source in sources]
     return Preparation(

@@ -14,9 +14,8 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
-from pipeline.data.sources import list_table_sources
 from pipeline.data.store import Store
-from pipeline.datasets import DATASETS, find_raw_folder
+from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.reporting.attention.overlays import draw_overlays
 from pipeline.reporting.attention.page import DrawnMaps, write_attention_page
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs, draw_maps
@@ -77,15 +76,8 @@ def _read_backgrounds(
     if not store.kind.has_slices:
         raise UserError("attention.native_resolution: found True, but this data set has no volumes; allowed is False.")
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
-    reader = DATASETS[experiment.data.dataset].list_sources
-    assert reader is not None, "a store of volumes comes from a reader of volumes"
-    raw = find_raw_folder(experiment)
-    if experiment.data.label_table is not None:
-        listed = list_table_sources(raw, experiment.data.label_table)
-    else:
-        listed = reader(raw, experiment.data.pattern)
-    sources = {source.source_id: source for source in listed}
-    chosen = store.index.iloc[rows]
+    sources = {source.source_id: source for source in list_sources(experiment)}
+    raw, chosen = find_raw_folder(experiment), store.index.iloc[rows]
     missing = sorted(set(chosen["source_id"]) - set(sources))
     if missing:
         raise UserError(f"{raw}: no scan is called {missing[0]}. Set attention.native_resolution: false.")

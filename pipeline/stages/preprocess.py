@@ -5,12 +5,11 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.validation import require
-from pipeline.core.files import write_bytes
+from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import has_store, read_store
 from pipeline.datasets import DATASETS
-from pipeline.preprocessing.completeness import begin, is_complete, mark_complete
 from pipeline.preprocessing.published_sets import plan_published_set
 from pipeline.preprocessing.volumes import plan_volumes
 from pipeline.reporting.figures.image_grid import contact_sheet
@@ -30,16 +29,19 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     name = experiment.data.dataset
     require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
     plan = plan_published_set if DATASETS[name].list_sources is None else plan_volumes
-    preparation = plan(experiment, DATASETS[name])
-    if is_complete(preparation):
+    preparation = plan(experiment)
+    record = preparation.folder / "complete.json"
+    if record.is_file() and read_json(record).get("plan") == preparation.plan:
         console.print(f"{preparation.folder}: up to date; nothing to do.")
     else:
-        begin(preparation)
+        # No stage shall find a store that the options no longer describe.
+        record.unlink(missing_ok=True)
+        (preparation.folder / "store.json").unlink(missing_ok=True)
         is_final = preparation.build(console)
         if has_store(preparation.folder):
             _draw_contact_sheet(experiment.paths)
         if is_final:
-            mark_complete(preparation)
+            write_json(record, {"plan": preparation.plan})
     preparation.report(console)
 
 
