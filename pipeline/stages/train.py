@@ -8,7 +8,6 @@ from rich.console import Console
 
 from pipeline.attention.maps import KEPT, check_attention, keep_maps
 from pipeline.config.experiment import Experiment, dump_experiment
-from pipeline.config.tracking import TrackingConfig
 from pipeline.config.validation import require
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes, write_json
@@ -51,13 +50,8 @@ def train(experiment: Experiment, console: Console) -> None:
     if experiment.model.mirror_tta:
         check_swap("model.mirror_tta", "false", store.class_names, experiment.preprocess.plane)
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
-        every = experiment.train.keep_attention_every_epochs
-        require(
-            every == 0,
-            "train.keep_attention_every_epochs",
-            every,
-            "0 with train.strategy fsdp; draw maps after training",
-        )
+        every, allowed = config.keep_attention_every_epochs, "0 with train.strategy fsdp; draw maps after training"
+        require(every == 0, "train.keep_attention_every_epochs", every, allowed)
     origin = describe_origin(experiment, store, data.certificate["splits_fingerprint"])
     if config.resume:
         check_same_settings(paths, origin.settings)
@@ -94,7 +88,7 @@ class Run:
 
 
 def _train_alone(run: Run, console: Console) -> None:
-    """Train in a folder that no other training writes to."""
+    """Train in a folder that no other training writes to; the first process writes, the others only train."""
     experiment, paths = run.setup.experiment, run.setup.experiment.paths
     resumes = experiment.train.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()
     if run.setup.is_first and not resumes:
@@ -107,28 +101,47 @@ def _train_alone(run: Run, console: Console) -> None:
     state = build_state(run.setup)
     if experiment.train.keep_attention_every_epochs > 0:
         check_attention(state.classifier.model, KEPT)
-    tracking = experiment.tracking if run.setup.is_first else TrackingConfig(enabled=False)
     try:
-        with open_run(tracking, paths) as tracked:
-            if run.setup.is_first:
-                _record_start(run, state, tracked)
-                console.print(_describe_start(run, state), highlight=False)
-            _run(run, state, tracked, console)
-            if run.setup.is_first:
-                _record_best(run, state, tracked)
+        if run.setup.is_first:
+            _train_and_write(run, state, console)
+        else:
+            for _ in train_epochs(run.setup, state):
+                _gather(run, state)
     except DivergenceError as error:
         raise UserError(_name_batch(run, error)) from error
-    if run.setup.is_first:
-        _write_record(run, state, tracked.run_id, console)
 
 
-def _run(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) -> None:
+def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
+    """Train in the first process; write the record that marks the run as complete last."""
+    experiment, paths = run.setup.experiment, run.setup.experiment.paths
+    with open_run(experiment.tracking, paths) as tracked:
+        _record_start(run, state, tracked)
+        console.print(_describe_start(run, state), highlight=False)
+        _run_epochs(run, state, tracked, console)
+        best = find_best(state.history, experiment.train.monitor)
+        numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
+        files, checkpoint = name_files(paths, [paths.history]), paths.name_file(paths.best_checkpoint)
+        tracked.keep(RunFacts(metrics=numbers, files=files, checkpoint=checkpoint))
+    record = {
+        "epochs": len(state.history),
+        "stopped_early": len(state.history) < experiment.train.epochs,
+        "best": dataclasses.asdict(best),
+        "seconds": sum(result.seconds for result in state.history),
+        "num_parameters": count_parameters(state.classifier.model),
+        "device": run.setup.fabric.device.type,
+        "world_size": run.setup.fabric.world_size,
+        "precision": run.setup.fabric.strategy.precision.precision,
+        "versions": run.origin.versions,
+        "tracking_run": tracked.run_id,
+    }
+    write_json(paths.training_record, record | _list_tags(run))
+    scores = f"val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"
+    console.print(f"best epoch {best.epoch}: {scores} -> {paths.best_checkpoint}", highlight=False)
+
+
+def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) -> None:
     """Train, and after each epoch write maps, the best checkpoint, the last one and the curves, in this order."""
     paths, config = run.setup.experiment.paths, run.setup.experiment.train
-    if not run.setup.is_first:
-        for _ in train_epochs(run.setup, state):
-            _gather(run, state)
-        return
     paths.divergence.unlink(missing_ok=True)  # from an earlier start
     write_history(paths.history, state.history)  # a run may have been interrupted between its checkpoint and this
     tracked.sync()
@@ -193,22 +206,26 @@ def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
     """Keep the facts of the run that are known before training."""
     experiment, paths, origin = run.setup.experiment, run.setup.experiment.paths, run.origin
     write_bytes(paths.run_options, dump_experiment(experiment).encode())
-    tags = {
-        "commit": origin.commit,
-        "hardware": read_hardware(),
-        "store_fingerprint": origin.store_fingerprint,
-        "split_fingerprint": origin.split_fingerprint,
-    }
     tracked.keep(
         RunFacts(
             settings=flatten(experiment) | {"num_parameters": count_parameters(state.classifier.model)},
-            tags=tags | {f"version.{name}": version for name, version in origin.versions.items()},
+            tags=_list_tags(run) | {f"version.{name}": version for name, version in origin.versions.items()},
             datasets=tuple(describe_split(experiment, run.store, run.roles, role) for role in ("train", "val")),
             files=name_files(paths, (paths.run_options, paths.splits, paths.certificate)),
             history=paths.name_file(paths.history),
         )
     )
     tracked.watch_system()
+
+
+def _list_tags(run: Run) -> dict[str, str]:
+    """List the origin of the run, for its record and for MLflow."""
+    return {
+        "commit": run.origin.commit,
+        "hardware": read_hardware(),
+        "store_fingerprint": run.origin.store_fingerprint,
+        "split_fingerprint": run.origin.split_fingerprint,
+    }
 
 
 def _describe_start(run: Run, state: TrainingState) -> str:
@@ -221,44 +238,3 @@ def _describe_start(run: Run, state: TrainingState) -> str:
         f"{count_words(num_train, run.store.kind.example)} to train ({place}), {num_val:,} to validate"
         f"{f'; resuming after epoch {num_done}' if num_done > 0 else ''}"
     )
-
-
-def _record_best(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
-    """Keep the best epoch's model and numbers."""
-    paths, best = run.setup.experiment.paths, find_best(state.history, run.setup.experiment.train.monitor)
-    tracked.keep(
-        RunFacts(
-            metrics={
-                "best_epoch": best.epoch,
-                "best_val_loss": best.val_loss,
-                "best_val_accuracy": best.val_accuracy,
-            },
-            files=name_files(paths, [paths.history]),
-            checkpoint=paths.name_file(paths.best_checkpoint),
-        )
-    )
-
-
-def _write_record(run: Run, state: TrainingState, tracking_run: str, console: Console) -> None:
-    """Write the record that marks the run as complete."""
-    paths, origin, fabric = run.setup.experiment.paths, run.origin, run.setup.fabric
-    best = find_best(state.history, run.setup.experiment.train.monitor)
-    record = {
-        "epochs": len(state.history),
-        "stopped_early": len(state.history) < run.setup.experiment.train.epochs,
-        "best": dataclasses.asdict(best),
-        "seconds": sum(result.seconds for result in state.history),
-        "num_parameters": count_parameters(state.classifier.model),
-        "device": fabric.device.type,
-        "world_size": fabric.world_size,
-        "precision": fabric.strategy.precision.precision,
-        "hardware": read_hardware(),
-        "versions": origin.versions,
-        "commit": origin.commit,
-        "store_fingerprint": origin.store_fingerprint,
-        "split_fingerprint": origin.split_fingerprint,
-        "tracking_run": tracking_run,
-    }
-    write_json(paths.training_record, record)
-    scores = f"val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"
-    console.print(f"best epoch {best.epoch}: {scores} -> {paths.best_checkpoint}", highlight=False)
