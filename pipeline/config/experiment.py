@@ -15,7 +15,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.config.validation import require
 from pipeline.core.serialization import flatten
-from pipeline.core.workspace import Workspace
+from pipeline.core.workspace import Workspace, join_names
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Experiment:
     def run_name(self) -> str:
         """The run's folder below the experiment's: the given name, and the fold where there are folds."""
         fold = f"fold-{self.split.test_fold}" if self.split.num_folds else ""
-        return "-".join(part for part in (self.run, fold) if part)
+        return join_names(self.run, fold)
 
     @property
     def paths(self) -> Workspace:

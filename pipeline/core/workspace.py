@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def join_names(*names: str) -> str:
+    """Join the names of a run's folder, such as ``seed-1`` and ``fold-0``; empty ones are left out."""
+    return "-".join(name for name in names if name)
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folders of one experiment.

@@ -5,7 +5,7 @@ import dataclasses
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.workspace import Workspace
+from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.store import read_store
 from pipeline.datasets import DATASETS
 from pipeline.reporting.cross_validation_page import describe_pooled, write_cross_validation
@@ -14,15 +14,14 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.studies.cross_validation import is_evaluated, plan_runs, read_cross_validation
-from pipeline.tracking.mlflow_run import TrackedRun, open_study_run
-from pipeline.tracking.records import RunFacts, name_files
+from pipeline.tracking.mlflow_run import TrackedRun, open_run
+from pipeline.tracking.records import RunFacts, flatten_estimate, name_files
 
 
 def choose_paths(experiment: Experiment) -> Workspace:
     """Return the paths of the study, which is named like a run."""
     word = "seeds" if experiment.cross_validate.vary == "seeds" else "cross_validation"
-    name = "-".join(part for part in (experiment.run, word) if part)
-    return Workspace(experiment.workspace, experiment.name, name)
+    return Workspace(experiment.workspace, experiment.name, join_names(experiment.run, word))
 
 
 @exclusive(lambda experiment: choose_paths(experiment).report_folder)
@@ -37,23 +36,18 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
     store = read_store(experiment.paths.prepared, verify=True)
     paths = choose_paths(experiment)
     jobs = plan_runs(experiment, store)
-    with open_study_run(experiment.tracking, paths, paths.report_folder / "mlflow.json") as parent:
+    with open_run(experiment.tracking, paths, paths.report_folder / "mlflow.json") as parent:
         parent.sync()
         for job in jobs:
             _run(job, parent, console)
         study = read_cross_validation(experiment, jobs, store)
         note = DATASETS[experiment.data.dataset].synthetic_note
         write_cross_validation(paths, study, store.kind, note, store.fingerprint)
-        numbers: dict[str, float | None] = {}
+        metrics: dict[str, float] = {}
         for level, scores in study.pooled.items():
-            accuracy = scores["metrics"]["accuracy"]
-            numbers |= {f"pooled_{level}_accuracy": accuracy["value"]}
-            numbers |= {
-                f"pooled_{level}_accuracy_low": accuracy["low"],
-                f"pooled_{level}_accuracy_high": accuracy["high"],
-            }
-            numbers |= {f"{level}_accuracy_{key}": value for key, value in study.spread[level]["runs"].items()}
-        metrics = {key: value for key, value in numbers.items() if value is not None}
+            metrics |= flatten_estimate(f"pooled_{level}_accuracy", scores["metrics"]["accuracy"])
+            spread = study.spread[level]["runs"]
+            metrics |= {f"{level}_accuracy_{key}": value for key, value in spread.items() if value is not None}
         parent.keep(RunFacts(metrics=metrics, files=name_files(paths, paths.report_folder.glob("cross_validation.*"))))
     for sentence in describe_pooled(study, store.kind):
         console.print(f"  {sentence}", highlight=False)

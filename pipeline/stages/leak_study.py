@@ -9,7 +9,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
-from pipeline.core.workspace import Workspace
+from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.store import Store, check_store, read_store
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.reporting.leak_study_page import describe_outcomes, write_leak_study
@@ -23,8 +23,8 @@ from pipeline.studies.leak_study import (
     write_run,
 )
 from pipeline.studies.leaky_splits import LeakyRun, plan_leaky_runs
-from pipeline.tracking.mlflow_run import TrackedRun, open_study_run
-from pipeline.tracking.records import DatasetUse, RunFacts, name_files
+from pipeline.tracking.mlflow_run import TrackedRun, open_run
+from pipeline.tracking.records import DatasetUse, RunFacts, flatten_estimate, name_files
 from pipeline.training.history import write_history
 from pipeline.training.run_state import read_preprocess
 
@@ -55,9 +55,8 @@ def leak_study(experiment: Experiment, console: Console) -> None:
     read_preprocess(experiment, store)
     folder = choose_folder(experiment)
     runs = plan_leaky_runs(store, experiment.leak_study, experiment.split)
-    name = "-".join(part for part in (paths.run, "leak_study") if part)
-    tracked_name = Workspace(paths.root, paths.name, name)
-    with open_study_run(experiment.tracking, tracked_name, folder / "mlflow.json") as parent:
+    tracked_name = Workspace(paths.root, paths.name, join_names(paths.run, "leak_study"))
+    with open_run(experiment.tracking, tracked_name, folder / "mlflow.json") as parent:
         parent.keep(RunFacts(settings=flatten(experiment.leak_study, "leak_study")))
         parent.sync()
         for run in runs:
@@ -70,15 +69,9 @@ def leak_study(experiment: Experiment, console: Console) -> None:
         study = read_leak_study(folder / "runs", runs, store.class_names, bootstrap)
         check_store(paths.prepared, store.fingerprint)
         write_leak_study(folder, experiment, store, study)
-        numbers: dict[str, float | None] = {}
+        metrics: dict[str, float] = {}
         for outcome in study.outcomes:
-            name = f"{outcome.unit}_{outcome.labels}_accuracy"
-            numbers |= {
-                name: outcome.accuracy["value"],
-                f"{name}_low": outcome.accuracy["low"],
-                f"{name}_high": outcome.accuracy["high"],
-            }
-        metrics = {name: number for name, number in numbers.items() if number is not None}
+            metrics |= flatten_estimate(f"{outcome.unit}_{outcome.labels}_accuracy", outcome.accuracy)
         parent.keep(RunFacts(metrics=metrics, files=name_files(paths, folder.glob("leak_study.*"))))
     for sentence in describe_outcomes(study.outcomes, store.class_names):
         console.print(f"  {sentence}", highlight=False)
@@ -89,7 +82,7 @@ def _track(experiment: Experiment, path: Path, parent: TrackedRun) -> TrackedRun
     """Open the MLflow run of one training, below that of the study."""
     tracking = dataclasses.replace(experiment.tracking, parent_run=parent.run_id)
     name = Workspace(experiment.workspace, experiment.name, f"leak_study-{path.stem}")
-    return open_study_run(tracking, name, path.parent / "mlflow" / path.name)
+    return open_run(tracking, name, path.parent / "mlflow" / path.name)
 
 
 def _train(

@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.errors import UserError
-from pipeline.core.workspace import Workspace
+from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level, list_levels
@@ -54,7 +54,7 @@ def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
             jobs.append(
                 dataclasses.replace(
                     experiment,
-                    run="-".join(part for part in (experiment.run, word) if part),
+                    run=join_names(experiment.run, word),
                     split=dataclasses.replace(experiment.split, num_folds=num_folds, test_fold=fold),
                     train=dataclasses.replace(train_options, seed=seed),
                 )

@@ -32,35 +32,27 @@ from pipeline.training.history import EpochResult, list_numbers, read_history
 
 logger = logging.getLogger(__name__)
 MAX_VALUE_LENGTH = 500
-MAX_BATCH = 100  # parameters, tags or epochs that MLflow takes at once
+EPOCHS_AT_ONCE = 100  # MLflow's client cuts longer lists of numbers anywhere, and would send a part of an epoch
 PARENT_TAG = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 SECONDS_BETWEEN_SAMPLES = 5.0  # of the machine's load; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
 FILE = "file"
 MAX_REFUSED = 3  # a server that refuses more than these is not there
 
 
-def open_run(config: TrackingConfig, workspace: Workspace) -> "TrackedRun":
-    """Open the MLflow run of a run's folder.
+def open_run(config: TrackingConfig, workspace: Workspace, path: Path | None = None) -> "TrackedRun":
+    """Open the MLflow run of a run's folder, or of a study or one training of it, which has no such folder.
 
     Args:
         config: Whether and where runs are kept, and the run that this one is nested below.
         workspace: The folders; names the experiment and the run.
+        path: The file that keeps the records of a study, which has no event files.
 
     Raises:
         UserError: TensorBoard is switched on and not installed.
     """
+    if path is not None:
+        return TrackedRun(dataclasses.replace(config, tensorboard=False), workspace, path)
     return TrackedRun(config, workspace, workspace.tracking_record)
-
-
-def open_study_run(config: TrackingConfig, workspace: Workspace, path: Path) -> "TrackedRun":
-    """Open the MLflow run of a study, or of one training of it, which has no folder of a run.
-
-    Args:
-        config: Whether and where runs are kept, and the run that this one is nested below.
-        workspace: Names the experiment and the run.
-        path: The file that keeps the records.
-    """
-    return TrackedRun(dataclasses.replace(config, tensorboard=False), workspace, path)
 
 
 class TrackedRun:
@@ -252,14 +244,12 @@ def _send_values(client: Any, run: Any, facts: RunFacts) -> None:
     """
     from mlflow.entities import Metric, Param, RunTag
 
-    now, known = _now_ms(), run.data
+    now, known = time.time_ns() // 1_000_000, run.data
     options = {name: str(value)[:MAX_VALUE_LENGTH] for name, value in facts.settings.items()}
     params = [Param(name, value) for name, value in options.items() if name not in known.params]
     tags = [RunTag(name, value) for name, value in facts.tags.items() if known.tags.get(name) != value]
     metrics = [Metric(name, value, now, 0) for name, value in facts.metrics.items() if known.metrics.get(name) != value]
-    for start in range(0, max(len(params), len(tags), len(metrics)), MAX_BATCH):
-        batch = slice(start, start + MAX_BATCH)
-        client.log_batch(run.info.run_id, metrics[batch], params[batch], tags[batch])
+    client.log_batch(run.info.run_id, metrics, params, tags)
 
 
 def _send_datasets(client: Any, run: Any, facts: RunFacts) -> None:
@@ -286,20 +276,13 @@ def _send_curves(client: Any, run: Any, history: list[EpochResult]) -> None:
 
     if not history:
         return
-    now = _now_ms()
+    now = time.time_ns() // 1_000_000
     known = {metric.step for metric in client.get_metric_history(run.info.run_id, "val_loss")}
     new = [result for result in history if result.epoch not in known]
-    for start in range(0, len(new), MAX_BATCH):
-        metrics = [
-            Metric(name, value, now, result.epoch)
-            for result in new[start : start + MAX_BATCH]
-            for name, value in list_numbers(result).items()
-        ]
+    for start in range(0, len(new), EPOCHS_AT_ONCE):
+        part = new[start : start + EPOCHS_AT_ONCE]
+        metrics = [Metric(name, value, now, one.epoch) for one in part for name, value in list_numbers(one).items()]
         client.log_batch(run.info.run_id, metrics)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 def _describe_file(path: Path) -> str:

@@ -14,7 +14,7 @@ from pipeline.core.serialization import build_record
 from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
-from pipeline.evaluation.schema import Metrics
+from pipeline.evaluation.schema import Estimate, Metrics
 
 # Other stages write these into the report folder; they are not part of the evaluation of this run.
 FILES_OF_OTHERS = ("comparison.html", "predictions_new.csv")
@@ -133,19 +133,21 @@ def describe_split(experiment: Experiment, store: Store, roles: Mapping[str, str
     return DatasetUse(f"{experiment.name} {role}", digest, str(experiment.paths.prepared), role)
 
 
+def flatten_estimate(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return a score and the ends of its interval as ``NAME``, ``NAME_low`` and ``NAME_high``; None is left out."""
+    ends = {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
+    return {end: value for end, value in ends.items() if value is not None}
+
+
 def flatten_metrics(metrics: Metrics, kind: DataKind) -> dict[str, float]:
     """Return the numbers for MLflow's table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
     flat: dict[str, float | None] = {}
     for level, content in metrics["levels"].items():
-        flat |= {f"test_{level}_n": content["n"]}
+        flat[f"test_{level}_n"] = content["n"]
         if kind.has_patients:
-            flat |= {f"test_{level}_{plural(kind.group)}": content["groups"]}
-        for name, metric in content["metrics"].items():
-            flat |= {
-                f"test_{level}_{name}": metric["value"],
-                f"test_{level}_{name}_low": metric["low"],
-                f"test_{level}_{name}_high": metric["high"],
-            }
+            flat[f"test_{level}_{plural(kind.group)}"] = content["groups"]
+        for name, estimate in content["metrics"].items():
+            flat |= flatten_estimate(f"test_{level}_{name}", estimate)
     for baseline, scores in metrics["baselines"].items():
         flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = scores["accuracy"]["value"]
     probes = metrics["probes"]
