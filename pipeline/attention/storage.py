@@ -1,6 +1,7 @@
 """Attention maps on disk: one file without pickle, and a table of the maps in it."""
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,35 +115,33 @@ def tabulate_maps(maps: AttentionMaps) -> pd.DataFrame:
     """
     rows = []
     latents: list[int | str] = list(maps.latents) or ["mean" if maps.kind == "cross" else "all"]
-    for example in range(len(maps.example_ids)):
+    listed = [enumerate(items) for items in (maps.example_ids, maps.layers, maps.heads, latents)]
+    for (example, example_id), (layer_place, layer), (head_place, head), (place, latent) in itertools.product(*listed):
         scores = maps.probabilities[example]
-        for layer_place, layer in enumerate(maps.layers):
-            for head_place, head in enumerate(maps.heads):
-                for latent_place, latent in enumerate(latents):
-                    shown = maps.weights[example, layer_place, head_place]
-                    readers = shown if latent == "all" else shown[latent_place : latent_place + 1]
-                    flat = readers.reshape(len(readers), -1)
-                    rows.append(
-                        {
-                            "example_place": example,
-                            "layer_place": layer_place,
-                            "head_place": head_place,
-                            "latent_place": latent_place,
-                            "example_id": maps.example_ids[example],
-                            "label": maps.labels[example],
-                            "predicted": maps.class_names[int(scores.argmax())],
-                            "probability": float(scores.max()),
-                            "kind": maps.kind,
-                            "layer": layer,
-                            "head": head,
-                            "latent": latent,
-                            "seen": "mirror image" if maps.mirrored else "example",
-                            "epoch": maps.epoch,
-                            "num_read": flat.shape[1],
-                            "effective_read": float(measure_spread(flat).mean()),
-                            "highest_over_even": float(flat.max(axis=1).mean() * flat.shape[1]),
-                        }
-                    )
+        shown = maps.weights[example, layer_place, head_place]
+        readers = shown if latent == "all" else shown[place : place + 1]
+        flat = readers.reshape(len(readers), -1)
+        rows.append(
+            {
+                "example_place": example,
+                "layer_place": layer_place,
+                "head_place": head_place,
+                "latent_place": place,
+                "example_id": example_id,
+                "label": maps.labels[example],
+                "predicted": maps.class_names[int(scores.argmax())],
+                "probability": float(scores.max()),
+                "kind": maps.kind,
+                "layer": layer,
+                "head": head,
+                "latent": latent,
+                "seen": "mirror image" if maps.mirrored else "example",
+                "epoch": maps.epoch,
+                "num_read": flat.shape[1],
+                "effective_read": float(measure_spread(flat).mean()),
+                "highest_over_even": float(flat.max(axis=1).mean() * flat.shape[1]),
+            }
+        )
     return pd.DataFrame(rows, columns=list(MAP_COLUMNS))
 
 

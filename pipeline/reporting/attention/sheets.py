@@ -150,15 +150,8 @@ def choose_maps(maps: AttentionMaps, example: int) -> AttentionMaps:
         maps: The maps of several examples.
         example: The index of the example.
     """
-    one = slice(example, example + 1)
-    return dataclasses.replace(
-        maps,
-        example_ids=maps.example_ids[one],
-        labels=maps.labels[one],
-        examples=maps.examples[one],
-        probabilities=maps.probabilities[one],
-        weights=maps.weights[one],
-    )
+    by_example = ("example_ids", "labels", "examples", "probabilities", "weights")
+    return dataclasses.replace(maps, **{name: getattr(maps, name)[example : example + 1] for name in by_example})
 
 
 def draw_epochs(kept: Sequence[AttentionMaps], heading: str) -> bytes:
