@@ -1,8 +1,6 @@
 """The results of the epochs, the best of them, and early stopping."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.config.training import TrainConfig
-from pipeline.core.files import write_bytes
+from pipeline.core.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,12 @@ def list_numbers(result: EpochResult) -> dict[str, float]:
 
 def read_history(path: Path) -> list[EpochResult]:
     """Read the file that :func:`write_history` wrote, to the last bit."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
-    return [EpochResult(epoch=int(row.pop("epoch")), **row) for row in rows]
+    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records")
+    return [EpochResult(**row) for row in rows]
 
 
 def write_history(path: Path, history: Sequence[EpochResult]) -> None:
     """Write a CSV with a row an epoch, whole or not at all."""
-    buffer = io.StringIO()
-    rows = [dataclasses.asdict(result) for result in history]
     names = [field.name for field in dataclasses.fields(EpochResult)]
-    pd.DataFrame(rows, columns=names).to_csv(buffer, index=False, lineterminator="\n")
-    write_bytes(path, buffer.getvalue().encode())
+    rows = pd.DataFrame([dataclasses.asdict(result) for result in history], columns=names)
+    write_table(path, rows, tuple(names))
