@@ -11,16 +11,9 @@ from pipeline.core.tables import write_table
 from pipeline.core.text import count_words, plural
 from pipeline.core.workspace import Workspace
 from pipeline.evaluation.schema import Level, first_level
-from pipeline.reporting.elements import Figure, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table, tabulate_facts
 from pipeline.reporting.figures.intervals import run_accuracies
-from pipeline.reporting.formatting import (
-    METRIC_TITLES,
-    humanise,
-    show_interval,
-    show_number,
-    show_percent,
-    show_percent_briefly,
-)
+from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_estimate, show_percent, show_percent_briefly
 from pipeline.reporting.html import write_page
 from pipeline.studies.cross_validation import CrossValidation
 
@@ -107,27 +100,25 @@ def write_cross_validation(
         study.pooled[first]["metrics"]["accuracy"],
         f"Accuracy on test {plural(first)}, 95 % interval over {plural(kind.group)}",
     )
+    named = [(run, {"run": run.name, "seed": run.seed, "fold": run.fold}) for run in study.runs]
     flat = [
-        {"run": run.name, "seed": run.seed, "fold": run.fold, "level": level, "n": found["n"]}
-        | {"groups": found["groups"], "accuracy": found["accuracy"]["value"]}
+        facts
+        | {"level": level, "n": found["n"], "groups": found["groups"], "accuracy": found["accuracy"]["value"]}
         | {end: found["accuracy"][end] for end in ("low", "high")}
-        for run in study.runs
+        for run, facts in named
         for level, found in run.levels.items()
     ]
     content = {
         "class_names": list(study.class_names),
         "synthetic_note": synthetic_note,
         "num_resamples": study.num_resamples,
-        "runs": [{"run": run.name, "seed": run.seed, "fold": run.fold, "levels": run.levels} for run in study.runs],
+        "runs": [facts | {"levels": run.levels} for run, facts in named],
         "spread": study.spread,
         "pooled": study.pooled,
         "sentences": sentences,
     }
-    facts = {
-        "fingerprint of the store": store_fingerprint,
-        "commit": read_commit(),
-        "bootstrap resamples": str(study.num_resamples),
-    }
+    facts = {"fingerprint of the store": store_fingerprint, "commit": read_commit()}
+    facts |= {"bootstrap resamples": str(study.num_resamples)}
     write_json(folder / "cross_validation.json", content)
     write_table(folder / "cross_validation.csv", pd.DataFrame(flat), tuple(flat[0]))
     write_bytes(folder / "cross_validation.png", png)
@@ -148,7 +139,7 @@ def write_cross_validation(
             Section(
                 "Method",
                 tuple(describe_method(study, kind)),
-                (Table("How to get these numbers again", ("What", "Value"), tuple(facts.items())),),
+                (tabulate_facts("How to get these numbers again", facts),),
             ),
         ],
     )
@@ -177,11 +168,7 @@ def tabulate_pooled(pooled: Mapping[str, Level]) -> Table:
     rows = [
         (
             METRIC_TITLES[metric],
-            *(
-                cell
-                for level in pooled.values()
-                for cell in (show_number(level["metrics"][metric]["value"]), show_interval(level["metrics"][metric]))
-            ),
+            *(cell for level in pooled.values() for cell in show_estimate(level["metrics"][metric])),
         )
         for metric in SHOWN_METRICS
     ]

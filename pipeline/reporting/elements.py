@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,11 @@ class Table:
         """The table as text for a spreadsheet: a line for each row, a tab between cells."""
         lines = (self.columns, *self.rows)
         return "\n".join("\t".join(" ".join(cell.split()) for cell in line) for line in lines)
+
+
+def tabulate_facts(caption: str, facts: Mapping[str, str]) -> Table:
+    """Return a table with a row for each fact."""
+    return Table(caption, ("What", "Value"), tuple(facts.items()))
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,11 @@ def show_interval(metric: Estimate | Mapping[str, float | None]) -> str:
     return f"{show_number(metric['low'])} to {show_number(metric['high'])}"
 
 
+def show_estimate(metric: Estimate | Mapping[str, float | None]) -> tuple[str, str]:
+    """Write a score and its interval, for two cells of a table."""
+    return show_number(metric["value"]), show_interval(metric)
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Flatten nested mappings into (name, value) rows; names are joined by a dot."""
     rows: list[tuple[str, str]] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from pipeline.core.text import plural
 from pipeline.data.store import Store
 from pipeline.datasets import DATASETS
 from pipeline.evaluation.schema import Estimate
-from pipeline.reporting.elements import Figure, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table, tabulate_facts
 from pipeline.reporting.figures.intervals import labelled_accuracies
 from pipeline.reporting.formatting import show_percent_briefly
 from pipeline.reporting.html import write_page
@@ -35,8 +36,6 @@ METHOD = (
 )
 
 Accuracies = Mapping[str, Estimate]  # by the unit that was split
-
-AGAIN = "How to get these numbers again"
 
 
 def name_units_in_words(unit: str, class_names: Sequence[str]) -> str:
@@ -155,12 +154,8 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in SPLIT_UNITS]
     png = labelled_accuracies(drawn, chance)
     note = DATASETS[experiment.data.dataset].synthetic_note
-    content = {
-        "synthetic_note": note,
-        "class_names": list(names),
-        "chance": chance,
-        "seeds": experiment.leak_study.seeds,
-    }
+    content: dict[str, Any] = {"synthetic_note": note, "class_names": list(names)}
+    content |= {"chance": chance, "seeds": experiment.leak_study.seeds}
     content |= {"outcomes": list_rows(outcomes), "sentences": sentences}
     content |= {"runs": study.records, "settings": study.settings}
     content |= {"commit": read_commit(), "hardware": read_hardware(), "versions": read_versions()}
@@ -180,7 +175,7 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
         sentences=sentences,
         sections=[
             Section("Results", tables=(tabulate_outcomes(outcomes, names),), figures=(figure,)),
-            Section("Method", METHOD, (Table(AGAIN, ("What", "Value"), tuple(facts.items())),)),
+            Section("Method", METHOD, (tabulate_facts("How to get these numbers again", facts),)),
         ],
     )
 

@@ -13,7 +13,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.datasets import DATASETS
 from pipeline.reporting.attention.overlays import Overlay, draw_plain, name_example
 from pipeline.reporting.attention.sheets import describe_maps
-from pipeline.reporting.elements import Figure, Table
+from pipeline.reporting.elements import Figure, Table, tabulate_facts
 from pipeline.reporting.html import write_page
 from pipeline.training.checkpoint import Checkpoint
 
@@ -79,7 +79,7 @@ def write_attention_page(path: Path, experiment: Experiment, checkpoint: Checkpo
         ],
         sheets=_show_sheets(drawn.sheets, maps, checkpoint.epoch, is_cut=len(overlays) > len(shown)),
         summary=_summarise(tabulate_maps(maps)),
-        facts=Table("Examples and weights", ("What", "Value"), tuple(facts.items())),
+        facts=tabulate_facts("Examples and weights", facts),
     )
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
-from pipeline.core.tables import prediction_columns, read_table
 from pipeline.core.workspace import Workspace
+from pipeline.evaluation.predictions import read_predictions
 from pipeline.evaluation.schema import Metrics, read_metrics
 
 
@@ -107,13 +107,8 @@ def locate(report_folder: Path) -> Workspace:
 
 def _read_run(report_folder: Path, paths: Workspace, name: str) -> RunRecord:
     metrics = read_metrics(report_folder / "metrics.json")
-    table = read_table(report_folder / "predictions.csv", prediction_columns(tuple(metrics["class_names"])))
+    table = read_predictions(report_folder / "predictions.csv", tuple(metrics["class_names"]))
     test = table[table["split"] == metrics["split"]].reset_index(drop=True)
-    columns = [column for column in test.columns if column.startswith("probability_")]
-    try:
-        test[columns] = test[columns].astype(float)
-    except ValueError as error:
-        raise UserError(f"{report_folder / 'predictions.csv'}: {error}. Run evaluate again.") from error
     started = paths.run_folder / "started.json"
     return RunRecord(
         name=name,

@@ -14,7 +14,7 @@ from pipeline.evaluation.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.scores import distinct_levels
 from pipeline.reporting.figures.decision import calibration_before_and_after, coverage_curves
-from pipeline.reporting.formatting import METRIC_TITLES, show_interval, show_number, show_percent
+from pipeline.reporting.formatting import METRIC_TITLES, show_estimate, show_number, show_percent
 
 
 def build_decision_section(
@@ -117,12 +117,8 @@ def _tabulate_calibration(decision: Decision, levels: Sequence[str]) -> Table:
     for level in levels:
         scores = decision["calibration"][level]
         for name in CALIBRATION_METRICS:
-            cells = [
-                cell
-                for when in ("before", "after")
-                for cell in (show_number(scores[when][name]["value"]), show_interval(scores[when][name]))
-            ]
-            rows.append((f"{METRIC_TITLES[name]}, {plural(level)}", *cells))
+            before, after = (show_estimate(scores[when][name]) for when in ("before", "after"))
+            rows.append((f"{METRIC_TITLES[name]}, {plural(level)}", *before, *after))
     return Table(
         "Calibration on the test split before and after temperature scaling",
         ("Score ↓", "Before", "95 % interval before", "After", "95 % interval after"),
@@ -141,8 +137,7 @@ def _tabulate_coverage(decision: Decision, level: str) -> Table:
             (
                 f"{coverage:.0%}",
                 show_number(points[coverage]["confidence"]),
-                show_number(points[coverage]["accuracy"]["value"]),
-                show_interval(points[coverage]["accuracy"]),
+                *show_estimate(points[coverage]["accuracy"]),
             )
             for coverage in LISTED_COVERAGES
         ),
@@ -160,8 +155,7 @@ def _tabulate_thresholds(decision: Decision, level: str, kind: DataKind) -> Tabl
                 f"{row['wanted']:.0%}",
                 show_number(row["threshold"]),
                 "\u2013" if row["coverage"]["value"] is None else f"{row['coverage']['value']:.1%}",
-                show_number(row["accuracy"]["value"]),
-                show_interval(row["accuracy"]),
+                *show_estimate(row["accuracy"]),
             )
             for row in decision["coverage"][level]["thresholds"]
         ),

@@ -70,8 +70,9 @@ def build_flow(
         missing: The files that a published set lacks, in words; empty where it is whole.
     """
     splits = tuple(
-        Box(SPLIT_TITLES.get(split, split), _describe_rows(index[split_of == split], kind))
-        for split in sorted(set(split_of), key=_split_order)
+        Box(title, _describe_rows(index[split_of == split], kind))
+        for split, title in SPLIT_TITLES.items()
+        if (split_of == split).any()
     )
     accepted = manifest[manifest["status"] == "accepted"]
     if not kind.has_patients:
@@ -157,8 +158,3 @@ def _show_labels(rows: pd.DataFrame) -> Sequence[str]:
     if len(counts) > MAX_READABLE_CLASSES:
         return (f"{len(counts)} classes, {counts.min():,} to {counts.max():,} a class",)
     return (", ".join(f"{count:,} {label}" for label, count in counts.items()),)
-
-
-def _split_order(split: str) -> tuple[int, str]:
-    known = list(SPLIT_TITLES)
-    return (known.index(split) if split in known else len(known), split)

@@ -1,6 +1,6 @@
 """The report of one evaluated run: one self-contained page, no network, no script, all text escaped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pipeline.models.networks import count_parameters
 from pipeline.reporting.documents.data_facts import DataEvidence
 from pipeline.reporting.documents.facts import Evidence, fill_documents, write_documents
 from pipeline.reporting.documents.forms import Document, tabulate_document
-from pipeline.reporting.elements import Section, Table
+from pipeline.reporting.elements import Section, Table, tabulate_facts
 from pipeline.reporting.evaluation.decision_section import build_decision_section
 from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
 from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
@@ -165,13 +165,13 @@ def write_report(path: Path, report: Report) -> None:
         documents=[(document, tabulate_document(document)) for document in report.documents.values()],
         splits=_tabulate_frame("Rows of each split", report.split_counts),
         certificate_passed=bool(report.certificate["passed"]),
-        certificate_counts=_tabulate_pairs(
+        certificate_counts=tabulate_facts(
             "Counts of the leak certificate",
-            [(humanise(name), value) for name, value in flatten(report.certificate.get("counts", {}))],
+            {humanise(name): value for name, value in flatten(report.certificate.get("counts", {}))},
         ),
         findings=[show(finding) for finding in findings[:MAX_FINDINGS]],
         num_more_findings=max(0, len(findings) - MAX_FINDINGS),
-        provenance=_tabulate_pairs("Versions, fingerprints and hardware", flatten(report.provenance)),
+        provenance=tabulate_facts("Versions, fingerprints and hardware", dict(flatten(report.provenance))),
         config_text=report.config_text,
         warnings=report.warnings,
     )
@@ -180,10 +180,6 @@ def write_report(path: Path, report: Report) -> None:
 def _tabulate_frame(caption: str, frame: pd.DataFrame) -> Table:
     rows = tuple(tuple(show(cell) for cell in row) for row in frame.itertuples(index=False))
     return Table(caption, tuple(humanise(column) for column in frame.columns), rows)
-
-
-def _tabulate_pairs(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
-    return Table(caption, ("What", "Value"), tuple(pairs))
 
 
 def summarise_certificate(certificate: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.reporting.formatting import (
     LOWER_IS_BETTER,
     METRIC_TITLES,
     humanise,
+    show_estimate,
     show_interval,
     show_number,
     show_percent,
@@ -98,8 +99,7 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
     rows = tuple(
         (
             METRIC_TITLES[metric] + (" ↓" if metric in LOWER_IS_BETTER else ""),
-            show_number(level["metrics"][metric]["value"]),
-            show_interval(level["metrics"][metric]),
+            *show_estimate(level["metrics"][metric]),
         )
         for metric in METRIC_NAMES
     )
@@ -120,15 +120,12 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
 def tabulate_baselines(metrics: Metrics) -> Table:
     """Put the model and its baselines side by side, at the first level."""
     model = first_level(metrics["levels"])[1]["metrics"]
-    named = {
-        "This model": model,
-        **{BASELINE_TITLES.get(k, humanise(k)): v for k, v in metrics["baselines"].items()},
-    }
+    named = {"This model": model}
+    named |= {BASELINE_TITLES.get(name, humanise(name)): scores for name, scores in metrics["baselines"].items()}
     rows = tuple(
         (
             title,
-            show_number(scores["accuracy"]["value"]),
-            show_interval(scores["accuracy"]),
+            *show_estimate(scores["accuracy"]),
             show_number(scores["auroc"]["value"]),
             show_number(scores["nll"]["value"]),
         )

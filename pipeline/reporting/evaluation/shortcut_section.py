@@ -18,7 +18,7 @@ from pipeline.evaluation.schema import (
 )
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.subgroups import Panel, accuracy_of_parts, accuracy_over_index
-from pipeline.reporting.formatting import show_interval, show_number, show_percent
+from pipeline.reporting.formatting import show_estimate, show_interval, show_number, show_percent
 
 # A model that sees no anatomy ranks a pair of rows of two classes correctly in five of ten cases, whatever the
 # fractions of the classes. Six of ten, even at the lower end of the interval, are neither chance nor negligible.
@@ -251,8 +251,7 @@ def _tabulate_parts(name: str, parts: Sequence[Part], kind: DataKind) -> Table:
                 f"{part.label}{part.edges}",
                 f"{part.subgroup['n']:,}",
                 *((f"{part.subgroup['groups']:,}",) if kind.has_patients else ()),
-                show_number(part.accuracy["value"]),
-                show_interval(part.accuracy),
+                *show_estimate(part.accuracy),
             )
             for part in parts
         ),
@@ -268,13 +267,7 @@ def _tabulate_blind(probes: Probes, metrics: Metrics, kind: DataKind) -> Table:
         f"Models that see {_name_unseen(kind)}",
         ("Model", "Accuracy", "95 % interval", "AUROC", "95 % interval of the AUROC"),
         tuple(
-            (
-                title,
-                show_number(scores["accuracy"]["value"]),
-                show_interval(scores["accuracy"]),
-                show_number(scores["auroc"]["value"]),
-                show_interval(scores["auroc"]),
-            )
+            (title, *show_estimate(scores["accuracy"]), *show_estimate(scores["auroc"]))
             for title, scores in named.items()
         ),
         "Same splits as the model. The top of the report has a warning where an AUROC's whole interval is above "
