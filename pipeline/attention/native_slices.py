@@ -4,11 +4,9 @@ import dataclasses
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from pipeline.config.data import PreprocessConfig
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.data.sources import Source
 from pipeline.formats.image_files import open_image
@@ -18,9 +16,7 @@ from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_sta
 MAX_RATIO = 16  # native pixels along a side of a stored one; finer scans are drawn at this ratio
 
 
-def read_native(
-    raw: Path, source: Source, slice_index: int, options: PreprocessConfig, sha256: str
-) -> np.ndarray[Any, Any]:
+def read_native(raw: Path, source: Source, slice_index: int, options: PreprocessConfig, sha256: str) -> Array:
     """Cut a slice again as it was cut for the store, into as many more pixels as the scan has.
 
     Plane, slice, window and field of view are those of the stored slice: each of its pixels is replaced by a square
@@ -63,7 +59,7 @@ def read_native(
         images = read_image_stack(tuple(paths), fine).images if digest == sha256 else None
     if images is None:
         raise UserError(f"{paths[0]}: not the file that was cut for the store. Run preprocess again, or restore it.")
-    native: np.ndarray[Any, Any] = images[slice_index][None]
+    native: Array = images[slice_index][None]
     return native
 
 

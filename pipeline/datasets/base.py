@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.text import count_words, plural
 
-Array = np.ndarray[Any, Any]
 OFFICIAL_SPLITS = ("train", "test")
 
 # Written into a folder before the first download: the folder may be half complete, and is not a user's own.

@@ -7,16 +7,14 @@ Source:
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from einops import rearrange
 
 from pipeline.config.data import DataConfig
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.datasets.base import Part, PublishedSet, RemoteFile, find_raw_file, join_parts
-
-Array = np.ndarray[Any, Any]
 
 PUBLISHED = {"train": 50_000, "test": 10_000}
 SIDE = 32

@@ -14,12 +14,12 @@ Source:
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
 
 from pipeline.config.data import DataConfig
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.datasets.base import (
@@ -33,8 +33,6 @@ from pipeline.datasets.base import (
 )
 from pipeline.formats.hdf5 import read_hdf5_points
 from pipeline.formats.point_clouds import read_off_points
-
-Array = np.ndarray[Any, Any]
 
 PUBLISHED_CLOUDS = {"train": 9_840, "test": 2_468}
 PUBLISHED_MESHES = {"train": 9_843, "test": 2_468}

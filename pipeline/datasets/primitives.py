@@ -12,13 +12,13 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.config.data import DataConfig
+from pipeline.core.array_types import Array
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.datasets.base import PublishedSet
 from pipeline.datasets.modelnet40 import read_mesh_tree
 
-Array = np.ndarray[Any, Any]
 Generator = np.random.Generator
 
 SYNTHETIC_NOTE = "These objects are synthetic: simple solids that were made from geometry."

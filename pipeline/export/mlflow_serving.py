@@ -14,6 +14,7 @@ import mlflow
 import numpy as np
 import torch
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.preprocessing.slicing import read_stack
@@ -59,7 +60,7 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
         except UserError as error:
             raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
 
-    def _score_examples(self, images: list[Any], slice_position: list[Any]) -> np.ndarray[Any, Any]:
+    def _score_examples(self, images: list[Any], slice_position: list[Any]) -> Array:
         shape = self.checkpoint.spec.stored_shape
         try:
             values = np.stack([np.asarray(image, dtype=np.float64) for image in images])
@@ -76,7 +77,7 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
         dtype = np.uint8 if self.checkpoint.spec.kind.is_image else np.float32
         return compute_probabilities(self.classifier, values.astype(dtype), places, CPU, BATCH_SIZE).astype(np.float64)
 
-    def _score_file(self, text: str | bytes) -> np.ndarray[Any, Any]:
+    def _score_file(self, text: str | bytes) -> Array:
         if not self.checkpoint.spec.kind.has_slices:
             raise UserError(f"nifti: this model takes {self.checkpoint.spec.kind.name}, no volumes. Send images.")
         try:

@@ -12,17 +12,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import ProbabilityModel
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint
 
-Array = np.ndarray[Any, Any]
 Run = Callable[[tuple[Array, ...]], Array]
 
 # Float32 has seven digits. The other runtimes add up the same products in another order, so that the last digits

@@ -1,10 +1,11 @@
 """Point clouds in HDF5 files, read without following anything that leads out of the file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ ADVICE = "Take another copy of the published file."
 MAX_OBJECTS = 20_000
 
 
-def read_hdf5_points(path: Path, num_points: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def read_hdf5_points(path: Path, num_points: int) -> tuple[Array, Array]:
     """Read the datasets ``data`` and ``label`` of a file; others in it are not read.
 
     Args:

@@ -6,12 +6,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from einops import rearrange
 from PIL import Image
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError, VolumeError
 
 # Of Pillow's modes those with 8 bits and no transparency: bilevel, grey, palette, colour.
@@ -58,7 +58,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise VolumeError(f"{path}: not readable as an image ({error}). Copy it again.") from error
 
 
-def read_image(path: Path, num_channels: int, image_size: tuple[int, int]) -> np.ndarray[Any, Any]:
+def read_image(path: Path, num_channels: int, image_size: tuple[int, int]) -> Array:
     """Read an image that already has the model's size.
 
     Nothing is resized or cut: a model of 28 x 28 digits was not trained on photographs made small.

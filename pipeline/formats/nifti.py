@@ -15,6 +15,7 @@ from isal import igzip, isal_zlib
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import VolumeError
 from pipeline.core.files import open_atomically
 from pipeline.formats.volume import Volume, build_volume, check_matrix
@@ -88,7 +89,7 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     )
 
 
-def write_volume(path: Path, intensity: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], stored_axes: str) -> None:
+def write_volume(path: Path, intensity: Array, affine: Array, stored_axes: str) -> None:
     """Write a NIfTI-1 file, compressed where the name ends in ``.gz``; the same input gives the same bytes.
 
     Args:
@@ -196,11 +197,11 @@ def _check_dtype(path: Path, header: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _check_affine(path: Path, header: Any) -> np.ndarray[Any, Any]:
+def _check_affine(path: Path, header: Any) -> Array:
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         raise VolumeError(f"{path}: no valid affine (sform_code and qform_code are 0): left and right are unknown.")
     try:
-        affine: np.ndarray[Any, Any] = np.asarray(header.get_best_affine(), dtype=np.float64)
+        affine: Array = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise VolumeError(f"{path}: no valid affine ({error}): left and right are unknown.") from error
     return check_matrix(str(path), affine)
@@ -214,7 +215,7 @@ def _check_scaling(path: Path, header: Any) -> tuple[float | None, float | None]
     return scaling
 
 
-def _assume_affine(header: Any) -> np.ndarray[Any, Any]:
+def _assume_affine(header: Any) -> Array:
     """Return the affine of a file without sform and qform, by the standard's method 1: voxel sizes, no rotation."""
     spacing = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
     # Zero stands for an axis of which nothing is known.

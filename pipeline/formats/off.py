@@ -11,10 +11,10 @@ Source:
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 
 # The shortest lines of a corner ("0 0 0") and of a face ("1 0"), each with its line's end.
@@ -32,8 +32,8 @@ class Mesh:
         triangles: ``(triangles, 3)`` int64, rows of ``vertices``.
     """
 
-    vertices: np.ndarray[Any, Any]
-    triangles: np.ndarray[Any, Any]
+    vertices: Array
+    triangles: Array
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Lines:
     """
 
     text: bytes
-    numbers: np.ndarray[Any, Any]
-    starts: np.ndarray[Any, Any]
-    ends: np.ndarray[Any, Any]
-    num_words: np.ndarray[Any, Any]
+    numbers: Array
+    starts: Array
+    ends: Array
+    num_words: Array
 
     def words(self, index: int) -> list[bytes]:
         """Return the words of one line."""
@@ -147,7 +147,7 @@ def _read_header(lines: Lines, num_bytes: int, name: str) -> tuple[int, int, int
     return num_vertices, num_faces, first
 
 
-def _read_vertices(lines: Lines, name: str) -> np.ndarray[Any, Any]:
+def _read_vertices(lines: Lines, name: str) -> Array:
     wrong = np.flatnonzero(lines.num_words != 3)
     if len(wrong):
         raise UserError(
@@ -166,7 +166,7 @@ def _read_vertices(lines: Lines, name: str) -> np.ndarray[Any, Any]:
     return vertices
 
 
-def _read_triangles(lines: Lines, num_vertices: int, name: str) -> np.ndarray[Any, Any]:
+def _read_triangles(lines: Lines, num_vertices: int, name: str) -> Array:
     values = _read_numbers(lines, name)
     offsets = np.concatenate([[0], np.cumsum(lines.num_words)[:-1]])
     num_corners = values[offsets]
@@ -191,7 +191,7 @@ def _read_triangles(lines: Lines, num_vertices: int, name: str) -> np.ndarray[An
     return _fan_out(corners.astype(np.int64), num_corners)
 
 
-def _fan_out(corners: np.ndarray[Any, Any], num_corners: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _fan_out(corners: Array, num_corners: Array) -> Array:
     """Split polygons into triangles: corners 0 1 2, 0 2 3, 0 3 4 and so on.
 
     Args:
@@ -205,11 +205,11 @@ def _fan_out(corners: np.ndarray[Any, Any], num_corners: np.ndarray[Any, Any]) -
     num_triangles = np.maximum(num_corners - 2, 0)
     origin = np.repeat(first, num_triangles)
     within = np.arange(num_triangles.sum()) - np.repeat(np.cumsum(num_triangles) - num_triangles, num_triangles)
-    triangles: np.ndarray[Any, Any] = corners[np.stack([origin, origin + within + 1, origin + within + 2], axis=1)]
+    triangles: Array = corners[np.stack([origin, origin + within + 1, origin + within + 2], axis=1)]
     return triangles
 
 
-def _read_numbers(lines: Lines, name: str) -> np.ndarray[Any, Any]:
+def _read_numbers(lines: Lines, name: str) -> Array:
     """Return all words of consecutive lines as float64."""
     words = lines.text[lines.starts[0] : lines.ends[-1]].split()
     try:

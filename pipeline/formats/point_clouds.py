@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
 
 import numpy as np
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.formats.off import Mesh, parse_off
 
@@ -16,7 +16,7 @@ READ_ERRORS = (
 )  # fmt: skip
 
 
-def read_off_points(path: Path, num_points: int) -> np.ndarray[Any, Any]:
+def read_off_points(path: Path, num_points: int) -> Array:
     """Read an OFF file and sample its surface.
 
     The draw depends on the file's bytes alone, so an object has the same points whoever reads it, however often
@@ -40,7 +40,7 @@ def read_off_points(path: Path, num_points: int) -> np.ndarray[Any, Any]:
     return sample_surface(parse_off(content, str(path)), num_points, seed, str(path))
 
 
-def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndarray[Any, Any]:
+def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> Array:
     """Draw points from a surface, as many from a square unit here as there.
 
     Meshes come in millimetres, inches and feet, and far from the origin. The points are centred and scaled before
@@ -72,7 +72,7 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int, name: str) -> np.ndar
     return fit_into_cube(np.asarray(points))
 
 
-def fit_into_cube(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def fit_into_cube(points: Array) -> Array:
     """Centre the box around points on the origin and make its longest side 2.
 
     Args:
@@ -83,11 +83,11 @@ def fit_into_cube(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """
     low, high = points.min(axis=0), points.max(axis=0)
     longest = (high - low).max()
-    centred: np.ndarray[Any, Any] = points - (low + high) / 2
+    centred: Array = points - (low + high) / 2
     return (centred / (longest / 2 if longest > 0 else 1.0)).astype(np.float32)
 
 
-def read_cloud(path: Path, num_points: int, num_stored: int) -> np.ndarray[Any, Any]:
+def read_cloud(path: Path, num_points: int, num_stored: int) -> Array:
     """Read a new object: the surface of a mesh, or points as NumPy saves them.
 
     Args:

@@ -1,12 +1,12 @@
 """A scan in the axes right, anterior, superior, whatever file it came from."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import nibabel.affines
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 
+from pipeline.core.array_types import Array
 from pipeline.core.errors import VolumeError
 
 PIECE = 1 << 20
@@ -33,7 +33,7 @@ class Volume:
             anterior and superior.
     """
 
-    voxels: np.ndarray[Any, Any]
+    voxels: Array
     slope: float
     intercept: float
     spacing_mm: tuple[float, float, float]
@@ -47,8 +47,8 @@ class Volume:
 
 def build_volume(
     name: str,
-    voxels: np.ndarray[Any, Any],
-    affine: np.ndarray[Any, Any],
+    voxels: Array,
+    affine: Array,
     scaling: tuple[float | None, float | None] = (None, None),
 ) -> Volume:
     """Turn an array to right, anterior, superior.
@@ -87,7 +87,7 @@ def build_volume(
     )
 
 
-def check_matrix(name: str, affine: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def check_matrix(name: str, affine: Array) -> Array:
     """Return the affine; refuse one from which left and right cannot be read."""
     if (
         affine.shape != (4, 4)
@@ -99,7 +99,7 @@ def check_matrix(name: str, affine: np.ndarray[Any, Any]) -> np.ndarray[Any, Any
     return affine
 
 
-def _check_values(name: str, voxels: np.ndarray[Any, Any], slope: float | None, intercept: float | None) -> None:
+def _check_values(name: str, voxels: Array, slope: float | None, intercept: float | None) -> None:
     flat = voxels.ravel(order="K")
     # One pass without a copy is enough, because min() carries NaN along; integers have no NaN to look for.
     limits = flat if flat.dtype.kind == "f" else np.array([np.iinfo(flat.dtype).min, np.iinfo(flat.dtype).max])

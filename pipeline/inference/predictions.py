@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
@@ -98,7 +99,7 @@ def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
     return stack, volume is None or volume.orientation_known
 
 
-def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
+def _read_example(path: Path, checkpoint: Checkpoint) -> Array:
     """Read an image or a point cloud as a store holds it, of a cloud only the points that the model takes."""
     if checkpoint.spec.kind.is_image:
         return read_image(path, checkpoint.spec.num_channels, checkpoint.spec.image_size)
@@ -106,7 +107,7 @@ def _read_example(path: Path, checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
     return read_cloud(path, checkpoint.model.num_points or num_stored, num_stored)
 
 
-def _describe(scan: Scan, scores: np.ndarray[Any, Any], checkpoint: Checkpoint, min_confidence: float) -> Row:
+def _describe(scan: Scan, scores: Array, checkpoint: Checkpoint, min_confidence: float) -> Row:
     """Make the row of a scan from its probabilities (classes,)."""
     row: Row = {"path": scan.name, "predicted": checkpoint.spec.class_names[choose_class(scores)]}
     row |= dict(zip(probability_columns(checkpoint.spec.class_names), scores.tolist(), strict=True))

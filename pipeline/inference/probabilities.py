@@ -1,11 +1,11 @@
 """Probabilities of examples of a store, and of their mirror images: a left knee in the mirror is a right one."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.core.array_types import Array
 from pipeline.core.predictions import Mirrored
 from pipeline.data.batches import read_images
 from pipeline.models.classifier import Classifier, average_mirrored
@@ -15,12 +15,12 @@ from pipeline.preprocessing.slicing import Stack
 @torch.inference_mode()
 def score_with_mirrored(
     classifier: Classifier,
-    images: np.ndarray[Any, Any],
-    slice_position: np.ndarray[Any, Any],
+    images: Array,
+    slice_position: Array,
     device: torch.device,
     batch_size: int,
-    rows: np.ndarray[Any, Any] | None = None,
-) -> tuple[np.ndarray[Any, Any], Mirrored]:
+    rows: Array | None = None,
+) -> tuple[Array, Mirrored]:
     """Score images and their mirror images.
 
     A classifier with test-time augmentation scores an image and its mirror image anyway, so the network's two answers
@@ -50,12 +50,12 @@ def score_with_mirrored(
 @torch.inference_mode()
 def compute_probabilities(
     classifier: Classifier,
-    images: np.ndarray[Any, Any],
-    slice_position: np.ndarray[Any, Any],
+    images: Array,
+    slice_position: Array,
     device: torch.device,
     batch_size: int,
-    rows: np.ndarray[Any, Any] | None = None,
-) -> np.ndarray[Any, Any]:
+    rows: Array | None = None,
+) -> Array:
     """Score examples as the store holds them, of which a batch at a time is read.
 
     Args:
@@ -74,11 +74,11 @@ def compute_probabilities(
 
 
 def _read_batches(
-    images: np.ndarray[Any, Any],
-    slice_position: np.ndarray[Any, Any],
+    images: Array,
+    slice_position: Array,
     device: torch.device,
     batch_size: int,
-    rows: np.ndarray[Any, Any] | None,
+    rows: Array | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the examples of each batch with the places of their slices, on the device."""
     rows = np.arange(len(images)) if rows is None else rows
@@ -88,7 +88,7 @@ def _read_batches(
         yield read_images(images, batch).to(device), places
 
 
-def score_stack(classifier: Classifier, stack: Stack, device: torch.device, batch_size: int) -> np.ndarray[Any, Any]:
+def score_stack(classifier: Classifier, stack: Stack, device: torch.device, batch_size: int) -> Array:
     """Score a volume: the mean over its slices.
 
     Args:
@@ -101,5 +101,5 @@ def score_stack(classifier: Classifier, stack: Stack, device: torch.device, batc
         Probabilities (classes,) float64.
     """
     slices = compute_probabilities(classifier, stack.images, stack.positions, device, batch_size)
-    probabilities: np.ndarray[Any, Any] = slices.astype(np.float64).mean(axis=0)
+    probabilities: Array = slices.astype(np.float64).mean(axis=0)
     return probabilities

@@ -3,17 +3,14 @@
 Not in ``probabilities``, which a MONAI bundle carries: a bundle knows neither splits nor options.
 """
 
-from typing import Any
-
-import numpy as np
-
+from pipeline.core.array_types import Array
 from pipeline.core.predictions import Mirrored
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
 from pipeline.training.augmentation import shows_laterality
 from pipeline.training.run_state import TrainedRun
 
 
-def score_splits(run: TrainedRun, batch_size: int) -> tuple[dict[str, np.ndarray[Any, Any]], Mirrored | None]:
+def score_splits(run: TrainedRun, batch_size: int) -> tuple[dict[str, Array], Mirrored | None]:
     """Score the validation and the test rows.
 
     Args:

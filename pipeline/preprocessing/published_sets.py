@@ -2,7 +2,6 @@
 
 import hashlib
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from pipeline.config.data import DataConfig
 from pipeline.config.experiment import Experiment
+from pipeline.core.array_types import Array
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
@@ -63,7 +63,7 @@ def _build(experiment: Experiment, dataset: Dataset, plan: str, console: Console
     return True
 
 
-def name_examples(official_splits: np.ndarray[Any, Any]) -> list[str]:
+def name_examples(official_splits: Array) -> list[str]:
     """Name the examples ``train-00000``, ``test-00003``: the official split and the place within it.
 
     Args:

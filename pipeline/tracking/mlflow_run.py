@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
@@ -92,9 +91,7 @@ class TrackedRun:
         self.record = dataclasses.replace(self.record, status="RUNNING")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         failed = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         self.close("FINISHED" if error is None else failed)
 

@@ -6,15 +6,14 @@ block of memory.
 
 from collections.abc import Iterable
 from dataclasses import astuple
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from einops import rearrange
 
 from pipeline.config.phantom import PhantomConfig
+from pipeline.core.array_types import Array
 from pipeline.datasets.phantom.anatomy import Tube
-
-Array = np.ndarray[Any, Any]
 
 # An adult's knee is a little larger than the round figures of the anatomy.
 MEAN_SIZE = 1.08

@@ -4,9 +4,9 @@ import numpy as np
 from einops import rearrange
 
 from pipeline.config.phantom import PhantomConfig
+from pipeline.core.array_types import Array
 from pipeline.datasets.phantom.anatomy import read_anatomy
 from pipeline.datasets.phantom.geometry import (
-    Array,
     Coordinates,
     bounded_normal,
     cut,

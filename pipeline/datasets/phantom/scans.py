@@ -13,11 +13,11 @@ from joblib import Parallel, delayed
 from rich.console import Console
 
 from pipeline.config.phantom import PhantomConfig
+from pipeline.core.array_types import Array
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.serialization import flatten
-from pipeline.datasets.phantom.geometry import Array
 from pipeline.datasets.phantom.painting import paint_knee
 from pipeline.formats.nifti import write_volume
 
