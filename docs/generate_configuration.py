@@ -5,21 +5,12 @@
 ``make pages`` runs it; a test fails where the page is not what it would write.
 """
 
-import dataclasses
-import json
 import sys
-import types
-import typing
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import docstring_parser
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 PAGE = ROOT / "docs" / "configuration.md"
-PLAIN_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 INTRODUCTION = """\
 # Configuration
 
@@ -37,81 +28,21 @@ the options that a stage reads. A key or value that is not allowed ends with exi
 """
 
 
-def list_options(section: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield every option below a section: its dotted name, its type and its default.
-
-    Args:
-        section: A frozen dataclass; a field that is a dataclass itself is a section below it.
-        prefix: The dotted name of the section, empty for the experiment.
-    """
-    for name, annotation, default in _list_fields(section):
-        dotted = f"{prefix}.{name}".lstrip(".")
-        if dataclasses.is_dataclass(annotation):
-            yield from list_options(typing.cast("type", annotation), dotted)
-        else:
-            yield dotted, annotation, default
-
-
-def _list_fields(section: type) -> Iterator[tuple[str, Any, Any]]:
-    annotations = typing.get_type_hints(section)
-    for field in dataclasses.fields(section):
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        yield field.name, annotations[field.name], default
-
-
-def describe_type(annotation: Any) -> str:
-    """Return a type in words, as it is written in YAML."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (types.UnionType, typing.Union):
-        return ", or ".join("null" if item is type(None) else describe_type(item) for item in arguments)
-    if origin is typing.Literal:
-        *first, last = (f"`{item}`" for item in arguments)
-        return f"{', '.join(first)} or {last}" if first else last
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return f"list of: {describe_type(arguments[0])}"
-    if origin is tuple:
-        return f"[{', '.join(map(describe_type, arguments))}]"
-    return PLAIN_TYPES[annotation]
-
-
-def describe_default(default: Any) -> str:
-    """Return a default as it is written in YAML."""
-    if isinstance(default, Path):
-        return f"`{default}`"
-    return f"`{default}`" if isinstance(default, str) and default else f"`{json.dumps(default)}`"
-
-
-def build_section(section: type, prefix: str) -> list[str]:
-    """Return the lines of one section and of those below it: heading, text, and a table of the options."""
-    documented = docstring_parser.parse(section.__doc__ or "")
-    meanings = {item.arg_name: item.description or "" for item in documented.params}
-    lines = ["", f"{'##' if '.' not in prefix else '###'} {prefix or 'Top level'}"]
-    for text in (documented.short_description, documented.long_description):
-        lines += ["", _to_markdown(text)] if text else []
-    rows, below = [], []
-    for name, annotation, default in _list_fields(section):
-        dotted = f"{prefix}.{name}".lstrip(".")
-        if dataclasses.is_dataclass(annotation):
-            below += build_section(typing.cast("type", annotation), dotted)
-        else:
-            cells = (f"`{dotted}`", describe_type(annotation), describe_default(default), _to_markdown(meanings[name]))
-            rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    table = ["", "| option | type | default | meaning |", "|---|---|---|---|", *rows] if rows else []
-    return lines + table + below
-
-
-def _to_markdown(text: str) -> str:
-    """Join the lines of a docstring's paragraph; code gets single back-quotes."""
-    return " ".join(text.split()).replace("``", "`")
-
-
 def build_page() -> str:
     """Return the whole page."""
     from pipeline.config.experiment import Experiment
+    from pipeline.config.options import describe_default, describe_type, list_sections
 
-    return "\n".join([INTRODUCTION.rstrip(), *build_section(Experiment, "")]) + "\n"
+    lines = [INTRODUCTION.rstrip()]
+    for section in list_sections(Experiment):
+        lines += ["", f"{'##' if '.' not in section.name else '###'} {section.name or 'Top level'}"]
+        lines += [line for paragraph in section.text for line in ("", paragraph)]
+        lines += ["", "| option | type | default | meaning |", "|---|---|---|---|"] if section.options else []
+        for option in section.options:
+            default = f"`{describe_default(option.default)}`"
+            cells = (f"`{option.name}`", describe_type(option.annotation), default, option.meaning)
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -43,11 +43,13 @@ class Section:
     Args:
         name: The name with those of the sections around it, such as ``model.perceiver``; empty for the experiment.
         meaning: The description in the docstring of the section around it.
+        text: The paragraphs of its own docstring.
         options: Its own options, without those of sections below it.
     """
 
     name: str
     meaning: str
+    text: tuple[str, ...]
     options: tuple[Option, ...]
 
 
@@ -59,8 +61,9 @@ def list_sections(record: type, name: str = "", meaning: str = "") -> Iterator[S
         name: The name of the section, empty for the experiment.
         meaning: The purpose of the section.
     """
-    documented = docstring_parser.parse(record.__doc__ or "").params
-    meanings = {item.arg_name: " ".join((item.description or "").split()).replace("``", "`") for item in documented}
+    documented = docstring_parser.parse(record.__doc__ or "")
+    meanings = {item.arg_name: _join_lines(item.description) for item in documented.params}
+    text = tuple(_join_lines(part) for part in (documented.short_description, documented.long_description) if part)
     hints = typing.get_type_hints(record)
     options: list[Option] = []
     below: list[Iterator[Section]] = []
@@ -71,9 +74,14 @@ def list_sections(record: type, name: str = "", meaning: str = "") -> Iterator[S
         else:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             options.append(Option(dotted, hints[field.name], default, meanings[field.name]))
-    yield Section(name, meaning, tuple(options))
+    yield Section(name, meaning, text, tuple(options))
     for sections in below:
         yield from sections
+
+
+def _join_lines(text: str | None) -> str:
+    """Join the lines of a docstring's paragraph; code gets single back-quotes, as in Markdown."""
+    return " ".join((text or "").split()).replace("``", "`")
 
 
 def describe_type(annotation: Any) -> str:

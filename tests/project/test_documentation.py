@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.config.experiment import Experiment
+from pipeline.config.options import list_sections
 from pipeline.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def load(name: str) -> ModuleType:
 
 @cache
 def known_options() -> set[str]:
-    return {name for name, _, _ in load("generate_configuration").list_options(Experiment)}
+    return {option.name for section in list_sections(Experiment) for option in section.options}
 
 
 def known_sections() -> set[str]:
