@@ -147,34 +147,26 @@ def write_report(path: Path, report: Report) -> None:
     """Write report.html, whole or not at all."""
     metrics = report.metrics
     class_names, findings = metrics["class_names"], list(report.certificate.get("findings", []))
-    write_page(
-        path,
-        "report.html",
-        title=report.title,
-        synthetic_note=metrics["synthetic_note"] or None,
-        sentences=summarise_in_words(metrics, report.kind),
-        kind=report.kind,
-        baseline_notes=report.baseline_notes,
-        split=metrics["split"],
-        positive_class=class_names[-1] if len(class_names) == 2 else None,
-        levels=[build_level(name, level, report.kind) for name, level in distinct_levels(metrics["levels"]).items()],
-        baselines=tabulate_baselines(metrics),
-        figures=order_figures(report.figures, metrics),
-        sections=report.sections,
-        flow=report.flow,
-        documents=[(document, tabulate_document(document)) for document in report.documents.values()],
-        splits=_tabulate_frame("Rows of each split", report.split_counts),
-        certificate_passed=bool(report.certificate["passed"]),
-        certificate_counts=tabulate_facts(
+    shown = {
+        "synthetic_note": metrics["synthetic_note"] or None,
+        "sentences": summarise_in_words(metrics, report.kind),
+        "split": metrics["split"],
+        "positive_class": class_names[-1] if len(class_names) == 2 else None,
+        "levels": [build_level(name, level, report.kind) for name, level in distinct_levels(metrics["levels"]).items()],
+        "baselines": tabulate_baselines(metrics),
+        "figures": order_figures(report.figures, metrics),
+        "documents": [(document, tabulate_document(document)) for document in report.documents.values()],
+        "splits": _tabulate_frame("Rows of each split", report.split_counts),
+        "certificate_passed": bool(report.certificate["passed"]),
+        "certificate_counts": tabulate_facts(
             "Counts of the leak certificate",
             {humanise(name): value for name, value in flatten(report.certificate.get("counts", {}))},
         ),
-        findings=[show(finding) for finding in findings[:MAX_FINDINGS]],
-        num_more_findings=max(0, len(findings) - MAX_FINDINGS),
-        provenance=tabulate_facts("Versions, fingerprints and hardware", dict(flatten(report.provenance))),
-        config_text=report.config_text,
-        warnings=report.warnings,
-    )
+        "findings": [show(finding) for finding in findings[:MAX_FINDINGS]],
+        "num_more_findings": max(0, len(findings) - MAX_FINDINGS),
+        "provenance": tabulate_facts("Versions, fingerprints and hardware", dict(flatten(report.provenance))),
+    }
+    write_page(path, "report.html", **(vars(report) | shown))
 
 
 def _tabulate_frame(caption: str, frame: pd.DataFrame) -> Table:

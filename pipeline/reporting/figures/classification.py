@@ -34,8 +34,7 @@ def confusion_matrix(
         title: The title, which names what was counted, such as "Slices, test".
     """
     matrix = np.asarray(counts, dtype=np.float64)
-    support = matrix.sum(axis=1, keepdims=True)
-    fractions = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
+    fractions = compute_row_fractions(matrix)
     side = min(9.0, max(3.6, 0.42 * len(class_names) + 1.4))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2 * side + 0.6, side + 0.5), layout="constrained")
@@ -51,6 +50,13 @@ def confusion_matrix(
             right.set_yticks(range(len(class_names)), names)
         figure.suptitle(f"{title}  (n = {matrix.sum():,.0f})".strip(), fontsize=12, fontweight="bold")
         return save_png(figure)
+
+
+def compute_row_fractions(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the counts ``(classes, classes)`` as fractions of their row; 0 in a row without counts."""
+    support = matrix.sum(axis=1, keepdims=True)
+    fractions: NDArray[np.float64] = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
+    return fractions
 
 
 def draw_matrix(
@@ -134,15 +140,8 @@ def calibration_curve(bins: pandas.DataFrame, title: str = "") -> bytes:
         upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
         gaps = np.stack([filled["confidence"], filled["accuracy"]])
         upper.vlines(filled["confidence"], gaps.min(axis=0), gaps.max(axis=0), color=ORANGE, linewidth=2)
-        upper.plot(
-            filled["confidence"],
-            filled["accuracy"],
-            "o-",
-            color=BLUE,
-            linewidth=1.6,
-            label="model",
-            clip_on=False,
-        )
+        points = (filled["confidence"], filled["accuracy"])
+        upper.plot(*points, "o-", color=BLUE, linewidth=1.6, label="model", clip_on=False)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Fraction that is right")
         upper.set_title(title, fontweight="bold")
         upper.legend(loc="upper left")

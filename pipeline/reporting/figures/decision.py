@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pipeline.reporting.figures.style import BLUE, GREY, STYLE, VERMILION, save_png
+from pipeline.reporting.figures.subgroups import read_estimates
 
 MIN_ROWS_IN_LINE = 20
 LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"))
@@ -29,10 +30,8 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
         lowest = 0.98
         for (level, curve), (colour, line) in zip(curves.items(), LEVEL_STYLES, strict=False):
             coverage = np.array([point["coverage"] for point in curve])
-            values, low, high = (
-                np.array([np.nan if (number := point["accuracy"][key]) is None else number for point in curve])
-                for key in ("value", "low", "high")
-            )
+            accuracies = [point["accuracy"] for point in curve]
+            values, low, high = (read_estimates(accuracies, key) for key in ("value", "low", "high"))
             axes.fill_between(coverage, low, high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(coverage, values, line, color=colour, linewidth=2.2, label=f"{level}s", clip_on=False)
             lowest = min(lowest, float(np.nanmin([*values, *low])))
@@ -65,16 +64,8 @@ def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFra
             many = filled[filled["count"] >= MIN_ROWS_IN_LINE]
             upper.plot(many["confidence"], many["accuracy"], line, color=colour, linewidth=1.4)
             sizes = 10 + 110 * np.sqrt(fraction)
-            upper.scatter(
-                filled["confidence"],
-                filled["accuracy"],
-                sizes,
-                colour,
-                marker=marker,
-                label=label,
-                clip_on=False,
-                zorder=3,
-            )
+            points = (filled["confidence"], filled["accuracy"], sizes, colour)
+            upper.scatter(*points, marker=marker, label=label, clip_on=False, zorder=3)
             width = (bins["high"] - bins["low"]) / 2
             left = bins["low"] + place * width
             lower.bar(left, bins["count"] / bins["count"].sum(), width=width, align="edge", color=colour)

@@ -6,13 +6,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.reporting.figures.classification import MAX_WRITTEN_CLASSES, draw_matrix
+from pipeline.reporting.figures.classification import MAX_WRITTEN_CLASSES, compute_row_fractions, draw_matrix
 from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, VERMILION, save_png, shorten
 
 # Colour and line together distinguish runs; a colour is used again with another line.
@@ -21,13 +20,13 @@ RUN_LINES = ("-", "--", ":", "-.")
 MATRICES_IN_A_ROW = 3
 
 
-def training_curves(history: pandas.DataFrame, best_epoch: int | None = None) -> bytes:
+def training_curves(history: pd.DataFrame, best_epoch: int) -> bytes:
     """Draw loss, accuracy and learning rate over the epochs.
 
     Args:
         history: A row for each epoch with epoch, train_loss, train_accuracy, val_loss, val_accuracy and
             learning_rate; a missing value leaves a gap.
-        best_epoch: The epoch whose weights were kept; None marks no epoch.
+        best_epoch: The epoch whose weights were kept.
     """
     epochs = history["epoch"].to_numpy()
     marker = "o" if len(epochs) <= 40 else ""
@@ -48,8 +47,7 @@ def training_curves(history: pandas.DataFrame, best_epoch: int | None = None) ->
         for axes in (loss, accuracy, rate):
             axes.set_xlabel("Epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if best_epoch is not None:
-                axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="kept weights")
+            axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="kept weights")
         loss.legend(loc="upper right")
         return save_png(figure)
 
@@ -109,8 +107,7 @@ def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_name
 
 def _describe_cells(matrix: NDArray[np.float64], num_classes: int) -> tuple[NDArray[np.float64], list[str]]:
     """Return the fractions of each true class, and the text of each cell."""
-    support = matrix.sum(axis=1, keepdims=True)
-    fractions = np.divide(matrix, support, out=np.zeros_like(matrix), where=support > 0)
+    fractions = compute_row_fractions(matrix)
     if num_classes > 4:
         return fractions, [f"{100 * fraction:.0f}" for fraction in fractions.flat]
     assert num_classes <= MAX_WRITTEN_CLASSES

@@ -40,7 +40,7 @@ def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: 
         overall: The accuracy over all rows, drawn as a dashed line.
         title: The title, which names what was scored.
     """
-    values, low, high = (_read(accuracies, key) for key in ("value", "low", "high"))
+    values, low, high = (read_estimates(accuracies, key) for key in ("value", "low", "high"))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.9), layout="constrained")
         axes = figure.subplots()
@@ -66,9 +66,9 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 0.62 * sum(widths) + 0.6 * len(panels), 3.9), layout="constrained")
         drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
-        every = [_read(panel.accuracies, key) for panel in panels for key in ("value", "low")]
+        every = [read_estimates(panel.accuracies, key) for panel in panels for key in ("value", "low")]
         for place, (axes, panel) in enumerate(zip(drawn, panels, strict=True)):
-            values, low, high = (_read(panel.accuracies, key) for key in ("value", "low", "high"))
+            values, low, high = (read_estimates(panel.accuracies, key) for key in ("value", "low", "high"))
             at = np.arange(len(values))
             axes.vlines(at, low, high, color=BLUE, linewidth=2.2, label="95 % interval")
             axes.plot(at, values, "o", color=BLUE, markersize=6, label="accuracy", clip_on=False)
@@ -87,7 +87,7 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
         return save_png(figure)
 
 
-def _read(accuracies: Estimates, key: Literal["value", "low", "high"]) -> Any:
+def read_estimates(accuracies: Estimates, key: Literal["value", "low", "high"]) -> Any:
     """Return one number of each accuracy, NaN where it is None."""
     return np.array([np.nan if accuracy[key] is None else accuracy[key] for accuracy in accuracies], dtype=np.float64)
 
