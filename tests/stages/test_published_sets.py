@@ -83,6 +83,14 @@ def test_the_baseline_is_fitted_on_as_many_images_as_the_config_says(workspace):
     assert "was fitted on" not in (folders[1] / "report.html").read_text()
 
 
+def test_a_set_whose_folder_moved_is_not_read_again(workspace, capsys):
+    given, moved = workspace / "given", workspace / "moved"
+    given.rename(moved)
+    assert run(workspace, "preprocess", "--data.raw_folder", str(moved)) == 0
+    moved.rename(given)
+    assert "up to date; nothing to do" in capsys.readouterr().out
+
+
 def test_statistics_come_from_the_train_rows_alone(workspace):
     from pipeline.training.checkpoint import read_checkpoint
 
