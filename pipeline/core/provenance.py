@@ -26,13 +26,15 @@ def compute_fingerprint(*parts: Any) -> str:
 
 def read_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that shape a result."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "absent"
-    return versions
+    return {"python": platform.python_version()} | {package: read_version(package) for package in PACKAGES}
+
+
+def read_version(package: str, absent: str = "absent") -> str:
+    """Return the version of a package, or ``absent`` where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return absent
 
 
 def read_commit() -> str:

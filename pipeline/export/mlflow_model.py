@@ -9,9 +9,10 @@ import numpy as np
 
 import perceiver
 import pipeline
-from pipeline.core.provenance import read_versions
+from pipeline.core.provenance import read_version
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 
+# What a server of the model needs in addition to this project's two packages.
 REQUIRED = ("torch", "lightning", "numpy", "pandas", "einops", "monai", "nibabel", "mlflow")
 
 
@@ -78,7 +79,7 @@ def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkp
             artifacts={"checkpoint": str(checkpoint_path)},
             signature=_build_signature(checkpoint),
             input_example=build_example(checkpoint),
-            pip_requirements=[f"{name}=={version}" for name, version in _list_versions().items()],
+            pip_requirements=[f"{name}=={read_version(name)}" for name in REQUIRED],
         )
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
@@ -93,11 +94,11 @@ def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
         checkpoint: The trained model, with the shape of its examples.
     """
     shape = checkpoint.spec.stored_shape
-    is_cloud = not checkpoint.spec.kind.is_image
     ramp = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
-    values = [ramp.tolist(), (-ramp).tolist()] if is_cloud else [(32 * ramp).astype(int).tolist()]
-    values += [] if is_cloud else [(32 * ramp + 200).astype(int).tolist()]
-    return {"images": values, "slice_position": [0.0, 0.5]}
+    pair = np.stack([ramp, -ramp])
+    if checkpoint.spec.kind.is_image:
+        pair = np.stack([32 * ramp, 32 * ramp + 200]).astype(int)
+    return {"images": pair.tolist(), "slice_position": [0.0, 0.5]}
 
 
 def _build_signature(checkpoint: Checkpoint) -> Any:
@@ -112,9 +113,3 @@ def _build_signature(checkpoint: Checkpoint) -> Any:
         columns.append(ColSpec(DataType.string, "nifti", required=False))
     outputs = Schema([TensorSpec(np.dtype("float64"), (-1, len(checkpoint.spec.class_names)))])
     return ModelSignature(inputs=Schema(columns), outputs=outputs)
-
-
-def _list_versions() -> dict[str, str]:
-    """List the packages that a server of the model needs in addition to this project's two."""
-    versions = read_versions()
-    return {name: versions[name] for name in REQUIRED}

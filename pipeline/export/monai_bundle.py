@@ -9,7 +9,6 @@ Source:
 
 import ast
 import dataclasses
-import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.core.files import write_bytes, write_json
-from pipeline.core.provenance import read_versions
+from pipeline.core.provenance import read_version
 from pipeline.core.serialization import encode_plain
 from pipeline.models.classifier import ProbabilityModel
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint
@@ -100,7 +99,6 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         checkpoint: The trained model of the bundle.
         name: The name of the experiment.
     """
-    versions = read_versions()
     classes = dict(enumerate(checkpoint.spec.class_names))
     height, width = checkpoint.spec.image_size
     slices = {
@@ -128,10 +126,10 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "version": VERSION,
         "changelog": {VERSION: "first export"},
-        "monai_version": versions["monai"],
-        "pytorch_version": versions["torch"].partition("+")[0],
-        "numpy_version": versions["numpy"],
-        "required_packages_version": {package: _read_version(package) for package in REQUIRED},
+        "monai_version": read_version("monai"),
+        "pytorch_version": read_version("torch").partition("+")[0],
+        "numpy_version": read_version("numpy"),
+        "required_packages_version": {package: read_version(package, "any") for package in REQUIRED},
         "name": name,
         "task": f"Classification of MR volumes: {', '.join(checkpoint.spec.class_names)}",
         "description": "Slices of a volume, chosen by anatomical plane, are scored one by one; the volume's answer is "
@@ -191,10 +189,3 @@ def _describe_use(checkpoint: Checkpoint, name: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _read_version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "any"

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,15 +51,8 @@ def predict(experiment: Experiment, console: Console) -> None:
     classifier = build_from_checkpoint(checkpoint, device)
     score = score_volumes if checkpoint.spec.kind.has_slices else score_examples
     per_volume = ("num_slices",) if checkpoint.spec.kind.has_slices else ()
-    columns = (
-        "path",
-        "predicted",
-        *probability_columns(checkpoint.spec.class_names),
-        *per_volume,
-        "abstained",
-        "warnings",
-        "reason",
-    )
+    scores = ("path", "predicted", *probability_columns(checkpoint.spec.class_names))
+    columns = (*scores, *per_volume, "abstained", "warnings", "reason")
     output = choose_output(experiment)
     with RowWriter(output, _identify(path, scans, options.min_confidence)) as writer:
         if writer.num_rows > 0:
@@ -100,16 +94,14 @@ def _describe_row(row: Row) -> str:
     return f"  {row['path']}: {row['predicted']} {row['probability_' + row['predicted']]:.3f}{noted}"
 
 
-def _count(rows: Iterator[Row]) -> tuple[dict[str, int], str]:
+def _count(rows: Iterator[Row]) -> tuple[Counter[str], str]:
     """Count the scans by outcome; return also the reason of the first refusal."""
-    counts = {"scored": 0, "refused": 0, "abstained": 0, "warned": 0}
+    counts: Counter[str] = Counter()
     first_reason = ""
     for row in rows:
         if "reason" in row:
             counts["refused"] += 1
             first_reason = first_reason or row["reason"]
         else:
-            counts["scored"] += 1
-            counts["abstained"] += row["abstained"]
-            counts["warned"] += len(row["warnings"]) > 0
+            counts.update(scored=1, abstained=int(row["abstained"]), warned=int(len(row["warnings"]) > 0))
     return counts, first_reason
