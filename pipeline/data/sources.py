@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.core.errors import UserError
-from pipeline.core.tables import SOURCE_TABLE_COLUMNS, read_table
+from pipeline.core.tables import SOURCE_TABLE_COLUMNS, GivenTable, read_given_table
 from pipeline.formats.nifti import list_files
 
 # The voxels of a .hdr file; they are read through it.
@@ -106,39 +107,66 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
     return [*(join_files(by_id[source_id]) for source_id in sorted(by_id)), *others]
 
 
-def list_table_sources(raw: Path, table_path: Path) -> list[Source]:
+def read_label_table(path: Path) -> GivenTable:
+    """Read a user's table of scans.
+
+    Args:
+        path: A CSV with columns ``path, patient, label``.
+
+    Raises:
+        UserError: no rows, an empty cell, or two spellings of one patient or label.
+    """
+    given = read_given_table(path, SOURCE_TABLE_COLUMNS, ids=("patient", "label"))
+    if given.table.empty:
+        raise UserError(f"{path}: no rows. Each scan needs one: {', '.join(SOURCE_TABLE_COLUMNS)}.")
+    for number, row in enumerate(given.table.itertuples(index=False), start=2):
+        empty = [column for column in SOURCE_TABLE_COLUMNS if not getattr(row, column).strip()]
+        if empty:
+            raise UserError(f"{path}, line {number}: {', '.join(empty)} is empty. Fill it in, or delete the row.")
+    return given
+
+
+def list_table_sources(raw: Path, given: GivenTable) -> list[Source]:
     """List the scans that a user's table names.
 
     Args:
         raw: The folder that its paths are relative to.
-        table_path: A CSV with columns ``path, patient, label``.
+        given: The table, as :func:`read_label_table` returns it.
 
     Raises:
-        UserError: an empty cell, a path that leaves the folder, or a file named twice.
+        UserError: a path that leaves the folder.
     """
-    table = read_table(table_path, SOURCE_TABLE_COLUMNS)
-    if table.empty:
-        raise UserError(f"{table_path}: no rows. Each scan needs one: {', '.join(SOURCE_TABLE_COLUMNS)}.")
-    sources = []
+    by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
     root = raw.resolve()
-    for number, row in enumerate(table.itertuples(index=False), start=2):
-        empty = [column for column in SOURCE_TABLE_COLUMNS if not getattr(row, column).strip()]
-        if empty:
-            raise UserError(f"{table_path}, line {number}: {', '.join(empty)} is empty. Fill it in, or delete the row.")
-        path = Path(os.path.normpath(row.path))
+    for number, row in enumerate(given.table.itertuples(index=False), start=2):
+        path = find_written_file(raw, row.path)
         if path.is_absolute() or path.parts[:1] == ("..",):
             raise UserError(
-                f"{table_path}, line {number}: {row.path} is outside {root}. Paths are relative to data.raw_folder."
+                f"{given.path}, line {number}: {row.path} is outside {root}. Paths are relative to data.raw_folder."
             )
         side = row.label.lower() if row.label.lower() in ("left", "right") else ""
         refusal = describe_link(raw, path) if _is_file(raw / path) else "no such file."
-        sources.append(
-            Source(path.as_posix(), row.patient, row.label, (path,), side=side, spelling="table", refusal=refusal)
-        )
-    by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
-    for source in sources:
+        source = Source(path.as_posix(), row.patient, row.label, (path,), side=side, spelling="table", refusal=refusal)
         by_id[source.source_id].append((-1, source))
     return [join_files(by_id[source_id]) for source_id in sorted(by_id)]
+
+
+def find_written_file(folder: Path, text: str) -> Path:
+    """Find the file that a cell of a table names, also where the name on disk has the other Unicode form.
+
+    A Mac may write ``ä`` into a file's name as two characters where a table has one; both look the same.
+
+    Args:
+        folder: The folder that the path is relative to.
+        text: The cell, with or without blanks at its ends.
+
+    Returns:
+        The path, relative to the folder, of the first spelling that is there; the cell's own where none is.
+    """
+    bare = text.strip()
+    spellings = (text, bare, unicodedata.normalize("NFC", bare), unicodedata.normalize("NFD", bare))
+    paths = [Path(os.path.normpath(spelling)) for spelling in spellings]
+    return next((path for path in paths if os.path.lexists(folder / path)), paths[1])
 
 
 def join_files(found: list[tuple[int, Source]]) -> Source:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.config.data import SplitConfig
 from pipeline.core.errors import UserError
-from pipeline.core.tables import SPLIT_COLUMNS, read_table
+from pipeline.core.tables import SPLIT_COLUMNS, GivenTable, read_given_table, read_table, refuse_alike
 
 SPLITS = ("train", "val", "test")
 
@@ -138,7 +138,25 @@ def read_splits(path: Path, options: SplitConfig) -> pd.DataFrame:
     Raises:
         UserError: absent, a patient twice, or folds where the options name splits or the reverse.
     """
-    table = read_table(path, SPLIT_COLUMNS)
+    return check_splits(read_table(path, SPLIT_COLUMNS), path, options)
+
+
+def read_given_splits(path: Path) -> GivenTable:
+    """Read a user's table of splits, with columns ``group_id, split``, in which what looks the same is the same."""
+    return read_given_table(path, SPLIT_COLUMNS, ids=SPLIT_COLUMNS)
+
+
+def check_splits(table: pd.DataFrame, path: Path, options: SplitConfig) -> pd.DataFrame:
+    """Check that a table of splits fits the options, and return it.
+
+    Args:
+        table: Columns ``group_id`` and ``split``.
+        path: The file that it was read from, for messages.
+        options: The folds, or none.
+
+    Raises:
+        UserError: a patient twice, or folds where the options name splits or the reverse.
+    """
     twice = table.loc[table["group_id"].duplicated(), "group_id"]
     if len(twice):
         raise UserError(f"{path}: patient {twice.iloc[0]} has more than one row. Give each patient one.")
@@ -184,8 +202,10 @@ def _read_given_official_splits(index: pd.DataFrame, official: pd.DataFrame, opt
 
 def _read_given_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     assert options.split_table is not None
-    table = read_splits(options.split_table, options)
+    table = check_splits(read_given_splits(options.split_table).table, options.split_table, options)
     patients = sorted(set(index["group_id"]))
+    places = dict.fromkeys(patients, "in the data") | dict.fromkeys(table["group_id"], "in the table")
+    refuse_alike(str(options.split_table), "patients", places)
     missing = sorted(set(patients) - set(table["group_id"]))
     if missing:
         raise UserError(f"{options.split_table}: {len(missing)} patients have no row, such as {missing[0]}. Add them.")

@@ -12,7 +12,7 @@ from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source, list_named_sources, list_table_sources
+from pipeline.data.sources import Source, list_named_sources, list_table_sources, read_label_table
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
@@ -142,7 +142,7 @@ def list_sources(experiment: "Experiment") -> list[Source]:
     """
     raw, options = find_raw_folder(experiment), experiment.data
     if options.label_table is not None:
-        return list_table_sources(raw, options.label_table)
+        return list_table_sources(raw, read_label_table(options.label_table))
     reader = DATASETS[options.dataset].list_sources
     assert reader is not None, "a store of volumes comes from a reader of volumes"
     return reader(raw, options.pattern)

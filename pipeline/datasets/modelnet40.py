@@ -22,6 +22,8 @@ from pipeline.config.data import DataConfig
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
+from pipeline.core.tables import refuse_alike
+from pipeline.core.text import clean_text
 from pipeline.datasets.base import (
     OFFICIAL_SPLITS,
     Part,
@@ -155,7 +157,8 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
     num_bytes = sum((raw / place).stat().st_size for place in places)
     num_workers = min(count_cores(), 1 + num_bytes // BYTES_WORTH_A_PROCESS)
     examples = np.stack(list(Parallel(n_jobs=num_workers, batch_size=8)(tasks)))
-    labels = np.array([place.parts[-3] for place in places])
+    labels = np.array([clean_text(place.parts[-3]) for place in places])
+    refuse_alike(str(raw), "classes", {clean_text(place.parts[-3]): str(place.parent.parent) for place in places})
     return PublishedSet(examples, labels, splits, [place.as_posix() for place in places], missing)
 
 

@@ -17,9 +17,11 @@ class Preparation:
             written last, holds it.
         build: Writes manifest, coverage report and store; returns whether a second run would only write the same.
         report: Prints what the manifest holds.
+        notes: Warnings about a table of the user.
     """
 
     folder: Path
     plan: str
     build: Callable[[Console], bool]
     report: Callable[[Console], None]
+    notes: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from pipeline.core.provenance import compute_fingerprint, count_cores
 from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source
+from pipeline.data.sources import Source, read_label_table
 from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.preprocessing.dask_jobs import Job, run_on_cluster
@@ -52,6 +52,8 @@ def plan_volumes(experiment: Experiment) -> Preparation:
     """
     raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
     sources = list_sources(experiment)
+    table = experiment.data.label_table
+    notes = () if table is None else read_label_table(table).notes
     scans = [(source, folder / "parts" / f"{compute_part_key(raw, source, options)}.npz") for source in sources]
     part_names, spellings = [path.name for _, path in scans], [source.spelling for source in sources]
     return Preparation(
@@ -59,6 +61,7 @@ def plan_volumes(experiment: Experiment) -> Preparation:
         compute_fingerprint(FORMAT, part_names, spellings, options.export_png),
         build=partial(_build, experiment, scans),
         report=partial(_report, experiment),
+        notes=notes,
     )
 
 

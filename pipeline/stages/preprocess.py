@@ -5,6 +5,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.validation import require
+from pipeline.core.console import warn
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
@@ -30,6 +31,8 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
     plan = plan_published_set if DATASETS[name].list_sources is None else plan_volumes
     preparation = plan(experiment)
+    for note in preparation.notes:
+        warn(console, note)
     record = preparation.folder / "complete.json"
     if record.is_file() and read_json(record).get("plan") == preparation.plan:
         console.print(f"{preparation.folder}: up to date; nothing to do.")

@@ -10,7 +10,7 @@ from pipeline.core.files import read_checksummed_json, write_checksummed_json
 from pipeline.core.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import certify, check_certificate, describe_findings, fingerprint_splits
-from pipeline.data.splits import assign_official_splits, assign_splits
+from pipeline.data.splits import assign_official_splits, assign_splits, read_given_splits
 from pipeline.data.store import Store, read_store
 from pipeline.stages.base import exclusive
 
@@ -33,6 +33,9 @@ def split(experiment: Experiment, console: Console) -> None:
         splits = assign_official_splits(store.index, official, experiment.split)
     else:
         splits = assign_splits(store.index, experiment.split)
+    if experiment.split.split_table is not None:
+        for note in read_given_splits(experiment.split.split_table).notes:
+            warn(console, note)
     if _is_done(experiment, store, splits):
         check_certificate(paths.certificate, store, splits)
         console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")

@@ -98,6 +98,9 @@ def test_a_given_table_is_taken_as_it_is(tmp_path):
         ("both000,test\nboth001,train\nboth002,dev\n", "found split 'dev', allowed are test, train, val"),
         ("both000,test\nboth001,train\nboth002,train\n", "no patient of the data is in val"),
         ("both000,test\nboth001,train\nboth002,val\nboth000,train\n", "patient both000 has more than one row"),
+        ("both000,test\nboth001,train\nboth002,val\nboth000\u00a0,train\n", "patient both000 has more than one row"),
+        ("Both000,test\nboth001,train\nboth002,val\n", "'both000' .in the data. and 'Both000' .in the table."),
+        ("both00,test\nboth000,test\nboth001,train\nboth002,val\n", "leading zeros"),
     ],
 )
 def test_a_given_table_that_does_not_fit_is_refused(rows, match, tmp_path):

@@ -183,6 +183,15 @@ def test_a_mesh_outside_the_layout_is_named(mesh_tree):
         read_modelnet40(mesh_tree, PART)
 
 
+def test_classes_that_differ_only_in_case_are_refused_and_unicode_forms_are_one(mesh_tree):
+    folder = mesh_tree / "ModelNet40"
+    (folder / "airplane").rename(folder / "ta\u0308ble")
+    assert set(read_modelnet40(mesh_tree, PART).labels) == {"t\u00e4ble", "night_stand"}
+    (folder / "night_stand").rename(folder / "T\u00e4ble")
+    with pytest.raises(UserError, match=r"'T.ble' .*'t.ble' .*differ only in upper and lower case"):
+        read_modelnet40(mesh_tree, PART)
+
+
 def test_a_folder_without_either_form_is_named(tmp_path):
     with pytest.raises(UserError, match=r"neither shape_names.txt of modelnet40_ply_hdf5_2048 nor any OFF file"):
         read_modelnet40(tmp_path, PART)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pipeline.config.data import PreprocessConfig
-from pipeline.core.tables import SOURCE_TABLE_COLUMNS, read_table
+from pipeline.data.sources import read_label_table
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.cifar import CIFAR10, CIFAR100, read_records
 from pipeline.datasets.mnist import read_idx
@@ -187,5 +187,5 @@ READERS = {
     "checkpoint": Reader("a.safetensors", make_checkpoints, read_checkpoint),
     "facts": Reader("facts.json", make_facts, read_facts, words=FACT_WORDS),
     "DICOM": Reader("a.dcm", make_dicom, lambda path: read_series("series", (path,), MAX_VOXEL_BYTES)),
-    "table": Reader("a.csv", make_tables, lambda path: read_table(path, SOURCE_TABLE_COLUMNS), words=TABLE_WORDS),
+    "table": Reader("a.csv", make_tables, read_label_table, words=TABLE_WORDS),
 }
