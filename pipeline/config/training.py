@@ -133,7 +133,8 @@ class TrainConfig:
             update before its trust ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
         schedule: The learning-rate schedule: ``cosine`` falls by step; ``step``, ``multistep`` and ``exponential`` fall
             by epoch.
-        warmup_epochs: The number of epochs (fractions allowed) of linear growth from zero before the schedule.
+        warmup_epochs: The number of epochs (fractions allowed) of linear growth from zero before the schedule; at most
+            ``epochs``.
         lr_gamma: The factor of step, multistep (each time) and exponential (each epoch).
         lr_step_epochs: The number of epochs between two falls of ``step``.
         lr_milestones: The epochs after which the learning rate falls, of ``multistep``.
@@ -194,6 +195,8 @@ class TrainConfig:
         for field in ("weight_decay", "warmup_epochs", "early_stopping_epochs", "keep_attention_every_epochs"):
             value = getattr(self, field)
             require(value >= 0, f"train.{field}", value, "0 or more")
+        longest = f"0 to the {self.epochs} of train.epochs"
+        require(self.warmup_epochs <= self.epochs, "train.warmup_epochs", self.warmup_epochs, longest)
         require(0 < self.lr_gamma <= 1, "train.lr_gamma", self.lr_gamma, "above 0, at most 1")
         require(0 <= self.final_lr_fraction <= 1, "train.final_lr_fraction", self.final_lr_fraction, "0 to 1")
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 to below 1")

@@ -129,8 +129,9 @@ def compute_learning_rate_fraction(config: TrainConfig, step: int, steps_per_epo
 
     Warm-up and schedule are multiplied. Warm-up grows by the same amount each step and reaches 1 at its
     last step. ``step``, ``multistep`` and ``exponential`` change between epochs only, counted from the
-    start of training; ``cosine`` changes with each step, begins after warm-up and reaches
-    ``final_lr_fraction`` at the last step.
+    start of training; ``cosine`` changes with each step, begins to fall from the last step of warm-up, the
+    only one at 1, and reaches ``final_lr_fraction`` at the last step. With two steps of warm-up and six in all, the
+    fractions are 0.5, 1, and then four below 1.
 
     Args:
         config: The options of training; those of the schedule are read here.
@@ -151,7 +152,8 @@ def compute_learning_rate_fraction(config: TrainConfig, step: int, steps_per_epo
         return warmup * config.lr_gamma**epoch
     if config.schedule == "cosine":
         last_step = config.epochs * steps_per_epoch - 1
-        progress = (step - warmup_steps) / max(1.0, last_step - warmup_steps)
+        peak_step = max(0, math.ceil(warmup_steps) - 1)
+        progress = (step - peak_step) / max(1, last_step - peak_step)
         progress = min(1.0, max(0.0, progress))
         falling = (1 + math.cos(math.pi * progress)) / 2
         return warmup * (config.final_lr_fraction + (1 - config.final_lr_fraction) * falling)

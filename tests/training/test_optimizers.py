@@ -6,6 +6,7 @@ from torch import nn
 
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import TrainConfig
+from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
 from pipeline.training.optimizers import (
     assign_parameter_kinds,
@@ -54,9 +55,25 @@ def test_cosine_starts_at_one_passes_the_middle_and_ends_at_the_final_fraction()
     assert found[8] == pytest.approx(0.2)
 
 
-def test_cosine_begins_after_warm_up():
+def test_cosine_falls_from_the_last_step_of_warm_up():
     found = rates(7, steps_per_epoch=1, epochs=7, schedule="cosine", final_lr_fraction=0.0, warmup_epochs=2)
-    assert found == pytest.approx([0.5, 1, 1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 0])
+    assert found == pytest.approx([0.5, *((1 + math.cos(math.pi * fifth / 5)) / 2 for fifth in range(6))])
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 0.3, 1, 1.5, 2])
+def test_the_highest_rate_of_a_cosine_is_used_once(warmup_epochs):
+    found = rates(12, steps_per_epoch=4, epochs=3, schedule="cosine", warmup_epochs=warmup_epochs)
+    assert found.count(1.0) == 1
+    peak = found.index(1.0)
+    assert found[: peak + 1] == sorted(found[: peak + 1])
+    assert found[peak:] == sorted(found[peak:], reverse=True)
+    assert found[-1] == pytest.approx(0.01)
+
+
+def test_a_warm_up_longer_than_training_is_refused():
+    with pytest.raises(UserError, match=r"train.warmup_epochs: found 4.5, allowed is 0 to the 4 of train.epochs"):
+        rates(1, warmup_epochs=4.5)
+    assert rates(8, warmup_epochs=4, schedule="constant")[-1] == 1
 
 
 def test_exponential_falls_once_an_epoch_however_many_batches_it_has():
