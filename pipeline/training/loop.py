@@ -251,7 +251,9 @@ class LossMonitor:
 
     def __init__(self, fabric: Fabric, epoch: int, num_steps: int) -> None:
         self.fabric, self.epoch, self.num_steps = fabric, epoch, num_steps
-        self.losses: list[torch.Tensor] = []
+        self.losses = torch.zeros(num_steps, device=fabric.device)
+        self.num_steps_done = self.num_steps_checked = 0
+        self.checked_loss = torch.zeros((), device=fabric.device)
         self.num_correct = torch.zeros((), device=fabric.device)
         self.num_seen = 0
         self.started = self.last_report = time.perf_counter()
@@ -264,20 +266,28 @@ class LossMonitor:
             num_correct: The number of examples that were right.
             num_examples: The number of examples.
         """
-        self.losses.append(loss_sum)
+        self.losses[self.num_steps_done] = loss_sum
+        self.num_steps_done += 1
         self.num_correct += num_correct
         self.num_seen += num_examples
 
     @property
     def is_check_due(self) -> bool:
         """True when enough steps were done since losses were read, or all of them."""
-        return len(self.losses) % STEPS_BETWEEN_CHECKS == 0 or len(self.losses) == self.num_steps
+        return self.num_steps_done % STEPS_BETWEEN_CHECKS == 0 or self.num_steps_done == self.num_steps
 
     def find_not_finite(self) -> tuple[int, float] | None:
-        """Return the first step in which a loss of any device is not finite, and their sum; the same on all."""
-        summed = self.fabric.all_reduce(torch.stack(self.losses), reduce_op="sum")
+        """Return the first step in which a loss of any device is not finite, and their sum; the same on all.
+
+        Only the steps since the last call are looked at, so that an epoch of n steps costs n and not its square.
+        """
+        first = self.num_steps_checked
+        unchecked = self.losses[first : self.num_steps_done]
+        self.checked_loss += unchecked.sum()
+        self.num_steps_checked = self.num_steps_done
+        summed = self.fabric.all_reduce(unchecked.clone(), reduce_op="sum")
         wrong = torch.nonzero(~torch.isfinite(summed)).flatten()
-        return (int(wrong[0]), float(summed[wrong[0]])) if len(wrong) > 0 else None
+        return (first + int(wrong[0]), float(summed[wrong[0]])) if len(wrong) > 0 else None
 
     def report(self, on_step: Callable[[StepResult], None]) -> None:
         """Report the means so far, a few times a second."""
@@ -285,12 +295,13 @@ class LossMonitor:
         if now - self.last_report < SECONDS_BETWEEN_REPORTS:
             return
         self.last_report = now
+        unchecked = self.losses[self.num_steps_checked : self.num_steps_done]
         on_step(
             StepResult(
                 epoch=self.epoch,
-                step=len(self.losses),
+                step=self.num_steps_done,
                 num_steps=self.num_steps,
-                loss=float(torch.stack(self.losses).sum()) / self.num_seen,
+                loss=float(self.checked_loss + unchecked.sum()) / self.num_seen,
                 accuracy=float(self.num_correct) / self.num_seen,
                 images_per_second=self.num_seen * self.fabric.world_size / (now - self.started),
             )
@@ -298,7 +309,7 @@ class LossMonitor:
 
     def average(self) -> tuple[float, float]:
         """Return the mean loss and the accuracy over all devices."""
-        return _average(self.fabric, torch.stack(self.losses).sum(), self.num_correct, self.num_seen)
+        return _average(self.fabric, self.losses.sum(), self.num_correct, self.num_seen)
 
 
 @torch.no_grad()
@@ -324,10 +335,15 @@ def _validate(setup: TrainingSetup, state: TrainingState) -> tuple[float, float]
 
 
 def _average(fabric: Fabric, loss_sum: torch.Tensor, correct: torch.Tensor, number: int) -> tuple[float, float]:
-    """Add up over the devices and divide by the number of examples."""
-    sums = torch.stack([loss_sum.double(), correct.double(), torch.full_like(loss_sum, number).double()])
-    sums = fabric.all_reduce(sums, reduce_op="sum")
-    return float(sums[0] / sums[2]), float(sums[1] / sums[2])
+    """Add up over the devices and divide by the number of examples.
+
+    Float64 holds every count; Apple's GPUs have none, so one device's numbers are divided in Python.
+    """
+    sums = [float(loss_sum), float(correct), float(number)]
+    if fabric.world_size > 1:
+        exact = torch.tensor(sums, dtype=torch.float64, device=fabric.device)
+        sums = fabric.all_reduce(exact, reduce_op="sum").tolist()
+    return sums[0] / sums[2], sums[1] / sums[2]
 
 
 def _describe_divergence(where: str, loss: float, config: TrainConfig, epoch: int) -> str:

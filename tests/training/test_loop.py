@@ -8,6 +8,8 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import pipeline.data.batches
 from pipeline.config.training import AugmentConfig, TrainConfig
@@ -17,7 +19,7 @@ from pipeline.data.statistics import compute_statistics
 from pipeline.models.networks import SliceModel
 from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision
 from pipeline.training.history import EpochResult, find_best, should_stop
-from pipeline.training.loop import TrainingState, derive_seed, train_epochs
+from pipeline.training.loop import LossMonitor, TrainingState, derive_seed, train_epochs
 from pipeline.training.mixing import draw_mixture, mix_images
 from pipeline.training.optimizers import build_optimizer
 from tests.builders.models import build_setup, wrap_network
@@ -402,3 +404,80 @@ def test_processes_of_one_machine_split_the_room_for_images(monkeypatch):
     images, rows, labels = np.zeros((2, 1, 2**18), np.uint8), np.arange(2), np.zeros(2)
     assert place_examples(images, rows, labels, labels, CPU, compute_room(CPU, 1)).placed is not None
     assert place_examples(images, rows, labels, labels, CPU, compute_room(CPU, 4)).placed is None
+
+
+class CountReads(TorchDispatchMode):
+    """The numbers that operators read, those of views not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_read = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if not function.is_view:
+            tensors = [value for value in tree_leaves(arguments) if isinstance(value, torch.Tensor)]
+            self.num_read += sum(tensor.numel() for tensor in tensors)
+        return function(*arguments, **(options or {}))
+
+
+def monitor_losses(losses, on_step):
+    monitor = LossMonitor(build_fabric(CONFIG), 1, len(losses))
+    wrong = []
+    for loss in losses:
+        monitor.add(torch.tensor(loss), torch.tensor(1), 2)
+        if monitor.is_check_due:
+            wrong.append(monitor.find_not_finite())
+        monitor.report(on_step)
+    return monitor, wrong
+
+
+def test_the_records_of_an_epoch_of_twice_the_steps_cost_twice_as_much(monkeypatch):
+    """Reported after every step and checked after every fiftieth."""
+    monkeypatch.setattr("pipeline.training.loop.SECONDS_BETWEEN_REPORTS", 0)
+    num_read = []
+    for num_steps in (400, 800):
+        with CountReads() as counted:
+            monitor_losses([0.5] * num_steps, lambda result: None)
+        num_read.append(counted.num_read)
+    assert num_read[1] < 2.05 * num_read[0]
+
+
+def test_progress_reports_the_mean_so_far_and_the_epoch_its_mean(monkeypatch):
+    monkeypatch.setattr("pipeline.training.loop.SECONDS_BETWEEN_REPORTS", 0)
+    losses = [float(number) for number in range(120)]
+    reported = []
+    monitor, wrong = monitor_losses(losses, reported.append)
+    assert [(result.step, result.num_steps) for result in reported] == [(step, 120) for step in range(1, 121)]
+    assert [result.loss for result in reported] == [sum(losses[:step]) / (2 * step) for step in range(1, 121)]
+    assert {result.accuracy for result in reported} == {0.5}
+    assert monitor.average() == (sum(losses) / 240, 0.5)
+    assert wrong == [None, None, None]
+
+
+def test_the_first_step_with_an_infinite_loss_is_found_in_any_check():
+    losses = [1.0] * 120
+    losses[7] = losses[9] = losses[73] = math.inf
+    _, wrong = monitor_losses(losses, lambda result: None)
+    assert wrong == [(7, math.inf), (73, math.inf), None]
+
+
+class RefuseFloat64(TorchDispatchMode):
+    """A device without float64, as Apple's GPUs are."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        found = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        if any(value.dtype == torch.float64 for value in found):
+            raise TypeError(f"{function}: this device has no float64")
+        return result
+
+
+def test_no_step_of_training_and_validation_computes_in_float64():
+    train_examples, val_examples = examples()
+    augment = AugmentConfig(
+        horizontal_flip="swap_label", mixup_alpha=0.4, crop_padding=1, random_erasing_probability=0.5
+    )
+    fabric, state = start()
+    with RefuseFloat64():
+        history = list(train_epochs(build_setup(fabric, train_examples, val_examples, CONFIG, augment), state))
+    assert len(history) == 3
