@@ -196,8 +196,8 @@ class ImageConfig:
         stem: The inputs that an image becomes. pixels: one input for each pixel. patches: one for each square patch.
             conv: one for each point of the output of a small convolutional network.
         patch_size: The side of a patch in pixels; used only if ``stem`` is patches.
-        num_conv_layers: The number of convolutions, each of which halves height and width; used only if ``stem`` is
-            conv.
+        num_conv_layers: The number of convolutions, each with a max pooling that halves height and width; used only if
+            ``stem`` is conv.
         conv_channels: The number of channels of the last convolution; used only if ``stem`` is conv.
         slice_position: Whether the position of the slice in its volume is a third position axis.
         perceiver: The configuration of the Perceiver after the stem.

@@ -35,8 +35,8 @@ class ModelConfig:
         stem: The inputs of the Perceiver. pixels: each pixel is one. patches: each square patch is one.
             conv: each place of a small convolutional network's output is one.
         patch_size: The side of a patch in pixels; read only where ``stem`` is patches.
-        num_conv_layers: The number of stride-2 convolutions, each of which halves height and width; read only where
-            ``stem`` is conv.
+        num_conv_layers: The number of convolutions, each with a max pooling that halves height and width; read only
+            where ``stem`` is conv.
         conv_channels: The channels that the convolutions end with; read only where ``stem`` is conv.
         slice_position: Give the Perceiver the place of a slice in its volume.
         mirror_tta: Test-time augmentation: outside training, answer with the mean of the probabilities of an image and,

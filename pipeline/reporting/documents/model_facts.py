@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.model import ModelConfig
-from pipeline.core.text import plural
+from perceiver.config import PerceiverConfig
+from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.data_kinds import InputSpec
+from pipeline.core.text import count_words, plural
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import find_best
 
@@ -43,7 +45,7 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
     facts = {
         "method": f"Deep learning: {'a Perceiver' if is_perceiver else 'a small convolutional network'}.",
         "task": f"Each {kind.example} gets a probability for {classes}.{whole}",
-        "model": f"{_describe_network(shape)} {num_parameters:,} parameters.",
+        "model": f"{_describe_network(shape, checkpoint.spec)} {num_parameters:,} parameters.",
         "software": (
             f"{', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}; "
             f"this project at commit {checkpoint.commit}."
@@ -73,25 +75,72 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
     return facts
 
 
-def _describe_network(shape: ModelConfig) -> str:
+def _describe_network(shape: ModelConfig, spec: InputSpec) -> str:
+    """Describe all that the options change in the network, so that a reader could build it again."""
+    shuffled = ""
+    if shape.pixel_permutation_seed is not None:
+        shuffled = f" The pixels of all images are permuted alike (seed {shape.pixel_permutation_seed})."
     if shape.architecture != "perceiver":
-        return (
-            f"A convolutional network, {shape.cnn.blocks} blocks of {', '.join(map(str, shape.cnn.channels))} channels."
-        )
+        return f"{_describe_cnn(shape.cnn)}{shuffled}"
+    if not spec.kind.is_image:
+        read = "Each point" if shape.num_points is None else f"Each of {shape.num_points} points of a cloud"
+        return f"{_describe_perceiver(shape.perceiver)} {read} is an input."
     stems = {
-        "pixels": "Each pixel is an input.",
-        "patches": f"Each square of {shape.patch_size} x {shape.patch_size} pixels is an input.",
-        "conv": (
-            f"{shape.num_conv_layers} convolutions of stride 2 end with {shape.conv_channels} channels; each position "
-            "of their output is an input."
+        "pixels": "Each pixel is an input",
+        "patches": f"Each square of {shape.patch_size} x {shape.patch_size} pixels is an input",
+        "conv": _describe_conv_stem(shape),
+    }
+    place = ", with the place of its slice in the volume as a third axis." if shape.slice_position else "."
+    return f"{_describe_perceiver(shape.perceiver)} {stems[shape.stem]}{place}{shuffled}"
+
+
+def _describe_cnn(config: CnnConfig) -> str:
+    channels = ", ".join(map(str, config.channels))
+    if config.blocks == "plain":
+        layer = "a 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max pooling"
+        return f"A convolutional network: stages of {channels} channels, each {layer}; then the mean over the image."
+    return f"A residual network (MONAI's ResNet) with one block in each of its stages of {channels} channels."
+
+
+def _describe_conv_stem(shape: ModelConfig) -> str:
+    layers, last = shape.num_conv_layers, shape.conv_channels
+    widths = ", ".join(str(max(1, last // 2 ** (layers - 1 - index))) for index in range(layers))
+    return (
+        f"{count_words(layers, 'layer')} of {widths} channels come first, each a 3 x 3 convolution of stride 1, 2 x 2 "
+        "max pooling, batch normalisation and ReLU; each position of their output is an input"
+    )
+
+
+def _describe_perceiver(config: PerceiverConfig) -> str:
+    cross = f"{count_words(config.cross_heads, 'head')} of width {config.cross_head_dim}"
+    latent = f"{count_words(config.latent_heads, 'head')} of width {config.latent_head_dim}"
+    pooling = {
+        "mean": "the mean of the latents",
+        "cls": "the first latent",
+        "query": (
+            f"a learned query, which attends to the latents with {count_words(config.decoder_heads, 'head')} of width "
+            f"{config.decoder_head_dim}"
         ),
     }
-    latents = shape.perceiver
-    heads = f"{latents.cross_heads} and {latents.latent_heads} heads"
+    sharing = {
+        "none": "every layer has weights of its own",
+        "all": "all repetitions share their weights",
+        "all_but_first": "the repetitions share their weights, except the first cross-attention",
+        "all_but_first_block": "all repetitions except the first share their weights",
+    }
+    highest = "the resolution" if config.max_freq is None else ", ".join(f"{number:g}" for number in config.max_freq)
+    positions = {
+        "fourier": f"Fourier features of positions, {config.num_bands} frequencies an axis up to half of {highest}",
+        "learned": f"learned vectors of width {config.learned_position_dim} as positions",
+        "none": "no positions",
+    }
     return (
-        f"A Perceiver: {latents.num_latents} latents of width {latents.latent_dim}; {latents.num_cross_attends} x (1 "
-        f"cross-attention and {latents.self_attends_per_cross} self-attentions, of {heads}); {latents.positions} "
-        f"positions. {stems[shape.stem]}"
+        f"A Perceiver: {config.num_latents} latents of width {config.latent_dim}, drawn with a standard deviation of "
+        f"{config.latent_init_std:g}; {config.num_cross_attends} x (1 cross-attention of {cross} and "
+        f"{count_words(config.self_attends_per_cross, 'self-attention')} of {latent}), each followed by a feed-forward "
+        f"layer ({config.activation.upper()}, widened {config.feedforward_widening} times); "
+        f"{sharing[config.weight_sharing]}; {positions[config.positions]}; dropout {config.dropout:g}, of attention "
+        f"weights {config.attention_dropout:g}; classified from {pooling[config.pooling]}."
     )
 
 

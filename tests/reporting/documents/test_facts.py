@@ -3,11 +3,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from torch import nn
 
+from perceiver import PerceiverConfig
+from perceiver.images import build_conv_stem
 from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
 from pipeline.config.experiment import Experiment
-from pipeline.config.model import ModelConfig
-from pipeline.core.data_kinds import IMAGES, VOLUMES
+from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
+from pipeline.models.networks import build_model
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.facts import Evidence, describe_results, fill_documents, write_documents
 from pipeline.reporting.documents.forms import read_form
@@ -125,6 +129,63 @@ def test_facts_about_the_model_are_those_of_the_checkpoint():
     assert facts["ensemble"].startswith("None")
     averaged = build_checkpoint(model=dataclasses.replace(ModelConfig(), mirror_tta=True))
     assert "mirror image" in describe_model(averaged, 5)["ensemble"]
+
+
+# Of each option that changes the network a value that is not the default; what else it needs to have an effect.
+OTHER_VALUES = {
+    "num_latents": 17, "latent_dim": 24, "num_cross_attends": 3, "self_attends_per_cross": 5, "cross_heads": 6,
+    "cross_head_dim": 48, "latent_heads": 7, "latent_head_dim": 9, "activation": "gelu", "feedforward_widening": 4,
+    "weight_sharing": "all_but_first", "pooling": "cls", "positions": "none", "num_bands": 11, "max_freq": (9.0, 9.0),
+    "dropout": 0.3, "attention_dropout": 0.2, "latent_init_std": 0.5,
+    "decoder_heads": 3, "decoder_head_dim": 13, "learned_position_dim": 19,
+}  # fmt: skip
+NEEDED = {
+    "decoder_heads": {"pooling": "query"},
+    "decoder_head_dim": {"pooling": "query"},
+    "learned_position_dim": {"positions": "learned"},
+}
+# These follow from the data, or change the memory and the time only.
+UNTOLD = {"input_channels", "axis_sizes", "num_classes", "gradient_checkpointing"}
+
+
+def describe_network(kind=VOLUMES, **options) -> str:
+    spec = build_spec(kind=kind, image_size=(64, 64))
+    return describe_model(build_checkpoint(model=ModelConfig(**options), spec=spec), 5)["model"]
+
+
+def test_the_model_card_names_every_option_that_changes_the_network():
+    assert {field.name for field in dataclasses.fields(PerceiverConfig)} == OTHER_VALUES.keys() | UNTOLD
+    for name, value in OTHER_VALUES.items():
+        plain = PerceiverConfig(**NEEDED.get(name, {}))
+        changed = dataclasses.replace(plain, **{name: value})
+        assert describe_network(perceiver=changed) != describe_network(perceiver=plain), name
+
+
+def test_the_stem_is_the_one_that_is_built():
+    text = describe_network(num_conv_layers=3, conv_channels=20)
+    stem = build_conv_stem(1, 3, 20)
+    assert [layer.out_channels for layer in stem if isinstance(layer, nn.Conv2d)] == [5, 10, 20]
+    assert {layer.stride for layer in stem if isinstance(layer, nn.Conv2d)} == {(1, 1)}
+    assert "3 layers of 5, 10, 20 channels come first, each a 3 x 3 convolution of stride 1, 2 x 2 max pooling" in text
+    assert "third axis" in describe_network(slice_position=True)
+    assert "(seed 8)" in describe_network(pixel_permutation_seed=8)
+    assert "square of 6 x 6 pixels" in describe_network(stem="patches", patch_size=6)
+
+
+def test_a_point_is_the_input_of_a_model_of_point_clouds():
+    assert describe_network(kind=POINTS).endswith("Each point is an input. 5 parameters.")
+    assert "Each of 100 points" in describe_network(kind=POINTS, num_points=100)
+
+
+def test_the_convolutional_network_is_the_one_that_is_built():
+    plain = CnnConfig(blocks="plain", channels=(4, 8))
+    assert "stages of 4, 8 channels, each a 3 x 3 convolution" in describe_network(architecture="cnn", cnn=plain)
+    layers = build_model(ModelConfig(architecture="cnn", cnn=plain), build_spec(image_size=(64, 64)), 0).modules()
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert [(layer.out_channels, layer.kernel_size, layer.stride) for layer in convolutions] == [
+        (4, (3, 3), (1, 1)),
+        (8, (3, 3), (1, 1)),
+    ]
 
 
 def test_mistakes_and_intervals_are_counted_from_the_metrics():
