@@ -48,14 +48,23 @@ def read_commit() -> str:
     return answer.stdout.strip() if answer.returncode == 0 else "unknown"
 
 
-def read_hardware() -> str:
-    """Return the processor's name and the number of cores that this process may use."""
+def read_hardware(accelerator: str = "") -> str:
+    """Return the names of what computes, such as "NVIDIA H200; AMD EPYC 9454, 16 cores".
+
+    Args:
+        accelerator: The name of the GPUs that take part, as :func:`pipeline.training.devices.name_accelerator` returns
+            it; empty for none.
+
+    Returns:
+        The GPUs, the processor, and the number of cores that this process may use.
+    """
     name = platform.processor() or platform.machine()
     cpu_facts = Path("/proc/cpuinfo")
     if cpu_facts.is_file():
         models = [line.split(":", 1)[1].strip() for line in cpu_facts.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
-    return f"{name}, {count_cores()} cores"
+    processor = f"{name}, {count_cores()} cores"
+    return f"{accelerator}; {processor}" if accelerator else processor
 
 
 def count_cores() -> int:

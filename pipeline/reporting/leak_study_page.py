@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.files import write_bytes, write_json
-from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.core.provenance import read_commit, read_versions
 from pipeline.core.tables import write_table
 from pipeline.core.text import plural
 from pipeline.data.store import Store
@@ -158,7 +158,7 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     content |= {"chance": chance, "seeds": experiment.leak_study.seeds}
     content |= {"outcomes": list_rows(outcomes), "sentences": sentences}
     content |= {"runs": study.records, "settings": study.settings}
-    content |= {"commit": read_commit(), "hardware": read_hardware(), "versions": read_versions()}
+    content |= {"commit": read_commit(), "hardware": _list_hardware(study), "versions": read_versions()}
     write_json(folder / "leak_study.json", content)
     flat = pd.json_normalize(list_rows(outcomes))
     flat = flat.rename(columns=lambda name: name.removeprefix("accuracy.")).rename(columns={"value": "accuracy"})
@@ -180,6 +180,11 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     )
 
 
+def _list_hardware(study: LeakStudy) -> str:
+    """List the hardware of all models, each once; those that an earlier version trained have none in their records."""
+    return "; ".join(dict.fromkeys(record.get("hardware", "hardware not recorded") for record in study.records))
+
+
 def _list_facts(experiment: Experiment, store: Store, study: LeakStudy) -> dict[str, str]:
     first = study.records[0]
     seconds = sum(record["seconds"] for record in study.records)
@@ -188,7 +193,7 @@ def _list_facts(experiment: Experiment, store: Store, study: LeakStudy) -> dict[
         "training slices of each": f"{first['num_train']:,}",
         "steps of each": f"{first['num_steps']:,}",
         "seeds": ", ".join(map(str, experiment.leak_study.seeds)),
-        "time of training and evaluation": f"{seconds / 60:.1f} minutes, {read_hardware()}",
+        "time of training and evaluation": f"{seconds / 60:.1f} minutes, {_list_hardware(study)}",
         "fingerprint of the store": store.fingerprint,
         "commit": read_commit(),
     }

@@ -22,7 +22,7 @@ from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
 from pipeline.training.augmentation import check_horizontal_flip, check_swap
 from pipeline.training.checkpoint import Checkpoint, Origin, write_checkpoint
-from pipeline.training.devices import build_fabric
+from pipeline.training.devices import build_fabric, name_accelerator
 from pipeline.training.distributed import gather_all, hold_together, is_first_process
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
@@ -220,9 +220,10 @@ def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
 
 def _list_tags(run: Run) -> dict[str, str]:
     """List the origin of the run, for its record and for MLflow."""
+    fabric = run.setup.fabric
     return {
         "commit": run.origin.commit,
-        "hardware": read_hardware(),
+        "hardware": read_hardware(name_accelerator(fabric.device, fabric.world_size)),
         "store_fingerprint": run.origin.store_fingerprint,
         "split_fingerprint": run.origin.split_fingerprint,
     }

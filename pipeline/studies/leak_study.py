@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.files import read_json, write_json
+from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.core.tables import prediction_columns, write_table
 from pipeline.data.store import Store
@@ -20,6 +21,7 @@ from pipeline.evaluation.predictions import read_predictions
 from pipeline.evaluation.schema import Estimate
 from pipeline.studies.leak_training import NO_CHANGES, Outcome, build_recipe, train_one
 from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS, LeakyRun
+from pipeline.training.devices import name_accelerator
 from pipeline.training.history import EpochResult
 from pipeline.training.run_state import EXECUTION
 
@@ -118,6 +120,7 @@ def run_model(
         "num_steps": outcome.num_steps,
         "seconds": round(time.perf_counter() - started, 1),
         "processor_seconds": round(time.process_time() - started_cpu, 1),
+        "hardware": read_hardware(name_accelerator(outcome.device)),
     }
 
 

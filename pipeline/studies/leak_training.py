@@ -38,12 +38,14 @@ class Outcome:
         history: One row for each epoch.
         num_steps: The number of steps of the optimizer.
         num_train: The number of training slices.
+        device: The device that trained it.
     """
 
     predictions: pd.DataFrame
     history: tuple[EpochResult, ...]
     num_steps: int
     num_train: int
+    device: torch.device
 
 
 def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, TrainConfig]:
@@ -129,4 +131,4 @@ def train_one(
     )
     predictions = build_predictions(index, scores.astype(np.float64), store.class_names)
     num_steps = count_steps(len(setup.train_examples), train_options.batch_size) * len(state.history)
-    return Outcome(predictions, tuple(state.history), num_steps, len(setup.train_examples))
+    return Outcome(predictions, tuple(state.history), num_steps, len(setup.train_examples), fabric.device)

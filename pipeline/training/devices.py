@@ -31,6 +31,19 @@ def choose_accelerator(accelerator: str) -> str:
     return accelerator
 
 
+def name_accelerator(device: torch.device, num_devices: int = 1) -> str:
+    """Return the name of the GPUs that compute, such as "4 x NVIDIA H200"; empty for a processor.
+
+    Args:
+        device: One of them.
+        num_devices: The number of all of them.
+    """
+    if device.type == "cpu":
+        return ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"Apple GPU ({device.type})"
+    return f"{num_devices} x {name}" if num_devices > 1 else name
+
+
 def choose_precision(precision: str, accelerator: str) -> str:
     """Return the number format, as Fabric calls it.
 

@@ -31,7 +31,7 @@ from pipeline.data.store import Store, read_store
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel, build_model, count_parameters
-from pipeline.training.devices import build_fabric
+from pipeline.training.devices import build_fabric, name_accelerator
 from pipeline.training.history import find_best
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed, train_epochs
 from pipeline.training.optimizers import build_optimizer
@@ -85,10 +85,11 @@ def main() -> None:
     experiment = parse_experiment("train", ["--config", arguments.config, "--train.seed", str(arguments.seed)])
     store = read_store(experiment.paths.prepared)
     roles = resolve_roles(read_splits(experiment.paths.splits, experiment.split), experiment.split)
+    hardware = read_hardware(name_accelerator(build_fabric(experiment.train).device))
     lines = [
         f"{arguments.minutes:g} minutes of training each, seed {arguments.seed}, {torch.get_num_threads()} threads; "
         f"`{arguments.config}`, {len(store.examples):,} images.",
-        f"{read_hardware()}; torch {read_versions()['torch']}, perceiver-pytorch 0.11.0; commit {read_commit()}.",
+        f"{hardware}; torch {read_versions()['torch']}, perceiver-pytorch 0.11.0; commit {read_commit()}.",
         "",
         "| model | parameters | epochs | minutes | images a second | best validation accuracy | test accuracy |",
         "|---|---|---|---|---|---|---|",

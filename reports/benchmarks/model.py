@@ -32,6 +32,7 @@ from perceiver import Perceiver
 from perceiver.perceiver_pytorch import from_perceiver_pytorch
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.training.devices import name_accelerator
 
 SIZES = ((28, 28), (64, 64), (128, 114), (260, 228))
 NUM_LATENTS, WIDTH, DEPTH, HEADS, HEAD_DIM, WIDENING, BANDS, CLASSES = 512, 512, 6, 8, 64, 4, 6, 2
@@ -82,7 +83,7 @@ def measure(device: torch.device, batch: int, num_rounds: int, compiled: bool) -
         for kind in KINDS
     }
     versions = read_versions()
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else read_hardware()
+    hardware = read_hardware(name_accelerator(device))
     lines = [
         f"`python {' '.join(sys.argv)}`: batch {batch}{', all compiled' if compiled else ''}, {num_rounds} rounds, "
         f"{torch.get_num_threads()} threads.",

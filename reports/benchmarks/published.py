@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.cli import main as run_stage
 from pipeline.cli import parse_experiment
 from pipeline.core.files import read_json, write_bytes
-from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.core.provenance import read_commit, read_versions
 
 
 def main() -> None:
@@ -29,8 +29,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args(words[: len(words) - len(extra) - 1] if extra else words)
     lines = [
-        f"{read_hardware()}; torch {read_versions()['torch']}; commit {read_commit()}; "
-        f"options {' '.join(extra) or 'none'}.",
+        f"torch {read_versions()['torch']}; commit {read_commit()}; options {' '.join(extra) or 'none'}.",
         "",
         "| config | seed | parameters | epochs | minutes | device | validation | test | 95 % interval |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -68,7 +67,7 @@ def run_seed(common: list[str], seed: int) -> tuple[str, float]:
         f"{record['num_parameters']:,}",
         f"{record['best']['epoch']} of {record['epochs']}",
         f"{record['seconds'] / 60:.1f}",
-        f"{record['device']}, {record['precision']}",
+        f"{record['hardware']}; {record['precision']}",
         f"{record['best']['val_accuracy']:.2%}",
         f"{accuracy['value']:.2%}",
         f"{accuracy['low']:.2%} to {accuracy['high']:.2%}",

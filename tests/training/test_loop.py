@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_leaves
 import pipeline.data.batches
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
+from pipeline.core.provenance import read_hardware
 from pipeline.data.batches import compute_room, place_examples, read_batches, read_free_memory, split_order
 from pipeline.data.statistics import compute_statistics
 from pipeline.models.networks import SliceModel
-from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision
+from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision, name_accelerator
 from pipeline.training.history import EpochResult, find_best, should_stop
 from pipeline.training.loop import LossMonitor, TrainingState, derive_seed, train_epochs
 from pipeline.training.mixing import draw_mixture, mix_images
@@ -481,3 +482,13 @@ def test_no_step_of_training_and_validation_computes_in_float64():
     with RefuseFloat64():
         history = list(train_epochs(build_setup(fabric, train_examples, val_examples, CONFIG, augment), state))
     assert len(history) == 3
+
+
+def test_the_hardware_of_a_run_names_its_gpus(monkeypatch):
+    assert name_accelerator(CPU) == ""
+    assert read_hardware().endswith("cores")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H200 ({device})")
+    name = name_accelerator(torch.device("cuda:1"), 4)
+    assert name == "4 x NVIDIA H200 (cuda:1)"
+    assert read_hardware(name) == f"{name}; {read_hardware()}"
+    assert name_accelerator(torch.device("mps")) == "Apple GPU (mps)"

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
@@ -15,6 +16,7 @@ from pipeline.evaluation.schema import Metrics, first_level
 from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
 from pipeline.reporting.formatting import show_percent
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.devices import name_accelerator
 
 
 def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: DataKind) -> list[str]:
@@ -51,12 +53,17 @@ def tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def describe_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    """List the versions, fingerprints and hardware that the numbers come from."""
+def describe_provenance(checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
+    """List the versions, fingerprints and hardware that the numbers come from.
+
+    Args:
+        checkpoint: The weights that were evaluated.
+        device: The device that the evaluation ran on.
+    """
     return {
         "commit": checkpoint.commit,
         "commit at evaluation": read_commit(),
-        "hardware at evaluation": read_hardware(),
+        "hardware at evaluation": read_hardware(name_accelerator(device)),
         "store": checkpoint.store_fingerprint,
         "splits": checkpoint.split_fingerprint,
         "epoch of the weights": checkpoint.epoch,

@@ -111,7 +111,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
         figures=figures,
         split_counts=tabulate_splits(store, data.split_of),
         certificate=summarise_certificate(data.certificate),
-        provenance=describe_provenance(checkpoint),
+        provenance=describe_provenance(checkpoint, run.device),
         config_text=dump_experiment(experiment),
         warnings=tuple(list_warnings(metrics, data.certificate, store.missing, kind)),
         kind=kind,
