@@ -7,17 +7,26 @@ colour-blind readers can distinguish ("Color universal design", 2008); no fact i
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.evaluation.auroc import RocCurve
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, STYLE, VERMILION, save_png, shorten
+from pipeline.reporting.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    VERMILION,
+    open_figure,
+    save_png,
+    shorten,
+)
 
 MAX_ROC_CURVES = 8  # more are drawn thin, with their mean
 MAX_WRITTEN_CLASSES = 12  # with more classes a confusion matrix has no numbers in its cells
@@ -36,8 +45,7 @@ def confusion_matrix(
     matrix = np.asarray(counts, dtype=np.float64)
     fractions = compute_row_fractions(matrix)
     side = min(9.0, max(3.6, 0.42 * len(class_names) + 1.4))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2 * side + 0.6, side + 0.5), layout="constrained")
+    with open_figure(2 * side + 0.6, side + 0.5) as figure:
         left, right = figure.subplots(1, 2)
         draw_matrix(left, matrix, class_names, [f"{value:,.0f}" for value in matrix.flat], matrix.max())
         draw_matrix(right, fractions, class_names, [f"{value:.1%}" for value in fractions.flat], 1.0)
@@ -103,8 +111,7 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
         title: The title, which names what was scored.
         auroc: The area with its interval, written into the figure.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 5.0), layout="constrained")
+    with open_figure(5.2, 5.0) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="guessing")
         colours = [BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", "#8C6D00", INK]
@@ -134,8 +141,7 @@ def calibration_curve(bins: pandas.DataFrame, title: str = "") -> bytes:
         title: The title, which names what was scored.
     """
     filled = bins[bins["count"] > 0]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+    with open_figure(5.2, 5.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
         gaps = np.stack([filled["confidence"], filled["accuracy"]])

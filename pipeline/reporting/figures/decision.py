@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas
 from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.reporting.figures.style import BLUE, GREY, STYLE, VERMILION, save_png
+from pipeline.reporting.figures.style import BLUE, GREY, VERMILION, open_figure, save_png
 from pipeline.reporting.figures.subgroups import read_estimates
 
 MIN_ROWS_IN_LINE = 20
@@ -24,8 +22,7 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
         curves: The ``curve`` of ``compute_coverage_curve`` for each level; at most two levels.
         title: The title, which names what was scored.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 4.4), layout="constrained")
+    with open_figure(6.2, 4.4) as figure:
         axes = figure.subplots()
         lowest = 0.98
         for (level, curve), (colour, line) in zip(curves.items(), LEVEL_STYLES, strict=False):
@@ -53,8 +50,7 @@ def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFra
         title: The title, which names what was scored.
     """
     styles = ((before, "as it is", VERMILION, "s", "--"), (after, "with temperature", BLUE, "o", "-"))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 5.8), layout="constrained")
+    with open_figure(5.6, 5.8) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfect")
         for place, (bins, label, colour, marker, line) in enumerate(styles):

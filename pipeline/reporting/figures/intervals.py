@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.reporting.figures.style import BLUE, GREY, INK, STYLE, VERMILION, save_png, shorten
+from pipeline.reporting.figures.style import BLUE, GREY, INK, VERMILION, open_figure, save_png, shorten
 
 
 def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], chance: float) -> bytes:
@@ -17,8 +15,7 @@ def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str
         rows: The name of each row, and its accuracy (value, low, high) with true and with shuffled labels.
         chance: The accuracy of guessing, drawn as a dashed line.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 1.5 + 0.62 * len(rows)), layout="constrained")
+    with open_figure(7.4, 1.5 + 0.62 * len(rows)) as figure:
         axes = figure.subplots()
         for place, (_, true, shuffled) in enumerate(rows):
             labels = ("true labels", "shuffled labels") if place == 0 else (None, None)
@@ -39,8 +36,7 @@ def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mappin
         pooled: The accuracy over all patients.
         axis_title: The title of the axis of accuracies.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 1.3 + 0.36 * (len(rows) + 1)), layout="constrained")
+    with open_figure(7.4, 1.3 + 0.36 * (len(rows) + 1)) as figure:
         axes = figure.subplots()
         for place, (_, accuracy) in enumerate(rows):
             _draw_interval(axes, accuracy, place, BLUE, "o", None)

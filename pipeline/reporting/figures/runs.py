@@ -4,15 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.reporting.figures.classification import MAX_WRITTEN_CLASSES, compute_row_fractions, draw_matrix
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, VERMILION, save_png, shorten
+from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, open_figure, save_png, shorten
 
 # Colour and line together distinguish runs; a colour is used again with another line.
 RUN_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", INK)
@@ -30,8 +28,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> bytes:
     """
     epochs = history["epoch"].to_numpy()
     marker = "o" if len(epochs) <= 40 else ""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.5, 3.5), layout="constrained")
+    with open_figure(11.5, 3.5) as figure:
         loss, accuracy, rate = figure.subplots(1, 3)
         for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
             for split, colour, line in (("train", BLUE, "-"), ("val", VERMILION, "--")):
@@ -59,9 +56,8 @@ def run_curves(histories: Mapping[str, pd.DataFrame], best_epochs: Mapping[str, 
         histories: A table for each run, with a row for each epoch: epoch, val_loss and val_accuracy.
         best_epochs: The epoch whose weights each run kept, marked; runs may be missing.
     """
-    with matplotlib.rc_context(STYLE):
-        num_legend_rows = math.ceil(len(histories) / 2)
-        figure = Figure(figsize=(9.6, 3.7 + 0.22 * num_legend_rows), layout="constrained")
+    num_legend_rows = math.ceil(len(histories) / 2)
+    with open_figure(9.6, 3.7 + 0.22 * num_legend_rows) as figure:
         axes = figure.subplots(1, 2)
         for index, (name, history) in enumerate(histories.items()):
             style: dict[str, Any] = {
@@ -93,8 +89,7 @@ def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_name
     num_columns = min(MATRICES_IN_A_ROW, len(counts))
     num_rows = math.ceil(len(counts) / num_columns)
     side = min(6.0, max(2.9, 0.36 * len(class_names) + 1.4))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(num_columns * side, num_rows * (side + 0.3)), layout="constrained")
+    with open_figure(num_columns * side, num_rows * (side + 0.3)) as figure:
         places = figure.subplots(num_rows, num_columns, squeeze=False).flat
         for place, (name, matrix) in zip(places, counts.items(), strict=False):
             fractions, texts = _describe_cells(np.asarray(matrix, dtype=np.float64), len(class_names))

@@ -1,8 +1,11 @@
 """Style of all figures: colours, fonts and PNG files."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
@@ -31,6 +34,13 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 DOTS_PER_INCH = 160
+
+
+@contextlib.contextmanager
+def open_figure(width: float, height: float) -> Iterator[Figure]:
+    """Give an empty figure of a size in inches, which is drawn in the style of all."""
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def save_png(figure: Figure) -> bytes:

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pipeline.evaluation.schema import Estimate
-from pipeline.reporting.figures.style import BLUE, GREY, STYLE, save_png, shorten
+from pipeline.reporting.figures.style import BLUE, GREY, open_figure, save_png, shorten
 
 Estimates = Sequence[Estimate]
 
@@ -41,8 +39,7 @@ def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: 
         title: The title, which names what was scored.
     """
     values, low, high = (read_estimates(accuracies, key) for key in ("value", "low", "high"))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    with open_figure(7.2, 3.9) as figure:
         axes = figure.subplots()
         axes.fill_between(indices, low, high, color=BLUE, alpha=0.22, linewidth=0, label="95 % interval over patients")
         marker = "o" if len(indices) <= 60 else ""
@@ -63,8 +60,7 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
         overall: The accuracy over all rows, drawn as a dashed line.
     """
     widths = [max(4, len(panel.names)) for panel in panels]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 0.62 * sum(widths) + 0.6 * len(panels), 3.9), layout="constrained")
+    with open_figure(1.2 + 0.62 * sum(widths) + 0.6 * len(panels), 3.9) as figure:
         drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
         every = [read_estimates(panel.accuracies, key) for panel in panels for key in ("value", "low")]
         for place, (axes, panel) in enumerate(zip(drawn, panels, strict=True)):
