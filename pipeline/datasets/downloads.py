@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CHUNK_BYTES = 1 << 12
 TIMEOUT_S = 30.0
 
 
+@dataclass
 class ResumingDownloader:
     """A downloader for pooch that keeps what it got in a file next to the target and requests the rest.
 
@@ -33,13 +35,13 @@ class ResumingDownloader:
         partial: The file that collects the bytes; those that it holds already are not requested again.
         name: The name of the file, for the bar.
         console: The console that the bar is drawn on.
+        has_resumed: Whether bytes of an earlier transfer were kept.
     """
 
-    def __init__(self, partial: Path, name: str, console: Console) -> None:
-        self.partial = partial
-        self.name = name
-        self.console = console
-        self.has_resumed = False
+    partial: Path
+    name: str
+    console: Console
+    has_resumed: bool = False
 
     def __call__(self, url: str, output_file: Any, registry: Any = None) -> None:  # noqa: ARG002 (pooch gives it)
         """Bring the rest of the file and put the whole to ``output_file``.
