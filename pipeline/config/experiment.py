@@ -14,7 +14,7 @@ from pipeline.config.studies import CrossValidateConfig, LeakStudyConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.config.validation import require
-from pipeline.core.serialization import flatten
+from pipeline.core.serialization import to_plain
 from pipeline.core.workspace import Workspace, join_names
 
 
@@ -81,11 +81,4 @@ class Experiment:
 
 def dump_experiment(experiment: Experiment) -> str:
     """Return all options as YAML, in the order of their sections; ``--config`` reads it back."""
-    nested: dict[str, object] = {}
-    for name, value in flatten(experiment).items():
-        place = nested
-        *sections, field = name.split(".")
-        for section in sections:
-            place = place.setdefault(section, {})  # type: ignore[assignment]  # sections are dicts
-        place[field] = value
-    return yaml.safe_dump(nested, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_plain(experiment), sort_keys=False, allow_unicode=True)

@@ -1,6 +1,7 @@
 """Frozen dataclasses to and from what JSON can hold."""
 
 import dataclasses
+import json
 import types
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -59,7 +60,7 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, name)
         else:
-            flat[name] = _to_plain(value)
+            flat[name] = to_plain(value)
     return flat
 
 
@@ -78,7 +79,6 @@ def encode_plain(value: Any) -> Any:
     raise TypeError(f"JSON cannot hold {type(value).__name__}")
 
 
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_to_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+def to_plain(value: Any) -> Any:
+    """Turn a value into what ``json.loads`` returns for it: dataclasses as dicts, tuples as lists, paths as text."""
+    return json.loads(json.dumps(value, default=encode_plain))

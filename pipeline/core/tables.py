@@ -4,7 +4,6 @@ Ids are text and stay text: a patient may be called ``007`` or ``NA``.
 """
 
 import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,11 +163,9 @@ def write_table(path: Path, table: pd.DataFrame, columns: tuple[str, ...]) -> No
         table: The table; it may have other columns as well.
         columns: The columns to write, in order.
     """
-    buffer = io.StringIO()
-    table.loc[:, list(columns)].to_csv(buffer, index=False, lineterminator="\n")
-    if "\r" in buffer.getvalue():
-        # It is no line's end to the writer and one to the reader, except in quotes.
-        buffer = io.StringIO()
-        table.loc[:, list(columns)].to_csv(buffer, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    chosen = table.loc[:, list(columns)]
+    text = chosen.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:  # it is no line's end to the writer and one to the reader, except in quotes
+        text = chosen.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
     # Bytes of a name that are no Unicode text become \\xNN.
-    write_bytes(path, buffer.getvalue().encode("utf-8", "backslashreplace"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))

@@ -9,7 +9,6 @@ Source:
 
 import ast
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_version
-from pipeline.core.serialization import encode_plain
+from pipeline.core.serialization import to_plain
 from pipeline.models.classifier import ProbabilityModel
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint
 
@@ -161,7 +160,7 @@ def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
             "_target_": f"{script}.build_network",
             "model": dataclasses.asdict(checkpoint.model),
             "facts": {
-                "spec": json.loads(json.dumps(checkpoint.spec, default=encode_plain)),
+                "spec": to_plain(checkpoint.spec),
                 "mean": checkpoint.mean,
                 "std": checkpoint.std,
                 "loss": checkpoint.settings["train.loss"],

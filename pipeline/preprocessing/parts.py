@@ -21,6 +21,7 @@ from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError, VolumeError
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import compute_fingerprint
+from pipeline.core.serialization import flatten
 from pipeline.data.sources import Source
 from pipeline.formats.nifti import list_files
 from pipeline.preprocessing.slicing import Stack, read_stack
@@ -28,6 +29,8 @@ from pipeline.preprocessing.slicing import Stack, read_stack
 DIGEST_BYTES = hashlib.sha256().digest_size
 # Changes when the same options make other images; it makes old parts invalid.
 VERSION = 1
+# The options that shape an image.
+SHAPING = ("plane", "num_slices", "slice_range", "spacing_mm", "image_size", "intensity_percentiles", "max_volume_gib")
 # Nearer to the scanner's middle plane than this, a volume's place does not show its side.
 MIN_SIDE_OFFSET_MM = 20.0
 
@@ -55,16 +58,8 @@ class PartSummary:
 
 def describe_options(options: PreprocessConfig) -> dict[str, Any]:
     """Return the options that shape an image, as JSON holds them."""
-    return {
-        "version": VERSION,
-        "plane": options.plane,
-        "num_slices": options.num_slices,
-        "slice_range": list(options.slice_range),
-        "spacing_mm": options.spacing_mm,
-        "image_size": list(options.image_size),
-        "intensity_percentiles": list(options.intensity_percentiles),
-        "max_volume_gib": options.max_volume_gib,
-    }
+    plain = flatten(options)
+    return {"version": VERSION} | {name: plain[name] for name in SHAPING}
 
 
 def compute_part_key(raw: Path, source: Source, options: PreprocessConfig) -> str:
