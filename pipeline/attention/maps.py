@@ -6,17 +6,17 @@ explanation", 2019).
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from perceiver import ImagePerceiver, PerceiverConfig, PointPerceiver
-from pipeline.attention.storage import AttentionMaps, name_kept_epoch, write_maps
+from pipeline.attention.storage import AttentionMaps
 from pipeline.config.outputs import AttentionConfig
 from pipeline.core.errors import UserError
 from pipeline.data.batches import read_images
+from pipeline.data.certified_data import CertifiedData
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
@@ -180,16 +180,12 @@ def _reduce(weights: torch.Tensor, options: AttentionConfig) -> torch.Tensor:
     return weights.mean(dim=1, keepdim=True) if options.kind == "cross" else weights
 
 
-def keep_maps(
-    folder: Path, classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
-) -> None:
-    """Write the maps of an epoch that ends now.
+def compute_kept_maps(classifier: Classifier, data: CertifiedData, num_examples: int, epoch: int) -> AttentionMaps:
+    """Compute the maps that training keeps and the report shows, of validation examples.
 
     Args:
-        folder: The folder of the run's maps.
         classifier: The classifier after the epoch.
-        store: The examples.
-        roles: The split of each patient; validation examples are shown.
+        data: The examples and their splits.
         num_examples: The number of examples.
         epoch: The number of epochs done.
 
@@ -197,5 +193,4 @@ def keep_maps(
         UserError: the network has no attention.
     """
     kept = dataclasses.replace(KEPT, num_examples=num_examples)
-    rows = choose_examples(store, roles, kept)
-    write_maps(name_kept_epoch(folder, epoch), compute_maps(classifier, store, rows, kept, epoch))
+    return compute_maps(classifier, data.store, choose_examples(data.store, data.roles, kept), kept, epoch)

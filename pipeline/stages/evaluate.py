@@ -37,7 +37,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     with open_run(experiment.tracking, paths) as tracked:
         tracked.keep(
             RunFacts(
-                datasets=(describe_split(experiment, run.data.store, run.data.roles, "test"),),
+                datasets=(describe_split(experiment, run.data, "test"),),
                 metrics=flatten_metrics(evaluation.metrics, run.data.store.kind),
                 files=name_files(paths, list_own_files(paths.report_folder), "evaluation"),
             )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from pipeline.attention.maps import KEPT, check_attention, keep_maps
+from pipeline.attention.maps import KEPT, check_attention, compute_kept_maps
+from pipeline.attention.storage import name_kept_epoch, write_maps
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.validation import require
 from pipeline.core.errors import UserError
@@ -14,9 +15,9 @@ from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.core.text import count_words
-from pipeline.data.certified_data import load_certified_data
+from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.statistics import IntensityReference
-from pipeline.data.store import Store, check_store
+from pipeline.data.store import check_store
 from pipeline.models.networks import count_parameters
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
@@ -52,7 +53,7 @@ def train(experiment: Experiment, console: Console) -> None:
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
         every, allowed = config.keep_attention_every_epochs, "0 with train.strategy fsdp; draw maps after training"
         require(every == 0, "train.keep_attention_every_epochs", every, allowed)
-    origin = describe_origin(experiment, store, data.certificate["splits_fingerprint"])
+    origin = describe_origin(experiment, data)
     if config.resume:
         check_same_settings(paths, origin.settings)
         if is_finished(paths):
@@ -64,8 +65,8 @@ def train(experiment: Experiment, console: Console) -> None:
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     with hold_together(fabric, paths.run_folder):
-        setup = prepare_training(experiment, fabric, store, data.roles)
-        _train_alone(Run(setup, origin, store, data.roles, measure_intensities(store, data.roles)), console)
+        setup = prepare_training(experiment, fabric, data)
+        _train_alone(Run(setup, origin, data, measure_intensities(data)), console)
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,13 @@ class Run:
     Args:
         setup: The options, the devices and the examples.
         origin: The facts for the checkpoints.
-        store: All examples.
-        roles: Each patient's split.
+        data: All examples and their splits.
         intensities: How bright the training volumes are; None for other kinds of data.
     """
 
     setup: TrainingSetup
     origin: Origin
-    store: Store
-    roles: dict[str, str]
+    data: CertifiedData
     intensities: IntensityReference | None
 
 
@@ -154,7 +153,8 @@ def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Co
             every = config.keep_attention_every_epochs
             if every > 0 and result.epoch % every == 0:
                 num_examples = run.setup.experiment.attention.num_examples
-                keep_maps(paths.attention_maps, state.classifier, run.store, run.roles, num_examples, result.epoch)
+                maps = compute_kept_maps(state.classifier, run.data, num_examples, result.epoch)
+                write_maps(name_kept_epoch(paths.attention_maps, result.epoch), maps)
             best = Checkpoint(
                 **vars(run.origin),
                 mean=state.classifier.mean_values,
@@ -178,7 +178,7 @@ def _name_batch(run: Run, error: DivergenceError) -> str:
     if error.rows is None:
         return str(error)
     path = run.setup.experiment.paths.divergence
-    example_ids = run.store.index["example_id"].iloc[error.rows].tolist()
+    example_ids = run.data.store.index["example_id"].iloc[error.rows].tolist()
     if run.setup.is_first:
         write_json(path, {"message": str(error), "example_ids": example_ids})
     return f"{error} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
@@ -199,7 +199,7 @@ def _check_unchanged(run: Run) -> None:
     if read_started(paths) is None:
         raise UserError(f"{paths.run_folder}: it was removed while training ran. Run the train stage again.")
     if run.setup.train_examples.placed is None or run.setup.val_examples.placed is None:
-        check_store(paths.prepared, run.store.fingerprint)
+        check_store(paths.prepared, run.data.store.fingerprint)
 
 
 def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
@@ -210,7 +210,7 @@ def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
         RunFacts(
             settings=flatten(experiment) | {"num_parameters": count_parameters(state.classifier.model)},
             tags=_list_tags(run) | {f"version.{name}": version for name, version in origin.versions.items()},
-            datasets=tuple(describe_split(experiment, run.store, run.roles, role) for role in ("train", "val")),
+            datasets=tuple(describe_split(experiment, run.data, role) for role in ("train", "val")),
             files=name_files(paths, (paths.run_options, paths.splits, paths.certificate)),
             history=paths.name_file(paths.history),
         )
@@ -236,6 +236,6 @@ def _describe_start(run: Run, state: TrainingState) -> str:
     devices = f"{fabric.world_size} x {fabric.device.type}" if fabric.world_size > 1 else fabric.device.type
     return (
         f"{count_parameters(state.classifier.model):,} parameters, {devices} in {fabric.strategy.precision.precision}; "
-        f"{count_words(num_train, run.store.kind.example)} to train ({place}), {num_val:,} to validate"
+        f"{count_words(num_train, run.data.store.kind.example)} to train ({place}), {num_val:,} to validate"
         f"{f'; resuming after epoch {num_done}' if num_done > 0 else ''}"
     )

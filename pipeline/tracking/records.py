@@ -1,7 +1,7 @@
 """The records of a run: facts for MLflow and TensorBoard that are not in its files and curves."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import build_record
 from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace
-from pipeline.data.store import Store
+from pipeline.data.certified_data import CertifiedData
 from pipeline.evaluation.schema import Estimate, Metrics
 
 # Other stages write these into the report folder; they are not part of the evaluation of this run.
@@ -119,17 +119,16 @@ def list_own_files(report_folder: Path) -> list[Path]:
     return sorted(path for path in files if path.name not in FILES_OF_OTHERS)
 
 
-def describe_split(experiment: Experiment, store: Store, roles: Mapping[str, str], role: str) -> DatasetUse:
+def describe_split(experiment: Experiment, data: CertifiedData, role: str) -> DatasetUse:
     """Describe the examples of one split, by a digest of the store and of the patients in the split.
 
     Args:
         experiment: All options.
-        store: All examples.
-        roles: Each patient's split.
+        data: All examples and their splits.
         role: train, val or test.
     """
-    members = sorted(group_id for group_id, split in roles.items() if split == role)
-    digest = compute_fingerprint(store.fingerprint, members)
+    members = sorted(group_id for group_id, split in data.roles.items() if split == role)
+    digest = compute_fingerprint(data.store.fingerprint, members)
     return DatasetUse(f"{experiment.name} {role}", digest, str(experiment.paths.prepared), role)
 
 

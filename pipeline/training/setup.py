@@ -8,8 +8,8 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
 from pipeline.data.batches import Examples, compute_room, place_examples
+from pipeline.data.certified_data import CertifiedData
 from pipeline.data.statistics import IntensityReference, compute_reference, compute_statistics
-from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
@@ -19,14 +19,14 @@ from pipeline.training.run_state import describe_settings, read_preprocess
 from pipeline.training.sync_batch_norm import synchronise_batch_norms
 
 
-def describe_origin(experiment: Experiment, store: Store, split_fingerprint: str) -> Origin:
+def describe_origin(experiment: Experiment, data: CertifiedData) -> Origin:
     """Collect what is known of a model before its training.
 
     Args:
         experiment: All options.
-        store: All examples.
-        split_fingerprint: The fingerprint of the splits that the certificate holds for.
+        data: All examples and their splits.
     """
+    store, split_fingerprint = data.store, data.certificate["splits_fingerprint"]
     return Origin(
         model=experiment.model,
         spec=store.input_spec(experiment.preprocess.num_slices),
@@ -39,14 +39,13 @@ def describe_origin(experiment: Experiment, store: Store, split_fingerprint: str
     )
 
 
-def prepare_training(experiment: Experiment, fabric: Fabric, store: Store, roles: dict[str, str]) -> TrainingSetup:
+def prepare_training(experiment: Experiment, fabric: Fabric, data: CertifiedData) -> TrainingSetup:
     """Place the examples where training reads them.
 
     Args:
         experiment: All options.
         fabric: The devices and the precision.
-        store: All examples.
-        roles: Each patient's split.
+        data: All examples and their splits.
 
     Raises:
         UserError: a split has no examples, or a class has none to learn from.
@@ -54,27 +53,25 @@ def prepare_training(experiment: Experiment, fabric: Fabric, store: Store, roles
     # Each process has a GPU of its own, but all those of a machine have the same memory.
     num_sharing = experiment.train.devices if fabric.device.type == "cpu" else 1
     train_examples, val_examples = (
-        _select_examples(store, roles, role, fabric.device, num_sharing) for role in ("train", "val")
+        _select_examples(data, role, fabric.device, num_sharing) for role in ("train", "val")
     )
-    spec = store.input_spec(experiment.preprocess.num_slices)
+    spec = data.store.input_spec(experiment.preprocess.num_slices)
     return TrainingSetup(experiment, fabric, spec, train_examples, val_examples)
 
 
-def measure_intensities(store: Store, roles: dict[str, str]) -> IntensityReference | None:
+def measure_intensities(data: CertifiedData) -> IntensityReference | None:
     """Measure the training volumes, one after the other; images and point clouds have none."""
-    if not store.kind.has_slices:
+    if not data.store.kind.has_slices:
         return None
-    train_rows = store.index.index[(store.index["group_id"].map(roles) == "train").to_numpy()]
-    rows_by_source = store.index.loc[train_rows].groupby("source_id", sort=True).indices
-    volumes = (store.examples[train_rows[places]] for places in rows_by_source.values())
+    rows = data.rows["train"]
+    rows_by_source = data.store.index.iloc[rows].groupby("source_id", sort=True).indices
+    volumes = (data.store.examples[rows[places]] for places in rows_by_source.values())
     return compute_reference(volumes) if rows_by_source else None
 
 
-def _select_examples(
-    store: Store, roles: dict[str, str], role: str, device: torch.device, num_sharing: int
-) -> Examples:
+def _select_examples(data: CertifiedData, role: str, device: torch.device, num_sharing: int) -> Examples:
     """Place the examples of the patients of one role."""
-    rows = np.flatnonzero((store.index["group_id"].map(roles) == role).to_numpy())
+    store, rows = data.store, data.rows[role]
     chosen = store.index.iloc[rows]
     code_of = {name: code for code, name in enumerate(store.class_names)}
     labels = chosen["label"].map(code_of).to_numpy(dtype=np.int64)

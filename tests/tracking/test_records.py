@@ -36,7 +36,8 @@ def test_a_splits_digest_changes_with_its_examples_and_its_patients_alone(tmp_pa
     experiment = Experiment(name="knees", workspace=tmp_path)
 
     def digest(fingerprint, roles, role="val"):
-        use = describe_split(experiment, SimpleNamespace(fingerprint=fingerprint), roles, role)
+        data = SimpleNamespace(store=SimpleNamespace(fingerprint=fingerprint), roles=roles)
+        use = describe_split(experiment, data, role)
         assert (use.name, use.source, use.role) == (f"knees {role}", str(experiment.paths.prepared), role)
         return use.digest
 

@@ -1,11 +1,10 @@
 """The figures of one evaluation, from predictions, metrics and history."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 
-from pipeline.attention.maps import KEPT, choose_examples, compute_maps, has_attention
+from pipeline.attention.maps import compute_kept_maps, has_attention
+from pipeline.data.certified_data import CertifiedData
 from pipeline.data.store import Store
 from pipeline.evaluation.auroc import compute_roc_curves
 from pipeline.evaluation.schema import Metrics, first_level
@@ -50,15 +49,12 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
     return figures
 
 
-def draw_attention(
-    classifier: Classifier, store: Store, roles: dict[str, str], num_examples: int, epoch: int
-) -> dict[str, bytes]:
+def draw_attention(classifier: Classifier, data: CertifiedData, num_examples: int, epoch: int) -> dict[str, bytes]:
     """Draw the attention maps of a few validation examples.
 
     Args:
         classifier: The trained model.
-        store: The examples.
-        roles: The split of each patient.
+        data: The examples and their splits.
         num_examples: The number of examples.
         epoch: The number of epochs that the weights were trained for.
 
@@ -67,10 +63,9 @@ def draw_attention(
     """
     if not has_attention(classifier.model):
         return {}
-    options = dataclasses.replace(KEPT, num_examples=num_examples)
-    rows = choose_examples(store, roles, options)
-    maps = compute_maps(classifier, store, rows, options, epoch)
-    return {f"attention_{place + 1}": draw_maps(choose_maps(maps, place), "validation") for place in range(len(rows))}
+    maps = compute_kept_maps(classifier, data, num_examples, epoch)
+    places = range(len(maps.example_ids))  # of a small split fewer than were wanted
+    return {f"attention_{place + 1}": draw_maps(choose_maps(maps, place), "validation") for place in places}
 
 
 def draw_curves(checkpoint: Checkpoint, history: pd.DataFrame | None = None) -> bytes:

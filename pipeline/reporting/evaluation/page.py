@@ -93,7 +93,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     data, checkpoint, metrics = run.data, run.checkpoint, evaluation.metrics
     store, plane, kind = data.store, checkpoint.preprocess.plane, data.store.kind
     figures = draw_figures(store, evaluation.test, metrics)
-    figures |= draw_attention(run.classifier, store, data.roles, experiment.attention.num_examples, checkpoint.epoch)
+    figures |= draw_attention(run.classifier, data, experiment.attention.num_examples, checkpoint.epoch)
     history = None if experiment.evaluate.checkpoint is not None else pd.read_csv(experiment.paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
     sections = build_probe_sections(metrics["probes"], metrics, kind, plane)
