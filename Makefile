@@ -90,11 +90,14 @@ modelnet40: ## all stages on ModelNet40
 ui: $(READY) ## open the MLflow pages on http://127.0.0.1:5000 (PORT=)
 	$(RUN) -m mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $(PORT)
 
+# One process takes all tests of a module, so that what they share is built once.
+PARALLEL = -n auto --dist loadscope
+
 test: $(READY) ## run the tests
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest $(PARALLEL)
 
 test-slow: $(READY) ## run all tests, those of minutes too
-	$(RUN) -m pytest -n auto --slow
+	$(RUN) -m pytest $(PARALLEL) --slow
 
 check: $(READY) docs ## format, lint, types and documentation
 	$(RUN) -m ruff format --check .

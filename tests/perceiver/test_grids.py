@@ -60,6 +60,7 @@ def test_a_wrong_axis_of_an_image_is_named():
         Perceiver.from_image_config(3, (4.0, 4.0, 4.0), 2)
 
 
+@pytest.mark.slow
 def test_an_image_of_any_size_is_classified_in_one_compiled_piece(fresh_compiler):
     model = small_model()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

@@ -11,6 +11,7 @@ from tests.perceiver.small_models import (
     STEM_OPTIONS,
     draw_normal,
     logits_and_gradients,
+    run_most_slowly,
     small_image_perceiver,
     small_perceiver,
     small_perceiver_io,
@@ -63,15 +64,19 @@ def assert_near(dtype, actual, expected, tolerance_factor=1):
     assert (all_gradients - all_expected_gradients).norm() / all_expected_gradients.norm() <= gradient_tolerance
 
 
+# Above 256 inputs attention is computed in another way.
+ALL_OPTIONS = [{"axis_sizes": (17, 16)}, {"axis_sizes": (17, 16), "cross_head_dim": 8}, *MODEL_OPTIONS]
+
+
 @pytest.mark.parametrize("precision_mode", ["autocast", "to"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "kind",
     ["ordinary", "thousands", "near the end of float16", "small next to large", "constant", "nearly all padding"],
 )
-def test_logits_and_gradients_are_near_those_of_float32(kind, dtype, precision_mode):
-    many_inputs = {"axis_sizes": (17, 16)}  # above 256 inputs attention is computed in another way
-    for options in (*MODEL_OPTIONS, many_inputs, {**many_inputs, "cross_head_dim": 8}):
+@pytest.mark.parametrize("model_options", run_most_slowly([ALL_OPTIONS[start::5] for start in range(5)], fast={0, 1}))
+def test_logits_and_gradients_are_near_those_of_float32(model_options, kind, dtype, precision_mode):
+    for options in model_options:
         axis_sizes = options.get("axis_sizes", (3, 4))
         values, positions, padding = draw_inputs(kind, axis_sizes, options.get("input_channels", 2))
         expected = logits_and_gradients(small_perceiver(**options), values, positions, padding)
@@ -114,7 +119,7 @@ def test_perceiver_io_is_near_float32(dtype, precision_mode):
 
 @pytest.mark.parametrize("precision_mode", ["autocast", "to"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", STEM_OPTIONS)
+@pytest.mark.parametrize("options", run_most_slowly(STEM_OPTIONS, fast={1, 3}))
 def test_images_are_near_float32(options, dtype, precision_mode):
     """A convolution multiplies pixels before any norm, so its largest pixel is 1e3: 6e4 would overflow in float16."""
     slice_positions = (torch.tensor([-1.0, 0.0, 0.5]),) if options.get("slice_position") else ()
