@@ -15,7 +15,8 @@ class EvaluateConfig:
 
     Args:
         batch_size: The number of examples scored at once.
-        num_bootstrap_resamples: The number of bootstrap resamples of the patients for each interval.
+        num_bootstrap_resamples: The number of bootstrap resamples of the patients for the intervals of scores that are
+            neither a proportion nor the AUROC of two classes.
         seed: The seed of the bootstrap.
         logistic_regression: Also fit the baseline on raw pixels; point clouds have none.
         logistic_regression_examples: The largest number of training examples that the baseline is fitted on; of more,

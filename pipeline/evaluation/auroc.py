@@ -12,10 +12,12 @@ import numpy as np
 import pandas
 import scipy.sparse
 from numpy.typing import NDArray
+from scipy import special, stats
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.evaluation.bootstrap import MAX_CHUNK_NUMBERS, count_pairs, divide_or_nan
 from pipeline.evaluation.predictions import read_class_indices, read_probabilities
+from pipeline.evaluation.schema import EXACT, TAIL, Estimate, explain_missing_interval
 
 # Up to this many patients the ranks are summed once into a table of patient pairs.
 MAX_PAIRED_PATIENTS = 1024
@@ -23,6 +25,7 @@ MAX_PAIRED_PATIENTS = 1024
 # seconds, and again for each of 2,000 resamples in two minutes.
 MAX_PAIRED_PATIENTS_OF_MANY_ROWS = 4096
 MANY_ROWS = 100
+SMALLEST_STD = 1e-12  # of an AUROC; below it is a rounding error of equal numbers
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,65 @@ def compute_auroc(counts: RankCounts, weights: Floats) -> Floats:
         positives, negatives = counts.positives @ weights.T, counts.negatives @ weights.T
         wins = (positives * (np.cumsum(negatives, axis=0) - negatives / 2)).sum(axis=0)
     return divide_or_nan(wins, num_positives * num_negatives)
+
+
+def estimate_auroc(counts: RankCounts) -> Estimate:
+    """Return the AUROC of a table with its interval over patients.
+
+    The variance is that of clustered data: each positive has the fraction of negatives that it is ranked above, each
+    negative the fraction of positives above it, and both are summed over the rows of a patient. The interval is
+    symmetric on the logit scale, where it cannot leave 0 to 1. Where all pairs are ranked correctly there is no
+    variance, and the end is the exact bound over the patients of the class that has fewer of them, as if any of them
+    could have all its pairs wrong.
+
+    Args:
+        counts: The counts of one class.
+
+    Source:
+        Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997.
+    """
+    num_positives, num_negatives = (
+        np.asarray(part.sum(axis=0), dtype=np.float64) for part in (counts.positives, counts.negatives)
+    )
+    num_patients = int(min((num_positives > 0).sum(), (num_negatives > 0).sum()))
+    if num_patients == 0:
+        return explain_missing_interval(None, "not defined: a class has no row")
+    value = float(compute_auroc(counts, np.ones((1, len(num_positives))))[0])
+    if num_patients == 1:
+        return explain_missing_interval(value, "a class has rows of one group only")
+    if value in (0.0, 1.0):
+        bound = TAIL ** (1 / num_patients)
+        low, high = (bound, 1.0) if value == 1 else (0.0, 1 - bound)
+        return {"value": value, "low": low, "high": high, "method": EXACT, "reason": ""}
+    std = _compute_clustered_std(counts, num_positives, num_negatives, value)
+    if std < SMALLEST_STD:
+        return explain_missing_interval(value, "all groups rank their rows alike, so that there is no variance")
+    half_width = stats.t.ppf(1 - TAIL, num_patients - 1) * std / (value * (1 - value))
+    low, high = special.expit(special.logit(value) + np.array([-half_width, half_width]))
+    return {"value": value, "low": float(low), "high": float(high), "method": "logit", "reason": ""}
+
+
+def _compute_clustered_std(counts: RankCounts, num_positives: Floats, num_negatives: Floats, value: float) -> float:
+    """Compute the standard deviation of the AUROC; both numbers are ``(patients,)``."""
+    positives, negatives = (np.asarray(part.sum(axis=1)) for part in (counts.positives, counts.negatives))
+    negatives_below = np.cumsum(negatives) - negatives / 2
+    positives_above = positives.sum() - np.cumsum(positives) + positives / 2
+    excess_of_positives = counts.positives.T @ negatives_below / negatives.sum() - num_positives * value
+    excess_of_negatives = counts.negatives.T @ positives_above / positives.sum() - num_negatives * value
+
+    def correct_for_mean(has_rows: NDArray[np.bool_]) -> float:
+        return float(has_rows.sum() / (has_rows.sum() - 1))
+
+    total = [
+        excess / part.sum()
+        for excess, part in ((excess_of_positives, num_positives), (excess_of_negatives, num_negatives))
+    ]
+    variance = (
+        correct_for_mean(num_positives > 0) * (total[0] ** 2).sum()
+        + correct_for_mean(num_negatives > 0) * (total[1] ** 2).sum()
+        + 2 * correct_for_mean(num_positives + num_negatives > 0) * (total[0] * total[1]).sum()
+    )
+    return float(np.sqrt(max(variance, 0.0)))
 
 
 @dataclass(frozen=True)

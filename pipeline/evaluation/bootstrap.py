@@ -20,16 +20,19 @@ import numpy as np
 import scipy.sparse
 from einops import rearrange
 from numpy.typing import NDArray
+from scipy import stats
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.core.errors import UserError
-from pipeline.evaluation.schema import Estimate
+from pipeline.evaluation.schema import TAIL, Estimate, explain_missing_interval
 
 # An interval needs this fraction of resamples in which the score is defined.
 MIN_DEFINED_FRACTION = 0.9
 
-# A bootstrap over fewer patients than these makes intervals that are too narrow; reports warn of it.
-MIN_PATIENTS = 20
+# A bootstrap over fewer groups than these makes intervals that are too narrow, so that there is none.
+MIN_GROUPS = 60
+# So it is with more, where fewer than these have an error: it cannot draw what only some of the others would show.
+MIN_GROUPS_WITH_ERRORS = 30
 
 # Numbers held at once by one array of a chunk: 4 MB as float64, so that a few of them stay
 # in a processor's cache; 16 times more took 2.5 times as long.
@@ -85,20 +88,72 @@ class Bootstrap:
         return np.concatenate([compute(weights) for weights in self.draw(num_patients, numbers_held)])
 
 
-def percentile_interval(value: float, resampled: Floats | None) -> Estimate:
-    """Return a value with its 95 % percentile interval; None, never NaN, where there is no such number.
+@dataclass(frozen=True)
+class Support:
+    """The groups that an interval rests on.
 
     Args:
-        value: The statistic of the table itself.
+        num_groups: The groups, such as patients.
+        num_with_errors: Those of them with any wrong row.
+    """
+
+    num_groups: int
+    num_with_errors: int
+
+    @property
+    def shortage(self) -> str:
+        """The reason why a bootstrap would be too narrow; empty where there is none."""
+        if self.num_groups < 2:
+            return "rows of one group only"
+        if self.num_groups < MIN_GROUPS:
+            return f"a bootstrap over fewer than {MIN_GROUPS} groups is too narrow"
+        if self.num_with_errors < MIN_GROUPS_WITH_ERRORS:
+            return f"a bootstrap with errors in fewer than {MIN_GROUPS_WITH_ERRORS} groups is too narrow"
+        return ""
+
+
+def estimate_by_bootstrap(value: float, resampled: Floats | None, support: Support) -> Estimate:
+    """Return a value with its 95 % interval, where there are enough groups for one that holds.
+
+    Args:
+        value: The statistic of the table itself; NaN where it is not defined.
         resampled: ``(resamples,)``: the statistic of each resample, or None where there are none.
+        support: The groups that were drawn.
     """
     if np.isnan(value):
-        return {"value": None, "low": None, "high": None}
-    defined = np.empty(0) if resampled is None else resampled[~np.isnan(resampled)]
-    if resampled is None or len(defined) < MIN_DEFINED_FRACTION * len(resampled):
-        return {"value": float(value), "low": None, "high": None}
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+        return explain_missing_interval(None, "not defined: a class has no row")
+    if support.shortage:
+        return explain_missing_interval(float(value), support.shortage)
+    ends = None if resampled is None else find_percentiles(resampled, widen_tail(support.num_groups))
+    if ends is None:
+        reason = f"more than {1 - MIN_DEFINED_FRACTION:.0%} of the resamples lack a class"
+        return explain_missing_interval(float(value), reason)
+    low, high = ends
+    if np.isclose(low, high, rtol=1e-9, atol=0):
+        return explain_missing_interval(float(value), "all resamples are equal")
+    return {"value": float(value), "low": low, "high": high, "method": "bootstrap", "reason": ""}
+
+
+def widen_tail(num_groups: int) -> float:
+    """Return the fraction of resamples on either side of a 95 % interval, which is below 2.5 % for few groups.
+
+    Resamples vary less than tables do, because the mean of a resample is that of the table and not the true one. For
+    a mean, this gives the width of Student's t interval.
+
+    Source:
+        Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69, 2015, section 4.1.
+    """
+    quantile = stats.t.ppf(1 - TAIL, num_groups - 1) * np.sqrt(num_groups / (num_groups - 1))
+    return float(stats.norm.cdf(-quantile))
+
+
+def find_percentiles(resampled: Floats, tail: float = TAIL) -> tuple[float, float] | None:
+    """Return the values that a fraction ``tail`` of the resamples lies below and above; None where too many are NaN."""
+    defined = resampled[~np.isnan(resampled)]
+    if len(defined) < MIN_DEFINED_FRACTION * len(resampled):
+        return None
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def draw_patient_weights(num_patients: int, num_resamples: int, generator: np.random.Generator) -> Floats:

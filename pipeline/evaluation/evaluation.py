@@ -71,7 +71,7 @@ def compute_evaluation(
     levels = compute_levels(test, store.class_names, bootstrap, store.kind)
     probes: Probes = compute_probes(store, data.rows, test, visits, options.logistic_regression_examples, bootstrap)
     if mirrored is not None:
-        probes["mirror"] = check_mirrored(mirrored, test, store.class_names, bootstrap)
+        probes["mirror"] = check_mirrored(mirrored, test, store.class_names)
     metrics: Metrics = {
         "split": "test",
         "synthetic_note": synthetic_note,

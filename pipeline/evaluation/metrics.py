@@ -1,8 +1,9 @@
 """The levels of metrics.json: scores for each slice, volume and patient, with 95 % intervals.
 
-Slices of a patient resemble each other, so they are not independent: intervals come
-from drawing whole patients, whatever the level. Images and objects of a published set
-are each a group of their own, with one level.
+Slices of a patient resemble each other, so they are not independent: intervals are over
+patients, whatever the level. Images and objects of a published set are each a group of
+their own, with one level. Proportions have the interval of ``proportions``, the AUROC of two
+classes that of ``auroc``, and all other scores a bootstrap where there are enough patients.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,11 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
+from pipeline.core.array_types import Floats, Indices
 from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.text import plural
-from pipeline.evaluation.bootstrap import MIN_DEFINED_FRACTION, Bootstrap, percentile_interval
+from pipeline.evaluation.auroc import estimate_auroc
+from pipeline.evaluation.bootstrap import Bootstrap, Support, estimate_by_bootstrap
 from pipeline.evaluation.predictions import (
     aggregate,
     check_predictions,
@@ -22,12 +25,19 @@ from pipeline.evaluation.predictions import (
     read_class_indices,
     read_probabilities,
 )
-from pipeline.evaluation.schema import Level, Scores
-from pipeline.evaluation.scores import METRIC_NAMES, compute_scores, resample_scores, sum_over_patients
+from pipeline.evaluation.proportions import (
+    PatientCounts,
+    estimate_proportion,
+    keep_patients,
+    plan_sample_size,
+)
+from pipeline.evaluation.schema import EXACT, Level, Scores, explain_missing_interval
+from pipeline.evaluation.scores import METRIC_NAMES, PatientTotals, compute_scores, resample_scores, sum_over_patients
 
 # With more classes a confusion matrix has no numbers in its cells, so the largest are listed in words.
 MAX_READABLE_CLASSES = 12
 NUM_LISTED_MISTAKES = 10
+BIASED = "a mean of absolute values: that of a resample lies above that of the table"
 
 
 def compute_levels(
@@ -69,12 +79,11 @@ def compute_level(
     bootstrap: Bootstrap,
     kind: DataKind = VOLUMES,
 ) -> Level:
-    """Score one table with 95 % percentile intervals from a bootstrap over patients.
+    """Score one table with 95 % intervals over patients.
 
     Sensitivity, specificity, F1 and AUROC of two classes are those of the last class;
     of several classes they are means over one class against the rest. The expected
-    calibration error has 15 equally wide bins of the highest probability; it is an average
-    of absolute values, so a resample's lies above the table's and its interval leans upwards.
+    calibration error has 15 equally wide bins of the highest probability.
 
     Args:
         table: The predictions of one level.
@@ -83,37 +92,94 @@ def compute_level(
         kind: The kind of data, which names rows and groups.
 
     Returns:
-        ``n`` rows, ``groups`` independent patients, ``metrics`` with value, low and high
-        each, ``confusion`` counts with a row for each true class, ``support`` per class,
+        ``n`` rows, ``groups`` independent patients, ``groups_with_errors`` of them with any wrong row, ``metrics``
+        with value, low, high, method and reason each, ``mean_over_groups``: the mean of the patients' own accuracies,
+        ``sample_size``, ``confusion`` counts with a row for each true class, ``support`` per class,
         and ``notes``: why a number is None, or what an interval cannot show.
     """
     labels = read_class_indices(table["label"], class_names)
     predicted = read_class_indices(table["predicted"], class_names)
     patients = number_patients(table["group_id"])
     totals = sum_over_patients(labels, predicted, read_probabilities(table, class_names), patients)
-    values = compute_scores(totals, np.ones((1, totals.num_patients)))
-    resampled = resample_scores(totals, bootstrap)
-    metrics = {
-        name: percentile_interval(values[name][0], None if resampled is None else resampled[name])
-        for name in METRIC_NAMES
-    }
+    repeats = count_repeats(table["example_id"], patients)
+    correct = count_correct_rows(totals, repeats)
+    metrics = _estimate_scores(totals, repeats, bootstrap)
     confusion = totals.confusion.sum(axis=1).reshape(len(class_names), len(class_names)).astype(int)
     support = dict(zip(class_names, confusion.sum(axis=1).tolist(), strict=True))
     notes = [
         *_list_undefined(metrics, support),
         *_list_missing_intervals(metrics, totals.num_patients, kind),
-        *_list_limits(confusion, totals.num_patients, kind),
+        *_list_limits(metrics, kind),
     ]
     if len(class_names) > MAX_READABLE_CLASSES:
         notes += list_mistakes(confusion, class_names)
     return {
         "n": len(table),
         "groups": totals.num_patients,
+        "groups_with_errors": count_with_errors(correct),
         "metrics": metrics,
+        "mean_over_groups": estimate_proportion(correct.mean_over_patients, correct),
+        "sample_size": plan_sample_size(correct),
         "confusion": confusion.tolist(),
         "support": support,
         "notes": notes,
     }
+
+
+def count_repeats(example_ids: pandas.Series, patients: Indices) -> Floats:
+    """Count how often each patient's examples are scored on average, ``(patients,)``: several seeds repeat them.
+
+    Args:
+        example_ids: ``(rows,)``.
+        patients: ``(rows,)``, the patient of each row.
+    """
+    num_rows = np.bincount(patients)
+    if example_ids.is_unique:
+        return np.ones(len(num_rows))
+    return np.asarray(num_rows / np.bincount(patients[~example_ids.duplicated().to_numpy()]))
+
+
+def count_correct_rows(totals: PatientTotals, repeats: Floats, label: int | None = None) -> PatientCounts:
+    """Count the examples of each patient, and the correct ones.
+
+    Args:
+        totals: A table summed per patient.
+        repeats: ``(patients,)``; an example that several seeds scored counts once, with its mean.
+        label: The class whose rows are counted alone; None for all rows.
+    """
+    cells = np.arange(totals.num_classes**2).reshape(totals.num_classes, totals.num_classes)
+    chosen, diagonal = (cells, np.diagonal(cells)) if label is None else (cells[label], cells[label, [label]])
+    correct, rows = (np.asarray(totals.confusion[part.ravel()].sum(axis=0)) for part in (diagonal, chosen))
+    return keep_patients(correct / repeats, rows / repeats)
+
+
+def count_with_errors(correct: PatientCounts) -> int:
+    """Count the patients with any wrong row."""
+    return int((correct.counted < correct.rows).sum())
+
+
+def _estimate_scores(totals: PatientTotals, repeats: Floats, bootstrap: Bootstrap) -> Scores:
+    """Compute each score, with an interval of the method that holds for it."""
+    values = {
+        name: float(score[0]) for name, score in compute_scores(totals, np.ones((1, totals.num_patients))).items()
+    }
+    correct = count_correct_rows(totals, repeats)
+    estimates = {
+        "accuracy": estimate_proportion(values["accuracy"], correct),
+        "ece": explain_missing_interval(values["ece"], BIASED),
+    }
+    if totals.num_classes == 2:
+        (rank_counts,) = totals.rank_counts
+        estimates["auroc"] = estimate_auroc(rank_counts)
+        for label, name in enumerate(("specificity", "sensitivity")):
+            estimates[name] = estimate_proportion(values[name], count_correct_rows(totals, repeats, label))
+    support = Support(totals.num_patients, count_with_errors(correct))
+    resampled = None if support.shortage else resample_scores(totals, bootstrap)
+    for name in METRIC_NAMES:
+        if name not in estimates:
+            draws = None if resampled is None else resampled[name]
+            estimates[name] = estimate_by_bootstrap(values[name], draws, support)
+    return {name: estimates[name] for name in METRIC_NAMES}
 
 
 def _list_undefined(metrics: Scores, support: dict[str, int]) -> list[str]:
@@ -130,21 +196,21 @@ def _list_missing_intervals(metrics: Scores, num_patients: int, kind: DataKind) 
     """Note which scores have no interval, and why."""
     if num_patients == 1:
         return [f"No intervals: there is one {kind.group} only."]
-    names = [name for name, metric in metrics.items() if metric["value"] is not None and metric["low"] is None]
-    rest = f"more than {1 - MIN_DEFINED_FRACTION:.0%} of the resamples lack a class."
-    return [f"No interval: {', '.join(names)}; {rest}"] if names else []
+    names_of: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        if metric["value"] is not None and metric["reason"]:
+            names_of.setdefault(metric["reason"].replace("group", kind.group), []).append(name)
+    return [f"No interval of {', '.join(names)}: {reason}." for reason, names in names_of.items()]
 
 
-def _list_limits(confusion: NDArray[np.int64], num_patients: int, kind: DataKind) -> list[str]:
-    """Note what may still be wrong where no error was seen."""
-    if np.trace(confusion) < confusion.sum() or num_patients == 1:
+def _list_limits(metrics: Scores, kind: DataKind) -> list[str]:
+    """Note which intervals are exact bounds, and what they mean."""
+    names = [name for name, metric in metrics.items() if metric["method"] == EXACT]
+    if not names:
         return []
-    # Exact two-sided 95 % limit for no event among so many patients (Clopper and Pearson, 1934).
-    limit = 1 - 0.025 ** (1 / num_patients)
     return [
-        "No error was seen, so a bootstrap has none to draw and its interval has no width. "
-        f"With {num_patients} {plural(kind.group)} free of errors, "
-        f"up to {limit:.1%} of all {plural(kind.group)} may still show one (exact 95 % limit)."
+        f"No error was seen, or nothing else, in {', '.join(names)}: the interval is the exact bound over "
+        f"{plural(kind.group)}, as if all rows of a {kind.group} were alike."
     ]
 
 

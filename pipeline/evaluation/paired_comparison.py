@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.array_types import Floats, Indices
-from pipeline.evaluation.bootstrap import Bootstrap, percentile_interval
+from pipeline.evaluation.bootstrap import Bootstrap, find_percentiles
 from pipeline.evaluation.predictions import (
     LEVEL_KEYS,
     aggregate,
@@ -126,11 +126,10 @@ def _sum(table: pd.DataFrame, patients: Indices, class_names: Sequence[str]) -> 
 
 
 def _estimate(value: float, resampled: Floats | None) -> Difference:
-    estimate = percentile_interval(value, resampled)
-    p_value = None
-    if resampled is not None and estimate["low"] is not None:
-        defined = resampled[~np.isnan(resampled)]
-        # One is added above and below, so that no finite number of draws gives 0.
-        tail = (min((defined <= 0).sum(), (defined >= 0).sum()) + 1) / (len(defined) + 1)
-        p_value = min(1.0, 2 * float(tail))
-    return Difference(float(value), estimate["low"], estimate["high"], p_value)
+    ends = None if resampled is None else find_percentiles(resampled)
+    if resampled is None or ends is None:
+        return Difference(float(value), None, None, None)
+    defined = resampled[~np.isnan(resampled)]
+    # One is added above and below, so that no finite number of draws gives 0.
+    tail = (min((defined <= 0).sum(), (defined >= 0).sum()) + 1) / (len(defined) + 1)
+    return Difference(float(value), *ends, min(1.0, 2 * float(tail)))

@@ -13,24 +13,58 @@ from pipeline.core.files import read_json
 
 Item = TypeVar("Item")
 
+TAIL = 0.025  # on either side of a 95 % interval
+EXACT = "exact over groups"  # the method of a bound where all rows are alike
+
 
 class Estimate(TypedDict):
-    """A number with its 95 % interval; None where it is not defined, or where there is no interval."""
+    """A number with its 95 % interval; None where it is not defined, or where there is no interval.
+
+    ``method`` is how the interval was computed: "beta-binomial", "exact over groups", "logit" or "bootstrap"; None
+    where there is no interval, with the ``reason``, which is empty otherwise.
+    """
 
     value: float | None
     low: float | None
     high: float | None
+    method: str | None
+    reason: str
+
+
+def explain_missing_interval(value: float | None, reason: str) -> Estimate:
+    """Return a value without an interval, and the reason."""
+    return {"value": value, "low": None, "high": None, "method": None, "reason": reason}
 
 
 Scores = dict[str, Estimate]  # the names of ``METRIC_NAMES``
 
 
+class SampleSize(TypedDict):
+    """The groups that an interval of the accuracy would need, were they like those of the table.
+
+    ``correlation`` is the intraclass correlation of right and wrong rows within a patient; None where all rows are
+    alike, and nothing shows it. ``five_points`` and ``two_points`` count the groups for an interval of plus and minus
+    so many percentage points.
+    """
+
+    correlation: float | None
+    five_points: int
+    two_points: int
+
+
 class Level(TypedDict):
-    """The scores of one level, such as all slices: ``n`` rows of ``groups`` independent patients."""
+    """The scores of one level, such as all slices: ``n`` rows of ``groups`` independent patients.
+
+    ``groups_with_errors`` counts the patients with any wrong row, and ``mean_over_groups`` is the mean of the
+    patients' own accuracies, in which each patient counts once however many rows it has.
+    """
 
     n: int
     groups: int
+    groups_with_errors: int
     metrics: Scores
+    mean_over_groups: Estimate
+    sample_size: SampleSize
     confusion: list[list[int]]
     support: dict[str, int]
     notes: list[str]

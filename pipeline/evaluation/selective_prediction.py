@@ -10,10 +10,16 @@ from einops import reduce
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.core.predictions import TIE_DECIMALS
-from pipeline.evaluation.bootstrap import Bootstrap, count_pairs, divide_or_nan, percentile_interval
+from pipeline.evaluation.bootstrap import Bootstrap, Support, count_pairs, divide_or_nan, estimate_by_bootstrap
 from pipeline.evaluation.predictions import number_patients, read_probabilities
+from pipeline.evaluation.proportions import (
+    PatientCounts,
+    compute_fraction,
+    compute_fractions,
+    estimate_fraction,
+    keep_patients,
+)
 from pipeline.evaluation.schema import Coverage, CoveragePoint, Estimate, Threshold
-from pipeline.evaluation.subgroups import compute_fraction, compute_fractions
 
 COVERAGES = tuple(percent / 100 for percent in range(1, 101))
 LISTED_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
@@ -35,6 +41,12 @@ class ConfidenceLevels:
     rows: scipy.sparse.csr_array
     correct: scipy.sparse.csr_array
     confidence: Floats
+
+    @property
+    def support(self) -> Support:
+        """The patients, and those with an error."""
+        rows, correct = (np.asarray(part.sum(axis=0)) for part in (self.rows, self.correct))
+        return Support(len(rows), int((correct < rows).sum()))
 
     def find_last(self, coverages: Sequence[float]) -> Indices:
         """Return the index of the level in which each coverage of the table ends, ``(coverages,)``."""
@@ -101,12 +113,27 @@ def _read_around(cumulative: Floats, last: Indices) -> tuple[Floats, Floats]:
     return np.where(last > 0, before, 0.0), with_level
 
 
+def count_answered(levels: ConfidenceLevels, coverage: float, last: int) -> PatientCounts:
+    """Count each patient's most confident rows down to a coverage, and the correct ones; see ``compute_accuracies``.
+
+    Args:
+        levels: The rows by confidence.
+        coverage: The fraction of all rows that is answered.
+        last: The index of the level in which the coverage ends, whose rows count in part.
+    """
+    rows, correct = (np.asarray(part[:last].sum(axis=0)) for part in (levels.rows, levels.correct))
+    last_rows, last_correct = (part[[last]].toarray()[0] for part in (levels.rows, levels.correct))
+    part = (coverage * levels.rows.sum() - rows.sum()) / last_rows.sum()
+    return keep_patients(correct + part * last_correct, rows + part * last_rows)
+
+
 def compute_coverage_curve(
     table: pandas.DataFrame, class_names: Sequence[str], bootstrap: Bootstrap
 ) -> tuple[list[CoveragePoint], Estimate]:
     """Compute accuracy against coverage: the model answers for its most confident rows alone.
 
-    Each resample of the patients is ordered again, so that the intervals also hold the choice of the rows.
+    The interval of an accuracy takes the confidence down to which rows are answered as given. That of the area comes
+    from resamples of the patients, each ordered again, where there are enough of them.
 
     Args:
         table: The predictions of one level.
@@ -120,34 +147,32 @@ def compute_coverage_curve(
     """
     levels = group_by_confidence(table, class_names)
     num_levels, num_patients = levels.rows.shape
+    support = levels.support
 
     def compute(weights: Floats) -> Floats:
         return compute_accuracies(levels, weights, COVERAGES)
 
     values = compute(np.ones((1, num_patients)))[0]
-    resampled = bootstrap.resample(compute, num_patients, num_levels)
+    resampled = None if support.shortage else bootstrap.resample(compute, num_patients, num_levels)
     curve: list[CoveragePoint] = [
         {
             "coverage": coverage,
             "confidence": float(levels.confidence[last]),
-            "accuracy": percentile_interval(values[index], None if resampled is None else resampled[:, index]),
+            "accuracy": estimate_fraction(count_answered(levels, coverage, last)),
         }
-        for index, (coverage, last) in enumerate(zip(COVERAGES, levels.find_last(COVERAGES), strict=True))
+        for coverage, last in zip(COVERAGES, levels.find_last(COVERAGES), strict=True)
     ]
     areas = None if resampled is None else reduce(1 - resampled, "resample coverage -> resample", "mean")
-    return curve, percentile_interval(float(1 - values.mean()), areas)
+    return curve, estimate_by_bootstrap(float(1 - values.mean()), areas, support)
 
 
-def choose_thresholds(
-    val: pandas.DataFrame, test: pandas.DataFrame, class_names: Sequence[str], bootstrap: Bootstrap
-) -> list[Threshold]:
+def choose_thresholds(val: pandas.DataFrame, test: pandas.DataFrame, class_names: Sequence[str]) -> list[Threshold]:
     """Choose on validation the confidence below which the model declines, and evaluate it on the test rows.
 
     Args:
         val: The predictions of one level, of validation rows.
         test: The predictions of the same level, of test rows.
         class_names: All classes.
-        bootstrap: The resamples of the test patients.
 
     Returns:
         For each listed coverage the ``threshold`` (rows at it are answered) that leaves so many validation rows, and
@@ -161,12 +186,12 @@ def choose_thresholds(
     for wanted, last in zip(LISTED_COVERAGES, levels.find_last(LISTED_COVERAGES), strict=True):
         threshold = 0.0 if wanted == 1 else float(levels.confidence[last])
         is_answered = confidence >= threshold
-        answered, _ = compute_fractions(is_correct, np.where(is_answered, 0, 1), patients, 2, bootstrap)
+        answered, _ = compute_fractions(is_correct, np.where(is_answered, 0, 1), patients, 2)
         thresholds.append(
             {
                 "wanted": wanted,
                 "threshold": threshold,
-                "coverage": compute_fraction(is_answered, patients, bootstrap),
+                "coverage": compute_fraction(is_answered, patients),
                 "accuracy": answered.fraction,
             }
         )
@@ -185,5 +210,5 @@ def compute_coverage(
         bootstrap: The resamples of the test patients.
     """
     curve, area = compute_coverage_curve(test, class_names, bootstrap)
-    thresholds = choose_thresholds(val, test, class_names, bootstrap)
+    thresholds = choose_thresholds(val, test, class_names)
     return {"curve": curve, "area_under_risk": area, "thresholds": thresholds}

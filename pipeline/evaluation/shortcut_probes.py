@@ -18,6 +18,7 @@ from pipeline.data.store import Store
 from pipeline.evaluation.baselines import border_only, index_only, score_baseline
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.predictions import number_patients
+from pipeline.evaluation.proportions import SubgroupFraction, compute_fraction, compute_fractions
 from pipeline.evaluation.schema import (
     MirrorCheck,
     Probes,
@@ -25,8 +26,8 @@ from pipeline.evaluation.schema import (
     Scores,
     SliceIndexSubgroup,
     VisitSubgroup,
+    explain_missing_interval,
 )
-from pipeline.evaluation.subgroups import SubgroupFraction, compute_fraction, compute_fractions
 
 NUM_QUARTILES = 4
 ROWS_AT_ONCE = 1024
@@ -62,9 +63,9 @@ def compute_probes(
         return probes
     index = store.index.iloc[rows["test"]]
     if store.kind.has_slices:
-        probes["slice_index"] = score_slice_indices(test, index["slice_index"].to_numpy(dtype=np.int64), bootstrap)
-        probes["visit"] = score_visits(test, name_visits(index["source_id"].map(visits)), bootstrap)
-    probes["intensity_quartile"] = score_quartiles(test, compute_brightness(store.examples, rows["test"]), bootstrap)
+        probes["slice_index"] = score_slice_indices(test, index["slice_index"].to_numpy(dtype=np.int64))
+        probes["visit"] = score_visits(test, name_visits(index["source_id"].map(visits)))
+    probes["intensity_quartile"] = score_quartiles(test, compute_brightness(store.examples, rows["test"]))
 
     def score(probabilities: Floats) -> Scores:
         return score_baseline(index, probabilities, store.class_names, bootstrap, store.kind)
@@ -75,42 +76,39 @@ def compute_probes(
     return probes
 
 
-def score_slice_indices(test: pandas.DataFrame, slice_index: Indices, bootstrap: Bootstrap) -> list[SliceIndexSubgroup]:
+def score_slice_indices(test: pandas.DataFrame, slice_index: Indices) -> list[SliceIndexSubgroup]:
     """Compute the accuracy of the test slices of each index.
 
     Args:
         test: The predictions of the test rows.
         slice_index: ``(rows,)``, the slice index of each row.
-        bootstrap: The resamples of patients.
     """
     return [
         {"slice_index": int(value), "n": part.num_rows, "groups": part.num_patients, "accuracy": part.fraction}
-        for value, part in _score_subgroups(test, slice_index, bootstrap)
+        for value, part in _score_subgroups(test, slice_index)
     ]
 
 
-def score_visits(test: pandas.DataFrame, visits: NDArray[np.str_], bootstrap: Bootstrap) -> list[VisitSubgroup]:
+def score_visits(test: pandas.DataFrame, visits: NDArray[np.str_]) -> list[VisitSubgroup]:
     """Compute the accuracy of the test slices of each visit, in the order of ``order_visit``.
 
     Args:
         test: The predictions of the test rows.
         visits: ``(rows,)``, the name of each row's visit.
-        bootstrap: The resamples of patients.
     """
     subgroups: list[VisitSubgroup] = [
         {"visit": str(value), "n": part.num_rows, "groups": part.num_patients, "accuracy": part.fraction}
-        for value, part in _score_subgroups(test, visits, bootstrap)
+        for value, part in _score_subgroups(test, visits)
     ]
     return sorted(subgroups, key=lambda subgroup: order_visit(subgroup["visit"]))
 
 
-def score_quartiles(test: pandas.DataFrame, brightness: Floats, bootstrap: Bootstrap) -> list[QuartileSubgroup]:
+def score_quartiles(test: pandas.DataFrame, brightness: Floats) -> list[QuartileSubgroup]:
     """Compute the accuracy of each quartile of the test rows, from the darkest to the brightest.
 
     Args:
         test: The predictions of the test rows.
         brightness: ``(rows,)``, the mean intensity of each row's image.
-        bootstrap: The resamples of patients.
     """
     quartiles, edges = split_into_quartiles(brightness)
     return [
@@ -122,18 +120,16 @@ def score_quartiles(test: pandas.DataFrame, brightness: Floats, bootstrap: Boots
             "from": edges[value - 1],
             "to": edges[value],
         }
-        for value, part in _score_subgroups(test, quartiles, bootstrap)
+        for value, part in _score_subgroups(test, quartiles)
     ]
 
 
-def _score_subgroups(
-    test: pandas.DataFrame, subgroups: NDArray[Any], bootstrap: Bootstrap
-) -> Iterator[tuple[Any, SubgroupFraction]]:
+def _score_subgroups(test: pandas.DataFrame, subgroups: NDArray[Any]) -> Iterator[tuple[Any, SubgroupFraction]]:
     """Yield number or name of each subgroup of the test rows, in order, and its accuracy."""
     values, codes = np.unique(subgroups, return_inverse=True)
     is_correct = (test["label"] == test["predicted"]).to_numpy()
     patients = number_patients(test["group_id"])
-    return zip(values, compute_fractions(is_correct, codes, patients, len(values), bootstrap), strict=True)
+    return zip(values, compute_fractions(is_correct, codes, patients, len(values)), strict=True)
 
 
 def name_visits(visits: pandas.Series) -> NDArray[np.str_]:
@@ -174,16 +170,13 @@ def split_into_quartiles(values: Floats) -> tuple[Indices, list[float]]:
     return np.searchsorted(edges[1:-1], values, side="left").astype(np.int64) + 1, edges.tolist()
 
 
-def check_mirrored(
-    mirrored: Mirrored, test: pandas.DataFrame, class_names: tuple[str, ...], bootstrap: Bootstrap
-) -> MirrorCheck:
+def check_mirrored(mirrored: Mirrored, test: pandas.DataFrame, class_names: tuple[str, ...]) -> MirrorCheck:
     """Compute the fraction of predictions that change where a slice is mirrored.
 
     Args:
         mirrored: The network's probabilities of the test rows and of their mirror images.
         test: The predictions of the same rows.
         class_names: The classes, left and right.
-        bootstrap: The resamples of patients.
 
     Returns:
         ``flipped``: the fraction of the classifier's answers that change; 1 by construction where it averages.
@@ -193,10 +186,10 @@ def check_mirrored(
     patients = number_patients(test["group_id"])
     first, second = mirrored.straight.argmax(axis=1), mirrored.mirrored.argmax(axis=1)
     is_correct = np.asarray(class_names)[first] == test["label"].to_numpy(dtype=str)
-    flipped = compute_fraction(first != second, patients, bootstrap)
+    flipped = compute_fraction(first != second, patients)
     return {
-        "flipped": {"value": 1.0, "low": 1.0, "high": 1.0} if mirrored.is_averaged else flipped,
+        "flipped": explain_missing_interval(1.0, "1 by construction") if mirrored.is_averaged else flipped,
         "is_by_construction": mirrored.is_averaged,
         "flipped_without_averaging": flipped,
-        "accuracy_without_averaging": compute_fraction(is_correct, patients, bootstrap),
+        "accuracy_without_averaging": compute_fraction(is_correct, patients),
     }

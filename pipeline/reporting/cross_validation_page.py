@@ -159,7 +159,7 @@ def tabulate_runs(study: CrossValidation, kind: DataKind) -> Table:
     pooled = [show_percent_briefly(study.pooled[level]["metrics"]["accuracy"]) for level in levels]
     rows.append(("pooled", *pooled, f"{study.pooled[levels[0]]['groups']:,}"))
     columns = ("Run", *(f"Accuracy, {plural(level)}" for level in levels), f"{plural(kind.group).capitalize()}")
-    note = f"In brackets: 95\u00a0% intervals from a bootstrap over {plural(kind.group)}."
+    note = f"In brackets: 95\u00a0% intervals over {plural(kind.group)}."
     return Table("Runs", columns, tuple(rows), note)
 
 

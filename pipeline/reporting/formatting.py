@@ -18,6 +18,7 @@ METRIC_TITLES = {
     "brier": "Brier score",
     "ece": "Expected calibration error",
 }
+DASH = "\u2013"
 LOWER_IS_BETTER = ("nll", "brier", "ece")
 BASELINE_TITLES = {"majority": "Most frequent class", "logistic_regression": "Logistic regression on pixels"}
 LEVEL_TITLES = {
@@ -55,7 +56,7 @@ def _round_percent(fraction: float) -> str:
 
 def show_number(value: float | None) -> str:
     """Write a score with three decimals; None is a dash."""
-    return "\u2013" if value is None else round_below_one(value, 3, 1)
+    return DASH if value is None else round_below_one(value, 3, 1)
 
 
 def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
@@ -78,13 +79,19 @@ def round_below_one(value: float, num_decimals: int, perfect: int) -> str:
 def show_interval(metric: Estimate | Mapping[str, float | None]) -> str:
     """Write an interval as "0.950 to 0.986"; a missing one is a dash."""
     if metric["low"] is None:
-        return "\u2013"
+        return DASH
     return f"{show_number(metric['low'])} to {show_number(metric['high'])}"
 
 
 def show_estimate(metric: Estimate | Mapping[str, float | None]) -> tuple[str, str]:
     """Write a score and its interval, for two cells of a table."""
     return show_number(metric["value"]), show_interval(metric)
+
+
+def show_number_with_interval(metric: Estimate) -> str:
+    """Write a score as "0.971 (95 % interval 0.950 to 0.986)", or "0.971 (no interval)"."""
+    found = "no interval" if metric["low"] is None else f"95\u00a0% interval {show_interval(metric)}"
+    return f"{show_number(metric['value'])} ({found})"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -133,7 +133,7 @@ def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
         caption="Accuracy on test slices",
         columns=("Split by", "True labels", "Shuffled labels", "Test slices", "Patients"),
         rows=tuple(rows),
-        note="In brackets: 95\u00a0% intervals from a bootstrap over patients."
+        note="In brackets: 95\u00a0% intervals over patients."
         + (f" Over {num_seeds} {plural('seed', num_seeds)} together." if num_seeds > 1 else ""),
     )
 

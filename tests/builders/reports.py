@@ -23,7 +23,8 @@ class Tags(HTMLParser):
 
 
 def build_metric(value, low=None, high=None):
-    return {"value": value, "low": low, "high": high}
+    method, reason = (None, "rows of one group only") if low is None else ("beta-binomial", "")
+    return {"value": value, "low": low, "high": high, "method": method, "reason": reason}
 
 
 def build_scores(accuracy):
@@ -41,6 +42,9 @@ def build_metrics(levels=("slice", "volume")):
             level: {
                 "n": sizes[level],
                 "groups": 20,
+                "groups_with_errors": 6,
+                "mean_over_groups": build_metric(0.965, 0.94, 0.98),
+                "sample_size": {"correlation": 0.2, "five_points": 16, "two_points": 75},
                 "metrics": build_scores(build_metric(0.9714, 0.95, 0.9861)),
                 "confusion": [[1, 0], [0, 1]],
                 "support": {"left": 1, "right": 1},

@@ -9,7 +9,7 @@ from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.evaluation import auroc as ranking
 from pipeline.evaluation.auroc import compute_roc_curves
-from pipeline.evaluation.bootstrap import Bootstrap, draw_patient_weights
+from pipeline.evaluation.bootstrap import Bootstrap, Support, draw_patient_weights, estimate_by_bootstrap
 from pipeline.evaluation.metrics import compute_level, compute_levels, list_mistakes
 from pipeline.evaluation.predictions import aggregate, check_predictions, has_patient_level
 from pipeline.evaluation.scores import compute_calibration_bins, compute_scores, resample_scores, sum_over_patients
@@ -164,11 +164,12 @@ def test_the_order_of_the_rows_changes_nothing():
 
 
 def test_a_seed_draws_the_same_patients_and_another_seed_others():
-    table = build_random_table(2)
+    table = build_random_table(2, num_patients=60)
     first, again, other = (
-        compute_level(table, CLASSES[2], Bootstrap(50, seed))["metrics"]["auroc"] for seed in (0, 0, 1)
+        compute_level(table, CLASSES[2], Bootstrap(50, seed))["metrics"]["mcc"] for seed in (0, 0, 1)
     )
     assert first == again
+    assert first["method"] == "bootstrap"
     assert first["low"] != other["low"]
 
 
@@ -200,12 +201,63 @@ def test_one_patient_gives_values_without_intervals():
     assert level["notes"] == ["No intervals: there is one patient only."]
 
 
-def test_identical_patients_give_intervals_without_width():
+def test_no_interval_is_without_width():
+    """A bootstrap of patients that are all alike has none, and the AUROC no variance; then there is no interval."""
     one = build_random_table(2, num_patients=1, slices=30)
-    table = pandas.concat([one.assign(group_id=str(patient)) for patient in range(5)])
-    for metric in compute_level(table, CLASSES[2], Bootstrap(30))["metrics"].values():
-        assert metric["low"] == pytest.approx(metric["value"])
-        assert metric["high"] == pytest.approx(metric["value"])
+    table = pandas.concat([one.assign(group_id=str(patient)) for patient in range(60)])
+    table["example_id"] = np.arange(len(table)).astype(str)
+    level = compute_level(table, CLASSES[2], Bootstrap(30))
+    for name, metric in level["metrics"].items():
+        if name in ("accuracy", "sensitivity", "specificity"):
+            assert metric["low"] <= metric["value"] <= metric["high"]
+            assert metric["low"] < metric["high"]
+        else:
+            assert (metric["low"], metric["high"], metric["method"]) == (None, None, None)
+    assert "No interval of balanced_accuracy, mcc, f1, nll, brier: all resamples are equal." in level["notes"]
+
+
+@pytest.mark.parametrize(
+    ("num_patients", "num_wrong", "reason"),
+    [(59, 30, "fewer than 60 patients"), (60, 29, "errors in fewer than 30 patients"), (60, 30, None)],
+)
+def test_a_bootstrap_needs_so_many_patients_and_so_many_with_errors(num_patients, num_wrong, reason):
+    labels = np.array(["left", "right"] * num_patients)
+    scores = np.where(labels == "right", 0.9, 0.2)
+    scores[: 2 * num_wrong : 2] = 0.6
+    groups = np.arange(num_patients).repeat(2).astype(str)
+    level = compute_level(build_table(scores, labels, CLASSES[2], groups), CLASSES[2], Bootstrap(100))
+    assert level["groups_with_errors"] == num_wrong
+    methods = {level["metrics"][name]["method"] for name in ("balanced_accuracy", "mcc", "f1", "nll", "brier")}
+    assert methods == {None if reason else "bootstrap"}
+    assert any(reason in note for note in level["notes"]) if reason else len(level["notes"]) == 2
+    assert level["metrics"]["accuracy"]["method"] == "beta-binomial"
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_each_score_of_many_patients_has_the_method_that_holds_for_it(num_classes):
+    level = compute_level(build_random_table(num_classes, num_patients=60), CLASSES[num_classes], Bootstrap(50))
+    methods = {name: metric["method"] for name, metric in level["metrics"].items()}
+    assert methods.pop("accuracy") == "beta-binomial"
+    assert methods.pop("ece") is None
+    if num_classes == 2:
+        assert methods.pop("sensitivity") == methods.pop("specificity") == "beta-binomial"
+        assert methods.pop("auroc") == "logit"
+    assert set(methods.values()) == {"bootstrap"}
+
+
+def test_seeds_that_repeat_the_rows_add_no_certainty():
+    table = build_random_table(2)
+    once, often = (compute_level(pandas.concat([table] * times), CLASSES[2], Bootstrap(50)) for times in (1, 5))
+    assert often["n"] == 5 * once["n"]
+    for name, metric in once["metrics"].items():
+        assert often["metrics"][name] == pytest.approx(metric), name
+
+
+def test_the_mean_over_patients_counts_each_once():
+    table = build_table([0.9, 0.9, 0.9, 0.1], ["right"] * 4, CLASSES[2], ["a", "a", "a", "b"])
+    level = compute_level(table, CLASSES[2], Bootstrap(10))
+    assert level["metrics"]["accuracy"]["value"] == 0.75
+    assert level["mean_over_groups"]["value"] == 0.5
 
 
 def test_patients_that_differ_widen_the_interval_beyond_that_of_single_slices():
@@ -223,9 +275,9 @@ def test_the_interval_of_independent_rows_is_the_normal_one():
     accuracy = compute_level(build_table(scores, labels, CLASSES[2]), CLASSES[2], Bootstrap())["metrics"]["accuracy"]
     half_width = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
     assert accuracy["value"] == 0.8
-    # The percentiles of 2,000 resamples are themselves uncertain by about 4 % of the width.
-    assert accuracy["low"] == pytest.approx(0.8 - half_width, abs=0.004)
-    assert accuracy["high"] == pytest.approx(0.8 + half_width, abs=0.004)
+    # The posterior is not quite symmetric.
+    assert accuracy["low"] == pytest.approx(0.8 - half_width, abs=0.001)
+    assert accuracy["high"] == pytest.approx(0.8 + half_width, abs=0.001)
 
 
 def test_one_class_leaves_null_with_a_reason_and_strict_json():
@@ -233,7 +285,10 @@ def test_one_class_leaves_null_with_a_reason_and_strict_json():
     level = compute_levels(table, CLASSES[2], Bootstrap(20))["slice"]
     undefined = {name for name, metric in level["metrics"].items() if metric["value"] is None}
     assert undefined == {"balanced_accuracy", "auroc", "sensitivity", "mcc"}
-    assert all(level["metrics"][name] == {"value": None, "low": None, "high": None} for name in undefined)
+    for name in undefined:
+        metric = level["metrics"][name]
+        assert (metric["low"], metric["high"], metric["method"]) == (None, None, None)
+        assert metric["reason"].startswith("not defined")
     assert "the labels hold only left" in level["notes"][0]
     assert json.loads(json.dumps(level, allow_nan=False)) == level
 
@@ -242,9 +297,13 @@ def test_an_interval_needs_nine_resamples_in_ten():
     # One patient in four has the only right knee: it is missing from (3/4)^4 = 32 % of the resamples.
     table = build_table([0.9, 0.1, 0.2, 0.6], ["right", "left", "left", "left"], CLASSES[2])
     level = compute_level(table, CLASSES[2], Bootstrap(200))
-    assert level["metrics"]["auroc"] == {"value": 1.0, "low": None, "high": None}
+    assert level["metrics"]["auroc"]["value"] == 1.0
+    assert level["metrics"]["auroc"]["low"] is None
     assert level["metrics"]["accuracy"]["low"] is not None
-    assert any(note.startswith("No interval: ") and "auroc" in note for note in level["notes"])
+    assert "No interval of auroc: a class has rows of one patient only." in level["notes"]
+    estimate = estimate_by_bootstrap(0.5, np.array([0.4] * 89 + [np.nan] * 11), Support(60, 30))
+    assert (estimate["value"], estimate["low"]) == (0.5, None)
+    assert estimate["reason"] == "more than 10% of the resamples lack a class"
 
 
 def test_a_class_without_rows_is_left_out_of_averages_and_named():
@@ -254,13 +313,18 @@ def test_a_class_without_rows_is_left_out_of_averages_and_named():
     assert "No row has the label tear; averages leave it out." in level["notes"]
 
 
-def test_a_perfect_score_has_an_exact_limit_in_its_notes():
+def test_a_perfect_score_has_an_exact_bound_and_a_note():
     labels = ["left", "right"] * 11
     table = build_table([0.1, 0.9] * 11, labels, CLASSES[2])
     level = compute_level(table, CLASSES[2], Bootstrap(20))
-    assert level["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    # 1 - 0.025 ** (1 / 22): the exact limit for 0 events among 22.
-    assert any("22 patients free of errors, up to 15.4% of all patients" in note for note in level["notes"])
+    # 0.025 ** (1 / 22) and (1 / 11): the exact limits of 22 patients, and of 11 of each class.
+    for name, low in (("accuracy", 0.8456), ("sensitivity", 0.7151), ("specificity", 0.7151), ("auroc", 0.7151)):
+        metric = level["metrics"][name]
+        assert (metric["value"], metric["high"], metric["method"]) == (1.0, 1.0, "exact over groups")
+        assert metric["low"] == pytest.approx(low, abs=1e-4)
+    assert any(
+        "accuracy, auroc, sensitivity, specificity: the interval is the exact bound" in n for n in level["notes"]
+    )
 
 
 def test_always_the_same_answer_has_a_matthews_correlation_of_zero():
@@ -350,6 +414,6 @@ def test_each_image_counts_as_independent_and_the_notes_count_images():
     levels = compute_levels(table, CLASSES[2], Bootstrap(50), kind=IMAGES)
     assert list(levels) == ["image"]
     assert levels["image"]["n"] == levels["image"]["groups"] == 3
-    assert any("With 3 images free of errors" in note for note in levels["image"]["notes"])
+    assert any("exact bound over images" in note for note in levels["image"]["notes"])
     slices = compute_levels(table, CLASSES[2], Bootstrap(50))
     assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the kind changes no number"

@@ -24,7 +24,7 @@ from pipeline.evaluation.paired_comparison import (
     correct_for_many,
     explain_mismatch,
 )
-from pipeline.evaluation.predictions import read_class_indices, read_probabilities
+from pipeline.evaluation.predictions import number_patients, read_class_indices, read_probabilities
 from pipeline.evaluation.scores import resample_scores, sum_over_patients
 from pipeline.reporting.comparison.page import (
     Compared,
@@ -57,17 +57,21 @@ def make_predictions(skill: float, seed: int = 0, num_patients: int = 12) -> pd.
     return pd.DataFrame(rows, columns=list(prediction_columns(CLASSES)))
 
 
+def resample(table: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, np.ndarray]:
+    """The scores of resamples of one table alone."""
+    labels, predicted = (read_class_indices(table[name], CLASSES) for name in ("label", "predicted"))
+    patients = number_patients(table["group_id"])
+    return resample_scores(
+        sum_over_patients(labels, predicted, read_probabilities(table, CLASSES), patients), bootstrap
+    )
+
+
 def test_a_difference_is_that_of_the_scores_and_its_draws_are_those_of_each_run_alone():
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
     found = compare_pair(first, second, CLASSES, "slice", Bootstrap(300, 4))
     assert tuple(found) == COMPARED_METRICS
     alone = [compute_levels(table, CLASSES, Bootstrap(100))["slice"]["metrics"] for table in (first, second)]
-    patients = pd.factorize(first["group_id"], sort=True)[0].astype(np.int64)
-    drawn = []
-    for table in (first, second):
-        labels, predicted = (read_class_indices(table[name], CLASSES) for name in ("label", "predicted"))
-        sums = sum_over_patients(labels, predicted, read_probabilities(table, CLASSES), patients)
-        drawn.append(resample_scores(sums, Bootstrap(300, 4)))
+    drawn = [resample(table, Bootstrap(300, 4)) for table in (first, second)]
     for name, difference in found.items():
         assert difference.value == pytest.approx(alone[1][name]["value"] - alone[0][name]["value"])
         low, high = np.percentile(drawn[1][name] - drawn[0][name], [2.5, 97.5])
@@ -77,8 +81,8 @@ def test_a_difference_is_that_of_the_scores_and_its_draws_are_those_of_each_run_
 def test_what_is_hard_for_both_cancels():
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
     paired = compare_pair(first, second, CLASSES, "slice", Bootstrap())["accuracy"]
-    alone = [compute_levels(table, CLASSES, Bootstrap())["slice"]["metrics"]["accuracy"] for table in (first, second)]
-    unpaired = np.hypot(*(item["high"] - item["low"] for item in alone))
+    alone = [resample(table, Bootstrap())["accuracy"] for table in (first, second)]
+    unpaired = np.hypot(*(np.ptp(np.percentile(accuracies, [2.5, 97.5])) for accuracies in alone))
     assert paired.high - paired.low < 0.8 * unpaired
 
 

@@ -45,7 +45,7 @@ def probe(store, wrong=(), mirror=None, visits=None):
     }
     probes = compute_probes(store, ROWS, test, visits, 10_000, BOOTSTRAP)
     if mirror is not None:
-        probes["mirror"] = check_mirrored(Mirrored(*mirror, is_averaged=False), test, NAMES, BOOTSTRAP)
+        probes["mirror"] = check_mirrored(Mirrored(*mirror, is_averaged=False), test, NAMES)
     return probes, metrics, kind
 
 
@@ -53,7 +53,7 @@ def test_accuracy_of_parts_by_hand():
     store = build_store(slice_index=np.arange(400) % 4)
     test = build_predicted(store, wrong=[0, 4, 5])
     index = store.index["slice_index"].to_numpy()[ROWS["test"]]
-    parts = score_slice_indices(test, index, BOOTSTRAP)
+    parts = score_slice_indices(test, index)
     assert [part["slice_index"] for part in parts] == [0, 1, 2, 3]
     assert [part["n"] for part in parts] == [35] * 4
     assert [part["accuracy"]["value"] for part in parts] == pytest.approx([33 / 35, 34 / 35, 1.0, 1.0])

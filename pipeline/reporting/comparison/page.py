@@ -6,17 +6,16 @@ from pathlib import Path
 
 from pipeline.config.outputs import CompareConfig
 from pipeline.core.text import count_words
-from pipeline.evaluation.bootstrap import MIN_PATIENTS, Bootstrap
+from pipeline.evaluation.bootstrap import MIN_GROUPS, Bootstrap
 from pipeline.evaluation.paired_comparison import Difference, compare_pair, correct_for_many, explain_mismatch
 from pipeline.evaluation.schema import Level, first_level
 from pipeline.reporting.comparison.figures import draw_comparison
 from pipeline.reporting.comparison.runs import RunRecord
 from pipeline.reporting.elements import Table
-from pipeline.reporting.formatting import LOWER_IS_BETTER, METRIC_TITLES, humanise, show_interval, show_number
+from pipeline.reporting.formatting import DASH, LOWER_IS_BETTER, METRIC_TITLES, humanise, show_interval, show_number
 from pipeline.reporting.html import write_page
 
 SIGNIFICANCE = 0.05
-DASH = "\u2013"
 
 
 def write_comparison(path: Path, runs: Sequence[RunRecord], options: CompareConfig) -> None:
@@ -58,8 +57,8 @@ def tabulate_runs(runs: Sequence[RunRecord]) -> Table:
         "Commit",
     )
     note = (
-        "Minutes of training and validation. The bootstrap draws groups (patients, or images and objects where each is "
-        "a group of its own). The negative log-likelihood is that of the first level."
+        "Minutes of training and validation. Groups are patients, or images and objects where each is independent. "
+        "The negative log-likelihood is that of the first level."
     )
     return Table("Runs", columns, tuple(_list_cells(run, levels) for run in runs), note, is_first_marked=True)
 
@@ -198,10 +197,10 @@ def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_r
     warnings = []
     fewest = min(runs, key=lambda run: first_level(run.metrics["levels"])[1]["groups"])
     level, content = first_level(fewest.metrics["levels"])
-    if content["groups"] < MIN_PATIENTS:
+    if content["groups"] < MIN_GROUPS:
         words = count_words(content["groups"], "patient" if level == "slice" else level)
         where = "" if len(runs) == 1 else f" in {fewest.name}"
-        warnings.append(f"Only {words} tested{where}: intervals over so few are too narrow.")
+        warnings.append(f"Only {words} tested{where}: intervals of differences over so few are too narrow.")
     num_compared = len({item.run for item in compared})
     if num_compared > 1:
         warnings.append(

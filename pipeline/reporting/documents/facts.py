@@ -11,21 +11,19 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
-from pipeline.evaluation.bootstrap import MIN_PATIENTS
 from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
 from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import describe_flow
-from pipeline.reporting.evaluation.scores import summarise_in_words
+from pipeline.reporting.evaluation.scores import describe_few_groups, describe_sample_size, summarise_in_words
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     LEVEL_TITLES,
     METRIC_TITLES,
     humanise,
-    show_interval,
-    show_number,
+    show_number_with_interval,
     show_percent,
 )
 from pipeline.training.checkpoint import Checkpoint
@@ -98,17 +96,18 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
     """
     level_name, level = first_level(metrics["levels"])
     names = list(level["support"])
-    drawn = f"whole {plural(kind.group)}" if kind.has_patients else plural(kind.group)
     facts = {
         "measures": f"{'; '.join(METRIC_TITLES[name] for name in METRIC_NAMES)}.",
         "intervals": (
-            f"95 % intervals from a percentile bootstrap: {drawn} are drawn {num_resamples:,} times (seed {seed}). "
+            f"95 % intervals over {plural(kind.group)}: for proportions of a beta-binomial model, or the exact bound "
+            "where all rows are alike; for the AUROC of two classes of Obuchowski's clustered variance; for other "
+            f"scores of {num_resamples:,} bootstrap resamples (seed {seed}), where {plural(kind.group)} are enough. "
             "No hypothesis was tested."
         ),
         "test_size": (
             f"{count_words(level['n'], level_name)}"
             + (f" of {count_words(level['groups'], kind.group)}" if kind.has_patients else "")
-            + " were tested; no number was planned."
+            + f" were tested; no number was planned. {describe_sample_size(level_name, level, kind)}"
         ),
         "internal": f"The {metrics['split']} split, of the same source as the training rows.",
         "results": " ".join(summarise_in_words({**metrics, "baselines": {}}, kind)),
@@ -136,7 +135,7 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
 
 def _show_score(level: Level, metric: str) -> str:
     score = level["metrics"][metric]
-    return f"{METRIC_TITLES[metric]} {show_number(score['value'])} (95 % interval {show_interval(score)})"
+    return f"{METRIC_TITLES[metric]} {show_number_with_interval(score)}"
 
 
 def _describe_failures(level_name: str, level: Level) -> str:
@@ -153,10 +152,7 @@ def _describe_failures(level_name: str, level: Level) -> str:
 
 def _describe_limits(metrics: Metrics, level: Level, kind: DataKind) -> str:
     limits = [str(metrics["synthetic_note"])] if metrics["synthetic_note"] else []
-    if kind.has_patients and level["groups"] < MIN_PATIENTS:
-        limits.append(
-            f"Only {count_words(level['groups'], kind.group)} were tested; intervals over so few are too narrow."
-        )
+    limits += describe_few_groups(level, kind) if kind.has_patients else []
     return " ".join(
         [*limits, "One split of one source; the intervals do not include the variation between training seeds."]
     )

@@ -7,7 +7,7 @@ import pandas
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.decision_support import CALIBRATION_METRICS
-from pipeline.evaluation.schema import Decision, Metrics
+from pipeline.evaluation.schema import Decision, Estimate, Metrics
 from pipeline.evaluation.scores import compute_calibration_bins
 from pipeline.evaluation.selective_prediction import LISTED_COVERAGES
 from pipeline.evaluation.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY, scale_predictions
@@ -142,7 +142,7 @@ def _tabulate_coverage(decision: Decision, level: str) -> Table:
             for coverage in LISTED_COVERAGES
         ),
         f"Mean fraction of wrong predictions over all coverages (area under the risk-coverage curve): "
-        f"{_show_small(area['value'])} ({_show_small(area['low'])} to {_show_small(area['high'])}).",
+        f"{_show_small(area['value'])} ({_show_ends(area)}).",
     )
 
 
@@ -161,6 +161,10 @@ def _tabulate_thresholds(decision: Decision, level: str, kind: DataKind) -> Tabl
         ),
         f"These thresholds can be used for a new {kind.source}: they were chosen on validation rows alone.",
     )
+
+
+def _show_ends(area: Estimate) -> str:
+    return "no interval" if area["low"] is None else f"{_show_small(area['low'])} to {_show_small(area['high'])}"
 
 
 def _show_small(value: float | None) -> str:

@@ -8,11 +8,11 @@ import torch
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
-from pipeline.core.text import count_words, plural
+from pipeline.core.text import plural
 from pipeline.data.leak_certificate import describe_findings
 from pipeline.data.store import Store
-from pipeline.evaluation.bootstrap import MIN_PATIENTS
-from pipeline.evaluation.schema import Metrics, first_level
+from pipeline.evaluation.schema import Estimate, Metrics, first_level
+from pipeline.reporting.evaluation.scores import describe_few_groups
 from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
 from pipeline.reporting.formatting import show_percent
 from pipeline.training.checkpoint import Checkpoint
@@ -83,19 +83,27 @@ def list_warnings(metrics: Metrics, certificate: dict[str, Any], missing: str, k
     """
     warnings = [missing] if missing else []
     _, level = first_level(metrics["levels"])
-    num_groups = level["groups"]
-    if num_groups < MIN_PATIENTS:
-        warnings.append(
-            f"Only {count_words(num_groups, kind.group)} were tested. A bootstrap over so few makes intervals that "
-            "are too narrow."
-        )
-    accuracy = level["metrics"]["accuracy"]
+    warnings += describe_few_groups(level, kind)
     baseline = metrics["baselines"].get("logistic_regression")
-    reached = None if baseline is None else baseline["accuracy"]["value"]
-    if reached is not None and accuracy["low"] is not None and accuracy["low"] <= reached:
-        warnings.append("The interval of the model's accuracy includes the logistic regression's: no gain is shown.")
+    if baseline is not None:
+        warnings += compare_with_baseline(level["metrics"]["accuracy"], baseline["accuracy"]["value"])
     warnings += list_probe_warnings(metrics["probes"], metrics, kind)
     return warnings + [f"{finding} They are listed with the certificate." for finding in describe_findings(certificate)]
+
+
+def compare_with_baseline(accuracy: Estimate, reached: float | None) -> list[str]:
+    """Warn where the model is not shown to be better than the logistic regression.
+
+    Args:
+        accuracy: The model's accuracy.
+        reached: The logistic regression's.
+    """
+    low, high = accuracy["low"], accuracy["high"]
+    if reached is None or low is None or high is None or reached < low:
+        return []
+    if reached > high:
+        return ["The logistic regression is right more often than the whole interval of the model's accuracy."]
+    return ["The interval of the model's accuracy includes the logistic regression's: no gain is shown."]
 
 
 def list_console_warnings(metrics: Metrics, store: Store) -> list[str]:
@@ -108,7 +116,8 @@ def summarise_scores(metrics: Metrics, kind: DataKind) -> list[str]:
     """Write the accuracy of each level and of each baseline, a line each."""
     lines = []
     for name, level in metrics["levels"].items():
-        groups = f" of {level['groups']} {plural(kind.group)}" if kind.has_patients else ""
+        errors = f"{level['groups_with_errors']} with errors"
+        groups = f" of {level['groups']} {plural(kind.group)}, {errors}" if kind.has_patients else ""
         lines.append(f"{name:8s} {level['n']:6d}{groups}: accuracy {show_percent(level['metrics']['accuracy'])}")
     for name, scores in metrics["baselines"].items():
         lines.append(f"{name.replace('_', ' ')}: accuracy {show_percent(scores['accuracy'])}")

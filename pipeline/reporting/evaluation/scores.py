@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.data_kinds import VOLUMES, DataKind
-from pipeline.core.text import plural
+from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
 from pipeline.reporting.elements import Figure, Table
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
+    DASH,
     LEVEL_TITLES,
     LOWER_IS_BETTER,
     METRIC_TITLES,
     humanise,
     show_estimate,
-    show_interval,
     show_number,
+    show_number_with_interval,
     show_percent,
 )
 
@@ -51,6 +52,8 @@ FIGURE_TEXTS = {
     ),
     "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
 }
+# With fewer groups, the intervals are wide, and a report says so at its top.
+FEW_GROUPS = 20
 NEXT_EXAMPLE = "The same for another validation example."
 
 
@@ -64,27 +67,76 @@ def distinct_levels(levels: Mapping[str, Level]) -> dict[str, Level]:
 
 
 def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
-    """Summarise the results: accuracy with its interval, the number of patients, and the baselines."""
+    """Summarise the results: accuracy with its interval, patients and those with errors, and the baselines."""
     levels = distinct_levels(metrics["levels"])
     first_name, first = first_level(levels)
     accuracy = first["metrics"]["accuracy"]
     patients = f" of {first['groups']:,} independent {plural(kind.group, first['groups'])}"
     sentences = [
         f"On {first['n']:,} {plural(first_name, first['n'])}{'' if not kind.has_patients else patients} in the "
-        f"{metrics['split']} split, the model is right for {show_percent(accuracy)}."
+        f"{metrics['split']} split, the model is right for {show_percent(accuracy)}{_describe_errors(first, kind)}."
     ]
+    if kind.has_patients and first["mean_over_groups"]["low"] is not None:
+        sentences.append(
+            f"Where each {kind.group} counts once, it is right for {show_percent(first['mean_over_groups'])}."
+        )
     for name, level in list(levels.items())[1:]:
         averaged = show_percent(level["metrics"]["accuracy"])
         sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {averaged}.")
     if accuracy["low"] is None:
-        sentences.append(f"There is no interval, so the result does not extend to other {plural(kind.group)}.")
+        sentences.append(
+            f"There is no interval ({name_groups(accuracy['reason'], kind)}), so the result does not extend to other "
+            f"{plural(kind.group)}."
+        )
     baselines = [
         f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
         for name, scores in metrics["baselines"].items()
     ]
+    sentences.append(describe_sample_size(first_name, first, kind))
     if baselines:
         sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(baselines)}.")
     return sentences
+
+
+def _describe_errors(level: Level, kind: DataKind) -> str:
+    """Continue a sentence with the number of patients with errors; empty where each row is a group of its own."""
+    if not kind.has_patients:
+        return ""
+    num_wrong = level["groups_with_errors"]
+    return f"; {count_words(num_wrong, kind.group) if num_wrong else f'no {kind.group}'} with errors"
+
+
+def describe_sample_size(name: str, level: Level, kind: DataKind) -> str:
+    """Describe how many patients a narrower interval of the accuracy would need.
+
+    Args:
+        name: The name of the level.
+        level: Its scores and counts.
+        kind: The kind of data, which names rows and groups.
+    """
+    size = level["sample_size"]
+    needed = (
+        f"A 95\u00a0% interval of \u00b15 points would need {count_words(size['five_points'], kind.group)}, one of "
+        f"\u00b12 points {size['two_points']:,}, if they were like these"
+    )
+    if not kind.has_patients:
+        return f"{needed}."
+    if size["correlation"] is None:
+        return f"{needed} and as free of mistakes, or as full of them."
+    return f"{needed} (intraclass correlation of the {plural(name)}' errors {show_number(size['correlation'])})."
+
+
+def name_groups(reason: str, kind: DataKind) -> str:
+    """Write the reason of a missing interval, or the name of a method, with the kind's word for groups."""
+    return reason.replace("group", kind.group)
+
+
+def describe_few_groups(level: Level, kind: DataKind) -> list[str]:
+    """Warn of wide intervals where few patients were tested."""
+    if level["groups"] >= FEW_GROUPS:
+        return []
+    tested = count_words(level["groups"], kind.group)
+    return [f"Only {tested} were tested: the intervals are wide, and some scores have none."]
 
 
 def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
@@ -100,6 +152,7 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
         (
             METRIC_TITLES[metric] + (" ↓" if metric in LOWER_IS_BETTER else ""),
             *show_estimate(level["metrics"][metric]),
+            name_groups(level["metrics"][metric]["method"] or DASH, kind),
         )
         for metric in METRIC_NAMES
     )
@@ -107,12 +160,13 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
     support = ", ".join(f"{label} {count:,}" for label, count in counts.items())
     if len(counts) > MAX_READABLE_CLASSES:
         support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
-    groups = f"rows, {level['groups']:,} independent {plural(kind.group)}"
+    errors = f"{level['groups_with_errors']:,} of them with errors"
+    groups = f"rows, {level['groups']:,} independent {plural(kind.group)}, {errors}"
     return {
         "title": title,
         "line": f"{level['n']:,} {groups if kind.has_patients else plural(kind.group)}"
         + (f"; {support}." if support else "."),
-        "table": Table(f"Scores: {title}", ("Score", "Value", "95\u00a0% interval"), rows),
+        "table": Table(f"Scores: {title}", ("Score", "Value", "95\u00a0% interval", "Method"), rows),
         "notes": level["notes"],
     }
 
@@ -175,10 +229,10 @@ def describe_finding(name: str, metrics: Metrics) -> str:
     if kind == "confusion" and level_name in levels:
         return _describe_confusion(levels[level_name])
     if name == "roc":
-        return f"AUROC {show_number(first['metrics']['auroc']['value'])} ({show_interval(first['metrics']['auroc'])})."
+        return f"AUROC {show_number_with_interval(first['metrics']['auroc'])}."
     if name == "calibration":
         error = first["metrics"]["ece"]
-        return f"Expected calibration error {show_number(error['value'])} ({show_interval(error)})."
+        return f"Expected calibration error {show_number(error['value'])}."
     if name == "worst_mistakes":
         total, correct = count_correct(first["confusion"])
         return f"{total - correct:,} of {total:,} predictions were wrong."

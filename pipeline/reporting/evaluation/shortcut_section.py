@@ -240,8 +240,6 @@ def _tabulate_parts(name: str, parts: Sequence[Part], kind: DataKind) -> Table:
     note = "The visit as in the file's name; of a date the year alone."
     if name == "intensity_quartile":
         note = f"By the mean of a prepared {kind.example}'s pixels, black 0 and white 1; quartiles of the test rows."
-    if any(part.accuracy["low"] == part.accuracy["high"] == 1 for part in parts):
-        note = f"{note} Where no error was observed, a bootstrap has none to draw: the interval has no width."
     groups = (plural(kind.group).capitalize(),) if kind.has_patients else ()
     return Table(
         f"Accuracy by {PART_TITLES[name]}",

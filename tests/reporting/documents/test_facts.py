@@ -193,9 +193,9 @@ def test_mistakes_and_intervals_are_counted_from_the_metrics():
     metrics["levels"]["slice"]["confusion"] = [[400, 80], [1, 479]]
     facts = describe_results(metrics, VOLUMES, 500, 3)
     assert facts["failures"].startswith("81 of 960 slices were predicted wrongly")
-    assert "whole patients are drawn 500 times (seed 3)" in facts["intervals"]
+    assert "500 bootstrap resamples (seed 3), where patients are enough" in facts["intervals"]
     assert facts["test_size"].startswith("960 slices of 20 patients")
-    assert "positive class right: Sensitivity 0.500 (95 % interval 0.250 to 0.750)" in facts["diagnostic"]
+    assert "positive class right: Sensitivity 0.500 (95\u00a0% interval 0.250 to 0.750)" in facts["diagnostic"]
 
 
 @pytest.mark.parametrize("name", ["model_card", "claim_checklist"])

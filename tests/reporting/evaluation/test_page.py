@@ -35,10 +35,16 @@ def build_page(tmp_path, **changes) -> str:
 
 
 def test_the_summary_has_accuracy_interval_patients_and_baselines():
-    slices, volumes, baselines = (text.replace("\u00a0", " ") for text in summarise_in_words(build_metrics()))
+    slices, mean, volumes, size, baselines = (
+        text.replace("\u00a0", " ") for text in summarise_in_words(build_metrics())
+    )
     assert "960 slices of 20 independent patients in the test split" in slices
     assert "97.1 % (95 % interval 95.0 to 98.6 %)" in slices
+    assert slices.endswith("; 6 patients with errors.")
+    assert mean == "Where each patient counts once, it is right for 96.5 % (95 % interval 94.0 to 98.0 %)."
     assert "per volume (40)" in volumes
+    assert size.startswith("A 95 % interval of ±5 points would need 16 patients, one of ±2 points 75,")
+    assert "intraclass correlation of the slices' errors 0.200" in size
     assert "97.1 % (95 % interval 95.0 to 98.6 %)" in volumes
     assert "most frequent class 50.0 %" in baselines
     assert "logistic regression on pixels 86.0 % (95 % interval 80.0 to 90.0 %)" in baselines
@@ -242,7 +248,7 @@ def test_a_page_on_images_does_not_mention_patients(tmp_path):
     assert "diagnosis" not in text
     assert "On 20 images in the test split, the model is right for 97.1 %" in text
     assert "20 images; 13 classes, 5 to 17 a class." in text
-    assert "bootstrap that draws images." in " ".join(text.split())
+    assert "95 %, over images;" in " ".join(text.split())
     assert "a (train) and b (test) are identical." in text
     assert "Identical images across the published test split" in text
     assert "Fitted on 5 of 7." in text
