@@ -103,7 +103,7 @@ def compute_level(
     totals = sum_over_patients(labels, predicted, read_probabilities(table, class_names), patients)
     repeats = count_repeats(table["example_id"], patients)
     correct = count_correct_rows(totals, repeats)
-    metrics = _estimate_scores(totals, repeats, bootstrap)
+    metrics = estimate_scores(totals, repeats, bootstrap)
     confusion = totals.confusion.sum(axis=1).reshape(len(class_names), len(class_names)).astype(int)
     support = dict(zip(class_names, confusion.sum(axis=1).tolist(), strict=True))
     notes = [
@@ -158,7 +158,7 @@ def count_with_errors(correct: PatientCounts) -> int:
     return int((correct.counted < correct.rows).sum())
 
 
-def _estimate_scores(totals: PatientTotals, repeats: Floats, bootstrap: Bootstrap) -> Scores:
+def estimate_scores(totals: PatientTotals, repeats: Floats, bootstrap: Bootstrap) -> Scores:
     """Compute each score, with an interval of the method that holds for it."""
     values = {
         name: float(score[0]) for name, score in compute_scores(totals, np.ones((1, totals.num_patients))).items()

@@ -1,0 +1,360 @@
+"""Simulate how often the 95 % intervals of a report hold the true score.
+
+    python reports/benchmarks/intervals.py [--repetitions 4000] [--score-repetitions 1000] [--jobs 1] [--output FILE]
+
+Tables of patients are drawn from a distribution whose true scores are known, and scored by the package itself. A
+proportion: each patient has an accuracy of its own, beta-distributed with a given mean and intraclass correlation. All
+scores: each patient has both classes, and a skill that is added to each row's score on the normal scale, so that the
+accuracy and the correlation of right and wrong rows are those of the cell.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy import optimize, stats
+
+from pipeline.core.array_types import Floats
+from pipeline.core.files import write_bytes
+from pipeline.core.provenance import read_commit, read_hardware, read_versions
+from pipeline.evaluation.auroc import estimate_auroc
+from pipeline.evaluation.bootstrap import (
+    MIN_GROUPS,
+    MIN_GROUPS_WITH_ERRORS,
+    Bootstrap,
+    Support,
+    estimate_by_bootstrap,
+    find_percentiles,
+    widen_tail,
+)
+from pipeline.evaluation.metrics import count_correct_rows, count_with_errors
+from pipeline.evaluation.proportions import PatientCounts, estimate_fraction
+from pipeline.evaluation.schema import Estimate
+from pipeline.evaluation.scores import PatientTotals, compute_scores, resample_scores, sum_over_patients
+
+ROWS = 40  # of each patient, or the median where patients differ
+ROWS_SPREAD = 0.9  # standard deviation of the logarithm, where patients differ
+MAX_ROWS = 300
+PATIENTS = (6, 16, 60)
+ACCURACIES = (0.9, 0.95, 0.99, 0.995)
+CORRELATIONS = (0.05, 0.1, 0.3)
+REQUIRED = 0.93
+NUM_OLD_RESAMPLES = 500  # of the plain bootstrap over patients, for comparison
+OLD_FRACTION = 0.1  # of the repetitions, in which it is computed
+
+SCORE_PATIENTS = (6, 16, 30, 60, 100, 200)
+SCORE_ACCURACIES = (0.9, 0.99)
+SCORE_CORRELATIONS = (0.1, 0.3)
+SCORES = ("balanced_accuracy", "f1", "mcc", "nll", "brier")
+ERROR_BINS = ((0, 10), (10, 20), (20, 30), (30, 1_000_000))
+NUM_TRUTH_PATIENTS = 40_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of table.
+
+    Args:
+        patients: The number of patients.
+        accuracy: The true accuracy.
+        correlation: The intraclass correlation of right and wrong rows.
+        is_equal: Whether all patients have equally many rows.
+    """
+
+    patients: int
+    accuracy: float
+    correlation: float
+    is_equal: bool = True
+
+    def seed(self, repetition: int) -> tuple[int, ...]:
+        """Return the seed of a repetition."""
+        return self.patients, round(1000 * self.accuracy), round(100 * self.correlation), self.is_equal, repetition
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=4000, help="tables of each cell, for proportions")
+    parser.add_argument("--score-repetitions", type=int, default=1000, help="tables of each cell, for all scores")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the numbers do not depend on it")
+    parser.add_argument("--output", type=Path, help="also write the tables to this file")
+    arguments = parser.parse_args()
+    cells = [Cell(*values) for values in product(PATIENTS, ACCURACIES, CORRELATIONS, (True, False))]
+    parallel = Parallel(n_jobs=arguments.jobs)
+    found = parallel(delayed(cover_proportion)(cell, arguments.repetitions) for cell in cells)
+    score_cells = [Cell(*values) for values in product(SCORE_PATIENTS, SCORE_ACCURACIES, SCORE_CORRELATIONS)]
+    scored = parallel(delayed(cover_scores)(cell, arguments.score_repetitions) for cell in score_cells)
+    minutes = (sum(item.seconds for item in found) + sum(item.seconds for item in scored)) / 60
+    text = "\n".join([*describe_run(arguments, minutes), *describe_proportions(found), *describe_scores(scored)])
+    print(text)
+    if arguments.output:
+        write_bytes(arguments.output, text.encode())
+
+
+@dataclass(frozen=True)
+class ProportionResult:
+    """The intervals of the accuracy in one cell.
+
+    Args:
+        cell: The kind of table.
+        repetitions: The number of tables.
+        held: The number of intervals that held the true accuracy.
+        width: The mean width.
+        exact_width: The mean width of Clopper and Pearson's interval, as if each patient were one row.
+        bootstrap: The fraction of plain bootstrap intervals that held it.
+        seconds: Processor time.
+    """
+
+    cell: Cell
+    repetitions: int
+    held: int
+    width: float
+    exact_width: float
+    bootstrap: float
+    seconds: float
+
+    @property
+    def p_value(self) -> float:
+        """The chance of so few intervals that hold, if 93 % did."""
+        return float(stats.binom.cdf(self.held, self.repetitions, REQUIRED))
+
+
+def cover_proportion(cell: Cell, repetitions: int) -> ProportionResult:
+    """Count how often the interval of the accuracy holds the true one."""
+    started = time.process_time()
+    held, widths, exact, old = 0, [], [], []
+    for repetition in range(repetitions):
+        generator = np.random.default_rng(cell.seed(repetition))
+        counts = draw_counts(cell, generator)
+        found = estimate_fraction(counts)
+        held += is_held(found, cell.accuracy)
+        widths.append(found["high"] - found["low"])
+        exact.append(compute_exact_width(found["value"], cell.patients))
+        if repetition < OLD_FRACTION * repetitions:
+            weights = generator.multinomial(cell.patients, np.full(cell.patients, 1 / cell.patients), NUM_OLD_RESAMPLES)
+            low, high = np.percentile((weights @ counts.counted) / (weights @ counts.rows), [2.5, 97.5])
+            old.append(low <= cell.accuracy <= high)
+    numbers = float(np.mean(widths)), float(np.mean(exact)), float(np.mean(old))
+    return ProportionResult(cell, repetitions, held, *numbers, time.process_time() - started)
+
+
+def draw_counts(cell: Cell, generator: np.random.Generator) -> PatientCounts:
+    """Draw the rows of each patient, and the right ones."""
+    rows = np.full(cell.patients, ROWS)
+    if not cell.is_equal:
+        drawn = np.exp(generator.normal(np.log(ROWS), ROWS_SPREAD, cell.patients))
+        rows = np.clip(np.rint(drawn), 1, MAX_ROWS).astype(int)
+    precision = (1 - cell.correlation) / cell.correlation
+    fractions = generator.beta(cell.accuracy * precision, (1 - cell.accuracy) * precision, cell.patients)
+    return PatientCounts(generator.binomial(rows, fractions).astype(np.float64), rows.astype(np.float64))
+
+
+def is_held(found: Estimate, truth: float) -> bool:
+    """Return whether an interval holds the true score."""
+    return found["low"] <= truth <= found["high"]
+
+
+def compute_exact_width(fraction: float, num_patients: int) -> float:
+    """Compute the width of Clopper and Pearson's interval of this fraction of so many patients."""
+    right, wrong = fraction * num_patients, (1 - fraction) * num_patients
+    low = stats.beta.ppf(0.025, right, wrong + 1) if right > 0 else 0.0
+    high = stats.beta.ppf(0.975, right + 1, wrong) if wrong > 0 else 1.0
+    return float(high - low)
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """The intervals of all scores in one cell.
+
+    Args:
+        cell: The kind of table.
+        num_with_errors: ``(tables,)`` patients with an error.
+        printed: ``(tables, scores)`` whether the package gives an interval, AUROC last.
+        held: ``(tables, scores)`` whether it holds the true score.
+        bootstrap_held: ``(tables, scores)`` whether the bootstrap's does, given or not; of the AUROC unused.
+        seconds: Processor time.
+    """
+
+    cell: Cell
+    num_with_errors: np.ndarray
+    printed: np.ndarray
+    held: np.ndarray
+    bootstrap_held: np.ndarray
+    seconds: float
+
+
+def cover_scores(cell: Cell, repetitions: int) -> ScoreResult:
+    """Count how often the intervals of all scores hold the true ones, with and without the rule that withholds some."""
+    started = time.process_time()
+    skill = solve_skill(cell.accuracy, cell.correlation)
+    truth = compute_truth(skill)
+    records = []
+    for repetition in range(repetitions):
+        totals = draw_totals(cell.patients, skill, np.random.default_rng(cell.seed(repetition)))
+        support = Support(cell.patients, count_with_errors(count_correct_rows(totals, np.ones(cell.patients))))
+        values = compute_scores(totals, np.ones((1, cell.patients)))
+        resampled = resample_scores(totals, Bootstrap(NUM_OLD_RESAMPLES, repetition))
+        estimates = {name: estimate_by_bootstrap(values[name][0], resampled[name], support) for name in SCORES}
+        estimates["auroc"] = estimate_auroc(totals.rank_counts[0])
+        printed = [estimate["low"] is not None for estimate in estimates.values()]
+        held = [
+            is_given and is_held(estimates[name], truth[name])
+            for name, is_given in zip(estimates, printed, strict=True)
+        ]
+        ends = {name: find_percentiles(resampled[name], widen_tail(cell.patients)) for name in SCORES}
+        plain = [end is not None and end[0] <= truth[name] <= end[1] for name, end in ends.items()]
+        records.append((support.num_with_errors, printed, held, plain))
+    columns = [np.array(column) for column in zip(*records, strict=True)]
+    return ScoreResult(cell, *columns, time.process_time() - started)
+
+
+def solve_skill(accuracy: float, correlation: float) -> tuple[float, float]:
+    """Find mean and standard deviation of the patients' skill that give an accuracy and a correlation."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+
+    def find_mean(spread: float) -> float:
+        def excess(mean: float) -> float:
+            return float(weights @ stats.norm.cdf(mean + spread * nodes)) - accuracy
+
+        return float(optimize.brentq(excess, 0, 60))
+
+    def compute_excess(spread: float) -> float:
+        fractions = stats.norm.cdf(find_mean(spread) + spread * nodes)
+        return float(weights @ (fractions - accuracy) ** 2) / (accuracy * (1 - accuracy)) - correlation
+
+    spread = float(optimize.brentq(compute_excess, 0.01, 8))
+    return find_mean(spread), spread
+
+
+def draw_totals(num_patients: int, skill: tuple[float, float], generator: np.random.Generator) -> PatientTotals:
+    """Draw the predictions of patients with equally many rows of two classes."""
+    mean, spread = skill
+    patients = np.arange(num_patients).repeat(ROWS)
+    labels = np.tile(np.arange(ROWS) % 2, num_patients)
+    strength = (mean + spread * generator.normal(size=num_patients))[patients] + generator.normal(size=len(patients))
+    score = np.where(labels == 1, strength, -strength) * mean / np.sqrt(1 + spread**2)
+    positive = 1 / (1 + np.exp(-score))
+    probabilities = np.stack([1 - positive, positive], axis=1)
+    return sum_over_patients(labels, (positive > 0.5).astype(int), probabilities, patients)
+
+
+def compute_truth(skill: tuple[float, float]) -> dict[str, float]:
+    """Compute the true scores from very many patients."""
+    num_parts = 10
+    parts = [
+        compute_scores(totals, np.ones((1, totals.num_patients)))
+        for totals in (
+            draw_totals(NUM_TRUTH_PATIENTS // num_parts, skill, np.random.default_rng(part))
+            for part in range(num_parts)
+        )
+    ]
+    return {name: float(np.mean([part[name][0] for part in parts])) for name in (*SCORES, "auroc")}
+
+
+def describe_run(arguments: argparse.Namespace, minutes: float) -> list[str]:
+    versions = read_versions()
+    listed = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "scipy") if name in versions)
+    return [
+        "# Coverage of the intervals",
+        "",
+        f"    python reports/benchmarks/intervals.py --repetitions {arguments.repetitions} "
+        f"--score-repetitions {arguments.score_repetitions}",
+        "",
+        f"{minutes:.0f} minutes of processor time; {read_hardware()}; {listed}; commit {read_commit()}. The seed of a "
+        "table is made of its cell and its number.",
+        "",
+    ]
+
+
+def find_significant(results: list[ProportionResult]) -> list[ProportionResult]:
+    """Return the cells below 93 %, at 5 % over all cells together (Holm's steps)."""
+    ordered = sorted(results, key=lambda result: result.p_value)
+    significant = []
+    for place, result in enumerate(ordered):
+        if result.p_value * (len(ordered) - place) > 0.05:
+            break
+        significant.append(result)
+    return significant
+
+
+def describe_proportions(results: list[ProportionResult]) -> list[str]:
+    significant = find_significant(results)
+    coverages = [result.held / result.repetitions for result in results]
+    wider = [result for result in results if result.width >= result.exact_width]
+    return [
+        "## Proportions",
+        "",
+        f"{results[0].repetitions:,} tables a cell, {ROWS} rows a patient, or a median of {ROWS} from 1 to {MAX_ROWS} "
+        "where patients differ. Width in points, next to that of Clopper and Pearson's interval as if each patient "
+        f"were one row. Bootstrap: the percentile interval over patients, {NUM_OLD_RESAMPLES} resamples, on a tenth of "
+        "the tables.",
+        "",
+        f"Lowest coverage {min(coverages):.1%}, highest {max(coverages):.1%}. Cells significantly below {REQUIRED:.0%} "
+        f"(one-sided binomial test, Holm over {len(results)} cells, 5 %): {len(significant)}. Cells in which the "
+        f"interval is on average wider than Clopper and Pearson's: {len(wider)}.",
+        "",
+        "| patients | true accuracy | correlation | rows | coverage | width | Clopper-Pearson | bootstrap's coverage |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {item.cell.patients} | {item.cell.accuracy} | {item.cell.correlation} | "
+            f"{'equal' if item.cell.is_equal else 'unequal'} | {item.held / item.repetitions:.1%} | "
+            f"{100 * item.width:.1f} | {100 * item.exact_width:.1f} | {item.bootstrap:.0%} |"
+            for item in results
+        ),
+        "",
+    ]
+
+
+def describe_scores(results: list[ScoreResult]) -> list[str]:
+    names = (*SCORES, "auroc")
+    return [
+        "## All scores",
+        "",
+        f"{len(results[0].printed):,} tables a cell, two classes, {ROWS} rows a patient. Coverage where an interval "
+        f"is given, and in brackets the fraction of tables that get one: a bootstrap needs {MIN_GROUPS} patients, and "
+        f"errors in {MIN_GROUPS_WITH_ERRORS}.",
+        "",
+        f"| patients | accuracy | correlation | {' | '.join(names)} |",
+        f"|---|---|---|{'---|' * len(names)}",
+        *(_list_score_row(result) for result in results),
+        "",
+        "The bootstrap's coverage without this rule, by the number of patients and of those with errors, over all "
+        "cells; bins of at least 100 tables.",
+        "",
+        f"| patients | with errors | tables | {' | '.join(SCORES)} |",
+        f"|---|---|---|{'---|' * len(SCORES)}",
+        *_list_bins(results),
+        "",
+    ]
+
+
+def _list_score_row(result: ScoreResult) -> str:
+    cells = []
+    for place in range(len(SCORES) + 1):
+        printed, held = result.printed[:, place], result.held[:, place]
+        cells.append(f"{held.sum() / printed.sum():.1%} ({printed.mean():.0%})" if printed.any() else "none")
+    cell = result.cell
+    return f"| {cell.patients} | {cell.accuracy} | {cell.correlation} | {' | '.join(cells)} |"
+
+
+def _list_bins(results: list[ScoreResult]) -> Iterator[str]:
+    for patients, (start, end) in product(sorted({result.cell.patients for result in results}), ERROR_BINS):
+        parts = [
+            result.bootstrap_held[(result.num_with_errors >= start) & (result.num_with_errors < end)]
+            for result in results
+            if result.cell.patients == patients
+        ]
+        held: Floats = np.concatenate(parts).astype(np.float64)
+        if len(held) >= 100:
+            label = f"{start} to {end - 1}" if end <= 30 else f"{start} and more"
+            coverages = " | ".join(f"{coverage:.1%}" for coverage in held.mean(axis=0))
+            yield f"| {patients} | {label} | {len(held):,} | {coverages} |"
+
+
+if __name__ == "__main__":
+    main()
