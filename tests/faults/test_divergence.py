@@ -16,7 +16,7 @@ from pipeline.core.files import read_json
 from pipeline.data.store import read_store, write_store
 from pipeline.models.networks import SliceModel
 from pipeline.stages.split import split
-from pipeline.studies.leak_training import NO_CHANGES
+from pipeline.studies.leak_study import NO_CHANGES
 from pipeline.training.checkpoint import read_checkpoint
 from tests.builders import training_runs as training
 from tests.builders.several_processes import make, run_processes, run_train_stage, with_devices

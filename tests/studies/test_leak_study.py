@@ -13,7 +13,7 @@ from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.studies import LeakStudyConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.data.store import read_store, write_store
-from pipeline.studies.leak_training import NO_CHANGES, build_recipe, train_one
+from pipeline.studies.leak_study import NO_CHANGES, build_recipe, train_one
 from pipeline.studies.leaky_splits import LeakyRun, assign_by_unit, equalize_training, shuffle_labels
 
 STRONG = Experiment(
