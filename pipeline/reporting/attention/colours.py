@@ -111,20 +111,6 @@ def blend(grey: Floats, weights: Floats, top: float) -> Pixels:
     return pixels
 
 
-def draw_weights(weights: Floats, top: float, tile_pixels: int = MIN_TILE_PIXELS) -> Pixels:
-    """Draw a matrix of weights, such as those between latents, enlarged.
-
-    Args:
-        weights: The matrix, (rows, columns).
-        top: The weight that gets the brightest colour.
-        tile_pixels: The least width of the drawing in pixels.
-
-    Returns:
-        The drawing, (height, width, 3).
-    """
-    return enlarge(np.round(colour_weights(weights, top) * 255).astype(np.uint8), tile_pixels)
-
-
 def draw_scale() -> Image.Image:
     """Draw the colours from none to most, for the foot of a sheet."""
     font = load_font("DejaVuSans.ttf")

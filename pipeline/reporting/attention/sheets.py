@@ -14,13 +14,13 @@ from pipeline.core.errors import UserError
 from pipeline.core.pixel_order import compute_pixel_order
 from pipeline.reporting.attention.colours import (
     colour_points,
+    colour_weights,
     draw_overlay,
     draw_scale,
-    draw_weights,
     find_top,
     spread_over_pixels,
 )
-from pipeline.reporting.figures.image_grid import MARGIN, Cell, Strip, draw_example, draw_grid
+from pipeline.reporting.figures.image_grid import MARGIN, Cell, Strip, draw_example, draw_grid, enlarge
 from pipeline.reporting.figures.point_cloud import draw_cloud
 from pipeline.reporting.figures.style import SOFT_INK
 
@@ -247,7 +247,8 @@ def draw_matrix(weights: Floats, tile_pixels: int) -> Array:
     """Draw the weights between latents, or the row of one latent as a band, as (height, width, 3)."""
     matrix = np.atleast_2d(weights)
     readers = matrix if len(matrix) > 1 else np.repeat(matrix, matrix.shape[-1], axis=0)
-    return draw_weights(readers, find_top(matrix), tile_pixels)
+    colours = colour_weights(readers, find_top(matrix))
+    return enlarge(np.round(colours * 255).astype(np.uint8), tile_pixels)
 
 
 def _build_lead(maps: AttentionMaps, example: int, tile_pixels: int, answer: str = "") -> Cell:

@@ -17,7 +17,7 @@ from pipeline.evaluation.schema import (
     read_value,
 )
 from pipeline.reporting.elements import Figure, Section, Table
-from pipeline.reporting.figures.subgroups import Panel, accuracy_of_parts, accuracy_over_index
+from pipeline.reporting.figures.intervals import Panel, accuracy_of_parts, accuracy_over_index
 from pipeline.reporting.formatting import show_estimate, show_interval, show_number, show_percent
 
 # A model that sees no anatomy ranks a pair of rows of two classes correctly in five of ten cases, whatever the

@@ -8,8 +8,8 @@ import pandas
 from matplotlib.collections import PathCollection
 from matplotlib.ticker import PercentFormatter
 
+from pipeline.reporting.figures.intervals import read_estimates
 from pipeline.reporting.figures.style import BLUE, GREY, VERMILION, open_figure, save_png
-from pipeline.reporting.figures.subgroups import read_estimates
 
 MIN_ROWS_IN_LINE = 20
 LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"))

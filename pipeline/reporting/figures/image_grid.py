@@ -12,7 +12,6 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.core.array_types import Array
-from pipeline.core.errors import UserError
 from pipeline.core.text import make_printable
 from pipeline.reporting.figures.point_cloud import draw_cloud
 from pipeline.reporting.figures.style import BLUE, INK, PAPER, SOFT_INK, VERMILION, shorten
@@ -170,14 +169,8 @@ def contact_sheet(
         captions: A caption for each example.
         columns: The number of examples in a line.
         is_right: For each example whether the answer was right: a blue border and a tick, or a red one and a cross.
-
-    Raises:
-        UserError: There are no images, or the number of captions differs.
     """
-    if len(images) == 0 or len(images) != len(captions):
-        raise UserError(
-            f"contact sheet: found {len(images)} images and {len(captions)} captions; each image needs one caption."
-        )
+    assert len(images) == len(captions) > 0, (len(images), len(captions))
     cells = []
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         border, mark, ink = Border("#9CA3AF", 1), "", INK

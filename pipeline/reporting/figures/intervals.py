@@ -1,11 +1,32 @@
-"""Figures of stages that train several models: the leak study and cross-validation."""
+"""Figures of accuracies with their intervals: of subgroups, of several trainings, of the leak study."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from matplotlib.ticker import PercentFormatter
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from pipeline.evaluation.schema import Estimate
 from pipeline.reporting.figures.style import BLUE, GREY, INK, VERMILION, open_figure, save_png, shorten
+
+Estimates = Sequence[Estimate]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Accuracies of subgroups, next to each other.
+
+    Args:
+        title: The title, which names the kind of subgroup.
+        names: The names of the subgroups.
+        accuracies: The accuracy (value, low, high) of each subgroup.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    accuracies: Estimates
 
 
 def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], chance: float) -> bytes:
@@ -45,6 +66,73 @@ def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mappin
         axes.set_yticks(range(len(rows) + 1), [*(shorten(name, 32) for name, _ in rows), "pooled"])
         _finish(axes, len(rows) + 1, axis_title)
         return save_png(figure)
+
+
+def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: float, title: str = "") -> bytes:
+    """Draw accuracy over the slice index as a line, its interval as a band.
+
+    Args:
+        indices: The slice indices, in rising order.
+        accuracies: The accuracy (value, low, high) at each index; without an interval the band has a gap.
+        overall: The accuracy over all rows, drawn as a dashed line.
+        title: The title, which names what was scored.
+    """
+    values, low, high = (read_estimates(accuracies, key) for key in ("value", "low", "high"))
+    with open_figure(7.2, 3.9) as figure:
+        axes = figure.subplots()
+        axes.fill_between(indices, low, high, color=BLUE, alpha=0.22, linewidth=0, label="95 % interval over patients")
+        marker = "o" if len(indices) <= 60 else ""
+        axes.plot(indices, values, "-", color=BLUE, marker=marker, markersize=3.5, linewidth=1.6, label="accuracy")
+        _show_overall(axes, overall, [values, low])
+        axes.set(xlabel="Slice index", ylabel="Accuracy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(title, fontweight="bold")
+        axes.legend(loc="lower left")
+        return save_png(figure)
+
+
+def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
+    """Draw accuracies as points with their intervals, a panel for each kind of subgroup.
+
+    Args:
+        panels: The panels, at least one.
+        overall: The accuracy over all rows, drawn as a dashed line.
+    """
+    widths = [max(4, len(panel.names)) for panel in panels]
+    with open_figure(1.2 + 0.62 * sum(widths) + 0.6 * len(panels), 3.9) as figure:
+        drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
+        every = [read_estimates(panel.accuracies, key) for panel in panels for key in ("value", "low")]
+        for place, (axes, panel) in enumerate(zip(drawn, panels, strict=True)):
+            values, low, high = (read_estimates(panel.accuracies, key) for key in ("value", "low", "high"))
+            at = np.arange(len(values))
+            axes.vlines(at, low, high, color=BLUE, linewidth=2.2, label="95 % interval")
+            axes.plot(at, values, "o", color=BLUE, markersize=6, label="accuracy", clip_on=False)
+            names = [shorten(name, 14) for name in panel.names]
+            axes.set_xticks(at, names)
+            if max(len(name) for name in names) > 6 and len(names) > 4:
+                for tick in axes.get_xticklabels():
+                    tick.set(rotation=40, ha="right", va="center", rotation_mode="anchor")
+            axes.set_xlim(-0.6, len(values) - 0.4)
+            axes.grid(visible=False, axis="x")
+            _show_overall(axes, overall, every)
+            axes.set_title(panel.title, fontweight="bold")
+            if place == 0:
+                axes.set_ylabel("Accuracy")
+                axes.legend(loc="lower left", fontsize=9)
+        return save_png(figure)
+
+
+def read_estimates(accuracies: Estimates, key: Literal["value", "low", "high"]) -> Any:
+    """Return one number of each accuracy, NaN where it is None."""
+    return np.array([np.nan if accuracy[key] is None else accuracy[key] for accuracy in accuracies], dtype=np.float64)
+
+
+def _show_overall(axes: Axes, overall: float, drawn: Sequence[Any]) -> None:
+    """Mark the accuracy of all rows, and leave room below the lowest number for the legend."""
+    axes.axhline(overall, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="all rows")
+    lowest = float(np.nanmin(np.concatenate([*drawn, [overall, 0.98]])))
+    axes.set_ylim(max(0.0, lowest - 0.5 * (1.0 - lowest)), 1.0 + 0.04 * (1.0 - lowest))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
 def _draw_interval(

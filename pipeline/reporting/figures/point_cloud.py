@@ -5,7 +5,6 @@ from einops import repeat
 from PIL import Image, ImageDraw
 
 from pipeline.core.array_types import Array
-from pipeline.core.errors import UserError
 
 SIDE = 264
 OVERSAMPLING = 2
@@ -44,12 +43,9 @@ def draw_cloud(points: Array, colours: Array | None = None, sizes: Array | None 
 
     Returns:
         The image, ``(side, side, 3)`` uint8; the cloud's longest side in the view fills nine tenths of it.
-
-    Raises:
-        UserError: The points have another shape.
     """
-    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
-        raise UserError(f"point cloud: found an array of shape {points.shape}, allowed is (points, 3).")
+    assert points.ndim == 2, points.shape
+    assert points.shape[1] == 3, points.shape
     seen = project_points(points.astype(np.float64))
     low, high = seen.min(axis=0), seen.max(axis=0)
     fine = side * OVERSAMPLING
