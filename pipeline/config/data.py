@@ -8,6 +8,8 @@ from typing import Literal
 from pipeline.config.validation import require, require_at_least
 
 Plane = Literal["axial", "coronal", "sagittal"]
+# The options of preprocess that decide what a stored slice looks like.
+SHAPING = ("plane", "num_slices", "slice_range", "spacing_mm", "image_size", "intensity_percentiles", "max_volume_gib")
 
 
 @dataclass(frozen=True)

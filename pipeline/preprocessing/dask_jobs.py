@@ -161,7 +161,7 @@ class Jobs:
     ) -> None:
         self.client, self.address = client, address
         packed = [
-            pickle.dumps((function, [_make_absolute(argument) for argument in arguments], named))
+            pickle.dumps((function, [item.absolute() if isinstance(item, Path) else item for item in arguments], named))
             for _, (function, arguments, named) in jobs
         ]
         futures = client.map(task, packed, pure=False, batch_size=1000)
@@ -229,7 +229,3 @@ def _raise(error: BaseException, name: str) -> NoReturn:
     if isinstance(error, ImportError):
         raise UserError(f"{OPTION}: a worker lacks this program ({error}). Install it on all machines.") from error
     raise error
-
-
-def _make_absolute(argument: Any) -> Any:
-    return argument.absolute() if isinstance(argument, Path) else argument

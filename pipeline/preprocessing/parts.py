@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.config.data import PreprocessConfig
+from pipeline.config.data import SHAPING, PreprocessConfig
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError, VolumeError
 from pipeline.core.files import write_bytes
@@ -29,8 +29,6 @@ from pipeline.preprocessing.slicing import Stack, read_stack
 DIGEST_BYTES = hashlib.sha256().digest_size
 # Changes when the same options make other images; it makes old parts invalid.
 VERSION = 1
-# The options that shape an image.
-SHAPING = ("plane", "num_slices", "slice_range", "spacing_mm", "image_size", "intensity_percentiles", "max_volume_gib")
 # Nearer to the scanner's middle plane than this, a volume's place does not show its side.
 MIN_SIDE_OFFSET_MM = 20.0
 

@@ -157,18 +157,9 @@ def _assemble_store(
 
 
 def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(MANIFEST_COLUMNS, "")
-    row |= {
-        "source_id": source.source_id,
-        "group_id": source.group_id,
-        "label": source.label,
-        "path": source.paths[0].as_posix(),
-        "num_files": len(source.paths),
-        "visit": source.visit,
-        "side": source.side,
-        "spelling": source.spelling,
-        "num_examples": num_examples,
-    }
+    copied = ("source_id", "group_id", "label", "visit", "side", "spelling")
+    row: dict[str, Any] = dict.fromkeys(MANIFEST_COLUMNS, "") | {name: getattr(source, name) for name in copied}
+    row |= {"path": source.paths[0].as_posix(), "num_files": len(source.paths), "num_examples": num_examples}
     return row | facts
 
 

@@ -7,6 +7,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.config.data import SHAPING
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -63,16 +65,6 @@ _EVALUATE = (
     "attention.num_examples",
     "tracking",
 )
-# The options by which one slice of a scan is cut, for attention.native_resolution.
-_SLICES = (
-    "preprocess.plane",
-    "preprocess.num_slices",
-    "preprocess.slice_range",
-    "preprocess.spacing_mm",
-    "preprocess.image_size",
-    "preprocess.intensity_percentiles",
-    "preprocess.max_volume_gib",
-)
 STAGES = {
     stage.name: stage
     for stage in (
@@ -115,7 +107,7 @@ STAGES = {
             "Draw the attention of the trained model.",
             (
                 *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
-                *_SLICES,
+                *(f"preprocess.{name}" for name in SHAPING),  # for attention.native_resolution
                 "train.accelerator",
                 "attention",
                 "tracking",
