@@ -62,8 +62,9 @@ def list_numbers(result: EpochResult) -> dict[str, float]:
 
 def read_history(path: Path) -> list[EpochResult]:
     """Read the file that :func:`write_history` wrote, to the last bit."""
-    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records")
-    return [EpochResult(**row) for row in rows]
+    # Numbers are read by way of text, because pandas' own parser may lose the last digit.
+    table = pd.read_csv(path, dtype=str).astype(float).astype({"epoch": int})
+    return [EpochResult(**row) for row in table.to_dict("records")]
 
 
 def write_history(path: Path, history: Sequence[EpochResult]) -> None:
