@@ -2,8 +2,12 @@
 
     make preprocess split CONFIG=configs/mnist.yaml
     python reports/benchmarks/mnist_peer.py [--minutes 10] [--seed 0] [--output FILE]
+    python reports/benchmarks/mnist_peer.py --rounds 15 [--output FILE]
 
-Both get the same squares of pixels as inputs and the same numbers of latents, layers and heads. Each trains for as
+All get the same squares of pixels as inputs and the same numbers of latents, layers and heads. perceiver-pytorch's
+feed-forward layers are four times as wide as the latents, those of the config two times; "ours-wide" has four times as
+well, and so exactly the peer's parameters. With ``--rounds`` only the training steps are timed, of all models by
+turns, on made-up images; else each trains for as
 many epochs as fit into the minutes by its own pace, which is measured beforehand with validation included, and its
 learning rate falls to the end of them. The epoch is chosen on validation; the test images are read once, by that
 epoch's weights.
@@ -12,6 +16,8 @@ epoch's weights.
 import argparse
 import copy
 import dataclasses
+import statistics
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +28,7 @@ from torch import Tensor, nn
 
 from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import IMAGES, InputSpec
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.data.batches import Examples, place_examples
@@ -36,7 +43,10 @@ from pipeline.training.history import find_best
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed, train_epochs
 from pipeline.training.optimizers import build_optimizer
 
-MODELS = ("ours", "perceiver-pytorch")
+MODELS = ("ours", "ours-wide", "perceiver-pytorch")
+PRECISIONS = ("float32", "bf16")
+# The feed-forward widening of perceiver-pytorch, which is no option of it.
+PEER_WIDENING = 4
 # Steps from whose pace the number of epochs is computed; as many before them load kernels.
 NUM_PACE_STEPS = 60
 # The fraction of the minutes that is planned for, because the pace varies.
@@ -79,28 +89,82 @@ def main() -> None:
     parser.add_argument("--config", default="configs/mnist.yaml")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=0, help="time so many training steps of each, and train nothing")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="of the timed steps")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     experiment = parse_experiment("train", ["--config", arguments.config, "--train.seed", str(arguments.seed)])
-    store = read_store(experiment.paths.prepared)
-    roles = resolve_roles(read_splits(experiment.paths.splits, experiment.split), experiment.split)
-    hardware = read_hardware(name_accelerator(build_fabric(experiment.train).device))
-    lines = [
-        f"{arguments.minutes:g} minutes of training each, seed {arguments.seed}, {torch.get_num_threads()} threads; "
-        f"`{arguments.config}`, {len(store.examples):,} images.",
-        f"{hardware}; torch {read_versions()['torch']}, perceiver-pytorch 0.11.0; commit {read_commit()}.",
-        "",
-        "| model | parameters | epochs | minutes | images a second | best validation accuracy | test accuracy |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in arguments.models:
-        lines.append(train_one(name, experiment, store, roles, arguments.minutes * 60))
-        print(lines[-1], flush=True)
+    if arguments.rounds:
+        lines = compare_steps(arguments.models, experiment, arguments.rounds, arguments.precisions)
+    else:
+        lines = train_all(arguments.models, experiment, arguments.minutes * 60)
     text = "\n".join([*lines, ""])
     print(text)
     if arguments.output:
         write_bytes(arguments.output, text.encode())
+
+
+def describe_machine(experiment: Experiment) -> str:
+    hardware = read_hardware(name_accelerator(build_fabric(experiment.train).device))
+    versions = f"torch {read_versions()['torch']}, perceiver-pytorch 0.11.0"
+    return f"{hardware}; {torch.get_num_threads()} threads; {versions}; commit {read_commit()}."
+
+
+def train_all(names: list[str], experiment: Experiment, seconds: float) -> list[str]:
+    """Train each model for about so many seconds and return the lines of the page."""
+    store = read_store(experiment.paths.prepared)
+    roles = resolve_roles(read_splits(experiment.paths.splits, experiment.split), experiment.split)
+    lines = [
+        f"{seconds / 60:g} minutes of training each, seed {experiment.train.seed}; {len(store.examples):,} images.",
+        describe_machine(experiment),
+        "",
+        "| model | parameters | epochs | minutes | images a second | best validation accuracy | test accuracy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        lines.append(train_one(name, experiment, store, roles, seconds))
+        print(lines[-1], flush=True)
+    return lines
+
+
+def compare_steps(names: list[str], experiment: Experiment, rounds: int, precisions: list[str]) -> list[str]:
+    """Time training steps of all models by turns, in each precision, and return the lines of the page."""
+    spec, size = InputSpec(IMAGES, 1, (28, 28), 1, tuple("0123456789")), experiment.train.batch_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(size, 1, 28, 28, generator=generator)
+    labels = torch.randint(0, 10, (size,), generator=generator)
+    models = {name: build(name, experiment, spec) for name in names}
+    optimizers = {name: build_optimizer(model, experiment.train) for name, model in models.items()}
+
+    def step(name: str, is_bf16: bool) -> float:
+        started = time.perf_counter()
+        optimizers[name].zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            logits = models[name](images, torch.zeros(size))
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+        optimizers[name].step()
+        return time.perf_counter() - started
+
+    lines = [
+        f"`--rounds {rounds}`: training steps of {size} images, by turns, median.",
+        describe_machine(experiment),
+        "",
+        "| model | parameters | precision | images a second | times perceiver-pytorch |",
+        "|---|---|---|---|---|",
+    ]
+    for precision in precisions:
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(rounds + 2):
+            for name in names:
+                taken = step(name, precision == "bf16")
+                if turn >= 2:  # the first ones load kernels
+                    seconds[name].append(taken)
+        for name in names:
+            parameters, pace = count_parameters(models[name]), size / statistics.median(seconds[name])
+            times = [peer / own for peer, own in zip(seconds[MODELS[-1]], seconds[name], strict=True)]
+            lines.append(f"| {name} | {parameters:,} | {precision} | {pace:,.0f} | {statistics.median(times):.2f} |")
+    return lines
 
 
 def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, str], seconds: float) -> str:
@@ -114,7 +178,9 @@ def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, 
         """Give the model at its best epoch, and the mean seconds of training on an example and of a validation."""
         config = dataclasses.replace(experiment.train, epochs=epochs)
         fabric = build_fabric(config)
-        classifier = Classifier(build(name, experiment, store), experiment.model, store.input_spec(1), mean, std)
+        classifier = Classifier(
+            build(name, experiment, store.input_spec(1)), experiment.model, store.input_spec(1), mean, std
+        )
         model, optimizer = fabric.setup(classifier.model, build_optimizer(classifier.model, config))
         state, best, all_s, trained_s = TrainingState(classifier, model, optimizer, []), classifier, 0.0, 0.0
         setup = TrainingSetup(
@@ -143,13 +209,16 @@ def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, 
     )
 
 
-def build(name: str, experiment: Experiment, store: Store) -> SliceModel:
-    spec = store.input_spec(num_slices=1)
+def build(name: str, experiment: Experiment, spec: InputSpec) -> SliceModel:
     seed = derive_seed(experiment.train.seed, "weights")
     if name == "perceiver-pytorch":
         torch.manual_seed(seed)
         return SliceModel(PeerOnSquares(experiment, spec.num_channels, spec.image_size, len(spec.class_names)), False)
-    return build_model(experiment.model, spec, seed)
+    config = experiment.model
+    if name == "ours-wide":
+        wide = dataclasses.replace(config.perceiver, feedforward_widening=PEER_WIDENING)
+        config = dataclasses.replace(config, perceiver=wide)
+    return build_model(config, spec, seed)
 
 
 def find_rows(store: Store, roles: dict[str, str], role: str) -> np.ndarray:
