@@ -96,8 +96,8 @@ class PerceiverConfig:
         gradient_checkpointing: The activations that the backward pass computes again instead of keeping them, with the
             same gradients. none. feedforward: those of the feed-forward layers, which are the widest, for about a
             tenth more time. layers: all except the latents between layers, for a quarter to a third more time.
-        latent_init_std: The standard deviation of the truncated normal distribution from which the latents, and the
-            query if ``pooling`` is query, are initialised.
+        latent_init_std: The standard deviation of the normal distribution from which the latents, and the query if
+            ``pooling`` is query, are initialised; it is truncated at 2, or at five standard deviations if that is more.
     """
 
     input_channels: int | None = None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.config import PerceiverConfig
-from perceiver.encoder import PerceiverEncoder, Positions, check_required_fields
+from perceiver.encoder import PerceiverEncoder, Positions, check_required_fields, initialise_latents
 from perceiver.perceiver_io import QueryDecoder
 
 
@@ -25,7 +25,7 @@ class Perceiver(PerceiverEncoder):
         super().__init__(config)
         if config.pooling == "query":
             self.query = nn.Parameter(torch.empty(config.latent_dim))
-            nn.init.trunc_normal_(self.query, std=config.latent_init_std)
+            initialise_latents(self.query, config.latent_init_std)
             self.decoder = QueryDecoder(config, config.latent_dim)
         self.head_norm = nn.LayerNorm(config.latent_dim)
         self.head = nn.Linear(config.latent_dim, config.num_classes or 0)

@@ -24,7 +24,7 @@ the channels of an input are its values, then for each axis sines, cosines and t
 gives the first repetition its own weights and all others the same, which is ``weight_sharing`` all_but_first_block.
 
 The packages differ in the following. perceiver-pytorch initialises the latents from a normal distribution of standard
-deviation 1, so the configuration has ``latent_init_std`` 1, but this package truncates the distribution at 2. The mask
+deviation 1, so the configuration has ``latent_init_std`` 1, but this package truncates the distribution at 5. The mask
 of perceiver-pytorch is True for an input to attend to, the padding of this package is True for an input to ignore. If
 ``dropout`` is above 0, this package also drops after GEGLU and after each attention; without dropout, or in evaluation,
 there is no difference. The coordinate on an axis of size 1 is 0 in the grids of this package and -1 in those of
