@@ -257,7 +257,8 @@ def initialise_latents(latents: nn.Parameter, std: float) -> None:
 
         Returns:
             The normalised inputs ``(batch, inputs, all channels)``, and a mask ``(batch, 1, 1, inputs)``, True for an
-            input to attend to, or None for all inputs.
+            input to attend to, or None for all inputs. Where all inputs of an example are padding, they are zeros, and
+            the mask is True for all of them.
         """
         if positions is None:
             axis_sizes = tuple(values.shape[1:-1])
@@ -270,7 +271,8 @@ def initialise_latents(latents: nn.Parameter, std: float) -> None:
         mask = None
         if padding is not None:
             inputs = inputs.masked_fill(padding.unsqueeze(-1), 0.0)  # 0 times NaN would be NaN
-            mask = ~padding[:, None, None, :]
+            # An example that is all padding attends to these zeros: a softmax over nothing is NaN on some devices.
+            mask = (~padding | padding.all(dim=1, keepdim=True))[:, None, None, :]
         return normalise_inputs(inputs, self.latents.dtype), mask
 
     def _check_shapes(self, values: Tensor, parts: tuple[Tensor, ...], padding: Tensor | None) -> None:

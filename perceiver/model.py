@@ -121,10 +121,11 @@ class Perceiver(PerceiverEncoder):
         Args:
             values: The values ``(batch, inputs, channels)``; there may be 0 channels. On a grid
                 ``(batch, axes, channels)``.
-            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], or a tuple of parts
-                ``(batch or 1, inputs or 1, some axes)`` that together hold all axes in order. None for a grid.
-            padding: A boolean mask ``(batch, inputs)``, True for an input to ignore, whatever it contains; each example
-                needs at least one input that is not padding. On a grid ``(batch, axes)``.
+            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a ``Grid``, or a tuple of parts
+                ``(batch or 1, inputs or 1, some axes)`` that together hold all axes in order. None for the grid of the
+                values.
+            padding: A boolean mask ``(batch, inputs)``, True for an input to ignore, whatever it contains. On a grid
+                ``(batch, axes)``. An example that is all padding is classified as one with a single input of zeros.
 
         Returns:
             The logits, ``(batch, classes)``.

@@ -89,3 +89,28 @@ def test_a_large_grid_is_a_small_one_with_padding_around():
         large, padding = torch.full((2, *large_sizes, 1), torch.nan), torch.ones(2, *large_sizes, dtype=torch.bool)
         large[:, ::2, ::2], padding[:, ::2, ::2] = small, False
         torch.testing.assert_close(model(large, padding=padding), model(small), **ROUNDING)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sizes", [(3, 4), (20, 20)])  # up to 256 inputs and above, another code attends
+@pytest.mark.parametrize("head_dim", [8, 32])  # keys and values are projected, or are the inputs themselves
+def test_an_example_that_is_all_padding_is_a_single_input_of_zeros(sizes, head_dim, precision):
+    """In every code that attends, with gradients and without, whatever the padding holds; others do not notice it."""
+    model = small_perceiver(cross_head_dim=head_dim, axis_sizes=sizes)
+    values = draw_normal(2, *sizes, 2)
+    values[0] = torch.nan
+    padding = torch.zeros(2, *sizes, dtype=torch.bool)
+    padding[0] = True
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if precision == "float32" else {"atol": 0.05, "rtol": 0.05}
+    # Without positions there is nothing but the values, and zeros stay zeros when they are normalised.
+    bare = small_perceiver(cross_head_dim=head_dim, input_channels=2 + 14, positions="none")
+    bare.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = bare(torch.zeros(1, 1, 16), torch.zeros(1, 1, 2))
+    for trains in (False, True):
+        with torch.set_grad_enabled(trains), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits, alone = model(values, padding=padding), model(values[1:], padding=padding[1:])
+        torch.testing.assert_close(logits[:1].float(), expected, **tolerance)
+        torch.testing.assert_close(logits[1:], alone, **tolerance)
+    logits.float().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
