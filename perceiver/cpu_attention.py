@@ -91,12 +91,15 @@ def _compute_query_gradient(
     num_inputs = inputs.shape[1]
     gradient_dot_output = (gradient.to(log_sums.dtype) * attended).sum(dim=-1)
     block_inputs = min(num_inputs, max(256, BLOCK_ELEMENTS // num_queries))
-    block_batch = min(batch, max(1, BLOCK_ELEMENTS // (num_queries * block_inputs)))
+    block_batch = max(1, min(batch, BLOCK_ELEMENTS // (num_queries * block_inputs)))
     query_gradient = torch.empty_like(queries)
     with torch.autocast("cpu", enabled=False):  # the blocks keep the type of the inputs
         for example_start in range(0, batch, block_batch):
             examples = slice(example_start, example_start + block_batch)
-            extended_queries = _append_channels(queries[examples] * scale, -log_sums[examples], 1.0)
+            if scales_scores:
+                extended_queries = _append_channels(queries[examples], log_sums[examples] / -scale, 1.0)
+            else:
+                extended_queries = _append_channels(queries[examples] * scale, -log_sums[examples], 1.0)
             extended_gradient = _append_channels(gradient[examples], -gradient_dot_output[examples], 0.0)
             unscaled_gradient = torch.zeros(queries[examples].shape, dtype=log_sums.dtype)
             # The channels of each input, followed by the extra channels.
@@ -110,12 +113,17 @@ def _compute_query_gradient(
                     weights, products = (
                         inputs.new_empty(len(extended_queries), num_queries, block.shape[1]) for _ in range(2)
                     )
+    # Scaled queries of bfloat16 would be rounded again, and their weights would not match the logarithms of the forward
+    # pass; the scores are scaled instead, in float32.
+    scales_scores = queries.dtype != log_sums.dtype
                 block[..., :channels] = inputs[examples, input_range]
                 if mask is not None:
                     block[..., -1] = MASKED_SCORE * (~mask[examples, input_range]).to(block.dtype)
                 torch.bmm(extended_queries, block.transpose(1, 2), out=weights)
                 torch.bmm(extended_gradient, block.transpose(1, 2), out=products)
-                unscaled_gradient += torch.bmm(weights.exp_().mul_(products), block)[..., :channels]
+                exact = weights.to(log_sums.dtype).mul_(scale) if scales_scores else weights
+                weighted = exact.exp_().mul_(products).to(block.dtype)
+                unscaled_gradient += torch.bmm(weighted, block)[..., :channels]
             query_gradient[examples] = unscaled_gradient * scale
     return query_gradient
 

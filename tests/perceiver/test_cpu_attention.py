@@ -60,6 +60,30 @@ def test_large_scores_lose_nothing_in_bfloat16():
     assert (actual.double() - expected)[..., 1:].abs().max() < 0.03 * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_gradient_is_as_exact_for_a_scale_that_is_no_power_of_two(dtype):
+    """A head of width 32 has the scale 0.177: queries that are scaled first are rounded a second time."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.nn.functional.layer_norm(torch.randn(2, 600, 27, generator=generator), (27,)).to(dtype)
+    weight = torch.randn(2, 16, 27, generator=generator).to(dtype)
+    queries = (13 * torch.randn(2, 16, 27, generator=generator)).to(dtype)  # scores have a deviation of 12
+    errors = []
+    for scale in (32**-0.5, 0.125):
+        leaf, exact_leaf = queries.clone().requires_grad_(), queries.double().requires_grad_()
+        attend_without_input_gradient(leaf, inputs, None, scale).backward(weight)
+        textbook_at = (exact_leaf @ inputs.double().transpose(1, 2) * scale).softmax(-1) @ inputs.double()
+        textbook_at.backward(weight.double())
+        errors.append(float((leaf.grad.double() - exact_leaf.grad).norm() / exact_leaf.grad.norm()))
+    assert errors[0] < 2 * errors[1]
+
+
+def test_an_empty_batch_has_empty_gradients():
+    config = PerceiverConfig(input_channels=1, axis_sizes=(20, 20), num_classes=3, num_bands=3)
+    model = Perceiver(config)
+    model(torch.zeros(0, 20, 20, 1)).sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
 def test_what_padding_holds_changes_nothing():
     generator = torch.Generator().manual_seed(0)
     queries, weight = (torch.randn(2, 4, 6, generator=generator) for _ in range(2))
