@@ -12,10 +12,19 @@ from perceiver.attention_weights import check_indices, compute_cross_attention_w
 from perceiver.config import PerceiverConfig, check_choice
 from perceiver.grids import flatten_grid
 from perceiver.layers import CrossLayer, LatentLayer, touch_scalars_before_compile
-from perceiver.positions import FourierPositions, LearnedPositions, NoPositions, join_channels, warn_far_from_nyquist
+from perceiver.positions import (
+    FourierPositions,
+    Grid,
+    LearnedPositions,
+    NoPositions,
+    Part,
+    count_axes,
+    join_channels,
+    warn_far_from_nyquist,
+)
 
-# Coordinates of all axes, a tuple of parts that together hold all axes, or None for a regular grid.
-Positions = Tensor | tuple[Tensor, ...] | None
+# Coordinates of all axes, a tuple of parts that together hold all axes, or None for the grid of the values.
+Positions = Part | tuple[Part, ...] | None
 
 
 def check_required_fields(config: PerceiverConfig, names: tuple[str, ...]) -> None:
@@ -76,15 +85,6 @@ def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositi
     return FourierPositions(tuple(max(float(size), 2.0) for size in axis_sizes), config.num_bands)
 
 
-class PerceiverEncoder(nn.Module):
-    """Repeated cross-attention to the inputs, each followed by self-attention among the latents.
-
-    Each repetition starts from the latents that the one before it returned. ``Perceiver`` and ``PerceiverIO`` add the
-    layers that turn the last latents into logits.
-
-    Args:
-        config: The architecture of the model; ``input_channels`` and ``axis_sizes`` must be given.
-
 def initialise_latents(latents: nn.Parameter, std: float) -> None:
     """Draw latents from a normal distribution of mean 0 that is truncated at 2, or five times ``std`` if that is more.
 
@@ -101,6 +101,15 @@ def initialise_latents(latents: nn.Parameter, std: float) -> None:
     bound = max(2.0, 5 * std)
     nn.init.trunc_normal_(latents, std=std, a=-bound, b=bound)
 
+
+class PerceiverEncoder(nn.Module):
+    """Repeated cross-attention to the inputs, each followed by self-attention among the latents.
+
+    Each repetition starts from the latents that the one before it returned. ``Perceiver`` and ``PerceiverIO`` add the
+    layers that turn the last latents into logits.
+
+    Args:
+        config: The architecture of the model; ``input_channels`` and ``axis_sizes`` must be given.
 
     Source:
         Jaegle 2021, arXiv 2103.03206.
@@ -136,7 +145,8 @@ def initialise_latents(latents: nn.Parameter, std: float) -> None:
         Args:
             values: The values ``(batch, inputs, channels)``; without positions a regular grid
                 ``(batch, axes, channels)``.
-            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
+            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a ``Grid``, a tuple of parts, or None
+                for the grid of the values.
             padding: A boolean mask ``(batch, inputs)``, or ``(batch, axes)`` on a grid, True for an input to ignore.
 
         Returns:
@@ -252,7 +262,8 @@ def initialise_latents(latents: nn.Parameter, std: float) -> None:
         Args:
             values: The values ``(batch, inputs, channels)``; without positions a regular grid
                 ``(batch, axes, channels)``.
-            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a tuple of parts, or None for a grid.
+            positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a ``Grid``, a tuple of parts, or None
+                for the grid of the values.
             padding: A boolean mask ``(batch, inputs)``, or ``(batch, axes)`` on a grid, True for an input to ignore.
 
         Returns:
@@ -265,7 +276,7 @@ def initialise_latents(latents: nn.Parameter, std: float) -> None:
             values, positions, padding = flatten_grid(values, padding, self.num_axes, self.input_channels)
             if self._needs_nyquist_check():
                 warn_far_from_nyquist(self.config.max_freq or (), axis_sizes)
-        parts = (positions,) if isinstance(positions, Tensor) else positions
+        parts = (positions,) if isinstance(positions, Tensor | Grid) else positions
         self._check_shapes(values, parts, padding)
         inputs = join_channels([values, self.positions(parts)])
         mask = None
@@ -275,16 +286,17 @@ def initialise_latents(latents: nn.Parameter, std: float) -> None:
             mask = (~padding | padding.all(dim=1, keepdim=True))[:, None, None, :]
         return normalise_inputs(inputs, self.latents.dtype), mask
 
-    def _check_shapes(self, values: Tensor, parts: tuple[Tensor, ...], padding: Tensor | None) -> None:
+    def _check_shapes(self, values: Tensor, parts: tuple[Part, ...], padding: Tensor | None) -> None:
         if values.ndim != 3 or values.shape[2] != self.input_channels:
             raise ValueError(
                 f"Perceiver values: found shape {tuple(values.shape)}, "
                 f"allowed is (batch, inputs, channels) with {self.input_channels} channels"
             )
-        num_given_axes = sum(part.shape[-1] for part in parts)
-        if num_given_axes != self.num_axes or any(part.ndim != 3 for part in parts):
+        num_given_axes = sum(count_axes(part) for part in parts)
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        if num_given_axes != self.num_axes or any(part.ndim != 3 for part in tensors):
             raise ValueError(
-                f"Perceiver positions: found shapes {[tuple(part.shape) for part in parts]}, "
+                f"Perceiver positions: found shapes {[tuple(part.shape) for part in tensors]}, "
                 f"allowed is (batch or 1, inputs, axes) with {self.num_axes} axes"
             )
         if padding is not None and (padding.shape != values.shape[:2] or padding.dtype != torch.bool):

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from perceiver.positions import grid_positions
+from perceiver.positions import Grid
 
 
 def flatten_grid(
     values: Tensor, padding: Tensor | None, num_axes: int, num_channels: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Grid, Tensor | None]:
     """Turn a grid with channels last into a set of inputs, one for each point of the grid.
 
     Args:
@@ -17,8 +17,7 @@ def flatten_grid(
         num_channels: The number of channels that the model expects.
 
     Returns:
-        Values ``(batch, inputs, channels)``, positions ``(1, inputs, axes)`` in [-1, 1] and padding
-        ``(batch, inputs)``, with the last axis fastest.
+        Values ``(batch, inputs, channels)``, the grid, and padding ``(batch, inputs)``, with the last axis fastest.
 
     Raises:
         ValueError: The grid has another number of axes or channels; the message names the wrong axis.
@@ -41,5 +40,5 @@ def flatten_grid(
         raise ValueError(
             f"Perceiver padding on a grid: found shape {tuple(padding.shape)}, allowed is {tuple(values.shape[:-1])}"
         )
-    positions = grid_positions(tuple(values.shape[1:-1])).to(values.device).unsqueeze(0)
-    return values.flatten(1, -2), positions, None if padding is None else padding.flatten(1)
+    grid = Grid(tuple(values.shape[1:-1]))
+    return values.flatten(1, -2), grid, None if padding is None else padding.flatten(1)

@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Literal
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from perceiver.config import ImageConfig, PerceiverConfig
 from perceiver.model import Perceiver
-from perceiver.positions import grid_positions
+from perceiver.positions import Grid, Part, grid_positions
 
 
 def image_tokens(
@@ -28,6 +29,16 @@ def image_tokens(
     Raises:
         ValueError: Height or width is not a multiple of the patch size.
     """
+    values, grid = cut_patches(images, patch_size)
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    positions = grid_positions(grid.sizes, dtype, images.device).unsqueeze(0)
+    if slice_position is None:
+        return values, (positions,)
+    return values, (positions, rearrange(slice_position, "batch -> batch 1 1"))
+
+
+def cut_patches(images: Tensor, patch_size: int) -> tuple[Tensor, Grid]:
+    """Cut images into the values and the grid of a Perceiver; arguments and errors are those of ``image_tokens``."""
     height, width = images.shape[-2:]
     if height % patch_size != 0 or width % patch_size != 0:
         raise ValueError(
@@ -40,10 +51,7 @@ def image_tokens(
         down=patch_size,
         across=patch_size,
     )
-    grid = grid_positions((height // patch_size, width // patch_size)).to(images.device).unsqueeze(0)
-    if slice_position is None:
-        return values, (grid,)
-    return values, (grid, rearrange(slice_position, "batch -> batch 1 1"))
+    return values, Grid((height // patch_size, width // patch_size))
 
 
 def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Sequential:
@@ -166,8 +174,8 @@ class ImagePerceiver(nn.Module):
         grid = "batch heads latents (rows columns) -> batch heads latents rows columns"
         return {layer: rearrange(weights, grid, rows=self.grid_size[0]) for layer, weights in maps.items()}
 
-    def tokenise(self, images: Tensor, slice_position: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Turn images into the values and positions that ``image_tokens`` returns.
+    def tokenise(self, images: Tensor, slice_position: Tensor | None = None) -> tuple[Tensor, tuple[Part, ...]]:
+        """Turn images into the values and positions that ``image_tokens`` returns, the grid as a ``Grid``.
 
         Args:
             images: The images, as for ``forward``.
@@ -185,7 +193,8 @@ class ImagePerceiver(nn.Module):
                 f"ImagePerceiver slice_position: found {presence}, but the configuration has slice_position: "
                 f"{self.config.slice_position}"
             )
-        return image_tokens(self.stem(images), self.patch_size, slice_position)
+        values, grid = cut_patches(self.stem(images), self.patch_size)
+        return values, (grid,) if slice_position is None else (grid, rearrange(slice_position, "batch -> batch 1 1"))
 
 
 def fill_config(config: PerceiverConfig, data_fields: dict[str, int | tuple[int, ...]]) -> PerceiverConfig:

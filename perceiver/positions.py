@@ -3,30 +3,59 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import debug_unwrap
+
+# The features of so many grids are kept, each of at most 64 MiB in float32.
+MAX_KEPT_GRIDS = 8
+MAX_KEPT_ELEMENTS = 2**24
 
 
-def grid_positions(sizes: tuple[int, ...]) -> Tensor:
+@dataclass(frozen=True)
+class Grid:
+    """The positions of all points of a regular grid, last axis fastest, without computing them.
+
+    A model keeps the features of a grid that it has seen, on its device, so that they are computed once.
+
+    Args:
+        sizes: The number of grid points along each axis.
+    """
+
+    sizes: tuple[int, ...]
+
+
+# Coordinates ``(batch or 1, inputs or 1, some axes)``, or a grid.
+Part = Tensor | Grid
+
+
+def grid_positions(
+    sizes: tuple[int, ...], dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Tensor:
     """Compute the coordinates of a regular grid, last axis fastest.
 
     Args:
         sizes: The number of grid points along each axis.
+        dtype: The type of the result.
+        device: The device that computes and holds the result; None for torch's default.
 
     Returns:
-        The coordinates ``(inputs, axes)`` in float32: each axis runs from -1 to 1 in equal steps; an axis of size 1 has
-        the coordinate 0.
+        The coordinates ``(inputs, axes)``: each axis runs from -1 to 1 in equal steps; an axis of size 1 has the
+        coordinate 0.
     """
-    axis_coordinates = [_axis_coordinates(size) for size in sizes]
+    axis_coordinates = [_axis_coordinates(size, dtype, device) for size in sizes]
     return torch.stack(torch.meshgrid(*axis_coordinates, indexing="ij"), dim=-1).reshape(-1, len(sizes))
 
 
-def _axis_coordinates(size: int) -> Tensor:
+def _axis_coordinates(size: int, dtype: torch.dtype, device: torch.device | None) -> Tensor:
     if torch.compiler.is_compiling():  # linspace would make the size a constant of the graph
-        return (2 * torch.arange(size) - (size - 1)) / max(size - 1, 1)
-    return torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+        return (2 * torch.arange(size, dtype=dtype, device=device) - (size - 1)) / max(size - 1, 1)
+    if size == 1:
+        return torch.zeros(1, dtype=dtype, device=device)
+    return torch.linspace(-1, 1, size, dtype=dtype, device=device)
 
 
 def fourier_frequencies(max_freq: tuple[float, ...], num_bands: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -120,6 +149,11 @@ class FourierPositions(nn.Module):
         self.num_bands = num_bands
         self.register_buffer("frequencies", fourier_frequencies(max_freq, num_bands), persistent=False)
         self.num_channels = len(max_freq) * (2 * num_bands + 1)
+        self.kept_features: dict[tuple[Any, ...], Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what a copy can compute again."""
+        return {**self.__dict__, "kept_features": {}}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow ``model.to``, but keep at least float32: in bfloat16 a frequency of 100 is wrong by up to 0.25."""
@@ -127,22 +161,55 @@ class FourierPositions(nn.Module):
         dtype = torch.promote_types(self.frequencies.dtype, torch.float32)
         exact = fourier_frequencies(self.max_freq, self.num_bands, dtype)
         self.frequencies = exact.to(self.frequencies.device)
+        self.kept_features.clear()
         return self
 
-    def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, parts: tuple[Part, ...]) -> Tensor:
         """Compute the features of each part in its own shape, then join them.
 
         Args:
-            parts: Tensors ``(batch or 1, inputs or 1, some axes)`` that together hold all axes, in order.
+            parts: Grids, or tensors ``(batch or 1, inputs or 1, some axes)``, that together hold all axes, in order.
 
         Returns:
             The features, ``(batch or 1, inputs, channels)``.
         """
-        frequencies = torch.split(self.frequencies, [part.shape[-1] for part in parts])
-        features = [
-            fourier_features(part, part_frequencies) for part, part_frequencies in zip(parts, frequencies, strict=True)
-        ]
+        features, axis = [], 0
+        for part in parts:
+            end = axis + count_axes(part)
+            if isinstance(part, Grid):
+                features.append(self._grid_features(part, axis, end))
+            else:
+                features.append(fourier_features(part, self.frequencies[axis:end]))
+            axis = end
         return join_channels(features)
+
+    def _grid_features(self, grid: Grid, axis: int, end: int) -> Tensor:
+        """Return the features of a grid that has the axes from ``axis`` to before ``end``, kept from the last call."""
+        frequencies = self.frequencies[axis:end]
+        # A compiler computes them within its graph; those of a fake or stacked model would be found by a true one.
+        keeps = (
+            not torch.compiler.is_compiling()
+            and type(self.frequencies) is Tensor
+            and debug_unwrap(self.frequencies) is self.frequencies
+        )
+        key = (grid.sizes, axis, frequencies.dtype, frequencies.device)
+        if keeps and key in self.kept_features:
+            return self.kept_features[key]
+        if not keeps:
+            return _compute_grid_features(grid, frequencies)
+        with torch.inference_mode(mode=False):  # a tensor of inference mode could not be used in training
+            features = _compute_grid_features(grid, frequencies)
+        if features.numel() <= MAX_KEPT_ELEMENTS:
+            while len(self.kept_features) >= MAX_KEPT_GRIDS:
+                self.kept_features.pop(next(iter(self.kept_features)))
+            # Within torch.func.grad and the like a tensor is wrapped, and the wrapper ends with the call.
+            self.kept_features[key] = debug_unwrap(features)
+        return features
+
+
+def _compute_grid_features(grid: Grid, frequencies: Tensor) -> Tensor:
+    coordinates = grid_positions(grid.sizes, frequencies.dtype, frequencies.device)
+    return fourier_features(coordinates.unsqueeze(0), frequencies)
 
 
 class LearnedPositions(nn.Module):
@@ -160,19 +227,40 @@ class LearnedPositions(nn.Module):
         self.table = nn.Parameter(torch.empty(math.prod(sizes), num_channels))
         nn.init.trunc_normal_(self.table, std=0.02)  # like the latents, arXiv 2103.03206
 
-    def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, parts: tuple[Part, ...]) -> Tensor:
         """Look up the vector of the nearest grid point; arguments and result are those of ``FourierPositions``."""
-        return self.table[grid_indices(join_channels(list(parts)), self.sizes)]
+        if parts == (Grid(self.sizes),):
+            return self.table.unsqueeze(0)
+        coordinates = [
+            grid_positions(part.sizes, device=self.table.device).unsqueeze(0) if isinstance(part, Grid) else part
+            for part in parts
+        ]
+        return self.table[grid_indices(join_channels(coordinates), self.sizes)]
 
 
 class NoPositions(nn.Module):
     """No channels for positions, for values that contain their positions or have none."""
 
     num_channels = 0
+    nothing: Tensor
 
-    def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("nothing", torch.empty(1, 1, 0), persistent=False)
+
+    def forward(self, parts: tuple[Part, ...]) -> Tensor:
         """Return ``(batch or 1, inputs, 0)``; arguments are those of ``FourierPositions``."""
-        return join_channels(list(parts))[..., :0]
+        return join_channels(
+            [
+                self.nothing.expand(1, math.prod(part.sizes), 0) if isinstance(part, Grid) else part[..., :0]
+                for part in parts
+            ]
+        )
+
+
+def count_axes(part: Part) -> int:
+    """Return the number of axes of a part of the positions."""
+    return len(part.sizes) if isinstance(part, Grid) else part.shape[-1]
 
 
 def join_channels(tensors: list[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from perceiver import Perceiver, PerceiverConfig
 from perceiver.grids import flatten_grid
-from perceiver.positions import grid_positions
+from perceiver.positions import Grid, grid_positions
 
 
 def small_model(axes=2):
@@ -21,12 +21,12 @@ def small_model(axes=2):
     ).eval()
 
 
-def test_a_grid_position_follows_from_its_index():
+def test_the_inputs_of_a_grid_are_its_points_last_axis_fastest():
     grid = torch.arange(12.0).reshape(1, 2, 3, 2)
     padding = torch.tensor([[[False, True, False], [False, False, True]]])
     values, positions, flat_padding = flatten_grid(grid, padding, 2, 2)
+    assert positions == Grid((2, 3))
     assert values[0].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
-    assert positions[0].tolist() == [[-1, -1], [-1, 0], [-1, 1], [1, -1], [1, 0], [1, 1]]
     assert flat_padding.tolist() == [[False, True, False, False, False, True]]
 
 

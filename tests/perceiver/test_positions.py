@@ -1,5 +1,6 @@
 """Positions compared with values computed by hand."""
 
+import copy
 import math
 import warnings
 
@@ -8,7 +9,11 @@ import torch
 
 from perceiver import Perceiver, PerceiverConfig
 from perceiver.positions import (
+    MAX_KEPT_GRIDS,
     FourierPositions,
+    Grid,
+    LearnedPositions,
+    NoPositions,
     fourier_features,
     fourier_frequencies,
     grid_indices,
@@ -88,3 +93,53 @@ def test_a_model_warns_when_it_is_built_or_reads_a_grid_and_otherwise_not():
         model(torch.zeros(1, 20, 1))
     with pytest.warns(UserWarning, match="axis 0: found 10, 2.5 times below 25"):
         model(torch.zeros(1, 25, 1))
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (1, 5), (2, 6)])
+def test_a_grid_has_the_features_of_its_coordinates_in_every_module(sizes):
+    coordinates, last = grid_positions(sizes).unsqueeze(0), torch.tensor([0.1, -0.7]).reshape(2, 1, 1)
+    for encode in (FourierPositions((3.0, 2.0), 4), LearnedPositions((3, 4), 5), NoPositions()):
+        for _ in range(2):  # the second time the features are kept
+            torch.testing.assert_close(encode((Grid(sizes),)), encode((coordinates,)), atol=0, rtol=0)
+    for encode in (FourierPositions((9.0, 3.0, 2.0), 4), LearnedPositions((5, 3, 4), 5), NoPositions()):
+        for _ in range(2):
+            actual, expected = encode((last, Grid(sizes))), encode((last, coordinates))
+            torch.testing.assert_close(actual, expected, atol=0, rtol=0)
+
+
+def test_the_features_of_a_grid_are_computed_once_for_a_type_and_not_for_ever():
+    encode = FourierPositions((3.0, 2.0), 4)
+    first = encode((Grid((3, 4)),))
+    assert encode((Grid((3, 4)),)) is first
+    assert encode((Grid((4, 3)),)).shape == first.shape
+    assert encode.double()((Grid((3, 4)),)).dtype == torch.float64
+    for size in range(2, 20):
+        encode((Grid((3, size)),))
+    assert len(encode.kept_features) == MAX_KEPT_GRIDS
+    assert copy.deepcopy(encode).kept_features == {}
+    assert encode.state_dict() == {}
+
+
+def test_a_grid_seen_in_inference_mode_or_by_a_transform_serves_training():
+    for see in (torch.inference_mode(), torch.no_grad()):
+        model = Perceiver.from_image_config(3, 4.0, 1, input_channels=0, num_latents=3, latent_dim=8, num_classes=2)
+        values = torch.zeros(2, 20, 20, 0)
+        with see:
+            expected = model(values)
+        model(values).sum().backward()
+        assert model.latents.grad is not None
+    model = Perceiver.from_image_config(3, 4.0, 1, input_channels=0, num_latents=3, latent_dim=8, num_classes=2)
+    parameters = dict(model.named_parameters())
+    torch.func.grad(lambda changed: torch.func.functional_call(model, changed, (values,)).sum())(parameters)
+    assert model(values).shape == expected.shape
+
+
+def test_models_that_are_stacked_keep_no_features_of_the_stack():
+    models = [FourierPositions((highest, 3.0), 4) for highest in (3.0, 5.0)]
+    stacked = torch.stack([model.frequencies for model in models])
+    call = torch.func.vmap(
+        lambda given: torch.func.functional_call(models[0], {"frequencies": given}, ((Grid((3, 4)),),))
+    )
+    features = call(stacked)
+    for model, expected in zip(models, features, strict=True):
+        torch.testing.assert_close(model((Grid((3, 4)),)), expected, atol=0, rtol=0)

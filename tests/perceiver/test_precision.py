@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 
+from perceiver import image_tokens
 from perceiver.positions import FourierPositions, fourier_frequencies, grid_positions
 from tests.perceiver.small_models import (
     MODEL_OPTIONS,
@@ -150,6 +151,15 @@ def test_frequencies_are_never_rounded_below_float32(dtype):
     assert positions.frequencies.tolist() == [[1.0, 33.25, 65.5, 97.75, 130.0]]
     thirds = FourierPositions((3.0,), 4).to(dtype).to(torch.float32).frequencies
     assert torch.equal(thirds, fourier_frequencies((3.0,), 4))
+
+
+def test_a_grid_in_float64_is_not_rounded_to_float32():
+    """Thirds and fifths are rounded: a grid of float32 would be off by up to 3e-8, and the logits by 1e-7."""
+    model, images = small_perceiver(axis_sizes=(4, 6)).double(), draw_normal(2, 4, 6, 2).double()
+    exact = torch.tensor([[i / 3 * 2 - 1, j / 5 * 2 - 1] for i in range(4) for j in range(6)], dtype=torch.float64)
+    torch.testing.assert_close(model(images), model(images.flatten(1, 2), exact[None]), atol=1e-13, rtol=1e-13)
+    _, (grid,) = image_tokens(images.movedim(-1, 1))
+    torch.testing.assert_close(grid[0], exact, atol=1e-15, rtol=0)
 
 
 def test_a_model_of_float64_computes_in_float64():
