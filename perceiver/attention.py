@@ -52,7 +52,8 @@ def normalise_inputs(inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor
     """
     exact = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     normalised = functional.layer_norm(exact, inputs.shape[-1:])
-    if torch.is_autocast_enabled(inputs.device.type):
+    # Autocast refuses to be asked about tensors without memory.
+    if inputs.device.type != "meta" and torch.is_autocast_enabled(inputs.device.type):
         return normalised.to(torch.get_autocast_dtype(inputs.device.type))
     return normalised.to(inputs.dtype if dtype is None else dtype)
 

@@ -17,6 +17,7 @@ number in each input that is padding.
 
 import torch
 from torch import Tensor
+from torch.func import debug_unwrap
 from torch.library import custom_op
 
 # The size of a block of attention weights: 512 latents by 1,024 inputs in float32 are 2 MiB, the L2 cache of a core.
@@ -29,6 +30,18 @@ MASKED_SCORE = -3e4
 NUM_EXTRA_CHANNELS = 3
 
 
+def all_derivatives_are_asked_for() -> bool:
+    """Return whether the call is within ``sdpa_kernel(SDPBackend.MATH)``.
+
+    Torch's fused attention has first derivatives alone, in reverse mode. Within that context everything is computed in
+    operators that also have second derivatives and forward mode, and more slowly.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    fused_is_allowed: bool = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    return not fused_is_allowed
+
+
 def inputs_need_no_gradient(queries: Tensor, inputs: Tensor) -> bool:
     """Return whether ``attend_without_input_gradient`` applies and is faster than the fused attention.
 
@@ -37,6 +50,10 @@ def inputs_need_no_gradient(queries: Tensor, inputs: Tensor) -> bool:
         inputs: The inputs ``(..., inputs, channels)``, which are both keys and values.
     """
     if queries.device.type != "cpu" or torch.compiler.is_exporting():
+        return False
+    if all_derivatives_are_asked_for():
+        return False
+    if not torch.compiler.is_compiling() and debug_unwrap(queries) is not queries:  # within torch.func.grad or vmap
         return False
     only_queries_train = torch.is_grad_enabled() and queries.requires_grad and not inputs.requires_grad
     return only_queries_train and inputs.shape[-2] > MAX_INPUTS_FOR_FUSED_BACKWARD
@@ -93,6 +110,9 @@ def _compute_query_gradient(
     block_inputs = min(num_inputs, max(256, BLOCK_ELEMENTS // num_queries))
     block_batch = max(1, min(batch, BLOCK_ELEMENTS // (num_queries * block_inputs)))
     query_gradient = torch.empty_like(queries)
+    # Scaled queries of bfloat16 would be rounded again, and their weights would not match the logarithms of the forward
+    # pass; the scores are scaled instead, in float32.
+    scales_scores = queries.dtype != log_sums.dtype
     with torch.autocast("cpu", enabled=False):  # the blocks keep the type of the inputs
         for example_start in range(0, batch, block_batch):
             examples = slice(example_start, example_start + block_batch)
@@ -113,9 +133,6 @@ def _compute_query_gradient(
                     weights, products = (
                         inputs.new_empty(len(extended_queries), num_queries, block.shape[1]) for _ in range(2)
                     )
-    # Scaled queries of bfloat16 would be rounded again, and their weights would not match the logarithms of the forward
-    # pass; the scores are scaled instead, in float32.
-    scales_scores = queries.dtype != log_sums.dtype
                 block[..., :channels] = inputs[examples, input_range]
                 if mask is not None:
                     block[..., -1] = MASKED_SCORE * (~mask[examples, input_range]).to(block.dtype)
@@ -135,6 +152,20 @@ def _append_channels(rows: Tensor, offsets: Tensor, mask_value: float) -> Tensor
     return torch.cat([rows, torch.stack([rounded, rest, torch.full_like(rounded, mask_value)], dim=-1)], dim=-1)
 
 
+def _compute_differentiable_query_gradient(
+    gradient: Tensor, queries: Tensor, inputs: Tensor, mask: Tensor | None, scale: float
+) -> Tensor:
+    """Compute what ``_compute_query_gradient`` does, with the whole matrix of weights, in operators with gradients."""
+    transposed = inputs.transpose(1, 2)
+    scores = queries @ transposed * scale
+    if mask is not None:
+        scores = scores.masked_fill(~mask.unsqueeze(1), -torch.inf)
+    weights = scores.softmax(dim=-1)
+    products = gradient @ transposed
+    differences = products - (weights * products).sum(dim=-1, keepdim=True)
+    return scale * (weights * differences) @ inputs
+
+
 @_compute_query_gradient.register_fake
 def _fake_query_gradient(_: Tensor, queries: Tensor, *__: object) -> Tensor:
     return torch.empty_like(queries)
@@ -148,6 +179,8 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 def _backward(ctx, gradient, _):  # type: ignore[no-untyped-def]
     queries, inputs, mask, attended, log_sums = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a gradient of this gradient will be asked for
+        return _compute_differentiable_query_gradient(gradient, queries, inputs, mask, ctx.scale), None, None, None
     query_gradient = _compute_query_gradient(gradient, queries, inputs, mask, ctx.scale, attended, log_sums)
     return query_gradient, None, None, None
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from perceiver.cpu_attention import all_derivatives_are_asked_for
+
 
 def geglu(hidden: Tensor) -> Tensor:
     """Multiply the first half of the channels by the GELU of the second half.
@@ -33,14 +35,15 @@ class GegluLinear(torch.autograd.Function):
     That takes two passes over a matrix, in addition to the products with the weights.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Compute ``linear(geglu(hidden), weight, bias)`` in the type of ``hidden``.
 
         Autocast would keep its copy of the weight; making the copy again takes a hundredth of the step.
 
         Args:
-            ctx: The context that saves tensors for the backward pass.
             hidden: The activations, ``(..., 2 * width)``.
             weight: The weight of the linear layer, ``(outputs, width)``.
             bias: The bias of the linear layer, ``(outputs,)``.
@@ -48,8 +51,13 @@ class GegluLinear(torch.autograd.Function):
         Returns:
             The output of the linear layer, ``(..., outputs)``.
         """
-        ctx.save_for_backward(hidden, weight)
         return functional.linear(geglu(hidden), weight.to(hidden.dtype), bias.to(hidden.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        """Save the input and the weight."""
+        hidden, weight, _ = inputs
+        ctx.save_for_backward(hidden, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,6 +65,14 @@ class GegluLinear(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         linear, gate = hidden.chunk(2, dim=-1)
         gate_activation = functional.gelu(gate)
+        if torch.is_grad_enabled():  # a gradient of these gradients will be asked for: nothing is changed in place
+            activated_gradient = gradient @ weight.to(gradient.dtype)
+            gate_gradient = torch.ops.aten.gelu_backward(activated_gradient * linear, gate)
+            return (
+                torch.cat([gate_activation * activated_gradient, gate_gradient], dim=-1),
+                gradient.flatten(0, -2).t() @ (linear * gate_activation).flatten(0, -2),
+                gradient.flatten(0, -2).sum(dim=0),
+            )
         gradient_rows = gradient.flatten(0, -2)
         weight_gradient = gradient_rows.t() @ (linear * gate_activation).flatten(0, -2)
         activated_gradient = gradient @ weight.to(gradient.dtype)
@@ -107,7 +123,7 @@ class FeedForward(nn.Module):
     def _transform(self, latents: Tensor) -> Tensor:
         hidden = self.widen(self.norm(latents))
         drops_activations = self.training and self.dropout.p > 0
-        if self.gated and not drops_activations:
+        if self.gated and not drops_activations and not all_derivatives_are_asked_for():
             product: Tensor = GegluLinear.apply(hidden, self.narrow.weight, self.narrow.bias)  # type: ignore[no-untyped-call]
             return product
         activated = geglu(hidden) if self.gated else functional.gelu(hidden)

@@ -54,7 +54,9 @@ class Perceiver(PerceiverEncoder):
         """Build the model that perceiver-pytorch builds from these arguments, for images of any size.
 
         The model needs no positions: ``model(images)`` takes images ``(batch, height, width, channels)``, channels
-        last. ``from_perceiver_pytorch`` returns the same configuration.
+        last. ``from_perceiver_pytorch`` returns the same configuration. With the same weights the models give the same
+        logits and gradients, except in two cases: on an axis of one place the coordinate is 0 here and -1 there; and in
+        training with ``ff_dropout`` above 0 this model also drops after GEGLU and after each attention.
 
         Args:
             num_freq_bands: The number of Fourier frequencies for each axis.

@@ -171,3 +171,16 @@ def test_what_cannot_be_converted_is_refused_by_name():
     two_axes = dataclasses.replace(config, axis_sizes=(4, 5), max_freq=None)
     with pytest.raises(ValueError, match=r"max_freq: found \(4, 5\)"):
         to_perceiver_pytorch(two_axes, state)
+
+
+def test_a_grid_without_an_axis_of_one_place_is_the_same_in_float64():
+    """As docstring of ``from_image_config`` says, and for images of two sizes with one model."""
+    options, _, _ = draw_case(1)
+    options |= {"fourier_encode_data": True, "max_freq": 4.0}
+    external_model = build_reference(options, 1).double()
+    config, state = convert(external_model, options, (3, 4))
+    model = Perceiver(dataclasses.replace(config, axis_sizes=None)).double()
+    model.load_state_dict(state)
+    for sizes in ((3, 4), (2, 5)):
+        images = torch.randn(2, *sizes, options["input_channels"], generator=torch.Generator().manual_seed(5)).double()
+        torch.testing.assert_close(model(images), external_model(images), atol=1e-12, rtol=1e-12)
