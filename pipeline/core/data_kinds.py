@@ -1,5 +1,6 @@
 """Kinds of data (volumes, images, point clouds) with all in which code for them differs, and the shape of examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -48,6 +49,11 @@ POINTS = DataKind("points", "object", "object", "object", "object", (".off", ".n
 DATA_KINDS = {kind.name: kind for kind in (VOLUMES, IMAGES, POINTS)}
 
 LATERALITY = ("left", "right")
+
+
+def are_sides(class_names: Sequence[str]) -> bool:
+    """Return whether the classes are left and right, in upper or lower case."""
+    return tuple(sorted(name.casefold() for name in class_names)) == LATERALITY
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import are_sides
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
@@ -120,9 +121,11 @@ def _warn(scan: Scan, stack: Stack, orientation_known: bool, predicted: str, che
     if not orientation_known:
         warnings.append("orientation unknown: no sform and no qform, axes taken as right, anterior, superior")
     warnings.append(describe_distance(stack.images, checkpoint.intensities))
-    if set(checkpoint.spec.class_names) == {"left", "right"}:
+    if are_sides(checkpoint.spec.class_names):
         side = find_side(Path(scan.name).name)
         warnings.append(
-            f"the file's name has {side}, the model's answer is {predicted}" if side not in ("", predicted) else ""
+            f"the file's name has {side}, the model's answer is {predicted}"
+            if side not in ("", predicted.casefold())
+            else ""
         )
     return [warning for warning in warnings if warning]

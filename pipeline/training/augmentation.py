@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipeline.config.data import Plane
 from pipeline.config.training import AugmentConfig
-from pipeline.core.data_kinds import LATERALITY, DataKind
+from pipeline.core.data_kinds import DataKind, are_sides
 from pipeline.core.errors import UserError
 from pipeline.training.mixing import draw_erased_boxes
 
@@ -60,7 +60,7 @@ def check_horizontal_flip(config: AugmentConfig, class_names: tuple[str, ...], p
             class_names,
             plane,
         )
-    if config.horizontal_flip == "keep_label" and tuple(class_names) == LATERALITY:
+    if config.horizontal_flip == "keep_label" and are_sides(class_names):
         raise UserError(
             "augment.horizontal_flip: 'keep_label' would call the mirror image of a left knee left, although it "
             "shows a right one. Use 'swap_label' (axial and coronal slices), else 'none'."
@@ -83,7 +83,7 @@ def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: P
     Raises:
         UserError: the labels are not left and right, or the slices are sagittal.
     """
-    if tuple(class_names) != LATERALITY:
+    if not are_sides(class_names):
         found = ", ".join(class_names)
         raise UserError(
             f"{option} exchanges the labels left and right, but the labels here are {found}. Use {instead}."
@@ -260,4 +260,4 @@ def shows_laterality(kind: DataKind, class_names: Sequence[str], plane: Plane) -
         class_names: The names of the classes.
         plane: The anatomical plane of the slices.
     """
-    return kind.has_slices and tuple(class_names) == LATERALITY and plane != "sagittal"
+    return kind.has_slices and are_sides(class_names) and plane != "sagittal"

@@ -181,6 +181,8 @@ def test_shards_of_a_batch_together_are_the_batch():
         ("swap_label", ("left", "other", "right"), "axial", "exchanges the labels left and right"),
         ("keep_label", ("left", "right"), "axial", "although it shows a right one"),
         ("keep_label", ("left", "right"), "sagittal", "although it shows a right one"),
+        ("keep_label", ("LEFT", "Right"), "axial", "although it shows a right one"),
+        ("keep_label", ("Right", "left"), "axial", "although it shows a right one"),
     ],
 )
 def test_a_flip_that_makes_labels_wrong_is_refused(flip, class_names, plane, message):
