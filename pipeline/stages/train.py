@@ -1,5 +1,6 @@
 """The train stage: from the store and the splits to checkpoints, curves and records."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from pipeline.tracking.records import RunFacts, describe_split, name_files
 from pipeline.training.augmentation import check_horizontal_flip, check_swap
 from pipeline.training.checkpoint import Checkpoint, Origin, write_checkpoint
 from pipeline.training.devices import build_fabric, name_accelerator
-from pipeline.training.distributed import gather_all, hold_together, is_first_process
+from pipeline.training.distributed import fail_together, gather_all, hold_together, is_first_process
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import OptimizerState, pack_optimizer
@@ -90,13 +91,9 @@ def _train_alone(run: Run, console: Console) -> None:
     """Train in a folder that no other training writes to; the first process writes, the others only train."""
     experiment, paths = run.setup.experiment, run.setup.experiment.paths
     resumes = experiment.train.resume and paths.last_checkpoint.is_file() and paths.best_checkpoint.is_file()
-    if run.setup.is_first and not resumes:
-        started = read_started(paths)
-        if not experiment.train.resume or started is None or started["settings"] != run.origin.settings:
-            paths.tracking_record.unlink(missing_ok=True)  # else a start that was interrupted during its first epoch
-        clear_run(paths)
-        write_started(paths, run.origin.settings)
-    run.setup.fabric.barrier()
+    with fail_together(run.setup.fabric):
+        if run.setup.is_first and not resumes:
+            _start_from_scratch(run)
     state = build_state(run.setup)
     if experiment.train.keep_attention_every_epochs > 0:
         check_attention(state.classifier.model, KEPT)
@@ -104,18 +101,43 @@ def _train_alone(run: Run, console: Console) -> None:
         if run.setup.is_first:
             _train_and_write(run, state, console)
         else:
-            for _ in train_epochs(run.setup, state):
-                _gather(run, state)
+            _train_along(run, state)
     except DivergenceError as error:
         raise UserError(_name_batch(run, error)) from error
+
+
+def _start_from_scratch(run: Run) -> None:
+    """Clear the run's folder, and record that it was started."""
+    experiment, paths = run.setup.experiment, run.setup.experiment.paths
+    started = read_started(paths)
+    if not experiment.train.resume or started is None or started["settings"] != run.origin.settings:
+        paths.tracking_record.unlink(missing_ok=True)  # else a start that was interrupted during its first epoch
+    clear_run(paths)
+    write_started(paths, run.origin.settings)
+
+
+def _train_along(run: Run, state: TrainingState) -> None:
+    """Train in a process that writes nothing, and wait where the first one writes."""
+    with fail_together(run.setup.fabric):
+        pass
+    for _ in train_epochs(run.setup, state):
+        _gather(run, state)
+        with fail_together(run.setup.fabric):
+            pass
 
 
 def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
     """Train in the first process; write the record that marks the run as complete last."""
     experiment, paths = run.setup.experiment, run.setup.experiment.paths
-    with open_run(experiment.tracking, paths) as tracked:
-        _record_start(run, state, tracked)
-        console.print(_describe_start(run, state), highlight=False)
+    with contextlib.ExitStack() as opened:
+        with fail_together(run.setup.fabric):
+            tracked = opened.enter_context(open_run(experiment.tracking, paths))
+            _record_start(run, state, tracked)
+            console.print(_describe_start(run, state), highlight=False)
+            paths.divergence.unlink(missing_ok=True)  # from an earlier start
+            # A run may have been interrupted between its checkpoint and this.
+            write_history(paths.history, state.history)
+            tracked.sync()
         _run_epochs(run, state, tracked, console)
         best = find_best(state.history, experiment.train.monitor)
         numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
@@ -141,36 +163,34 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
 def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) -> None:
     """Train, and after each epoch write maps, the best checkpoint, the last one and the curves, in this order."""
     paths, config = run.setup.experiment.paths, run.setup.experiment.train
-    paths.divergence.unlink(missing_ok=True)  # from an earlier start
-    write_history(paths.history, state.history)  # a run may have been interrupted between its checkpoint and this
-    tracked.sync()
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(run.setup, state, display.show_step if console.is_terminal else None):
             weights, optimizer = _gather(run, state)
-            _check_unchanged(run)
-            is_best = find_best(state.history, config.monitor) is result
-            # Before the last checkpoint: a run that is interrupted here computes this epoch and its maps again.
-            every = config.keep_attention_every_epochs
-            if every > 0 and result.epoch % every == 0:
-                num_examples = run.setup.experiment.attention.num_examples
-                maps = compute_kept_maps(state.classifier, run.data, num_examples, result.epoch)
-                write_maps(name_kept_epoch(paths.attention_maps, result.epoch), maps)
-            best = Checkpoint(
-                **vars(run.origin),
-                mean=state.classifier.mean_values,
-                std=state.classifier.std_values,
-                epoch=result.epoch,
-                history=tuple(state.history),
-                tracking_run=tracked.run_id,
-                weights=weights,
-                intensities=run.intensities,
-            )
-            if is_best:
-                write_checkpoint(paths.best_checkpoint, best)
-            write_checkpoint(paths.last_checkpoint, dataclasses.replace(best, optimizer=optimizer))
-            write_history(paths.history, state.history)
-            tracked.sync()
-            display.show_epoch(result, is_best)
+            with fail_together(run.setup.fabric):
+                _check_unchanged(run)
+                is_best = find_best(state.history, config.monitor) is result
+                # Before the last checkpoint: a run that is interrupted here computes this epoch and its maps again.
+                every = config.keep_attention_every_epochs
+                if every > 0 and result.epoch % every == 0:
+                    num_examples = run.setup.experiment.attention.num_examples
+                    maps = compute_kept_maps(state.classifier, run.data, num_examples, result.epoch)
+                    write_maps(name_kept_epoch(paths.attention_maps, result.epoch), maps)
+                best = Checkpoint(
+                    **vars(run.origin),
+                    mean=state.classifier.mean_values,
+                    std=state.classifier.std_values,
+                    epoch=result.epoch,
+                    history=tuple(state.history),
+                    tracking_run=tracked.run_id,
+                    weights=weights,
+                    intensities=run.intensities,
+                )
+                if is_best:
+                    write_checkpoint(paths.best_checkpoint, best)
+                write_checkpoint(paths.last_checkpoint, dataclasses.replace(best, optimizer=optimizer))
+                write_history(paths.history, state.history)
+                tracked.sync()
+                display.show_epoch(result, is_best)
 
 
 def _name_batch(run: Run, error: DivergenceError) -> str:

@@ -84,6 +84,29 @@ def hold_together(fabric: Fabric, folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def fail_together(fabric: Fabric) -> Iterator[None]:
+    """Let the first process do what it alone does, and end all processes where it fails.
+
+    All processes enter the context at the same place; the others have nothing to do in it and wait for the first one.
+    Without it they would wait for its next gradients until a timeout of half an hour.
+
+    Args:
+        fabric: The devices, launched.
+
+    Raises:
+        UserError: the first process failed; in that process itself its own error passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        fabric.broadcast(str(error) or type(error).__name__)
+        raise
+    problem = fabric.broadcast("")
+    if problem:
+        raise UserError(f"training: the first process failed: {problem}")
+
+
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Shard a model: each layer of latents by itself, the rest together.
 

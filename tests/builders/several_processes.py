@@ -103,13 +103,15 @@ def _work(rank: int, number: int, port: int, sender: Any, work: Callable[..., An
     sender.send(work(*arguments))
 
 
-def run_train_stage(experiment: Experiment, cut_at: str = "") -> str:
-    """Run the train stage; give what it printed, or its complaint. At a word the process dies."""
+def run_train_stage(experiment: Experiment, cut_at: str = "", fail_at: str = "") -> str:
+    """Run the train stage; return what it printed, or its error. At a word the process dies, or has an error."""
 
     class Printed(io.StringIO):
         def write(self, text: str) -> int:
             if cut_at and cut_at in text:
                 os._exit(1)
+            if fail_at and fail_at in text:
+                raise UserError("the disk is full")
             return super().write(text)
 
     printed = Printed()

@@ -137,3 +137,11 @@ def test_a_process_leaves_its_group_before_it_ends():
     words = [sys.executable, "-c", LEAVING]
     done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert done.stdout == "False True\n"
+
+
+@pytest.mark.parametrize("word", ["to train", "epoch 2/3"])  # before the first epoch, and after the second
+def test_an_error_of_the_first_process_ends_the_other_with_it(word, tmp_path):
+    """The other process would wait for the first one's gradients until a timeout."""
+    first, second = run_processes(2, run_train_stage, with_devices(make(tmp_path), 2), "", word)
+    assert first == "error: the disk is full"
+    assert second == "error: training: the first process failed: the disk is full"
