@@ -82,6 +82,11 @@ class PerceiverConfig:
         decoder_heads: The number of heads of the attention of queries to latents; used only if ``pooling`` is query and
             by ``PerceiverIO``.
         decoder_head_dim: The number of channels of one of those heads.
+        decoder_dim: The number of channels of what that attention returns and of the layers after it; None for the
+            channels of a query. Outputs that hold more than their queries, such as dense labels from the features of
+            positions, need more.
+        decoder_residual: Whether the query is added to what the attention returns, as in Perceiver IO for
+            classification; false, as there for optical flow and language, allows another ``decoder_dim``.
         positions: The features of a position. fourier: fixed sines and cosines. learned: one learned vector for each
             point of the grid. none: no features; the model reads the values alone.
         num_bands: The number of Fourier frequencies for each axis.
@@ -117,6 +122,8 @@ class PerceiverConfig:
     pooling: Literal["mean", "cls", "query"] = "mean"
     decoder_heads: int = 1
     decoder_head_dim: int = 64
+    decoder_dim: int | None = None
+    decoder_residual: bool = True
     positions: Literal["fourier", "learned", "none"] = "fourier"
     num_bands: int = 8
     max_freq: tuple[float, ...] | None = None
@@ -139,6 +146,7 @@ class PerceiverConfig:
             "latent_head_dim",
             "decoder_heads",
             "decoder_head_dim",
+            "decoder_dim",
             "feedforward_widening",
             "num_bands",
             "learned_position_dim",

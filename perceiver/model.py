@@ -27,8 +27,9 @@ class Perceiver(PerceiverEncoder):
             self.query = nn.Parameter(torch.empty(config.latent_dim))
             initialise_latents(self.query, config.latent_init_std)
             self.decoder = QueryDecoder(config, config.latent_dim)
-        self.head_norm = nn.LayerNorm(config.latent_dim)
-        self.head = nn.Linear(config.latent_dim, config.num_classes or 0)
+        pooled_dim = self.decoder.output_dim if config.pooling == "query" else config.latent_dim
+        self.head_norm = nn.LayerNorm(pooled_dim)
+        self.head = nn.Linear(pooled_dim, config.num_classes or 0)
 
     @classmethod
     def from_image_config(

@@ -11,18 +11,29 @@ from perceiver.layers import build_feedforward
 class QueryDecoder(nn.Module):
     """Cross-attention of queries to the latents and a feed-forward layer, each with its residual.
 
-    A query attends to the latents and to no other query.
+    A query attends to the latents and to no other query. ``output_dim`` is the number of channels of what it returns.
 
     Args:
-        config: The configuration of the Perceiver that computes the latents.
+        config: The configuration of the Perceiver that computes the latents. Without ``decoder_residual`` the query is
+            not added to what its attention returns.
         query_dim: The number of channels of a query.
 
+    Raises:
+        ValueError: The query is to be added to vectors of another number of channels.
+
     Source:
-        Jaegle 2021, arXiv 2107.14795, section 3.2.
+        Jaegle 2021, arXiv 2107.14795, section 3.2; appendix E for decoders without the query.
     """
 
     def __init__(self, config: PerceiverConfig, query_dim: int) -> None:
         super().__init__()
+        self.residual = config.decoder_residual
+        self.output_dim = query_dim if config.decoder_dim is None else config.decoder_dim
+        if self.residual and self.output_dim != query_dim:
+            raise ValueError(
+                f"PerceiverConfig.decoder_dim: found {self.output_dim} for queries of {query_dim} channels, which are "
+                "added to it; leave it out or set decoder_residual to False"
+            )
         self.attention = CrossAttention(
             query_dim,
             config.latent_dim,
@@ -31,7 +42,9 @@ class QueryDecoder(nn.Module):
             config.dropout,
             config.attention_dropout,
         )
-        self.feedforward = build_feedforward(config, query_dim)
+        if self.output_dim != query_dim:
+            self.attention.to_out = nn.Linear(self.attention.to_out.in_features, self.output_dim)
+        self.feedforward = build_feedforward(config, self.output_dim)
 
     def forward(self, queries: Tensor, latents: Tensor) -> Tensor:
         """Decode the latents for each query.
@@ -41,10 +54,12 @@ class QueryDecoder(nn.Module):
             latents: The latents, ``(batch, latents, latent_dim)``.
 
         Returns:
-            One vector for each query, ``(batch, queries, query_dim)``.
+            One vector for each query, ``(batch, queries, output_dim)``.
         """
-        queries = queries + self.attention(queries, self.attention.project_inputs(normalise_inputs(latents)))
-        result: Tensor = queries + self.feedforward(queries)
+        decoded = self.attention(queries, self.attention.project_inputs(normalise_inputs(latents)))
+        if self.residual:
+            decoded = queries + decoded
+        result: Tensor = decoded + self.feedforward(decoded)
         return result
 
 
@@ -56,6 +71,9 @@ class PerceiverIO(PerceiverEncoder):
 
         model = PerceiverIO(config, query_dim=num_axes * (2 * config.num_bands + 1))
         labels = model(values, positions, queries=model.positions((positions,)))
+
+    With ``decoder_residual=False`` and a ``decoder_dim`` above ``query_dim`` an output is not squeezed through the
+    channels of its query, of which two axes with 8 bands have 34.
 
     For classification by one learned query see ``Perceiver`` with ``pooling: query``.
 
@@ -73,8 +91,8 @@ class PerceiverIO(PerceiverEncoder):
         super().__init__(config)
         self.query_dim = query_dim
         self.decoder = QueryDecoder(config, query_dim)
-        self.head_norm = nn.LayerNorm(query_dim)
-        self.head = nn.Linear(query_dim, config.num_classes or 0)
+        self.head_norm = nn.LayerNorm(self.decoder.output_dim)
+        self.head = nn.Linear(self.decoder.output_dim, config.num_classes or 0)
 
     def forward(
         self, values: Tensor, positions: Positions = None, padding: Tensor | None = None, *, queries: Tensor

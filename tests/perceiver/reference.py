@@ -53,15 +53,16 @@ def feedforward(x, state, name, activation):
     return linear(hidden, state, f"{name}.narrow")
 
 
-def cross_block(queries_in, inputs, padding, state, name, heads, activation):
-    """Attention of ``queries_in`` to ``inputs``, then a feed-forward layer; each adds its residual."""
+def cross_block(queries_in, inputs, padding, state, name, heads, activation, residual=True):
+    """Attention of ``queries_in`` to ``inputs``, then a feed-forward layer; both, or the last, add residuals."""
     attend, x = f"{name}.attention", queries_in
     queries = linear(
         norm(x, state[f"{attend}.query_norm.weight"], state[f"{attend}.query_norm.bias"]), state, f"{attend}.to_query"
     )
     normed_inputs = norm(inputs, state[f"{attend}.input_gain"], state[f"{attend}.input_shift"])
     keys, values = linear(normed_inputs, state, f"{attend}.to_key"), linear(normed_inputs, state, f"{attend}.to_value")
-    x = x + linear(attention(queries, keys, values, heads, padding), state, f"{attend}.to_out")
+    attended = linear(attention(queries, keys, values, heads, padding), state, f"{attend}.to_out")
+    x = x + attended if residual else attended
     return x + feedforward(x, state, f"{name}.feedforward", activation)
 
 
@@ -130,7 +131,8 @@ def head(x, state):
 
 def decode(queries, latents, config, state):
     """Section 3.2 of 2107.14795: queries attend to the latents."""
-    return cross_block(queries, latents, None, state, "decoder", config["decoder_heads"], config["activation"])
+    heads, activation, residual = (config[name] for name in ("decoder_heads", "activation", "decoder_residual"))
+    return cross_block(queries, latents, None, state, "decoder", heads, activation, residual)
 
 
 def perceiver(values, positions, padding, config, state):

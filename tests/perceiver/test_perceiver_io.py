@@ -68,6 +68,25 @@ def test_the_decoder_is_the_papers_step_by_step(values, positions, queries):
     torch.testing.assert_close(model(values, positions, queries=queries), expected, atol=1e-4, rtol=1e-4)  # rounding
 
 
+def test_outputs_can_be_wider_than_their_queries(values, positions, queries):
+    """With the query added, 5 outputs of a query of 6 channels are a function of 6 numbers; here of 11."""
+    model = randomised(PerceiverIO(small_config(decoder_dim=11, decoder_residual=False), 6))
+    assert model.decoder(queries, model.encode(values, positions)).shape == (2, 7, 11)
+    assert (model.head.in_features, model.decoder.attention.to_out.out_features) == (11, 11)
+    assert model(values, positions, queries=queries).shape == (2, 7, 3)
+    classifier = Perceiver(small_config(pooling="query", decoder_dim=5, decoder_residual=False))
+    assert classifier(values, positions).shape == (2, 3)
+    assert classifier.head.in_features == 5
+
+
+def test_a_query_is_not_added_to_vectors_of_another_width():
+    with pytest.raises(ValueError, match=r"decoder_dim: found 11 for queries of 6 channels.*decoder_residual to False"):
+        PerceiverIO(small_config(decoder_dim=11), 6)
+    with pytest.raises(ValueError, match=r"decoder_dim: found 0, allowed are numbers of at least 1"):
+        small_config(decoder_dim=0)
+    assert PerceiverIO(small_config(decoder_dim=6), 6).decoder.output_dim == 6
+
+
 def test_query_pooling_is_a_decoder_with_one_query(values, positions):
     classifier = randomised(Perceiver(small_config(pooling="query")))
     state = classifier.state_dict()

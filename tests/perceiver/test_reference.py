@@ -23,6 +23,7 @@ def draw_config(seed):
     num_axes = 1 + seed % 3
     axis_sizes = tuple(rng.choice([1, 2, 3, 4]) for _ in range(num_axes))
     positions = ["fourier", "learned", "fourier", "none", "fourier"][seed % 5]
+    residual = seed % 5 not in (2, 4)
     frequencies = tuple(rng.choice([2.0, 3.5, 5.0]) for _ in range(num_axes))
     return PerceiverConfig(
         input_channels=rng.choice([1, 2, 3] if positions == "none" else [0, 1, 3]),
@@ -42,6 +43,8 @@ def draw_config(seed):
         pooling=["mean", "cls", "query"][seed % 3],
         decoder_heads=rng.choice([1, 2]),
         decoder_head_dim=rng.choice([3, 14]),
+        decoder_dim=None if residual else (5, None, 17)[seed // 5 % 3],
+        decoder_residual=residual,
         positions=positions,
         num_bands=rng.choice([1, 2, 5]),
         max_freq=frequencies if rng.random() < 0.5 else None,
@@ -107,6 +110,8 @@ def test_the_cases_hold_every_option():
     kinds = {"weight_sharing": 4, "activation": 2, "pooling": 3, "positions": 3, "gradient_checkpointing": 3}
     for name, num_values in kinds.items():
         assert len({getattr(config, name) for config in configs}) == num_values, name
+    decoders = {(config.decoder_residual, config.decoder_dim) for config in configs if config.pooling == "query"}
+    assert decoders == {(True, None), (False, 5), (False, 17)}
     projected = [
         config.cross_head_dim < model.cross_layers[0].attention.input_gain.numel()
         for config in configs

@@ -119,7 +119,8 @@ def _describe_perceiver(config: PerceiverConfig) -> str:
         "cls": "the first latent",
         "query": (
             f"a learned query, which attends to the latents with {count_words(config.decoder_heads, 'head')} of width "
-            f"{config.decoder_head_dim}"
+            f"{config.decoder_head_dim}, {'is' if config.decoder_residual else 'is not'} added to the result, and "
+            f"gives {config.latent_dim if config.decoder_dim is None else config.decoder_dim} channels"
         ),
     }
     sharing = {

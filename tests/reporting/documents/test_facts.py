@@ -137,11 +137,14 @@ OTHER_VALUES = {
     "cross_head_dim": 48, "latent_heads": 7, "latent_head_dim": 9, "activation": "gelu", "feedforward_widening": 4,
     "weight_sharing": "all_but_first", "pooling": "cls", "positions": "none", "num_bands": 11, "max_freq": (9.0, 9.0),
     "dropout": 0.3, "attention_dropout": 0.2, "latent_init_std": 0.5,
-    "decoder_heads": 3, "decoder_head_dim": 13, "learned_position_dim": 19,
+    "decoder_heads": 3, "decoder_head_dim": 13, "decoder_dim": 40,
+    "decoder_residual": False, "learned_position_dim": 19,
 }  # fmt: skip
 NEEDED = {
     "decoder_heads": {"pooling": "query"},
     "decoder_head_dim": {"pooling": "query"},
+    "decoder_dim": {"pooling": "query", "decoder_residual": False},
+    "decoder_residual": {"pooling": "query"},
     "learned_position_dim": {"positions": "learned"},
 }
 # These follow from the data, or change the memory and the time only.
