@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.config.validation import require
 
 LossName = Literal["cross_entropy", "mse"]
+SamplingName = Literal["once", "class", "patient", "class_and_patient"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,13 @@ class TrainConfig:
         batch_size: The number of examples a step, over all devices together.
         loss: The loss that is minimised. cross_entropy: of the softmax of the outputs. mse: the squared error between
             the outputs and the one-hot label, the mean over the classes; the outputs then serve as probabilities.
+        class_weights: The weight of each class in the loss. equal: 1. balanced: in inverse proportion to its number of
+            training examples, and 1 in the mean over them. The probabilities then are those for classes that are
+            equally frequent.
+        sampling: The choice of the examples of an epoch, which has as many as there are. once: each one once. class:
+            drawn so that the classes are equally frequent. patient: so that the patients are. class_and_patient: so
+            that the classes are, and within each of them its patients, for a rare label of few patients with many
+            scans.
         optimizer: The update rule.
         learning_rate: The highest learning rate, after warm-up.
         betas: The fractions of the mean gradient and of the mean squared gradient that a step keeps.
@@ -162,6 +170,8 @@ class TrainConfig:
     epochs: int = 20
     batch_size: int = 64
     loss: LossName = "cross_entropy"
+    class_weights: Literal["equal", "balanced"] = "equal"
+    sampling: SamplingName = "once"
     optimizer: Literal["adam", "adamw", "lamb"] = "adamw"
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -197,6 +207,9 @@ class TrainConfig:
             require(value >= 0, f"train.{field}", value, "0 or more")
         longest = f"0 to the {self.epochs} of train.epochs"
         require(self.warmup_epochs <= self.epochs, "train.warmup_epochs", self.warmup_epochs, longest)
+        is_balanced_once = self.class_weights == "equal" or self.sampling in ("once", "patient")
+        both = f"once or patient with train.class_weights {self.class_weights}: one of them balances the classes"
+        require(is_balanced_once, "train.sampling", self.sampling, both)
         require(0 < self.lr_gamma <= 1, "train.lr_gamma", self.lr_gamma, "above 0, at most 1")
         require(0 <= self.final_lr_fraction <= 1, "train.final_lr_fraction", self.final_lr_fraction, "0 to 1")
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 to below 1")

@@ -134,8 +134,8 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
     """Return the options of model and training for all models of the leak study.
 
     The network, the batch size, the optimizer and the device are those of the experiment. All that works against
-    learning by heart is off: dropout, weight decay, label smoothing; so is test-time augmentation, which would make
-    shuffled labels wrong.
+    learning by heart is off: dropout, weight decay, label smoothing; so are balanced classes and patients, and
+    test-time augmentation, which would make shuffled labels wrong.
 
     Args:
         experiment: All options.
@@ -153,6 +153,8 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
         warmup_epochs=WARMUP_FRACTION * epochs,
         weight_decay=0.0,
         label_smoothing=0.0,
+        class_weights="equal",
+        sampling="once",
         loss="cross_entropy",
         early_stopping_epochs=0,
         compile=False,

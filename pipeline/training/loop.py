@@ -22,7 +22,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.training import TrainConfig
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
-from pipeline.data.batches import Batch, Examples, read_batches, split_order
+from pipeline.data.batches import Batch, Examples, draw_order, read_batches, split_order
 from pipeline.models.classifier import Classifier
 from pipeline.training.augmentation import apply_transforms, flip_labels, sample_transforms
 from pipeline.training.history import EpochResult, should_stop
@@ -58,6 +58,9 @@ class TrainingSetup:
         spec: The examples that the network reads, and its classes.
         train_examples: The examples to learn from.
         val_examples: The examples to validate with.
+        class_weights: The weight of each class in the loss, (classes,) on the device; None for 1.
+        sampling_weights: How likely each training example is drawn, (examples,) on the processor; None for an epoch
+            that has each of them once.
     """
 
     experiment: Experiment
@@ -65,6 +68,8 @@ class TrainingSetup:
     spec: InputSpec
     train_examples: Examples
     val_examples: Examples
+    class_weights: torch.Tensor | None = None
+    sampling_weights: torch.Tensor | None = None
 
     @property
     def is_first(self) -> bool:
@@ -145,7 +150,7 @@ def train_epochs(
 def _train_one_epoch(
     setup: TrainingSetup, state: TrainingState, on_step: Callable[[StepResult], None] | None
 ) -> tuple[float, float]:
-    """Go through the training examples once; return their mean loss and accuracy over all devices."""
+    """Train on the examples of one epoch; return their mean loss and accuracy over all devices."""
     fabric, config, examples = setup.fabric, setup.experiment.train, setup.train_examples
     epochs_done = len(state.history)
     batches = _order_examples(setup, epochs_done)
@@ -160,7 +165,7 @@ def _train_one_epoch(
             set_learning_rate(state.optimizer, config.learning_rate * fraction)
             inputs, targets = prepare(batch, len(batches[step]))
             logits = state.parallel_model(inputs, batch.slice_position).float()
-            loss_sum = compute_loss_sum(logits, targets, config)
+            loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights)
             # Devices average their gradients, but their shards can differ by one example.
             fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
             _update_weights(fabric, state, config)
@@ -180,7 +185,8 @@ def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[torch.Tensor
     """Draw the order of an epoch and split it into batches over all devices."""
     config, world_size = setup.experiment.train, setup.fabric.world_size
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epochs_done))
-    batches = split_order(torch.randperm(len(setup.train_examples), generator=generator), config.batch_size)
+    order = draw_order(len(setup.train_examples), setup.sampling_weights, generator)
+    batches = split_order(order, config.batch_size)
     if len(batches[-1]) < world_size:
         raise UserError(
             f"train.batch_size: batches of {len(batches[-1])} examples are too small for {world_size} "

@@ -6,7 +6,9 @@ from torch.nn import functional
 from pipeline.config.training import LossName, TrainConfig
 
 
-def compute_loss_sum(outputs: torch.Tensor, targets: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+def compute_loss_sum(
+    outputs: torch.Tensor, targets: torch.Tensor, config: TrainConfig, class_weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Compute the loss that training minimises, added up over the examples.
 
     ``cross_entropy`` is that of the outputs' softmax against the targets. ``mse`` is, for each example, the mean
@@ -18,16 +20,40 @@ def compute_loss_sum(outputs: torch.Tensor, targets: torch.Tensor, config: Train
         outputs: The outputs of the network, (batch, classes) float32.
         targets: The class indices (batch,), or probabilities (batch, classes).
         config: The options of training; the loss and the label smoothing are read here.
+        class_weights: The weight of the examples of each class, (classes,); None for 1. An example of mixed classes has
+            the mean of their weights, by its fractions before smoothing.
 
     Returns:
         A scalar.
     """
-    if config.loss == "cross_entropy":
-        return functional.cross_entropy(outputs, targets, label_smoothing=config.label_smoothing, reduction="sum")
     num_classes = outputs.shape[-1]
-    wanted = to_probabilities(targets, num_classes)
-    wanted = wanted * (1 - config.label_smoothing) + config.label_smoothing / num_classes
-    return (outputs - wanted).square().mean(dim=-1).sum()
+    if config.loss == "cross_entropy":
+        reduction = "sum" if class_weights is None else "none"
+        smoothing = config.label_smoothing
+        losses = functional.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
+    else:
+        wanted = to_probabilities(targets, num_classes)
+        wanted = wanted * (1 - config.label_smoothing) + config.label_smoothing / num_classes
+        losses = (outputs - wanted).square().mean(dim=-1)
+    if class_weights is not None:
+        losses = losses * (to_probabilities(targets, num_classes) @ class_weights)
+    return losses.sum()
+
+
+def balance_classes(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Compute class weights in inverse proportion to the numbers of examples, with mean 1 over the examples.
+
+    Of six examples of class 0 and two of class 1 the weights are 2/3 and 2: both classes weigh 4.
+
+    Args:
+        labels: The class indices of the training examples (examples,); each class occurs.
+        num_classes: The number of classes.
+
+    Returns:
+        The weights (classes,) float32, on the device of the labels.
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    return len(labels) / (num_classes * counts.float())
 
 
 def compute_answer_loss_sum(scores: torch.Tensor, labels: torch.Tensor, loss: LossName) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """The setup of a training: the examples, the origin of the model, the network and its optimizer."""
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.fabric import Fabric
 
 from pipeline.config.experiment import Experiment
+from pipeline.config.training import SamplingName
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
 from pipeline.data.batches import Examples, compute_room, place_examples
@@ -14,6 +16,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
+from pipeline.training.losses import balance_classes
 from pipeline.training.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.run_state import describe_settings, read_preprocess
 from pipeline.training.sync_batch_norm import synchronise_batch_norms
@@ -55,8 +58,46 @@ def prepare_training(experiment: Experiment, fabric: Fabric, data: CertifiedData
     train_examples, val_examples = (
         _select_examples(data, role, fabric.device, num_sharing) for role in ("train", "val")
     )
-    spec = data.store.input_spec(experiment.preprocess.num_slices)
-    return TrainingSetup(experiment, fabric, spec, train_examples, val_examples)
+    spec, config = data.store.input_spec(experiment.preprocess.num_slices), experiment.train
+    labels = train_examples.labels
+    class_weights = balance_classes(labels, len(spec.class_names)) if config.class_weights == "balanced" else None
+    patients = pd.factorize(data.store.index["group_id"].to_numpy()[train_examples.rows])[0]
+    sampling_weights = compute_sampling_weights(labels.cpu(), torch.from_numpy(patients), config.sampling)
+    return TrainingSetup(experiment, fabric, spec, train_examples, val_examples, class_weights, sampling_weights)
+
+
+def compute_sampling_weights(
+    labels: torch.Tensor, patients: torch.Tensor, sampling: SamplingName
+) -> torch.Tensor | None:
+    """Compute how likely each training example is drawn.
+
+    Of patient A with two examples of class 0 and patient B with one of class 0 and one of class 1, the examples weigh
+    1/3, 1/3, 1/3, 1 (class), 1/2, 1/2, 1/2, 1/2 (patient) and 1/4, 1/4, 1/2, 1 (class_and_patient).
+
+    Args:
+        labels: The class indices, (examples,).
+        patients: The indices of the patients, (examples,).
+        sampling: What is to be equally frequent.
+
+    Returns:
+        The weights (examples,) float64; None for an epoch that has each example once.
+    """
+    if sampling == "once":
+        return None
+    if sampling == "class":
+        return 1 / _count_equal(labels)
+    if sampling == "patient":
+        return 1 / _count_equal(patients)
+    num_patients = int(patients.max()) + 1
+    pairs = labels * num_patients + patients
+    examples_of_pair = torch.bincount(pairs, minlength=num_patients * (int(labels.max()) + 1))
+    patients_of_class = (examples_of_pair.reshape(-1, num_patients) > 0).sum(dim=1)
+    return 1 / (examples_of_pair[pairs] * patients_of_class[labels]).double()
+
+
+def _count_equal(keys: torch.Tensor) -> torch.Tensor:
+    """Return for each index the number of those that equal it, float64."""
+    return torch.bincount(keys)[keys].double()
 
 
 def measure_intensities(data: CertifiedData) -> IntensityReference | None:

@@ -15,7 +15,14 @@ import pipeline.data.batches
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_hardware
-from pipeline.data.batches import compute_room, place_examples, read_batches, read_free_memory, split_order
+from pipeline.data.batches import (
+    compute_room,
+    draw_order,
+    place_examples,
+    read_batches,
+    read_free_memory,
+    split_order,
+)
 from pipeline.data.statistics import compute_statistics
 from pipeline.models.networks import SliceModel
 from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision, name_accelerator
@@ -23,6 +30,7 @@ from pipeline.training.history import EpochResult, find_best, should_stop
 from pipeline.training.loop import LossMonitor, TrainingState, derive_seed, train_epochs
 from pipeline.training.mixing import draw_mixture, mix_images
 from pipeline.training.optimizers import build_optimizer
+from pipeline.training.setup import compute_sampling_weights
 from tests.builders.models import build_setup, wrap_network
 
 CPU = torch.device("cpu")
@@ -492,3 +500,76 @@ def test_the_hardware_of_a_run_names_its_gpus(monkeypatch):
     assert name == "4 x NVIDIA H200 (cuda:1)"
     assert read_hardware(name) == f"{name}; {read_hardware()}"
     assert name_accelerator(torch.device("mps")) == "Apple GPU (mps)"
+
+
+LABELS, PATIENTS = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ("class", [1 / 3, 1 / 3, 1 / 3, 1]),
+        ("patient", [1 / 2, 1 / 2, 1 / 2, 1 / 2]),
+        ("class_and_patient", [1 / 4, 1 / 4, 1 / 2, 1]),
+    ],
+)
+def test_sampling_weights_are_those_computed_by_hand(sampling, expected):
+    assert compute_sampling_weights(LABELS, PATIENTS, sampling).tolist() == pytest.approx(expected)
+    assert compute_sampling_weights(LABELS, PATIENTS, "once") is None
+
+
+def test_balanced_epochs_have_classes_and_their_patients_equally_often():
+    """Two labels, the rare one of 2 patients with 3 and 30 of 1,000 slices; the others of 5 patients."""
+    generator = np.random.default_rng(0)
+    patients = torch.from_numpy(np.concatenate([np.repeat([5, 6], [3, 30]), generator.integers(0, 5, 967)]))
+    labels = (patients >= 5).long()
+    weights = compute_sampling_weights(labels, patients, "class_and_patient")
+    draws = torch.Generator().manual_seed(0)
+    epochs = [draw_order(1000, weights, draws) for _ in range(20)]
+    for order in epochs:
+        assert len(order) == 1000
+        for patient, expected in [(5, 250), (6, 250), *((patient, 100) for patient in range(5))]:
+            # Each of a patient's slices comes as often as its weight says, rounded up or down.
+            assert (patients[order] == patient).sum().item() == pytest.approx(expected, abs=35)
+        counts = torch.bincount(order, minlength=1000)
+        wanted = weights / weights.sum() * 1000
+        assert ((counts - wanted).abs() < 1).all()
+    seen = torch.bincount(torch.cat(epochs), minlength=1000)
+    torch.testing.assert_close(seen / 20, wanted.float(), atol=0.5, rtol=0)  # no slice is always left out
+    assert (seen > 0).all()
+
+
+def test_equal_weights_draw_each_example_once_and_no_weights_the_order_of_before():
+    order = draw_order(50, torch.full((50,), 0.3), torch.Generator().manual_seed(1))
+    assert sorted(order.tolist()) == list(range(50))
+    plain = draw_order(50, None, torch.Generator().manual_seed(1))
+    assert torch.equal(plain, torch.randperm(50, generator=torch.Generator().manual_seed(1)))
+
+
+def test_classes_are_balanced_once():
+    with pytest.raises(UserError, match=r"train.sampling: found 'class', allowed is once or patient with"):
+        TrainConfig(class_weights="balanced", sampling="class")
+    assert TrainConfig(class_weights="balanced", sampling="patient").sampling == "patient"
+
+
+def test_an_epoch_trains_on_what_was_drawn_and_weighs_the_classes():
+    """One batch: its loss is the weighted mean of the examples that the weights chose."""
+    images, labels = make_images(8)
+    all_rows = place(np.arange(8), images, labels)
+    config = dataclasses.replace(CONFIG, epochs=1)
+    fabric, state = start(config, all_rows)
+    sampling_weights = torch.tensor([8.0, 4, 4, 1e-9, 1e-9, 1e-9, 1e-9, 1e-9])
+    class_weights = torch.tensor([0.25, 3.0])
+    setup = dataclasses.replace(
+        build_setup(fabric, all_rows, all_rows, config, STILL),
+        class_weights=class_weights,
+        sampling_weights=sampling_weights,
+    )
+    chosen = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
+    with torch.no_grad():
+        prepared = state.classifier.prepare(torch.from_numpy(images)[chosen][:, None])
+        logits = state.parallel_model(prepared, torch.zeros(8))
+    targets = torch.from_numpy(labels)[chosen]
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none") * class_weights[targets]
+    result = next(train_epochs(setup, state))
+    assert result.train_loss == pytest.approx(losses.mean().item(), rel=1e-5)

@@ -11,7 +11,7 @@ from pipeline.config.training import TrainConfig
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import compute_log_probabilities, project_to_simplex
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
-from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
+from pipeline.training.losses import balance_classes, compute_answer_loss_sum, compute_loss_sum, count_correct
 from tests.builders.checkpoints import draw_images, make_checkpoint
 from tests.builders.models import wrap_network
 
@@ -147,3 +147,24 @@ def test_a_checkpoint_remembers_what_its_outputs_mean(tmp_path):
         expected = compute_log_probabilities(outputs, loss).exp()
         torch.testing.assert_close(torch.from_numpy(answers[loss]), expected, atol=1e-6, rtol=1e-5)
     assert abs(answers["mse"] - answers["cross_entropy"]).max() > 1e-3
+
+
+def test_balanced_weights_give_each_class_the_same_sum_and_the_examples_the_mean_one():
+    labels = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0])
+    weights = balance_classes(labels, 2)
+    assert weights.tolist() == pytest.approx([2 / 3, 2])
+    assert weights[labels].mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_an_example_counts_by_the_weight_of_its_class_and_a_mixed_one_by_the_mean(loss):
+    config = TrainConfig(loss=loss, label_smoothing=0.2)
+    outputs, weights = random_outputs(4, 3), torch.tensor([0.5, 2.0, 4.0])
+    labels = torch.tensor([0, 2, 1, 0])
+    each = [compute_loss_sum(outputs[row : row + 1], labels[row : row + 1], config) for row in range(4)]
+    expected = 0.5 * each[0] + 4 * each[1] + 2 * each[2] + 0.5 * each[3]
+    torch.testing.assert_close(compute_loss_sum(outputs, labels, config, weights), expected)
+    mixed = torch.tensor([[0.25, 0.75, 0.0]])
+    plain = compute_loss_sum(outputs[:1], mixed, config)
+    torch.testing.assert_close(compute_loss_sum(outputs[:1], mixed, config, weights), plain * (0.125 + 1.5))
+    torch.testing.assert_close(compute_loss_sum(outputs, labels, config, torch.ones(3)), sum(each))

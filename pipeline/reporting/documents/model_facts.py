@@ -159,6 +159,8 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
         "epochs": "epochs",
         "batch_size": "batch size",
         "loss": "loss",
+        "class_weights": "class weights",
+        "sampling": "examples of an epoch drawn by",
         "optimizer": "optimizer",
         "learning_rate": "highest learning rate",
         "schedule": "schedule",
