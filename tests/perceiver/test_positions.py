@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from perceiver import Perceiver, PerceiverConfig
+from perceiver import Perceiver, PerceiverConfig, PerceiverIO
 from perceiver.positions import (
     MAX_KEPT_GRIDS,
     FourierPositions,
@@ -120,18 +120,27 @@ def test_the_features_of_a_grid_are_computed_once_for_a_type_and_not_for_ever():
     assert encode.state_dict() == {}
 
 
-def test_a_grid_seen_in_inference_mode_or_by_a_transform_serves_training():
-    for see in (torch.inference_mode(), torch.no_grad()):
-        model = Perceiver.from_image_config(3, 4.0, 1, input_channels=0, num_latents=3, latent_dim=8, num_classes=2)
-        values = torch.zeros(2, 20, 20, 0)
-        with see:
-            expected = model(values)
-        model(values).sum().backward()
-        assert model.latents.grad is not None
-    model = Perceiver.from_image_config(3, 4.0, 1, input_channels=0, num_latents=3, latent_dim=8, num_classes=2)
+def test_features_kept_in_inference_mode_or_by_a_transform_serve_training():
+    """As the queries of a Perceiver IO, where the backward pass needs them."""
+    model = PerceiverIO(PerceiverConfig(input_channels=1, axis_sizes=(3, 4), num_classes=2, num_bands=2), query_dim=10)
+    values = torch.ones(2, 3, 4, 1)
+
+    def run(parameters):
+        return torch.func.functional_call(
+            model, parameters, (values,), {"queries": model.positions((Grid((3, 4)),))}
+        ).sum()
+
     parameters = dict(model.named_parameters())
-    torch.func.grad(lambda changed: torch.func.functional_call(model, changed, (values,)).sum())(parameters)
-    assert model(values).shape == expected.shape
+    with torch.inference_mode():
+        run(parameters)
+    (kept,) = model.positions.kept_features.values()
+    run(parameters).backward()
+    assert model.decoder.attention.to_query.weight.grad.abs().max() > 0
+    model.positions.kept_features.clear()
+    torch.func.grad(run)(parameters)
+    (kept_by_grad,) = model.positions.kept_features.values()
+    assert torch.func.debug_unwrap(kept_by_grad) is kept_by_grad
+    assert torch.equal(kept_by_grad, kept)
 
 
 def test_models_that_are_stacked_keep_no_features_of_the_stack():
