@@ -66,7 +66,7 @@ def test_the_gradient_is_as_exact_for_a_scale_that_is_no_power_of_two(dtype):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.nn.functional.layer_norm(torch.randn(2, 600, 27, generator=generator), (27,)).to(dtype)
     weight = torch.randn(2, 16, 27, generator=generator).to(dtype)
-    queries = (13 * torch.randn(2, 16, 27, generator=generator)).to(dtype)  # scores have a deviation of 12
+    queries = (13 * torch.randn(2, 16, 27, generator=generator)).to(dtype)  # the standard deviation of scores is 12
     errors = []
     for scale in (32**-0.5, 0.125):
         leaf, exact_leaf = queries.clone().requires_grad_(), queries.double().requires_grad_()

@@ -60,6 +60,14 @@ def test_geglu_linear_has_the_plain_gradients_and_saves_its_input_alone(dtype, t
         assert (tensor.double() - exact).abs().max() < tolerance * exact.abs().max()
 
 
+def test_geglu_linear_has_second_derivatives_and_batched_gradients():
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(*shape, generator=generator).double().requires_grad_() for shape in ((3, 8), (2, 4), (2,))]
+    torch.autograd.gradgradcheck(GegluLinear.apply, leaves)
+    jacobian = torch.func.jacrev(GegluLinear.apply)(*leaves)
+    torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(GegluLinear.apply, tuple(leaves))[0])
+
+
 def test_a_feedforward_layer_in_training_without_dropout_is_the_one_with_dropout_of_nothing():
     """The layer has two implementations: one keeps the activations, the other computes them again."""
     layer = FeedForward(6, 2, "geglu", 0.5)
