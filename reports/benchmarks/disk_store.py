@@ -107,7 +107,7 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
     classifier = Classifier(model, experiment.model, spec, (0.5,), (0.3,))
     parallel_model, optimizer = fabric.setup(model, build_optimizer(model, train))
     state = TrainingState(classifier, parallel_model, optimizer, [])
-    experiment = dataclasses.replace(experiment, train=dataclasses.replace(train, epochs=1))
+    experiment = dataclasses.replace(experiment, train=dataclasses.replace(train, epochs=1, warmup_epochs=0.0))
     next(train_epochs(TrainingSetup(experiment, fabric, spec, examples, few), state))
     return watch.found
 
