@@ -41,7 +41,7 @@ def point_tokens(points: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Values ``(batch, points, 0)`` and positions ``(batch, points, axes)``.
     """
-    return points[..., :0], points
+    return points.narrow(-1, 0, 0), points
 
 
 class PointPerceiver(nn.Module):

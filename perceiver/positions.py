@@ -174,18 +174,17 @@ class FourierPositions(nn.Module):
             The features, ``(batch or 1, inputs, channels)``.
         """
         features, axis = [], 0
-        for part in parts:
-            end = axis + count_axes(part)
+        frequencies = torch.split(self.frequencies, [count_axes(part) for part in parts])
+        for part, part_frequencies in zip(parts, frequencies, strict=True):
             if isinstance(part, Grid):
-                features.append(self._grid_features(part, axis, end))
+                features.append(self._grid_features(part, part_frequencies, axis))
             else:
-                features.append(fourier_features(part, self.frequencies[axis:end]))
-            axis = end
+                features.append(fourier_features(part, part_frequencies))
+            axis += count_axes(part)
         return join_channels(features)
 
-    def _grid_features(self, grid: Grid, axis: int, end: int) -> Tensor:
-        """Return the features of a grid that has the axes from ``axis`` to before ``end``, kept from the last call."""
-        frequencies = self.frequencies[axis:end]
+    def _grid_features(self, grid: Grid, frequencies: Tensor, axis: int) -> Tensor:
+        """Return the features of a grid whose first axis is ``axis`` of all, kept from the last call."""
         # A compiler computes them within its graph; those of a fake or stacked model would be found by a true one.
         keeps = (
             not torch.compiler.is_compiling()
