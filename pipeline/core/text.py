@@ -57,6 +57,11 @@ def _drop_invisible(text: str) -> str:
     )
 
 
+def is_blank(text: str) -> bool:
+    """Return whether nothing of a text can be seen: it is empty, or blanks and zero-width characters alone."""
+    return not _drop_invisible(text).strip()
+
+
 # What may differ between two spellings of one thing, and the function that removes the difference.
 DIFFERENCES: dict[str, Callable[[str], str]] = {
     "invisible characters": _drop_invisible,

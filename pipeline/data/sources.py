@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.tables import SOURCE_TABLE_COLUMNS, GivenTable, read_given_table
+from pipeline.core.text import is_blank
 from pipeline.formats.nifti import list_files
 
 # The voxels of a .hdr file; they are read through it.
@@ -120,7 +121,7 @@ def read_label_table(path: Path) -> GivenTable:
     if given.table.empty:
         raise UserError(f"{path}: no rows. Each scan needs one: {', '.join(SOURCE_TABLE_COLUMNS)}.")
     for number, row in enumerate(given.table.itertuples(index=False), start=2):
-        empty = [column for column in SOURCE_TABLE_COLUMNS if not getattr(row, column).strip()]
+        empty = [column for column in SOURCE_TABLE_COLUMNS if is_blank(getattr(row, column))]
         if empty:
             raise UserError(f"{path}, line {number}: {', '.join(empty)} is empty. Fill it in, or delete the row.")
     return given

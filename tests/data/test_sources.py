@@ -113,6 +113,7 @@ def test_a_table_gives_any_labels_and_keeps_ids_as_text(tmp_path):
         ("path,patient\na.nii,1\n", "columns label are missing"),
         ("path,patient,label\n", "no rows"),
         ("path,patient,label\na.nii,,left\n", "line 2: patient is empty"),
+        ("path,patient,label\na.nii,1,\u00a0\u200b\n", "line 2: label is empty"),
         ("path,patient,label\n../a.nii,1,left\n", "line 2: ../a.nii is outside"),
         ("path,patient,label\n/etc/passwd,1,left\n", "line 2: /etc/passwd is outside"),
         ("", "not readable as CSV"),
