@@ -130,16 +130,24 @@ class CompareConfig:
             evaluated runs of the experiment. The first is the one that the others are compared with.
         num_examples: The number of test inputs shown with their true and predicted classes.
         num_bootstrap_resamples: The number of bootstrap resamples of the patients for each interval of a difference.
-        seed: The seed of the bootstrap and of the choice of examples.
+        num_permutations: The number of exchanges of two runs' predictions for each p-value; of up to 12 patients all
+            are computed.
+        primary_level: The level, such as ``volume``, of the one comparison that is tested at 5 % by itself; without it
+            that of the rows. All other comparisons are corrected for their number.
+        primary_metric: The score of that comparison. Choose both before you see the results.
+        seed: The seed of the bootstrap, of the exchanges and of the choice of examples.
         output: The page to write; without it ``comparison.html`` in the experiment's report folder.
     """
 
     runs: tuple[Path, ...] = ()
     num_examples: int = 24
     num_bootstrap_resamples: int = 2000
+    num_permutations: int = 2000
+    primary_level: str = ""
+    primary_metric: Literal["accuracy", "balanced_accuracy", "auroc", "nll"] = "accuracy"
     seed: int = 0
     output: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least("compare", self, 0, "num_examples")
-        require_at_least("compare", self, 100, "num_bootstrap_resamples")
+        require_at_least("compare", self, 100, "num_bootstrap_resamples", "num_permutations")

@@ -1,6 +1,7 @@
 """Two runs are compared on the same draws of patients, and only where they scored the same rows."""
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pipeline.attention.storage import AttentionMaps, name_kept_epoch, write_maps
 from pipeline.config.outputs import CompareConfig
@@ -15,11 +17,12 @@ from pipeline.core.errors import UserError
 from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import write_store
-from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.bootstrap import Bootstrap, widen_tail
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.paired_comparison import (
     COMPARED_METRICS,
     Difference,
+    Permutations,
     compare_pair,
     correct_for_many,
     explain_mismatch,
@@ -28,6 +31,7 @@ from pipeline.evaluation.predictions import number_patients, read_class_indices,
 from pipeline.evaluation.scores import resample_scores, sum_over_patients
 from pipeline.reporting.comparison.page import (
     Compared,
+    choose_primary,
     list_warnings,
     tabulate_differences,
     tabulate_settings,
@@ -68,60 +72,136 @@ def resample(table: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, np.ndarray]
 
 def test_a_difference_is_that_of_the_scores_and_its_draws_are_those_of_each_run_alone():
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
-    found = compare_pair(first, second, CLASSES, "slice", Bootstrap(300, 4))
+    found = compare_pair((first, second), CLASSES, "slice", Bootstrap(300, 4), Permutations())
     assert tuple(found) == COMPARED_METRICS
     alone = [compute_levels(table, CLASSES, Bootstrap(100))["slice"]["metrics"] for table in (first, second)]
     drawn = [resample(table, Bootstrap(300, 4)) for table in (first, second)]
     for name, difference in found.items():
         assert difference.value == pytest.approx(alone[1][name]["value"] - alone[0][name]["value"])
-        low, high = np.percentile(drawn[1][name] - drawn[0][name], [2.5, 97.5])
+        tail = widen_tail(12)  # of so few patients resamples vary too little
+        low, high = np.quantile(drawn[1][name] - drawn[0][name], [tail, 1 - tail])
         assert (difference.low, difference.high) == pytest.approx((low, high))
 
 
 def test_what_is_hard_for_both_cancels():
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
-    paired = compare_pair(first, second, CLASSES, "slice", Bootstrap())["accuracy"]
+    paired = compare_pair((first, second), CLASSES, "slice", Bootstrap(), Permutations())["accuracy"]
     alone = [resample(table, Bootstrap())["accuracy"] for table in (first, second)]
-    unpaired = np.hypot(*(np.ptp(np.percentile(accuracies, [2.5, 97.5])) for accuracies in alone))
+    tail = widen_tail(12)
+    unpaired = np.hypot(*(np.ptp(np.quantile(accuracies, [tail, 1 - tail])) for accuracies in alone))
     assert paired.high - paired.low < 0.8 * unpaired
 
 
 def test_exchanging_the_runs_turns_the_sign_and_a_run_does_not_differ_from_itself():
-    first, second = make_predictions(0.5, 1), make_predictions(2.5, 2)
-    there, back = (compare_pair(*pair, CLASSES, "slice", Bootstrap()) for pair in ((first, second), (second, first)))
+    first, second = make_predictions(-1.5, 1), make_predictions(6.0, 2)
+    there, back = (
+        compare_pair(pair, CLASSES, "slice", Bootstrap(), Permutations()) for pair in ((first, second), (second, first))
+    )
     for name in COMPARED_METRICS:
         assert there[name].value == pytest.approx(-back[name].value)
         assert (there[name].low, there[name].high) == pytest.approx((-back[name].high, -back[name].low))
         assert there[name].p_value == pytest.approx(back[name].p_value)
-    assert there["accuracy"].is_shown
+    assert there["accuracy"].low > 0
     assert there["accuracy"].p_value < 0.05
-    itself = compare_pair(first, first, CLASSES, "slice", Bootstrap())["accuracy"]
-    assert dataclasses.astuple(itself) == (0.0, 0.0, 0.0, 1.0)
-    assert not itself.is_shown
+    itself = compare_pair((first, first), CLASSES, "slice", Bootstrap(), Permutations())["accuracy"]
+    assert dataclasses.astuple(itself) == (0.0, None, None, 1.0)
 
 
 @pytest.mark.parametrize("level", ["slice", "volume"])
 def test_neither_the_order_of_rows_nor_the_size_of_a_chunk_matters(level, monkeypatch):
     first, second = make_predictions(0.5, 1), make_predictions(1.5, 2)
-    expected = compare_pair(first, second, CLASSES, level, Bootstrap())
+    expected = compare_pair((first, second), CLASSES, level, Bootstrap(), Permutations())
     shuffled = second.sample(frac=1, random_state=3)
-    assert compare_pair(first, shuffled, CLASSES, level, Bootstrap()) == expected
+    assert compare_pair((first, shuffled), CLASSES, level, Bootstrap(), Permutations()) == expected
     monkeypatch.setattr("pipeline.evaluation.bootstrap.MAX_CHUNK_NUMBERS", 100)
-    assert compare_pair(first, second, CLASSES, level, Bootstrap()) == expected
+    assert compare_pair((first, second), CLASSES, level, Bootstrap(), Permutations()) == expected
+
+
+def sharpen(table: pd.DataFrame, patients: dict[str, float]) -> pd.DataFrame:
+    """Return predictions that are right with the given probability of the true class, for each patient's rows."""
+    sharp = table.copy()
+    right = sharp["group_id"].map(patients).where(sharp["label"] == "right", 1 - sharp["group_id"].map(patients))
+    sharp["probability_right"], sharp["probability_left"] = right, 1 - right
+    sharp["predicted"] = np.where(right > 0.5, "right", "left")
+    return sharp
+
+
+def test_the_p_value_is_the_fraction_of_exchanges_with_as_large_a_difference():
+    """Each of three patients has as many rows, so the difference of a mean is the sum of the patients' differences.
+
+    With +1, +1 and +1 only the exchanges of nobody and of all reach 3: p is 2 / 8. With +1, +1 and -1, whose sum is 1,
+    all 8 do: p is 1. With gains in log-likelihood of 3, 2 and 1 tenths again two of them do; with 3, 2 and -1 the sum
+    is 4, which those to 6 and -6 exceed: p is 4 / 8.
+    """
+    table, names = make_predictions(0.0, 0, 3), ("p0", "p1", "p2")
+    wrong, right = (sharpen(table, dict.fromkeys(names, skill)) for skill in (0.4, 0.9))
+    assert one_p_value((wrong, right), "accuracy") == 2 / 8
+    mixed = sharpen(table, {"p0": 0.4, "p1": 0.4, "p2": 0.9}), sharpen(table, {"p0": 0.9, "p1": 0.9, "p2": 0.4})
+    assert one_p_value(mixed, "accuracy") == 1
+    for gains, p_value in (((0.3, 0.2, 0.1), 2 / 8), ((0.3, 0.2, -0.1), 4 / 8)):
+        better = sharpen(table, {name: 0.4 * np.exp(gain) for name, gain in zip(names, gains, strict=True)})
+        assert one_p_value((wrong, better), "nll") == p_value
+
+
+def one_p_value(tables, metric):
+    return compare_pair(tables, CLASSES, "slice", Bootstrap(100), Permutations())[metric].p_value
+
+
+def test_more_than_twelve_patients_are_exchanged_at_random_and_near_the_exact_value():
+    first, second = make_predictions(0.5, 1, 12), make_predictions(0.9, 2, 12)
+    exact = one_p_value((first, second), "nll")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.evaluation.paired_comparison.MAX_EXACT_PATIENTS", 11)
+        drawn = one_p_value((first, second), "nll")
+    assert 0.01 < exact < 0.99
+    assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 2000))
+    assert drawn != exact
+
+
+def test_auroc_is_that_of_the_tables_whose_rows_were_exchanged():
+    """The p-value of a score that is no mean, by brute force over the 16 tables of four patients."""
+    tables = tuple(make_predictions(skill, seed, 4) for skill, seed in ((0.2, 1), (1.0, 2)))
+    found = compare_pair(tables, CLASSES, "slice", Bootstrap(100), Permutations())["auroc"]
+
+    def subtract(first, second):
+        scores = [roc_auc_score(table["label"] == "right", table["probability_right"]) for table in (first, second)]
+        return scores[1] - scores[0]
+
+    assert found.value == pytest.approx(subtract(*tables))
+    differences = []
+    for chosen in itertools.product([False, True], repeat=4):
+        exchanged = tables[0]["group_id"].map(dict(zip((f"p{number}" for number in range(4)), chosen, strict=True)))
+        columns = ["probability_left", "probability_right"]
+        first, second = tables[0].copy(), tables[1].copy()
+        first.loc[exchanged, columns] = tables[1].loc[exchanged, columns]
+        second.loc[exchanged, columns] = tables[0].loc[exchanged, columns]
+        differences.append(subtract(first, second))
+    assert found.p_value == np.mean(np.abs(differences) >= abs(found.value) - 1e-12)
 
 
 def test_no_number_of_draws_makes_a_difference_certain():
-    blind, sharp = make_predictions(-9.0, 1), make_predictions(9.0, 1)
-    found = compare_pair(blind, sharp, CLASSES, "slice", Bootstrap(500))["accuracy"]
+    tables = make_predictions(-9.0, 1, 14), make_predictions(9.0, 1, 14)
+    found = compare_pair(tables, CLASSES, "slice", Bootstrap(100), Permutations(500))["accuracy"]
     assert found.value == 1.0
-    assert found.p_value == pytest.approx(2 / 501)
+    assert 1 / 501 <= found.p_value <= 3 / 501
+
+
+def test_a_true_null_hypothesis_is_rejected_in_five_of_a_hundred_cases():
+    """Both runs draw the predictions of six patients from one distribution; up to three standard deviations above 5."""
+    generator, rejected, names = np.random.default_rng(0), 0, [f"p{number}" for number in range(6)]
+    table = make_predictions(0.0, 0, 6)
+    for _ in range(100):
+        skills = [dict(zip(names, generator.beta(8, 2, 6), strict=True)) for _ in range(2)]
+        pair = sharpen(table, skills[0]), sharpen(table, skills[1])
+        found = compare_pair(pair, CLASSES, "slice", Bootstrap(1), Permutations())
+        rejected += found["nll"].p_value <= 0.05
+    assert rejected <= 5 + 3 * np.sqrt(100 * 0.05 * 0.95)
 
 
 def test_one_patient_gives_a_difference_without_an_interval():
     first, second = make_predictions(0.5, 1, 1), make_predictions(1.5, 2, 1)
-    found = compare_pair(first, second, CLASSES, "slice", Bootstrap())["nll"]
+    found = compare_pair((first, second), CLASSES, "slice", Bootstrap(), Permutations())["nll"]
     assert (found.low, found.high, found.p_value) == (None, None, None)
-    assert not found.is_shown
 
 
 def test_other_rows_labels_or_patients_are_not_compared():
@@ -170,9 +250,9 @@ def write_run(root: Path, experiment: str, run: str, table: pd.DataFrame, **sett
 
 @pytest.fixture
 def root(tmp_path):
-    write_run(tmp_path, "knees", "", make_predictions(0.5, 1))
-    write_run(tmp_path, "knees", "wide", make_predictions(2.5, 2), **{"train.epochs": HOSTILE})
-    write_run(tmp_path, "other", "seed-1", make_predictions(2.5, 2, 5))
+    write_run(tmp_path, "knees", "", make_predictions(-1.5, 1))
+    write_run(tmp_path, "knees", "wide", make_predictions(6.0, 2), **{"train.epochs": HOSTILE})
+    write_run(tmp_path, "other", "seed-1", make_predictions(6.0, 2, 5))
     return tmp_path
 
 
@@ -206,8 +286,8 @@ def test_the_page_holds_the_numbers_of_the_runs_and_needs_nothing_else(root):
     assert f"{accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f}), 72 slices" in page
     for cell in ("1,234,567", "2 of 3", "1.5", "0123456789ab", "1 × cpu, 32-true"):
         assert f">{cell}<" in page, cell
-    tables = [make_predictions(0.5, 1), make_predictions(2.5, 2)]
-    difference = compare_pair(*tables, CLASSES, "slice", Bootstrap(200))["accuracy"]
+    tables = [make_predictions(-1.5, 1), make_predictions(6.0, 2)]
+    difference = compare_pair((tables[0], tables[1]), CLASSES, "slice", Bootstrap(200), Permutations())["accuracy"]
     assert f"{difference.value:+.4f}" in page
     assert f"{difference.low:+.4f} to {difference.high:+.4f}" in page
     assert ">better<" in page
@@ -267,7 +347,9 @@ def test_lower_is_better_where_it_is(root):
     ("metric", "verdict"), [("auroc", "better"), ("nll", "worse"), ("brier", "worse"), ("ece", "worse")]
 )
 def test_more_of_an_error_is_worse_whichever_error_it_is(metric, verdict):
-    (row,) = tabulate_differences([Compared("a", "slice", metric, Difference(0.1, 0.05, 0.15, 0.01), 72, 12)]).rows
+    (row,) = tabulate_differences(
+        [Compared("a", "slice", metric, Difference(0.1, 0.05, 0.15, 0.01), 72, 12)], ("slice", "accuracy")
+    ).rows
     assert row[-1] == verdict
     assert ("↓" in row[2]) == (verdict == "worse")
 
@@ -288,25 +370,48 @@ def test_p_values_are_raised_by_holms_steps():
     assert correct_for_many([None]) == [None]
 
 
-def test_one_of_many_runs_has_to_show_more_than_a_single_one():
-    """An interval without 0 and p = .03: better as the only run, not shown as one of two, each score by itself."""
+PRIMARY = ("slice", "accuracy")
+
+
+def test_the_primary_comparison_is_corrected_for_the_runs_alone_and_all_others_for_their_number():
+    """p = .03 holds for the primary score of one run; of two runs, or of two other scores, it is doubled."""
     difference = Difference(0.1, 0.01, 0.2, 0.03)
     one = Compared("a", "slice", "accuracy", difference, 72, 12)
-    other_score = dataclasses.replace(one, metric="auroc")
+    others = [dataclasses.replace(one, metric="auroc"), dataclasses.replace(one, level="volume")]
+    found = tabulate_differences([one, *others], PRIMARY)
+    assert [row[-3:] for row in found.rows] == [
+        ("0.0300", "0.0300", "better"),
+        ("0.0300", "0.0600", "not shown after correction"),
+        ("0.0300", "0.0600", "not shown after correction"),
+    ]
+    assert [row[2] for row in found.rows] == ["Accuracy (primary)", "AUROC", "Accuracy"]
+    assert found.rows[0][3] == "72 (12)"
     second = Compared("b", "slice", "accuracy", Difference(0.0, -0.1, 0.1, 0.9), 72, 12)
-    alone = tabulate_differences([one, other_score])
-    assert [row[-3:] for row in alone.rows] == [("0.0300", "0.0300", "better")] * 2
-    assert alone.rows[0][3] == "72 (12)"
-    both = tabulate_differences([one, second])
-    assert [row[-2:] for row in both.rows] == [
+    assert [row[-2:] for row in tabulate_differences([one, second], PRIMARY).rows] == [
         ("0.0600", "not shown after correction"),
         ("0.9000", "no difference shown"),
     ]
 
 
-def test_a_warning_names_too_few_draws_for_many_runs(root):
+@pytest.mark.parametrize(("num_groups", "verdict"), [(9, "too few for a verdict"), (10, "better")])
+def test_fewer_than_ten_patients_get_no_verdict(num_groups, verdict):
+    item = Compared("a", "slice", "accuracy", Difference(0.1, 0.05, 0.15, 0.001), 72, num_groups)
+    (row,) = tabulate_differences([item], PRIMARY).rows
+    assert row[-1] == verdict
+    assert row[4] == "+0.1000"
+
+
+def test_a_primary_level_that_no_run_has_is_refused(root):
     runs = read_runs(find_report_folders((), Workspace(root, "knees")))
-    compared = [Compared(f"r{n}", "slice", "accuracy", Difference(0.1, 0.0, 0.2, 0.5), 72, 12) for n in range(6)]
-    assert any("raise compare.num_bootstrap_resamples" in text for text in list_warnings(runs, compared, 200))
-    assert not any("raise compare.num_bootstrap_resamples" in text for text in list_warnings(runs, compared, 2000))
-    assert any("6 runs are compared with knees" in text for text in list_warnings(runs, compared, 2000))
+    assert choose_primary(runs, CompareConfig()) == ("slice", "accuracy")
+    assert choose_primary(runs, CompareConfig(primary_level="volume", primary_metric="auroc")) == ("volume", "auroc")
+    with pytest.raises(UserError, match=r"compare\.primary_level: found 'scan'; allowed are slice, volume"):
+        choose_primary(runs, CompareConfig(primary_level="scan"))
+
+
+def test_a_warning_names_too_few_exchanges_for_many_comparisons(root):
+    runs = read_runs(find_report_folders((), Workspace(root, "knees")))
+    compared = [Compared(f"r{n}", "slice", "accuracy", Difference(0.1, 0.0, 0.2, 0.5), 72, 13) for n in range(6)]
+    assert any("raise compare.num_permutations" in text for text in list_warnings(runs, compared, PRIMARY, 100))
+    assert not any("raise compare.num_permutations" in text for text in list_warnings(runs, compared, PRIMARY, 2000))
+    assert any("6 runs are compared with knees" in text for text in list_warnings(runs, compared, PRIMARY, 2000))

@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.outputs import CompareConfig
+from pipeline.core.errors import UserError
 from pipeline.core.text import count_words
 from pipeline.evaluation.bootstrap import MIN_GROUPS, Bootstrap
-from pipeline.evaluation.paired_comparison import Difference, compare_pair, correct_for_many, explain_mismatch
+from pipeline.evaluation.paired_comparison import (
+    MAX_EXACT_PATIENTS,
+    Difference,
+    Permutations,
+    compare_pair,
+    correct_for_many,
+    explain_mismatch,
+)
 from pipeline.evaluation.schema import Level, first_level
 from pipeline.reporting.comparison.figures import draw_comparison
 from pipeline.reporting.comparison.runs import RunRecord
@@ -16,6 +24,8 @@ from pipeline.reporting.formatting import DASH, LOWER_IS_BETTER, METRIC_TITLES, 
 from pipeline.reporting.html import write_page
 
 SIGNIFICANCE = 0.05
+# With fewer groups no verdict is given: they say too little about others.
+MIN_GROUPS_OF_A_VERDICT = 10
 
 
 def write_comparison(path: Path, runs: Sequence[RunRecord], options: CompareConfig) -> None:
@@ -27,16 +37,18 @@ def write_comparison(path: Path, runs: Sequence[RunRecord], options: CompareConf
         options: The options of the compare stage, such as the number of bootstrap resamples.
     """
     differences, problems = compare_with_first(runs, options)
+    primary = choose_primary(runs, options)
     write_page(
         path,
         "comparison.html",
         title=f"{runs[0].paths.name}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side",
         synthetic_notes=sorted({note for run in runs if (note := run.metrics["synthetic_note"])}),
-        warnings=[*list_warnings(runs, differences, options.num_bootstrap_resamples), *problems],
+        warnings=[*list_warnings(runs, differences, primary, options.num_permutations), *problems],
         runs=tabulate_runs(runs),
         reference=runs[0].name,
         num_resamples=f"{options.num_bootstrap_resamples:,}",
-        differences=tabulate_differences(differences),
+        primary=f"{METRIC_TITLES[primary[1]]} of each {primary[0]}",
+        differences=tabulate_differences(differences, primary),
         settings=tabulate_settings(runs),
         figures=draw_comparison(runs, options),
     )
@@ -127,6 +139,7 @@ def compare_with_first(runs: Sequence[RunRecord], options: CompareConfig) -> tup
     """
     first, compared, problems = runs[0], [], []
     bootstrap = Bootstrap(options.num_bootstrap_resamples, options.seed)
+    permutations = Permutations(options.num_permutations, options.seed)
     for run in runs[1:]:
         reason = explain_mismatch(first.test, run.test)
         if run.class_names != first.class_names:
@@ -135,7 +148,7 @@ def compare_with_first(runs: Sequence[RunRecord], options: CompareConfig) -> tup
             problems.append(f"{run.name} is not compared with {first.name}: {reason}.")
             continue
         for level in (name for name in first.metrics["levels"] if name in run.metrics["levels"]):
-            found = compare_pair(first.test, run.test, first.class_names, level, bootstrap)
+            found = compare_pair((first.test, run.test), first.class_names, level, bootstrap, permutations)
             content = first.metrics["levels"][level]
             compared += [
                 Compared(run.name, level, metric, difference, content["n"], content["groups"])
@@ -144,11 +157,29 @@ def compare_with_first(runs: Sequence[RunRecord], options: CompareConfig) -> tup
     return compared, problems
 
 
-def tabulate_differences(compared: Sequence[Compared]) -> Table:
-    """Return a table with a row for each run, level and score; p-values are corrected over the runs of each."""
+def choose_primary(runs: Sequence[RunRecord], options: CompareConfig) -> tuple[str, str]:
+    """Return level and score of the comparison that is tested by itself.
+
+    Raises:
+        UserError: The first run has no such level.
+    """
+    levels = runs[0].metrics["levels"]
+    if options.primary_level not in ("", *levels):
+        raise UserError(
+            f"compare.primary_level: found {options.primary_level!r}; allowed are {', '.join(levels)}, the levels of "
+            f"{runs[0].name}."
+        )
+    return options.primary_level or next(iter(levels)), options.primary_metric
+
+
+def tabulate_differences(compared: Sequence[Compared], primary: tuple[str, str]) -> Table:
+    """Return a table with a row for each run, level and score.
+
+    The p-values of the primary level and score are corrected over the runs alone, all others over all of them.
+    """
     corrected: dict[int, float | None] = {}
-    for family in dict.fromkeys((item.level, item.metric) for item in compared):
-        places = [place for place, item in enumerate(compared) if (item.level, item.metric) == family]
+    for is_primary in (True, False):
+        places = [place for place, item in enumerate(compared) if ((item.level, item.metric) == primary) == is_primary]
         values = correct_for_many([compared[place].difference.p_value for place in places])
         corrected |= dict(zip(places, values, strict=True))
     columns = (
@@ -162,37 +193,48 @@ def tabulate_differences(compared: Sequence[Compared]) -> Table:
         "p, corrected",
         "Verdict",
     )
-    rows = tuple(_list_difference(item, corrected[place]) for place, item in enumerate(compared))
+    rows = tuple(
+        _list_difference(item, corrected[place], (item.level, item.metric) == primary)
+        for place, item in enumerate(compared)
+    )
     return Table("Differences", columns, rows)
 
 
-def _list_difference(item: Compared, corrected: float | None) -> tuple[str, ...]:
+def _list_difference(item: Compared, corrected: float | None, is_primary: bool) -> tuple[str, ...]:
     difference = item.difference
     is_lower_better = item.metric in LOWER_IS_BETTER
-    verdict = "no difference shown"
-    if difference.is_shown and corrected is not None:
-        verdict = "better" if (difference.value > 0) != is_lower_better else "worse"
-        if corrected > SIGNIFICANCE:
-            verdict = "not shown after correction"
+    marks = (" ↓" if is_lower_better else "") + (" (primary)" if is_primary else "")
     return (
         item.run,
         humanise(item.level),
-        METRIC_TITLES[item.metric] + (" ↓" if is_lower_better else ""),
+        METRIC_TITLES[item.metric] + marks,
         f"{item.num_rows:,} ({item.num_groups:,})",
         f"{difference.value:+.4f}",
         DASH if difference.low is None else f"{difference.low:+.4f} to {difference.high:+.4f}",
         *(DASH if value is None else f"{value:.4f}" for value in (difference.p_value, corrected)),
-        verdict,
+        _give_verdict(item, corrected),
     )
 
 
-def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_resamples: int) -> list[str]:
+def _give_verdict(item: Compared, corrected: float | None) -> str:
+    difference = item.difference
+    if item.num_groups < MIN_GROUPS_OF_A_VERDICT or corrected is None or difference.p_value is None:
+        return "too few for a verdict"
+    if corrected <= SIGNIFICANCE:
+        return "better" if (difference.value > 0) != (item.metric in LOWER_IS_BETTER) else "worse"
+    return "not shown after correction" if difference.p_value <= SIGNIFICANCE else "no difference shown"
+
+
+def list_warnings(
+    runs: Sequence[RunRecord], compared: Sequence[Compared], primary: tuple[str, str], num_permutations: int
+) -> list[str]:
     """List the warnings that stand above the differences.
 
     Args:
         runs: The runs; the first is the one that the others are compared with.
         compared: The scores that were compared.
-        num_resamples: The number of bootstrap resamples.
+        primary: Level and score of the comparison that is tested by itself.
+        num_permutations: The number of exchanges that are drawn for a p-value.
     """
     warnings = []
     fewest = min(runs, key=lambda run: first_level(run.metrics["levels"])[1]["groups"])
@@ -201,17 +243,19 @@ def list_warnings(runs: Sequence[RunRecord], compared: Sequence[Compared], num_r
         words = count_words(content["groups"], "patient" if level == "slice" else level)
         where = "" if len(runs) == 1 else f" in {fewest.name}"
         warnings.append(f"Only {words} tested{where}: intervals of differences over so few are too narrow.")
-    num_compared = len({item.run for item in compared})
+    num_compared, num_others = (
+        sum(((item.level, item.metric) == primary) == is_primary for item in compared) for is_primary in (True, False)
+    )
     if num_compared > 1:
         warnings.append(
-            f"{num_compared} runs are compared with {runs[0].name}. The corrected p-values account for that, "
-            "for each level and score by itself; the intervals do not. There is no correction over levels and scores: "
-            "choose the primary one before you see the results."
+            f"{num_compared} runs are compared with {runs[0].name}. The corrected p-values account for that; the "
+            "intervals do not."
         )
-    if num_compared * 2 / (num_resamples + 1) > SIGNIFICANCE:
+    has_drawn = any(item.num_groups > MAX_EXACT_PATIENTS for item in compared)
+    if has_drawn and max(num_compared, num_others) / (num_permutations + 1) > SIGNIFICANCE:
         warnings.append(
-            f"With {num_resamples:,} resamples no difference among {num_compared} runs can be shown after correction: "
-            "raise compare.num_bootstrap_resamples."
+            f"With {num_permutations:,} exchanges no difference among {max(num_compared, num_others)} comparisons can "
+            "be shown after correction: raise compare.num_permutations."
         )
     if len(runs) > 1:
         warnings.append(
