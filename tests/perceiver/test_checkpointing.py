@@ -1,6 +1,7 @@
 """Gradient checkpointing saves memory and changes no number."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -65,10 +66,14 @@ def logits_and_gradients(model, values, run):
     return logits, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("checkpointing", ["feedforward", "layers"])
 @pytest.mark.parametrize(
-    "options",
-    run_most_slowly([{}, {"weight_sharing": "all"}, {"weight_sharing": "all", "cross_head_dim": 8}], fast={2}),
+    ("options", "checkpointing"),
+    run_most_slowly(
+        itertools.product(
+            [{}, {"weight_sharing": "all"}, {"weight_sharing": "all", "cross_head_dim": 8}], ["feedforward", "layers"]
+        ),
+        fast={5},
+    ),
 )
 def test_the_graph_is_compiled_in_one_piece_whatever_was_compiled_before(checkpointing, options, fresh_compiler):
     """Two models in which all scalars differ turn these scalars into inputs of the graph of the third model."""

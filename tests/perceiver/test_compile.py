@@ -87,7 +87,7 @@ def export_model(model, *arguments, **options):
 
 @pytest.mark.parametrize(
     ("options", "padded"),
-    run_most_slowly([(options, index % 2 == 0) for index, options in enumerate(MODEL_OPTIONS)], fast={0, 9}),
+    run_most_slowly([(options, index % 2 == 0) for index, options in enumerate(MODEL_OPTIONS)], fast={9}),
 )
 def test_a_perceiver_is_exported_for_any_batch_and_any_number_of_inputs(options, padded):
     model, channels = small_perceiver(**{**SHORT, **options}), options.get("input_channels", 2)
@@ -106,7 +106,7 @@ def test_a_perceiver_is_exported_for_any_batch_and_any_number_of_inputs(options,
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)  # rounding: exported, attention is fused
 
 
-@pytest.mark.parametrize("dtype", run_most_slowly([torch.bfloat16, torch.float16, torch.float64], fast={0}))
+@pytest.mark.parametrize("dtype", run_most_slowly([torch.bfloat16, torch.float16, torch.float64], fast={}))
 def test_a_perceiver_of_another_precision_is_exported(dtype):
     model = small_perceiver(**SHORT).to(dtype)
     shapes = {"values": {0: BATCH, 1: INPUTS}, "positions": {1: INPUTS}}
@@ -126,6 +126,7 @@ def test_what_is_exported_can_be_written_and_read():
     assert torch.equal(torch.export.load(file).module()(*arguments), model(*arguments))
 
 
+@pytest.mark.slow
 def test_a_perceiver_is_exported_for_grids_of_any_size():
     model = Perceiver.from_image_config(3, (6.0, 6.0), 2, input_channels=1, num_latents=4, latent_dim=16, num_classes=3)
     model.eval()
