@@ -12,12 +12,20 @@ from pipeline.core.text import count_words, plural
 from pipeline.core.workspace import Workspace
 from pipeline.evaluation.schema import Level, first_level
 from pipeline.reporting.elements import Figure, Section, Table, tabulate_facts
+from pipeline.reporting.evaluation.scores import describe_errors
 from pipeline.reporting.figures.intervals import run_accuracies
-from pipeline.reporting.formatting import METRIC_TITLES, humanise, show_estimate, show_percent, show_percent_briefly
+from pipeline.reporting.formatting import (
+    METRIC_TITLES,
+    humanise,
+    show_estimate,
+    show_number,
+    show_percent,
+    show_percent_briefly,
+)
 from pipeline.reporting.html import write_page
-from pipeline.studies.cross_validation import CrossValidation
+from pipeline.studies.cross_validation import UNPOOLED, CrossValidation
 
-SHOWN_METRICS = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity", "nll")
+SHOWN_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "nll", "brier")
 
 
 def describe_pooled(study: CrossValidation, kind: DataKind) -> list[str]:
@@ -34,7 +42,8 @@ def describe_pooled(study: CrossValidation, kind: DataKind) -> list[str]:
     rows = count_words(level["n"], f"{name} prediction" if num_seeds > 1 else name)
     groups = f" of {count_words(level['groups'], kind.group)}" if kind.has_patients else ""
     tested = f", each tested once{' with every seed' if num_seeds > 1 else ''}," if folds else ""
-    sentences = [f"On {rows}{groups}{tested} the model is right for {show_percent(level['metrics']['accuracy'])}."]
+    right = f"{show_percent(level['metrics']['accuracy'])}{describe_errors(level, kind)}"
+    sentences = [f"On {rows}{groups}{tested} the model is right for {right}."]
     for other, content_of in list(pooled.items())[1:]:
         sentences.append(
             f"Averaged per {other} ({content_of['n']:,}), {show_percent(content_of['metrics']['accuracy'])}."
@@ -59,23 +68,26 @@ def describe_method(study: CrossValidation, kind: DataKind) -> list[str]:
         study: The runs, combined.
         kind: The kind of data, with its words for rows and groups.
     """
-    num_seeds = len({run.seed for run in study.runs})
-    group = kind.group
+    group, has_folds = kind.group, any(run.fold is not None for run in study.runs)
     sentences = []
-    if any(run.fold is not None for run in study.runs):
+    if has_folds:
         sentences.append(
             f"{plural(group).capitalize()} were assigned to folds; each fold is the test split of the model that was "
-            "trained without it and selected on the next fold. AUROC and log-likelihood of pooled rows compare "
-            "probabilities of several models."
+            "trained without it and selected on the next fold."
         )
+    names = [METRIC_TITLES[name] for name in UNPOOLED]
     sentences.append(
-        f"Intervals are 95\u00a0%, from a bootstrap over {plural(group)}"
-        + (
-            f": a {group} is drawn with the rows of all seeds, so the pooled score is the mean over the seeds, and the "
-            f"interval covers the choice of {plural(group)}, not the choice of the seed."
-            if num_seeds > 1
-            else "."
-        )
+        f"{', '.join(names[:-1])} and {names[-1]} do not pool, because rows of several models would be compared: they "
+        "are means over the runs, with the value of the pooled rows next to them."
+    )
+    repeated = (
+        f" The rows of a {group} from all seeds count as one." if len({run.seed for run in study.runs}) > 1 else ""
+    )
+    shared = f", nor that of the training {plural(group)}, of whom two folds have most in common" if has_folds else ""
+    sentences.append(
+        f"Intervals are 95\u00a0%, over {plural(group)}.{repeated} They cover the choice of the {plural(group)} that "
+        f"were tested. The variance of the training is missing from them: they cover neither the choice of the seed"
+        f"{shared}."
     )
     return sentences
 
@@ -115,6 +127,7 @@ def write_cross_validation(
         "runs": [facts | {"levels": run.levels} for run, facts in named],
         "spread": study.spread,
         "pooled": study.pooled,
+        "means": study.means,
         "sentences": sentences,
     }
     facts = {"fingerprint of the store": store_fingerprint, "commit": read_commit()}
@@ -133,7 +146,7 @@ def write_cross_validation(
         sections=[
             Section(
                 "Results",
-                tables=(tabulate_runs(study, kind), tabulate_pooled(study.pooled)),
+                tables=(tabulate_runs(study, kind), tabulate_pooled(study.pooled), tabulate_means(study)),
                 figures=(Figure("cross_validation", "Accuracy of each run", text, png),),
             ),
             Section(
@@ -175,6 +188,33 @@ def tabulate_pooled(pooled: Mapping[str, Level]) -> Table:
     columns: Sequence[str] = [text for level in pooled for text in (plural(humanise(level)), "95\u00a0% interval")]
     notes = dict.fromkeys(note for level in pooled.values() for note in level["notes"])
     return Table("Pooled scores", ("Score", *columns), tuple(rows), " ".join(notes))
+
+
+def tabulate_means(study: CrossValidation) -> Table:
+    """Return a table of the scores that do not pool: mean and standard deviation over runs, and the pooled value."""
+    rows = [
+        (
+            METRIC_TITLES[name],
+            *(
+                cell
+                for level, means in study.means.items()
+                for cell in (
+                    show_number(means[name]["mean"]),
+                    show_number(means[name]["std"]),
+                    show_number(study.pooled[level]["metrics"][name]["value"]),
+                )
+            ),
+        )
+        for name in UNPOOLED
+    ]
+    columns = [
+        f"{plural(humanise(level))}, {text}"
+        for level in study.means
+        for text in ("mean over runs", "standard deviation", "pooled")
+    ]
+    fewest = min(mean["runs"] for means in study.means.values() for mean in means.values())
+    note = "" if fewest == len(study.runs) else "A run whose test rows lack a class is left out of a mean."
+    return Table("Scores that do not pool", ("Score", *columns), tuple(rows), note)
 
 
 def _show_points(fraction: float | None) -> str:

@@ -24,6 +24,7 @@ BASELINE_TITLES = {"majority": "Most frequent class", "logistic_regression": "Lo
 LEVEL_TITLES = {
     "slice": "Slices",
     "volume": "Volumes",
+    "knee": "Knees",
     "patient": "Patients",
     "image": "Images",
     "object": "Objects",

@@ -1,12 +1,18 @@
 """Several runs of one recipe, on other patients (folds) or from other seeds, put together.
 
-The bootstrap draws a patient with the rows of all seeds, so seeds are paired: the pooled score is the mean over the
-seeds, and its interval covers the choice of patients. The standard deviation over seeds covers the choice of the seed.
+Fractions of rows pool: the accuracy of all test rows together is the mean over the seeds, and its interval covers the
+choice of the patients that were tested. Scores that rank rows or divide by counts do not pool, because rows of several
+models would be compared: they are computed for each run, and averaged. The standard deviations cover the choice of the
+seed; no interval covers that of the training patients, of whom the models of two folds have most in common.
+
+Source:
+    Bengio and Grandvalet, "No unbiased estimator of the variance of k-fold cross-validation", JMLR 5, 2004.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -22,6 +28,7 @@ from pipeline.evaluation.predictions import aggregate, read_predictions
 from pipeline.evaluation.schema import Level, Subgroup, read_metrics
 
 DEFAULT_NUM_FOLDS = 5
+UNPOOLED = ("auroc", "mcc", "f1", "ece")
 
 
 def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
@@ -62,6 +69,20 @@ def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
     return jobs
 
 
+class RunLevel(Subgroup):
+    """The results of one run at one level: counts, accuracy with its interval, and the values of ``UNPOOLED``."""
+
+    unpooled: dict[str, float | None]
+
+
+class MeanOverRuns(TypedDict):
+    """Mean and standard deviation (n - 1) of a score over the runs that define it, and their number."""
+
+    mean: float | None
+    std: float | None
+    runs: int
+
+
 @dataclass(frozen=True)
 class EvaluatedRun:
     """A run with its predictions and scores of the test rows.
@@ -71,14 +92,14 @@ class EvaluatedRun:
         seed: The seed of the training.
         fold: The fold that it was tested on; None for the single split.
         test: The predictions of the test rows.
-        levels: The accuracy at each level, as in its metrics.json; empty where the rows alone are pooled.
+        levels: The results at each level, as in its metrics.json; empty where the rows alone are pooled.
     """
 
     name: str
     seed: int
     fold: int | None
     test: pd.DataFrame
-    levels: Mapping[str, Subgroup] = field(default_factory=dict)
+    levels: Mapping[str, RunLevel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,7 @@ class CrossValidation:
         runs: The runs.
         pooled: The scores of all test rows together, as the levels of metrics.json.
         spread: How much the accuracy differs at each level, as :func:`spread_over_runs` returns it.
+        means: The scores that do not pool, at each level, as :func:`average_over_runs` returns them.
     """
 
     class_names: tuple[str, ...]
@@ -98,6 +120,7 @@ class CrossValidation:
     runs: tuple[EvaluatedRun, ...]
     pooled: dict[str, Level]
     spread: dict[str, dict[str, dict[str, float | None]]]
+    means: dict[str, dict[str, MeanOverRuns]]
 
 
 def is_evaluated(paths: Workspace) -> bool:
@@ -120,14 +143,21 @@ def read_cross_validation(experiment: Experiment, jobs: Sequence[Experiment], st
 
 
 def _read_run(job: Experiment, class_names: tuple[str, ...]) -> EvaluatedRun:
-    levels: dict[str, Subgroup] = {
-        name: {"n": level["n"], "groups": level["groups"], "accuracy": level["metrics"]["accuracy"]}
-        for name, level in read_metrics(job.paths.metrics)["levels"].items()
-    }
+    levels = {name: extract_results(level) for name, level in read_metrics(job.paths.metrics)["levels"].items()}
     table = read_predictions(job.paths.predictions, class_names)
     test = table[table["split"] == "test"].reset_index(drop=True)
     fold = job.split.test_fold if job.split.num_folds else None
     return EvaluatedRun(job.run_name, job.train.seed, fold, test, levels)
+
+
+def extract_results(level: Level) -> RunLevel:
+    """Return what the study reads of one level of a metrics.json."""
+    return {
+        "n": level["n"],
+        "groups": level["groups"],
+        "accuracy": level["metrics"]["accuracy"],
+        "unpooled": {name: level["metrics"][name]["value"] for name in UNPOOLED},
+    }
 
 
 def combine_runs(
@@ -143,7 +173,8 @@ def combine_runs(
     """
     pooled = pool_runs(runs, class_names, bootstrap, kind)
     spread = {level: spread_over_runs(runs, level) for level in pooled}
-    return CrossValidation(class_names, bootstrap.num_resamples, tuple(runs), pooled, spread)
+    means = {level: average_over_runs(runs, level) for level in pooled}
+    return CrossValidation(class_names, bootstrap.num_resamples, tuple(runs), pooled, spread, means)
 
 
 def pool_runs(
@@ -207,6 +238,22 @@ def spread_over_runs(runs: Sequence[EvaluatedRun], level: str) -> dict[str, dict
         ]
         spread["seeds"] = compute_spread([float(mean) for mean in means])
     return spread
+
+
+def average_over_runs(runs: Sequence[EvaluatedRun], level: str) -> dict[str, MeanOverRuns]:
+    """Average the scores that do not pool over the runs that define them.
+
+    Args:
+        runs: The runs, with their levels.
+        level: The level, such as ``slice``.
+    """
+    means: dict[str, MeanOverRuns] = {}
+    for name in UNPOOLED:
+        found = [run.levels[level]["unpooled"][name] for run in runs]
+        defined = [value for value in found if value is not None]
+        spread = compute_spread(defined) if defined else {"mean": None, "deviation": None}
+        means[name] = {"mean": spread["mean"], "std": spread["deviation"], "runs": len(defined)}
+    return means
 
 
 def _read_value(scores: Subgroup) -> float:

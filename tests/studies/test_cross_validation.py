@@ -9,8 +9,23 @@ import pytest
 from pipeline.core.data_kinds import VOLUMES
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_levels
-from pipeline.reporting.cross_validation_page import describe_method, describe_pooled, tabulate_runs
-from pipeline.studies.cross_validation import EvaluatedRun, combine_runs, compute_spread, pool_runs, spread_over_runs
+from pipeline.reporting.cross_validation_page import (
+    describe_method,
+    describe_pooled,
+    tabulate_means,
+    tabulate_pooled,
+    tabulate_runs,
+)
+from pipeline.studies.cross_validation import (
+    EvaluatedRun,
+    average_over_runs,
+    combine_runs,
+    compute_spread,
+    extract_results,
+    pool_runs,
+    spread_over_runs,
+)
+from tests.builders.reports import build_metric
 
 NAMES = ("left", "right")
 WORD = VOLUMES
@@ -92,7 +107,8 @@ def test_the_standard_deviation_is_that_of_a_sample():
 
 
 def make_run(name, seed, fold, n, accuracy):
-    levels = {"slice": {"n": n, "groups": 2, "accuracy": {"value": accuracy, "low": None, "high": None}}}
+    unpooled = {"auroc": None if accuracy == 1 else accuracy, "mcc": 0.5, "f1": 0.5, "ece": 0.25}
+    levels = {"slice": {"n": n, "groups": 2, "accuracy": build_metric(accuracy), "unpooled": unpooled}}
     return EvaluatedRun(name, seed, fold, pd.DataFrame(), levels)
 
 
@@ -110,10 +126,7 @@ def combine(runs):
     scored = []
     for run in runs:
         levels = compute_levels(run.test, NAMES, Bootstrap(100), WORD)
-        shown = {
-            level: {"n": found["n"], "groups": found["groups"], "accuracy": found["metrics"]["accuracy"]}
-            for level, found in levels.items()
-        }
+        shown = {level: extract_results(found) for level, found in levels.items()}
         scored.append(dataclasses.replace(run, levels=shown))
     return combine_runs(scored, NAMES, Bootstrap(100), WORD)
 
@@ -129,7 +142,7 @@ def test_sentences_and_table_hold_the_numbers():
     assert first.startswith("On 16 slices of 4 patients, each tested once, the model is right for 75.0\u00a0%")
     assert volumes.startswith("Averaged per volume (8), 75.0\u00a0%")
     assert spread == "Over the 2 runs the mean is 75.00\u00a0%, the standard deviation 35.36 points."
-    assert "seeds" not in " ".join(describe_method(study, WORD))
+    assert "from all seeds" not in " ".join(describe_method(study, WORD))
     rows = {row[0]: row[1:] for row in tabulate_runs(study, WORD).rows}
     assert rows["mean over runs"][0] == "75.00\u00a0%"
     assert rows["standard deviation"][0] == "35.36 points"
@@ -147,4 +160,33 @@ def test_sentences_describe_how_seeds_are_pooled():
     sentences = describe_pooled(study, WORD)
     assert sentences[0].startswith("On 32 slice predictions of 4 patients, each tested once with every seed,")
     assert sentences[-1] == "Over the 2 seeds, each on all folds, the standard deviation is 35.36 points."
-    assert "drawn with the rows of all seeds" in describe_method(study, WORD)[-1]
+    method = describe_method(study, WORD)[-1]
+    assert "The rows of a patient from all seeds count as one." in method
+    assert "The variance of the training is missing from them" in method
+
+
+def test_scores_that_do_not_pool_are_means_over_runs_with_the_pooled_one_next_to_them():
+    """Three seeds rank all rows correctly, each on a scale of its own; pooled, the rows are not ranked correctly."""
+    runs = [
+        EvaluatedRun(
+            f"seed-{seed}",
+            seed,
+            None,
+            make_table("abcd", lambda _, side, __, s=seed: 0.2 * s + 0.3 * (side == "right")),
+        )
+        for seed in range(3)
+    ]
+    study = combine(runs)
+    assert study.means["slice"]["auroc"] == {"mean": 1.0, "std": 0.0, "runs": 3}
+    assert study.pooled["slice"]["metrics"]["auroc"]["value"] == pytest.approx(8 / 9), "0.3 is below 0.4"
+    table = tabulate_means(study)
+    assert table.columns[:4] == ("Score", "Slices, mean over runs", "Slices, standard deviation", "Slices, pooled")
+    assert table.rows[0][:4] == ("AUROC", "1.000", "0.000", "0.889")
+    assert "auroc" not in {row[0].lower() for row in tabulate_pooled(study.pooled).rows}
+
+
+def test_a_run_that_does_not_define_a_score_is_left_out_of_its_mean():
+    runs = [make_run("a", 0, 0, 100, 1.0), make_run("b", 0, 1, 300, 0.8), make_run("c", 0, 2, 300, 0.6)]
+    means = average_over_runs(runs, "slice")
+    assert means["auroc"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.2 / np.sqrt(2)), "runs": 2}
+    assert average_over_runs(runs[:1], "slice")["auroc"] == {"mean": None, "std": None, "runs": 0}

@@ -29,6 +29,10 @@ FIGURE_TEXTS = {
         "Confusion matrix of the volumes",
         "A volume's probabilities are the means over its slices.",
     ),
+    "confusion_knee": (
+        "Confusion matrix of the knees",
+        "A knee's probabilities are the means over all slices of one side of a patient.",
+    ),
     "confusion_patient": (
         "Confusion matrix of the patients",
         "A patient's probabilities are the means over all slices.",
@@ -74,7 +78,7 @@ def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
     patients = f" of {first['groups']:,} independent {plural(kind.group, first['groups'])}"
     sentences = [
         f"On {first['n']:,} {plural(first_name, first['n'])}{'' if not kind.has_patients else patients} in the "
-        f"{metrics['split']} split, the model is right for {show_percent(accuracy)}{_describe_errors(first, kind)}."
+        f"{metrics['split']} split, the model is right for {show_percent(accuracy)}{describe_errors(first, kind)}."
     ]
     if kind.has_patients and first["mean_over_groups"]["low"] is not None:
         sentences.append(
@@ -98,7 +102,7 @@ def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
     return sentences
 
 
-def _describe_errors(level: Level, kind: DataKind) -> str:
+def describe_errors(level: Level, kind: DataKind) -> str:
     """Continue a sentence with the number of patients with errors; empty where each row is a group of its own."""
     if not kind.has_patients:
         return ""
