@@ -25,7 +25,7 @@ def compute_decision(
     kind: DataKind,
     bootstrap: Bootstrap,
 ) -> Decision:
-    """Compute selective prediction and calibration at each level except the patient's.
+    """Compute selective prediction and calibration of slices and volumes, or of images or objects.
 
     Args:
         predictions: The predictions of validation and test rows.
@@ -45,8 +45,8 @@ def compute_decision(
     calibration: dict[str, Calibration] = {}
     coverage: dict[str, Coverage] = {}
     for name, level in levels.items():
-        if name == "patient":
-            continue  # a model declines a slice or a scan, not a patient
+        if name in ("knee", "patient"):
+            continue  # a model declines a slice or a scan
         at_level = name if kind.has_patients else "slice"
         scores = compute_level(aggregate(scaled, at_level), class_names, bootstrap, kind)
         calibration[name] = {

@@ -46,7 +46,7 @@ def compute_evaluation(
     data: CertifiedData,
     probabilities: Mapping[str, NDArray[np.float32]],
     mirrored: Mirrored | None,
-    visits: pandas.Series,
+    scans: pandas.DataFrame,
     options: EvaluateConfig,
     synthetic_note: str,
 ) -> Evaluation:
@@ -57,7 +57,7 @@ def compute_evaluation(
         probabilities: Those of the "val" and "test" rows, ``(rows, classes)`` each.
         mirrored: The network's probabilities of the test rows and of their mirror images; None where a mirror image
             does not have the other label.
-        visits: The visit of each scan by its ``source_id``; read for volumes alone.
+        scans: ``visit`` and ``side`` of each scan by its ``source_id``; read for volumes alone.
         options: The options of the evaluation.
         synthetic_note: The note for readers on data that are not of people; else empty.
     """
@@ -67,9 +67,13 @@ def compute_evaluation(
         for split, scores in probabilities.items()
     ]
     predictions = pandas.concat(tables, ignore_index=True)
+    if store.kind.has_slices:
+        predictions["side"] = predictions["source_id"].map(scans["side"]).fillna("")
     test = select_test(predictions)
     levels = compute_levels(test, store.class_names, bootstrap, store.kind)
-    probes: Probes = compute_probes(store, data.rows, test, visits, options.logistic_regression_examples, bootstrap)
+    probes: Probes = compute_probes(
+        store, data.rows, test, scans["visit"], options.logistic_regression_examples, bootstrap
+    )
     if mirrored is not None:
         probes["mirror"] = check_mirrored(mirrored, test, store.class_names)
     metrics: Metrics = {

@@ -20,7 +20,7 @@ from pipeline.evaluation.bootstrap import Bootstrap, Support, estimate_by_bootst
 from pipeline.evaluation.predictions import (
     aggregate,
     check_predictions,
-    has_patient_level,
+    has_level,
     number_patients,
     read_class_indices,
     read_probabilities,
@@ -55,7 +55,7 @@ def compute_levels(
         kind: The kind of data, which names rows and groups.
 
     Returns:
-        For "slice", "volume" and, where labels belong to patients, "patient": what
+        For "slice", "volume" and, where each has one label, "knee" (the sides are known) and "patient": what
         ``compute_level`` returns. For "image" or "object" alone, where each row is its own group.
     """
     check_predictions(predictions, class_names)
@@ -70,7 +70,7 @@ def list_levels(predictions: pandas.DataFrame, kind: DataKind) -> list[str]:
     """Return the names of the levels that a predictions table has, that of its rows first."""
     if not kind.has_patients:
         return [kind.example]
-    return ["slice", "volume", *(["patient"] if has_patient_level(predictions) else [])]
+    return ["slice", "volume", *(level for level in ("knee", "patient") if has_level(predictions, level))]
 
 
 def compute_level(

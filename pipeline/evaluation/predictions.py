@@ -12,7 +12,8 @@ from pipeline.core.predictions import TIE_DECIMALS
 from pipeline.core.tables import prediction_columns, read_table
 
 ID_COLUMNS = ("example_id", "source_id", "group_id", "split", "label", "predicted")
-LEVEL_KEYS = {"volume": "source_id", "patient": "group_id"}
+# The columns whose values together are one row of the level.
+LEVEL_KEYS = {"volume": ("source_id",), "knee": ("group_id", "side"), "patient": ("group_id",)}
 
 PROBABILITY_SUM_TOLERANCE = 1e-3  # six decimals for each of a hundred classes stay far below
 
@@ -56,21 +57,25 @@ def read_probabilities(predictions: pandas.DataFrame, class_names: Sequence[str]
     return probabilities
 
 
-def has_patient_level(predictions: pandas.DataFrame) -> bool:
-    """Return whether each patient has one label only (a patient with both knees has two)."""
-    return bool((predictions.groupby("group_id")["label"].nunique() == 1).all())
+def has_level(predictions: pandas.DataFrame, level: str) -> bool:
+    """Return whether each row of a level is known and has one label only (a patient with both knees may have two)."""
+    keys = list(LEVEL_KEYS[level])
+    if any(key not in predictions.columns or (predictions[key] == "").any() for key in keys):
+        return False
+    return bool((predictions.groupby(keys)["label"].nunique() == 1).all())
 
 
 def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
-    """Average the probabilities over the slices of a volume or of a patient.
+    """Average the probabilities over the slices of a volume, of a knee or of a patient.
 
     Args:
         predictions: A predictions table with one row a slice.
-        level: The level: "slice" (the table as it is), "volume" or "patient".
+        level: The level: "slice" (the table as it is), "volume", "knee" (the ``side`` of a patient, over all visits)
+            or "patient".
 
     Returns:
-        One row a volume or patient, sorted by its id, with the columns of the table and
-        ``num_slices``; ``example_id`` is the id of the volume or patient. ``predicted``
+        One row a volume, knee or patient, sorted by its id, with the columns of the table and
+        ``num_slices``; ``example_id`` is the id of the volume, knee or patient. ``predicted``
         comes from the averaged probabilities; of equal ones the first class wins.
 
     Raises:
@@ -79,13 +84,14 @@ def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
     if level == "slice":
         return predictions
     if level not in LEVEL_KEYS:
-        raise UserError(f"level: found {level!r}; allowed are 'slice', 'volume', 'patient'.")
-    key = LEVEL_KEYS[level]
-    rows = predictions.groupby(key, sort=True)
+        raise UserError(f"level: found {level!r}; allowed are 'slice', 'volume', 'knee', 'patient'.")
+    first, *others = LEVEL_KEYS[level]
+    ids = predictions[first].str.cat(predictions[others], sep=" ") if others else predictions[first]
+    rows = predictions.groupby(ids, sort=True)
     num_labels = rows["label"].nunique()
     if (num_labels > 1).any():
         raise UserError(
-            f"predictions: {key} {num_labels.idxmax()!r} has {num_labels.max()} different labels; "
+            f"predictions: {level} {num_labels.idxmax()!r} has {num_labels.max()} different labels; "
             f"the {level} level needs one. Leave that level out or correct the labels."
         )
     probability_columns = [name for name in predictions.columns if name.startswith("probability_")]

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pandas
@@ -11,7 +12,7 @@ from pipeline.evaluation import auroc as ranking
 from pipeline.evaluation.auroc import compute_roc_curves
 from pipeline.evaluation.bootstrap import Bootstrap, Support, draw_patient_weights, estimate_by_bootstrap
 from pipeline.evaluation.metrics import compute_level, compute_levels, list_mistakes
-from pipeline.evaluation.predictions import aggregate, check_predictions, has_patient_level
+from pipeline.evaluation.predictions import aggregate, check_predictions, has_level
 from pipeline.evaluation.scores import compute_calibration_bins, compute_scores, resample_scores, sum_over_patients
 from tests.builders.predictions import CLASSES, build_random_table, build_table
 
@@ -142,14 +143,38 @@ def test_a_tie_goes_to_the_first_class_in_any_order(scores):
 
 def test_there_is_a_patient_level_only_where_labels_belong_to_patients():
     both_knees = build_table([0.1, 0.9], ["left", "right"], CLASSES[2], ["p", "p"])
-    assert not has_patient_level(both_knees)
+    assert not has_level(both_knees, "patient")
     assert list(compute_levels(both_knees, CLASSES[2], Bootstrap(2))) == ["slice", "volume"]
-    with pytest.raises(UserError, match="group_id 'p' has 2 different labels"):
+    with pytest.raises(UserError, match="patient 'p' has 2 different labels"):
         aggregate(both_knees, "patient")
     diagnosis = build_table([0.1, 0.2, 0.9], ["left", "left", "right"], CLASSES[2], ["p", "p", "q"])
     levels = compute_levels(diagnosis, CLASSES[2], Bootstrap(2))
     assert [level["n"] for level in levels.values()] == [3, 3, 2]
     assert levels["patient"]["support"] == {"left": 1, "right": 1}
+
+
+def test_a_knee_is_the_mean_of_all_visits_of_one_side():
+    table = build_table(
+        [0.9, 0.2, 0.4, 0.1],
+        ["right", "right", "right", "left"],
+        CLASSES[2],
+        ["p", "p", "p", "p"],
+        ["visit 1", "visit 2", "visit 2", "visit 1 left"],
+    ).assign(side=["right", "right", "right", "left"])
+    knees = aggregate(table, "knee")
+    assert knees["example_id"].tolist() == ["p left", "p right"]
+    assert knees["num_slices"].tolist() == [1, 3]
+    assert knees["probability_right"].tolist() == pytest.approx([0.1, 0.5])
+    levels = compute_levels(table, CLASSES[2], Bootstrap(2))
+    assert {name: level["n"] for name, level in levels.items()} == {"slice": 4, "volume": 3, "knee": 2}
+
+
+def test_there_is_a_knee_level_only_where_all_sides_are_known_and_each_knee_has_one_label():
+    table = build_table([0.1, 0.9], ["left", "right"], CLASSES[2], ["p", "p"])
+    assert not has_level(table, "knee")
+    assert has_level(table.assign(side=["left", "right"]), "knee")
+    assert not has_level(table.assign(side=["left", ""]), "knee")
+    assert not has_level(table.assign(side=["left", "left"]), "knee"), "one knee, two labels"
 
 
 def test_the_order_of_the_rows_changes_nothing():
@@ -392,8 +417,8 @@ def test_a_table_that_cannot_be_scored_is_refused(change, message):
 
 def test_an_unknown_level_and_no_resamples_are_refused():
     table = build_table([0.1, 0.9], ["left", "right"], CLASSES[2])
-    with pytest.raises(UserError, match="allowed are 'slice', 'volume', 'patient'"):
-        aggregate(table, "knee")
+    with pytest.raises(UserError, match="allowed are 'slice', 'volume', 'knee', 'patient'"):
+        aggregate(table, "study")
     with pytest.raises(UserError, match="num_resamples: found 0"):
         compute_level(table, CLASSES[2], Bootstrap(0))
 
@@ -417,3 +442,38 @@ def test_each_image_counts_as_independent_and_the_notes_count_images():
     assert any("exact bound over images" in note for note in levels["image"]["notes"])
     slices = compute_levels(table, CLASSES[2], Bootstrap(50))
     assert slices["slice"]["metrics"] == levels["image"]["metrics"], "the kind changes no number"
+
+
+def build_extreme(name: str) -> pandas.DataFrame:
+    """One of the tables that break formulas."""
+    if name == "fifty thousand patients":
+        return build_random_table(2, num_patients=50_000, slices=1, decimals=3)
+    num_patients = 1 if name == "one patient" else 8
+    labels = ["left"] * 48 if name == "one class" else ["left", "right"] * 24
+    right = np.where(np.array(labels) == "right", 0.9, 0.1)
+    scores = {"all right": right, "all wrong": 1 - right, "all equal": np.full(48, 0.7)}.get(
+        name, np.clip(right + np.linspace(-0.5, 0.5, 48), 0, 1)
+    )
+    groups = np.arange(48) if name == "one slice each" else np.arange(48) * num_patients // 48
+    return build_table(scores, labels, CLASSES[2], groups.astype(str))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["one patient", "one class", "all right", "all wrong", "all equal", "one slice each", "fifty thousand patients"],
+)
+def test_no_table_gives_nan_or_an_interval_that_has_no_width_or_lacks_its_value(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # numpy's warning where it makes a NaN
+        level = compute_level(build_extreme(name), CLASSES[2], Bootstrap(40))
+    json.dumps(level, allow_nan=False)
+    for metric, found in (*level["metrics"].items(), ("mean", level["mean_over_groups"])):
+        if found["low"] is None:
+            assert found["high"] is None
+            assert found["method"] is None
+            assert found["reason"], metric
+        else:
+            assert found["low"] < found["high"], metric
+            assert found["low"] <= found["value"] <= found["high"], metric
+            assert found["method"], metric
+    assert (level["metrics"]["accuracy"]["low"] is None) == (name == "one patient")

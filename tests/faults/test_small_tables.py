@@ -144,7 +144,12 @@ def test_one_slice_of_one_patient_to_validate_and_one_to_test_make_a_report_with
     for path in files:
         json.loads(path.read_text(), parse_constant=refuse)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert {name: level["n"] for name, level in metrics["levels"].items()} == {"slice": 1, "volume": 1, "patient": 1}
+    assert {name: level["n"] for name, level in metrics["levels"].items()} == {
+        "slice": 1,
+        "volume": 1,
+        "knee": 1,
+        "patient": 1,
+    }
     auroc = metrics["levels"]["patient"]["metrics"]["auroc"]
     assert (auroc["value"], auroc["low"], auroc["method"]) == (None, None, None)
     for page in folder.glob("*.html"):

@@ -46,9 +46,9 @@ class Report:
     Args:
         title: The name of the experiment and of the run.
         metrics: The content of metrics.json.
-        figures: PNG bytes under "confusion_slice", "confusion_volume", "confusion_patient", "confusion_image",
-            "confusion_object", "roc", "calibration", "worst_mistakes" and "training_curves"; those that are absent
-            are left out, and those with other names follow at the end.
+        figures: PNG bytes under "confusion_slice", "confusion_volume", "confusion_knee", "confusion_patient",
+            "confusion_image", "confusion_object", "roc", "calibration", "worst_mistakes" and "training_curves"; those
+            that are absent are left out, and those with other names follow at the end.
         split_counts: A row a split, any columns.
         certificate: What ``summarise_certificate`` returns: "passed", "counts" and "findings".
         provenance: Versions, commit, fingerprints, hardware; may be nested.
@@ -132,7 +132,9 @@ def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -
         evaluation: The predictions and the metrics.
         report: The content of the page, with its figures and documents.
     """
-    write_table(paths.predictions, evaluation.predictions, prediction_columns(tuple(report.metrics["class_names"])))
+    columns = prediction_columns(tuple(report.metrics["class_names"]))
+    side = ("side",) if report.kind.has_slices else ()
+    write_table(paths.predictions, evaluation.predictions, (*columns, *side))
     write_json(paths.metrics, evaluation.metrics)
     figures = {paths.report_folder / f"{name}.png": png for name, png in report.all_figures.items()}
     for path, png in figures.items():
