@@ -36,10 +36,7 @@ def all_derivatives_are_asked_for() -> bool:
     Torch's fused attention has first derivatives alone, in reverse mode. Within that context everything is computed in
     operators that also have second derivatives and forward mode, and more slowly.
     """
-    if torch.compiler.is_compiling():
-        return False
-    fused_is_allowed: bool = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-    return not fused_is_allowed
+    return not (torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled())  # type: ignore[no-untyped-call]
 
 
 def inputs_need_no_gradient(queries: Tensor, inputs: Tensor) -> bool:

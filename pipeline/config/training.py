@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.validation import require
+from pipeline.core.predictions import LossName
 
-LossName = Literal["cross_entropy", "mse"]
 SamplingName = Literal["once", "class", "patient", "class_and_patient"]
 
 

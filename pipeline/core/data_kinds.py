@@ -48,12 +48,10 @@ IMAGES = DataKind("images", "image", "image", "image", "image", (".png",), has_s
 POINTS = DataKind("points", "object", "object", "object", "object", (".off", ".npy"), has_slices=False, is_image=False)
 DATA_KINDS = {kind.name: kind for kind in (VOLUMES, IMAGES, POINTS)}
 
-LATERALITY = ("left", "right")
-
 
 def are_sides(class_names: Sequence[str]) -> bool:
     """Return whether the classes are left and right, in upper or lower case."""
-    return tuple(sorted(name.casefold() for name in class_names)) == LATERALITY
+    return sorted(name.casefold() for name in class_names) == ["left", "right"]
 
 
 @dataclass(frozen=True)

@@ -165,31 +165,6 @@ def _fetch_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> t
     return chosen
 
 
-def draw_order(num_examples: int, weights: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
-    """Draw the order of an epoch, which has as many examples as there are.
-
-    With weights an example comes as often as they say, rounded up or down: the examples are laid in random order on a
-    line, each as long as its weight, and a comb of equal distances picks those that its teeth meet. Of four examples
-    with the weights 3, 1, 1, 1 the first comes twice, and two of the others once.
-
-    Args:
-        num_examples: The number of examples.
-        weights: How likely each example is drawn, (examples,); None for each of them once.
-        generator: The random number generator of all draws, on the processor.
-
-    Returns:
-        (examples,) int64 places within the split.
-    """
-    order = torch.randperm(num_examples, generator=generator)
-    if weights is None:
-        return order
-    ends = weights.double()[order].cumsum(0)
-    offset = torch.rand(1, dtype=torch.float64, generator=generator)
-    teeth = (torch.arange(num_examples, dtype=torch.float64) + offset) * (ends[-1] / num_examples)
-    chosen = order[torch.searchsorted(ends, teeth, right=True).clamp(max=num_examples - 1)]
-    return chosen[torch.randperm(num_examples, generator=generator)]
-
-
 def split_order(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     """Divide an epoch's order into as few batches as ``batch_size`` allows, of sizes that differ by one at most.
 

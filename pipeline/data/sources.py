@@ -12,8 +12,7 @@ from pathlib import Path
 
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.core.errors import UserError
-from pipeline.core.tables import SOURCE_TABLE_COLUMNS, GivenTable, read_given_table
-from pipeline.core.text import is_blank
+from pipeline.core.tables import SOURCE_TABLE_COLUMNS, GivenTable, is_blank, read_given_table
 from pipeline.formats.nifti import list_files
 
 # The voxels of a .hdr file; they are read through it.

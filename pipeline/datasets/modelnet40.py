@@ -22,8 +22,7 @@ from pipeline.config.data import DataConfig
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
-from pipeline.core.tables import refuse_alike
-from pipeline.core.text import clean_text
+from pipeline.core.tables import clean_text, refuse_alike
 from pipeline.datasets.base import (
     OFFICIAL_SPLITS,
     Part,

@@ -8,8 +8,8 @@ from torch import nn
 
 from perceiver import normalise_points
 from pipeline.config.model import ModelConfig
-from pipeline.config.training import LossName
 from pipeline.core.data_kinds import InputSpec
+from pipeline.core.predictions import LossName
 from pipeline.models.networks import SliceModel
 
 Transform = Callable[[torch.Tensor], torch.Tensor]

@@ -22,7 +22,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.training import TrainConfig
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
-from pipeline.data.batches import Batch, Examples, draw_order, read_batches, split_order
+from pipeline.data.batches import Batch, Examples, read_batches, split_order
 from pipeline.models.classifier import Classifier
 from pipeline.training.augmentation import apply_transforms, flip_labels, sample_transforms
 from pipeline.training.history import EpochResult, should_stop
@@ -193,6 +193,31 @@ def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[torch.Tensor
             "devices. Use larger batches or fewer devices."
         )
     return batches
+
+
+def draw_order(num_examples: int, weights: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
+    """Draw the order of an epoch, which has as many examples as there are.
+
+    With weights an example comes as often as they say, rounded up or down: the examples are laid in random order on a
+    line, each as long as its weight, and a comb of equal distances picks those that its teeth meet. Of four examples
+    with the weights 3, 1, 1, 1 the first comes twice, and two of the others once.
+
+    Args:
+        num_examples: The number of examples.
+        weights: How likely each example is drawn, (examples,); None for each of them once.
+        generator: The random number generator of all draws, on the processor.
+
+    Returns:
+        (examples,) int64 places within the split.
+    """
+    order = torch.randperm(num_examples, generator=generator)
+    if weights is None:
+        return order
+    ends = weights.double()[order].cumsum(0)
+    offset = torch.rand(1, dtype=torch.float64, generator=generator)
+    teeth = (torch.arange(num_examples, dtype=torch.float64) + offset) * (ends[-1] / num_examples)
+    chosen = order[torch.searchsorted(ends, teeth, right=True).clamp(max=num_examples - 1)]
+    return chosen[torch.randperm(num_examples, generator=generator)]
 
 
 def _build_preparation(

@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional
 
-from pipeline.config.training import LossName, TrainConfig
+from pipeline.config.training import TrainConfig
+from pipeline.core.predictions import LossName
 
 
 def compute_loss_sum(

@@ -17,7 +17,6 @@ from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_hardware
 from pipeline.data.batches import (
     compute_room,
-    draw_order,
     place_examples,
     read_batches,
     read_free_memory,
@@ -27,7 +26,7 @@ from pipeline.data.statistics import compute_statistics
 from pipeline.models.networks import SliceModel
 from pipeline.training.devices import build_fabric, choose_accelerator, choose_precision, name_accelerator
 from pipeline.training.history import EpochResult, find_best, should_stop
-from pipeline.training.loop import LossMonitor, TrainingState, derive_seed, train_epochs
+from pipeline.training.loop import LossMonitor, TrainingState, derive_seed, draw_order, train_epochs
 from pipeline.training.mixing import draw_mixture, mix_images
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.setup import compute_sampling_weights
