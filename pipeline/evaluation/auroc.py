@@ -157,7 +157,8 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
 
     The variance is that of clustered data: each positive has the fraction of negatives that it is ranked above, each
     negative the fraction of positives above it, and both are summed over the rows of a patient. The interval is
-    symmetric on the logit scale, where it cannot leave 0 to 1. Where all pairs are ranked correctly there is no
+    symmetric on the logit scale, where it cannot leave 0 to 1. Its quantile is Student's, with fewer degrees of freedom
+    where a few patients make up most of the variance, as near 1. Where all pairs are ranked correctly there is no
     variance, and the end is the exact bound over the patients of the class that has fewer of them, as if any of them
     could have all its pairs wrong.
 
@@ -165,7 +166,9 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
         counts: The counts of one class.
 
     Source:
-        Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997.
+        Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997 (the variance);
+        Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2, 1946
+        (degrees of freedom from the variance of a variance).
     """
     num_positives, num_negatives = (
         np.asarray(part.sum(axis=0), dtype=np.float64) for part in (counts.positives, counts.negatives)
@@ -180,16 +183,27 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
         bound = TAIL ** (1 / num_patients)
         low, high = (bound, 1.0) if value == 1 else (0.0, 1 - bound)
         return {"value": value, "low": low, "high": high, "method": EXACT, "reason": ""}
-    std = _compute_clustered_std(counts, num_positives, num_negatives, value)
-    if std < SMALLEST_STD:
+    spread = _compute_clustered_spread(counts, num_positives, num_negatives, value)
+    if spread.std < SMALLEST_STD:
         return explain_missing_interval(value, "all groups rank their rows alike, so that there is no variance")
-    half_width = stats.t.ppf(1 - TAIL, num_patients - 1) * std / (value * (1 - value))
+    quantile = stats.t.ppf(1 - TAIL, min(spread.degrees_of_freedom, num_patients - 1))
+    half_width = quantile * spread.std / (value * (1 - value))
     low, high = special.expit(special.logit(value) + np.array([-half_width, half_width]))
     return {"value": value, "low": float(low), "high": float(high), "method": "logit", "reason": ""}
 
 
-def _compute_clustered_std(counts: RankCounts, num_positives: Floats, num_negatives: Floats, value: float) -> float:
-    """Compute the standard deviation of the AUROC; both numbers are ``(patients,)``."""
+@dataclass(frozen=True)
+class _Spread:
+    """The standard deviation of an AUROC, and the degrees of freedom of its square."""
+
+    std: float
+    degrees_of_freedom: float
+
+
+def _compute_clustered_spread(
+    counts: RankCounts, num_positives: Floats, num_negatives: Floats, value: float
+) -> _Spread:
+    """Compute how uncertain the AUROC is; both numbers are ``(patients,)``."""
     positives, negatives = (np.asarray(part.sum(axis=1)) for part in (counts.positives, counts.negatives))
     negatives_below = np.cumsum(negatives) - negatives / 2
     positives_above = positives.sum() - np.cumsum(positives) + positives / 2
@@ -208,7 +222,12 @@ def _compute_clustered_std(counts: RankCounts, num_positives: Floats, num_negati
         + correct_for_mean(num_negatives > 0) * (total[1] ** 2).sum()
         + 2 * correct_for_mean(num_positives + num_negatives > 0) * (total[0] * total[1]).sum()
     )
-    return float(np.sqrt(max(variance, 0.0)))
+    squares = (total[0] + total[1]) ** 2
+    # The variance of a variance is that of the squares: 2 in the units of a normal distribution, more where a few
+    # patients make up most of the sum.
+    excess_of_squares = len(squares) * (squares**2).sum() - squares.sum() ** 2
+    freedom = 2 * len(squares) * squares.sum() ** 2 / excess_of_squares if excess_of_squares > 0 else np.inf
+    return _Spread(float(np.sqrt(max(variance, 0.0))), float(freedom))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Simulate how often the 95 % intervals of a report hold the true score.
 
-    python reports/benchmarks/intervals.py [--repetitions 4000] [--score-repetitions 1000] [--jobs 1] [--output FILE]
+    python reports/benchmarks/intervals.py [--parts proportions auroc bootstrap] [--repetitions 4000] [--jobs 1]
 
 Tables of patients are drawn from a distribution whose true scores are known, and scored by the package itself. A
-proportion: each patient has an accuracy of its own, beta-distributed with a given mean and intraclass correlation. All
-scores: each patient has both classes, and a skill that is added to each row's score on the normal scale, so that the
-accuracy and the correlation of right and wrong rows are those of the cell.
+proportion: each patient has an accuracy of its own, beta-distributed with a given mean and intraclass correlation.
+Other scores: each patient has both classes, and a skill that is added to each row's score on the normal scale, so that
+the accuracy and the correlation of right and wrong rows are those of the cell.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from pipeline.evaluation.proportions import PatientCounts, estimate_fraction
 from pipeline.evaluation.schema import Estimate
 from pipeline.evaluation.scores import PatientTotals, compute_scores, resample_scores, sum_over_patients
 
+PARTS = ("proportions", "auroc", "bootstrap")
 ROWS = 40  # of each patient, or the median where patients differ
 ROWS_SPREAD = 0.9  # standard deviation of the logarithm, where patients differ
 MAX_ROWS = 300
@@ -78,18 +79,22 @@ class Cell:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=4000, help="tables of each cell, for proportions")
-    parser.add_argument("--score-repetitions", type=int, default=1000, help="tables of each cell, for all scores")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="the tables to measure")
+    parser.add_argument("--repetitions", type=int, default=4000, help="tables of each cell; a quarter for bootstraps")
     parser.add_argument("--jobs", type=int, default=1, help="processes; the numbers do not depend on it")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     arguments = parser.parse_args()
-    cells = [Cell(*values) for values in product(PATIENTS, ACCURACIES, CORRELATIONS, (True, False))]
     parallel = Parallel(n_jobs=arguments.jobs)
-    found = parallel(delayed(cover_proportion)(cell, arguments.repetitions) for cell in cells)
+    started, lines = time.monotonic(), []
+    if "proportions" in arguments.parts:
+        cells = [Cell(*values) for values in product(PATIENTS, ACCURACIES, CORRELATIONS, (True, False))]
+        lines += describe_proportions(parallel(delayed(cover_proportion)(c, arguments.repetitions) for c in cells))
     score_cells = [Cell(*values) for values in product(SCORE_PATIENTS, SCORE_ACCURACIES, SCORE_CORRELATIONS)]
-    scored = parallel(delayed(cover_scores)(cell, arguments.score_repetitions) for cell in score_cells)
-    minutes = (sum(item.seconds for item in found) + sum(item.seconds for item in scored)) / 60
-    text = "\n".join([*describe_run(arguments, minutes), *describe_proportions(found), *describe_scores(scored)])
+    if "auroc" in arguments.parts:
+        lines += describe_auroc(parallel(delayed(cover_auroc)(cell, arguments.repetitions) for cell in score_cells))
+    if "bootstrap" in arguments.parts:
+        lines += describe_scores(parallel(delayed(cover_scores)(c, arguments.repetitions // 4) for c in score_cells))
+    text = "\n".join([*describe_run(arguments, (time.monotonic() - started) / 60), *lines])
     print(text)
     if arguments.output:
         write_bytes(arguments.output, text.encode())
@@ -106,7 +111,6 @@ class ProportionResult:
         width: The mean width.
         exact_width: The mean width of Clopper and Pearson's interval, as if each patient were one row.
         bootstrap: The fraction of plain bootstrap intervals that held it.
-        seconds: Processor time.
     """
 
     cell: Cell
@@ -115,7 +119,6 @@ class ProportionResult:
     width: float
     exact_width: float
     bootstrap: float
-    seconds: float
 
     @property
     def p_value(self) -> float:
@@ -125,7 +128,6 @@ class ProportionResult:
 
 def cover_proportion(cell: Cell, repetitions: int) -> ProportionResult:
     """Count how often the interval of the accuracy holds the true one."""
-    started = time.process_time()
     held, widths, exact, old = 0, [], [], []
     for repetition in range(repetitions):
         generator = np.random.default_rng(cell.seed(repetition))
@@ -139,7 +141,7 @@ def cover_proportion(cell: Cell, repetitions: int) -> ProportionResult:
             low, high = np.percentile((weights @ counts.counted) / (weights @ counts.rows), [2.5, 97.5])
             old.append(low <= cell.accuracy <= high)
     numbers = float(np.mean(widths)), float(np.mean(exact)), float(np.mean(old))
-    return ProportionResult(cell, repetitions, held, *numbers, time.process_time() - started)
+    return ProportionResult(cell, repetitions, held, *numbers)
 
 
 def draw_counts(cell: Cell, generator: np.random.Generator) -> PatientCounts:
@@ -168,15 +170,14 @@ def compute_exact_width(fraction: float, num_patients: int) -> float:
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """The intervals of all scores in one cell.
+    """The bootstrap's intervals in one cell.
 
     Args:
         cell: The kind of table.
         num_with_errors: ``(tables,)`` patients with an error.
-        printed: ``(tables, scores)`` whether the package gives an interval, AUROC last.
-        held: ``(tables, scores)`` whether it holds the true score.
-        bootstrap_held: ``(tables, scores)`` whether the bootstrap's does, given or not; of the AUROC unused.
-        seconds: Processor time.
+        printed: ``(tables, scores)`` whether the package gives an interval.
+        held: ``(tables, scores)`` whether that holds the true score.
+        bootstrap_held: ``(tables, scores)`` whether the bootstrap's does, given or not.
     """
 
     cell: Cell
@@ -184,12 +185,10 @@ class ScoreResult:
     printed: np.ndarray
     held: np.ndarray
     bootstrap_held: np.ndarray
-    seconds: float
 
 
 def cover_scores(cell: Cell, repetitions: int) -> ScoreResult:
-    """Count how often the intervals of all scores hold the true ones, with and without the rule that withholds some."""
-    started = time.process_time()
+    """Count how often a bootstrap's intervals hold the true scores, with and without the rule that withholds some."""
     skill = solve_skill(cell.accuracy, cell.correlation)
     truth = compute_truth(skill)
     records = []
@@ -199,7 +198,6 @@ def cover_scores(cell: Cell, repetitions: int) -> ScoreResult:
         values = compute_scores(totals, np.ones((1, cell.patients)))
         resampled = resample_scores(totals, Bootstrap(NUM_OLD_RESAMPLES, repetition))
         estimates = {name: estimate_by_bootstrap(values[name][0], resampled[name], support) for name in SCORES}
-        estimates["auroc"] = estimate_auroc(totals.rank_counts[0])
         printed = [estimate["low"] is not None for estimate in estimates.values()]
         held = [
             is_given and is_held(estimates[name], truth[name])
@@ -209,7 +207,42 @@ def cover_scores(cell: Cell, repetitions: int) -> ScoreResult:
         plain = [end is not None and end[0] <= truth[name] <= end[1] for name, end in ends.items()]
         records.append((support.num_with_errors, printed, held, plain))
     columns = [np.array(column) for column in zip(*records, strict=True)]
-    return ScoreResult(cell, *columns, time.process_time() - started)
+    return ScoreResult(cell, *columns)
+
+
+@dataclass(frozen=True)
+class AurocResult:
+    """The intervals of the AUROC in one cell.
+
+    Args:
+        cell: The kind of table.
+        truth: The true AUROC.
+        repetitions: The number of tables.
+        held: The number of intervals that held it.
+        width: The mean width.
+        perfect: The fraction of tables without a wrong pair, which have the exact bound.
+    """
+
+    cell: Cell
+    truth: float
+    repetitions: int
+    held: int
+    width: float
+    perfect: float
+
+
+def cover_auroc(cell: Cell, repetitions: int) -> AurocResult:
+    """Count how often the interval of the AUROC holds the true one."""
+    skill = solve_skill(cell.accuracy, cell.correlation)
+    truth = compute_truth(skill)["auroc"]
+    found = [
+        estimate_auroc(draw_totals(cell.patients, skill, np.random.default_rng(cell.seed(index))).rank_counts[0])
+        for index in range(repetitions)
+    ]
+    held = sum(is_held(estimate, truth) for estimate in found)
+    width = float(np.mean([estimate["high"] - estimate["low"] for estimate in found]))
+    perfect = float(np.mean([estimate["value"] == 1 for estimate in found]))
+    return AurocResult(cell, truth, repetitions, held, width, perfect)
 
 
 def solve_skill(accuracy: float, correlation: float) -> tuple[float, float]:
@@ -262,11 +295,11 @@ def describe_run(arguments: argparse.Namespace, minutes: float) -> list[str]:
     return [
         "# Coverage of the intervals",
         "",
-        f"    python reports/benchmarks/intervals.py --repetitions {arguments.repetitions} "
-        f"--score-repetitions {arguments.score_repetitions}",
+        f"    python reports/benchmarks/intervals.py --parts {' '.join(arguments.parts)} "
+        f"--repetitions {arguments.repetitions} --jobs {arguments.jobs}",
         "",
-        f"{minutes:.0f} minutes of processor time; {read_hardware()}; {listed}; commit {read_commit()}. The seed of a "
-        "table is made of its cell and its number.",
+        f"{minutes:.0f} minutes; {read_hardware()}; {listed}; commit {read_commit()}. The seed of a table is made of "
+        "its cell and its number.",
         "",
     ]
 
@@ -310,17 +343,34 @@ def describe_proportions(results: list[ProportionResult]) -> list[str]:
     ]
 
 
-def describe_scores(results: list[ScoreResult]) -> list[str]:
-    names = (*SCORES, "auroc")
+def describe_auroc(results: list[AurocResult]) -> list[str]:
     return [
-        "## All scores",
+        "## AUROC of two classes",
         "",
-        f"{len(results[0].printed):,} tables a cell, two classes, {ROWS} rows a patient. Coverage where an interval "
-        f"is given, and in brackets the fraction of tables that get one: a bootstrap needs {MIN_GROUPS} patients, and "
-        f"errors in {MIN_GROUPS_WITH_ERRORS}.",
+        f"{results[0].repetitions:,} tables a cell, {ROWS} rows a patient, half of them of each class. Width in "
+        "points. Tables without a wrong pair have the exact bound.",
         "",
-        f"| patients | accuracy | correlation | {' | '.join(names)} |",
-        f"|---|---|---|{'---|' * len(names)}",
+        "| patients | accuracy | correlation | true AUROC | coverage | width | without a wrong pair |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {item.cell.patients} | {item.cell.accuracy} | {item.cell.correlation} | {item.truth:.4f} | "
+            f"{item.held / item.repetitions:.1%} | {100 * item.width:.1f} | {item.perfect:.0%} |"
+            for item in results
+        ),
+        "",
+    ]
+
+
+def describe_scores(results: list[ScoreResult]) -> list[str]:
+    return [
+        "## Bootstrap",
+        "",
+        f"{len(results[0].printed):,} tables a cell, two classes, {ROWS} rows a patient, {NUM_OLD_RESAMPLES} "
+        "resamples. Coverage where an interval is given, and in brackets the fraction of tables that get one: a "
+        f"bootstrap needs {MIN_GROUPS} patients, and errors in {MIN_GROUPS_WITH_ERRORS}.",
+        "",
+        f"| patients | accuracy | correlation | {' | '.join(SCORES)} |",
+        f"|---|---|---|{'---|' * len(SCORES)}",
         *(_list_score_row(result) for result in results),
         "",
         "The bootstrap's coverage without this rule, by the number of patients and of those with errors, over all "
@@ -335,7 +385,7 @@ def describe_scores(results: list[ScoreResult]) -> list[str]:
 
 def _list_score_row(result: ScoreResult) -> str:
     cells = []
-    for place in range(len(SCORES) + 1):
+    for place in range(len(SCORES)):
         printed, held = result.printed[:, place], result.held[:, place]
         cells.append(f"{held.sum() / printed.sum():.1%} ({printed.mean():.0%})" if printed.any() else "none")
     cell = result.cell

@@ -62,7 +62,11 @@ def test_of_single_rows_the_interval_is_that_of_delong():
     above = (scores[is_positive][:, None] > scores[~is_positive]).astype(float)
     value = above.mean()
     variance = above.mean(axis=1).var(ddof=1) / len(above) + above.mean(axis=0).var(ddof=1) / len(above[0])
-    quantile = stats.t.ppf(0.975, min(above.shape) - 1)
+    # The contribution of a row to the difference of the AUROC from the truth, and the spread of its square.
+    squares = np.r_[(above.mean(axis=1) - value) / len(above), (above.mean(axis=0) - value) / len(above[0])] ** 2
+    freedom = 2 * len(squares) * squares.mean() ** 2 / squares.var()
+    assert freedom < min(above.shape) - 1
+    quantile = stats.t.ppf(0.975, freedom)
     half_width = quantile * np.sqrt(variance) / (value * (1 - value))
     found = estimate_auroc(count_ranks(scores, is_positive, patients, 80))
     assert found["value"] == pytest.approx(value)
@@ -80,6 +84,8 @@ def test_a_variance_of_three_patients_by_hand():
     # Positives win 1 and 1/2 of the negatives, negatives lose to 1 and 1/2 of the positives; the mean is 3/4.
     # Excesses are 1/4 and -1/4 in both, divided by two rows each; patient 0 has one of each.
     variance = 2 * (2 / 64) + 2 * (2 / 64) + 2 * (3 / 2) * (1 / 64)
+    # Patients 0, 1 and 2 contribute 1/4, -1/8 and -1/8: squares of 4, 1 and 1, with a mean of 2 and a variance of 2.
+    # That gives 12 degrees of freedom, and the class of two patients 1.
     half_width = stats.t.ppf(0.975, 1) * np.sqrt(variance) / (3 / 16)
     assert found["value"] == 0.75
     assert found["low"] == pytest.approx(special.expit(special.logit(0.75) - half_width))

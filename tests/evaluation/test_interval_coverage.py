@@ -35,10 +35,10 @@ def test_a_bootstrap_does_not_hold_there(simulation, monkeypatch):
 
 def test_a_cell_is_below_93_percent_where_chance_is_no_excuse(simulation):
     cell = simulation.Cell(16, 0.9, 0.1)
-    poor, good = (simulation.ProportionResult(cell, 4000, held, 0.1, 0.2, 0.8, 0.0) for held in (3600, 3700))
+    poor, good = (simulation.ProportionResult(cell, 4000, held, 0.1, 0.2, 0.8) for held in (3600, 3700))
     assert simulation.find_significant([good, poor, good]) == [poor]
     # 3,680 of 4,000 are 92 %: below by themselves (p = 0.008), but not among 72 cells.
-    edge = simulation.ProportionResult(cell, 4000, 3680, 0.1, 0.2, 0.8, 0.0)
+    edge = simulation.ProportionResult(cell, 4000, 3680, 0.1, 0.2, 0.8)
     assert simulation.find_significant([edge]) == [edge]
     assert simulation.find_significant([edge, *[good] * 71]) == []
 
@@ -53,11 +53,20 @@ def test_skills_give_the_accuracy_and_the_correlation(simulation):
     assert correct.var() == pytest.approx(variance * (0.2 + 0.8 / simulation.ROWS), rel=0.1)
 
 
-def test_scores_of_few_patients_have_an_interval_of_the_auroc_alone(simulation, monkeypatch):
+def test_few_patients_have_no_bootstrap_interval_and_many_one_that_holds(simulation, monkeypatch):
     monkeypatch.setattr(simulation, "NUM_TRUTH_PATIENTS", 1000)
     few, many = (simulation.cover_scores(simulation.Cell(patients, 0.9, 0.1), 8) for patients in (16, 60))
-    assert few.printed.any(axis=0).tolist() == [False] * 5 + [True]
-    assert many.printed.all(axis=0).tolist() == [True] * 6
+    assert not few.printed.any()
+    assert many.printed.all()
     assert many.held.mean() > 0.8
     text = "\n".join(simulation.describe_scores([few, many]))
     assert "| 16 | 0.9 | 0.1 | none | none | none | none | none |" in text
+
+
+@pytest.mark.parametrize(("accuracy", "correlation", "least"), [(0.9, 0.1, 55), (0.99, 0.1, 53)])
+def test_intervals_of_the_auroc_hold_the_truth(simulation, monkeypatch, accuracy, correlation, least):
+    monkeypatch.setattr(simulation, "NUM_TRUTH_PATIENTS", 4000)
+    result = simulation.cover_auroc(simulation.Cell(16, accuracy, correlation), 60)
+    assert result.held >= least, "of 60; with the seeds of the simulation"
+    assert result.width < 0.2
+    assert f"| 16 | {accuracy} | {correlation} | {result.truth:.4f} |" in "\n".join(simulation.describe_auroc([result]))
