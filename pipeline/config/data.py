@@ -101,8 +101,8 @@ class SplitConfig:
         split_table: A CSV with columns ``group_id, split`` that is taken as it is.
         stratify: Keep the mix of the patients' sets of labels in every split.
         seed: The seed of the random number generator.
-        near_duplicate_max_bits: The largest number of bits in which the 256-bit perceptual hashes of near-duplicates
-            differ; images of two splits within it, whose pixels correlate, are listed.
+        accept_copies: Pairs of scans, as ``leak_certificate.json`` names them, that may lie in two splits although
+            they show the same: a person looked at them. The report names them.
     """
 
     val_fraction: float = 0.15
@@ -113,7 +113,7 @@ class SplitConfig:
     split_table: Path | None = None
     stratify: bool = True
     seed: int = 0
-    near_duplicate_max_bits: int = 6
+    accept_copies: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("val_fraction", "test_fraction"):
@@ -126,5 +126,5 @@ class SplitConfig:
         require(self.num_folds == 0 or self.num_folds >= 3, "split.num_folds", self.num_folds, "0, or 3 and more")
         good_fold = 0 <= self.test_fold < max(1, self.num_folds)
         require(good_fold, "split.test_fold", self.test_fold, f"0 to {max(1, self.num_folds) - 1}")
-        max_bits = self.near_duplicate_max_bits
-        require(0 <= max_bits <= 255, "split.near_duplicate_max_bits", max_bits, "0 to 255")
+        for pair in self.accept_copies:
+            require(pair[0] != pair[1], "split.accept_copies", pair, "pairs of two different scans")

@@ -8,7 +8,6 @@ RENAMED_OPTIONS = {
     "preprocess.percentiles": "preprocess.intensity_percentiles",
     "preprocess.scheduler": "preprocess.dask_scheduler",
     "split.table": "split.split_table",
-    "split.near_identical_bits": "split.near_duplicate_max_bits",
     "model.kind": "model.architecture",
     "model.mirror_average": "model.mirror_tta",
     "model.permute_seed": "model.pixel_permutation_seed",

@@ -67,6 +67,11 @@ class Workspace:
         return self.data / name
 
     @property
+    def copies_page(self) -> Path:
+        """The page of the scans that show the same; there only where some do."""
+        return self.data / (f"copies-{self.num_folds}-folds.html" if self.num_folds else "copies.html")
+
+    @property
     def run_folder(self) -> Path:
         """Checkpoints and training history of one run."""
         return self.root / "runs" / self.name / self.run

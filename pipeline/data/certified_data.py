@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Indices
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
-from pipeline.data.leak_certificate import check_certificate
+from pipeline.data.leak_certificate import Certificate, check_certificate
 from pipeline.data.splits import SPLITS, read_splits, resolve_roles
 from pipeline.data.store import Store, read_store
 
@@ -30,7 +29,7 @@ class CertifiedData:
 
     store: Store
     roles: dict[str, str]
-    certificate: dict[str, Any]
+    certificate: Certificate
     manifest_path: Path
 
     @cached_property

@@ -1,24 +1,110 @@
-"""The leak certificate: the checks that no patient and no image is in two splits."""
+"""The leak certificate: its content, and the refusal of one that failed or belongs to other data."""
 
-import hashlib
-import itertools
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
-import numpy as np
 import pandas as pd
 
-from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import DATA_KINDS
+from pipeline.core.data_kinds import DATA_KINDS, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_checksummed_json
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.text import count_words, plural
-from pipeline.data.near_duplicates import MAX_LISTED, compute_perceptual_hashes, find_informative, find_near_duplicates
 from pipeline.data.store import Store
 
-DIGEST_BYTES = 16
+FORMAT = 2
+
+
+class SplitCounts(TypedDict):
+    """The numbers of patients, scans and examples in one split."""
+
+    patients: int
+    sources: int
+    examples: int
+    sources_by_label: dict[str, int]
+
+
+class ExamplePair(TypedDict):
+    """Two examples that are the same, bit for bit; each with its split in brackets."""
+
+    first: str
+    second: str
+
+
+class ExamplePairs(TypedDict):
+    """The number of pairs, and the first hundred of them."""
+
+    count: int
+    pairs: list[ExamplePair]
+
+
+class CopiedScan(TypedDict):
+    """One of two scans: its ids, its split, and its row of the store that is drawn."""
+
+    source_id: str
+    group_id: str
+    split: str
+    label: str
+    row: int
+
+
+class CopyPair(TypedDict):
+    """Two scans that show the same.
+
+    ``similarity`` is the correlation of their fine structure after alignment, ``alteration`` says in words how one lies
+    to the other ("mirrored, inverted").
+    """
+
+    first: CopiedScan
+    second: CopiedScan
+    similarity: float
+    alteration: str
+
+
+class CopyPairs(TypedDict):
+    """The number of pairs, and the first hundred of them."""
+
+    count: int
+    pairs: list[CopyPair]
+
+
+class CopySearch(TypedDict):
+    """The extent of the search, and the pairs of scans that were found.
+
+    ``across_splits`` are copies between patients of two splits (but for single images that are equal bit for bit, which
+    are listed elsewhere), ``accepted`` those of them that a person accepted,
+    ``within_split`` are between patients of one split and ``within_patient`` between scans of one patient;
+    ``unverified`` agree less than copies do. ``labels_disagree`` lists copies whose labels differ once more.
+    """
+
+    threshold: float
+    num_sources: int
+    num_candidates: int
+    num_compared: int
+    accept: list[list[str]]
+    across_splits: CopyPairs
+    accepted: CopyPairs
+    within_split: CopyPairs
+    within_patient: CopyPairs
+    unverified: CopyPairs
+    labels_disagree: CopyPairs
+
+
+class Certificate(TypedDict):
+    """The content of leak_certificate.json. ``page`` is the name of the page with the pairs, empty where none is."""
+
+    format: int
+    passed: bool
+    kind: str
+    store_fingerprint: str
+    splits_fingerprint: str
+    splits: dict[str, SplitCounts]
+    patients_in_two_splits: list[str]
+    patients_without_split: list[str]
+    identical_images: ExamplePairs
+    published_doubles: ExamplePairs
+    copies: CopySearch
+    page: str
 
 
 def fingerprint_splits(splits: pd.DataFrame) -> str:
@@ -27,71 +113,23 @@ def fingerprint_splits(splits: pd.DataFrame) -> str:
     return compute_fingerprint([list(row) for row in rows])
 
 
-def certify(
-    store: Store, splits: pd.DataFrame, near_duplicate_max_bits: int, has_published_test: bool = False
-) -> dict[str, Any]:
-    """Check that nothing of one split is in another.
+def read_certificate(path: Path) -> Certificate:
+    """Read leak_certificate.json.
 
-    Args:
-        store: The examples.
-        splits: Columns ``group_id, split``; with folds each fold counts as a split.
-        near_duplicate_max_bits: Largest Hamming distance of two perceptual hashes that is listed.
-        has_published_test: Whether the test rows are the publisher's; examples that are both in them and elsewhere are
-            then listed and do not fail the certificate.
-
-    Returns:
-        The certificate. It passes when every patient is in one split (over all visits and both knees),
-        no patient lacks a split, and no example is the same, bit for bit, in two splits. Examples that
-        hold one value all over carry no information and are left out. Near-duplicates are listed and do not
-        fail it: neighbouring anatomy can look alike. Nor do duplicates between published test rows and the
-        others: to leave them out would make scores that compare with no one's. Point clouds are compared
-        bit for bit alone.
+    Raises:
+        UserError: absent, damaged, or of another format.
     """
-    pairs = splits[["group_id", "split"]].drop_duplicates()
-    twice = sorted(pairs.loc[pairs["group_id"].duplicated(), "group_id"])
-    split_of = dict(zip(pairs["group_id"], pairs["split"], strict=True))
-    example_splits = store.index["group_id"].map(split_of)
-    lacking = sorted(set(store.index.loc[example_splits.isna(), "group_id"]))
-    codes = example_splits.fillna("").to_numpy(dtype=str)
-    informative = find_informative(store.examples)
-    example_ids = store.index["example_id"]
-    duplicates = _find_identical(store.examples, informative, codes)
-    is_published = [has_published_test and "test" in (codes[first], codes[second]) for first, second, _ in duplicates]
-    published = list(itertools.compress(duplicates, is_published))
-    identical = [pair for pair, is_theirs in zip(duplicates, is_published, strict=True) if not is_theirs]
-    num_near = 0
-    near: list[tuple[int, int, int]] = []
-    if store.kind.is_image:
-        hashes = compute_perceptual_hashes(store.examples)
-        num_near, near = find_near_duplicates(
-            store.examples, hashes, informative, codes, near_duplicate_max_bits, duplicates
+    if not path.is_file():
+        raise UserError(f"{path}: no leak certificate. Run the split stage first.")
+    certificate = read_checksummed_json(path)
+    if certificate.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format {certificate.get('format', 1)}, this version reads {FORMAT}. Run the split stage again."
         )
-
-    def listed(found: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
-        return [
-            {
-                "first": f"{example_ids.iloc[a]} ({codes[a]})",
-                "second": f"{example_ids.iloc[b]} ({codes[b]})",
-                "bits": bits,
-            }
-            for a, b, bits in found[:MAX_LISTED]
-        ]
-
-    return {
-        "passed": not (twice or lacking or identical),
-        "kind": store.kind.name,
-        "store_fingerprint": store.fingerprint,
-        "splits_fingerprint": fingerprint_splits(splits),
-        "splits": _count(store.index.assign(split=codes)),
-        "patients_in_two_splits": twice,
-        "patients_without_split": lacking,
-        "identical_images": {"count": len(identical), "pairs": listed(identical)},
-        "published_doubles": {"count": len(published), "pairs": listed(published)},
-        "near_identical_images": {"bits": near_duplicate_max_bits, "count": num_near, "pairs": listed(near)},
-    }
+    return cast(Certificate, certificate)
 
 
-def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[str, Any]:
+def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> Certificate:
     """Read the certificate and refuse one that does not belong to this data and these splits.
 
     Args:
@@ -102,77 +140,88 @@ def check_certificate(path: Path, store: Store, splits: pd.DataFrame) -> dict[st
     Raises:
         UserError: absent, damaged, failed, or made for other data or splits.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no leak certificate. Run the split stage first.")
-    certificate = read_checksummed_json(path)
+    certificate = read_certificate(path)
     made_for = (certificate["store_fingerprint"], certificate["splits_fingerprint"])
     if made_for != (store.fingerprint, fingerprint_splits(splits)):
         raise UserError(f"{path}: made for other images or other splits than these. Run the split stage again.")
     if not certificate["passed"]:
-        raise UserError(
-            f"{path}: the splits leak ({len(certificate['patients_in_two_splits'])} patients in two splits, "
-            f"{len(certificate['patients_without_split'])} in none, "
-            f"{certificate['identical_images']['count']} identical images across splits). "
-            "Remove the duplicate scans or fix the table, then preprocess and split again."
-        )
+        raise UserError(_describe_leak(path, certificate))
     return certificate
 
 
-def describe_findings(certificate: dict[str, Any]) -> list[str]:
+def _describe_leak(path: Path, certificate: Certificate) -> str:
+    kind, copies = DATA_KINDS[certificate["kind"]], certificate["copies"]["across_splits"]
+    identical = certificate["identical_images"]
+    sentences = [
+        f"{path}: the splits leak ({len(certificate['patients_in_two_splits'])} patients in two splits, "
+        f"{len(certificate['patients_without_split'])} in none, {identical['count']} identical images across splits, "
+        f"{count_words(copies['count'], f'copied {kind.source}')} across splits)."
+    ]
+    if copies["pairs"]:
+        sentences.append(f"{describe_pair(copies['pairs'][0], certificate['kind'])}.")
+    elif identical["pairs"]:
+        sentences.append(f"{identical['pairs'][0]['first']} is the same as {identical['pairs'][0]['second']}.")
+    if certificate["page"]:
+        sentences.append(f"All pairs are drawn in {path.with_name(certificate['page'])}.")
+    sentences.append("Remove the duplicate scans or fix the table, then preprocess and split again.")
+    if copies["pairs"]:
+        sentences.append("A pair that is no copy goes into split.accept_copies.")
+    return " ".join(sentences)
+
+
+def describe_pair(pair: CopyPair, kind_name: str) -> str:
+    """Return "scan A of patient 1 (train) shows the same as scan B of patient 2 (test), mirrored, similarity 0.97"."""
+    kind = DATA_KINDS[kind_name]
+    first, second = (_name_scan(scan, kind) for scan in (pair["first"], pair["second"]))
+    words = f"{first} shows the same as {second}, {pair['alteration']}, similarity {pair['similarity']:.2f}"
+    return words[0].upper() + words[1:]
+
+
+def _name_scan(scan: CopiedScan, kind: DataKind) -> str:
+    patient = f" of {kind.group} {scan['group_id']}" if kind.has_patients else ""
+    return f"{kind.source} {scan['source_id']}{patient} ({scan['split']})"
+
+
+def describe_findings(certificate: Certificate) -> list[str]:
     """Describe what a certificate that passed found nevertheless, a sentence each."""
-    kind = DATA_KINDS[certificate["kind"]]
+    kind, copies = DATA_KINDS[certificate["kind"]], certificate["copies"]
     sentences = []
     duplicates = certificate["published_doubles"]["count"]
     if duplicates:
         sentences.append(
-            f"{count_words(duplicates, 'pair')} of exactly equal {plural(kind.example)} lie across the published test "
-            "split, which is kept as it was published."
+            f"{count_words(duplicates, 'pair')} of exactly equal {plural(kind.example)} lie across the published "
+            "splits, which are kept as they were published."
         )
-    near = certificate["near_identical_images"]["count"]
-    if near:
-        sentences.append(f"{count_words(near, 'pair')} of images in different splits look alike.")
+    found = [
+        ("across_splits", f"of copied {plural(kind.source)} lie across splits of the published set"),
+        ("accepted", f"of copied {plural(kind.source)} across splits were accepted by split.accept_copies"),
+        ("within_split", f"of {plural(kind.group)} in one split have a copied {kind.source}"),
+        (
+            "unverified",
+            f"of {plural(kind.source)} of two {plural(kind.group)} look alike and are not verified as copies",
+        ),
+        ("labels_disagree", f"of copied {plural(kind.source)} have different labels"),
+    ]
+    for name, words in found:
+        count = copies[name]["count"]  # type: ignore[literal-required]
+        if count:
+            sentences.append(f"{count_words(count, 'pair')} {words}.")
+    num_left = copies["num_candidates"] - copies["num_compared"]
+    if num_left:
+        sentences.append(f"{count_words(num_left, 'pair')} of similar {plural(kind.source)} were not compared further.")
     return sentences
 
 
-def _count(index: pd.DataFrame) -> dict[str, Any]:
-    counts = {}
-    for split, rows in index.groupby("split", sort=True):
-        counts[str(split)] = {
-            "patients": int(rows["group_id"].nunique()),
-            "sources": int(rows["source_id"].nunique()),
-            "examples": len(rows),
-            "sources_by_label": {
-                str(label): int(number) for label, number in rows.groupby("label")["source_id"].nunique().items()
-            },
-        }
-    return counts
-
-
-def _find_identical(images: Array, informative: Array, codes: Array) -> list[tuple[int, int, int]]:
-    """Return pairs of equal images whose splits differ, each with the first of its kind in the other split."""
-    rows = np.flatnonzero(informative)
-    buffer = bytearray(DIGEST_BYTES * len(rows))
-    for place, number in enumerate(rows):
-        digest = hashlib.blake2b(images[number].tobytes(), digest_size=DIGEST_BYTES).digest()
-        buffer[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES] = digest
-    seen: dict[bytes, dict[str, int]] = defaultdict(dict)
-    pairs = []
-    for place in _find_repeated(np.frombuffer(buffer, np.uint64).reshape(-1, DIGEST_BYTES // 8)):
-        number = rows[place]
-        digest = bytes(buffer[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
-        for split, earlier in seen[digest].items():
-            if split != codes[number]:
-                pairs.append((earlier, int(number), 0))
-        seen[digest].setdefault(codes[number], int(number))
-    return pairs
-
-
-def _find_repeated(digests: Array) -> Array:
-    """Return the places, in order, of the digests ``(images, words)`` that occur more than once.
-
-    Of eight million images few are duplicates: a dictionary of all of them took four gigabytes, this takes a tenth.
-    """
-    order = np.lexsort(digests.T)
-    ordered = digests[order]
-    is_same = (ordered[1:] == ordered[:-1]).all(axis=1)
-    return np.unique(np.concatenate([order[1:][is_same], order[:-1][is_same]]))
+def has_pairs(certificate: Certificate) -> bool:
+    """Return whether there is a pair to draw."""
+    copies = certificate["copies"]
+    return any(
+        found["count"]
+        for found in (
+            copies["across_splits"],
+            copies["accepted"],
+            copies["within_split"],
+            copies["unverified"],
+            copies["within_patient"],
+        )
+    )

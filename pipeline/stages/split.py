@@ -4,12 +4,19 @@ import pandas as pd
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.copies.certificate import certify
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError
-from pipeline.core.files import read_checksummed_json, write_checksummed_json
+from pipeline.core.files import write_checksummed_json
 from pipeline.core.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
 from pipeline.core.text import count_words, plural
-from pipeline.data.leak_certificate import certify, check_certificate, describe_findings, fingerprint_splits
+from pipeline.data.leak_certificate import (
+    check_certificate,
+    describe_findings,
+    fingerprint_splits,
+    has_pairs,
+    read_certificate,
+)
 from pipeline.data.splits import assign_official_splits, assign_splits, read_given_splits
 from pipeline.data.store import Store, read_store
 from pipeline.stages.base import exclusive
@@ -40,9 +47,17 @@ def split(experiment: Experiment, console: Console) -> None:
         check_certificate(paths.certificate, store, splits)
         console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")
         return
-    certificate = certify(store, splits, experiment.split.near_duplicate_max_bits, has_published_test)
+    with console.status("searching for copies"):
+        certificate = certify(store, splits, experiment.split.accept_copies, has_published_test)
+    paths.copies_page.unlink(missing_ok=True)
+    if has_pairs(certificate):
+        # Drawing loads matplotlib, which takes a second that most runs need not wait.
+        from pipeline.reporting.copies_page import write_copies
+
+        certificate["page"] = paths.copies_page.name
+        write_copies(paths.copies_page, store, certificate)
     write_table(paths.splits, splits, SPLIT_COLUMNS)
-    write_checksummed_json(paths.certificate, certificate)
+    write_checksummed_json(paths.certificate, dict(certificate))
     kind = store.kind
     for name, count in certificate["splits"].items():
         labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
@@ -58,6 +73,8 @@ def split(experiment: Experiment, console: Console) -> None:
             )
     for warning in describe_findings(certificate):
         warn(console, f"{warning} Listed in {paths.certificate}.")
+    if certificate["page"]:
+        console.print(f"Pairs of scans, side by side -> {paths.copies_page}", highlight=False)
     check_certificate(paths.certificate, store, splits)
     kept_apart = f"No {kind.group} and no {kind.example}" if kind.has_patients else f"No {kind.group}"
     console.print(f"{kept_apart} is in two splits -> {paths.splits}, {paths.certificate.name}")
@@ -69,16 +86,17 @@ def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool
     if not (paths.splits.is_file() and paths.certificate.is_file()):
         return False
     try:
-        certificate = read_checksummed_json(paths.certificate)
+        certificate = read_certificate(paths.certificate)
         found = fingerprint_splits(read_table(paths.splits, SPLIT_COLUMNS))
-    except UserError:  # damaged: both are made again
+    except UserError:  # damaged, or of an earlier version: both are made again
         return False
+    page = certificate["page"]
     made_for = (
         certificate["store_fingerprint"],
         certificate["splits_fingerprint"],
-        certificate["near_identical_images"]["bits"],
+        certificate["copies"]["accept"],
+        not page or paths.copies_page.with_name(page).is_file(),
     )
     fingerprint = fingerprint_splits(splits)
-    return (
-        made_for == (store.fingerprint, fingerprint, experiment.split.near_duplicate_max_bits) and found == fingerprint
-    )
+    accept = [list(pair) for pair in experiment.split.accept_copies]
+    return made_for == (store.fingerprint, fingerprint, accept, True) and found == fingerprint

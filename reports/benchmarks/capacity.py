@@ -4,8 +4,8 @@
         [--gpu-slices-per-second N] [--page docs/scaling.md]
 
 FOLDER holds some NIfTI volumes of the size that is to be planned for. Rates are of processor time on one core, so
-that other processes do not count. Tables and the search for near-duplicates among 8,000,000 slices are read from
-scale.md and hashes.md. A rate of a GPU is never guessed: it is the ``images/s`` of a training on one.
+that other processes do not count. Tables of 8,000,000 slices are read from scale.md. A rate of a GPU is never guessed:
+it is the ``images/s`` of a training on one.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from lightning.fabric import Fabric
 
 from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
+from pipeline.copies.certificate import certify
 from pipeline.core.data_kinds import VOLUMES, InputSpec
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.tables import INDEX_COLUMNS, prediction_columns, write_table
 from pipeline.core.text import count_words
 from pipeline.data.batches import place_examples
-from pipeline.data.leak_certificate import certify
 from pipeline.data.sources import Source
 from pipeline.data.splits import assign_splits
 from pipeline.data.store import read_store, write_store
@@ -51,7 +51,7 @@ NUM_STEPS_TIMED = 30
 # As the set that others scored on has it: 467 volumes of 101 patients.
 AKOA_VOLUMES, AKOA_SLICES, AKOA_PATIENTS = 467, 40, 101
 OAI_VOLUMES, OAI_SLICES = 50_000, 160
-TABLE_STEPS = ("assign splits", "certificate, without near-duplicates")
+TABLE_STEPS = ("assign splits", "certificate, without the search for copies")
 MARKED = re.compile(r"(<!-- generated: capacity -->\n\n).*?(\n<!-- end: capacity -->)", re.DOTALL)
 SCORE_STEPS = ("write predictions", "read predictions", "scores and intervals, 2,000 resamples")
 
@@ -154,7 +154,7 @@ def measure_tables(experiment: Experiment, scratch: Path) -> dict[str, float]:
 
 def split_once(folder: Path, experiment: Experiment) -> None:
     store = read_store(folder, verify=True)
-    certify(store, assign_splits(store.index, experiment.split), experiment.split.near_duplicate_max_bits)
+    certify(store, assign_splits(store.index, experiment.split))
 
 
 def measure_model(experiment: Experiment) -> dict[str, float]:
@@ -206,7 +206,6 @@ def count_cost(archive: Archive, rates: dict[str, float], experiment: Experiment
     table_s = score_s = 0.0
     if archive.is_oai:
         table_s = sum(read_last_row("scale.md", step, 3) for step in TABLE_STEPS)
-        table_s += read_last_row("hashes.md", f"phantom | {archive.slices:,}", 3)
         score_s = sum(read_last_row("scale.md", step, 3) for step in SCORE_STEPS)
     return {
         "raw": archive.volumes * rates["volume_bytes"],
@@ -248,7 +247,6 @@ def describe(rates: dict[str, float], experiment: Experiment, arguments: argpars
         shown = ["not measured" if gpu_rate is None else show_time(number / gpu_rate) for number in seconds]
         return " | ".join(text if number > 0 else "" for text, number in zip(shown, seconds, strict=True))
 
-    search = read_last_row("hashes.md", "phantom | 8,000,000", 4)
     tables = read_last_row("scale.md", "peak of memory", 3)
     versions = read_versions()
     header = " | ".join(f"{a.name}: {count_words(a.volumes, 'volume')}, {a.slices:,} slices" for a in ARCHIVES)
@@ -263,7 +261,7 @@ def describe(rates: dict[str, float], experiment: Experiment, arguments: argpars
         row("disk: store", "store", show_bytes),
         row("disk: `predictions.csv`", "predictions", show_bytes),
         row("memory: training slices, else read from disk", "slices", show_bytes),
-        f"| memory: peak of tables, of the search for near-duplicates | | | {tables:.1f} GiB, {search:.1f} GiB |",
+        f"| memory: peak of tables | | | {tables:.1f} GiB |",
         row("core: preprocess", "preprocess", show_time),
         row("core: split and certificate", "split", show_time),
         row("core: train, an epoch with its validation", "epoch", show_time),
@@ -275,9 +273,8 @@ def describe(rates: dict[str, float], experiment: Experiment, arguments: argpars
         f"Rates of one core: {rates[f'volume_s_{AKOA_SLICES}']:.3f} s a volume into {AKOA_SLICES} slices and "
         f"{rates[f'volume_s_{OAI_SLICES}']:.3f} s into {OAI_SLICES}; {1 / rates['split_s']:,.0f} slices a second "
         f"through split and certificate, {1 / rates['train_s']:,.0f} trained on, {1 / rates['score_s']:,.0f} scored. A "
-        f"volume ({arguments.source}) has {show_bytes(rates['volume_bytes'])}. The OAI's tables and "
-        "search are those measured at its size "
-        "([scale](../reports/benchmarks/scale.md), [hashes](../reports/benchmarks/hashes.md)).",
+        f"volume ({arguments.source}) has {show_bytes(rates['volume_bytes'])}. The OAI's tables are "
+        "those measured at its size ([scale](../reports/benchmarks/scale.md)).",
         "",
         "Times are of processor time on one core. Preprocessing takes that divided by the number of cores; the "
         "report's figures, baselines and probes are not counted.",

@@ -4,7 +4,7 @@
 
 The archive is made up: 160 slices a volume, ten volumes a patient, labels by side. Slices are 4 x 4 pixels of noise,
 because only the tables are measured. Each size runs in a process of its own, so that its peak of memory is its own.
-The search for near-duplicates is measured by itself, in hashes.py.
+The search for copies is not part of it.
 """
 
 import argparse
@@ -24,11 +24,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.data import SplitConfig
+from pipeline.copies.certificate import certify
 from pipeline.core.data_kinds import POINTS
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.tables import INDEX_COLUMNS, SPLIT_COLUMNS, prediction_columns, write_table
-from pipeline.data.leak_certificate import certify, check_certificate
+from pipeline.data.leak_certificate import check_certificate
 from pipeline.data.splits import assign_splits, resolve_roles
 from pipeline.data.store import read_store, write_store
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -82,7 +83,7 @@ def measure(folder: Path, num_volumes: int) -> dict[str, Any]:
     store = step("read the store, checksums compared", lambda: read_store(folder, verify=True))
     splits = step("assign splits", lambda: assign_splits(store.index, SplitConfig()))
     step("write splits", lambda: write_table(folder / "splits.csv", splits, SPLIT_COLUMNS))
-    step("certificate, without near-duplicates", lambda: certify_tables(folder, store, splits))
+    step("certificate, without the search for copies", lambda: certify_tables(folder, store, splits))
     roles = resolve_roles(splits, SplitConfig())
     test = step("predictions of the test rows", lambda: make_predictions(store, roles))
     columns = prediction_columns(SIDES)
@@ -127,7 +128,7 @@ def make_slices(num_volumes: int) -> Any:
 
 def certify_tables(folder: Path, store: Any, splits: pd.DataFrame) -> None:
     """Certify patients and exact duplicates; of point clouds the certificate compares bits alone."""
-    certificate = certify(dataclasses.replace(store, kind=POINTS), splits, near_duplicate_max_bits=0)
+    certificate = certify(dataclasses.replace(store, kind=POINTS), splits)
     write_bytes(folder / "leak_certificate.json", json.dumps(certificate).encode())
     check_certificate(folder / "leak_certificate.json", store, splits)
 

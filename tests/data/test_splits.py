@@ -145,7 +145,7 @@ def test_a_label_that_one_patient_has_is_refused_by_name():
         {"num_folds": 2},
         {"num_folds": 5, "test_fold": 5},
         {"test_fold": 1},
-        {"near_duplicate_max_bits": 256},
+        {"accept_copies": (("a", "a"),)},
     ],
 )
 def test_bad_options_are_refused_by_name(options):

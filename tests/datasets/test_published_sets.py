@@ -273,7 +273,7 @@ def test_duplicates_across_the_published_test_split_are_listed_and_those_within_
     experiment = make_experiment(tmp_path / "work", raw, split=SplitConfig(val_count=30))
     run(preprocess, experiment)
     text = run(split, experiment)
-    assert "1 pair of exactly equal images lie across the published test split" in text
+    assert "1 pair of exactly equal images lie across the published splits" in text
     certificate = read_json(experiment.paths.certificate)
     assert certificate["passed"]
     assert certificate["identical_images"]["count"] == 0

@@ -14,6 +14,7 @@ ALLOWED = {
     "config": ("core",),
     "formats": ("core", "config"),
     "data": ("core", "config", "formats"),
+    "copies": ("core", "config", "data"),
     "datasets": ("core", "config", "formats", "data"),
     "preprocessing": ("core", "config", "formats", "data", "datasets"),
     "models": ("core", "config"),
@@ -26,8 +27,8 @@ ALLOWED = {
     "tracking": ("core", "config", "data", "training", "evaluation", "export"),
     "export": ("core", "config", "formats", "preprocessing", "models", "training", "inference"),
     "stages": (
-        *("core", "config", "formats", "data", "datasets", "preprocessing", "models", "training", "inference"),
-        *("evaluation", "attention", "studies", "reporting", "tracking", "export"),
+        *("core", "config", "formats", "data", "copies", "datasets", "preprocessing", "models", "training"),
+        *("inference", "evaluation", "attention", "studies", "reporting", "tracking", "export"),
     ),
     "cli": ("core", "config", "stages"),
     "__main__": ("cli",),
@@ -35,7 +36,7 @@ ALLOWED = {
 TIERS = (
     ("core",),
     ("config", "formats"),
-    ("data", "datasets", "preprocessing"),
+    ("data", "copies", "datasets", "preprocessing"),
     ("models", "training"),
     ("inference", "evaluation", "attention", "studies"),
     ("export", "tracking", "reporting"),
@@ -44,6 +45,7 @@ TIERS = (
 )
 # These are imported in the packages, or modules, named here and nowhere else.
 LIBRARIES = {
+    "faiss": ("copies.candidates",),
     "nibabel": ("formats",),
     "isal": ("formats",),
     "pydicom": ("formats",),

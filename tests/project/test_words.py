@@ -59,8 +59,8 @@ RULES = (
         (r"\bZeroDivision\w*", r"division(s)? by\b", r"(integer|floor) division\b", r"[\"`]division[\"`]"),
     ),
     Rule("optimisers?", "optimizer"),
-    # Keys of leak_certificate.json and of the list of facts, and the option's old name.
-    Rule(r"near[-\s]identical", "near-duplicate", (r"\bnear_identical_(images|bits|\{what\})",)),
+    # The option's old name.
+    Rule(r"near[-\s]identical", "near-duplicate", (r"\bnear_identical_bits\b",)),
     Rule(r"ready[-\s]made", "published set"),
     Rule("(go|goes|going|went|gone) on", "resume, continue", (r"\bgo(es)? on (top|the page)\b",)),
     Rule("cut off", "interrupted, truncated", (r"\bcut off at\b",)),

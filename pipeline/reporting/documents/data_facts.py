@@ -1,15 +1,14 @@
 """Facts about the data: their source, preprocessing, labels and splits."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from pipeline.config.data import PreprocessConfig, SplitConfig
 from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
-from pipeline.core.text import plural
+from pipeline.core.text import count_words, plural
+from pipeline.data.leak_certificate import Certificate
 from pipeline.datasets import DATASETS, find_raw_folder
 from pipeline.reporting.evaluation.flow_diagram import Flow
 from pipeline.training.checkpoint import Checkpoint
@@ -30,7 +29,7 @@ class DataEvidence:
 
     manifest: pd.DataFrame
     flow: Flow
-    certificate: Mapping[str, Any]
+    certificate: Certificate
     missing: str = ""
 
 
@@ -139,13 +138,17 @@ def _describe_partition(options: SplitConfig, is_published: bool, kind: DataKind
     )
 
 
-def _describe_disjoint(certificate: Mapping[str, Any], kind: DataKind) -> str:
+def _describe_disjoint(certificate: Certificate, kind: DataKind) -> str:
     what = f"{kind.group.capitalize()}."
     if kind.has_patients:
         what = f"{kind.group.capitalize()}: all visits, both knees and all slices of one are in one split."
-    near = certificate.get("near_identical_images", {}).get("count", 0)
+    copies = certificate["copies"]
+    across, accepted = copies["across_splits"]["count"], copies["accepted"]["count"]
     verdict = "passed" if certificate["passed"] else "did not pass"
-    return f"{what} The leak certificate {verdict}; it lists {near:,} near-duplicate pairs across splits."
+    return (
+        f"{what} The leak certificate {verdict}; it lists {count_words(across, 'pair')} of copies across "
+        f"splits, {accepted:,} accepted ones and {copies['unverified']['count']:,} that look alike."
+    )
 
 
 def _describe_acquisition(accepted: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import torch
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.text import plural
-from pipeline.data.leak_certificate import describe_findings
+from pipeline.data.leak_certificate import Certificate, describe_findings
 from pipeline.data.store import Store
 from pipeline.evaluation.schema import Estimate, Metrics, first_level
 from pipeline.reporting.evaluation.scores import describe_few_groups
@@ -72,7 +72,7 @@ def describe_provenance(checkpoint: Checkpoint, device: torch.device) -> dict[st
     }
 
 
-def list_warnings(metrics: Metrics, certificate: dict[str, Any], missing: str, kind: DataKind) -> list[str]:
+def list_warnings(metrics: Metrics, certificate: Certificate, missing: str, kind: DataKind) -> list[str]:
     """List warnings for a reader of the numbers.
 
     Args:

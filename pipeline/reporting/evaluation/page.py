@@ -13,6 +13,7 @@ from pipeline.core.files import write_bytes, write_json
 from pipeline.core.tables import prediction_columns, write_table
 from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace
+from pipeline.data.leak_certificate import Certificate, describe_pair
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.schema import Metrics
 from pipeline.models.networks import count_parameters
@@ -176,34 +177,53 @@ def _tabulate_frame(caption: str, frame: pd.DataFrame) -> Table:
     return Table(caption, tuple(humanise(column) for column in frame.columns), rows)
 
 
-def summarise_certificate(certificate: Mapping[str, Any]) -> dict[str, Any]:
+def summarise_certificate(certificate: Certificate) -> dict[str, Any]:
     """Summarise the leak certificate of the split stage for ``write_report``.
 
     Returns:
         ``passed``, ``counts`` of leaks and duplicates across splits, and ``findings`` in words.
     """
-    kind = DATA_KINDS[certificate.get("kind", "volumes")]
-    identical, near = certificate["identical_images"], certificate["near_identical_images"]
-    duplicates = certificate.get("published_doubles", {"count": 0, "pairs": []})
-    what = "images" if kind.is_image else "objects"
-    pairs = [("identical", pair) for pair in (*identical["pairs"], *duplicates["pairs"])]
-    pairs += [(f"near-duplicates, {pair['bits']} bits apart", pair) for pair in near["pairs"]]
+    kind = DATA_KINDS[certificate["kind"]]
+    identical, doubles, copies = (
+        certificate["identical_images"],
+        certificate["published_doubles"],
+        certificate["copies"],
+    )
+    what, scans = "images" if kind.is_image else "objects", plural(kind.source)
+    counts = {
+        f"{plural(kind.group)}_in_two_splits": len(certificate["patients_in_two_splits"]),
+        f"{plural(kind.group)}_without_a_split": len(certificate["patients_without_split"]),
+    }
+    if kind.has_patients:
+        counts[f"identical_{what}_across_splits"] = identical["count"]
+    else:
+        counts[f"identical_{what}_across_the_published_splits"] = doubles["count"]
+    if kind.is_image:
+        counts |= {
+            f"copied_{scans}_across_splits": copies["across_splits"]["count"],
+            f"accepted_copies_of_{scans}_across_splits": copies["accepted"]["count"],
+            f"copied_{scans}_of_{plural(kind.group)}_in_one_split": copies["within_split"]["count"],
+            f"{scans}_that_look_alike_and_are_not_verified": copies["unverified"]["count"],
+            f"copied_{scans}_with_different_labels": copies["labels_disagree"]["count"],
+        }
+        if kind.has_patients:
+            counts[f"copied_{scans}_of_one_{kind.group}"] = copies["within_patient"]["count"]
+    pairs = (*identical["pairs"], *doubles["pairs"])
     return {
         "passed": certificate["passed"],
-        "counts": {
-            f"{plural(kind.group)}_in_two_splits": len(certificate["patients_in_two_splits"]),
-            f"{plural(kind.group)}_without_a_split": len(certificate["patients_without_split"]),
-            f"identical_{what}_across_splits": identical["count"],
-            **(
-                {f"identical_{what}_across_the_published_test_split": duplicates["count"]}
-                if not kind.has_patients
-                else {}
-            ),
-            **({f"near_duplicate_{what}_across_splits": near["count"]} if kind.is_image else {}),
-        },
+        "counts": counts,
         "findings": [
             *(f"{kind.group.capitalize()} {name} is in two splits." for name in certificate["patients_in_two_splits"]),
             *(f"{kind.group.capitalize()} {name} has no split." for name in certificate["patients_without_split"]),
-            *(f"{pair['first']} and {pair['second']} are {likeness}." for likeness, pair in pairs),
+            *(f"{pair['first']} and {pair['second']} are identical." for pair in pairs),
+            *(f"{describe_pair(pair, kind.name)}." for pair in copies["across_splits"]["pairs"]),
+            *(f"Accepted: {describe_pair(pair, kind.name)}." for pair in copies["accepted"]["pairs"]),
+            *(f"In one split: {describe_pair(pair, kind.name)}." for pair in copies["within_split"]["pairs"]),
+            *(
+                f"Different labels, {pair['first']['label']} and {pair['second']['label']}: "
+                f"{describe_pair(pair, kind.name)}."
+                for pair in copies["labels_disagree"]["pairs"]
+            ),
+            *(f"Not verified: {describe_pair(pair, kind.name)}." for pair in copies["unverified"]["pairs"]),
         ],
     }

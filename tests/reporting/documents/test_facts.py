@@ -19,6 +19,7 @@ from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import EpochResult
+from tests.builders.certificates import build_certificate
 from tests.builders.models import build_spec
 from tests.builders.reports import build_metrics
 
@@ -26,7 +27,7 @@ FLOW = Flow(
     (Step(Box("Files found", ("3 files",)), Box("Refused: 1 scan", ("1: truncated",))),),
     (Box("Test", ("2 patients",)),),
 )
-CERTIFICATE = {"passed": True, "near_identical_images": {"count": 4}}
+CERTIFICATE = build_certificate(unverified={"count": 4, "pairs": []})
 
 
 def build_epoch(epoch: int, loss: float) -> EpochResult:
@@ -85,7 +86,7 @@ def test_facts_about_the_data_are_those_of_the_files():
     assert facts["refused"] == "Left out by the pipeline: Refused: 1 scan (1: truncated)."
     assert "40 axial slices" in facts["preprocessing"]
     assert "minus 0.2500, divided by 0.1250" in facts["preprocessing"]
-    assert "passed; it lists 4 near-duplicate" in facts["disjoint"]
+    assert "passed; it lists 0 pairs of copies across splits, 0 accepted ones and 4 that look" in facts["disjoint"]
     assert "annotators" not in facts, "who annotated real scans is not in any file"
 
 

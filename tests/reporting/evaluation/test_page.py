@@ -6,13 +6,14 @@ import numpy as np
 import pandas
 import pytest
 
+from pipeline.copies.certificate import certify
 from pipeline.core.data_kinds import IMAGES
-from pipeline.data.leak_certificate import certify
 from pipeline.data.store import Store
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.page import Report, summarise_certificate, write_report
 from pipeline.reporting.evaluation.scores import summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
+from tests.builders.certificates import build_certificate, build_copy
 from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -179,10 +180,16 @@ def test_a_certificate_of_a_leak_is_summarised_in_words():
     )
     store = Store(examples=images, index=index, class_names=("left", "right"), settings={}, fingerprint="f")
     splits = pandas.DataFrame({"group_id": ["p", "q"], "split": ["train", "test"]})
-    summary = summarise_certificate(certify(store, splits, near_duplicate_max_bits=2))
+    summary = summarise_certificate(certify(store, splits))
     assert summary["passed"] is False
     assert summary["counts"]["identical_images_across_splits"] == 1
-    assert summary["findings"] == ["Patient r has no split.", "a_0 (train) and b_0 (test) are identical."]
+    copy = "Scan a of patient p (train) shows the same as scan b of patient q (test), upright, similarity 1.00."
+    assert summary["findings"] == [
+        "Patient r has no split.",
+        "a_0 (train) and b_0 (test) are identical.",
+        copy,
+        f"Different labels, left and right: {copy}",
+    ]
 
 
 def test_numbers_are_rounded_and_counts_have_separators(tmp_path):
@@ -225,15 +232,14 @@ def test_a_page_on_images_does_not_mention_patients(tmp_path):
     metrics = build_metrics(("slice",))
     metrics["levels"] = {"image": metrics["levels"]["slice"] | {"n": 20}}
     metrics["levels"]["image"]["support"] = {f"class {index}": 5 + index for index in range(13)}
-    certificate = {
-        "kind": "images",
-        "passed": True,
-        "patients_in_two_splits": [],
-        "patients_without_split": [],
-        "identical_images": {"count": 0, "pairs": []},
-        "published_doubles": {"count": 1, "pairs": [{"first": "a (train)", "second": "b (test)", "bits": 0}]},
-        "near_identical_images": {"bits": 6, "count": 0, "pairs": []},
-    }
+    double = {"first": "a (train)", "second": "b (test)"}
+    certificate = build_certificate(
+        kind="images",
+        published_doubles={"count": 1, "pairs": [double]},
+        across_splits={"count": 1, "pairs": [build_copy()]},
+        unverified={"count": 1, "pairs": [build_copy("c", "d")]},
+        labels_disagree={"count": 1, "pairs": [build_copy()]},
+    )
     page = build_page(
         tmp_path,
         metrics=metrics,
@@ -250,7 +256,7 @@ def test_a_page_on_images_does_not_mention_patients(tmp_path):
     assert "20 images; 13 classes, 5 to 17 a class." in text
     assert "95 %, over images;" in " ".join(text.split())
     assert "a (train) and b (test) are identical." in text
-    assert "Identical images across the published test split" in text
+    assert "Identical images across the published splits" in text
     assert "Fitted on 5 of 7." in text
 
 

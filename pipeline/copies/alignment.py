@@ -1,0 +1,281 @@
+"""Alignment of two images, and how much they agree once aligned.
+
+One image is looked for in the other in eight orientations, three rotations and three zooms by correlation in the
+frequency domain; the best of these are refined to an affine map (Lucas-Kanade), first coarse, then fine. All of it is
+on local contrast, so that gamma, window and inversion do not matter.
+
+scikit-image and OpenCV align one pair at a time and by shift or by affine map alone; thousands of pairs are aligned
+here at once.
+
+Source:
+    S. Baker, I. Matthews, "Lucas-Kanade 20 Years On: A Unifying Framework" (2004), the forward additive form.
+"""
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from einops import rearrange
+
+from pipeline.copies.descriptors import compute_contrast, reduce_images, taper
+from pipeline.core.array_types import Array, Indices
+
+COARSE_SIDE, MAX_FINE_SIDE = 32, 96
+COARSE_SURROUNDINGS, FINE_SURROUNDINGS = 3.0, 1.5
+ROTATIONS_DEGREES, ZOOMS = (-5.0, 0.0, 5.0), (0.9, 1.0, 1.1)
+# The largest shift that is looked for, in pixels of the coarse image; the refinement goes further.
+MAX_SHIFT = 5
+NUM_STARTS, NUM_ITERATIONS = 2, 5
+# The part of the first image that the second one must cover, and by how much an aligned image may be stretched.
+MIN_COVER, MIN_STRETCH, MAX_STRETCH = 0.6, 0.75, 1.3
+MAX_STEP = 0.1
+# Images that agree less than this when coarse are not compared when fine; their similarity is what it then is at most.
+MIN_COARSE, HOPELESS_FACTOR = 0.8, 0.7
+CHUNK = 32
+ORIENTATIONS = (
+    "upright", "mirrored", "mirrored from top to bottom", "turned by 180 degrees",
+    "mirrored and turned by 90 degrees", "turned by 90 degrees",
+    "turned by 270 degrees", "mirrored and turned by 270 degrees",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Alignments:
+    """The agreement of pairs of images at their best alignment.
+
+    Args:
+        similarity: The correlation of fine local contrast where both images are, ``(pairs,)``, 0 to 1.
+        orientation: The place in ``ORIENTATIONS`` of how the second image lies to the first, ``(pairs,)``.
+        is_inverted: Whether black is white in one of them, ``(pairs,)``.
+    """
+
+    similarity: Array
+    orientation: Indices
+    is_inverted: Array
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Affine maps from the first image of each pair into the oriented second one, in units of half a side.
+
+    Args:
+        matrix: ``(pairs, 2, 2)``.
+        shift: ``(pairs, 2)``.
+        correlation: The correlation after this map, ``(pairs,)``, negative where one image is inverted.
+    """
+
+    matrix: Array
+    shift: Array
+    correlation: Array
+
+    def take(self, places: Array) -> "Maps":
+        """Return the maps at these places."""
+        return Maps(self.matrix[places], self.shift[places], self.correlation[places])
+
+
+def align(first: Array, second: Array, min_coarse: float = MIN_COARSE) -> Alignments:
+    """Align each image with its partner.
+
+    Args:
+        first: ``(pairs, height, width)`` or ``(pairs, channels, height, width)`` uint8.
+        second: As ``first``.
+        min_coarse: Images that agree less than this when coarse are not compared when fine; their similarity is then
+            a guess. 0 compares all.
+    """
+    parts = [_align(first[at : at + CHUNK], second[at : at + CHUNK], min_coarse) for at in range(0, len(first), CHUNK)]
+    if not parts:
+        return Alignments(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool))
+    return Alignments(
+        np.concatenate([part.similarity for part in parts]),
+        np.concatenate([part.orientation for part in parts]),
+        np.concatenate([part.is_inverted for part in parts]),
+    )
+
+
+def _align(first: Array, second: Array, min_coarse: float) -> Alignments:
+    fine_side = min(MAX_FINE_SIDE, max(COARSE_SIDE, *first.shape[-2:]))
+    coarse = [compute_contrast(reduce_images(images, COARSE_SIDE), COARSE_SURROUNDINGS) for images in (first, second)]
+    orientations, starts = find_starts(*coarse)
+    pair = np.arange(orientations.size) // NUM_STARTS
+    refined = refine(coarse[0][pair], orient(coarse[1][pair], orientations.ravel()), starts)
+    strength = rearrange(_rate(refined), "(pair start) -> pair start", start=NUM_STARTS)
+    best = strength.argmax(axis=1)
+    places = np.arange(len(first)) * NUM_STARTS + best
+    chosen = orientations[np.arange(len(first)), best]
+    similarity, correlation = strength.max(axis=1) * HOPELESS_FACTOR, refined.correlation[places]
+    hopeful = np.flatnonzero(strength.max(axis=1) >= min_coarse)
+    if len(hopeful) > 0:
+        fine = [compute_contrast(reduce_images(im[hopeful], fine_side), FINE_SURROUNDINGS) for im in (first, second)]
+        final = refine(fine[0], orient(fine[1], chosen[hopeful]), refined.take(places[hopeful]))
+        similarity[hopeful], correlation[hopeful] = _rate(final), final.correlation
+    return Alignments(similarity, chosen, correlation < 0)
+
+
+def _rate(maps: Maps) -> Array:
+    """Return the size of the correlation, zero where the map squeezes or stretches an image beyond belief."""
+    stretch = np.linalg.svd(maps.matrix, compute_uv=False)
+    is_plausible = (stretch.max(axis=1) <= MAX_STRETCH) & (stretch.min(axis=1) >= MIN_STRETCH)
+    rated: Array = np.abs(maps.correlation) * is_plausible
+    return rated
+
+
+def orient(images: Array, orientations: Array) -> Array:
+    """Return each square image in its orientation, a place in ``ORIENTATIONS``."""
+    oriented = np.empty_like(images)
+    for orientation in np.unique(orientations):
+        chosen = orientations == orientation
+        turned = images[chosen]
+        if orientation & 4:
+            turned = turned.swapaxes(1, 2)
+        if orientation & 2:
+            turned = turned[:, ::-1]
+        oriented[chosen] = turned[:, :, ::-1] if orientation & 1 else turned
+    return oriented
+
+
+def find_starts(first: Array, second: Array) -> tuple[Indices, Maps]:
+    """Look for each first image in the second one in all orientations, rotations, zooms and shifts.
+
+    Args:
+        first: Coarse local contrast, ``(pairs, side, side)``.
+        second: As ``first``.
+
+    Returns:
+        The best orientations, ``(pairs, NUM_STARTS)``, and a map for each of them, those of a pair together.
+    """
+    num_pairs, side = first.shape[:2]
+    window = taper(side, 0.3)
+    linear = np.array([_rotate_and_zoom(*move) for move in itertools.product(ROTATIONS_DEGREES, ZOOMS)])
+    # A(x) agrees with B(Mx + t) as A(M^-1 x) does with B(x + t): the first image is moved, and the second one turned.
+    warped = [_sample(first, np.linalg.inv(matrix)[None], np.zeros((1, 2)))[0] for matrix in linear]
+    firsts = np.stack([rearrange(values, "pair (y x) -> pair y x", y=side) * window for values in warped], axis=1)
+    seconds = np.stack([orient(second, np.full(num_pairs, place)) * window for place in range(8)], axis=1)
+    lengths = np.linalg.norm(firsts, axis=(2, 3))[:, :, None] * np.linalg.norm(seconds, axis=(2, 3))[:, None]
+    near = np.arange(-MAX_SHIFT, MAX_SHIFT + 1)
+    shifts = near / (side / 2)
+    product = np.conj(np.fft.rfft2(firsts))[:, :, None] * np.fft.rfft2(seconds)[:, None]
+    # The inverse transform at a few shifts alone: two small products cost less than the whole surface.
+    down, across = _inverse_transform(side)
+    surfaces = (down @ product @ across).real
+    surfaces = rearrange(surfaces, "pair move turn y x -> pair (move turn) (y x)")
+    places = np.abs(surfaces).argmax(axis=2)
+    heights = np.take_along_axis(surfaces, places[..., None], axis=2)[..., 0]
+    correlations = heights / np.maximum(rearrange(lengths, "pair move turn -> pair (move turn)"), 1e-6)
+    order = np.argsort(-np.abs(correlations), axis=1)[:, :NUM_STARTS]
+    moves, orientations = np.divmod(order, 8)
+    chosen = np.take_along_axis(places, order, axis=1)
+    shift = np.stack([shifts[chosen // len(near)], shifts[chosen % len(near)]], axis=-1)
+    flat = "pair start ... -> (pair start) ..."
+    maps = Maps(
+        rearrange(linear[moves], flat),
+        rearrange(shift, flat),
+        rearrange(np.take_along_axis(correlations, order, axis=1), flat),
+    )
+    return orientations, maps
+
+
+@cache
+def _inverse_transform(side: int) -> tuple[Array, Array]:
+    """Return the matrices, from the left and from the right, that give a correlation at the shifts looked for."""
+    near, frequency = np.arange(-MAX_SHIFT, MAX_SHIFT + 1), np.arange(side // 2 + 1)
+    down = np.exp(2j * np.pi * np.outer(near, np.arange(side)) / side)
+    across = np.exp(2j * np.pi * np.outer(frequency, near) / side)
+    # The half of the plane that is not there is the conjugate of what is.
+    twice = np.where((frequency == 0) | (frequency == side // 2), 1, 2)[:, None]
+    return down.astype(np.complex64), (across * twice / side**2).astype(np.complex64)
+
+
+def _rotate_and_zoom(degrees: float, zoom: float) -> Array:
+    angle = np.deg2rad(degrees)
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
+
+
+def refine(first: Array, second: Array, start: Maps) -> Maps:
+    """Improve affine maps step by step; the best one on the way is kept.
+
+    Args:
+        first: Local contrast, ``(pairs, side, side)``.
+        second: As ``first``, in the orientation of the map.
+        start: A map for each pair.
+    """
+    num_pairs, side = first.shape[:2]
+    window, place = taper(side, 0.2).reshape(-1), _places(side)
+    values = rearrange(first, "pair y x -> pair (y x)")
+    matrix, shift = start.matrix.copy(), start.shift.copy()
+    best = Maps(matrix, shift, np.zeros(num_pairs))
+    for iteration in range(NUM_ITERATIONS + 1):
+        moved, is_inside = _sample(second, matrix, shift)
+        weights = window * is_inside
+        total = weights.sum(axis=1, keepdims=True) + 1e-6
+        one = values - (values * weights).sum(axis=1, keepdims=True) / total
+        two = moved - (moved * weights).sum(axis=1, keepdims=True) / total
+        product, power = (one * two * weights).sum(axis=1), (two * two * weights).sum(axis=1)
+        correlation = product / np.sqrt((one * one * weights).sum(axis=1) * power + 1e-9)
+        correlation = correlation * (total[:, 0] >= MIN_COVER * window.sum())
+        best = _keep_better(best, Maps(matrix.copy(), shift.copy(), correlation))
+        if iteration == NUM_ITERATIONS:
+            break
+        scale = product / (power + 1e-9)
+        slopes = _slopes(moved, matrix, side) * scale[:, None, None].astype(np.float32)
+        # How the moved image changes with the four entries of the matrix and the two of the shift.
+        change = np.concatenate([slopes[..., :1] * place, slopes[..., 1:] * place, slopes], axis=2)
+        change -= (change * weights[..., None]).sum(axis=1, keepdims=True) / total[..., None]
+        weighted = change * weights[..., None]
+        normal = weighted.swapaxes(1, 2) @ change
+        right = np.einsum("pni,pn->pi", weighted, one - scale[:, None] * two)
+        damping = 1e-2 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-9
+        step = np.linalg.solve(normal + damping * np.eye(6), right[..., None])[..., 0].clip(-MAX_STEP, MAX_STEP)
+        matrix = matrix + rearrange(step[:, :4], "pair (row column) -> pair row column", row=2)
+        shift = shift + step[:, 4:]
+    return best
+
+
+def _keep_better(best: Maps, new: Maps) -> Maps:
+    is_better = np.abs(new.correlation) > np.abs(best.correlation)
+    return Maps(
+        np.where(is_better[:, None, None], new.matrix, best.matrix),
+        np.where(is_better[:, None], new.shift, best.shift),
+        np.where(is_better, new.correlation, best.correlation),
+    )
+
+
+def _slopes(values: Array, matrix: Array, side: int) -> Array:
+    """Return how the second image changes along its own axes, at the moved places, ``(pairs, pixels, 2)`` float32."""
+    images = rearrange(values, "pair (y x) -> pair y x", y=side)
+    slopes = np.stack([np.gradient(images, axis=1), np.gradient(images, axis=2)], axis=-1) * (side / 2)
+    return rearrange(slopes, "pair y x direction -> pair (y x) direction") @ np.linalg.inv(matrix).astype(np.float32)
+
+
+def _places(side: int) -> Array:
+    """Return the pixels' places from the centre, ``(pixels, 2)`` float32 in units of half a side."""
+    place = (np.arange(side) - (side - 1) / 2) / (side / 2)
+    return np.stack(np.meshgrid(place, place, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def _sample(images: Array, matrix: Array, shift: Array) -> tuple[Array, Array]:
+    """Sample images at the mapped places by linear interpolation.
+
+    Args:
+        images: ``(pairs, side, side)``.
+        matrix: ``(pairs or 1, 2, 2)``.
+        shift: ``(pairs or 1, 2)``.
+
+    Returns:
+        The values, ``(pairs, pixels)`` float32, and whether each place is inside its image.
+    """
+    num_pairs, side = images.shape[:2]
+    place = _places(side)
+    moved = (place @ matrix.swapaxes(1, 2).astype(np.float32) + shift[:, None].astype(np.float32)) * np.float32(
+        side / 2
+    )
+    moved = np.broadcast_to(moved + np.float32((side - 1) / 2), (num_pairs, len(place), 2))
+    is_inside = ((moved >= 0) & (moved <= side - 1)).all(axis=2)
+    moved = np.clip(moved, 0, side - 1 - 1e-3)
+    corner = moved.astype(np.int32)
+    down, across = np.moveaxis(moved - corner, 2, 0)
+    flat = images.reshape(-1)
+    at = (np.arange(num_pairs)[:, None] * side + corner[..., 0]) * side + corner[..., 1]
+    top = flat[at] * (1 - across) + flat[at + 1] * across
+    bottom = flat[at + side] * (1 - across) + flat[at + side + 1] * across
+    return top * (1 - down) + bottom * down, is_inside

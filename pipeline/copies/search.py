@@ -1,0 +1,291 @@
+"""The search for copies: candidates, compared after alignment.
+
+A pair is verified where it agrees better than unrelated scans ever would. Pairs that agree less, and still more than
+is usual, are listed for a person to look at.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.copies.alignment import MIN_COARSE, ORIENTATIONS, Alignments, align
+from pipeline.copies.candidates import Candidates, Metric, find_candidates, fit_metric, read_grey
+from pipeline.copies.descriptors import Sources, compute_descriptors, describe_sources
+from pipeline.core.array_types import Array, Floats, Indices
+from pipeline.data.store import Store
+
+# Of 6,604 radiographs unrelated ones agree up to 0.6, altered copies from 0.84 on; of volumes about the same.
+MIN_SIMILARITY = 0.75
+# A pair is listed from here on.
+MIN_LISTED = 0.65
+# Of a volume so many slices are compared; the middle one of their similarities counts.
+NUM_COMPARED = 3
+# How much closer or wider the slices of a copy may be, how far its middle may be off, and what both must have.
+STRETCHES = (0.9, 1.0, 1.1)
+MAX_OFFSET, MIN_OVERLAP = 0.2, 0.6
+# A slice that shows less than this part of what the typical slice of its scan shows is not compared.
+MIN_STRENGTH = 0.5
+NUM_UNRELATED = 40
+# A volume is compared further where its most similar slice reaches this.
+MIN_HOPEFUL = 0.6
+# Above what unrelated scans reach: the median of Fisher's z, and so many of its standard deviations.
+NUM_STDS, NUM_STDS_LISTED, NUM_STDS_ALIKE = 6.0, 4.0, 4.0
+MIN_UNRELATED = 5
+MAX_COMPARED, MAX_CHECKED = 10_000, 300
+BATCH = 64
+
+
+NO_SOURCES = Sources(np.array([], str), np.array([], str), np.array([], str), (), np.zeros((0, 0), np.float32))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scans that agree.
+
+    Args:
+        first: The place of the first scan in the list of scans.
+        second: The place of the second one.
+        similarity: Their correlation after alignment, 0 to 1.
+        orientation: How one lies to the other, in words.
+        is_inverted: Whether black is white in one of them.
+        rows: The rows of the store that agree best.
+    """
+
+    first: int
+    second: int
+    similarity: float
+    orientation: str
+    is_inverted: bool
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search.
+
+    Args:
+        sources: The scans.
+        threshold: The similarity from which on a pair is verified.
+        verified: Pairs that are copies.
+        unverified: Pairs that agree less than copies do and more than is usual.
+        num_candidates: The number of pairs whose descriptors are close.
+        num_compared: The number of these that were aligned.
+    """
+
+    sources: Sources
+    threshold: float
+    verified: tuple[Pair, ...]
+    unverified: tuple[Pair, ...]
+    num_candidates: int
+    num_compared: int
+
+
+def search_copies(store: Store, split_of: Array) -> Found:
+    """Find the pairs of scans that show the same.
+
+    Args:
+        store: Slices or images; among point clouds nothing is searched.
+        split_of: The split of each row; pairs of two patients across splits are compared first.
+    """
+    sources = describe_sources(store) if store.kind.is_image else NO_SOURCES
+    if len(sources.rows) < 2:
+        return Found(sources, MIN_SIMILARITY, (), (), 0, 0)
+    metric = fit_metric(store, sources)
+    candidates = find_candidates(metric.project(sources.descriptors), sources.group_ids, metric.max_distance)
+    pairs = _order(candidates, sources, split_of)[:MAX_COMPARED]
+    comparer = Comparer(store, sources, metric)
+    found = [pair for pair in comparer.compare(pairs) if pair.similarity >= MIN_LISTED]
+    # Where nothing agrees there is nothing to set a threshold for.
+    listed, threshold = measure_thresholds(comparer) if found else (MIN_LISTED, MIN_SIMILARITY)
+    found = [pair for pair in found if pair.similarity >= listed]
+    apart = _stand_out(comparer, [pair for pair in found if pair.similarity >= threshold], candidates.neighbours)
+    return Found(
+        sources,
+        threshold,
+        tuple(pair for pair in found if pair in apart),
+        tuple(pair for pair in found if pair not in apart),
+        len(candidates.pairs),
+        len(pairs),
+    )
+
+
+def _order(candidates: Candidates, sources: Sources, split_of: Array) -> Array:
+    """Return the pairs in the order of what they would mean: two patients across splits, two patients, one patient."""
+    splits = np.array([split_of[rows[0]] for rows in sources.rows])
+    first, second = candidates.pairs.T
+    is_one_patient = sources.group_ids[first] == sources.group_ids[second]
+    is_one_split = splits[first] == splits[second]
+    return candidates.pairs[np.argsort(2 * is_one_patient + is_one_split, kind="stable")]
+
+
+def measure_thresholds(comparer: "Comparer", seed: int = 0) -> tuple[float, float]:
+    """Return the similarities that few unrelated scans reach and that none does: from there a pair is listed, verified.
+
+    Pairs of different patients are drawn; that few of them are copies is all that is assumed.
+    """
+    sources = comparer.sources
+    generator = np.random.default_rng(seed)
+    drawn = np.sort(generator.integers(0, len(sources.rows), (8 * NUM_UNRELATED, 2)), axis=1)
+    drawn = drawn[sources.group_ids[drawn[:, 0]] != sources.group_ids[drawn[:, 1]]]
+    pairs = np.unique(drawn, axis=0)
+    pairs = pairs[generator.permutation(len(pairs))[:NUM_UNRELATED]]
+    similarities = [pair.similarity for pair in comparer.compare_all(pairs)]
+    return (
+        max(MIN_LISTED, _bound(similarities, NUM_STDS_LISTED)),
+        max(MIN_SIMILARITY, _bound(similarities, NUM_STDS)),
+    )
+
+
+def _bound(similarities: list[float], num_stds: float) -> float:
+    """Return what is so many standard deviations above the median, both robust and of Fisher's z; 0 for too few."""
+    if len(similarities) < MIN_UNRELATED:
+        return 0.0
+    values = np.arctanh(np.clip(similarities, 0, 0.9999))
+    middle = np.median(values)
+    return float(np.tanh(middle + num_stds * 1.4826 * np.median(np.abs(values - middle))))
+
+
+def _stand_out(comparer: "Comparer", pairs: list[Pair], neighbours: Indices) -> set[Pair]:
+    """Return the pairs that agree more than either scan does with those that look most like it.
+
+    Some scans of a set may look alike though most do not, as digits do that are one stroke. Of very many pairs those
+    that agree least are looked at; a scan that has more copies than half of its neighbours is not taken for such.
+    """
+    checked = sorted(pairs, key=lambda pair: pair.similarity)[:MAX_CHECKED]
+    values: dict[int, Floats] = {}
+    for source in sorted({source for pair in checked for source in (pair.first, pair.second)}):
+        others = neighbours[source][neighbours[source] >= 0]
+        if len(others) >= MIN_UNRELATED:
+            alike = comparer.compare_all(np.stack([np.full(len(others), source), others], axis=1))
+            values[source] = np.arctanh(np.clip([pair.similarity for pair in alike], 0, 0.9999))
+    if not values:
+        return set(pairs)
+    middles = {source: float(np.median(found)) for source, found in values.items()}
+    # Nine values alone say little about their spread.
+    spread = 1.4826 * np.median(np.abs(np.concatenate([values[source] - middles[source] for source in values])))
+    bounds = {source: float(np.tanh(middle + NUM_STDS_ALIKE * spread)) for source, middle in middles.items()}
+    return {pair for pair in pairs if pair.similarity >= max(bounds.get(pair.first, 0.0), bounds.get(pair.second, 0.0))}
+
+
+@dataclass(frozen=True)
+class Comparer:
+    """The scans of one store and their distance, to compare them with each other.
+
+    Args:
+        store: The examples.
+        sources: Its scans.
+        metric: The distance of descriptors, by which a slice finds its partner.
+    """
+
+    store: Store
+    sources: Sources
+    metric: Metric
+
+    def compare(self, pairs: Array) -> Iterator[Pair]:
+        """Align pairs of scans; those of which even the most similar slices do not agree are left out.
+
+        Args:
+            pairs: Places in the list of scans, ``(pairs, 2)``.
+        """
+        for start in range(0, len(pairs), BATCH):
+            batch = pairs[start : start + BATCH].tolist()
+            matches = self._match(batch)
+            most_similar = np.stack([match[0] for match in matches])
+            is_hopeful = self._align(most_similar, MIN_COARSE).similarity >= MIN_HOPEFUL
+            yield from self._compare(
+                [batch[k] for k in np.flatnonzero(is_hopeful)], [matches[k] for k in np.flatnonzero(is_hopeful)]
+            )
+
+    def compare_all(self, pairs: Array) -> list[Pair]:
+        """Align pairs of scans, whether they agree or not.
+
+        Args:
+            pairs: Places in the list of scans, ``(pairs, 2)``.
+        """
+        return self._compare(pairs.tolist(), self._match(pairs.tolist())) if len(pairs) else []
+
+    def _match(self, pairs: list[list[int]]) -> list[Indices]:
+        """Return the rows of the store to compare for each pair, ``(slices, 2)``, the most similar ones first."""
+        points = {
+            source: self._project(self.sources.rows[source]) for source in sorted({s for pair in pairs for s in pair})
+        }
+        matches = []
+        for first, second in pairs:
+            own, other = match_slices(points[first], points[second])
+            matches.append(np.stack([self.sources.rows[first][own], self.sources.rows[second][other]], axis=1))
+        return matches
+
+    def _align(self, rows: Indices, min_coarse: float) -> Alignments:
+        return align(read_grey(self.store, rows[:, 0]), read_grey(self.store, rows[:, 1]), min_coarse)
+
+    def _compare(self, pairs: list[list[int]], matches: list[Indices]) -> list[Pair]:
+        if not pairs:
+            return []
+        rows = np.concatenate(matches)
+        found = self._align(rows, min_coarse=0.0)
+        ends = np.cumsum([len(match) for match in matches])
+        compared = []
+        for (first, second), start, end in zip(pairs, [0, *ends[:-1]], ends, strict=True):
+            similarity = found.similarity[start:end]
+            # The slice in the middle of the similarities, of an even number the lower one.
+            place = start + int(np.argsort(similarity)[(len(similarity) - 1) // 2])
+            compared.append(
+                Pair(
+                    first,
+                    second,
+                    float(found.similarity[place]),
+                    ORIENTATIONS[found.orientation[place]],
+                    bool(found.is_inverted[place]),
+                    (int(rows[place, 0]), int(rows[place, 1])),
+                )
+            )
+        return compared
+
+    def _project(self, rows: Array) -> Array:
+        """Return the points of the slices, NaN where one shows next to nothing; a scan of one slice needs none."""
+        if len(rows) == 1:
+            return np.zeros((1, 1), np.float32)
+        values = compute_descriptors(self.store.examples[rows])
+        strengths = np.linalg.norm(values, axis=1, keepdims=True)
+        points = self.metric.project(values / np.maximum(strengths, 1e-12))
+        return np.where(strengths >= MIN_STRENGTH * np.median(strengths), points, np.float32(np.nan))
+
+
+def match_slices(first: Array, second: Array) -> tuple[Indices, Indices]:
+    """Choose slices of one scan, and for each the slice of the other one that it should look like.
+
+    The slices of a copy follow each other as those of the scan do, from either end, a little closer or wider and a
+    little earlier or later. Of all such lines the one is taken along which slices are alike on average: a single
+    slice is easily taken for its neighbour. Then each third of the line gives the slice that is most like one on the
+    line, or far more like one next to it: where every second plane was left out, every second slice has a partner.
+
+    Args:
+        first: The points of the slices of one scan, ``(slices, directions)``; NaN where a slice shows nothing.
+        second: Those of the other one.
+
+    Returns:
+        Places of slices, ``(chosen,)`` each, the most similar ones first.
+    """
+    distances = np.linalg.norm(first[:, None] - second[None], axis=2)
+    own, last = np.arange(len(first)), len(second) - 1
+    offsets = np.arange(-round(2 * MAX_OFFSET * last), round(2 * MAX_OFFSET * last) + 1) / 2
+    num_needed = MIN_OVERLAP * (~np.isnan(distances).all(axis=1)).sum()
+    best, line = np.inf, np.minimum(own, last)
+    for stretch, direction, offset in itertools.product(STRETCHES, (1, -1), offsets):
+        slope = direction * stretch * len(second) / len(first)
+        other = np.floor(last / 2 + offset + slope * (own - (len(first) - 1) / 2) + 0.5).astype(np.int64)
+        along = distances[own, np.clip(other, 0, last)]
+        is_there = (other >= 0) & (other <= last) & ~np.isnan(along)
+        if is_there.sum() >= num_needed and along[is_there].mean() < best:
+            best, line = along[is_there].mean(), np.where(is_there, other, -1)
+    there = np.flatnonzero(line >= 0)
+    nearby = np.clip(line[there, None] + np.array([0, -1, 1]), 0, last)
+    costs = np.nan_to_num(distances[there[:, None], nearby], nan=np.inf) * np.array([1, 2, 2])
+    partners = nearby[np.arange(len(there)), costs.argmin(axis=1)]
+    thirds = np.array_split(np.arange(len(there)), min(NUM_COMPARED, len(there)))
+    lowest = costs.min(axis=1)
+    chosen = np.array([third[lowest[third].argmin()] for third in thirds])
+    chosen = chosen[np.argsort(lowest[chosen], kind="stable")]
+    return there[chosen], partners[chosen]

@@ -1,0 +1,76 @@
+"""Altered copies are among the candidates, and the search finds what a plain comparison finds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.copies.alterations import ALTERATIONS
+from pipeline.copies.candidates import NUM_OF_OTHERS, NUM_OF_OWN, find_candidates, fit_metric
+from pipeline.copies.descriptors import describe_sources, describe_stacks
+from pipeline.data.store import Store
+
+NUMBER = 60
+
+
+@pytest.fixture(scope="module")
+def store():
+    """Images of structure at two scales, two a patient."""
+    generator = np.random.default_rng(0)
+    coarse = np.kron(generator.normal(0, 40, (NUMBER, 12, 12)), np.ones((4, 4)))
+    fine = np.kron(generator.normal(0, 25, (NUMBER, 24, 24)), np.ones((2, 2)))
+    examples = np.clip(128 + coarse + fine, 0, 255).astype(np.uint8)
+    names = [f"s{number}" for number in range(NUMBER)]
+    index = pd.DataFrame({"example_id": names, "source_id": names, "label": "left"})
+    return Store(examples, index.assign(group_id=[f"p{n // 2}" for n in range(NUMBER)]), ("left",), {}, "")
+
+
+@pytest.fixture(scope="module")
+def sources(store):
+    return describe_sources(store)
+
+
+@pytest.fixture(scope="module")
+def metric(store, sources):
+    return fit_metric(store, sources)
+
+
+@pytest.mark.parametrize("name", tuple(ALTERATIONS))
+def test_an_altered_copy_is_closer_than_the_limit_and_than_other_scans(store, sources, metric, name):
+    altered = ALTERATIONS[name](store.examples, np.random.default_rng(1))
+    points = metric.project(describe_stacks([image[None] for image in altered]))
+    distances = np.linalg.norm(points[:, None] - metric.project(sources.descriptors)[None], axis=2)
+    own = np.diag(distances)
+    assert (own <= metric.max_distance).mean() >= 0.95
+    assert ((distances < own[:, None]).sum(axis=1) < NUM_OF_OTHERS).mean() >= 0.95
+
+
+def test_the_metric_is_the_same_each_time(store, sources, metric):
+    again = fit_metric(store, sources)
+    np.testing.assert_array_equal(again.directions, metric.directions)
+    assert again.max_distance == metric.max_distance
+
+
+def test_the_candidates_are_those_of_a_plain_search():
+    generator = np.random.default_rng(2)
+    points = generator.normal(size=(40, 3)).astype(np.float32)
+    groups = np.array([f"p{number // 4}" for number in range(40)])
+    found = find_candidates(points, groups, 1.0)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    expected = set()
+    for row in range(40):
+        for is_wanted, number in ((groups != groups[row], NUM_OF_OTHERS), (groups == groups[row], NUM_OF_OWN)):
+            near = np.where(is_wanted & (distances[row] <= 1.0), distances[row], np.inf)
+            for other in np.argsort(near)[:number]:
+                if np.isfinite(near[other]):
+                    expected.add((min(row, int(other)), max(row, int(other))))
+    assert {tuple(pair) for pair in found.pairs.tolist()} == expected
+    assert len(expected) > 20
+    np.testing.assert_allclose(found.distances, distances[tuple(found.pairs.T)], atol=1e-3)
+    assert (np.diff(found.distances) >= 0).all()
+
+
+def test_equal_points_are_candidates_and_a_point_is_none_of_itself():
+    points = np.zeros((2, 4), np.float32)
+    assert find_candidates(points, np.array(["p", "q"]), 0.0).pairs.tolist() == [[0, 1]]
+    assert find_candidates(points[:1], np.array(["p"]), 0.0).pairs.shape == (0, 2)

@@ -1,0 +1,115 @@
+"""The search finds every altered copy of a synthetic knee under an invented patient, and nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.config.phantom import PhantomConfig
+from pipeline.copies.alterations import ALTERATIONS, VOLUME_ALTERATIONS
+from pipeline.copies.search import MIN_SIMILARITY, match_slices, search_copies
+from pipeline.core.data_kinds import POINTS
+from pipeline.data.resampling import resample
+from pipeline.data.store import Store
+from pipeline.datasets.phantom.painting import paint_knee
+
+ALL = {**ALTERATIONS, **VOLUME_ALTERATIONS}
+CONFIG = PhantomConfig(shape=(36, 36, 24), spacing_mm=(4.0, 4.0, 5.0))
+NUM_SLICES = 16
+
+
+def paint_stack(patient: int, side: str):
+    generators = np.random.default_rng((0, patient)), np.random.default_rng((0, patient, 1, side == "left"))
+    volume = paint_knee(CONFIG, *generators, side).astype(np.float32)
+    slices = np.moveaxis(volume, 2, 0)[4 : 4 + NUM_SLICES]
+    return resample(slices / np.percentile(slices, 99), (4.0, 4.0), None, (48, 48))
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    """Both knees of thirteen patients; a scan for each alteration."""
+    scans = [(patient, side) for patient in range(13) for side in ("left", "right")]
+    assert len(scans) == len(ALL)
+    return [paint_stack(*scan) for scan in scans]
+
+
+def build_store(stacks, groups):
+    index = pd.DataFrame(
+        {
+            "source_id": [f"s{number}" for number, stack in enumerate(stacks) for _ in stack],
+            "group_id": [groups[number] for number, stack in enumerate(stacks) for _ in stack],
+        }
+    )
+    return Store(np.concatenate(stacks), index.assign(example_id=range(len(index)), label="left"), ("left",), {}, "")
+
+
+@pytest.fixture(scope="module")
+def found(stacks):
+    generator = np.random.default_rng(3)
+    copies = [alter(stack, generator) for alter, stack in zip(ALL.values(), stacks, strict=True)]
+    groups = [f"p{number // 2}" for number in range(len(stacks))] + [f"alias{number}" for number in range(len(copies))]
+    store = build_store([*stacks, *copies], groups)
+    return search_copies(store, np.full(len(store.index), "train"))
+
+
+@pytest.mark.parametrize("number", range(len(ALL)), ids=list(ALL))
+def test_an_altered_copy_under_another_patient_is_verified(found, number):
+    assert (number, len(ALL) + number) in {(pair.first, pair.second) for pair in found.verified}
+
+
+def test_nothing_else_is_found(found):
+    assert len(found.verified) == len(ALL)
+    assert found.unverified == ()
+    assert found.threshold == MIN_SIMILARITY
+    # Thirteen patients look alike: the search has pairs to refuse.
+    assert found.num_compared == found.num_candidates > 2 * len(ALL)
+
+
+def test_what_was_done_is_named(found):
+    named = {pair.first: pair for pair in found.verified}
+    places = {name: place for place, name in enumerate(ALL)}
+    assert named[places["mirrored"]].orientation == "mirrored"
+    assert named[places["turned by 180 degrees"]].orientation == "turned by 180 degrees"
+    assert [place for place in sorted(named) if named[place].is_inverted] == [places["inverted"]]
+
+
+def test_slices_are_matched_along_a_line_from_either_end():
+    points = np.random.default_rng(0).normal(size=(20, 5)).cumsum(axis=0).astype(np.float32)
+    for second, partner in ((points, lambda own: own), (points[::-1], lambda own: 19 - own)):
+        own, other = match_slices(points, second)
+        assert other.tolist() == partner(own).tolist()
+        assert len(set(own // 7)) == 3, "one slice of each third"
+    own, other = match_slices(points, points[::2])
+    assert (own == 2 * other).all()
+    own, other = match_slices(points[2:], points[:-1])
+    assert (own + 2 == other).all()
+
+
+def test_slices_that_show_nothing_are_not_matched():
+    points = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    points[:4] = np.nan
+    own, other = match_slices(points, points)
+    assert own.min() >= 4
+    assert own.tolist() == other.tolist()
+
+
+def test_where_scans_look_alike_a_pair_must_stand_out():
+    """All strokes look like each other once aligned, as digits do; none of them is a copy."""
+    generator = np.random.default_rng(0)
+    down, across = np.mgrid[-24:24, -24:24] / 24
+    strokes = [
+        255
+        * np.exp(-(((across - wave) / generator.uniform(0.08, 0.2)) ** 2) - (down / generator.uniform(0.4, 0.7)) ** 4)
+        for wave in (0.1 * np.sin(3 * down + generator.uniform(0, 6)) for _ in range(20))
+    ]
+    stacks = [np.floor(stroke).astype(np.uint8)[None] for stroke in strokes]
+    found = search_copies(build_store(stacks, [f"p{number}" for number in range(20)]), np.full(20, "train"))
+    assert found.verified == ()
+    assert max(pair.similarity for pair in found.unverified) > MIN_SIMILARITY
+
+
+def test_among_points_and_of_one_scan_nothing_is_searched(stacks):
+    store = build_store(stacks[:2], ["p", "q"])
+    assert search_copies(dataclasses.replace(store, kind=POINTS), np.full(len(store.index), "a")).sources.rows == ()
+    assert search_copies(build_store(stacks[:1], ["p"]), np.full(NUM_SLICES, "a")).num_candidates == 0
