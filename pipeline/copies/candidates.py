@@ -145,7 +145,8 @@ def find_candidates(points: Array, group_ids: Array, max_distance: float) -> Can
     index.add(points)
     squares, neighbours = index.search(points, min(NUM_NEIGHBOURS + 1, len(points)))
     own = np.arange(len(points))[:, None]
-    is_own_patient = group_ids[neighbours] == group_ids[:, None]
+    groups = np.unique(group_ids, return_inverse=True)[1]
+    is_own_patient = groups[neighbours] == groups[:, None]
     is_other = (neighbours != own) & (squares <= max_distance**2)
     of_others, of_own = is_other & ~is_own_patient, is_other & is_own_patient
     is_near = (of_others & (of_others.cumsum(axis=1) <= NUM_OF_OTHERS)) | (

@@ -33,7 +33,7 @@ MIN_HOPEFUL = 0.6
 # Above what unrelated scans reach: the median of Fisher's z, and so many of its standard deviations.
 NUM_STDS, NUM_STDS_LISTED, NUM_STDS_ALIKE = 6.0, 4.0, 4.0
 MIN_UNRELATED = 5
-MAX_COMPARED, MAX_CHECKED = 10_000, 300
+MAX_COMPARED, MAX_CHECKED = 20_000, 300
 BATCH = 64
 
 
@@ -148,25 +148,36 @@ def _bound(similarities: list[float], num_stds: float) -> float:
 
 
 def _stand_out(comparer: "Comparer", pairs: list[Pair], neighbours: Indices) -> set[Pair]:
-    """Return the pairs that agree more than either scan does with those that look most like it.
-
-    Some scans of a set may look alike though most do not, as digits do that are one stroke. Of very many pairs those
-    that agree least are looked at; a scan that has more copies than half of its neighbours is not taken for such.
-    """
+    """Return the pairs that agree more than either scan does with those that look most like it."""
     checked = sorted(pairs, key=lambda pair: pair.similarity)[:MAX_CHECKED]
-    values: dict[int, Floats] = {}
-    for source in sorted({source for pair in checked for source in (pair.first, pair.second)}):
-        others = neighbours[source][neighbours[source] >= 0]
-        if len(others) >= MIN_UNRELATED:
-            alike = comparer.compare_all(np.stack([np.full(len(others), source), others], axis=1))
-            values[source] = np.arctanh(np.clip([pair.similarity for pair in alike], 0, 0.9999))
-    if not values:
-        return set(pairs)
-    middles = {source: float(np.median(found)) for source, found in values.items()}
-    # Nine values alone say little about their spread.
-    spread = 1.4826 * np.median(np.abs(np.concatenate([values[source] - middles[source] for source in values])))
-    bounds = {source: float(np.tanh(middle + NUM_STDS_ALIKE * spread)) for source, middle in middles.items()}
+    scans = sorted({scan for pair in checked for scan in (pair.first, pair.second)})
+    bounds = measure_bounds(comparer, scans, neighbours)
     return {pair for pair in pairs if pair.similarity >= max(bounds.get(pair.first, 0.0), bounds.get(pair.second, 0.0))}
+
+
+def measure_bounds(comparer: "Comparer", scans: list[int], neighbours: Indices) -> dict[int, float]:
+    """Return for each scan the similarity that none of those that look most like it reaches.
+
+    Some scans of a set may look alike though most do not, as digits do that are one stroke. A scan that has more copies
+    than half of its neighbours is taken for such; where there are few neighbours there is no bound.
+
+    Args:
+        comparer: The scans of the store.
+        scans: Places in the list of scans.
+        neighbours: For each scan of the list those of other patients that look most like it, -1 for none.
+    """
+    values: dict[int, Floats] = {}
+    for scan in scans:
+        others = neighbours[scan][neighbours[scan] >= 0]
+        if len(others) >= MIN_UNRELATED:
+            alike = comparer.compare_all(np.stack([np.full(len(others), scan), others], axis=1))
+            values[scan] = np.arctanh(np.clip([pair.similarity for pair in alike], 0, 0.9999))
+    if not values:
+        return {}
+    middles = {scan: float(np.median(found)) for scan, found in values.items()}
+    # Nine values alone say little about their spread.
+    spread = 1.4826 * np.median(np.abs(np.concatenate([values[scan] - middles[scan] for scan in values])))
+    return {scan: float(np.tanh(middle + NUM_STDS_ALIKE * spread)) for scan, middle in middles.items()}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pipeline.copies.alterations import ALTERATIONS
-from pipeline.copies.candidates import NUM_OF_OTHERS, NUM_OF_OWN, find_candidates, fit_metric
+from pipeline.copies.candidates import NUM_NEIGHBOURS, NUM_OF_OTHERS, NUM_OF_OWN, find_candidates, fit_metric
 from pipeline.copies.descriptors import describe_sources, describe_stacks
 from pipeline.data.store import Store
 
@@ -54,16 +54,15 @@ def test_the_candidates_are_those_of_a_plain_search():
     generator = np.random.default_rng(2)
     points = generator.normal(size=(40, 3)).astype(np.float32)
     groups = np.array([f"p{number // 4}" for number in range(40)])
-    found = find_candidates(points, groups, 1.0)
+    found = find_candidates(points, groups, 3.0)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     expected = set()
     for row in range(40):
-        for is_wanted, number in ((groups != groups[row], NUM_OF_OTHERS), (groups == groups[row], NUM_OF_OWN)):
-            near = np.where(is_wanted & (distances[row] <= 1.0), distances[row], np.inf)
-            for other in np.argsort(near)[:number]:
-                if np.isfinite(near[other]):
-                    expected.add((min(row, int(other)), max(row, int(other))))
+        nearest = [other for other in np.argsort(distances[row])[:NUM_NEIGHBOURS] if distances[row, other] <= 3.0]
+        strangers = [other for other in nearest if groups[other] != groups[row]][:NUM_OF_OTHERS]
+        own = [other for other in nearest if groups[other] == groups[row]][:NUM_OF_OWN]
+        expected |= {(min(row, int(other)), max(row, int(other))) for other in (*strangers, *own)}
     assert {tuple(pair) for pair in found.pairs.tolist()} == expected
     assert len(expected) > 20
     np.testing.assert_allclose(found.distances, distances[tuple(found.pairs.T)], atol=1e-3)
