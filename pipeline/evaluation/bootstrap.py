@@ -119,6 +119,9 @@ def estimate_by_bootstrap(value: float, resampled: Floats | None, support: Suppo
         value: The statistic of the table itself; NaN where it is not defined.
         resampled: ``(resamples,)``: the statistic of each resample, or None where there are none.
         support: The groups that were drawn.
+
+    Source:
+        ``reports/benchmarks/intervals.md``, how often such intervals hold the true score, by groups and errors.
     """
     if np.isnan(value):
         return explain_missing_interval(None, "not defined: a class has no row")

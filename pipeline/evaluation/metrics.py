@@ -209,8 +209,8 @@ def _list_limits(metrics: Scores, kind: DataKind) -> list[str]:
     if not names:
         return []
     return [
-        f"No error was seen, or nothing else, in {', '.join(names)}: the interval is the exact bound over "
-        f"{plural(kind.group)}, as if all rows of a {kind.group} were alike."
+        f"Without a wrong row, or without a right one, in {', '.join(names)}: the interval is the exact bound over "
+        f"{plural(kind.group)}, in which each {kind.group} counts once."
     ]
 
 

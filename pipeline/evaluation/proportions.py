@@ -6,8 +6,8 @@ counts of its rows are binomial. Two numbers are unknown: the mean, and the intr
 all patients are alike and 1 where all rows of a patient are. Their posterior is computed on a grid, and the interval
 leaves 2.5 % of the mean's posterior on either side.
 
-A bootstrap over patients cannot draw an error that it has not seen, so that its intervals near 1 are far too narrow.
-statsmodels fits the same distribution by maximum
+A bootstrap over patients cannot draw an error that it has not seen, so that its intervals near 1 are far too narrow;
+``reports/benchmarks/intervals.md`` has the coverage of both. statsmodels fits the same distribution by maximum
 likelihood, which has no interval where no row is wrong.
 
 Source:
