@@ -20,7 +20,7 @@ from pipeline.data.store import Store
 NUM_SAMPLED, NUM_SAMPLED_VOLUMES, MAX_SLICES = 200, 80, 6
 NUM_DIRECTIONS = 32
 # A candidate is no further apart than this part of the copies under the alteration that moves them most, and a margin.
-QUANTILE, MARGIN = 0.98, 1.0
+QUANTILE, MARGIN = 0.98, 1.15
 # Of each scan so many of its neighbours are looked at, and of these the closest ones of other patients and of its own.
 NUM_NEIGHBOURS, NUM_OF_OTHERS, NUM_OF_OWN = 24, 3, 2
 # What looks most like a scan shows how much unrelated ones agree with it.

@@ -7,6 +7,7 @@ is usual, are listed for a person to look at.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -281,16 +282,14 @@ def match_slices(first: Array, second: Array) -> tuple[Indices, Indices]:
     """
     distances = np.linalg.norm(first[:, None] - second[None], axis=2)
     own, last = np.arange(len(first)), len(second) - 1
-    offsets = np.arange(-round(2 * MAX_OFFSET * last), round(2 * MAX_OFFSET * last) + 1) / 2
-    num_needed = MIN_OVERLAP * (~np.isnan(distances).all(axis=1)).sum()
-    best, line = np.inf, np.minimum(own, last)
-    for stretch, direction, offset in itertools.product(STRETCHES, (1, -1), offsets):
-        slope = direction * stretch * len(second) / len(first)
-        other = np.floor(last / 2 + offset + slope * (own - (len(first) - 1) / 2) + 0.5).astype(np.int64)
-        along = distances[own, np.clip(other, 0, last)]
-        is_there = (other >= 0) & (other <= last) & ~np.isnan(along)
-        if is_there.sum() >= num_needed and along[is_there].mean() < best:
-            best, line = along[is_there].mean(), np.where(is_there, other, -1)
+    lines = _list_lines(len(first), len(second))
+    along = distances[own, np.clip(lines, 0, last)]
+    is_there = (lines >= 0) & (lines <= last) & ~np.isnan(along)
+    counts = is_there.sum(axis=1)
+    means = np.where(is_there, along, 0).sum(axis=1) / np.maximum(counts, 1)
+    means[counts < max(1, MIN_OVERLAP * (~np.isnan(distances).all(axis=1)).sum())] = np.inf
+    best = int(means.argmin())
+    line = np.where(is_there[best], lines[best], -1) if np.isfinite(means[best]) else np.minimum(own, last)
     there = np.flatnonzero(line >= 0)
     nearby = np.clip(line[there, None] + np.array([0, -1, 1]), 0, last)
     costs = np.nan_to_num(distances[there[:, None], nearby], nan=np.inf) * np.array([1, 2, 2])
@@ -300,3 +299,15 @@ def match_slices(first: Array, second: Array) -> tuple[Indices, Indices]:
     chosen = np.array([third[lowest[third].argmin()] for third in thirds])
     chosen = chosen[np.argsort(lowest[chosen], kind="stable")]
     return there[chosen], partners[chosen]
+
+
+@cache
+def _list_lines(num_first: int, num_second: int) -> Indices:
+    """Return for each line the place in the second scan of each slice of the first one, ``(lines, num_first)``."""
+    own, last = np.arange(num_first), num_second - 1
+    furthest = round(2 * MAX_OFFSET * last)
+    lines = [
+        last / 2 + offset + direction * stretch * num_second / num_first * (own - (num_first - 1) / 2)
+        for stretch, direction, offset in itertools.product(STRETCHES, (1, -1), np.arange(-furthest, furthest + 1) / 2)
+    ]
+    return np.floor(np.array(lines) + 0.5).astype(np.int64)
