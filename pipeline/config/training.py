@@ -4,8 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.config.model import LossName
 from pipeline.config.validation import require
-from pipeline.core.predictions import LossName
 
 SamplingName = Literal["once", "class", "patient", "class_and_patient"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from pipeline.core.array_types import Indices
 # Averages that should be equal differ in the last digits with the order of the
 # rows; rounding keeps a tie a tie. The first class name wins a tie.
 TIE_DECIMALS = 12
-
-# The losses of training, which decide how a model's outputs become probabilities.
-LossName = Literal["cross_entropy", "mse"]
 
 
 def probability_columns(class_names: Sequence[str]) -> list[str]:

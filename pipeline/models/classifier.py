@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from perceiver import normalise_points
-from pipeline.config.model import ModelConfig
+from pipeline.config.model import LossName, ModelConfig
 from pipeline.core.data_kinds import InputSpec
-from pipeline.core.predictions import LossName
 from pipeline.models.networks import SliceModel
 
 Transform = Callable[[torch.Tensor], torch.Tensor]

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional
 
+from pipeline.config.model import LossName
 from pipeline.config.training import TrainConfig
-from pipeline.core.predictions import LossName
 
 
 def compute_loss_sum(
