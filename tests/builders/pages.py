@@ -65,6 +65,7 @@ def build_comparison(folder: Path) -> str:
         settings=TABLE,
         reference=LONG,
         num_resamples="2,000",
+        primary=LONG,
         differences=TABLE,
         figures=[FIGURE],
     )

@@ -61,7 +61,11 @@ def test_a_flipped_bit_is_refused_before_anything_is_written(stage, name, worksp
 
 def describe_times(workspace: Path) -> dict[Path, int]:
     """Return when each file was written; locks come and go."""
-    files = (path for path in workspace.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
+    files = (
+        path
+        for path in workspace.rglob("*")
+        if path.is_file() and ".lock" not in path.suffixes and not path.name.startswith(".lock")
+    )
     return {path: path.stat().st_mtime_ns for path in files}
 
 
