@@ -38,7 +38,13 @@ def fill_disk_and_resume(stage: str, sizes: list[int], undisturbed, tmp_path: Pa
         assert find_differences(describe(workspace), expected) == [], size
 
 
-@pytest.mark.parametrize("stage", STAGES)
+# One stage that makes data and one that makes a model; all of them in the slow run.
+SOME_STAGES = [
+    stage if stage in ("preprocess", "train") else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES
+]
+
+
+@pytest.mark.parametrize("stage", SOME_STAGES)
 def test_a_full_disk_is_one_line_and_the_next_run_completes(stage, undisturbed, tmp_path):
     sizes = list_sizes(stage, undisturbed)
     fill_disk_and_resume(stage, sizes[len(sizes) // 2 :][:1], undisturbed, tmp_path)
@@ -51,7 +57,7 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_next_run_completes
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="the superuser may write everywhere")
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SOME_STAGES)
 def test_a_folder_without_permission_is_one_line_and_the_next_run_completes(stage, undisturbed, tmp_path):
     before, after = [*undisturbed[0].values(), undisturbed[2]][STAGES.index(stage) :][:2]
     workspace = copy_workspace(before, tmp_path / "workspace")

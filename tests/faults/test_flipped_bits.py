@@ -73,7 +73,7 @@ def test_damaged_splits_are_made_again_by_their_own_stage(workspace):
     before = describe(workspace)
     for name in SPLITS:
         path = workspace / "data" / "tiny" / name
-        for bit in draw_bits(path, 10 * PLACES):
+        for bit in draw_bits(path, PLACES):
             flip(path, bit)
             STAGES["split"].run(parse("split", workspace), Console(file=io.StringIO()))
             assert find_differences(describe(workspace), before) == [], (name, bit)
