@@ -168,7 +168,12 @@ def build_tracking_database(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def tracking_uri(shared_folder, tmp_path_factory) -> str:
-    """An MLflow database for the tests of a process: making its tables takes ten seconds, copying them none."""
-    built = build_once(shared_folder / "built_tracking", build_tracking_database)
-    return f"sqlite:///{shutil.copy(built / 'mlflow.db', tmp_path_factory.mktemp('tracking') / 'mlflow.db')}"
+def empty_tracking_database(shared_folder) -> Path:
+    """An MLflow database without a run, to be copied: making its tables takes ten seconds."""
+    return build_once(shared_folder / "built_tracking", build_tracking_database) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(empty_tracking_database, tmp_path_factory) -> str:
+    """An MLflow database that all tests of a process write into."""
+    return f"sqlite:///{shutil.copy(empty_tracking_database, tmp_path_factory.mktemp('tracking') / 'mlflow.db')}"

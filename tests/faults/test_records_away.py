@@ -82,11 +82,10 @@ class Away:
 
 
 @pytest.fixture
-def workspace(tracking_uri, tmp_path):
-    """A workspace whose database has its tables: making them takes ten seconds."""
+def workspace(empty_tracking_database, tmp_path):
+    """A workspace with a database in which there is no run of another test."""
     folder = Workspace(tmp_path, "tiny")
-    open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path / "other", "made")).sync()
-    shutil.copyfile(tracking_uri.removeprefix("sqlite:///"), folder.tracking_database)
+    shutil.copyfile(empty_tracking_database, folder.tracking_database)
     return folder
 
 
