@@ -6,10 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
 from pipeline.config.outputs import AttentionConfig, CompareConfig, EvaluateConfig, ExportConfig, PredictConfig
 from pipeline.config.phantom import PhantomConfig
+from pipeline.config.sources import DataConfig, SplitConfig
 from pipeline.config.studies import CrossValidateConfig, LeakStudyConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig, TrainConfig

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.config.data import SplitConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.core.errors import UserError
 from pipeline.core.tables import SPLIT_COLUMNS, GivenTable, read_given_table, read_table, refuse_alike
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipeline.config.data import DataConfig
+from pipeline.config.sources import DataConfig
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores

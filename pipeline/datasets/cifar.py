@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 
-from pipeline.config.data import DataConfig
+from pipeline.config.sources import DataConfig
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.datasets.base import Part, PublishedSet, RemoteFile, find_raw_file, join_parts

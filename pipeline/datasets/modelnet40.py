@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 
-from pipeline.config.data import DataConfig
+from pipeline.config.sources import DataConfig
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores

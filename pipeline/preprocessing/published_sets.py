@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from pipeline.config.data import DataConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import DataConfig
 from pipeline.core.array_types import Array
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError

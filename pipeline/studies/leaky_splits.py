@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.config.data import SplitConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.config.studies import LeakStudyConfig
 from pipeline.core.array_types import Array
 from pipeline.data.splits import SPLITS, assign_splits

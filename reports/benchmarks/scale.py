@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.config.data import SplitConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.copies.certificate import certify
 from pipeline.core.data_kinds import POINTS
 from pipeline.core.files import write_bytes

@@ -2,8 +2,9 @@
 
 from rich.console import Console
 
-from pipeline.config.data import DataConfig, PreprocessConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import DataConfig
 from pipeline.stages.preprocess import preprocess
 
 OPTIONS = PreprocessConfig(num_slices=5, image_size=(16, 16), num_workers=1)

@@ -10,9 +10,10 @@ import pandas as pd
 from rich.console import Console
 
 from perceiver import PerceiverConfig
-from pipeline.config.data import PreprocessConfig, SplitConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.tables import INDEX_COLUMNS

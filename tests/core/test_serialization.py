@@ -3,9 +3,10 @@ import json
 from pathlib import Path
 
 from perceiver import PerceiverConfig
-from pipeline.config.data import PreprocessConfig, SplitConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.config.training import TrainConfig
 from pipeline.core.serialization import build_record, flatten
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from pipeline.config.data import SplitConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.core.errors import UserError
 from pipeline.data.splits import assign_splits, collect_strata, read_splits, resolve_roles
 

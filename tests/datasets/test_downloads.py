@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from pipeline import datasets
-from pipeline.config.data import DataConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import DataConfig
 from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.datasets import DATASETS, Dataset, download

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.config.data import DataConfig
+from pipeline.config.sources import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.datasets.modelnet40 import (
     NUM_POINTS,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.config.data import DataConfig
+from pipeline.config.sources import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.datasets.primitives import (
     SOLIDS,

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from pipeline.config.data import DataConfig, SplitConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import DataConfig, SplitConfig
 from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json

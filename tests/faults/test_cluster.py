@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.config.data import DataConfig, PreprocessConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.data.store import read_store
 from pipeline.preprocessing import dask_jobs as cluster

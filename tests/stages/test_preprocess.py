@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.data import DataConfig, PreprocessConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table

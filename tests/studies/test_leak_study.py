@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from perceiver import PerceiverConfig
-from pipeline.config.data import SplitConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.config.studies import LeakStudyConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.data.store import read_store, write_store

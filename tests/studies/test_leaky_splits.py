@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.data import SplitConfig
+from pipeline.config.sources import SplitConfig
 from pipeline.studies.leaky_splits import (
     SPLIT_UNITS,
     assign_by_unit,

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.config.data import PreprocessConfig, SplitConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import SplitConfig
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import Certificate

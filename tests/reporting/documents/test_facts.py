@@ -7,9 +7,10 @@ from torch import nn
 
 from perceiver import PerceiverConfig
 from perceiver.images import build_conv_stem
-from pipeline.config.data import DataConfig, PreprocessConfig, SplitConfig
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.config.sources import DataConfig, SplitConfig
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
 from pipeline.models.networks import build_model
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
