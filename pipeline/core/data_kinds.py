@@ -34,6 +34,7 @@ class DataKind:
         return self.group != self.example
 
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = DataKind(
     "volumes",
     example="slice",
@@ -44,9 +45,21 @@ VOLUMES = DataKind(
     has_slices=True,
     is_image=True,
 )
-IMAGES = DataKind("images", "image", "image", "image", "image", (".png",), has_slices=False, is_image=True)
+# Images of patients, such as radiographs: whole patients are drawn, and each image is an example.
+PATIENT_IMAGES = DataKind(
+    "patient_images",
+    example="image",
+    source="image",
+    group="patient",
+    file="image",
+    file_suffixes=IMAGE_SUFFIXES,
+    has_slices=False,
+    is_image=True,
+)
+# Images of a published set with test rows of its own, each independent of all others.
+IMAGES = DataKind("images", "image", "image", "image", "image", IMAGE_SUFFIXES, has_slices=False, is_image=True)
 POINTS = DataKind("points", "object", "object", "object", "object", (".off", ".npy"), has_slices=False, is_image=False)
-DATA_KINDS = {kind.name: kind for kind in (VOLUMES, IMAGES, POINTS)}
+DATA_KINDS = {kind.name: kind for kind in (VOLUMES, PATIENT_IMAGES, IMAGES, POINTS)}
 
 
 def are_sides(class_names: Sequence[str]) -> bool:

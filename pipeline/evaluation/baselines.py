@@ -1,7 +1,8 @@
 """Baselines: the most frequent class, a linear model of raw pixels, and two models that see no anatomy.
 
-The last two see the border of the images alone and a slice's index alone. A label that they predict comes not from the
-knee but from how the images were made: a mark in a corner, a coil's shading, another scanner, more slices of one class.
+The last two see the border of the images alone and a slice's index alone. Where the border is background, a label that
+they predict comes not from the knee but from how the images were made: a mark in a corner, a coil's shading, another
+scanner, more slices of one class.
 """
 
 import warnings

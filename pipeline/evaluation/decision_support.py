@@ -47,13 +47,12 @@ def compute_decision(
     for name, level in levels.items():
         if name in ("knee", "patient"):
             continue  # a model declines a slice or a scan
-        at_level = name if kind.has_patients else "slice"
-        scores = compute_level(aggregate(scaled, at_level), class_names, bootstrap, kind)
+        scores = compute_level(aggregate(scaled, name), class_names, bootstrap, kind)
         calibration[name] = {
             "before": {metric: level["metrics"][metric] for metric in CALIBRATION_METRICS},
             "after": {metric: scores["metrics"][metric] for metric in CALIBRATION_METRICS},
         }
-        coverage[name] = compute_coverage(aggregate(val, at_level), aggregate(test, at_level), class_names, bootstrap)
+        coverage[name] = compute_coverage(aggregate(val, name), aggregate(test, name), class_names, bootstrap)
     return {
         "temperature": temperature.value,
         "temperature_is_at_bound": temperature.is_bounded,

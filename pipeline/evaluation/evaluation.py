@@ -57,7 +57,7 @@ def compute_evaluation(
         probabilities: Those of the "val" and "test" rows, ``(rows, classes)`` each.
         mirrored: The network's probabilities of the test rows and of their mirror images; None where a mirror image
             does not have the other label.
-        scans: ``visit`` and ``side`` of each scan by its ``source_id``; read for volumes alone.
+        scans: ``visit`` and ``side`` of each scan by its ``source_id``; read for data of patients alone.
         options: The options of the evaluation.
         synthetic_note: The note for readers on data that are not of people; else empty.
     """
@@ -67,7 +67,7 @@ def compute_evaluation(
         for split, scores in probabilities.items()
     ]
     predictions = pandas.concat(tables, ignore_index=True)
-    if store.kind.has_slices:
+    if store.kind.has_patients:
         predictions["side"] = predictions["source_id"].map(scans["side"]).fillna("")
     test = select_test(predictions)
     levels = compute_levels(test, store.class_names, bootstrap, store.kind)

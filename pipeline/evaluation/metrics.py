@@ -55,22 +55,19 @@ def compute_levels(
         kind: The kind of data, which names rows and groups.
 
     Returns:
-        For "slice", "volume" and, where each has one label, "knee" (the sides are known) and "patient": what
-        ``compute_level`` returns. For "image" or "object" alone, where each row is its own group.
+        For "slice" and "volume", or "image" or "object", and where rows are of patients and each has one label, "knee"
+        (the sides are known) and "patient": what ``compute_level`` returns.
     """
     check_predictions(predictions, class_names)
-    tables = {
-        name: aggregate(predictions, name) if kind.has_patients else predictions
-        for name in list_levels(predictions, kind)
-    }
+    tables = {name: aggregate(predictions, name) for name in list_levels(predictions, kind)}
     return {name: compute_level(table, class_names, bootstrap, kind) for name, table in tables.items()}
 
 
 def list_levels(predictions: pandas.DataFrame, kind: DataKind) -> list[str]:
     """Return the names of the levels that a predictions table has, that of its rows first."""
-    if not kind.has_patients:
-        return [kind.example]
-    return ["slice", "volume", *(level for level in ("knee", "patient") if has_level(predictions, level))]
+    volumes = ["volume"] if kind.has_slices else []
+    patients = ["knee", "patient"] if kind.has_patients else []
+    return [kind.example, *volumes, *(level for level in patients if has_level(predictions, level))]
 
 
 def compute_level(

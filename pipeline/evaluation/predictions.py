@@ -12,6 +12,7 @@ from pipeline.core.predictions import TIE_DECIMALS
 from pipeline.core.tables import prediction_columns, read_table
 
 ID_COLUMNS = ("example_id", "source_id", "group_id", "split", "label", "predicted")
+ROW_LEVELS = ("slice", "image", "object")  # those of the table's own rows
 # The columns whose values together are one row of the level.
 LEVEL_KEYS = {"volume": ("source_id",), "knee": ("group_id", "side"), "patient": ("group_id",)}
 
@@ -70,8 +71,8 @@ def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
 
     Args:
         predictions: A predictions table with one row a slice.
-        level: The level: "slice" (the table as it is), "volume", "knee" (the ``side`` of a patient, over all visits)
-            or "patient".
+        level: The level: "slice", "image" or "object" (the table as it is), "volume", "knee" (the ``side`` of a
+            patient, over all visits) or "patient".
 
     Returns:
         One row a volume, knee or patient, sorted by its id, with the columns of the table and
@@ -81,10 +82,10 @@ def aggregate(predictions: pandas.DataFrame, level: str) -> pandas.DataFrame:
     Raises:
         UserError: the level is not known, or rows to be averaged differ in their label.
     """
-    if level == "slice":
+    if level in ROW_LEVELS:
         return predictions
     if level not in LEVEL_KEYS:
-        raise UserError(f"level: found {level!r}; allowed are 'slice', 'volume', 'knee', 'patient'.")
+        raise UserError(f"level: found {level!r}; allowed are {', '.join((*ROW_LEVELS, *LEVEL_KEYS))}.")
     first, *others = LEVEL_KEYS[level]
     ids = predictions[first].str.cat(predictions[others], sep=" ") if others else predictions[first]
     rows = predictions.groupby(ids, sort=True)

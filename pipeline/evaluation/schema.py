@@ -108,12 +108,17 @@ class MirrorCheck(TypedDict):
 
 
 class Probes(TypedDict, total=False):
-    """The shortcut probes that make sense for the data; the others are absent."""
+    """The shortcut probes that make sense for the data; the others are absent.
+
+    ``border_is_background`` says whether the border of ``border_only`` is dark in most images, and so shows nothing of
+    what was imaged.
+    """
 
     slice_index: list[SliceIndexSubgroup]
     visit: list[VisitSubgroup]
     intensity_quartile: list[QuartileSubgroup]
     border_only: Scores
+    border_is_background: bool
     index_only: Scores
     mirror: MirrorCheck
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.core.array_types import Floats, Indices
 from pipeline.core.predictions import Mirrored
 from pipeline.data.store import Store
-from pipeline.evaluation.baselines import border_only, index_only, score_baseline
+from pipeline.evaluation.baselines import border_only, index_only, score_baseline, take_border
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.predictions import number_patients
 from pipeline.evaluation.proportions import SubgroupFraction, compute_fraction, compute_fractions
@@ -31,6 +31,7 @@ from pipeline.evaluation.schema import (
 
 NUM_QUARTILES = 4
 ROWS_AT_ONCE = 1024
+DARK = 25  # of 255: below it a pixel of the border is background
 MAX_VISITS = 12  # of more, the rarest are counted together
 UNKNOWN_VISIT, OTHER_VISITS = "unknown", "others"
 
@@ -49,14 +50,15 @@ def compute_probes(
         store: Images, labels and slice indices.
         rows: The rows of the store in "train", "val" and "test".
         test: The predictions of the test rows, in their order.
-        visits: The visit of each scan by its ``source_id``; read for volumes alone.
+        visits: The visit of each scan by its ``source_id``; read for data of patients alone.
         max_fitted: The largest number of training images that the border's model is fitted on.
         bootstrap: The resamples of patients.
 
     Returns:
-        ``slice_index`` and ``visit`` (volumes), ``intensity_quartile`` (images): a row a subgroup with ``n``,
+        ``slice_index`` (volumes), ``visit`` (patients), ``intensity_quartile`` (images): a row a subgroup with ``n``,
         ``groups`` and ``accuracy``. ``border_only`` (images) and ``index_only`` (volumes): the metrics of a baseline.
-        What makes no sense for the data is absent.
+        ``border_is_background``: whether most of the border is dark in the test images, so that it shows nothing of
+        what was imaged. What makes no sense for the data is absent.
     """
     probes: Probes = {}
     if not store.kind.is_image:
@@ -64,16 +66,26 @@ def compute_probes(
     index = store.index.iloc[rows["test"]]
     if store.kind.has_slices:
         probes["slice_index"] = score_slice_indices(test, index["slice_index"].to_numpy(dtype=np.int64))
-        probes["visit"] = score_visits(test, name_visits(index["source_id"].map(visits)))
+    names = name_visits(index["source_id"].map(visits)) if store.kind.has_patients else np.array([UNKNOWN_VISIT])
+    if (names != UNKNOWN_VISIT).any():
+        probes["visit"] = score_visits(test, names)
     probes["intensity_quartile"] = score_quartiles(test, compute_brightness(store.examples, rows["test"]))
 
     def score(probabilities: Floats) -> Scores:
         return score_baseline(index, probabilities, store.class_names, bootstrap, store.kind)
 
     probes["border_only"] = score(border_only(store, rows, bootstrap.seed, max_fitted))
+    probes["border_is_background"] = is_background(store.examples, rows["test"])
     if store.kind.has_slices:
         probes["index_only"] = score(index_only(store, rows, bootstrap.seed))
     return probes
+
+
+def is_background(images: NDArray[np.uint8], rows: Indices) -> bool:
+    """Return whether most pixels of the images' border are dark; a radiograph that fills its frame shows bone there."""
+    chunks = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+    dark = [float((take_border(images, chunk) < DARK).mean()) for chunk in chunks]
+    return bool(np.average(dark, weights=[len(chunk) for chunk in chunks]) > 0.5)
 
 
 def score_slice_indices(test: pandas.DataFrame, slice_index: Indices) -> list[SliceIndexSubgroup]:

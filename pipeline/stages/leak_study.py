@@ -9,6 +9,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
+from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.store import Store, check_store, read_store
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -47,10 +48,10 @@ def leak_study(experiment: Experiment, console: Console) -> None:
     experiment = use_single_split(experiment)
     paths, options = experiment.paths, experiment.evaluate
     store = read_store(paths.prepared, verify=True)
-    if not store.kind.has_patients:
+    if not store.kind.has_slices:
         raise UserError(
-            f"leak-study: {experiment.data.dataset} has one example a group, so no patient can be in two "
-            "splits. It is for volumes; choose a config of scans."
+            f"leak-study: {experiment.data.dataset} is made of {plural(store.kind.example)} and not of slices, which "
+            "the study splits in four ways. It is for volumes; choose a config of scans."
         )
     read_preprocess(experiment, store)
     folder = choose_folder(experiment)

@@ -68,13 +68,14 @@ def split(experiment: Experiment, console: Console) -> None:
             console.print(f"  {name:5s} {count_words(examples, kind.example)} ({labels})", highlight=False)
         else:
             console.print(
-                f"  {name:5s} {patients:5d} patients {scans:5d} scans ({labels}) {examples:6d} {plural(kind.example)}",
+                f"  {name:5s} {patients:5d} patients {scans:5d} {plural(kind.source)} ({labels})"
+                + (f" {examples:6d} {plural(kind.example)}" if kind.has_slices else ""),
                 highlight=False,
             )
     for warning in describe_findings(certificate):
         warn(console, f"{warning} Listed in {paths.certificate}.")
     if certificate["page"]:
-        console.print(f"Pairs of scans, side by side -> {paths.copies_page}", highlight=False)
+        console.print(f"Pairs of {plural(kind.source)}, side by side -> {paths.copies_page}", highlight=False)
     check_certificate(paths.certificate, store, splits)
     kept_apart = f"No {kind.group} and no {kind.example}" if kind.has_patients else f"No {kind.group}"
     console.print(f"{kept_apart} is in two splits -> {paths.splits}, {paths.certificate.name}")

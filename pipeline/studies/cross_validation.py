@@ -200,9 +200,7 @@ def pool_runs(
         assert not table["example_id"].duplicated().any(), "a row was tested twice with one seed"
     return {
         level: compute_level(
-            pd.concat(
-                [aggregate(table, level) if kind.has_patients else table for table in by_seed], ignore_index=True
-            ),
+            pd.concat([aggregate(table, level) for table in by_seed], ignore_index=True),
             class_names,
             bootstrap,
             kind,

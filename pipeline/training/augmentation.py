@@ -253,11 +253,11 @@ def flip_labels(labels: torch.Tensor, transforms: ImageTransforms, config: Augme
 
 
 def shows_laterality(kind: DataKind, class_names: Sequence[str], plane: Plane) -> bool:
-    """Return whether a mirror image is one of the other label: left and right, in axial or coronal slices.
+    """Return whether a mirror image is one of the other label: left and right, unless seen from the side (sagittal).
 
     Args:
         kind: The kind of data.
         class_names: The names of the classes.
         plane: The anatomical plane of the slices.
     """
-    return kind.has_slices and are_sides(class_names) and plane != "sagittal"
+    return kind.has_patients and kind.is_image and are_sides(class_names) and plane != "sagittal"

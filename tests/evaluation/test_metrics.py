@@ -6,12 +6,12 @@ import pandas
 import pytest
 from sklearn import metrics as reference
 
-from pipeline.core.data_kinds import IMAGES
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES
 from pipeline.core.errors import UserError
 from pipeline.evaluation import auroc as ranking
 from pipeline.evaluation.auroc import compute_roc_curves
 from pipeline.evaluation.bootstrap import Bootstrap, Support, draw_patient_weights, estimate_by_bootstrap
-from pipeline.evaluation.metrics import compute_level, compute_levels, list_mistakes
+from pipeline.evaluation.metrics import compute_level, compute_levels, list_levels, list_mistakes
 from pipeline.evaluation.predictions import aggregate, check_predictions, has_level
 from pipeline.evaluation.scores import compute_calibration_bins, compute_scores, resample_scores, sum_over_patients
 from tests.builders.predictions import CLASSES, build_random_table, build_table
@@ -417,7 +417,7 @@ def test_a_table_that_cannot_be_scored_is_refused(change, message):
 
 def test_an_unknown_level_and_no_resamples_are_refused():
     table = build_table([0.1, 0.9], ["left", "right"], CLASSES[2])
-    with pytest.raises(UserError, match="allowed are 'slice', 'volume', 'knee', 'patient'"):
+    with pytest.raises(UserError, match="allowed are slice, image, object, volume, knee, patient"):
         aggregate(table, "study")
     with pytest.raises(UserError, match="num_resamples: found 0"):
         compute_level(table, CLASSES[2], Bootstrap(0))
@@ -477,3 +477,13 @@ def test_no_table_gives_nan_or_an_interval_that_has_no_width_or_lacks_its_value(
             assert found["low"] <= found["value"] <= found["high"], metric
             assert found["method"], metric
     assert (level["metrics"]["accuracy"]["low"] is None) == (name == "one patient")
+
+
+def test_images_of_patients_have_the_levels_of_images_knees_and_patients():
+    table = build_table([0.1, 0.9, 0.2, 0.8], ["left", "right", "left", "right"], CLASSES[2])
+    table["group_id"], table["side"] = ["a", "a", "b", "b"], ["left", "right", "left", "right"]
+    assert list_levels(table, PATIENT_IMAGES) == ["image", "knee"], "a patient with both knees has two labels"
+    table["label"] = ["left", "left", "right", "right"]
+    assert list_levels(table, PATIENT_IMAGES) == ["image", "knee", "patient"]
+    assert list_levels(table, IMAGES) == ["image"]
+    assert len(aggregate(table, "patient")) == 2

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.core.data_kinds import IMAGES, POINTS
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS
 from pipeline.core.predictions import Mirrored
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
@@ -98,8 +98,12 @@ def test_brightness_is_the_mean_of_all_pixels(shape, monkeypatch):
 def test_each_kind_of_data_has_the_probes_that_make_sense():
     store = build_store()
     found, *_ = probe(store)
-    assert set(found) == {"slice_index", "visit", "intensity_quartile", "border_only", "index_only"}
-    assert set(probe(dataclasses.replace(store, kind=IMAGES))[0]) == {"intensity_quartile", "border_only"}
+    of_images = {"intensity_quartile", "border_only", "border_is_background"}
+    assert set(found) == {"slice_index", "visit", "index_only"} | of_images
+    assert set(probe(dataclasses.replace(store, kind=PATIENT_IMAGES))[0]) == {"visit"} | of_images
+    unknown = pd.Series("", index=store.index["source_id"])
+    assert set(probe(dataclasses.replace(store, kind=PATIENT_IMAGES), visits=unknown)[0]) == of_images
+    assert set(probe(dataclasses.replace(store, kind=IMAGES))[0]) == of_images
     assert probe(dataclasses.replace(store, kind=POINTS))[0] == {}
     assert build_probe_sections({}, {}, POINTS, "axial") == []
 
@@ -117,11 +121,23 @@ def test_a_label_that_the_index_or_the_border_predicts_gives_a_warning():
     assert warning.startswith("Slice index alone")
     assert "AUROC 1.000" in warning
     store = build_store()
-    marked = store.examples.copy()
+    marked = np.pad(store.examples[:, 2:-2, 2:-2], ((0, 0), (2, 2), (2, 2)))
     marked[:, :2, :2] = np.where(store.index["label"] == "left", 200, 50)[:, None, None]
     found, metrics, kind = probe(build_store(marked))
     (warning,) = list_probe_warnings(found, metrics, kind)
     assert warning.startswith("Border of the images alone")
+
+
+def test_a_border_that_shows_what_was_imaged_is_no_sign_of_a_shortcut():
+    store = build_store()
+    marked = store.examples.copy()
+    marked[:, :2, :2] = np.where(store.index["label"] == "left", 200, 50)[:, None, None]
+    found, metrics, kind = probe(build_store(marked))
+    assert found["border_only"]["auroc"]["low"] > 0.9
+    assert list_probe_warnings(found, metrics, kind) == []
+    (section,) = build_probe_sections(found, metrics, kind, "axial")
+    assert "fill their frame" in " ".join(section.sentences)
+    assert "no anatomy" not in " ".join((*section.sentences, *(table.caption for table in section.tables)))
 
 
 def test_a_visit_of_low_accuracy_gives_a_warning():
@@ -159,7 +175,7 @@ def test_the_section_reports_what_was_found():
     assert "95.0 % (95 % interval" in text
     assert "of the test slices flip" in text
     assert [table.caption for table in section.tables] == [
-        "Models that see no anatomy",
+        "Models that see a part alone",
         "Accuracy by visit",
         "Accuracy by intensity quartile",
     ]

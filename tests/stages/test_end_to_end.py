@@ -36,7 +36,9 @@ def test_metrics_count_the_test_rows(workspace):
 def test_metrics_hold_probes_and_decision_support(workspace):
     metrics = json.loads((workspace / "reports" / "tiny" / "metrics.json").read_text())
     probes, decision = metrics["probes"], metrics["decision"]
-    assert set(probes) == {"slice_index", "visit", "intensity_quartile", "border_only", "index_only", "mirror"}
+    assert set(probes) == {
+        *("slice_index", "visit", "intensity_quartile", "border_only", "border_is_background", "index_only", "mirror"),
+    }
     assert [part["slice_index"] for part in probes["slice_index"]] == [0, 1, 2, 3]
     for name in ("slice_index", "visit", "intensity_quartile"):
         assert sum(part["n"] for part in probes[name]) == metrics["levels"]["slice"]["n"], name

@@ -44,7 +44,7 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
     """
     dataset, kind = DATASETS[experiment.data.dataset], checkpoint.spec.kind
     facts = {
-        "source": _describe_source(experiment, data.missing),
+        "source": _describe_source(experiment, data.missing, kind),
         "reference": _describe_reference(experiment, data.manifest),
         "test_reference": f"Labelled as all other {plural(kind.example)}.",
         "preprocessing": _describe_preprocessing(checkpoint),
@@ -58,12 +58,12 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
         facts |= {
             "refused": f"Left out by the pipeline: {'; '.join(left_out) or 'no file'}.",
             "selection": (
-                "All scans that could be read were used."
+                f"All {plural(kind.source)} that could be read were used."
                 if experiment.data.pattern == "*"
                 else f"Files whose names match {experiment.data.pattern!r}; of those, all that could be read."
             ),
-            "missing": "Nothing was imputed; a scan that could not be read is left out, with the reason in "
-            "manifest.csv.",
+            "missing": f"Nothing was imputed; {plural(kind.source)} that could not be read are left out, each with its "
+            "reason in manifest.csv.",
             "identity": (
                 "Of a file's header the geometry alone is read. Patients have the identifiers of the file names or "
                 "of the label table, and the report shows them."
@@ -75,13 +75,14 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
     return facts
 
 
-def _describe_source(experiment: Experiment, missing: str) -> str:
+def _describe_source(experiment: Experiment, missing: str, kind: DataKind) -> str:
     dataset = DATASETS[experiment.data.dataset]
     if dataset.synthetic_note:
         return dataset.synthetic_note
     if dataset.is_published:
         return f"The published set {experiment.data.dataset}. {missing}".strip()
-    return f"Scans of the folder {find_raw_folder(experiment)}, read as {experiment.data.dataset}."
+    word = plural(kind.source).capitalize()
+    return f"{word} of the folder {find_raw_folder(experiment)}, read as {experiment.data.dataset}."
 
 
 def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
@@ -108,7 +109,9 @@ def _describe_preprocessing(checkpoint: Checkpoint) -> str:
     if not checkpoint.spec.kind.is_image:
         return f"{height:,} points an object, moved to their mean and scaled to the unit cube."
     if not checkpoint.spec.kind.has_slices:
-        return f"Images of {height} x {width} pixels as published. {standardised}"
+        if not checkpoint.spec.kind.has_patients:
+            return f"Images of {height} x {width} pixels as published. {standardised}"
+        return f"{_describe_fitting(checkpoint.preprocess)} {standardised}"
     return f"{_describe_slicing(checkpoint.preprocess)} {standardised}"
 
 
@@ -121,6 +124,15 @@ def _describe_slicing(options: PreprocessConfig) -> str:
         f"Axes turned to anatomical directions; {options.num_slices} {options.plane} slices a volume, evenly spaced "
         f"from {start} to {end} % of the axis, {fitted} {height} x {width} pixels; intensities from the {low} to the "
         f"{high} % percentile of a volume's slices become black to white."
+    )
+
+
+def _describe_fitting(options: PreprocessConfig) -> str:
+    height, width = options.image_size
+    low, high = (f"{percent:g}" for percent in options.intensity_percentiles)
+    return (
+        f"Images turned as their files say, and the whole image fitted into {height} x {width} pixels. Grey levels of "
+        f"8 bits are kept; of more, the {low} to the {high} % percentile of an image become black to white."
     )
 
 
@@ -142,7 +154,8 @@ def _describe_partition(options: SplitConfig, is_published: bool, kind: DataKind
 def _describe_disjoint(certificate: Certificate, kind: DataKind) -> str:
     what = f"{kind.group.capitalize()}."
     if kind.has_patients:
-        what = f"{kind.group.capitalize()}: all visits, both knees and all slices of one are in one split."
+        slices = "both knees and all slices" if kind.has_slices else "and both knees"
+        what = f"{kind.group.capitalize()}: all visits, {slices} of one are in one split."
     copies = certificate["copies"]
     across, accepted = copies["across_splits"]["count"], copies["accepted"]["count"]
     verdict = "passed" if certificate["passed"] else "did not pass"

@@ -41,7 +41,7 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
     classes = ", ".join(checkpoint.spec.class_names)
     if len(checkpoint.spec.class_names) > 12:
         classes = f"{len(checkpoint.spec.class_names)} classes"
-    whole = f" A volume's prediction is the mean over its {plural(kind.example)}." if kind.has_patients else ""
+    whole = f" A volume's prediction is the mean over its {plural(kind.example)}." if kind.has_slices else ""
     facts = {
         "method": f"Deep learning: {'a Perceiver' if is_perceiver else 'a small convolutional network'}.",
         "task": f"Each {kind.example} gets a probability for {classes}.{whole}",

@@ -11,6 +11,7 @@ from pipeline.evaluation.schema import Metrics, first_level
 from pipeline.evaluation.scores import compute_calibration_bins
 from pipeline.models.classifier import Classifier
 from pipeline.reporting.attention.sheets import choose_maps, draw_maps
+from pipeline.reporting.evaluation.scores import distinct_levels
 from pipeline.reporting.figures.classification import calibration_curve, confusion_matrix, roc_curve
 from pipeline.reporting.figures.image_grid import contact_sheet
 from pipeline.reporting.figures.runs import training_curves
@@ -37,7 +38,7 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
     title = f"{level_name.capitalize()}s, test"
     figures = {
         f"confusion_{level}": confusion_matrix(content["confusion"], names, f"{level.capitalize()}s, test")
-        for level, content in metrics["levels"].items()
+        for level, content in distinct_levels(metrics["levels"]).items()
     }
     auroc = level["metrics"]["auroc"]
     auroc_text = show_percent(auroc) if auroc["value"] is not None else ""

@@ -82,7 +82,10 @@ def build_flow(
     scans = manifest[manifest["status"] != "ignored"]
     num_files = int(manifest["num_files"].astype(int).sum())
     steps = (
-        Step(Box("Files found", (count_words(num_files, "file"),)), _list_reasons("No scans", ignored, "file")),
+        Step(
+            Box("Files found", (count_words(num_files, "file"),)),
+            _list_reasons(f"No {plural(kind.source)}", ignored, "file"),
+        ),
         Step(
             Box(f"{plural(kind.source).capitalize()} found", _describe_sources(scans, kind)),
             _list_reasons("Refused", refused, kind.source),
@@ -90,7 +93,11 @@ def build_flow(
         Step(
             Box(
                 f"{plural(kind.source).capitalize()} used",
-                (*_describe_sources(accepted, kind), *_show_labels(accepted), count_words(len(index), kind.example)),
+                (
+                    *_describe_sources(accepted, kind),
+                    *_show_labels(accepted),
+                    *([count_words(len(index), kind.example)] if kind.has_slices else []),
+                ),
             )
         ),
     )
@@ -146,7 +153,7 @@ def _describe_rows(rows: pd.DataFrame, kind: DataKind) -> tuple[str, ...]:
     counts = (
         count_words(rows["group_id"].nunique(), kind.group),
         count_words(len(sources), kind.source),
-        count_words(len(rows), kind.example),
+        *([count_words(len(rows), kind.example)] if kind.has_slices else []),
     )
     return (*counts, *_show_labels(sources))
 

@@ -12,7 +12,7 @@ from pipeline.core.text import plural
 from pipeline.data.leak_certificate import Certificate, describe_findings
 from pipeline.data.store import Store
 from pipeline.evaluation.schema import Estimate, Metrics, first_level
-from pipeline.reporting.evaluation.scores import describe_few_groups
+from pipeline.reporting.evaluation.scores import describe_few_groups, distinct_levels
 from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
 from pipeline.reporting.formatting import show_percent
 from pipeline.training.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: 
 
 
 def tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFrame:
-    """Count patients, scans and slices, or the rows of other data, in each split."""
+    """Count patients, scans and slices, or what the data are made of instead, in each split."""
     kind = store.kind
     rows = []
     for split in ("train", "val", "test"):
@@ -45,11 +45,10 @@ def tabulate_splits(store: Store, split_of: np.ndarray[Any, Any]) -> pd.DataFram
         if not kind.has_patients:
             rows.append({"split": split, plural(kind.example): len(index), "classes": index["label"].nunique()})
             continue
-        scans = index.groupby("label")["source_id"].nunique()
-        row = {"split": split, "patients": index["group_id"].nunique(), "scans": index["source_id"].nunique()}
-        rows.append(
-            row | {f"scans: {name}": int(scans.get(name, 0)) for name in store.class_names} | {"slices": len(index)}
-        )
+        counts, sources = index.groupby("label")["source_id"].nunique(), plural(kind.source)
+        row = {"split": split, "patients": index["group_id"].nunique(), sources: index["source_id"].nunique()}
+        row |= {f"{sources}: {name}": int(counts.get(name, 0)) for name in store.class_names}
+        rows.append(row | ({plural(kind.example): len(index)} if kind.has_slices else {}))
     return pd.DataFrame(rows)
 
 
@@ -115,7 +114,7 @@ def list_console_warnings(metrics: Metrics, store: Store) -> list[str]:
 def summarise_scores(metrics: Metrics, kind: DataKind) -> list[str]:
     """Write the accuracy of each level and of each baseline, a line each."""
     lines = []
-    for name, level in metrics["levels"].items():
+    for name, level in distinct_levels(metrics["levels"]).items():
         errors = f"{level['groups_with_errors']} with errors"
         groups = f" of {level['groups']} {plural(kind.group)}, {errors}" if kind.has_patients else ""
         lines.append(f"{name:8s} {level['n']:6d}{groups}: accuracy {show_percent(level['metrics']['accuracy'])}")

@@ -31,11 +31,11 @@ FIGURE_TEXTS = {
     ),
     "confusion_knee": (
         "Confusion matrix of the knees",
-        "A knee's probabilities are the means over all slices of one side of a patient.",
+        "A knee's probabilities are the means over all examples of one side of a patient.",
     ),
     "confusion_patient": (
         "Confusion matrix of the patients",
-        "A patient's probabilities are the means over all slices.",
+        "A patient's probabilities are the means over all examples.",
     ),
     "confusion_image": ("Confusion matrix of the images", "Rows are the true class."),
     "confusion_object": ("Confusion matrix of the objects", "Rows are the true class."),

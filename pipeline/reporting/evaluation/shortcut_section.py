@@ -121,7 +121,7 @@ def list_parts(probes: Probes) -> dict[str, list[Part]]:
 
 
 def list_blind_models(probes: Probes) -> list[tuple[str, Scores]]:
-    """Return title and scores of each model that sees no anatomy."""
+    """Return title and scores of each model that sees a part of the images alone, or none of them."""
     models = []
     if "border_only" in probes:
         models.append(("Border of the images alone", probes["border_only"]))
@@ -141,6 +141,8 @@ def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> lis
     warnings = []
     for title, scores in list_blind_models(probes):
         auroc = scores["auroc"]
+        if scores is probes.get("border_only") and not probes["border_is_background"]:
+            continue  # it shows what the rest of the image shows
         if auroc["low"] is not None and auroc["low"] > ALARMING_AUROC:
             warnings.append(
                 f"{title}, which shows {_name_unseen(kind)}, separates the classes "
@@ -164,7 +166,8 @@ def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> lis
         if highest < 2 * read_value(accuracy) - 1 - ALARMING_FLIP_GAP:
             averaged = " without averaging" if mirror["is_by_construction"] else ""
             warnings.append(
-                f"Mirrored, only {show_percent(flipped)} of the test slices flip their prediction{averaged}: the "
+                f"Mirrored, only {show_percent(flipped)} of the test {plural(kind.example)} flip their "
+                f"prediction{averaged}: the "
                 "network reads something that mirroring does not exchange."
             )
     return warnings
@@ -194,9 +197,13 @@ def _read_out(parts_of: Mapping[str, Sequence[Part]]) -> str:
 def _describe_blind(probes: Probes, kind: DataKind) -> list[str]:
     sentences = []
     if "border_only" in probes:
+        sign = (
+            f"A label that can be predicted from pixels that show {_name_unseen(kind)} is a warning sign."
+            if probes["border_is_background"]
+            else f"These {plural(kind.example)} fill their frame, so that their border too shows what was imaged."
+        )
         sentences.append(
-            f"A label that can be predicted from pixels that show {_name_unseen(kind)} is a warning sign. A logistic "
-            "regression that sees only a frame of a sixteenth of each side is right for "
+            f"{sign} A logistic regression that sees only a frame of a sixteenth of each side is right for "
             f"{show_percent(probes['border_only']['accuracy'])} of the test rows."
         )
     if "index_only" in probes:
@@ -216,19 +223,20 @@ def _describe_mirror(probes: Probes, kind: DataKind, plane: Plane) -> list[str]:
     if not kind.has_patients:
         return []
     if "mirror" not in probes:
-        why = "the slices are sagittal" if plane == "sagittal" else "the labels are not left and right"
+        rows = plural(kind.example)
+        why = f"the {rows} are sagittal" if plane == "sagittal" else "the labels are not left and right"
         return [f"There is no mirror check: {why}, so that a mirror image has the same label."]
     mirror = probes["mirror"]
     flipped, accuracy = mirror["flipped_without_averaging"], mirror["accuracy_without_averaging"]
     if not mirror["is_by_construction"]:
         return [
-            f"Mirrored, a left knee looks like a right one. {show_percent(flipped)} of the test slices flip their "
-            "prediction."
+            f"Mirrored, a left knee looks like a right one. {show_percent(flipped)} of the test "
+            f"{plural(kind.example)} flip their prediction."
         ]
     return [
-        "Mirrored, a left knee looks like a right one. The model averages over a slice and its mirror image, so that "
-        "every prediction flips by construction. The network without averaging flips for "
-        f"{show_percent(flipped)} of the test slices and is right for {show_percent(accuracy)}."
+        "Mirrored, a left knee looks like a right one. The model averages over an example and its mirror image, so "
+        "that every prediction flips by construction. The network without averaging flips for "
+        f"{show_percent(flipped)} of the test {plural(kind.example)} and is right for {show_percent(accuracy)}."
     ]
 
 
@@ -261,14 +269,19 @@ def _tabulate_blind(probes: Probes, metrics: Metrics, kind: DataKind) -> Table:
     model = first_level(metrics["levels"])[1]["metrics"]
     named = {"This model": model, "Most frequent class": metrics["baselines"]["majority"]}
     named |= dict(list_blind_models(probes))
+    seen = _name_unseen(kind) if probes["border_is_background"] else "a part alone"
     return Table(
-        f"Models that see {_name_unseen(kind)}",
+        f"Models that see {seen}",
         ("Model", "Accuracy", "95 % interval", "AUROC", "95 % interval of the AUROC"),
         tuple(
             (title, *show_estimate(scores["accuracy"]), *show_estimate(scores["auroc"]))
             for title, scores in named.items()
         ),
-        "Same splits as the model. The top of the report has a warning where an AUROC's whole interval is above "
-        f"{ALARMING_AUROC}.",
+        "Same splits as the model."
+        + (
+            f" The top of the report has a warning where an AUROC's whole interval is above {ALARMING_AUROC}."
+            if probes["border_is_background"]
+            else ""
+        ),
         is_first_marked=True,
     )
