@@ -19,6 +19,7 @@ import numpy as np
 from einops import rearrange
 
 from pipeline.copies.descriptors import compute_contrast, reduce_images, taper
+from pipeline.copies.sampling import sample
 from pipeline.core.array_types import Array, Indices
 
 COARSE_SIDE, MAX_FINE_SIDE = 32, 96
@@ -54,6 +55,21 @@ class Alignments:
     orientation: Indices
     is_inverted: Array
 
+    def take(self, places: Array) -> "Alignments":
+        """Return those of the pairs at these places."""
+        return Alignments(self.similarity[places], self.orientation[places], self.is_inverted[places])
+
+
+def join(parts: list[Alignments]) -> Alignments:
+    """Return the alignments of several lists of pairs, one list after the other."""
+    if not parts:
+        return Alignments(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool))
+    return Alignments(
+        np.concatenate([part.similarity for part in parts]),
+        np.concatenate([part.orientation for part in parts]),
+        np.concatenate([part.is_inverted for part in parts]),
+    )
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -84,13 +100,7 @@ def align(first: Array, second: Array, min_coarse: float = MIN_COARSE) -> Alignm
             a guess. 0 compares all.
     """
     parts = [_align(first[at : at + CHUNK], second[at : at + CHUNK], min_coarse) for at in range(0, len(first), CHUNK)]
-    if not parts:
-        return Alignments(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool))
-    return Alignments(
-        np.concatenate([part.similarity for part in parts]),
-        np.concatenate([part.orientation for part in parts]),
-        np.concatenate([part.is_inverted for part in parts]),
-    )
+    return join(parts)
 
 
 def _align(first: Array, second: Array, min_coarse: float) -> Alignments:
@@ -200,7 +210,7 @@ def refine(first: Array, second: Array, start: Maps) -> Maps:
         start: A map for each pair.
     """
     num_pairs, side = first.shape[:2]
-    window, place = taper(side, 0.2).reshape(-1), _places(side)
+    window = taper(side, 0.2).reshape(-1)
     values = rearrange(first, "pair y x -> pair (y x)")
     matrix, shift = start.matrix.copy(), start.shift.copy()
     best = Maps(matrix, shift, np.zeros(num_pairs))
@@ -208,26 +218,20 @@ def refine(first: Array, second: Array, start: Maps) -> Maps:
         moved, is_inside = _sample(second, matrix, shift)
         weights = window * is_inside
         total = weights.sum(axis=1, keepdims=True) + 1e-6
-        one = values - (values * weights).sum(axis=1, keepdims=True) / total
-        two = moved - (moved * weights).sum(axis=1, keepdims=True) / total
-        product, power = (one * two * weights).sum(axis=1), (two * two * weights).sum(axis=1)
-        correlation = product / np.sqrt((one * one * weights).sum(axis=1) * power + 1e-9)
+        one = values - _dot(values, weights)[:, None] / total
+        two = moved - _dot(moved, weights)[:, None] / total
+        weighted = two * weights
+        product, power = _dot(one, weighted), _dot(two, weighted)
+        correlation = product / np.sqrt(_dot(one * one, weights) * power + 1e-9)
         correlation = correlation * (total[:, 0] >= MIN_COVER * window.sum())
         best = _keep_better(best, Maps(matrix.copy(), shift.copy(), correlation))
         if iteration == NUM_ITERATIONS:
             break
         scale = product / (power + 1e-9)
-        slopes = _slopes(moved, matrix, side) * scale[:, None, None].astype(np.float32)
-        # How the moved image changes with the four entries of the matrix and the two of the shift.
-        change = np.concatenate([slopes[..., :1] * place, slopes[..., 1:] * place, slopes], axis=2)
-        change -= (change * weights[..., None]).sum(axis=1, keepdims=True) / total[..., None]
-        weighted = change * weights[..., None]
-        normal = weighted.swapaxes(1, 2) @ change
-        right = np.einsum("pni,pn->pi", weighted, one - scale[:, None] * two)
-        damping = 1e-2 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-9
-        step = np.linalg.solve(normal + damping * np.eye(6), right[..., None])[..., 0].clip(-MAX_STEP, MAX_STEP)
-        matrix = matrix + rearrange(step[:, :4], "pair (row column) -> pair row column", row=2)
-        shift = shift + step[:, 4:]
+        turn = np.linalg.inv(matrix).swapaxes(1, 2) * scale[:, None, None]
+        step = _step(_slopes(moved, side), turn, one - scale[:, None].astype(np.float32) * two, weights)
+        matrix = matrix + step[:, :, :2]
+        shift = shift + step[:, :, 2]
     return best
 
 
@@ -240,21 +244,67 @@ def _keep_better(best: Maps, new: Maps) -> Maps:
     )
 
 
-def _slopes(values: Array, matrix: Array, side: int) -> Array:
-    """Return how the second image changes along its own axes, at the moved places, ``(pairs, pixels, 2)`` float32."""
+def _dot(first: Array, second: Array) -> Array:
+    found: Array = np.einsum("pn,pn->p", first, second)
+    return found
+
+
+def _slopes(values: Array, side: int) -> Array:
+    """Return how the second image changes along the axes of the first one, ``(pairs, 2, pixels)`` in half sides."""
     images = rearrange(values, "pair (y x) -> pair y x", y=side)
-    slopes = np.stack([np.gradient(images, axis=1), np.gradient(images, axis=2)], axis=-1) * (side / 2)
-    return rearrange(slopes, "pair y x direction -> pair (y x) direction") @ np.linalg.inv(matrix).astype(np.float32)
+    slopes = np.stack([np.gradient(images, axis=1), np.gradient(images, axis=2)], axis=1) * np.float32(side / 2)
+    return rearrange(slopes, "pair direction y x -> pair direction (y x)")
 
 
+def _step(slopes: Array, turn: Array, rest: Array, weights: Array) -> Array:
+    """Return the changes of matrix and shift that explain best what the images still differ by.
+
+    With one entry (a, b) of the matrix the moved image changes by its slope along a times the place along b, with an
+    entry of the shift by its slope. The sums over pixels are those of products of two slopes with products of two
+    places; the slopes are turned to the axes of the second image afterwards, where there are six numbers a pair.
+
+    Args:
+        slopes: ``(pairs, 2, pixels)`` along the axes of the first image.
+        turn: What turns them to the axes of the second one, ``(pairs, 2, 2)``.
+        rest: What the images differ by, ``(pairs, pixels)``, of weighted mean 0.
+        weights: ``(pairs, pixels)``.
+
+    Returns:
+        ``(pairs, 2, 3)``: the two columns of the matrix, and the shift.
+    """
+    places, products = _place_products(round(slopes.shape[2] ** 0.5))
+    weighted = slopes * weights[:, None]
+    square = np.stack([weighted[:, 0] * slopes[:, 0], weighted[:, 0] * slopes[:, 1], weighted[:, 1] * slopes[:, 1]], 1)
+    sums = rearrange(square @ products, "pair slopes (j k) -> pair slopes j k", j=3)[:, [[0, 1], [1, 2]]]
+    mean = turn @ (weighted @ places)
+    right = turn @ ((weighted * rest[:, None]) @ places)
+    normal = np.einsum("pca,pdb,pabjk->pcjdk", turn, turn, sums)
+    normal -= np.einsum("pcj,pdk->pcjdk", mean, mean) / (weights.sum(axis=1) + 1e-6)[:, None, None, None, None]
+    normal = rearrange(normal, "pair c j d k -> pair (c j) (d k)")
+    damping = 1e-2 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-9
+    step = np.linalg.solve(normal + damping * np.eye(6), rearrange(right, "pair c j -> pair (c j) 1"))
+    return rearrange(step.clip(-MAX_STEP, MAX_STEP), "pair (c j) 1 -> pair c j", c=2)
+
+
+@cache
 def _places(side: int) -> Array:
-    """Return the pixels' places from the centre, ``(pixels, 2)`` float32 in units of half a side."""
+    """Return the pixels' places from the centre, ``(2, pixels)`` float32 in units of half a side."""
     place = (np.arange(side) - (side - 1) / 2) / (side / 2)
-    return np.stack(np.meshgrid(place, place, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
+    return rearrange(np.stack(np.meshgrid(place, place, indexing="ij")), "direction y x -> direction (y x)").astype(
+        np.float32
+    )
+
+
+@cache
+def _place_products(side: int) -> tuple[Array, Array]:
+    """Return the places with a 1, ``(pixels, 3)``, and the products of any two of the three, ``(pixels, 9)``."""
+    places = np.concatenate([_places(side), np.ones((1, side**2), np.float32)])
+    products = rearrange(places[:, None] * places, "j k pixel -> pixel (j k)")
+    return np.ascontiguousarray(places.T), np.ascontiguousarray(products)
 
 
 def _sample(images: Array, matrix: Array, shift: Array) -> tuple[Array, Array]:
-    """Sample images at the mapped places by linear interpolation.
+    """Sample images at the mapped places.
 
     Args:
         images: ``(pairs, side, side)``.
@@ -264,18 +314,7 @@ def _sample(images: Array, matrix: Array, shift: Array) -> tuple[Array, Array]:
     Returns:
         The values, ``(pairs, pixels)`` float32, and whether each place is inside its image.
     """
-    num_pairs, side = images.shape[:2]
-    place = _places(side)
-    moved = (place @ matrix.swapaxes(1, 2).astype(np.float32) + shift[:, None].astype(np.float32)) * np.float32(
-        side / 2
-    )
-    moved = np.broadcast_to(moved + np.float32((side - 1) / 2), (num_pairs, len(place), 2))
-    is_inside = ((moved >= 0) & (moved <= side - 1)).all(axis=2)
-    moved = np.clip(moved, 0, side - 1 - 1e-3)
-    corner = moved.astype(np.int32)
-    down, across = np.moveaxis(moved - corner, 2, 0)
-    flat = images.reshape(-1)
-    at = (np.arange(num_pairs)[:, None] * side + corner[..., 0]) * side + corner[..., 1]
-    top = flat[at] * (1 - across) + flat[at + 1] * across
-    bottom = flat[at + side] * (1 - across) + flat[at + side + 1] * across
-    return top * (1 - down) + bottom * down, is_inside
+    side = images.shape[1]
+    moved = matrix.astype(np.float32) @ _places(side) + shift[..., None].astype(np.float32)
+    moved = moved * np.float32(side / 2) + np.float32((side - 1) / 2)
+    return sample(images, moved[:, 0], moved[:, 1])

@@ -7,9 +7,10 @@ import io
 from collections.abc import Callable
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
-from scipy import ndimage
 
+from pipeline.copies.sampling import sample
 from pipeline.core.array_types import Array
 
 # The slices of a scan, ``(slices, height, width)`` uint8, and a source of noise; as many slices come back, or fewer.
@@ -30,8 +31,10 @@ def move(stack: Array, degrees: float = 0.0, zoom: float = 1.0, shift: tuple[flo
     size = np.array(stack.shape[1:])
     centre = (size - 1) / 2
     offset = centre - matrix @ (centre + np.array(shift) * size)
-    moved = [ndimage.affine_transform(image.astype(np.float32), matrix, offset, order=1) for image in stack]
-    return to_grey(np.stack(moved))
+    pixels = np.indices(stack.shape[1:]).reshape(2, 1, -1)
+    down, across = np.einsum("ij,jnp->inp", matrix, pixels) + offset[:, None, None]
+    values, is_inside = sample(stack.astype(np.float32), down, across)
+    return to_grey(rearrange(values * is_inside, "slice (y x) -> slice y x", y=stack.shape[1]))
 
 
 def shift_pixels(stack: Array, down: float, right: float) -> Array:

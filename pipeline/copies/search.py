@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from pipeline.copies.alignment import MIN_COARSE, ORIENTATIONS, Alignments, align
+from pipeline.copies.alignment import MIN_COARSE, ORIENTATIONS, Alignments, align, join
 from pipeline.copies.candidates import Candidates, Metric, find_candidates, fit_metric, read_grey
 from pipeline.copies.descriptors import Sources, compute_descriptors, describe_sources
 from pipeline.core.array_types import Array, Floats, Indices
@@ -204,11 +204,9 @@ class Comparer:
         for start in range(0, len(pairs), BATCH):
             batch = pairs[start : start + BATCH].tolist()
             matches = self._match(batch)
-            most_similar = np.stack([match[0] for match in matches])
-            is_hopeful = self._align(most_similar, MIN_COARSE).similarity >= MIN_HOPEFUL
-            yield from self._compare(
-                [batch[k] for k in np.flatnonzero(is_hopeful)], [matches[k] for k in np.flatnonzero(is_hopeful)]
-            )
+            found = self._align(np.stack([match[0] for match in matches]), MIN_COARSE)
+            hopeful = np.flatnonzero(found.similarity >= MIN_HOPEFUL)
+            yield from self._compare([batch[k] for k in hopeful], [matches[k] for k in hopeful], found.take(hopeful))
 
     def compare_all(self, pairs: Array) -> list[Pair]:
         """Align pairs of scans, whether they agree or not.
@@ -216,7 +214,10 @@ class Comparer:
         Args:
             pairs: Places in the list of scans, ``(pairs, 2)``.
         """
-        return self._compare(pairs.tolist(), self._match(pairs.tolist())) if len(pairs) else []
+        if len(pairs) == 0:
+            return []
+        matches = self._match(pairs.tolist())
+        return self._compare(pairs.tolist(), matches, self._align(np.stack([match[0] for match in matches]), 0.0))
 
     def _match(self, pairs: list[list[int]]) -> list[Indices]:
         """Return the rows of the store to compare for each pair, ``(slices, 2)``, the most similar ones first."""
@@ -232,12 +233,15 @@ class Comparer:
     def _align(self, rows: Indices, min_coarse: float) -> Alignments:
         return align(read_grey(self.store, rows[:, 0]), read_grey(self.store, rows[:, 1]), min_coarse)
 
-    def _compare(self, pairs: list[list[int]], matches: list[Indices]) -> list[Pair]:
+    def _compare(self, pairs: list[list[int]], matches: list[Indices], most_similar: Alignments) -> list[Pair]:
+        """Align the other slices of pairs whose most similar ones are aligned already."""
         if not pairs:
             return []
         rows = np.concatenate(matches)
-        found = self._align(rows, min_coarse=0.0)
         ends = np.cumsum([len(match) for match in matches])
+        is_first = np.isin(np.arange(len(rows)), [0, *ends[:-1]])
+        order = np.concatenate([np.flatnonzero(is_first), np.flatnonzero(~is_first)])
+        found = join([most_similar, self._align(rows[~is_first], 0.0)]).take(np.argsort(order))
         compared = []
         for (first, second), start, end in zip(pairs, [0, *ends[:-1]], ends, strict=True):
             similarity = found.similarity[start:end]
