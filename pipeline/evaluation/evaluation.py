@@ -12,7 +12,7 @@ from pipeline.core.predictions import Mirrored
 from pipeline.data.certified_data import CertifiedData
 from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.decision_support import compute_decision
+from pipeline.evaluation.decisions.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import build_predictions
 from pipeline.evaluation.schema import Metrics, Probes, Scores

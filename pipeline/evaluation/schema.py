@@ -140,8 +140,15 @@ class Threshold(TypedDict):
     accuracy: Estimate
 
 
+class Fit(TypedDict):
+    """The size of what a fit or a choice rests on: ``num_rows`` validation rows, of ``num_groups`` patients."""
+
+    num_rows: int
+    num_groups: int
+
+
 class Coverage(TypedDict):
-    """Selective prediction at one level."""
+    """Selective prediction at one level; its thresholds were chosen on as many rows as its temperature."""
 
     curve: list[CoveragePoint]
     area_under_risk: Estimate
@@ -149,8 +156,11 @@ class Coverage(TypedDict):
 
 
 class Calibration(TypedDict):
-    """The scores of ``CALIBRATION_METRICS`` before and after temperature scaling."""
+    """The temperature of one level, and the scores of ``CALIBRATION_METRICS`` before and after scaling by it."""
 
+    temperature: float
+    temperature_is_at_bound: bool
+    fitted_on: Fit
     before: Scores
     after: Scores
 
@@ -158,9 +168,6 @@ class Calibration(TypedDict):
 class Decision(TypedDict):
     """Temperature scaling and selective prediction; ``calibration`` and ``coverage`` by level."""
 
-    temperature: float
-    temperature_is_at_bound: bool
-    num_fitted: int
     num_zero_probabilities: int
     calibration: dict[str, Calibration]
     coverage: dict[str, Coverage]

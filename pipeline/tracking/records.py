@@ -156,5 +156,6 @@ def flatten_metrics(metrics: Metrics, kind: DataKind) -> dict[str, float]:
         flat["test_index_only_accuracy"] = probes["index_only"]["accuracy"]["value"]
     if "mirror" in probes:
         flat["test_mirror_flip_share"] = probes["mirror"]["flipped_without_averaging"]["value"]
-    flat["temperature"] = metrics["decision"]["temperature"]
+    for level, calibration in metrics["decision"]["calibration"].items():
+        flat[f"temperature_{level}"] = calibration["temperature"]
     return {name: float(value) for name, value in flat.items() if value is not None}

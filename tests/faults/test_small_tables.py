@@ -18,7 +18,7 @@ from pipeline.core.predictions import Mirrored
 from pipeline.core.tables import INDEX_COLUMNS
 from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.decision_support import compute_decision
+from pipeline.evaluation.decisions.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes
 from tests.builders.tiny_workspace import TINY_CONFIG

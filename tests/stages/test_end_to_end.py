@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline.cli import main
 from pipeline.core.tables import prediction_columns, read_table
-from pipeline.evaluation.temperature_scaling import fit_on_predictions
+from pipeline.evaluation.decisions.temperature_scaling import fit_on_predictions
+from pipeline.evaluation.predictions import aggregate
 
 
 @pytest.fixture
@@ -45,17 +46,19 @@ def test_metrics_hold_probes_and_decision_support(workspace):
         weighed = sum(part["n"] * part["accuracy"]["value"] for part in probes[name]) / metrics["levels"]["slice"]["n"]
         assert weighed == pytest.approx(metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]), name
     assert probes["index_only"]["accuracy"]["value"] == 0.5, "every volume has every index"
-    assert set(decision["coverage"]) == set(decision["calibration"]) == {"slice", "volume"}
-    assert decision["temperature"] > 0
+    assert set(decision["coverage"]) == set(decision["calibration"]) == {"slice", "volume", "knee"}
 
 
 def test_the_temperature_is_that_of_the_unscaled_validation_rows_in_predictions(workspace):
     folder = workspace / "reports" / "tiny"
     table = pd.read_csv(folder / "predictions.csv", dtype={"group_id": str})
     decision = json.loads((folder / "metrics.json").read_text())["decision"]
-    found = fit_on_predictions(table[table["split"] == "val"], ("left", "right"))
-    assert decision["temperature"] == pytest.approx(found.value)
-    assert decision["num_fitted"] == (table["split"] == "val").sum()
+    val = table[table["split"] == "val"]
+    for level in ("slice", "volume", "knee"):
+        rows = aggregate(val, level)
+        found = decision["calibration"][level]
+        assert found["temperature"] == pytest.approx(fit_on_predictions(rows, ("left", "right")).value)
+        assert found["fitted_on"] == {"num_rows": len(rows), "num_groups": 2}
 
 
 def test_with_tta_answers_flip_by_construction_and_the_network_alone_is_listed_too(workspace, tmp_path):
@@ -153,7 +156,9 @@ def test_everything_is_in_one_mlflow_run(workspace):
         assert record.data.metrics[f"test_{name}_accuracy"] == pytest.approx(probes[name]["accuracy"]["value"])
     flipped = probes["mirror"]["flipped_without_averaging"]["value"]
     assert record.data.metrics["test_mirror_flip_share"] == pytest.approx(flipped)
-    assert record.data.metrics["temperature"] == pytest.approx(metrics["decision"]["temperature"])
+    assert record.data.metrics["temperature_volume"] == pytest.approx(
+        metrics["decision"]["calibration"]["volume"]["temperature"]
+    )
     names = {item.path for item in client.list_artifacts(record.info.run_id, "evaluation")}
     own = [item for item in (workspace / "reports" / "tiny").iterdir() if item.is_file() and item.name[0] != "."]
     assert names == {f"evaluation/{item.name}" for item in own}

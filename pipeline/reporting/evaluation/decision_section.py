@@ -6,15 +6,22 @@ import pandas
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
-from pipeline.evaluation.decision_support import CALIBRATION_METRICS
-from pipeline.evaluation.schema import Decision, Estimate, Metrics
+from pipeline.evaluation.decisions.decision_support import CALIBRATION_METRICS
+from pipeline.evaluation.decisions.selective_prediction import LISTED_COVERAGES
+from pipeline.evaluation.decisions.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY, scale_predictions
+from pipeline.evaluation.schema import Decision, Estimate, Fit, Metrics
 from pipeline.evaluation.scores import compute_calibration_bins
-from pipeline.evaluation.selective_prediction import LISTED_COVERAGES
-from pipeline.evaluation.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY, scale_predictions
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.scores import distinct_levels
 from pipeline.reporting.figures.decision import calibration_before_and_after, coverage_curves
-from pipeline.reporting.formatting import METRIC_TITLES, show_estimate, show_number, show_percent
+from pipeline.reporting.formatting import (
+    LEVEL_TITLES,
+    METRIC_TITLES,
+    humanise,
+    show_estimate,
+    show_number,
+    show_percent,
+)
 
 
 def build_decision_section(
@@ -30,7 +37,7 @@ def build_decision_section(
     """
     decision = metrics["decision"]
     levels = [level for level in distinct_levels(metrics["levels"]) if level in decision["coverage"]]
-    scaled = scale_predictions(test, class_names, decision["temperature"])
+    scaled = scale_predictions(test, class_names, decision["calibration"][levels[0]]["temperature"])
     title = f"{plural(levels[0]).capitalize()}, test"
     figures = (
         Figure(
@@ -53,10 +60,14 @@ def build_decision_section(
             ),
         ),
     )
-    tables = [_tabulate_calibration(decision, levels)]
+    tables = [_tabulate_temperatures(decision, levels, kind), _tabulate_calibration(decision, levels)]
     for level in levels:
         tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level, kind)]
-    sentences = (*_describe_coverage(decision, levels), *_describe_temperature(decision, kind))
+    sentences = (
+        *_describe_coverage(decision, levels),
+        *_describe_temperatures(decision, levels, kind),
+        *_describe_zeros(decision, kind),
+    )
     return Section("Decision support", sentences, tuple(tables), figures)
 
 
@@ -87,29 +98,62 @@ def _read_out_calibration(decision: Decision, level: str) -> str:
     return f"Expected calibration error {show_number(before)} before, {show_number(after)} after."
 
 
-def _describe_temperature(decision: Decision, kind: DataKind) -> list[str]:
-    temperature = decision["temperature"]
-    finding = "overconfident" if temperature > 1 else "underconfident"
-    sentences = [
-        f"The temperature that fits {count_words(decision['num_fitted'], f'validation {kind.example}')} best is "
-        f"{temperature:.3g}: the model was {finding}. Probabilities in predictions.csv and all other scores are as the "
-        "model gave them; scaled ones are p^(1/T), normalised to sum to 1."
-        if temperature != 1
-        else "No temperature fits the validation rows better than 1: the probabilities stay as they are."
-    ]
-    if decision["temperature_is_at_bound"]:
-        why = "no error was made there" if temperature < 1 else "the predictions there were worse than guessing"
+def _describe_temperatures(decision: Decision, levels: Sequence[str], kind: DataKind) -> list[str]:
+    sentences = []
+    for level in levels:
+        found = decision["calibration"][level]
+        temperature, fitted_on = found["temperature"], describe_fit(found["fitted_on"], level, kind)
+        if temperature == 1:
+            sentences.append(f"No temperature fits {fitted_on} better than 1: the probabilities stay as they are.")
+            continue
+        finding = "overconfident" if temperature > 1 else "underconfident"
         sentences.append(
-            f"A more extreme temperature would fit the validation rows better, because {why}; it was limited to "
-            f"{temperature:g} (allowed are {BOUNDS[0]:g} to {BOUNDS[1]:g}). Do not trust the scaled probabilities "
-            "beyond what the table shows."
+            f"The temperature that fits {fitted_on} best is {temperature:.3g}: the model was {finding} there."
         )
-    if decision["num_zero_probabilities"]:
-        sentences.append(
-            f"{count_words(decision['num_zero_probabilities'], kind.example)} had a probability of exactly 0, which "
-            f"no temperature changes; it counts as {SMALLEST_PROBABILITY:.1e}, as in the negative log-likelihood."
-        )
+        if found["temperature_is_at_bound"]:
+            why = "no error was made there" if temperature < 1 else "the predictions there were worse than guessing"
+            sentences.append(
+                f"A more extreme temperature would fit the validation {plural(level)} better, because {why}; it was "
+                f"limited to {temperature:g} (allowed are {BOUNDS[0]:g} to {BOUNDS[1]:g}). Do not trust the scaled "
+                "probabilities beyond what the table shows."
+            )
     return sentences
+
+
+def describe_fit(fit: Fit, level: str, kind: DataKind) -> str:
+    """Write what something was fitted on as "40 validation volumes of 10 patients"."""
+    rows = count_words(fit["num_rows"], f"validation {level}")
+    return f"{rows} of {count_words(fit['num_groups'], kind.group)}" if kind.has_patients else rows
+
+
+def _describe_zeros(decision: Decision, kind: DataKind) -> list[str]:
+    if not decision["num_zero_probabilities"]:
+        return []
+    return [
+        f"{count_words(decision['num_zero_probabilities'], kind.example)} had a probability of exactly 0, which "
+        f"no temperature changes; it counts as {SMALLEST_PROBABILITY:.1e}, as in the negative log-likelihood."
+    ]
+
+
+def _tabulate_temperatures(decision: Decision, levels: Sequence[str], kind: DataKind) -> Table:
+    counted = (f"Validation {plural(kind.group)}",) if kind.has_patients else ()
+    found = {level: decision["calibration"][level] for level in levels}
+    return Table(
+        "Temperatures, and what they were fitted on",
+        ("Level", "Temperature", "Validation rows", *counted),
+        tuple(
+            (
+                LEVEL_TITLES.get(level, humanise(level)),
+                f"{scores['temperature']:.3g}",
+                f"{scores['fitted_on']['num_rows']:,}",
+                *[f"{scores['fitted_on']['num_groups']:,}"] * len(counted),
+            )
+            for level, scores in found.items()
+        ),
+        "Each level has a temperature of its own, because means over more slices are less extreme. "
+        "Probabilities in predictions.csv and all other scores are as the model gave them; scaled ones are p^(1/T), "
+        "normalised to sum to 1.",
+    )
 
 
 def _tabulate_calibration(decision: Decision, levels: Sequence[str]) -> Table:
@@ -123,7 +167,7 @@ def _tabulate_calibration(decision: Decision, levels: Sequence[str]) -> Table:
         "Calibration on the test split before and after temperature scaling",
         ("Score ↓", "Before", "95 % interval before", "After", "95 % interval after"),
         tuple(rows),
-        f"↓ lower is better. The temperature, {decision['temperature']:.3g}, comes from validation alone.",
+        "↓ lower is better. The temperatures come from validation alone.",
     )
 
 
@@ -159,7 +203,8 @@ def _tabulate_thresholds(decision: Decision, level: str, kind: DataKind) -> Tabl
             )
             for row in decision["coverage"][level]["thresholds"]
         ),
-        f"These thresholds can be used for a new {kind.source}: they were chosen on validation rows alone.",
+        f"These thresholds can be used for a new {level if kind.has_patients else kind.source}: they were chosen on "
+        f"{describe_fit(decision['calibration'][level]['fitted_on'], level, kind)}.",
     )
 
 

@@ -9,17 +9,17 @@ from matplotlib.collections import PathCollection
 from matplotlib.ticker import PercentFormatter
 
 from pipeline.reporting.figures.intervals import read_estimates
-from pipeline.reporting.figures.style import BLUE, GREY, VERMILION, open_figure, save_png
+from pipeline.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILION, open_figure, save_png
 
 MIN_ROWS_IN_LINE = 20
-LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"))
+LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"))
 
 
 def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> bytes:
     """Draw the accuracy of the most confident rows over the fraction of rows that is answered.
 
     Args:
-        curves: The ``curve`` of ``compute_coverage_curve`` for each level; at most two levels.
+        curves: The ``curve`` of ``compute_coverage_curve`` for each level; at most four levels.
         title: The title, which names what was scored.
     """
     with open_figure(6.2, 4.4) as figure:

@@ -3,7 +3,7 @@ import pandas
 import pytest
 
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.selective_prediction import (
+from pipeline.evaluation.decisions.selective_prediction import (
     COVERAGES,
     LISTED_COVERAGES,
     choose_thresholds,

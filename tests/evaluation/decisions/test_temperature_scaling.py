@@ -3,8 +3,13 @@ import pytest
 from scipy.special import softmax
 
 from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.decisions.temperature_scaling import (
+    BOUNDS,
+    fit_temperature,
+    scale_predictions,
+    scale_probabilities,
+)
 from pipeline.evaluation.metrics import compute_level
-from pipeline.evaluation.temperature_scaling import BOUNDS, fit_temperature, scale_predictions, scale_probabilities
 from tests.builders.predictions import CLASSES, build_random_table, build_table
 
 

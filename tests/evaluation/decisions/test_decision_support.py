@@ -4,10 +4,14 @@ import pytest
 
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.decision_support import compute_decision
+from pipeline.evaluation.decisions.decision_support import compute_decision
+from pipeline.evaluation.decisions.temperature_scaling import (
+    fit_on_predictions,
+    scale_predictions,
+    scale_probabilities,
+)
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import aggregate, read_probabilities
-from pipeline.evaluation.temperature_scaling import scale_predictions, scale_probabilities
 from pipeline.reporting.evaluation.decision_section import build_decision_section
 from tests.builders.predictions import CLASSES, build_table
 
@@ -39,12 +43,14 @@ def decide(predictions, kind=VOLUMES):
     return metrics, test
 
 
+def read_temperatures(metrics):
+    return {level: found["temperature"] for level, found in metrics["decision"]["calibration"].items()}
+
+
 def test_an_overconfident_model_is_better_calibrated_after_scaling():
     metrics, _ = decide(build_predictions())
-    decision = metrics["decision"]
-    assert 2 < decision["temperature"] < 6
-    assert decision["num_fitted"] == 400
-    scores = decision["calibration"]["slice"]
+    scores = metrics["decision"]["calibration"]["slice"]
+    assert 2 < scores["temperature"] < 6
     for name in ("nll", "ece"):
         assert scores["after"][name]["value"] < scores["before"][name]["value"], name
         assert scores["before"][name] == metrics["levels"]["slice"]["metrics"][name]
@@ -52,21 +58,37 @@ def test_an_overconfident_model_is_better_calibrated_after_scaling():
 
 def test_the_temperature_does_not_depend_on_test_labels():
     predictions = build_predictions()
-    first = decide(predictions)[0]["decision"]["temperature"]
+    first = read_temperatures(decide(predictions)[0])
     is_test = predictions["split"] == "test"
     predictions.loc[is_test, "label"] = predictions.loc[is_test, "label"].map({"left": "right", "right": "left"})
-    assert decide(predictions)[0]["decision"]["temperature"] == first
+    assert read_temperatures(decide(predictions)[0]) == first
 
 
-def test_a_volume_is_the_mean_of_scaled_slices():
-    predictions = build_predictions()
+def test_each_level_is_scaled_by_a_temperature_fitted_at_that_level():
+    predictions = build_predictions().assign(side=lambda table: table["label"])
     metrics, test = decide(predictions)
-    scaled = scale_predictions(test, NAMES, metrics["decision"]["temperature"])
-    volumes = aggregate(scaled, "volume")
-    probabilities = read_probabilities(volumes, NAMES)
-    right = probabilities[np.arange(len(volumes)), (volumes["label"] == "right").astype(int)]
-    expected = -np.log(right).mean()
-    assert metrics["decision"]["calibration"]["volume"]["after"]["nll"]["value"] == pytest.approx(expected)
+    found = metrics["decision"]["calibration"]
+    assert set(found) == {"slice", "volume", "knee"}, "a patient has two labels"
+    counts = {level: scores["fitted_on"] for level, scores in found.items()}
+    assert counts["slice"] == {"num_rows": 400, "num_groups": 20}
+    assert counts["volume"] == counts["knee"] == {"num_rows": 40, "num_groups": 20}
+    val = predictions[predictions["split"] == "val"]
+    for level in ("slice", "volume"):
+        temperature = fit_on_predictions(aggregate(val, level), NAMES).value
+        assert found[level]["temperature"] == temperature
+        table = scale_predictions(aggregate(test, level), NAMES, temperature)
+        probabilities = read_probabilities(table, NAMES)
+        right = probabilities[np.arange(len(table)), (table["label"] == "right").astype(int)]
+        assert found[level]["after"]["nll"]["value"] == pytest.approx(-np.log(right).mean())
+    assert found["volume"]["temperature"] < found["slice"]["temperature"] - 0.5, "means of slices are less extreme"
+
+
+def test_a_level_that_validation_does_not_have_is_absent():
+    predictions = build_predictions()
+    is_kept = (predictions["split"] == "val") | (predictions["label"] == "left")
+    metrics, _ = decide(predictions[is_kept].reset_index(drop=True))
+    assert "patient" in metrics["levels"]
+    assert set(metrics["decision"]["calibration"]) == {"slice", "volume"}
 
 
 def test_single_rows_have_one_level_and_patients_none():
@@ -74,7 +96,7 @@ def test_single_rows_have_one_level_and_patients_none():
     single = decide(predictions.assign(group_id=predictions["source_id"]), IMAGES)[0]["decision"]
     assert set(single["coverage"]) == set(single["calibration"]) == {"image"}
     one_label = predictions[predictions["label"] == "left"].reset_index(drop=True)
-    assert set(decide(one_label)[0]["decision"]["coverage"]) == {"slice", "volume"}
+    assert set(decide(one_label)[0]["decision"]["coverage"]) == {"slice", "volume", "patient"}
 
 
 def test_the_predictions_are_left_as_they_are():
@@ -87,9 +109,11 @@ def test_the_predictions_are_left_as_they_are():
 def test_the_section_shows_both_levels_and_explains_the_temperature():
     metrics, test = decide(build_predictions())
     section = build_decision_section(metrics, test, NAMES, VOLUMES)
-    assert len(section.tables) == 5
+    assert len(section.tables) == 6
     assert "overconfident" in " ".join(section.sentences)
-    rows = section.tables[1].rows
+    assert section.tables[0].rows[1][2:] == ("40", "20")
+    assert "chosen on 40 validation volumes of 20 patients" in section.tables[5].note
+    rows = section.tables[2].rows
     assert [row[0] for row in rows] == ["100%", "95%", "90%", "80%", "50%"]
     accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
     assert float(rows[0][2]) == pytest.approx(accuracy, abs=5e-4)
@@ -107,7 +131,7 @@ def test_the_section_warns_of_a_temperature_at_its_bound_and_of_zeros():
     predictions["predicted"] = predictions["label"]
     predictions.loc[3, ["probability_left", "probability_right"]] = [1.0, 0.0]
     metrics, test = decide(predictions)
-    assert metrics["decision"]["temperature_is_at_bound"]
+    assert metrics["decision"]["calibration"]["volume"]["temperature_is_at_bound"]
     assert metrics["decision"]["num_zero_probabilities"] == 1
     text = " ".join(build_decision_section(metrics, test, NAMES, VOLUMES).sentences)
     assert "no error was made" in text

@@ -1,0 +1,1 @@
+"""Decisions with a model: calibration, when to decline an answer, thresholds and their benefit."""
