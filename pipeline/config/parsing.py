@@ -6,6 +6,7 @@ and the file that holds a refused value.
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -51,13 +52,20 @@ def read_experiment(words: Sequence[str], inputs: str = "") -> Experiment:
         raise UserError(f"{places[-1]}: {text}" if places else text) from error
 
 
-def _parse(words: Sequence[str], inputs: str) -> Experiment:
+@functools.cache
+def _build_parser(field: str) -> jsonargparse.ArgumentParser:
+    """Build the parser of all options; ``field`` takes the words without a name, where it is not empty."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     parser.add_argument("--config", action="config")
-    section, _, field = inputs.partition(".")
-    if inputs:
+    if field:
         parser.add_argument(field, nargs="*", type=Path)
     parser.add_class_arguments(Experiment)
+    return parser
+
+
+def _parse(words: Sequence[str], inputs: str) -> Experiment:
+    section, _, field = inputs.partition(".")
+    parser = _build_parser(field)
     options = parser.parse_args(list(words))
     unnamed = tuple(options.pop(field, ())) if inputs else ()
     options.pop("config", None)
