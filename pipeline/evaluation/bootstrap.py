@@ -1,5 +1,8 @@
 """The bootstrap over patients: whole patients are drawn, and intervals come from the scores of such resamples.
 
+Where a score is too slow to compute for each resample, such as a regression, its interval is that of the same bootstrap
+to first order: the influence of each patient on the score (``estimate_by_linearisation``).
+
 Slices of a patient resemble each other, so they are not independent: a patient is drawn with all its rows. A resample
 is a row of weights, how often each patient was drawn, and a score is computed for many such rows at once.
 
@@ -21,6 +24,7 @@ import scipy.sparse
 from einops import rearrange
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import expit, logit
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.core.errors import UserError
@@ -103,12 +107,16 @@ class Support:
     @property
     def shortage(self) -> str:
         """The reason why a bootstrap would be too narrow; empty where there is none."""
+        return self.explain_shortage("a bootstrap")
+
+    def explain_shortage(self, method: str) -> str:
+        """Write the reason why a method's interval would be too narrow; empty where there is none."""
         if self.num_groups < 2:
             return "rows of one group only"
         if self.num_groups < MIN_GROUPS:
-            return f"a bootstrap over fewer than {MIN_GROUPS} groups is too narrow"
+            return f"{method} over fewer than {MIN_GROUPS} groups is too narrow"
         if self.num_with_errors < MIN_GROUPS_WITH_ERRORS:
-            return f"a bootstrap with errors in fewer than {MIN_GROUPS_WITH_ERRORS} groups is too narrow"
+            return f"{method} with errors in fewer than {MIN_GROUPS_WITH_ERRORS} groups is too narrow"
         return ""
 
 
@@ -135,6 +143,34 @@ def estimate_by_bootstrap(value: float, resampled: Floats | None, support: Suppo
     if np.isclose(low, high, rtol=1e-9, atol=0):
         return explain_missing_interval(float(value), "all resamples are equal")
     return {"value": float(value), "low": low, "high": high, "method": "bootstrap", "reason": ""}
+
+
+def estimate_by_linearisation(
+    value: float, influences: Floats, support: Support, is_fraction: bool = False
+) -> Estimate:
+    """Return a value with the 95 % interval that its patients' influences give, where there are enough of them.
+
+    Args:
+        value: The statistic of the table.
+        influences: ``(patients,)``, by how much the value grows, to first order, for each time that a patient counts
+            once more; a patient's is the sum over its rows, and all add up to 0.
+        support: The groups that the interval rests on.
+        is_fraction: Whether the value lies between 0 and 1; its interval is then symmetric on the logit scale.
+
+    Source:
+        Efron, "The jackknife, the bootstrap and other resampling plans", 1982, chapter 6 (the infinitesimal jackknife).
+    """
+    shortage = support.explain_shortage("a linearised interval")
+    if shortage:
+        return explain_missing_interval(value, shortage)
+    num_groups = support.num_groups
+    std = float(np.sqrt(num_groups / (num_groups - 1) * (influences**2).sum()))
+    if std == 0 or (is_fraction and value in (0.0, 1.0)):
+        return explain_missing_interval(value, "all groups have the same influence, so that there is no variance")
+    half_width = float(stats.t.ppf(1 - TAIL, num_groups - 1)) * std
+    ends = np.array([-half_width, half_width])
+    low, high = expit(logit(value) + ends / (value * (1 - value))) if is_fraction else value + ends
+    return {"value": value, "low": float(low), "high": float(high), "method": "linearised", "reason": ""}
 
 
 def widen_tail(num_groups: int) -> float:

@@ -20,8 +20,8 @@ EXACT = "exact over groups"  # the method of a bound where all rows are alike
 class Estimate(TypedDict):
     """A number with its 95 % interval; None where it is not defined, or where there is no interval.
 
-    ``method`` is how the interval was computed: "beta-binomial", "exact over groups", "logit" or "bootstrap"; None
-    where there is no interval, with the ``reason``, which is empty otherwise.
+    ``method`` is how the interval was computed: "beta-binomial", "exact over groups", "logit", "bootstrap" or
+    "linearised"; None where there is no interval, with the ``reason``, which is empty otherwise.
     """
 
     value: float | None
@@ -155,14 +155,48 @@ class Coverage(TypedDict):
     thresholds: list[Threshold]
 
 
+class CalibrationBin(TypedDict):
+    """Rows of neighbouring probabilities: their mean ``probability``, and the ``fraction`` in which it came true."""
+
+    n: int
+    groups: int
+    lowest: float
+    highest: float
+    probability: float
+    fraction: Estimate
+
+
+class Recalibration(TypedDict):
+    """The logistic recalibration of one class: log odds = ``intercept`` + ``slope`` x the model's.
+
+    ``in_the_large`` is the intercept where the slope stays 1.
+    """
+
+    slope: Estimate
+    intercept: Estimate
+    in_the_large: Estimate
+
+
+class CalibrationScores(TypedDict):
+    """The fit of probabilities to what happened.
+
+    ``scores`` holds ``CALIBRATION_METRICS``; ``recalibration`` has the last of two classes, or each of several.
+    """
+
+    scores: Scores
+    debiased_error: Estimate
+    recalibration: dict[str, Recalibration]
+    bins: list[CalibrationBin]
+
+
 class Calibration(TypedDict):
-    """The temperature of one level, and the scores of ``CALIBRATION_METRICS`` before and after scaling by it."""
+    """The temperature of one level, and the calibration before and after scaling by it."""
 
     temperature: float
     temperature_is_at_bound: bool
     fitted_on: Fit
-    before: Scores
-    after: Scores
+    before: CalibrationScores
+    after: CalibrationScores
 
 
 class Decision(TypedDict):

@@ -9,18 +9,15 @@ scikit-learn scores one table at a time: each of 2,000 resamples would be a tabl
 own, to be counted and sorted from the start. The tests compare every score with its.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas
 import scipy.sparse
 from einops import rearrange
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.evaluation.auroc import RankCounts, compute_auroc, count_ranks
 from pipeline.evaluation.bootstrap import Bootstrap, count_pairs, divide_or_nan
-from pipeline.evaluation.predictions import read_probabilities
 
 METRIC_NAMES = (
     "accuracy",
@@ -198,33 +195,3 @@ def average_defined(values: Floats) -> Floats:
     """Average ``(resamples, classes)`` over the classes that are not NaN; NaN where all are."""
     is_defined = ~np.isnan(values)
     return divide_or_nan(np.where(is_defined, values, 0.0).sum(axis=1), is_defined.sum(axis=1).astype(np.float64))
-
-
-def compute_calibration_bins(
-    predictions: pandas.DataFrame, class_names: Sequence[str], num_bins: int = NUM_CALIBRATION_BINS
-) -> pandas.DataFrame:
-    """Compare confidence, the highest probability of a row, with the accuracy of rows of that confidence.
-
-    Args:
-        predictions: A predictions table.
-        class_names: All classes.
-        num_bins: The number of equally wide bins of [0, 1].
-
-    Returns:
-        One row a bin with ``low``, ``high`` (its edges; the upper one belongs to it),
-        ``count``, and ``confidence`` and ``accuracy``, the means of its rows, NaN in an empty bin.
-    """
-    confidence = read_probabilities(predictions, class_names).max(axis=1)
-    is_correct = (predictions["label"] == predictions["predicted"]).to_numpy(dtype=np.float64)
-    bins = assign_bins(confidence, num_bins)
-    count = np.bincount(bins, minlength=num_bins).astype(np.float64)
-    edges = np.linspace(0, 1, num_bins + 1)
-    return pandas.DataFrame(
-        {
-            "low": edges[:-1],
-            "high": edges[1:],
-            "count": count.astype(int),
-            "confidence": divide_or_nan(np.bincount(bins, confidence, num_bins), count),
-            "accuracy": divide_or_nan(np.bincount(bins, is_correct, num_bins), count),
-        }
-    )

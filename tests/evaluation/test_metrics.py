@@ -13,7 +13,7 @@ from pipeline.evaluation.auroc import compute_roc_curves
 from pipeline.evaluation.bootstrap import Bootstrap, Support, draw_patient_weights, estimate_by_bootstrap
 from pipeline.evaluation.metrics import compute_level, compute_levels, list_levels, list_mistakes
 from pipeline.evaluation.predictions import aggregate, check_predictions, has_level
-from pipeline.evaluation.scores import compute_calibration_bins, compute_scores, resample_scores, sum_over_patients
+from pipeline.evaluation.scores import assign_bins, compute_scores, resample_scores, sum_over_patients
 from tests.builders.predictions import CLASSES, build_random_table, build_table
 
 
@@ -379,21 +379,8 @@ def test_a_class_without_rows_has_no_roc_curve():
     assert list(compute_roc_curves(table, CLASSES[3])) == ["cyst", "normal"]
 
 
-def test_the_gaps_of_the_calibration_bins_sum_to_the_calibration_error():
-    table = build_random_table(3)
-    bins = compute_calibration_bins(table, CLASSES[3])
-    filled = bins[bins["count"] > 0]
-    error = (filled["count"] * (filled["confidence"] - filled["accuracy"]).abs()).sum() / len(table)
-    assert bins["count"].sum() == len(table)
-    assert ((filled["low"] < filled["confidence"]) & (filled["confidence"] <= filled["high"] + 1e-12)).all()
-    assert error == pytest.approx(read_values(compute_level(table, CLASSES[3], Bootstrap(1)))["ece"])
-
-
 def test_the_upper_edge_belongs_to_its_bin():
-    table = build_table([0.5, 0.51, 1.0], ["right"] * 3, CLASSES[2])
-    bins = compute_calibration_bins(table, CLASSES[2], num_bins=2)
-    assert bins["count"].tolist() == [1, 2]
-    assert bins["confidence"].tolist() == pytest.approx([0.5, 0.755])
+    assert assign_bins(np.array([0.0, 0.5, 0.51, 1.0]), 2).tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

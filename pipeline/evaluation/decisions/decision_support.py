@@ -11,12 +11,18 @@ from dataclasses import dataclass
 import pandas
 
 from pipeline.core.data_kinds import DataKind
-from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.bootstrap import Bootstrap, Support
+from pipeline.evaluation.decisions.calibration import (
+    compute_bins,
+    compute_debiased_error,
+    read_events,
+    recalibrate_classes,
+)
 from pipeline.evaluation.decisions.selective_prediction import compute_coverage
 from pipeline.evaluation.decisions.temperature_scaling import fit_on_predictions, scale_predictions
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import LEVEL_KEYS, aggregate, has_level, read_probabilities
-from pipeline.evaluation.schema import Calibration, Coverage, Decision, Fit, Level
+from pipeline.evaluation.schema import Calibration, CalibrationScores, Coverage, Decision, Fit, Level
 
 CALIBRATION_METRICS = ("nll", "ece", "brier")
 
@@ -55,6 +61,23 @@ def list_tables(predictions: pandas.DataFrame, levels: Sequence[str]) -> Iterato
         yield LevelTables(name, aggregate(val, name), aggregate(test, name))
 
 
+def compute_calibration(table: pandas.DataFrame, level: Level, class_names: Sequence[str]) -> CalibrationScores:
+    """Compute the fit of one level's probabilities to what happened.
+
+    Args:
+        table: The predictions of the level.
+        level: Its scores, of the same predictions.
+        class_names: All classes.
+    """
+    events = read_events(table, class_names)
+    return {
+        "scores": {metric: level["metrics"][metric] for metric in CALIBRATION_METRICS},
+        "debiased_error": compute_debiased_error(events),
+        "recalibration": recalibrate_classes(table, class_names, Support(level["groups"], level["groups_with_errors"])),
+        "bins": compute_bins(events),
+    }
+
+
 def compute_decision(
     predictions: pandas.DataFrame,
     levels: Mapping[str, Level],
@@ -81,15 +104,14 @@ def compute_decision(
     coverage: dict[str, Coverage] = {}
     for tables in list_tables(predictions, list(levels)):
         temperature = fit_on_predictions(tables.val, class_names)
-        scaled = compute_level(
-            scale_predictions(tables.test, class_names, temperature.value), class_names, bootstrap, kind
-        )
+        level, scaled = levels[tables.name], scale_predictions(tables.test, class_names, temperature.value)
+        scaled_level = compute_level(scaled, class_names, bootstrap, kind)
         calibration[tables.name] = {
             "temperature": temperature.value,
             "temperature_is_at_bound": temperature.is_bounded,
             "fitted_on": tables.fit,
-            "before": {metric: levels[tables.name]["metrics"][metric] for metric in CALIBRATION_METRICS},
-            "after": {metric: scaled["metrics"][metric] for metric in CALIBRATION_METRICS},
+            "before": compute_calibration(tables.test, level, class_names),
+            "after": compute_calibration(scaled, scaled_level, class_names),
         }
         coverage[tables.name] = compute_coverage(tables.val, tables.test, class_names, bootstrap)
     return {

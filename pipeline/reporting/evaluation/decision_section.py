@@ -2,42 +2,39 @@
 
 from collections.abc import Sequence
 
-import pandas
-
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.decisions.decision_support import CALIBRATION_METRICS
 from pipeline.evaluation.decisions.selective_prediction import LISTED_COVERAGES
-from pipeline.evaluation.decisions.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY, scale_predictions
+from pipeline.evaluation.decisions.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY
+from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import Decision, Estimate, Fit, Metrics
-from pipeline.evaluation.scores import compute_calibration_bins
 from pipeline.reporting.elements import Figure, Section, Table
-from pipeline.reporting.evaluation.scores import distinct_levels
-from pipeline.reporting.figures.decision import calibration_before_and_after, coverage_curves
+from pipeline.reporting.evaluation.scores import distinct_levels, name_groups
+from pipeline.reporting.figures.decision import Reliability, coverage_curves, reliability_diagram
 from pipeline.reporting.formatting import (
+    DASH,
     LEVEL_TITLES,
     METRIC_TITLES,
     humanise,
     show_estimate,
     show_number,
+    show_number_with_interval,
     show_percent,
 )
 
 
-def build_decision_section(
-    metrics: Metrics, test: pandas.DataFrame, class_names: Sequence[str], kind: DataKind
-) -> Section:
+def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: DataKind) -> Section:
     """Turn selective prediction and calibration into a section of the report.
 
     Args:
         metrics: The content of metrics.json, with ``decision``.
-        test: The predictions of the test rows, as the model gave them.
         class_names: All classes.
         kind: The kind of data, which names rows and groups.
     """
     decision = metrics["decision"]
     levels = [level for level in distinct_levels(metrics["levels"]) if level in decision["coverage"]]
-    scaled = scale_predictions(test, class_names, decision["calibration"][levels[0]]["temperature"])
+    found = decision["calibration"][levels[0]]
     title = f"{plural(levels[0]).capitalize()}, test"
     figures = (
         Figure(
@@ -51,21 +48,27 @@ def build_decision_section(
         ),
         Figure(
             "calibration_scaled",
-            "Calibration before and after temperature scaling",
-            "On the dashed line accuracy equals confidence; a small point marks a bin of few rows, one without a line "
-            "a bin of less than 20. Below, the fraction of rows of each confidence. "
+            "Reliability before and after temperature scaling",
+            "On the dashed line probabilities are right as often as they say. A bin holds about a tenth of the rows. "
             f"{_read_out_calibration(decision, levels[0])}",
-            calibration_before_and_after(
-                compute_calibration_bins(test, class_names), compute_calibration_bins(scaled, class_names), title
+            reliability_diagram(
+                [
+                    Reliability("as it is", found["before"]["bins"]),
+                    Reliability("with temperature", found["after"]["bins"]),
+                ],
+                class_names[-1] if len(class_names) == 2 else "",
+                title,
             ),
         ),
     )
     tables = [_tabulate_temperatures(decision, levels, kind), _tabulate_calibration(decision, levels)]
+    tables += _tabulate_recalibration(decision, levels, class_names, kind)
     for level in levels:
         tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level, kind)]
     sentences = (
         *_describe_coverage(decision, levels),
         *_describe_temperatures(decision, levels, kind),
+        *_describe_recalibration(decision, levels, class_names),
         *_describe_zeros(decision, kind),
     )
     return Section("Decision support", sentences, tuple(tables), figures)
@@ -94,8 +97,8 @@ def _read_out_coverage(decision: Decision, levels: Sequence[str]) -> str:
 
 def _read_out_calibration(decision: Decision, level: str) -> str:
     """List the numbers of the curves."""
-    before, after = (decision["calibration"][level][when]["ece"]["value"] for when in ("before", "after"))
-    return f"Expected calibration error {show_number(before)} before, {show_number(after)} after."
+    before, after = (decision["calibration"][level][when]["debiased_error"]["value"] for when in ("before", "after"))
+    return f"Debiased calibration error {show_number(before)} before, {show_number(after)} after."
 
 
 def _describe_temperatures(decision: Decision, levels: Sequence[str], kind: DataKind) -> list[str]:
@@ -161,14 +164,90 @@ def _tabulate_calibration(decision: Decision, levels: Sequence[str]) -> Table:
     for level in levels:
         scores = decision["calibration"][level]
         for name in CALIBRATION_METRICS:
-            before, after = (show_estimate(scores[when][name]) for when in ("before", "after"))
+            before, after = (show_estimate(scores[when]["scores"][name]) for when in ("before", "after"))
             rows.append((f"{METRIC_TITLES[name]}, {plural(level)}", *before, *after))
+        before, after = (show_estimate(scores[when]["debiased_error"]) for when in ("before", "after"))
+        rows.append((f"Debiased calibration error, {plural(level)}", *before, *after))
     return Table(
         "Calibration on the test split before and after temperature scaling",
         ("Score ↓", "Before", "95 % interval before", "After", "95 % interval after"),
         tuple(rows),
-        "↓ lower is better. The temperatures come from validation alone.",
+        "↓ lower is better. The temperatures come from validation alone. The debiased error is the root mean square of "
+        "the gaps of bins of equally many rows, without what chance adds to them; neither error has an interval, "
+        "because those of resamples lie above it.",
     )
+
+
+def _describe_recalibration(decision: Decision, levels: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    """Write what slope and constant of two classes show; nothing of several, which have one of each."""
+    if len(class_names) > 2:
+        return []
+    found = {level: decision["calibration"][level]["before"]["recalibration"][class_names[-1]] for level in levels}
+    return [
+        sentence
+        for level, recalibration in found.items()
+        for sentence in (
+            describe_slope(recalibration["slope"], level),
+            describe_constant(recalibration["in_the_large"], level, class_names[-1]),
+        )
+        if sentence
+    ]
+
+
+def describe_slope(slope: Estimate, level: str) -> str:
+    """Write what the interval of a calibration slope shows; empty where there is none."""
+    if slope["value"] is None or slope["low"] is None or slope["high"] is None:
+        return ""
+    start = f"The calibration slope of the {plural(level)} is {show_number_with_interval(slope)}"
+    if slope["high"] < 1:
+        return f"{start}: below 1, so that probabilities are too extreme."
+    if slope["low"] > 1:
+        return f"{start}: above 1, so that probabilities are not extreme enough."
+    return f"{start}, which includes 1: no overconfidence and no underconfidence is shown."
+
+
+def describe_constant(constant: Estimate, level: str, name: str) -> str:
+    """Write what the interval of the calibration in the large shows; empty where there is none."""
+    if constant["value"] is None or constant["low"] is None or constant["high"] is None:
+        return ""
+    start = f"The calibration in the large of the {plural(level)} is {show_number_with_interval(constant)}"
+    if constant["high"] < 0:
+        return f"{start}: below 0, so that “{name}” is rarer than the probabilities say."
+    if constant["low"] > 0:
+        return f"{start}: above 0, so that “{name}” is more frequent than the probabilities say."
+    return f"{start}, which includes 0."
+
+
+def _tabulate_recalibration(
+    decision: Decision, levels: Sequence[str], class_names: Sequence[str], kind: DataKind
+) -> list[Table]:
+    if len(class_names) > MAX_READABLE_CLASSES:
+        return []
+    rows, reasons = [], set()
+    shown = levels if len(class_names) == 2 else levels[:1]
+    for level in shown:
+        for when, title in (("before", "as they are"), ("after", "scaled")):
+            scores = decision["calibration"][level]["before" if when == "before" else "after"]
+            for name, found in scores["recalibration"].items():
+                estimates = (found["in_the_large"], found["intercept"], found["slope"])
+                of_class = "" if len(class_names) == 2 else f", “{name}”"
+                cells = (show_number_with_interval(part) if part["value"] is not None else DASH for part in estimates)
+                rows.append((f"{plural(level).capitalize()} {title}{of_class}", *cells))
+                reasons |= {name_groups(part["reason"], kind) for part in estimates if part["reason"]}
+    against = f"of “{class_names[-1]}”" if len(class_names) == 2 else "of each class against the rest"
+    note = (
+        f"Logistic regression of what happened on the log odds {against}. Without need of correction, the slope is 1 "
+        "and the others are 0; the calibration in the large is the intercept where the slope stays 1."
+    )
+    missing = f" No interval, or no value: {'; '.join(sorted(reasons))}." if reasons else ""
+    return [
+        Table(
+            "Calibration intercept and slope on the test split",
+            ("Probabilities", "In the large", "Intercept", "Slope"),
+            tuple(rows),
+            f"{note}{missing}",
+        )
+    ]
 
 
 def _tabulate_coverage(decision: Decision, level: str) -> Table:

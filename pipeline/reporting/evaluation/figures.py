@@ -8,11 +8,11 @@ from pipeline.data.certified_data import CertifiedData
 from pipeline.data.store import Store
 from pipeline.evaluation.auroc import compute_roc_curves
 from pipeline.evaluation.schema import Metrics, first_level
-from pipeline.evaluation.scores import compute_calibration_bins
 from pipeline.models.classifier import Classifier
 from pipeline.reporting.attention.sheets import choose_maps, draw_maps
 from pipeline.reporting.evaluation.scores import distinct_levels
-from pipeline.reporting.figures.classification import calibration_curve, confusion_matrix, roc_curve
+from pipeline.reporting.figures.classification import confusion_matrix, roc_curve
+from pipeline.reporting.figures.decision import Reliability, reliability_diagram
 from pipeline.reporting.figures.image_grid import contact_sheet
 from pipeline.reporting.figures.runs import training_curves
 from pipeline.reporting.formatting import show_percent
@@ -43,7 +43,10 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
     auroc = level["metrics"]["auroc"]
     auroc_text = show_percent(auroc) if auroc["value"] is not None else ""
     figures["roc"] = roc_curve(compute_roc_curves(test, names), title, auroc_text)
-    figures["calibration"] = calibration_curve(compute_calibration_bins(test, names), title)
+    bins = metrics["decision"]["calibration"][level_name]["before"]["bins"]
+    figures["calibration"] = reliability_diagram(
+        [Reliability("model", bins)], names[-1] if len(names) == 2 else "", title
+    )
     mistakes = draw_mistakes(store, test)
     if mistakes is not None:
         figures["worst_mistakes"] = mistakes

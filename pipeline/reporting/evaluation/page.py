@@ -98,7 +98,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     history = None if experiment.evaluate.checkpoint is not None else pd.read_csv(experiment.paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
     sections = build_probe_sections(metrics["probes"], metrics, kind, plane)
-    sections += [build_decision_section(metrics, evaluation.test, store.class_names, kind)]
+    sections += [build_decision_section(metrics, store.class_names, kind)]
     flow = build_flow(manifest, store.index, data.split_of, kind, store.missing)
     evidence = DataEvidence(manifest, flow, data.certificate, store.missing)
     documents = fill_documents(

@@ -41,8 +41,9 @@ FIGURE_TEXTS = {
     "confusion_object": ("Confusion matrix of the objects", "Rows are the true class."),
     "roc": ("ROC curve", "Sensitivity against false positive rate over all thresholds."),
     "calibration": (
-        "Calibration curve",
-        "On the dashed line accuracy equals confidence; orange is the gap. Below, how many rows have that confidence.",
+        "Reliability diagram",
+        "On the dashed line probabilities are right as often as they say. Each point is a bin of about a tenth of the "
+        "rows, with at least five patients, and its interval.",
     ),
     "worst_mistakes": (
         "Worst mistakes",

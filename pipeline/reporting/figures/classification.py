@@ -1,4 +1,4 @@
-"""Figures of a classifier as PNG bytes: confusion matrix, ROC curve and calibration.
+"""Figures of a classifier as PNG bytes: confusion matrix and ROC curve.
 
 Each is a ``Figure`` object of its own: no window, no state between calls. Colours are Okabe and Ito's, which
 colour-blind readers can distinguish ("Color universal design", 2008); no fact is shown by colour alone.
@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.evaluation.auroc import RocCurve
@@ -130,31 +128,4 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
         axes.set(xlabel="False positive rate (1 minus specificity)", ylabel="True positive rate (sensitivity)")
         axes.set_title(title, fontweight="bold")
         axes.legend(loc="lower right", title=auroc or None, alignment="left")
-        return save_png(figure)
-
-
-def calibration_curve(bins: pandas.DataFrame, title: str = "") -> bytes:
-    """Draw the accuracy at each confidence, and below it the number of rows with that confidence.
-
-    Args:
-        bins: The bins of ``compute_calibration_bins``.
-        title: The title, which names what was scored.
-    """
-    filled = bins[bins["count"] > 0]
-    with open_figure(5.2, 5.6) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-        upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
-        gaps = np.stack([filled["confidence"], filled["accuracy"]])
-        upper.vlines(filled["confidence"], gaps.min(axis=0), gaps.max(axis=0), color=ORANGE, linewidth=2)
-        points = (filled["confidence"], filled["accuracy"])
-        upper.plot(*points, "o-", color=BLUE, linewidth=1.6, label="model", clip_on=False)
-        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Fraction that is right")
-        upper.set_title(title, fontweight="bold")
-        upper.legend(loc="upper left")
-        widths = bins["high"] - bins["low"]
-        bars = lower.bar(bins["low"], bins["count"], width=widths, align="edge", color=BLUE, edgecolor=PAPER)
-        lower.bar_label(bars, [f"{count:,}" if count else "" for count in bins["count"]], fontsize=6.5, padding=1)
-        lower.set(xlabel="Confidence (highest probability)", ylabel="Rows")
-        lower.margins(y=0.2)
-        lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         return save_png(figure)

@@ -1,17 +1,16 @@
-"""Figures for decisions: accuracy where the model may decline, and calibration before and after scaling."""
+"""Figures for decisions: accuracy where the model may decline, and reliability diagrams."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas
-from matplotlib.collections import PathCollection
 from matplotlib.ticker import PercentFormatter
 
+from pipeline.evaluation.schema import CalibrationBin
 from pipeline.reporting.figures.intervals import read_estimates
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILION, open_figure, save_png
+from pipeline.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILION, open_figure, save_png, shorten
 
-MIN_ROWS_IN_LINE = 20
 LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"))
 
 
@@ -41,36 +40,42 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
         return save_png(figure)
 
 
-def calibration_before_and_after(before: pandas.DataFrame, after: pandas.DataFrame, title: str = "") -> bytes:
-    """Draw two calibration curves, and below them the fraction of rows at each confidence.
+@dataclass(frozen=True)
+class Reliability:
+    """One line of a reliability diagram.
 
     Args:
-        before: The bins of ``compute_calibration_bins`` for the model's own probabilities.
-        after: The bins for the scaled probabilities.
+        label: Its name in the legend.
+        bins: The bins of ``compute_bins``.
+    """
+
+    label: str
+    bins: Sequence[CalibrationBin]
+
+
+def reliability_diagram(lines: Sequence[Reliability], event: str, title: str = "") -> bytes:
+    """Draw how often an event happened in each bin of its probability, with intervals.
+
+    Args:
+        lines: The probabilities to compare, at most two.
+        event: The event, such as "right", or that an answer is correct; empty for the most probable of several classes.
         title: The title, which names what was scored.
     """
-    styles = ((before, "as it is", VERMILION, "s", "--"), (after, "with temperature", BLUE, "o", "-"))
-    with open_figure(5.6, 5.8) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-        upper.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfect")
-        for place, (bins, label, colour, marker, line) in enumerate(styles):
-            filled = bins[bins["count"] > 0]
-            fraction = filled["count"] / bins["count"].sum()
-            # A point of few rows is small and has no line: its accuracy may be chance.
-            many = filled[filled["count"] >= MIN_ROWS_IN_LINE]
-            upper.plot(many["confidence"], many["accuracy"], line, color=colour, linewidth=1.4)
-            sizes = 10 + 110 * np.sqrt(fraction)
-            points = (filled["confidence"], filled["accuracy"], sizes, colour)
-            upper.scatter(*points, marker=marker, label=label, clip_on=False, zorder=3)
-            width = (bins["high"] - bins["low"]) / 2
-            left = bins["low"] + place * width
-            lower.bar(left, bins["count"] / bins["count"].sum(), width=width, align="edge", color=colour)
-        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Fraction that is right")
-        upper.set_title(title, fontweight="bold")
-        legend = figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-        for handle in legend.legend_handles:
-            if isinstance(handle, PathCollection):
-                handle.set_sizes([45])
-        lower.set(xlabel="Confidence (highest probability)", ylabel="Fraction of rows", ylim=(0, 1))
-        lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    probability, fraction = ("Probability of “{}”", "Fraction that is “{}”")
+    if not event:
+        probability, fraction = "Confidence (highest probability)", "Fraction predicted correctly"
+    with open_figure(5.2, 5.2) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfect")
+        for line, (colour, marker) in zip(lines, ((VERMILION, "s"), (BLUE, "o")), strict=False):
+            points = np.array([part["probability"] for part in line.bins])
+            value, low, high = (
+                read_estimates([part["fraction"] for part in line.bins], key) for key in ("value", "low", "high")
+            )
+            axes.vlines(points, low, high, color=colour, linewidth=1.2, alpha=0.7)
+            axes.plot(points, value, f"{marker}-", color=colour, linewidth=1.4, label=line.label, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set(xlabel=probability.format(shorten(event, 24)), ylabel=fraction.format(shorten(event, 24)))
+        axes.set_title(title, fontweight="bold")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
         return save_png(figure)

@@ -52,8 +52,8 @@ def test_an_overconfident_model_is_better_calibrated_after_scaling():
     scores = metrics["decision"]["calibration"]["slice"]
     assert 2 < scores["temperature"] < 6
     for name in ("nll", "ece"):
-        assert scores["after"][name]["value"] < scores["before"][name]["value"], name
-        assert scores["before"][name] == metrics["levels"]["slice"]["metrics"][name]
+        assert scores["after"]["scores"][name]["value"] < scores["before"]["scores"][name]["value"], name
+        assert scores["before"]["scores"][name] == metrics["levels"]["slice"]["metrics"][name]
 
 
 def test_the_temperature_does_not_depend_on_test_labels():
@@ -79,7 +79,7 @@ def test_each_level_is_scaled_by_a_temperature_fitted_at_that_level():
         table = scale_predictions(aggregate(test, level), NAMES, temperature)
         probabilities = read_probabilities(table, NAMES)
         right = probabilities[np.arange(len(table)), (table["label"] == "right").astype(int)]
-        assert found[level]["after"]["nll"]["value"] == pytest.approx(-np.log(right).mean())
+        assert found[level]["after"]["scores"]["nll"]["value"] == pytest.approx(-np.log(right).mean())
     assert found["volume"]["temperature"] < found["slice"]["temperature"] - 0.5, "means of slices are less extreme"
 
 
@@ -107,19 +107,19 @@ def test_the_predictions_are_left_as_they_are():
 
 
 def test_the_section_shows_both_levels_and_explains_the_temperature():
-    metrics, test = decide(build_predictions())
-    section = build_decision_section(metrics, test, NAMES, VOLUMES)
-    assert len(section.tables) == 6
+    metrics, _ = decide(build_predictions())
+    section = build_decision_section(metrics, NAMES, VOLUMES)
+    assert len(section.tables) == 7
     assert "overconfident" in " ".join(section.sentences)
     assert section.tables[0].rows[1][2:] == ("40", "20")
-    assert "chosen on 40 validation volumes of 20 patients" in section.tables[5].note
-    rows = section.tables[2].rows
+    assert "chosen on 40 validation volumes of 20 patients" in section.tables[6].note
+    rows = section.tables[3].rows
     assert [row[0] for row in rows] == ["100%", "95%", "90%", "80%", "50%"]
     accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
     assert float(rows[0][2]) == pytest.approx(accuracy, abs=5e-4)
     texts = {figure.name: figure.text for figure in section.figures}
     assert f"Slices: {accuracy:.1%} at 100%" in texts["coverage"]
-    after = metrics["decision"]["calibration"]["slice"]["after"]["ece"]["value"]
+    after = metrics["decision"]["calibration"]["slice"]["after"]["debiased_error"]["value"]
     assert f"{after:.3f} after." in texts["calibration_scaled"]
 
 
@@ -130,10 +130,10 @@ def test_the_section_warns_of_a_temperature_at_its_bound_and_of_zeros():
     predictions["probability_left"] = 1 - predictions["probability_right"]
     predictions["predicted"] = predictions["label"]
     predictions.loc[3, ["probability_left", "probability_right"]] = [1.0, 0.0]
-    metrics, test = decide(predictions)
+    metrics, _ = decide(predictions)
     assert metrics["decision"]["calibration"]["volume"]["temperature_is_at_bound"]
     assert metrics["decision"]["num_zero_probabilities"] == 1
-    text = " ".join(build_decision_section(metrics, test, NAMES, VOLUMES).sentences)
+    text = " ".join(build_decision_section(metrics, NAMES, VOLUMES).sentences)
     assert "no error was made" in text
     assert "(allowed are 0.1 to 10)" in text
     assert "1 slice had a probability of exactly 0" in text

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.auroc import RocCurve
-from pipeline.reporting.figures.classification import calibration_curve, confusion_matrix, roc_curve
+from pipeline.reporting.figures.classification import confusion_matrix, roc_curve
+from pipeline.reporting.figures.decision import Reliability, reliability_diagram
 from pipeline.reporting.figures.image_grid import contact_sheet, fit_text, load_font
 from pipeline.reporting.figures.runs import training_curves
 from pipeline.reporting.figures.style import shorten
+from tests.builders.reports import build_metric
 
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
 
@@ -32,19 +34,12 @@ def build_history(num_epochs: int) -> pandas.DataFrame:
 
 def draw_all() -> dict[str, bytes]:
     line = np.array([0.0, 0.5, 1.0])
-    bins = pandas.DataFrame(
-        {
-            "low": [0.0, 0.5],
-            "high": [0.5, 1.0],
-            "count": [0, 4],
-            "confidence": [np.nan, 0.9],
-            "accuracy": [np.nan, 0.75],
-        }
-    )
+    part = {"n": 4, "groups": 4, "lowest": 0.5, "highest": 1.0, "probability": 0.9}
+    bins = [part | {"fraction": build_metric(0.75, 0.4, 0.9)}]
     return {
         "confusion_matrix": confusion_matrix([[3, 1], [0, 4]], ("left", "right"), "Slices"),
         "roc_curve": roc_curve({"right": RocCurve(line, np.sqrt(line))}, "Slices", "AUROC 0.7"),
-        "calibration_curve": calibration_curve(bins, "Slices"),
+        "reliability_diagram": reliability_diagram([Reliability("model", bins)], "right", "Slices"),
         "training_curves": training_curves(build_history(5), best_epoch=4),
         "contact_sheet": contact_sheet(np.zeros((3, 8, 8), dtype=np.uint8), ["a", "b", "c"], columns=2),
     }
