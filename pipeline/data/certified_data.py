@@ -1,4 +1,4 @@
-"""The examples with their splits, after everything that vouches for them was checked."""
+"""The examples with their splits, after everything that vouches for them was checked, and a model's answers to them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.array_types import Indices
+from pipeline.core.array_types import Array, Indices
+from pipeline.core.predictions import Mirrored
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.data.leak_certificate import Certificate, check_certificate
 from pipeline.data.splits import SPLITS, read_splits, resolve_roles
@@ -46,6 +47,22 @@ class CertifiedData:
     def rows(self) -> dict[str, Indices]:
         """The rows of the store that belong to each split, in rising order."""
         return {split: np.flatnonzero(self.split_of == split) for split in SPLITS}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a trained model makes of the rows that it was not trained on.
+
+    Args:
+        probabilities: Those of the "val" and "test" rows, ``(rows, classes)`` each.
+        features: What the last layer reads of the test rows, ``(rows, features)``.
+        mirrored: The network's probabilities of the test rows and of their mirror images; None where a mirror image
+            does not have the other label.
+    """
+
+    probabilities: dict[str, Array]
+    features: Array
+    mirrored: Mirrored | None
 
 
 def load_certified_data(experiment: Experiment) -> CertifiedData:

@@ -1,22 +1,19 @@
 """An evaluation: from the probabilities of a trained model to the predictions table and the content of metrics.json."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas
-from numpy.typing import NDArray
 
 from pipeline.config.outputs import EvaluateConfig
-from pipeline.core.predictions import Mirrored
-from pipeline.data.certified_data import CertifiedData
+from pipeline.data.certified_data import Answers, CertifiedData
 from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decisions.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import build_predictions
 from pipeline.evaluation.schema import Metrics, Probes, Scores
-from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes
+from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes, probe_within_classes
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,7 @@ def select_test(predictions: pandas.DataFrame) -> pandas.DataFrame:
 
 def compute_evaluation(
     data: CertifiedData,
-    probabilities: Mapping[str, NDArray[np.float32]],
-    mirrored: Mirrored | None,
+    answers: Answers,
     scans: pandas.DataFrame,
     options: EvaluateConfig,
     synthetic_note: str,
@@ -54,17 +50,16 @@ def compute_evaluation(
 
     Args:
         data: The examples and their splits.
-        probabilities: Those of the "val" and "test" rows, ``(rows, classes)`` each.
-        mirrored: The network's probabilities of the test rows and of their mirror images; None where a mirror image
-            does not have the other label.
-        scans: ``visit`` and ``side`` of each scan by its ``source_id``; read for data of patients alone.
+        answers: The model's answers to the validation and the test rows.
+        scans: ``visit``, ``side`` and what else is known of each scan, by its ``source_id``; read for data of patients
+            alone.
         options: The options of the evaluation.
         synthetic_note: The note for readers on data that are not of people; else empty.
     """
     store, bootstrap = data.store, Bootstrap(options.num_bootstrap_resamples, options.seed)
     tables = [
         build_predictions(store.index.iloc[data.rows[split]], scores.astype(np.float64), store.class_names, split)
-        for split, scores in probabilities.items()
+        for split, scores in answers.probabilities.items()
     ]
     predictions = pandas.concat(tables, ignore_index=True)
     if store.kind.has_patients:
@@ -74,8 +69,10 @@ def compute_evaluation(
     probes: Probes = compute_probes(
         store, data.rows, test, scans["visit"], options.logistic_regression_examples, bootstrap
     )
-    if mirrored is not None:
-        probes["mirror"] = check_mirrored(mirrored, test, store.class_names)
+    if answers.mirrored is not None:
+        probes["mirror"] = check_mirrored(answers.mirrored, test, store.class_names)
+    if store.kind.has_patients:
+        probes["within_class"] = probe_within_classes(test, answers.features, scans, store.class_names, bootstrap)
     metrics: Metrics = {
         "split": "test",
         "synthetic_note": synthetic_note,

@@ -107,6 +107,23 @@ class MirrorCheck(TypedDict):
     accuracy_without_averaging: Estimate
 
 
+class WithinClassProbe(TypedDict):
+    """Whether a fact of the scan, such as its site, can be told from the model's features within one class.
+
+    ``n`` scans of ``groups`` patients have one of the ``values`` of the ``covariate``. ``auroc`` is that of a logistic
+    regression, each patient's scans scored by one that has not seen the patient; without a verdict it has no value,
+    and its reason says why.
+    """
+
+    covariate: str
+    label: str
+    values: list[str]
+    n: int
+    groups: int
+    chance: float
+    auroc: Estimate
+
+
 class Probes(TypedDict, total=False):
     """The shortcut probes that make sense for the data; the others are absent.
 
@@ -121,6 +138,7 @@ class Probes(TypedDict, total=False):
     border_is_background: bool
     index_only: Scores
     mirror: MirrorCheck
+    within_class: list[WithinClassProbe]
 
 
 class CoveragePoint(TypedDict):

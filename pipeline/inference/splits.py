@@ -3,28 +3,56 @@
 Not in ``probabilities``, which a MONAI bundle carries: a bundle knows neither splits nor options.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
 from pipeline.core.array_types import Array
-from pipeline.core.predictions import Mirrored
+from pipeline.data.certified_data import Answers
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
+from pipeline.models.classifier import Classifier
 from pipeline.training.augmentation import shows_laterality
 from pipeline.training.run_state import TrainedRun
 
 
-def score_splits(run: TrainedRun, batch_size: int) -> tuple[dict[str, Array], Mirrored | None]:
+def score_splits(run: TrainedRun, batch_size: int) -> Answers:
     """Score the validation and the test rows.
 
     Args:
         run: The trained model and its data.
         batch_size: Examples scored at once.
-
-    Returns:
-        The probabilities ``(rows, classes)`` of "val" and "test"; the network's answers to the test rows and to their
-        mirror images, where a mirror image is one of the other label, else None.
     """
     store, rows = run.data.store, run.data.rows
-    arguments = (run.classifier, store.examples, store.index["slice_position"].to_numpy(), run.device, batch_size)
+    classifier = run.classifier
+    arguments = (classifier, store.examples, store.index["slice_position"].to_numpy(), run.device, batch_size)
     val = compute_probabilities(*arguments, rows["val"])
-    if not shows_laterality(store.kind, store.class_names, run.checkpoint.preprocess.plane):
-        return {"val": val, "test": compute_probabilities(*arguments, rows["test"])}, None
-    answers, mirrored = score_with_mirrored(*arguments, rows["test"])
-    return {"val": val, "test": answers}, mirrored
+    with record_features(classifier) as recorded:
+        if shows_laterality(store.kind, store.class_names, run.checkpoint.preprocess.plane):
+            test, mirrored = score_with_mirrored(*arguments, rows["test"])
+        else:
+            test, mirrored = compute_probabilities(*arguments, rows["test"]), None
+    # Of two passes a batch, the second one is over the mirror images.
+    passes = 1 if mirrored is None and not classifier.mirror_average else 2
+    return Answers({"val": val, "test": test}, np.concatenate(recorded[::passes]), mirrored)
+
+
+@contextmanager
+def record_features(classifier: Classifier) -> Iterator[list[Array]]:
+    """Keep what the last layer reads, ``(batch, features)`` float32 of each pass."""
+    layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
+    heads = [layer for layer in layers if layer.out_features == len(classifier.spec.class_names)]
+    recorded: list[Array] = []
+
+    def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        values: torch.Tensor = inputs[0]
+        recorded.append(values.detach().flatten(1).float().cpu().numpy())
+
+    hook = heads[-1].register_forward_pre_hook(record)
+    try:
+        yield recorded
+    finally:
+        hook.remove()

@@ -25,12 +25,12 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     """
     paths, options = experiment.paths, experiment.evaluate
     run = load_trained_run(experiment, options.checkpoint)
-    probabilities, mirrored = score_splits(run, options.batch_size)
+    answers = score_splits(run, options.batch_size)
     with console.status("scoring, and fitting the baselines"):
         manifest = run.data.manifest
         scans = manifest[manifest["status"] == "accepted"].set_index("source_id")
         note = DATASETS[experiment.data.dataset].synthetic_note
-        evaluation = compute_evaluation(run.data, probabilities, mirrored, scans, options, note)
+        evaluation = compute_evaluation(run.data, answers, scans, options, note)
     report = build_report(experiment, run, evaluation, manifest)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)

@@ -39,6 +39,10 @@ def test_metrics_hold_probes_and_decision_support(workspace):
     probes, decision = metrics["probes"], metrics["decision"]
     assert set(probes) == {
         *("slice_index", "visit", "intensity_quartile", "border_only", "border_is_background", "index_only", "mirror"),
+        "within_class",
+    }
+    assert {probe["auroc"]["reason"] for probe in probes["within_class"]} == {
+        "fewer than two values of visit with 5 patients or more"
     }
     assert [part["slice_index"] for part in probes["slice_index"]] == [0, 1, 2, 3]
     for name in ("slice_index", "visit", "intensity_quartile"):

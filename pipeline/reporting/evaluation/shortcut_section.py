@@ -13,9 +13,11 @@ from pipeline.evaluation.schema import (
     Scores,
     SliceIndexSubgroup,
     Subgroup,
+    WithinClassProbe,
     first_level,
     read_value,
 )
+from pipeline.evaluation.shortcut_probes import COVARIATES
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import Panel, accuracy_of_parts, accuracy_over_index
 from pipeline.reporting.formatting import show_estimate, show_interval, show_number, show_percent
@@ -82,9 +84,15 @@ def build_probe_sections(probes: Probes, metrics: Metrics, kind: DataKind, plane
                 accuracy_of_parts([_build_panel(name, items) for name, items in parts.items()], overall),
             )
         )
-    sentences += [*_describe_blind(probes, kind), *_describe_mirror(probes, kind, plane)]
+    sentences += [
+        *_describe_blind(probes, kind),
+        *_describe_mirror(probes, kind, plane),
+        *_describe_within_class(probes, kind),
+    ]
     tables = [_tabulate_blind(probes, metrics, kind)] if "border_only" in probes else []
     tables += [_tabulate_parts(name, items, kind) for name, items in parts.items()]
+    if probes.get("within_class"):
+        tables.append(_tabulate_within_class(probes["within_class"], kind))
     return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(figures))]
 
 
@@ -159,6 +167,14 @@ def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> lis
                     f"The model is right for only {show_percent(part.accuracy)} of the {plural(kind.example)} of "
                     f"{PART_TITLES[name]} {part.label}, and for {overall:.1%} of all."
                 )
+    for found in probes.get("within_class", []):
+        auroc = found["auroc"]
+        if auroc["low"] is not None and auroc["low"] > ALARMING_AUROC:
+            warnings.append(
+                f"The model's features show the {found['covariate']} of a scan among those of class {found['label']} "
+                f"(AUROC {show_number(auroc['value'])}, 95\u00a0% interval {show_interval(auroc)}; guessing has "
+                f"{found['chance']}, a warning is given from {ALARMING_AUROC})."
+            )
     mirror = probes.get("mirror")
     if mirror is not None:
         flipped, accuracy = mirror["flipped_without_averaging"], mirror["accuracy_without_averaging"]
@@ -238,6 +254,55 @@ def _describe_mirror(probes: Probes, kind: DataKind, plane: Plane) -> list[str]:
         "that every prediction flips by construction. The network without averaging flips for "
         f"{show_percent(flipped)} of the test {plural(kind.example)} and is right for {show_percent(accuracy)}."
     ]
+
+
+def _describe_within_class(probes: Probes, kind: DataKind) -> list[str]:
+    """Describe what the model's features show of a scan's origin, or the reason why that could not be evaluated."""
+    if not kind.has_patients:
+        return []
+    found = probes.get("within_class", [])
+    known = list(dict.fromkeys(probe["covariate"] for probe in found))
+    unknown = [name for name in COVARIATES if name not in known]
+    sentences = []
+    if found:
+        sentences.append(
+            f"Within one class the model has no need to know the {' or the '.join(known)} of a scan; that its features "
+            "show it is no proof that its answers rest on it."
+        )
+    if any(probe["auroc"]["value"] is None for probe in found):
+        reasons = dict.fromkeys(
+            f"{probe['covariate']} in class {probe['label']}: {probe['auroc']['reason']}"
+            for probe in found
+            if probe["auroc"]["value"] is None
+        )
+        sentences.append(f"No verdict: {'; '.join(reasons)}.")
+    if unknown:
+        sentences.append(
+            "Not evaluated, as the manifest does not name it: whether the features show "
+            f"the {' or the '.join(unknown)}."
+        )
+    return sentences
+
+
+def _tabulate_within_class(found: Sequence[WithinClassProbe], kind: DataKind) -> Table:
+    return Table(
+        "Told from the model's features within one class",
+        ("Fact", "Class", "Values", "Scans", plural(kind.group).capitalize(), "AUROC", "95 % interval", "Chance"),
+        tuple(
+            (
+                probe["covariate"].capitalize(),
+                probe["label"],
+                ", ".join(probe["values"]) or "none",
+                f"{probe['n']:,}",
+                f"{probe['groups']:,}",
+                *show_estimate(probe["auroc"]),
+                show_number(probe["chance"]),
+            )
+            for probe in found
+        ),
+        "A logistic regression of what the last layer reads, the mean over a scan; each scored by a model that has not "
+        "seen the patient. Test rows alone.",
+    )
 
 
 def _build_panel(name: str, parts: Sequence[Part]) -> Panel:
