@@ -31,7 +31,8 @@ class DataConfig:
 class SplitConfig:
     """The split of the patients into train, validation and test.
 
-    A published set keeps its own test rows; only validation is drawn, from its training rows, image by image.
+    A published set keeps its own test rows, and its validation rows where it has any; else validation is drawn from its
+    training rows, image by image.
 
     Args:
         val_fraction: The fraction of the patients for validation; of a published set, the fraction of its training

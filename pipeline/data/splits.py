@@ -73,21 +73,22 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
 
 
 def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
-    """Keep the publisher's test rows and draw validation from the training rows.
+    """Keep the publisher's test rows, and validation rows where there are any; else draw them from the training rows.
 
     A training row that has an exact duplicate among the training rows stays in train, so that validation and
     train have no example in common.
 
     Args:
         index: A row an example, with ``group_id`` and ``label``; each group once.
-        official: Columns ``group_id``, ``split`` (train or test) and ``sha256`` of the content, a row each group.
+        official: Columns ``group_id``, ``split`` (train, test, perhaps val) and ``sha256`` of the content; a row each.
         options: The fraction or number of the training rows that become validation; strata; seed; or a table.
 
     Returns:
         Columns ``group_id`` and ``split``, sorted by group.
 
     Raises:
-        UserError: one label only, folds, too many or too few rows for validation, or a table with other test rows.
+        UserError: one label only, folds, too many or too few rows for validation, a number of them where they are
+            published, or a table with other test rows.
     """
     _check_labels(index)
     if options.num_folds:
@@ -97,6 +98,13 @@ def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options:
         )
     if options.split_table is not None:
         return _read_given_official_splits(index, official, options)
+    if (official["split"] == "val").any():
+        if options.val_count is not None:
+            raise UserError(
+                f"split.val_count: found {options.val_count}, but the set has published validation rows, and they are "
+                "kept. Set it to null."
+            )
+        return official[["group_id", "split"]].sort_values("group_id", ignore_index=True)
     rows = official.merge(index[["group_id", "label"]], on="group_id", validate="one_to_one")
     rows = rows.sort_values("group_id", ignore_index=True)
     train = rows[rows["split"] == "train"]

@@ -10,7 +10,8 @@ from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.text import count_words, plural
 
-OFFICIAL_SPLITS = ("train", "test")
+# In their order; few publishers give validation rows.
+OFFICIAL_SPLITS = ("train", "val", "test")
 
 # Written into a folder before the first download: the folder may be half complete, and is not a user's own.
 MARK_NAME = "download.json"
@@ -24,7 +25,7 @@ class PublishedSet:
         examples: ``(examples, height, width)`` or ``(examples, channels, height, width)`` uint8, or
             ``(examples, points, 3)`` float32.
         labels: ``(examples,)`` class names.
-        official_splits: ``(examples,)``, ``train`` or ``test``, as the publisher has it.
+        official_splits: ``(examples,)``, ``train``, ``test`` and, where the publisher gives them, ``val``.
         origins: ``(examples,)``, where each came from: a file relative to the raw folder, with ``#`` and the
             row after it where the file holds several.
         missing: A sentence about the part of the published set that is not there; empty where all is.
@@ -132,7 +133,7 @@ class Part:
 
     Args:
         path: The file.
-        split: The official split, ``train`` or ``test``.
+        split: The official split, ``train``, ``val`` or ``test``.
         examples: ``(examples, ...)``, as in :class:`PublishedSet`.
         labels: ``(examples,)``.
     """

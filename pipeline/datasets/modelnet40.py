@@ -24,7 +24,6 @@ from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.tables import clean_text, refuse_alike
 from pipeline.datasets.base import (
-    OFFICIAL_SPLITS,
     Part,
     PublishedSet,
     RemoteFile,
@@ -101,7 +100,7 @@ def _read_clouds(raw: Path, names_path: Path, allow_partial: bool) -> PublishedS
     folder = names_path.parent
     class_names = np.array(_read_lines(names_path))
     parts, absent = [], []
-    for split in OFFICIAL_SPLITS:
+    for split in PUBLISHED_CLOUDS:
         # The lists name files as they lay on the authors' machine: data/modelnet40_ply_hdf5_2048/ply_data_train0.h5.
         listed = [line.replace("\\", "/").rsplit("/", 1)[-1] for line in _read_lines(folder / f"{split}_files.txt")]
         if len(set(listed)) < len(listed):
@@ -143,14 +142,14 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
             "the folder that holds the files with --data.raw_folder (make: DATA=folder)."
         )
     for place in places:
-        if len(place.parts) < 3 or place.parts[-2] not in OFFICIAL_SPLITS:
+        if len(place.parts) < 3 or place.parts[-2] not in published:
             raise UserError(
                 f"{raw / place}: a mesh belongs into <class>/train or <class>/test. Move or remove it, or name the "
                 "folder that holds the classes with --data.raw_folder."
             )
     splits = np.array([place.parts[-2] for place in places])
     # Missing files are reported at once and not after minutes of reading.
-    found = {split: int((splits == split).sum()) for split in OFFICIAL_SPLITS}
+    found = {split: int((splits == split).sum()) for split in published}
     missing = describe_missing(raw, found, published, "object", allow_partial)
     tasks = (delayed(read_off_points)(raw / place, NUM_POINTS) for place in places)
     num_bytes = sum((raw / place).stat().st_size for place in places)

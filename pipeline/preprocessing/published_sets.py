@@ -67,7 +67,7 @@ def name_examples(official_splits: Array) -> list[str]:
     """Name the examples ``train-00000``, ``test-00003``: the official split and the place within it.
 
     Args:
-        official_splits: ``(examples,)``, ``train`` or ``test``.
+        official_splits: ``(examples,)``, ``train``, ``val`` or ``test``.
 
     Returns:
         ``(examples,)`` names, all different.
@@ -111,7 +111,8 @@ def _write_all(paths: Workspace, found: PublishedSet, dataset: Dataset) -> None:
     write_table(paths.official_splits, official, OFFICIAL_SPLIT_COLUMNS)
     index = pd.DataFrame({"example_id": names} | ids | {"slice_index": 0, "slice_position": 0.0})
     write_store(paths.prepared, [found.examples], index[list(INDEX_COLUMNS)], {}, dataset.kind, found.missing)
-    counts = pd.crosstab(official["split"], manifest["label"]).reindex(list(OFFICIAL_SPLITS))
+    counts = pd.crosstab(official["split"], manifest["label"])
+    counts = counts.loc[[split for split in OFFICIAL_SPLITS if split in counts.index]]
     coverage = {
         "examples_by_split_and_label": {
             str(split): {str(label): int(number) for label, number in row.items()} for split, row in counts.iterrows()

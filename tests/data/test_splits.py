@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config.sources import SplitConfig
 from pipeline.core.errors import UserError
-from pipeline.data.splits import assign_splits, collect_strata, read_splits, resolve_roles
+from pipeline.data.splits import assign_official_splits, assign_splits, collect_strata, read_splits, resolve_roles
 
 
 def make_index(**num_patients_by_labels):
@@ -151,3 +151,16 @@ def test_a_label_that_one_patient_has_is_refused_by_name():
 def test_bad_options_are_refused_by_name(options):
     with pytest.raises(UserError, match=r"split\."):
         SplitConfig(**options)
+
+
+def test_published_validation_rows_are_kept_and_nothing_is_drawn():
+    names = [f"{split}-{number}" for split in ("val", "train", "test") for number in range(3)]
+    index = pd.DataFrame({"group_id": names, "label": ["a", "b", "a"] * 3})
+    splits = [name.rpartition("-")[0] for name in names]
+    official = pd.DataFrame({"group_id": names, "split": splits, "sha256": names})
+    for seed in (0, 1):
+        kept = assign_official_splits(index, official, SplitConfig(seed=seed, val_fraction=0.5))
+        assert kept["group_id"].tolist() == sorted(names)
+        assert (kept["group_id"].str.rpartition("-")[0] == kept["split"]).all()
+    with pytest.raises(UserError, match=r"split.val_count: found 2, but .* published validation rows"):
+        assign_official_splits(index, official, SplitConfig(val_count=2))
