@@ -23,6 +23,7 @@ from pipeline.formats.dicom import read_series
 from pipeline.formats.hdf5 import read_hdf5_points
 from pipeline.formats.image_files import read_image
 from pipeline.formats.nifti import read_volume
+from pipeline.formats.npz import ArrayLimits, read_npz
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.training.checkpoint import FORMAT, HEADER_KEY, read_checkpoint, write_checkpoint
@@ -84,6 +85,15 @@ def make_arrays(folder: Path) -> list[bytes]:
     for values in (np.eye(3), np.arange(24, dtype=np.int16).reshape(8, 3), fortran):
         buffer = io.BytesIO()
         np.save(buffer, values)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def make_archives(folder: Path) -> list[bytes]:
+    contents = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, images=np.arange(24, dtype=np.uint8).reshape(4, 2, 3), labels=np.arange(4)[:, None])
         contents.append(buffer.getvalue())
     return contents
 
@@ -170,6 +180,8 @@ MESH_WORDS = [
 ]
 TABLE_WORDS = [b"path", b"patient", b"label", b",", b"\n", b'"', b"\r", b"a", b"\xff", b"\x00", b"=1+1", b"NA", b"007"]
 ARRAY_WORDS = [b"'descr'", b"'<f8'", b"'O'", b"(", b")", b"'shape'", b"99999999999999", b",", b"True", b"-1", b"'|V3'"]
+ARCHIVE_WORDS = [*ARRAY_WORDS, b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"images.npy", b"labels.npy", b"\x0e\x00"]
+ARCHIVE_LIMITS = {"images": ArrayLimits(10, ((2, 3),)), "labels": ArrayLimits(10, ((), (1,)), max_item_bytes=8)}
 IMAGE_WORDS = [b"IDAT", b"tRNS", b"zTXt", b"iTXt", b"IHDR", b"PLTE", b"IEND", b"acTL", b"eXIf", b"\x7f\xff\xff\xff"]
 FACT_WORDS = [b"null", b"[]", b"{}", b"-1", b"1e999", b"true", b'"x"', b"NaN", b",", b":", b"99999999999999999999"]
 
@@ -182,6 +194,7 @@ READERS = {
     "CIFAR-100": Reader("a.bin", make_cifar100, lambda path: read_records(path, CIFAR100.num_labels, 50_000)),
     "OFF": Reader("a.off", make_meshes, lambda path: read_cloud(path, 8, 16), words=MESH_WORDS),
     "npy": Reader("a.npy", make_arrays, lambda path: read_cloud(path, 3, 16), words=ARRAY_WORDS),
+    "npz": Reader("a.npz", make_archives, lambda path: read_npz(path, ARCHIVE_LIMITS), words=ARCHIVE_WORDS),
     "HDF5": Reader("a.h5", make_clouds, lambda path: read_hdf5_points(path, 8)),
     "image": Reader("a.png", make_images, lambda path: read_image(path, 3, (8, 8)), words=IMAGE_WORDS),
     "checkpoint": Reader("a.safetensors", make_checkpoints, read_checkpoint),
