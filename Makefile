@@ -9,6 +9,7 @@ SET ?=
 INPUT ?=
 RUNS ?=
 PORT ?= 5000
+NAME ?= breastmnist
 
 ifdef PYTHON
 RUN := $(PYTHON)
@@ -23,7 +24,7 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup fetch preprocess split train evaluate predict export attention compare leak-study \
-	cross-validate report audit folds mnist cifar10 cifar100 modelnet40 ui test test-slow check docs pages format bench clean
+	cross-validate report audit folds mnist cifar10 cifar100 medmnist modelnet40 ui test test-slow check docs pages format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +84,10 @@ cifar10: ## all stages on CIFAR-10
 
 cifar100: ## all stages on CIFAR-100
 	+$(call ALL_STAGES,configs/cifar100.yaml)
+
+medmnist: ## all stages on a set of MedMNIST: make medmnist NAME=retinamnist (or breastmnist_64, adrenalmnist3d)
+	+$(MAKE) fetch preprocess split train evaluate SET="--name $(NAME) --data.variant $(NAME) $(SET)" \
+		CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),configs/$(if $(findstring 3d,$(NAME)),medmnist3d,medmnist).yaml)
 
 modelnet40: ## all stages on ModelNet40
 	+$(call ALL_STAGES,configs/modelnet40.yaml)

@@ -12,6 +12,8 @@ class DataConfig:
 
     Args:
         dataset: The reader, a key of ``pipeline.datasets.DATASETS``.
+        variant: The set of a collection that ``dataset`` names: of MedMNIST the name of its file, such as
+            ``breastmnist`` for 28 pixels or ``breastmnist_64``.
         raw_folder: The folder with the files as they came; without it ``data/NAME/raw`` of the workspace, and for a
             published set ``data/DATASET/raw``, the same for all experiments on it.
         pattern: The pattern of file names that are read, such as ``*Label1*``.
@@ -21,6 +23,7 @@ class DataConfig:
     """
 
     dataset: str = "akoa"
+    variant: str | None = None
     raw_folder: Path | None = None
     pattern: str = "*"
     label_table: Path | None = None

@@ -59,7 +59,18 @@ PATIENT_IMAGES = DataKind(
 # Images of a published set with test rows of its own, each independent of all others.
 IMAGES = DataKind("images", "image", "image", "image", "image", IMAGE_SUFFIXES, has_slices=False, is_image=True)
 POINTS = DataKind("points", "object", "object", "object", "object", (".off", ".npy"), has_slices=False, is_image=False)
-DATA_KINDS = {kind.name: kind for kind in (VOLUMES, PATIENT_IMAGES, IMAGES, POINTS)}
+# Volumes of a published set, each one example: its slices are the channels of one image.
+WHOLE_VOLUMES = DataKind(
+    "whole_volumes",
+    example="volume",
+    source="volume",
+    group="volume",
+    file="volume",
+    file_suffixes=(".npy",),
+    has_slices=False,
+    is_image=True,
+)
+DATA_KINDS = {kind.name: kind for kind in (VOLUMES, PATIENT_IMAGES, IMAGES, WHOLE_VOLUMES, POINTS)}
 
 
 def are_sides(class_names: Sequence[str]) -> bool:

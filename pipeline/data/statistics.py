@@ -18,7 +18,9 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 MIN_VOLUMES = 8
 
 
-def compute_statistics(examples: Examples, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def compute_statistics(
+    examples: Examples, chunk: int = 4096, are_slices: bool = False
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Compute each channel's mean and standard deviation over all pixels, with black 0 and white 1.
 
     Sums are whole numbers, so that neither order nor device changes a digit.
@@ -26,6 +28,7 @@ def compute_statistics(examples: Examples, chunk: int = 4096) -> tuple[tuple[flo
     Args:
         examples: The training split and no other.
         chunk: The number of images that are read at once.
+        are_slices: Whether the channels are the slices of a volume, which have one scale; some may be black.
 
     Returns:
         Means and standard deviations, one a channel.
@@ -35,6 +38,8 @@ def compute_statistics(examples: Examples, chunk: int = 4096) -> tuple[tuple[flo
     """
     chunks = (examples.rows[start : start + chunk] for start in range(0, len(examples), chunk))
     counts = np.sum([_count_levels(read_images(examples.images, rows).numpy()) for rows in chunks], axis=0)
+    if are_slices:
+        counts = np.broadcast_to(counts.sum(axis=0), counts.shape)
     num_pixels = counts.sum(axis=1)
     mean = counts @ np.arange(256) / num_pixels
     std = np.sqrt(np.maximum(counts @ np.arange(256) ** 2 / num_pixels - mean**2, 0))

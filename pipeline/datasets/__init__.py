@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pipeline.config.sources import DataConfig
-from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, DataKind
+from pipeline.config.validation import require
+from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
@@ -16,6 +17,7 @@ from pipeline.data.sources import Source, list_named_sources, list_table_sources
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
+from pipeline.datasets.medmnist import Variant, find_variant, read_medmnist
 from pipeline.datasets.mnist import REMOTE_FILES, read_mnist
 from pipeline.datasets.modelnet40 import REMOTE_CLOUDS, REMOTE_MESHES, read_modelnet40, read_modelnet40_meshes
 from pipeline.datasets.phantom.scans import COMPLETE_NAME, STARTED_NAME, make_phantom
@@ -41,6 +43,7 @@ class Dataset:
         marks: The files that mark a folder as filled by ``fetch``, complete or half; a folder without them belongs to
             the user.
         is_published: Whether the files are the same for everyone, so that experiments use them together.
+        find_variant: For a collection: the function that finds the set that ``data.variant`` names.
     """
 
     fetch: Callable[["Experiment", Console], None]
@@ -50,6 +53,7 @@ class Dataset:
     synthetic_note: str = ""
     marks: tuple[str, ...] = ()
     is_published: bool = False
+    find_variant: Callable[[DataConfig], Variant] | None = None
 
     def __post_init__(self) -> None:
         assert (self.list_sources is None) == (not self.kind.has_patients) == (self.read is not None)
@@ -89,6 +93,10 @@ def download(*files: RemoteFile) -> Callable[["Experiment", Console], None]:
     return fetch
 
 
+def _fetch_medmnist(experiment: "Experiment", console: Console) -> None:
+    download(find_variant(experiment.data).remote)(experiment, console)
+
+
 def _make_primitives(experiment: "Experiment", console: Console) -> None:
     raw = find_raw_folder(experiment)
     make_primitives(raw, console)
@@ -110,6 +118,17 @@ DATASETS: dict[str, Dataset] = {
     "mnist": Dataset(download(*REMOTE_FILES), IMAGES, read=read_mnist, marks=(MARK_NAME,), is_published=True),
     "cifar10": Dataset(download(REMOTE_CIFAR10), IMAGES, read=read_cifar10, marks=(MARK_NAME,), is_published=True),
     "cifar100": Dataset(download(REMOTE_CIFAR100), IMAGES, read=read_cifar100, marks=(MARK_NAME,), is_published=True),
+    "medmnist": Dataset(
+        _fetch_medmnist, IMAGES, read=read_medmnist, marks=(MARK_NAME,), is_published=True, find_variant=find_variant
+    ),
+    "medmnist3d": Dataset(
+        _fetch_medmnist,
+        WHOLE_VOLUMES,
+        read=read_medmnist,
+        marks=(MARK_NAME,),
+        is_published=True,
+        find_variant=find_variant,
+    ),
     "modelnet40": Dataset(download(REMOTE_CLOUDS), POINTS, read=read_modelnet40, marks=(MARK_NAME,), is_published=True),
     "modelnet40_meshes": Dataset(
         download(REMOTE_MESHES), POINTS, read=read_modelnet40_meshes, marks=(MARK_NAME,), is_published=True
@@ -123,6 +142,20 @@ DATASETS: dict[str, Dataset] = {
         is_published=True,
     ),
 }
+
+
+def find_dataset(config: DataConfig) -> tuple[Dataset, Variant | None]:
+    """Find the data set that the options name, and of a collection the set in it.
+
+    Raises:
+        UserError: there is no such reader or set, or ``data.variant`` names one where there is only one.
+    """
+    require(config.dataset in DATASETS, "data.dataset", config.dataset, ", ".join(DATASETS))
+    dataset = DATASETS[config.dataset]
+    if dataset.find_variant is not None:
+        return dataset, dataset.find_variant(config)
+    require(config.variant is None, "data.variant", config.variant, f"null, because {config.dataset} is a single set")
+    return dataset, None
 
 
 def find_raw_folder(experiment: "Experiment") -> Path:

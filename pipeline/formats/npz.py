@@ -1,4 +1,6 @@
-"""Archives of arrays as NumPy saves them (``.npz``), read without pickle and without trusting what they claim.
+"""Arrays as NumPy saves them, read without pickle and without trusting what they claim.
+
+``.npz`` is an archive of arrays, ``.npy`` a single one.
 
 ``numpy.load`` allocates what a header claims, inflates a member to its end and holds the directory of a million
 members. Here a member is opened by its name alone, its header is compared with what is allowed before anything is
@@ -77,6 +79,26 @@ def read_npz(path: Path, limits: Mapping[str, ArrayLimits]) -> dict[str, Array]:
     except ARCHIVE_ERRORS as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not a whole archive of arrays ({words[:200]}). {ADVICE}") from error
+
+
+def read_whole_volume(path: Path, shape: tuple[int, ...]) -> Array:
+    """Read a volume that already has the model's shape; nothing is resampled, turned or scaled.
+
+    Args:
+        path: ``.npy`` of an array of uint8.
+        shape: The shape that it must have.
+
+    Raises:
+        UserError: no such file, a damaged one, or another shape or type.
+    """
+    try:
+        # A map: the header may claim more numbers than memory can hold, and the file has. No archive and no pickle.
+        stored = np.lib.format.open_memmap(path, mode="r")
+    except READ_ERRORS as error:
+        raise UserError(f"{path}: no .npy array of numbers ({' '.join(str(error).split())}).") from error
+    if stored.shape != shape or stored.dtype != np.uint8:
+        raise UserError(f"{path}: found {stored.shape} of {stored.dtype}, the model was trained on {shape} of uint8.")
+    return np.array(stored)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, limits: ArrayLimits, path: Path) -> Array:

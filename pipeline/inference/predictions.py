@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import are_sides
+from pipeline.core.data_kinds import WHOLE_VOLUMES, are_sides
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
@@ -18,6 +18,7 @@ from pipeline.data.statistics import describe_distance
 from pipeline.datasets.akoa import find_side
 from pipeline.formats.dicom import read_series
 from pipeline.formats.image_files import read_image
+from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import compute_probabilities, score_stack
@@ -101,7 +102,9 @@ def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
 
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> Array:
-    """Read an image or a point cloud as a store holds it, of a cloud only the points that the model takes."""
+    """Read an image, volume or point cloud as a store holds it, of a cloud only the points that the model takes."""
+    if checkpoint.spec.kind is WHOLE_VOLUMES:
+        return read_whole_volume(path, checkpoint.spec.stored_shape)
     if checkpoint.spec.kind.is_image:
         return read_image(path, checkpoint.spec.num_channels, checkpoint.spec.image_size)
     num_stored = checkpoint.spec.image_size[0]

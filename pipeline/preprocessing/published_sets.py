@@ -20,12 +20,13 @@ from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
 from pipeline.data.sources import find_files
 from pipeline.data.store import FORMAT, write_store
-from pipeline.datasets import DATASETS, Dataset, find_raw_folder
+from pipeline.datasets import Dataset, find_dataset, find_raw_folder
 from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet, require_folder
 from pipeline.preprocessing.preparation import Preparation
 
 # Changes when the same files make other tables; it makes old ones invalid.
 VERSION = 1
+PIECE_ROWS = 1024
 
 
 def plan_published_set(experiment: Experiment) -> Preparation:
@@ -38,7 +39,8 @@ def plan_published_set(experiment: Experiment) -> Preparation:
         UserError: options that are for volumes alone, or no raw folder.
     """
     _refuse_volume_options(experiment)
-    dataset, plan = DATASETS[experiment.data.dataset], _fingerprint_plan(experiment)
+    dataset, _ = find_dataset(experiment.data)
+    plan = _fingerprint_plan(experiment)
     return Preparation(
         experiment.paths.prepared,
         plan,
@@ -90,10 +92,13 @@ def _refuse_volume_options(experiment: Experiment) -> None:
 
 
 def _fingerprint_plan(experiment: Experiment) -> str:
-    """Return what changes with the options and with the raw files' names, sizes and times."""
+    """Return what changes with the options and with the raw files' names, sizes and times; of a collection one file."""
     raw = find_raw_folder(experiment)
     require_folder(raw)
-    statuses = {str(path): (raw / path).stat() for path in find_files(raw, "*")}
+    _, variant = find_dataset(experiment.data)
+    # The sets of a collection share a folder; another one that is fetched later changes nothing here.
+    paths = [path for path in find_files(raw, "*") if variant is None or path.name == variant.file_name]
+    statuses = {str(path): (raw / path).stat() for path in paths}
     files = [[name, status.st_size, status.st_mtime_ns] for name, status in statuses.items()]
     options = {name: value for name, value in flatten(experiment.data).items() if name != "raw_folder"}
     return compute_fingerprint(VERSION, FORMAT, options, files)
@@ -110,7 +115,9 @@ def _write_all(paths: Workspace, found: PublishedSet, dataset: Dataset) -> None:
     official = pd.DataFrame({"group_id": names, "split": found.official_splits, "sha256": digests})
     write_table(paths.official_splits, official, OFFICIAL_SPLIT_COLUMNS)
     index = pd.DataFrame({"example_id": names} | ids | {"slice_index": 0, "slice_position": 0.0})
-    write_store(paths.prepared, [found.examples], index[list(INDEX_COLUMNS)], {}, dataset.kind, found.missing)
+    # In pieces, because each is copied where the channels of the file come last.
+    pieces = (found.examples[start : start + PIECE_ROWS] for start in range(0, len(found.examples), PIECE_ROWS))
+    write_store(paths.prepared, pieces, index[list(INDEX_COLUMNS)], {}, dataset.kind, found.missing)
     counts = pd.crosstab(official["split"], manifest["label"])
     counts = counts.loc[[split for split in OFFICIAL_SPLITS if split in counts.index]]
     coverage = {

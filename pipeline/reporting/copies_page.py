@@ -82,7 +82,8 @@ def _name(scan: CopiedScan, kind: DataKind) -> str:
 
 
 def read_colours(example: Array) -> Array:
-    """Return an example of the store as ``(height, width, 3)`` uint8."""
-    if example.ndim == 2:
-        return repeat(np.asarray(example), "height width -> height width colours", colours=3)
+    """Return an example of the store as ``(height, width, 3)`` uint8; of a whole volume its middle slice."""
+    if example.ndim == 2 or len(example) != 3:
+        grey = np.asarray(example if example.ndim == 2 else example[len(example) // 2])
+        return repeat(grey, "height width -> height width colours", colours=3)
     return np.asarray(rearrange(example, "colours height width -> height width colours"))

@@ -3,9 +3,8 @@
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.config.validation import require
 from pipeline.core.locks import lock_folder
-from pipeline.datasets import DATASETS, find_raw_folder
+from pipeline.datasets import find_dataset, find_raw_folder
 
 
 def fetch(experiment: Experiment, console: Console) -> None:
@@ -16,9 +15,8 @@ def fetch(experiment: Experiment, console: Console) -> None:
     Raises:
         UserError: The data set cannot be downloaded; the message describes how to get it lawfully.
     """
-    name, raw = experiment.data.dataset, experiment.data.raw_folder
-    require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
-    dataset = DATASETS[name]
+    raw = experiment.data.raw_folder
+    dataset, _ = find_dataset(experiment.data)
     is_ours = raw is None or not raw.is_dir() or any((raw / mark).exists() for mark in dataset.marks)
     if raw is not None and not is_ours and any(not path.name.startswith(".") for path in raw.iterdir()):
         console.print(f"{raw}: taken as it is.")

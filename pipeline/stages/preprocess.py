@@ -4,13 +4,12 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.config.validation import require
 from pipeline.core.console import warn
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import has_store, read_store
-from pipeline.datasets import DATASETS
+from pipeline.datasets import find_dataset
 from pipeline.preprocessing.published_sets import plan_published_set
 from pipeline.preprocessing.volumes import plan_volumes
 from pipeline.reporting.figures.image_grid import contact_sheet
@@ -27,9 +26,8 @@ def preprocess(experiment: Experiment, console: Console) -> None:
         UserError: There is nothing to read, or scans were refused and ``preprocess.skip_refused`` is false;
             the manifest then lists each with its reason.
     """
-    name = experiment.data.dataset
-    require(name in DATASETS, "data.dataset", name, ", ".join(DATASETS))
-    plan = plan_published_set if DATASETS[name].list_sources is None else plan_volumes
+    dataset, _ = find_dataset(experiment.data)
+    plan = plan_published_set if dataset.list_sources is None else plan_volumes
     preparation = plan(experiment)
     for note in preparation.notes:
         warn(console, note)

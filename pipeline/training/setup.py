@@ -7,6 +7,7 @@ from lightning.fabric import Fabric
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.training import SamplingName
+from pipeline.core.data_kinds import WHOLE_VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
 from pipeline.data.batches import Examples, compute_room, place_examples
@@ -143,7 +144,8 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
     model = build_model(experiment.model, spec, derive_seed(config.seed, "weights"))
     if last is None:
         # Each cloud is normalised by itself.
-        mean, std = compute_statistics(setup.train_examples) if spec.kind.is_image else ((), ())
+        are_slices = spec.kind is WHOLE_VOLUMES
+        mean, std = compute_statistics(setup.train_examples, are_slices=are_slices) if spec.kind.is_image else ((), ())
     else:
         mean, std = last.mean, last.std
         load_weights(model, last.weights)

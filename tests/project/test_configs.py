@@ -20,7 +20,13 @@ from tests.builders.models import build_spec
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # Channels, height and width, and classes of the published images.
-IMAGE_SHAPES = {"mnist": (1, (28, 28), 10), "cifar10": (3, (32, 32), 10), "cifar100": (3, (32, 32), 100)}
+IMAGE_SHAPES = {
+    "mnist": (1, (28, 28), 10),
+    "cifar10": (3, (32, 32), 10),
+    "cifar100": (3, (32, 32), 100),
+    "medmnist": (1, (28, 28), 2),
+    "medmnist3d": (28, (28, 28), 2),
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -158,7 +158,7 @@ def _choose_size(image: NDArray[Any], stored: tuple[int, ...]) -> tuple[int, int
 
 
 def _interpolate(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return an image of (channels, rows, columns) interpolated to (height, width, 3)."""
-    colours = image if len(image) == 3 else image[[0, 0, 0]]
+    """Return an image of (channels, rows, columns), or a volume's middle slice, interpolated to (height, width, 3)."""
+    colours = image if len(image) == 3 else image[[len(image) // 2] * 3]
     pixels = Image.fromarray(np.ascontiguousarray(np.moveaxis(colours, 0, -1)))
     return np.asarray(pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC))

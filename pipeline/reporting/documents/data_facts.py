@@ -7,10 +7,10 @@ import pandas as pd
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.sources import SplitConfig
-from pipeline.core.data_kinds import DataKind
+from pipeline.core.data_kinds import WHOLE_VOLUMES, DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import Certificate
-from pipeline.datasets import DATASETS, find_raw_folder
+from pipeline.datasets import DATASETS, find_dataset, find_raw_folder
 from pipeline.reporting.evaluation.flow_diagram import Flow
 from pipeline.training.checkpoint import Checkpoint
 
@@ -42,13 +42,14 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
         checkpoint: The preprocessing, and the statistics of the training images.
         data: The tables about the data and their split.
     """
-    dataset, kind = DATASETS[experiment.data.dataset], checkpoint.spec.kind
+    dataset, variant = find_dataset(experiment.data)
+    kind = checkpoint.spec.kind
     facts = {
         "source": _describe_source(experiment, data.missing, kind),
         "reference": _describe_reference(experiment, data.manifest),
         "test_reference": f"Labelled as all other {plural(kind.example)}.",
         "preprocessing": _describe_preprocessing(checkpoint),
-        "partition": _describe_partition(experiment.split, dataset.is_published, kind),
+        "partition": _describe_partition(experiment.split, dataset.is_published, variant is not None, kind),
         "disjoint": _describe_disjoint(data.certificate, kind),
         "counts": " ".join(f"{box.title}: {'; '.join(box.lines)}." for box in data.flow.splits),
     }
@@ -80,7 +81,7 @@ def _describe_source(experiment: Experiment, missing: str, kind: DataKind) -> st
     if dataset.synthetic_note:
         return dataset.synthetic_note
     if dataset.is_published:
-        return f"The published set {experiment.data.dataset}. {missing}".strip()
+        return f"The published set {experiment.data.variant or experiment.data.dataset}. {missing}".strip()
     word = plural(kind.source).capitalize()
     return f"{word} of the folder {find_raw_folder(experiment)}, read as {experiment.data.dataset}."
 
@@ -104,10 +105,19 @@ def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
 
 def _describe_preprocessing(checkpoint: Checkpoint) -> str:
     height, width = checkpoint.spec.image_size
-    means, stds = (", ".join(f"{v:.4f}" for v in values) for values in (checkpoint.mean, checkpoint.std))
+    # All slices of a whole volume have the same ones.
+    means, stds = (
+        ", ".join(f"{value:.4f}" for value in (values[:1] if checkpoint.spec.kind is WHOLE_VOLUMES else values))
+        for values in (checkpoint.mean, checkpoint.std)
+    )
     standardised = f"Values minus {means}, divided by {stds}: mean and standard deviation of the training images."
     if not checkpoint.spec.kind.is_image:
         return f"{height:,} points an object, moved to their mean and scaled to the unit cube."
+    if checkpoint.spec.kind is WHOLE_VOLUMES:
+        slices = count_words(checkpoint.spec.num_channels, "slice")
+        return (
+            f"Volumes of {slices} of {height} x {width} pixels as published, the channels of one image. {standardised}"
+        )
     if not checkpoint.spec.kind.has_slices:
         if not checkpoint.spec.kind.has_patients:
             return f"Images of {height} x {width} pixels as published. {standardised}"
@@ -136,9 +146,11 @@ def _describe_fitting(options: PreprocessConfig) -> str:
     )
 
 
-def _describe_partition(options: SplitConfig, is_published: bool, kind: DataKind) -> str:
+def _describe_partition(options: SplitConfig, is_published: bool, has_validation: bool, kind: DataKind) -> str:
     if options.split_table is not None:
         return f"As given in the table {options.split_table.name}."
+    if has_validation:
+        return "Validation and test rows are the publisher's."
     if is_published:
         return f"Test rows are the publisher's; validation was drawn from the training rows with seed {options.seed}."
     strata = ", stratified by label" if options.stratify else ""

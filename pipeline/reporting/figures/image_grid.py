@@ -185,8 +185,9 @@ def draw_example(example: Array, min_pixels: int = MIN_TILE_PIXELS) -> Array:
     """Draw an example of a store in its own colours, enlarged by a whole factor so that pixels stay visible.
 
     Args:
-        example: An image, (height, width) or (channels, height, width) uint8 with 1 or 3 channels, or a point cloud,
-            (points, 3) float32, which is drawn as seen from the front right.
+        example: An image, (height, width) or (channels, height, width) uint8, of which 3 channels are colours and of
+            more, the slices of a volume, the middle one is drawn; or a point cloud, (points, 3) float32, which is drawn
+            as seen from the front right.
         min_pixels: The width that an image has at least.
 
     Returns:
@@ -195,7 +196,7 @@ def draw_example(example: Array, min_pixels: int = MIN_TILE_PIXELS) -> Array:
     if example.dtype == np.float32:
         return draw_cloud(example)
     channels = example if example.ndim == 3 else example[None]
-    colours = channels if len(channels) == 3 else channels[[0, 0, 0]]
+    colours = channels if len(channels) == 3 else channels[[len(channels) // 2] * 3]
     return enlarge(rearrange(colours, "channel row column -> row column channel"), min_pixels)
 
 

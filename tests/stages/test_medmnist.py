@@ -1,0 +1,102 @@
+"""All stages on volumes of MedMNIST, each one example, from the file to a report and to new volumes."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from pipeline.cli import main
+from pipeline.core.data_kinds import WHOLE_VOLUMES
+from pipeline.data.store import read_store
+from pipeline.datasets.medmnist import Variant
+from pipeline.training.checkpoint import read_checkpoint
+from tests.builders.published_sets import write_medmnist
+
+CONFIG = {
+    "name": "set",
+    "model": {
+        "stem": "patches",
+        "patch_size": 4,
+        "perceiver": {"num_latents": 4, "latent_dim": 16, "num_cross_attends": 1, "self_attends_per_cross": 1},
+    },
+    "train": {"epochs": 1, "batch_size": 16, "precision": "32-true"},
+    "evaluate": {"num_bootstrap_resamples": 200},
+    "tracking": {"enabled": False},
+}
+
+
+def run(folder, stage, *words):
+    return main([stage, "--config", str(folder / "set.yaml"), "--workspace", str(folder), *words])
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    write_medmnist(folder / "given", Variant("adrenalmnist3d", 28))
+    data = {"dataset": "medmnist3d", "variant": "adrenalmnist3d", "allow_partial": True}
+    config = CONFIG | {"data": data | {"raw_folder": str(folder / "given")}}
+    (folder / "set.yaml").write_text(yaml.safe_dump(config))
+    for stage in ("fetch", "preprocess", "split", "train", "evaluate"):
+        assert run(folder, stage) == 0, stage
+    return folder
+
+
+def test_each_volume_is_tested_once_on_the_published_rows(workspace):
+    store = read_store(workspace / "data" / "set" / "prepared")
+    assert store.kind == WHOLE_VOLUMES
+    assert store.examples.shape == (64, 28, 28, 28)
+    splits = pd.read_csv(workspace / "data" / "set" / "splits.csv")
+    assert (splits["group_id"].str.rpartition("-")[0] == splits["split"]).all()
+    report = workspace / "reports" / "set"
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert list(metrics["levels"]) == ["volume"]
+    assert metrics["levels"]["volume"]["n"] == metrics["levels"]["volume"]["groups"] == 12
+    assert "Validation and test rows are the publisher" in (report / "model_card.md").read_text()
+
+
+def test_all_slices_have_one_scale_and_may_be_black(workspace):
+    store = read_store(workspace / "data" / "set" / "prepared")
+    pixels = store.examples[:40] / 255
+    assert not pixels[:, -1].any()
+    checkpoint = read_checkpoint(workspace / "runs" / "set" / "best.safetensors")
+    assert checkpoint.mean == pytest.approx([pixels.mean()] * 28, rel=1e-9)
+    assert checkpoint.std == pytest.approx([pixels.std()] * 28, rel=1e-9)
+
+
+def test_accuracy_and_auc_are_those_of_the_published_evaluation(workspace):
+    report = workspace / "reports" / "set"
+    table = pd.read_csv(report / "predictions.csv")
+    test = table[table["split"] == "test"]
+    found = json.loads((report / "metrics.json").read_text())["levels"]["volume"]["metrics"]
+    # MedMNIST's evaluator: the second class where its probability is above one half, and the rank of it.
+    is_positive, scores = test["label"] == "hyperplasia", test["probability_hyperplasia"]
+    assert found["accuracy"]["value"] == pytest.approx(((scores > 0.5) == is_positive).mean())
+    assert found["auroc"]["value"] == pytest.approx(roc_auc_score(is_positive, scores))
+
+
+def test_predict_gives_the_numbers_of_evaluate_and_refuses_other_volumes(workspace, tmp_path, capsys):
+    store = read_store(workspace / "data" / "set" / "prepared")
+    (tmp_path / "new").mkdir()
+    for row in range(60, 64):
+        np.save(tmp_path / "new" / f"{store.index['example_id'][row]}.npy", store.examples[row])
+    output = tmp_path / "new.csv"
+    assert run(workspace, "predict", str(tmp_path / "new"), "--predict.output", str(output)) == 0
+    new = pd.read_csv(output)
+    scored = pd.read_csv(workspace / "reports" / "set" / "predictions.csv").set_index("example_id")
+    expected = scored.loc[[path.rpartition("/")[2].removesuffix(".npy") for path in new["path"]]]
+    np.testing.assert_allclose(new["probability_normal"], expected["probability_normal"], atol=1e-5)
+    np.save(tmp_path / "large.npy", np.zeros((28, 28, 29), np.uint8))
+    np.save(tmp_path / "real.npy", np.zeros((28, 28, 28), np.float32))
+    (tmp_path / "bad.npy").write_bytes(b"no")
+    for name, reason in (("large", "(28, 28, 29) of uint8"), ("real", "of float32"), ("bad", "no .npy array")):
+        assert run(workspace, "predict", str(tmp_path / f"{name}.npy"), "--predict.output", str(output)) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_another_set_that_is_fetched_into_the_folder_changes_nothing(workspace, capsys):
+    write_medmnist(workspace / "given", Variant("nodulemnist3d", 28))
+    assert run(workspace, "preprocess") == 0
+    assert "up to date; nothing to do" in capsys.readouterr().out
