@@ -87,7 +87,11 @@ def _join_lines(text: str | None) -> str:
 def describe_type(annotation: Any) -> str:
     """Return a type in words, in the form in which YAML writes its values."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is dict:
+        return f"{{{describe_type(arguments[0])}: {describe_type(arguments[1])}}}"
     if origin in (types.UnionType, typing.Union):
+        if str in arguments:  # numbers next to it are texts that YAML reads as numbers
+            arguments = tuple(item for item in arguments if item not in (int, float, bool))
         return " or ".join("null" if item is type(None) else describe_type(item) for item in arguments)
     if origin is typing.Literal:
         return " | ".join(arguments)

@@ -1,9 +1,50 @@
 """The options of the files that are read, and of the split of their patients."""
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.validation import require
+
+# A word of a table where YAML may read another kind of value, such as 0 for the text "0".
+Word = str | int | float | bool
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """The names of the columns of the table of labels, in upper or lower case.
+
+    ``path``, ``patient`` and ``label`` are needed. Of the others one that is named as its option may be absent, and
+    null leaves it unread; a column that is named otherwise must be there.
+
+    Args:
+        path: The column of the files: images, volumes, or folders of a DICOM series.
+        patient: The column of the patients; one that is called ``group_id`` is taken as well.
+        label: The column of the labels.
+        side: The column of the sides: left or right, also L or R. Without it the side is the label where that is one.
+        visit: The column of the visits.
+        site: The column of the sites.
+        split: The column of a published split: train, val or test for each patient. A part that it lacks is drawn
+            from the patients of train.
+        weight: The column of the weights, which multiply the loss of their rows in training.
+    """
+
+    path: str = "path"
+    patient: str = "patient"
+    label: str = "label"
+    side: str | None = "side"
+    visit: str | None = "visit"
+    site: str | None = "site"
+    split: str | None = "split"
+    weight: str | None = "weight"
+
+
+def to_texts(words: Mapping[Word, Word | None]) -> dict[str, str | None]:
+    """Return the names of an option as the texts that stand in a table; YAML reads some of them as numbers."""
+    return {str(old): None if new is None else str(new) for old, new in words.items()}
 
 
 @dataclass(frozen=True)
@@ -17,8 +58,15 @@ class DataConfig:
         raw_folder: The folder with the files as they came; without it ``data/NAME/raw`` of the workspace, and for a
             published set ``data/DATASET/raw``, the same for all experiments on it.
         pattern: The pattern of file names that are read, such as ``*Label1*``.
-        label_table: A CSV with columns ``path, patient, label`` (paths relative to the raw folder), for names
-            that carry no label or for other labels than the side.
+        label_table: A CSV (comma, semicolon, tab or pipe) or XLSX with columns ``path, patient, label``, for files
+            whose names carry no label or for other labels than the side. Paths are relative to the raw folder, or to
+            the table where nothing is there.
+        columns: The names of the columns of the table.
+        covariates: Further columns of the table that are kept in manifest and predictions; all others are dropped.
+        bins: The growing limits of the classes that are made of a label that is a number: [50, 60] makes below 50, 50
+            to below 60, and 60 and above.
+        merge: New names of labels: two with the same name become one class, and null leaves a label's rows out.
+        split_values: New names of the values of a published split: train, val or test, or null to leave rows out.
         allow_partial: Accept a published set of which a part is missing; the report then states it.
     """
 
@@ -27,7 +75,26 @@ class DataConfig:
     raw_folder: Path | None = None
     pattern: str = "*"
     label_table: Path | None = None
+    columns: ColumnsConfig = dataclasses.field(default_factory=ColumnsConfig)
+    covariates: tuple[str, ...] = ()
+    bins: tuple[float, ...] = ()
+    merge: dict[Word, Word | None] = dataclasses.field(default_factory=dict)
+    split_values: dict[Word, Word | None] = dataclasses.field(default_factory=dict)
     allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        growing = list(self.bins) == sorted(set(self.bins)) and all(map(math.isfinite, self.bins))
+        require(growing, "data.bins", list(self.bins), "growing numbers, such as [50, 60]")
+        for name in ("merge", "split_values"):
+            given = getattr(self, name)
+            quoted = not any(isinstance(word, bool) for word in (*given, *given.values()))
+            require(
+                quoted, f"data.{name}", given, "texts; YAML reads yes, no, on and off as true and false: quote them"
+            )
+        parts = set(to_texts(self.split_values).values()) - {None}
+        require(parts <= set(PARTS), "data.split_values", self.split_values, f"{', '.join(PARTS)} or null as new names")
+        twice = len({name.strip().casefold() for name in self.covariates}) < len(self.covariates)
+        require(not twice, "data.covariates", list(self.covariates), "each column once")
 
 
 @dataclass(frozen=True)
@@ -35,7 +102,9 @@ class SplitConfig:
     """The split of the patients into train, validation and test.
 
     A published set keeps its own test rows, and its validation rows where it has any; else validation is drawn from its
-    training rows, image by image.
+    training rows, image by image. A published split of a table of
+    labels is kept too, and a part that it lacks drawn from the patients of its train, of whom ``val_fraction`` and
+    ``test_fraction`` then are the fractions.
 
     Args:
         val_fraction: The fraction of the patients for validation; of a published set, the fraction of its training
@@ -44,7 +113,7 @@ class SplitConfig:
         test_fraction: The fraction of the patients for the test; not read where the set has published test rows.
         num_folds: The number of folds; 0 makes one split by fractions.
         test_fold: The fold that is the test, where there are folds; the next one is validation.
-        split_table: A CSV with columns ``group_id, split`` that is taken as it is.
+        split_table: A table with columns ``group_id`` (or ``patient``) and ``split`` that is taken as it is.
         stratify: Keep the mix of the patients' sets of labels in every split.
         seed: The seed of the random number generator.
         accept_copies: Pairs of scans, as ``leak_certificate.json`` names them, that may lie in two splits although

@@ -7,7 +7,6 @@ import csv
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -17,14 +16,13 @@ from pipeline.core.files import write_bytes
 from pipeline.core.predictions import probability_columns
 
 MANIFEST_COLUMNS = (
-    "source_id", "group_id", "label", "path", "num_files", "sha256", "status", "reason", "visit", "side", "spelling",
-    "shape", "spacing_mm", "stored_axes", "obliquity_degrees", "centre_right_mm", "side_by_position",
-    "num_examples", "intensity_low", "intensity_high",
+    "source_id", "group_id", "label", "path", "num_files", "sha256", "status", "reason", "visit", "side", "site",
+    "spelling", "shape", "spacing_mm", "stored_axes", "obliquity_degrees", "centre_right_mm", "side_by_position",
+    "num_examples", "intensity_low", "intensity_high", "published_split", "weight",
 )  # fmt: skip
 INDEX_COLUMNS = ("example_id", "source_id", "group_id", "label", "slice_index", "slice_position")
 SPLIT_COLUMNS = ("group_id", "split")
 OFFICIAL_SPLIT_COLUMNS = ("group_id", "split", "sha256")
-SOURCE_TABLE_COLUMNS = ("path", "patient", "label")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -42,8 +40,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         columns: The columns that must be there; others are kept.
 
     Raises:
-        UserError: no such file, not a CSV, a missing column, or an empty cell in one of ``columns``
-            when the table comes from a user.
+        UserError: no such file, not a CSV, or a missing column.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -57,63 +54,6 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if missing:
         raise UserError(f"{path}: columns {', '.join(missing)} are missing; found {', '.join(table.columns)}.")
     return table
-
-
-@dataclass(frozen=True)
-class GivenTable:
-    """A table of the user.
-
-    Args:
-        path: The file, for messages.
-        table: The cells, all text; columns and ids are cleaned.
-        notes: A sentence about each column of ids whose cells were cleaned.
-    """
-
-    path: Path
-    table: pd.DataFrame
-    notes: tuple[str, ...]
-
-
-def read_given_table(path: Path, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> GivenTable:
-    """Read a table of the user, in which what looks the same is the same.
-
-    Blanks at the ends and the two Unicode forms of a letter are removed from the names of columns and from ids.
-
-    Args:
-        path: The file, a CSV.
-        columns: The columns that must be there; others are kept.
-        ids: Those of them that hold patients or labels.
-
-    Raises:
-        UserError: not a readable table, a missing column, a column twice, or two ids or columns that differ only in
-            a way in which one text is respelled, such as upper and lower case.
-    """
-    table = read_table(path, ())
-    names = [clean_text(name) for name in _read_header(path)]
-    twice = [name for index, name in enumerate(names) if name and name in names[:index]]
-    if twice:
-        raise UserError(f"{path}: the column {twice[0]} is there twice. Keep one of them.")
-    # pandas has made up names for columns without one.
-    table.columns = pd.Index([name or str(made_up) for name, made_up in zip(names, table.columns, strict=True)])
-    places = {name: f"column {number}" for number, name in enumerate(names, start=1) if name}
-    refuse_alike(f"{path}", "columns", dict.fromkeys(columns, "needed") | places)
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise UserError(f"{path}: columns {', '.join(missing)} are missing; found {', '.join(table.columns)}.")
-    notes = []
-    for column in ids:
-        given = table[column]
-        table[column] = given.map(clean_text)
-        changed = given.index[given != table[column]]
-        if len(changed):
-            line, before, after = changed[0] + 2, given[changed[0]], table[column][changed[0]]
-            notes.append(
-                f"{path}: blanks at the ends or another Unicode form in {len(changed)} of {len(table)} cells of "
-                f"{column}, first in line {line} ({before!r}); read as {after!r}."
-            )
-        first_lines = table[column].drop_duplicates()
-        refuse_alike(f"{path}", f"{column}s", {text: f"line {line + 2}" for line, text in first_lines.items()})
-    return GivenTable(path, table, tuple(notes))
 
 
 def refuse_alike(where: str, what: str, places: dict[str, str]) -> None:
@@ -134,12 +74,6 @@ def refuse_alike(where: str, what: str, places: dict[str, str]) -> None:
             f"{where}: the {what} {text!r} ({places[text]}) and {other!r} ({places[other]}) differ only in "
             f"{describe_difference(text, other)}, and would count as two. Write both the same way, or name them apart."
         )
-
-
-def _read_header(path: Path) -> list[str]:
-    """Return the names of the columns as they stand in the file; pandas renames one that is there twice."""
-    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    return [str(name) for name in header.iloc[0]]
 
 
 def find_formula(table: pd.DataFrame) -> str:
@@ -218,6 +152,8 @@ DIFFERENCES: dict[str, Callable[[str], str]] = {
 
 
 def _fold(text: str, left_out: str = "") -> str:
+    if not left_out and text.isascii() and text.isdigit():  # the usual id, of which there may be 100,000
+        return text.lstrip("0") or "0"
     for difference, remove in DIFFERENCES.items():
         text = text if difference == left_out else remove(text)
     return text

@@ -24,11 +24,13 @@ class Batch:
         images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
         labels: (batch,) class indices.
         slice_position: (batch,) float32 in [-1, 1], the slice's place along its axis.
+        weights: (batch,) float32, the weight of each example in the loss; None for 1.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     slice_position: torch.Tensor
+    weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Examples:
         slice_position: (examples,) float32 on the device.
         placed: The split's examples on the device, or None where they are read from ``images``
             batch by batch.
+        weights: (examples,) float32 on the device; None where each weighs 1.
     """
 
     images: np.ndarray[Any, Any]
@@ -50,9 +53,15 @@ class Examples:
     labels: torch.Tensor
     slice_position: torch.Tensor
     placed: torch.Tensor | None
+    weights: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def make_batch(self, images: torch.Tensor, chosen: torch.Tensor) -> Batch:
+        """Join images with what else is known of their examples, given the places of these within the split."""
+        weights = None if self.weights is None else self.weights[chosen]
+        return Batch(images, self.labels[chosen], self.slice_position[chosen], weights)
 
 
 def place_examples(
@@ -128,7 +137,7 @@ def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Bat
     if examples.placed is not None:
         for indices in places:
             chosen = indices.to(device, non_blocking=True)
-            yield Batch(examples.placed[chosen], examples.labels[chosen], examples.slice_position[chosen])
+            yield examples.make_batch(examples.placed[chosen], chosen)
         return
 
     def read(indices: torch.Tensor) -> torch.Tensor:
@@ -142,8 +151,7 @@ def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Bat
             images = ahead.result()
             ahead = reader.submit(read, places[number + 1]) if number + 1 < len(places) else None
             chosen = indices.to(device, non_blocking=True)
-            on_device = images.to(device, non_blocking=True)
-            yield Batch(on_device, examples.labels[chosen], examples.slice_position[chosen])
+            yield examples.make_batch(images.to(device, non_blocking=True), chosen)
 
 
 def _fetch_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.core.errors import UserError
-from pipeline.core.tables import SOURCE_TABLE_COLUMNS, GivenTable, is_blank, read_given_table
 from pipeline.formats.nifti import list_files
 
 # The voxels of a .hdr file; they are read through it.
@@ -30,9 +29,13 @@ class Source:
         paths: One volume, or images in the order of their slices; relative to the raw folder.
         visit: The visit as the name has it, empty where unknown.
         side: ``left``, ``right`` or empty.
+        site: The place where it was taken, empty where unknown.
         spelling: The form of name that matched, for the coverage report.
         refusal: The reason why the scan cannot be used; empty where it can.
         ignored: True for files that are no scans at all.
+        published_split: train, val or test, as a table has it; else empty.
+        weight: The weight that multiplies its loss in training, as a number in text; empty for 1.
+        covariates: Name and value of what else a table has on it and was asked for.
     """
 
     source_id: str
@@ -41,9 +44,13 @@ class Source:
     paths: tuple[Path, ...]
     visit: str = ""
     side: str = ""
+    site: str = ""
     spelling: str = ""
     refusal: str = ""
     ignored: bool = False
+    published_split: str = ""
+    weight: str = ""
+    covariates: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_volume(self) -> bool:
@@ -107,54 +114,11 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
     return [*(join_files(by_id[source_id]) for source_id in sorted(by_id)), *others]
 
 
-def read_label_table(path: Path) -> GivenTable:
-    """Read a user's table of scans.
-
-    Args:
-        path: A CSV with columns ``path, patient, label``.
-
-    Raises:
-        UserError: no rows, an empty cell, or two spellings of one patient or label.
-    """
-    given = read_given_table(path, SOURCE_TABLE_COLUMNS, ids=("patient", "label"))
-    if given.table.empty:
-        raise UserError(f"{path}: no rows. Each scan needs one: {', '.join(SOURCE_TABLE_COLUMNS)}.")
-    for number, row in enumerate(given.table.itertuples(index=False), start=2):
-        empty = [column for column in SOURCE_TABLE_COLUMNS if is_blank(getattr(row, column))]
-        if empty:
-            raise UserError(f"{path}, line {number}: {', '.join(empty)} is empty. Fill it in, or delete the row.")
-    return given
-
-
-def list_table_sources(raw: Path, given: GivenTable) -> list[Source]:
-    """List the scans that a user's table names.
-
-    Args:
-        raw: The folder that its paths are relative to.
-        given: The table, as :func:`read_label_table` returns it.
-
-    Raises:
-        UserError: a path that leaves the folder.
-    """
-    by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
-    root = raw.resolve()
-    for number, row in enumerate(given.table.itertuples(index=False), start=2):
-        path = find_written_file(raw, row.path)
-        if path.is_absolute() or path.parts[:1] == ("..",):
-            raise UserError(
-                f"{given.path}, line {number}: {row.path} is outside {root}. Paths are relative to data.raw_folder."
-            )
-        side = row.label.lower() if row.label.lower() in ("left", "right") else ""
-        refusal = describe_link(raw, path) if _is_file(raw / path) else "no such file."
-        source = Source(path.as_posix(), row.patient, row.label, (path,), side=side, spelling="table", refusal=refusal)
-        by_id[source.source_id].append((-1, source))
-    return [join_files(by_id[source_id]) for source_id in sorted(by_id)]
-
-
 def find_written_file(folder: Path, text: str) -> Path:
     """Find the file that a cell of a table names, also where the name on disk has the other Unicode form.
 
-    A Mac may write ``ä`` into a file's name as two characters where a table has one; both look the same.
+    A Mac may write ``ä`` into a file's name as two characters where a table has one; both look the same. Windows
+    writes a backslash between folders.
 
     Args:
         folder: The folder that the path is relative to.
@@ -163,8 +127,10 @@ def find_written_file(folder: Path, text: str) -> Path:
     Returns:
         The path, relative to the folder, of the first spelling that is there; the cell's own where none is.
     """
+    if text == text.strip() and os.path.lexists(folder / text):  # most are, and there may be 100,000
+        return Path(os.path.normpath(text))
     bare = text.strip()
-    spellings = (text, bare, unicodedata.normalize("NFC", bare), unicodedata.normalize("NFD", bare))
+    spellings = (text, bare, *(unicodedata.normalize(form, bare) for form in ("NFC", "NFD")), bare.replace("\\", "/"))
     paths = [Path(os.path.normpath(spelling)) for spelling in spellings]
     return next((path for path in paths if os.path.lexists(folder / path)), paths[1])
 
@@ -221,13 +187,6 @@ def _find_linked_folders(raw: Path) -> list[Path]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         linked += [(Path(folder) / name).relative_to(raw) for name in subfolders if (Path(folder) / name).is_symlink()]
     return sorted(linked)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # such as a name that is too long for any file
-        return False
 
 
 def _has_header(data_path: Path) -> bool:

@@ -4,6 +4,7 @@ A published set keeps its own test rows; there each image or object is a group o
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pandas as pd
 
 from pipeline.config.sources import SplitConfig
 from pipeline.core.errors import UserError
-from pipeline.core.tables import SPLIT_COLUMNS, GivenTable, read_given_table, read_table, refuse_alike
+from pipeline.core.tables import SPLIT_COLUMNS, read_table, refuse_alike
+from pipeline.data.given_tables import GivenTable, read_given_table
 
 SPLITS = ("train", "val", "test")
 
@@ -32,12 +34,15 @@ def collect_strata(index: pd.DataFrame) -> dict[str, list[str]]:
     return dict(sorted(strata.items()))
 
 
-def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
+def assign_splits(
+    index: pd.DataFrame, options: SplitConfig, published: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Give every patient a split, or a fold where ``num_folds`` is set.
 
     Args:
         index: A row an example, with ``group_id`` and ``label``.
         options: Fractions, folds or a table; strata; seed.
+        published: The published split of each patient. A part that it lacks is drawn from the patients of train.
 
     Returns:
         Columns ``group_id`` and ``split`` (train, val, test; or 0, 1, ...), sorted by patient.
@@ -53,23 +58,72 @@ def assign_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
         )
     if options.split_table is not None:
         return _read_given_splits(index, options)
+    fractions = {
+        "train": 1 - options.val_fraction - options.test_fraction,
+        "val": options.val_fraction,
+        "test": options.test_fraction,
+    }
     strata = collect_strata(index)
+    if published:
+        assigned = _complete_published(strata, published, fractions, options)
+    else:
+        shuffled = _shuffle(strata, options, list(fractions))
+        if options.num_folds:
+            assigned = _assign_folds(shuffled, options.num_folds)
+        else:
+            assigned = _assign_fractions(shuffled, fractions)
+    return pd.DataFrame(sorted(assigned.items()), columns=list(SPLIT_COLUMNS))
+
+
+def _complete_published(
+    strata: dict[str, list[str]], published: Mapping[str, str], fractions: Mapping[str, float], options: SplitConfig
+) -> dict[str, str]:
+    """Keep a published split, and draw the parts that it lacks from the patients of train.
+
+    Of 80 patients in train and 20 in test, with ``val_fraction`` 0.1, 8 of the 80 become val.
+
+    Raises:
+        UserError: folds, no patient in train, or too few of them.
+    """
+    if options.num_folds:
+        raise UserError(
+            f"split.num_folds: found {options.num_folds}, but the table has a published split, and folds would train "
+            "on its test. Set it to 0, or data.columns.split: null, and preprocess again."
+        )
+    assigned = {patient: published[patient] for patients in strata.values() for patient in patients}
+    lacking = [role for role in SPLITS if role not in assigned.values()]
+    if "train" in lacking:
+        raise UserError("split: the published split has no patient in train. Rename one with data.split_values.")
+    if not lacking:
+        return assigned
+    in_train = {labels: [name for name in names if assigned[name] == "train"] for labels, names in strata.items()}
+    in_train = {labels: names for labels, names in in_train.items() if names}
+    drawn = {role: fractions[role] for role in lacking}
+    parts = {"train": 1 - sum(drawn.values()), **drawn}
+    return assigned | _assign_fractions(_shuffle(in_train, options, list(parts)), parts)
+
+
+def _shuffle(strata: dict[str, list[str]], options: SplitConfig, roles: list[str]) -> list[list[str]]:
+    """Shuffle the patients of each stratum, or all of them where ``stratify`` is false.
+
+    Raises:
+        UserError: fewer patients than roles or folds, or in a stratum than roles.
+    """
     num_patients = sum(len(patients) for patients in strata.values())
-    num_needed = max(len(SPLITS), options.num_folds)
+    num_needed = max(len(roles), options.num_folds)
     if num_patients < num_needed:
         raise UserError(f"split: {num_patients} patients, at least {num_needed} are needed. Add scans of others.")
     if not options.stratify:
         strata = {"all": sorted(patient for patients in strata.values() for patient in patients)}
     for labels, patients in strata.items():
-        if len(patients) < len(SPLITS):
+        if len(patients) < len(roles):
             raise UserError(
                 f"split: only {len(patients)} patient(s) have the labels {labels} ({', '.join(patients)}); "
-                "train, val and test need at least 3. Merge the label with another, or set split.stratify: false."
+                f"{', '.join(roles[:-1])} and {roles[-1]} need at least {len(roles)}. Merge the label with another, or "
+                "set split.stratify: false."
             )
     generator = np.random.default_rng(options.seed)
-    shuffled = [[patients[i] for i in generator.permutation(len(patients))] for patients in strata.values()]
-    assigned = _assign_folds(shuffled, options.num_folds) if options.num_folds else _assign_fractions(shuffled, options)
-    return pd.DataFrame(sorted(assigned.items()), columns=list(SPLIT_COLUMNS))
+    return [[patients[i] for i in generator.permutation(len(patients))] for patients in strata.values()]
 
 
 def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
@@ -150,8 +204,8 @@ def read_splits(path: Path, options: SplitConfig) -> pd.DataFrame:
 
 
 def read_given_splits(path: Path) -> GivenTable:
-    """Read a user's table of splits, with columns ``group_id, split``, in which what looks the same is the same."""
-    return read_given_table(path, SPLIT_COLUMNS, ids=SPLIT_COLUMNS)
+    """Read a user's table of splits: columns ``group_id`` or ``patient``, and ``split``."""
+    return read_given_table(path, {"group_id": ("group_id", "patient"), "split": ("split",)}, ids=SPLIT_COLUMNS)
 
 
 def check_splits(table: pd.DataFrame, path: Path, options: SplitConfig) -> pd.DataFrame:
@@ -230,21 +284,22 @@ def _assign_folds(strata: list[list[str]], num_folds: int) -> dict[str, str]:
     return {patient: str(index % num_folds) for index, patient in enumerate(ordered)}
 
 
-def _assign_fractions(strata: list[list[str]], options: SplitConfig) -> dict[str, str]:
-    """Give each stratum's splits their fraction, rounded so that the totals over the strata stay closest to theirs."""
-    fractions = np.array(
-        [1 - options.val_fraction - options.test_fraction, options.val_fraction, options.test_fraction]
-    )
+def _assign_fractions(strata: list[list[str]], fractions: Mapping[str, float]) -> dict[str, str]:
+    """Give each stratum's splits their fraction, rounded so that the totals over the strata stay closest to theirs.
+
+    Of strata of 7, 7 and 7 patients, and fractions of 0.6, 0.15 and 0.25, val has 3 in all (3.15) and test 5 (5.25).
+    """
+    parts = np.array(list(fractions.values()))
     assigned: dict[str, str] = {}
-    wanted, given = np.zeros(3), np.zeros(3)
+    wanted, given = np.zeros(len(parts)), np.zeros(len(parts))
     for patients in strata:
-        wanted += fractions * len(patients)
-        counts = np.maximum(1, np.floor(fractions * len(patients)).astype(int))
+        wanted += parts * len(patients)
+        counts = np.maximum(1, np.floor(parts * len(patients)).astype(int))
         while counts.sum() > len(patients):
             counts[counts.argmax()] -= 1
         while counts.sum() < len(patients):
             counts[(wanted - given - counts).argmax()] += 1
         given += counts
-        roles = np.repeat(SPLITS, counts)
+        roles = np.repeat(list(fractions), counts)
         assigned.update(zip(patients, (str(role) for role in roles), strict=True))
     return assigned

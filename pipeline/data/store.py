@@ -19,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
 
-FORMAT = 4
+FORMAT = 5
 EXAMPLES, INDEX = "examples.npy", "index.csv"
 # Tables that stages read as they read the store; not every store has them.
 TABLES = ("manifest.csv", "official_splits.csv")
@@ -32,7 +32,8 @@ class Store:
     Args:
         examples: ``(examples, height, width)`` or ``(examples, channels, height, width)`` uint8, or
             ``(examples, points, 3)`` float32; memory-mapped and read-only.
-        index: One row per example: ids, label, ``slice_index`` and ``slice_position``.
+        index: One row per example: ids, label, ``slice_index`` and ``slice_position``; ``weight`` too where the table
+            of labels has weights.
         class_names: The labels, sorted.
         settings: The options that made the examples.
         fingerprint: A text that changes with any value, id or label.
@@ -72,7 +73,7 @@ def write_store(
     Args:
         folder: The folder to write into; a manifest and official splits that are there already become part of it.
         stacks: Arrays of one type, ``(examples, ...)``, that follow each other as the index does.
-        index: A table with the columns ``INDEX_COLUMNS``.
+        index: A table with the columns ``INDEX_COLUMNS``, and with ``weight`` or without.
         settings: The options that made the examples, kept for ``predict``.
         kind: The kind of data.
         missing: The part of a published set that is not there.
@@ -93,7 +94,7 @@ def write_store(
             file.write(np.ascontiguousarray(stack).data)
             filled += len(stack)
     assert filled == len(index), (filled, len(index))
-    write_table(folder / INDEX, index, INDEX_COLUMNS)
+    write_table(folder / INDEX, index, (*INDEX_COLUMNS, *(name for name in ("weight",) if name in index.columns)))
     checksums = _compute_checksums(folder)
     class_names = sorted(set(index["label"]))
     fingerprint = hashlib.sha256((checksums[EXAMPLES] + checksums[INDEX]).encode()).hexdigest()[:16]
@@ -136,6 +137,8 @@ def read_store(folder: Path, verify: bool = False) -> Store:
         raise UserError(f"{folder}: {len(examples)} examples but {len(index)} rows in index.csv. Preprocess again.")
     index["slice_index"] = index["slice_index"].astype(int)
     index["slice_position"] = index["slice_position"].astype(np.float32)
+    if "weight" in index.columns:
+        index["weight"] = index["weight"].astype(np.float32)
     names = tuple(record["class_names"])
     return Store(
         examples, index, names, record["settings"], record["fingerprint"], DATA_KINDS[record["kind"]], record["missing"]

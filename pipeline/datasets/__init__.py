@@ -13,7 +13,8 @@ from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES, Dat
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source, list_named_sources, list_table_sources, read_label_table
+from pipeline.data.label_tables import list_table_sources, read_label_table
+from pipeline.data.sources import Source, list_named_sources
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
@@ -167,15 +168,19 @@ def find_raw_folder(experiment: "Experiment") -> Path:
     return Workspace(experiment.workspace, experiment.data.dataset).raw if is_shared else experiment.paths.raw
 
 
-def list_sources(experiment: "Experiment") -> list[Source]:
+def list_sources(experiment: "Experiment") -> tuple[list[Source], tuple[str, ...]]:
     """List the scans of a data set of volumes; a table of the user takes the place of its own list.
+
+    Returns:
+        The scans, and warnings about the table.
 
     Raises:
         UserError: there is nothing to read.
     """
     raw, options = find_raw_folder(experiment), experiment.data
     if options.label_table is not None:
-        return list_table_sources(raw, read_label_table(options.label_table))
+        given = read_label_table(options)
+        return list_table_sources(raw, given), given.notes
     reader = DATASETS[options.dataset].list_sources
     assert reader is not None, "a store of volumes comes from a reader of volumes"
-    return reader(raw, options.pattern)
+    return reader(raw, options.pattern), ()

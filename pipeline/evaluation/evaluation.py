@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 
 from pipeline.config.outputs import EvaluateConfig
+from pipeline.core.tables import MANIFEST_COLUMNS
 from pipeline.data.certified_data import Answers, CertifiedData
 from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -34,6 +35,12 @@ class Evaluation:
         return select_test(self.predictions)
 
 
+def list_covariates(manifest: pandas.DataFrame) -> list[str]:
+    """Return the columns of a manifest that are of this data set: the covariates, and the site where one is known."""
+    site = ["site"] if (manifest["site"] != "").any() else []
+    return [*site, *(name for name in manifest.columns if name not in MANIFEST_COLUMNS)]
+
+
 def select_test(predictions: pandas.DataFrame) -> pandas.DataFrame:
     """Return the test rows of a predictions table."""
     return predictions[predictions["split"] == "test"].reset_index(drop=True)
@@ -51,8 +58,7 @@ def compute_evaluation(
     Args:
         data: The examples and their splits.
         answers: The model's answers to the validation and the test rows.
-        scans: ``visit``, ``side`` and what else is known of each scan, by its ``source_id``; read for data of patients
-            alone.
+        scans: The rows of the manifest by their ``source_id``; read for data of patients alone.
         options: The options of the evaluation.
         synthetic_note: The note for readers on data that are not of people; else empty.
     """
@@ -63,7 +69,8 @@ def compute_evaluation(
     ]
     predictions = pandas.concat(tables, ignore_index=True)
     if store.kind.has_patients:
-        predictions["side"] = predictions["source_id"].map(scans["side"]).fillna("")
+        for name in ("side", *list_covariates(scans)):
+            predictions[name] = predictions["source_id"].map(scans[name]).fillna("")
     test = select_test(predictions)
     levels = compute_levels(test, store.class_names, bootstrap, store.kind)
     probes: Probes = compute_probes(

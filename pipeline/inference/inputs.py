@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipeline.core.data_kinds import IMAGES, DataKind
 from pipeline.core.errors import UserError
-from pipeline.core.tables import read_given_table
+from pipeline.data.given_tables import read_given_table
 from pipeline.data.sources import Source, find_written_file, join_files
 from pipeline.datasets.akoa import parse_name
 from pipeline.formats.dicom import is_dicom
@@ -78,8 +78,8 @@ def _open_table(path: Path) -> list[Path]:
     """Return the paths that a table names, or the path itself where it is no table."""
     if path.suffix.lower() != TABLE_SUFFIX:
         return [path]
-    cells = read_given_table(path, ("path",)).table["path"]
-    for number, cell in enumerate(cells, start=2):
+    cells = read_given_table(path, {"path": ("path",)}).table["path"]
+    for number, cell in cells.items():
         if not cell.strip():
             raise UserError(f"{path}, line {number}: path is empty. Fill it in, or delete the row.")
     if cells.empty:

@@ -21,7 +21,7 @@ from pipeline.core.provenance import compute_fingerprint, count_cores
 from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source, read_label_table
+from pipeline.data.sources import Source
 from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.preprocessing.dask_jobs import Job, run_on_cluster
@@ -51,14 +51,16 @@ def plan_volumes(experiment: Experiment) -> Preparation:
         UserError: there is nothing to read.
     """
     raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
-    sources = list_sources(experiment)
-    table = experiment.data.label_table
-    notes = () if table is None else read_label_table(table).notes
+    sources, notes = list_sources(experiment)
     scans = [(source, folder / "parts" / f"{compute_part_key(raw, source, options)}.npz") for source in sources]
     part_names, spellings = [path.name for _, path in scans], [source.spelling for source in sources]
+    # What the manifest and the index have from a table, and no part.
+    given = [
+        [source.visit, source.site, source.published_split, source.weight, source.covariates] for source in sources
+    ]
     return Preparation(
         folder,
-        compute_fingerprint(FORMAT, part_names, spellings, options.export_png),
+        compute_fingerprint(FORMAT, part_names, spellings, given, options.export_png),
         build=partial(_build, experiment, scans),
         report=partial(_report, experiment),
         notes=notes,
@@ -128,8 +130,10 @@ def _write_manifest(paths: Workspace, scans: Scans, summaries: Mapping[str, Part
         if not source.ignored:
             facts, num_examples = summaries[path.name].facts, len(summaries[path.name].positions)
         rows.append(_manifest_row(source, facts, num_examples))
-    manifest = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
-    write_table(paths.manifest, manifest, MANIFEST_COLUMNS)
+    covariates = tuple(name for name, _ in scans[0][0].covariates) if scans else ()
+    columns = (*MANIFEST_COLUMNS, *covariates)
+    manifest = pd.DataFrame(rows, columns=list(columns))
+    write_table(paths.manifest, manifest, columns)
     write_json(paths.prepared / "coverage.json", _count_coverage(manifest))
 
 
@@ -157,10 +161,10 @@ def _assemble_store(
 
 
 def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> dict[str, Any]:
-    copied = ("source_id", "group_id", "label", "visit", "side", "spelling")
+    copied = ("source_id", "group_id", "label", "visit", "side", "site", "spelling", "published_split", "weight")
     row: dict[str, Any] = dict.fromkeys(MANIFEST_COLUMNS, "") | {name: getattr(source, name) for name in copied}
     row |= {"path": source.paths[0].as_posix(), "num_files": len(source.paths), "num_examples": num_examples}
-    return row | facts
+    return row | facts | dict(source.covariates)
 
 
 def _index_rows(source: Source, positions: Array) -> pd.DataFrame:
@@ -173,7 +177,8 @@ def _index_rows(source: Source, positions: Array) -> pd.DataFrame:
         "slice_index": range(num_slices),
         "slice_position": positions,
     }
-    return pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+    weight = {"weight": float(source.weight)} if source.weight else {}
+    return pd.DataFrame(rows | weight, columns=[*INDEX_COLUMNS, *weight])
 
 
 def _count_coverage(manifest: pd.DataFrame) -> dict[str, Any]:

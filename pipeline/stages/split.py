@@ -1,5 +1,7 @@
 """The split stage: the assignment of patients to splits, and the leak certificate."""
 
+from pathlib import Path
+
 import pandas as pd
 from rich.console import Console
 
@@ -8,7 +10,7 @@ from pipeline.copies.certificate import certify
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
-from pipeline.core.tables import OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
+from pipeline.core.tables import MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import (
     check_certificate,
@@ -39,7 +41,8 @@ def split(experiment: Experiment, console: Console) -> None:
         official = read_table(paths.official_splits, OFFICIAL_SPLIT_COLUMNS)
         splits = assign_official_splits(store.index, official, experiment.split)
     else:
-        splits = assign_splits(store.index, experiment.split)
+        published = read_published_splits(paths.manifest)
+        splits = assign_splits(store.index, experiment.split, published)
     if experiment.split.split_table is not None:
         for note in read_given_splits(experiment.split.split_table).notes:
             warn(console, note)
@@ -79,6 +82,15 @@ def split(experiment: Experiment, console: Console) -> None:
     check_certificate(paths.certificate, store, splits)
     kept_apart = f"No {kind.group} and no {kind.example}" if kind.has_patients else f"No {kind.group}"
     console.print(f"{kept_apart} is in two splits -> {paths.splits}, {paths.certificate.name}")
+
+
+def read_published_splits(manifest: Path) -> dict[str, str]:
+    """Return the published split of each patient, as the table of labels had it; nothing where it had none."""
+    if not manifest.is_file():  # not every store has one
+        return {}
+    rows = read_table(manifest, MANIFEST_COLUMNS)
+    rows = rows[(rows["status"] == "accepted") & (rows["published_split"] != "")]
+    return dict(zip(rows["group_id"], rows["published_split"], strict=True))
 
 
 def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool:

@@ -27,7 +27,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.training.augmentation import apply_transforms, flip_labels, sample_transforms
 from pipeline.training.history import EpochResult, should_stop
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
-from pipeline.training.mixing import draw_mixture, erase_boxes, mix_images, mix_labels
+from pipeline.training.mixing import draw_mixture, erase_boxes, mix_images, mix_labels, mix_weights
 from pipeline.training.optimizers import compute_learning_rate_fraction, set_learning_rate
 from pipeline.training.point_augmentation import apply_point_transforms, sample_point_transforms, shift_points
 
@@ -163,9 +163,9 @@ def _train_one_epoch(
         for step, batch in enumerate(read_batches(examples, [indices[shard] for indices in batches])):
             fraction = compute_learning_rate_fraction(config, epochs_done * len(batches) + step, len(batches))
             set_learning_rate(state.optimizer, config.learning_rate * fraction)
-            inputs, targets = prepare(batch, len(batches[step]))
+            inputs, targets, weights = prepare(batch, len(batches[step]))
             logits = state.parallel_model(inputs, batch.slice_position).float()
-            loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights)
+            loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights, weights)
             # Devices average their gradients, but their shards can differ by one example.
             fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
             _update_weights(fabric, state, config)
@@ -222,8 +222,8 @@ def draw_order(num_examples: int, weights: torch.Tensor | None, generator: torch
 
 def _build_preparation(
     setup: TrainingSetup, classifier: Classifier, epochs_done: int
-) -> Callable[[Batch, int], tuple[torch.Tensor, torch.Tensor]]:
-    """Build the function from a shard, and the size of its whole batch, to the network's inputs and its targets.
+) -> Callable[[Batch, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Build the function from a shard, and the size of its whole batch, to the network's inputs, targets and weights.
 
     Transforms are drawn for the whole batch, of which each device takes its shard; mixtures for the shard alone.
     """
@@ -233,7 +233,7 @@ def _build_preparation(
     generator.manual_seed(derive_seed(seed, "augmentation", epochs_done))
     mixing_generator = np.random.default_rng(derive_seed(seed, "mixing", epochs_done, fabric.global_rank))
 
-    def prepare_points(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare_points(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         shape = (batch_size, *batch.images.shape[1:])
         num_points = classifier.num_points or shape[1]
         transforms = sample_point_transforms(augment.points, shape, num_points, generator, fabric.device).shard(shard)
@@ -242,9 +242,9 @@ def _build_preparation(
             before=partial(apply_point_transforms, transforms=transforms),
             after=partial(shift_points, transforms=transforms),
         )
-        return points, batch.labels
+        return points, batch.labels, batch.weights
 
-    def prepare_images(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare_images(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         _, channels, height, width = batch.images.shape
         shape = (batch_size, channels, height, width)
         transforms = sample_transforms(augment, shape, generator, fabric.device).shard(shard)
@@ -256,7 +256,8 @@ def _build_preparation(
         labels = flip_labels(batch.labels, transforms, augment)
         mixture = draw_mixture(augment, len(labels), (height, width), mixing_generator, fabric.device)
         num_classes = len(classifier.spec.class_names)
-        return mix_images(images, mixture), mix_labels(labels, mixture, num_classes)
+        weights = mix_weights(batch.weights, mixture)
+        return mix_images(images, mixture), mix_labels(labels, mixture, num_classes), weights
 
     return prepare_images if classifier.spec.kind.is_image else prepare_points
 

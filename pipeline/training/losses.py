@@ -8,7 +8,11 @@ from pipeline.config.training import TrainConfig
 
 
 def compute_loss_sum(
-    outputs: torch.Tensor, targets: torch.Tensor, config: TrainConfig, class_weights: torch.Tensor | None = None
+    outputs: torch.Tensor,
+    targets: torch.Tensor,
+    config: TrainConfig,
+    class_weights: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the loss that training minimises, added up over the examples.
 
@@ -23,13 +27,14 @@ def compute_loss_sum(
         config: The options of training; the loss and the label smoothing are read here.
         class_weights: The weight of the examples of each class, (classes,); None for 1. An example of mixed classes has
             the mean of their weights, by its fractions before smoothing.
+        weights: The weight of each example, (batch,), from the table of labels; None for 1.
 
     Returns:
         A scalar.
     """
     num_classes = outputs.shape[-1]
     if config.loss == "cross_entropy":
-        reduction = "sum" if class_weights is None else "none"
+        reduction = "sum" if class_weights is None and weights is None else "none"
         smoothing = config.label_smoothing
         losses = functional.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
     else:
@@ -38,6 +43,8 @@ def compute_loss_sum(
         losses = (outputs - wanted).square().mean(dim=-1)
     if class_weights is not None:
         losses = losses * (to_probabilities(targets, num_classes) @ class_weights)
+    if weights is not None:
+        losses = losses * weights
     return losses.sum()
 
 

@@ -123,6 +123,13 @@ def mix_labels(labels: torch.Tensor, mixture: Mixture | None, num_classes: int) 
     return own_fraction * one_hot + (1 - own_fraction) * one_hot[mixture.partners]
 
 
+def mix_weights(weights: torch.Tensor | None, mixture: Mixture | None) -> torch.Tensor | None:
+    """Mix the weights of examples (batch,) in the proportion of their labels; None, for 1, stays None."""
+    if weights is None or mixture is None:
+        return weights
+    return mixture.own_fraction * weights + (1 - mixture.own_fraction) * weights[mixture.partners]
+
+
 def draw_erased_boxes(
     config: AugmentConfig, num_images: int, height: int, width: int, generator: torch.Generator, device: torch.device
 ) -> torch.Tensor:

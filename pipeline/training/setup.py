@@ -1,5 +1,7 @@
 """The setup of a training: the examples, the origin of the model, the network and its optimizer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -122,7 +124,10 @@ def _select_examples(data: CertifiedData, role: str, device: torch.device, num_s
         lacking = f"no example labelled {missing[0]}" if missing else "no example"
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
     positions = chosen["slice_position"].to_numpy()
-    return place_examples(store.examples, rows, labels, positions, device, compute_room(device, num_sharing))
+    examples = place_examples(store.examples, rows, labels, positions, device, compute_room(device, num_sharing))
+    if "weight" not in chosen.columns:
+        return examples
+    return replace(examples, weights=torch.tensor(chosen["weight"].to_numpy(dtype=np.float32), device=device))
 
 
 def build_state(setup: TrainingSetup) -> TrainingState:

@@ -10,7 +10,6 @@ from pipeline.core.tables import (
     describe_difference,
     find_alike,
     find_formula,
-    read_given_table,
     read_table,
     write_table,
 )
@@ -58,39 +57,6 @@ def test_a_cell_that_a_spreadsheet_runs_is_found(start, column):
     assert find_formula(table) == ""
     table.loc[1, column] = f"{start}1+1"
     assert find_formula(table) == f"{start}1+1"
-
-
-@pytest.mark.parametrize(
-    ("header", "message"),
-    [
-        ("group_id,split,split", "the column split is there twice"),
-        ("group_id,split, split", "the column split is there twice"),
-        (
-            "group_id,split,Split",
-            r"columns 'split' \(column 2\) and 'Split' \(column 3\) differ only in upper and lower",
-        ),
-        (
-            "Group_ID,split,age",
-            r"columns 'group_id' \(needed\) and 'Group_ID' \(column 1\) differ only in upper and lower",
-        ),
-        ("group_id,sp\u200blit,age", "invisible characters"),
-        ("patient,split,age", "columns group_id are missing; found patient, split, age"),
-    ],
-)
-def test_columns_of_a_given_table_that_can_be_mistaken_are_refused(header, message, tmp_path):
-    path = tmp_path / "mine.csv"
-    path.write_text(f"{header}\n1,train,3\n", encoding="utf-8")
-    with pytest.raises(UserError, match=rf"mine\.csv: .*{message}"):
-        read_given_table(path, SPLIT_COLUMNS)
-
-
-def test_columns_of_a_given_table_may_have_blanks_and_some_no_name(tmp_path):
-    path = tmp_path / "mine.csv"
-    path.write_text("\ufeffgroup_id\u00a0, split,,\n 1,train , a,b\n", encoding="utf-8")
-    given = read_given_table(path, SPLIT_COLUMNS, ids=("group_id",))
-    assert list(given.table.columns) == ["group_id", "split", "Unnamed: 2", "Unnamed: 3"]
-    assert given.table.iloc[0].tolist() == ["1", "train ", " a", "b"]
-    assert len(given.notes) == 1
 
 
 def test_blanks_at_the_ends_and_the_unicode_form_are_removed_and_nothing_else():

@@ -164,3 +164,40 @@ def test_published_validation_rows_are_kept_and_nothing_is_drawn():
         assert (kept["group_id"].str.rpartition("-")[0] == kept["split"]).all()
     with pytest.raises(UserError, match=r"split.val_count: found 2, but .* published validation rows"):
         assign_official_splits(index, official, SplitConfig(val_count=2))
+
+
+def publish(**patients_by_split):
+    return {patient: split for split, patients in patients_by_split.items() for patient in patients}
+
+
+def test_a_published_split_is_kept_and_a_part_that_it_lacks_is_drawn_from_train_by_patient():
+    index = make_index(both=60, left=40)
+    names = sorted(set(index["group_id"]))
+    published = publish(test=names[::5], train=[name for name in names if name not in names[::5]])
+    splits = assign_splits(index, SplitConfig(val_fraction=0.25, seed=3), published)
+    found = dict(zip(splits["group_id"], splits["split"], strict=True))
+    assert {name for name, split in found.items() if split == "test"} == set(names[::5])
+    assert Counter(found.values()) == {"train": 60, "val": 20, "test": 20}
+    # 48 of the patients with both labels and 32 of those with one are published as train.
+    assert sum(name.startswith("both") for name, split in found.items() if split == "val") == 12
+    whole = found
+    assert assign_splits(index, SplitConfig(val_fraction=0.5), whole).set_index("group_id")["split"].to_dict() == whole
+    both = assign_splits(index, SplitConfig(val_fraction=0.1, test_fraction=0.2), publish(train=names))
+    assert Counter(both["split"]) == {"train": 70, "val": 10, "test": 20}
+
+
+@pytest.mark.parametrize(
+    ("published", "options", "match"),
+    [
+        (publish(test=["both000"], val=["both001", "both002"]), {}, "no patient in train"),
+        (publish(train=["both000"], test=["both001", "both002"]), {}, "1 patients, at least 2 are needed"),
+        (
+            publish(train=["both000"], val=["both001"], test=["both002"]),
+            {"num_folds": 3},
+            "folds would train",
+        ),
+    ],
+)
+def test_a_published_split_that_cannot_be_used_is_refused(published, options, match):
+    with pytest.raises(UserError, match=match):
+        assign_splits(make_index(both=3), SplitConfig(**options), published)

@@ -4,18 +4,21 @@ import gzip
 import hashlib
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import nibabel
 import numpy as np
+import openpyxl
 import safetensors.torch
 import torch
 from PIL import Image
 
 from pipeline.config.data import PreprocessConfig
-from pipeline.data.sources import read_label_table
+from pipeline.config.sources import DataConfig
+from pipeline.data.label_tables import read_label_table
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.cifar import CIFAR10, CIFAR100, read_records
 from pipeline.datasets.mnist import read_idx
@@ -148,7 +151,29 @@ def make_dicom(folder: Path) -> list[bytes]:
 
 
 def make_tables(folder: Path) -> list[bytes]:
-    return ['\ufeffpath,patient,label\na.nii,007,left\n"b,\n.nii",NA,right\n'.encode()]
+    text = '\ufeffpath,patient,label\na.nii,007,left\n"b,\n.nii",NA,right\n'
+    wide = "Path|Patient|Label|side|split|weight|born\r\na.png|J\u00fc|0|R|train|0,5|1902\r\nb.png|8|1|l|val|2|\r\n"
+    semicolons = wide.replace("|", ";")
+    return [text.encode(), wide.encode("cp1252"), semicolons.encode("utf-16"), b"sep=;\n" + semicolons.encode()]
+
+
+def make_workbooks(folder: Path) -> list[bytes]:
+    """Make workbooks, the second without compression, so that edits reach the XML."""
+    book = openpyxl.Workbook()
+    for row in (["path", "patient", "label", "weight"], ["a.nii", 7, "left", 0.5], ["b.nii", "008", "right", 2]):
+        book.active.append(row)
+    book.active["B2"].number_format = "000"
+    packed = io.BytesIO()
+    book.save(packed)
+    plain = io.BytesIO()
+    with zipfile.ZipFile(packed) as source, zipfile.ZipFile(plain, "w", zipfile.ZIP_STORED) as copy:
+        for name in source.namelist():
+            copy.writestr(name, source.read(name))
+    return [packed.getvalue(), plain.getvalue()]
+
+
+def read_labels(path: Path) -> Any:
+    return read_label_table(DataConfig(label_table=path))
 
 
 def make_names(folder: Path) -> list[bytes]:
@@ -178,7 +203,28 @@ MESH_WORDS = [
     *(b"OFF", b"\n", b" ", b"3", b"0", b"1", b"-1", b"1.5", b"1e5", b"#", b"\r", b"\x0b", b"99999999999", b"0x1"),
     *(b"1_0", b"1e400", b"infinity"),
 ]
-TABLE_WORDS = [b"path", b"patient", b"label", b",", b"\n", b'"', b"\r", b"a", b"\xff", b"\x00", b"=1+1", b"NA", b"007"]
+TABLE_WORDS = [
+    *(b"path", b"patient", b"label", b",", b"\n", b'"', b"\r", b"a", b"\xff", b"\x00", b"=1+1", b"NA", b"007"),
+    *(
+        b";",
+        b"|",
+        b"\t",
+        b"sep=;\n",
+        b"0,5",
+        b"split",
+        b"train",
+        b"weight",
+        b"1e999",
+        b"side",
+        b"R",
+        b"\xff\xfe",
+        b"1E+15",
+    ),
+]
+WORKBOOK_WORDS = [
+    *(b"<!DOCTYPE", b"&a;", b"<c", b"</c>", b"<row", b'r="', b"A1048576", b"XFD1", b't="s"', b't="d"', b"<v>", b"<f>"),
+    *(b"-1", b"99999999999", b"sheet1.xml", b"../../etc/passwd", b"http://", b"PK\x01\x02", b"PK\x05\x06", b"nan"),
+]
 ARRAY_WORDS = [b"'descr'", b"'<f8'", b"'O'", b"(", b")", b"'shape'", b"99999999999999", b",", b"True", b"-1", b"'|V3'"]
 ARCHIVE_WORDS = [*ARRAY_WORDS, b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"images.npy", b"labels.npy", b"\x0e\x00"]
 ARCHIVE_LIMITS = {"images": ArrayLimits(10, ((2, 3),)), "labels": ArrayLimits(10, ((), (1,)), max_item_bytes=8)}
@@ -200,5 +246,6 @@ READERS = {
     "checkpoint": Reader("a.safetensors", make_checkpoints, read_checkpoint),
     "facts": Reader("facts.json", make_facts, read_facts, words=FACT_WORDS),
     "DICOM": Reader("a.dcm", make_dicom, lambda path: read_series("series", (path,), MAX_VOXEL_BYTES)),
-    "table": Reader("a.csv", make_tables, read_label_table, words=TABLE_WORDS),
+    "table": Reader("a.csv", make_tables, read_labels, words=TABLE_WORDS),
+    "workbook": Reader("a.xlsx", make_workbooks, read_labels, words=WORKBOOK_WORDS),
 }

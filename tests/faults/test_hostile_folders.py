@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from pipeline.cli import main
+from pipeline.config.sources import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.core.resumable_table import RowWriter
 from pipeline.core.tables import SPLIT_COLUMNS, find_formula, read_table, write_table
 from pipeline.core.text import make_printable
-from pipeline.data.sources import list_named_sources, list_table_sources, read_label_table
+from pipeline.data.label_tables import list_table_sources, read_label_table
+from pipeline.data.sources import list_named_sources
 from pipeline.datasets.akoa import parse_name
 
 NAME = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_{}.nii.gz"
@@ -38,7 +40,7 @@ def test_cells_that_a_spreadsheet_would_run_are_reported():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a.nii,1,left,more", "rows have more cells than the header"),
+        ("a.nii,1,left,more", "line 2: more cells than the header"),
         (".,1,left", "no such file"),
         ("a/..,1,left", "no such file"),
         ("../a.nii,1,left", "is outside"),
@@ -48,10 +50,10 @@ def test_cells_that_a_spreadsheet_would_run_are_reported():
 def test_a_row_that_names_no_file_in_the_folder_is_refused(row, message, tmp_path):
     table = _write(tmp_path / "table.csv", f"path,patient,label\n{row}\n")
     if message == "no such file":
-        assert message in list_table_sources(tmp_path, read_label_table(table))[0].refusal
+        assert message in list_table_sources(tmp_path, read_label_table(DataConfig(label_table=table)))[0].refusal
     else:
         with pytest.raises(UserError, match=message):
-            list_table_sources(tmp_path, read_label_table(table))
+            list_table_sources(tmp_path, read_label_table(DataConfig(label_table=table)))
 
 
 def test_links_that_lead_out_of_the_raw_folder_are_refused(tmp_path, write_knee):
@@ -74,7 +76,8 @@ def test_links_that_lead_out_of_the_raw_folder_are_refused(tmp_path, write_knee)
         assert found["elsewhere"].ignored
         assert "linked folder" in found["elsewhere"].refusal
     table = _write(tmp_path / "table.csv", "path,patient,label\nelsewhere/knee.nii.gz,1,left\n")
-    assert "leads out of the raw folder" in list_table_sources(raw, read_label_table(table))[0].refusal
+    (source,) = list_table_sources(raw, read_label_table(DataConfig(label_table=table)))
+    assert "leads out of the raw folder" in source.refusal
 
 
 def test_a_name_that_is_no_unicode_text_is_refused(tmp_path):

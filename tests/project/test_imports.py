@@ -67,6 +67,7 @@ LIBRARIES = {
     "requests": ("datasets.downloads",),
     "onnx": ("export.programs",),
     "onnxruntime": ("export.programs",),
+    "openpyxl": ("formats.spreadsheets",),
 }
 REGISTRIES = ("datasets", "stages")
 MODULES = {

@@ -226,6 +226,32 @@ def test_the_loss_of_mixed_images_is_the_mixed_loss(options):
     assert result.train_accuracy == (logits.argmax(dim=1) == larger).float().mean()
 
 
+@pytest.mark.parametrize("room_bytes", [None, 0])
+@pytest.mark.parametrize("options", [{}, {"mixup_alpha": 1.0}])
+def test_weights_multiply_the_losses_of_their_examples(options, room_bytes):
+    """One batch: the mean of weight times loss; a mixed example has the mixed weight."""
+    augment = dataclasses.replace(STILL, **options)
+    images, labels = make_images(8)
+    weights = torch.tensor([0.0, 0.5, 1, 2, 3, 0.25, 1, 5])
+    all_rows = dataclasses.replace(place(np.arange(8), images, labels, room_bytes), weights=weights)
+    config = dataclasses.replace(CONFIG, epochs=1)
+    fabric, state = start(config, all_rows)
+    seen = []
+    state.parallel_model.register_forward_hook(lambda module, arguments, logits: seen.append(logits))
+    result = next(train_epochs(build_setup(fabric, all_rows, all_rows, config, augment), state))
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(derive_seed(config.seed, "order")))
+    mixture = draw_mixture(augment, 8, (6, 8), np.random.default_rng(derive_seed(config.seed, "mixing")), CPU)
+    fraction = torch.ones(8) if mixture is None else mixture.own_fraction
+    partners = order if mixture is None else order[mixture.partners]
+    losses = -seen[0].log_softmax(dim=1)
+    own, other = (losses[torch.arange(8), torch.from_numpy(labels)[rows]] for rows in (order, partners))
+    mixed = (fraction * weights[order] + (1 - fraction) * weights[partners]) * (fraction * own + (1 - fraction) * other)
+    assert result.train_loss == pytest.approx(mixed.mean().item(), rel=1e-5)
+    # Validation counts every example once.
+    scores = state.classifier(torch.from_numpy(images)[:, None], torch.zeros(8))
+    assert result.val_loss == pytest.approx(-scores[torch.arange(8), torch.from_numpy(labels)].mean().item(), rel=1e-5)
+
+
 def test_validation_reports_the_squared_error_of_the_probabilities():
     state = train(dataclasses.replace(CONFIG, epochs=12, loss="mse"))
     val_examples = examples()[1]

@@ -134,8 +134,8 @@ def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -
         report: The content of the page, with its figures and documents.
     """
     columns = prediction_columns(tuple(report.metrics["class_names"]))
-    side = ("side",) if report.kind.has_patients else ()
-    write_table(paths.predictions, evaluation.predictions, (*columns, *side))
+    known = [name for name in evaluation.predictions.columns if name not in columns]  # side and covariates
+    write_table(paths.predictions, evaluation.predictions, (*columns, *known))
     write_json(paths.metrics, evaluation.metrics)
     figures = {paths.report_folder / f"{name}.png": png for name, png in report.all_figures.items()}
     for path, png in figures.items():

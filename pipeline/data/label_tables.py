@@ -1,0 +1,355 @@
+"""The table of labels: one row a file, with patient, label, and what else is known of it."""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.config.sources import PARTS, DataConfig, Word, to_texts
+from pipeline.core.errors import UserError
+from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, clean_text, is_blank, refuse_alike
+from pipeline.data.given_tables import read_given_table
+from pipeline.data.sources import Source, describe_link, find_written_file
+
+NEEDED = ("path", "patient", "label")
+OPTIONAL = ("side", "visit", "site", "split", "weight")
+SIDES = {"left": "left", "l": "left", "right": "right", "r": "right", "": ""}
+# Names that tables of this pipeline give to other things.
+TAKEN = {*MANIFEST_COLUMNS, *INDEX_COLUMNS, "split", "predicted", "fold", "num_slices"} - {"side", "visit", "site"}
+# A label of more numbers than these is a quantity: of whole ones, such as grades, more can be classes.
+MAX_WHOLE_LABELS, MAX_DECIMAL_LABELS = 20, 10
+# Weights of bodies, in kilograms, are all larger.
+MAX_SMALLEST_WEIGHT = 10.0
+MAX_LISTED = 12
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The table of labels, checked.
+
+    Args:
+        path: The file, for messages.
+        table: The columns ``path, patient, label, side, visit, site, split, weight``, all text and empty where unknown;
+            the index is the line of each row.
+        covariates: The further columns that are kept, with the same index.
+        notes: A sentence about each thing that was guessed or cleaned.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    covariates: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_label_table(options: DataConfig) -> LabelTable:
+    """Read the table of labels; whatever is wrong with it is refused with its line.
+
+    Of the rows ``a.png, 7, 0``, ``b.png, 8, 1`` and ``c.png, 9, 9``, with ``data.merge`` {0: none, 9: null}, two stay,
+    labelled ``none`` and ``1``.
+
+    Args:
+        options: The table, its columns, and what becomes of labels and published splits.
+
+    Raises:
+        UserError: no rows, a missing column, an empty cell where one is needed, two spellings of one patient or label,
+            a patient in two published splits, or a label that is a quantity.
+    """
+    path = options.label_table
+    assert path is not None
+    columns, kept = _name_columns(options)
+    optional = [role for role in OPTIONAL if columns.get(role) == (role,)]
+    numbers = ("label", "weight", *kept.values())
+    given = read_given_table(path, columns, ("patient", "label", "site"), optional, numbers)
+    table, notes = given.table, list(given.notes)
+    if table.empty:
+        raise UserError(f"{path}: no rows. Each file needs one: {', '.join(NEEDED)}.")
+    table = table.assign(**{role: "" for role in OPTIONAL if role not in table.columns})
+    if options.split_values:
+        table = table.assign(split=_rename(path, table["split"], options.split_values, "data.split_values"))
+    if options.merge and not options.bins:
+        table = table.assign(label=_rename(path, table["label"], options.merge, "data.merge"))
+    table = table.dropna()
+    for column in NEEDED:
+        empty = table.index[table[column].map(is_blank)]
+        if len(empty):
+            raise UserError(f"{path}, line {empty[0]}: {column} is empty. Fill it in, or delete the row.")
+    if options.bins:
+        labels = _bin_labels(path, table["label"], options.bins)
+        labels = _rename(path, labels, options.merge, "data.merge") if options.merge else labels
+        table = table.assign(label=labels).dropna()
+    else:
+        _refuse_quantity(path, table["label"])
+    _check_splits(path, table)
+    if len(table) < len(given.table):
+        notes.append(f"{path}: {len(given.table) - len(table)} rows are left out by data.merge or data.split_values.")
+    if table.empty:
+        raise UserError(f"{path}: data.merge and data.split_values leave no row.")
+    table = table.assign(side=_read_sides(path, table["side"]), weight=_read_weights(path, table["weight"]))
+    if (table["weight"] != "").any():
+        weights = table["weight"].astype(float)
+        notes.append(
+            f"{path}: the column {options.columns.weight} multiplies the loss of its row in training "
+            f"({weights.min():g} to {weights.max():g}). data.columns.weight: null leaves it unread."
+        )
+    covariates = pd.DataFrame({name: table[column] for name, column in kept.items()}, index=table.index)
+    return LabelTable(path, table[[*NEEDED, *OPTIONAL]], covariates, tuple(notes))
+
+
+def _name_columns(options: DataConfig) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Return the names that each column may have in the file, and the column of each covariate.
+
+    Raises:
+        UserError: a covariate has a name that other tables give to something else.
+    """
+    columns: dict[str, tuple[str, ...]] = {}
+    for role in (*NEEDED, *OPTIONAL):
+        name = getattr(options.columns, role)
+        if name is not None:
+            columns[role] = (name, "group_id") if (role, name) == ("patient", "patient") else (name,)
+    kept = {}
+    for name in map(clean_text, options.covariates):
+        if name in ("side", "visit", "site"):
+            if columns.get(name) != (name,):
+                raise UserError(
+                    f"data.covariates: {name} is what data.columns.{name} reads, and that is another column here. "
+                    "Leave it out of the covariates, or rename the column."
+                )
+            continue  # kept in any case
+        if name in TAKEN or name.startswith("probability_"):
+            raise UserError(f"data.covariates: {name} is the name of a column of the manifest. Rename it in the table.")
+        kept[name] = f"covariate {name}"
+        columns[kept[name]] = (name,)
+    return columns, kept
+
+
+def _rename(path: Path, values: "pd.Series[str]", names: Mapping[Word, Word | None], option: str) -> "pd.Series[str]":
+    """Give cells of a column their new names, and none to those whose row is to be left out.
+
+    Raises:
+        UserError: a value that is to be renamed is nowhere in the column, or two new values look alike.
+    """
+    renamed, found = to_texts(names), values.unique()
+    unknown = [old for old in renamed if old not in found]
+    if unknown:
+        listed = ", ".join(repr(value) for value in sorted(found)[:MAX_LISTED])
+        more = ", ..." if len(found) > MAX_LISTED else ""
+        raise UserError(f"{path}: {option}: no row has the {values.name} {unknown[0]!r}; found {listed}{more}.")
+    values = values.map({value: renamed.get(value, value) for value in found})
+    lines = {text: f"line {line}" for line, text in values.dropna().drop_duplicates().items()}
+    refuse_alike(f"{path}, after {option}", f"{values.name}s", lines)
+    return values
+
+
+def _bin_labels(path: Path, labels: "pd.Series[str]", bins: tuple[float, ...]) -> "pd.Series[str]":
+    """Turn numbers into classes whose names sort in their order: ``1: below 50``, ``2: 50 to below 60``, ...
+
+    Raises:
+        UserError: a label that is no number.
+    """
+    numbers = pd.to_numeric(labels, errors="coerce")
+    wrong = numbers.index[numbers.isna()]
+    if len(wrong):
+        raise UserError(f"{path}, line {wrong[0]}: label {labels[wrong[0]]!r} is no number, which data.bins needs.")
+    width = len(str(len(bins) + 1))
+    texts = [f"below {bins[0]:g}", *(f"{low:g} to below {high:g}" for low, high in itertools.pairwise(bins))]
+    names = [f"{number:0{width}d}: {text}" for number, text in enumerate([*texts, f"{bins[-1]:g} and above"], start=1)]
+    cut = pd.cut(numbers, [float("-inf"), *bins, float("inf")], right=False, labels=names)
+    return cut.astype(str)
+
+
+def _refuse_quantity(path: Path, labels: "pd.Series[str]") -> None:
+    """Refuse a label of many numbers: each would become a class.
+
+    Raises:
+        UserError: it is one.
+    """
+    texts = labels.drop_duplicates()
+    numbers = pd.to_numeric(texts, errors="coerce")
+    if numbers.isna().any():
+        return
+    are_whole = bool((numbers % 1 == 0).all())
+    if len(texts) > (MAX_WHOLE_LABELS if are_whole else MAX_DECIMAL_LABELS):
+        raise UserError(
+            f"{path}: the labels are {len(texts)} numbers (line {texts.index[0]}: {texts.iloc[0]}, line "
+            f"{texts.index[1]}: {texts.iloc[1]}, ...): regression is not built. data.bins makes classes of them; "
+            "classes with numbers as names need a letter in front."
+        )
+
+
+def _check_splits(path: Path, table: pd.DataFrame) -> None:
+    """Check a published split: all rows have one, of the known names, and each patient one.
+
+    Raises:
+        UserError: it is not so.
+    """
+    splits = table["split"]
+    if (splits == "").all():
+        return
+    strange = splits.index[~splits.isin(PARTS)]
+    if len(strange):
+        found = splits[strange[0]]
+        what = f"the published split is {found!r}" if found else "the published split is empty"
+        raise UserError(
+            f"{path}, line {strange[0]}: {what}; allowed are {', '.join(PARTS)}. data.split_values renames or leaves "
+            f"out, as {{{found or chr(39) * 2}: test}}, and data.columns.split: null leaves the column unread."
+        )
+    pairs = table[["patient", "split"]].drop_duplicates()
+    twice = pairs[pairs["patient"].duplicated()]
+    if len(twice):
+        patient, line = twice["patient"].iloc[0], twice.index[0]
+        first = pairs[pairs["patient"] == patient]
+        raise UserError(
+            f"{path}, line {line}: patient {patient} is in {twice['split'].iloc[0]}, and in line {first.index[0]} in "
+            f"{first['split'].iloc[0]}. A patient has one published split; correct the rows, or set "
+            "data.columns.split: null to draw one."
+        )
+
+
+def _read_sides(path: Path, sides: "pd.Series[str]") -> "pd.Series[str]":
+    read = sides.map({text: SIDES.get(text.replace("_", "").casefold()) for text in sides.unique()})
+    wrong = read.index[read.isna()]
+    if len(wrong):
+        raise UserError(
+            f"{path}, line {wrong[0]}: side {sides[wrong[0]]!r}; allowed are left, right, L, R or nothing. "
+            "data.columns.side: null leaves the column unread."
+        )
+    return read
+
+
+def _read_weights(path: Path, weights: "pd.Series[str]") -> "pd.Series[str]":
+    """Check weights, and write each number in one way."""
+    if (weights == "").all():
+        return weights
+    advice = "A weight multiplies the loss of its row in training; data.columns.weight: null leaves the column unread."
+    numbers = pd.to_numeric(weights, errors="coerce")
+    wrong = numbers.index[~((numbers >= 0) & (numbers < float("inf")))]
+    if len(wrong):
+        raise UserError(
+            f"{path}, line {wrong[0]}: weight {weights[wrong[0]]!r}; allowed are numbers of 0 and more. {advice}"
+        )
+    if numbers.min() > MAX_SMALLEST_WEIGHT or numbers.max() == 0:
+        raise UserError(
+            f"{path}, line {numbers.index[0]}: weights from {numbers.min():g} to {numbers.max():g}; some must be from "
+            f"above 0 to {MAX_SMALLEST_WEIGHT:g}, or they are weights of bodies. {advice}"
+        )
+    return numbers.astype(float).map(repr)
+
+
+def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
+    """List the files that a table of labels names, sorted by their paths.
+
+    Args:
+        raw: The raw folder; every file must lie in it.
+        given: The table, as :func:`read_label_table` returns it.
+
+    Returns:
+        A source for each file; those that are not there, or are named in two rows, are refused.
+
+    Raises:
+        UserError: a path that leaves the folder.
+    """
+    finder = _Finder(raw, given.path)
+    found: dict[Path, tuple[int, Source]] = {}
+    for (line, row), covariates in zip(_iterate(given.table), _list_covariates(given.covariates), strict=True):
+        path = finder.find(row["path"], line)
+        if path in found:
+            first, source = found[path]
+            refusal = f"lines {first} and {line} of {given.path.name} name this one file. Keep one row."
+            found[path] = first, replace(source, refusal=source.refusal or refusal)
+            continue
+        refusal = finder.describe_fault(path)
+        side = row["side"] or (row["label"].lower() if row["label"].lower() in ("left", "right") else "")
+        found[path] = (
+            line,
+            Source(
+                path.as_posix(),
+                row["patient"],
+                row["label"],
+                (path,),
+                visit=row["visit"],
+                side=side,
+                site=row["site"],
+                spelling="table",
+                refusal=f"{refusal} ({given.path.name}, line {line})" if refusal else "",
+                published_split=row["split"],
+                weight=row["weight"],
+                covariates=covariates,
+            ),
+        )
+    return [found[path][1] for path in sorted(found, key=lambda path: path.as_posix())]
+
+
+def _iterate(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line and cells of each row."""
+    names = list(table.columns)
+    for line, *cells in table.itertuples(name=None):
+        yield line, dict(zip(names, cells, strict=True))
+
+
+def _list_covariates(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], ...]]:
+    names = list(table.columns)
+    for cells in table.itertuples(index=False, name=None):
+        yield tuple(zip(names, cells, strict=True))
+
+
+class _Finder:
+    """Finds the files of a table in the raw folder.
+
+    Args:
+        raw: The raw folder.
+        table: The file of the table.
+    """
+
+    def __init__(self, raw: Path, table: Path) -> None:
+        self.raw, self.table = raw, table
+        self.roots = (Path(os.path.normpath(raw.absolute())), raw.resolve())
+        self.folders = (self.roots[0], table.parent.absolute())
+        self.is_inside: dict[Path, bool] = {}  # of each folder
+
+    def find(self, text: str, line: int) -> Path:
+        """Return the path, relative to the raw folder, of the file that a cell names.
+
+        It is looked for in the raw folder, then next to the table; an absolute path may lead into the raw folder too.
+
+        Raises:
+            UserError: it leads out of the raw folder.
+        """
+        inside = None
+        for folder in self.folders:
+            path = self._make_relative(folder / find_written_file(folder, text))
+            if path is not None and os.path.lexists(self.roots[0] / path):
+                return path
+            inside = inside or path
+        if inside is None:
+            raise UserError(
+                f"{self.table}, line {line}: {text} is outside {self.roots[1]}. Paths lead into data.raw_folder; they "
+                "are relative to it or to the table."
+            )
+        return inside
+
+    def _make_relative(self, path: Path) -> Path | None:
+        """Return a path from the raw folder on, whichever name this folder has; None where it leads elsewhere."""
+        path = Path(os.path.normpath(path))
+        for root in self.roots:
+            if path.is_relative_to(root):
+                return path.relative_to(root)
+        resolved = path.parent.resolve() / path.name
+        return resolved.relative_to(self.roots[1]) if resolved.is_relative_to(self.roots[1]) else None
+
+    def describe_fault(self, path: Path) -> str:
+        """Return why a file, or the folder of a series, cannot be read; nothing where it can."""
+        full, folder = self.roots[0] / path, path.parent
+        try:
+            if path == Path() or not full.exists():
+                return "no such file"
+        except OSError:  # such as a name that is too long for any file
+            return "no such file"
+        if folder not in self.is_inside:
+            self.is_inside[folder] = not describe_link(self.raw, folder)
+        is_pair = path.suffix.lower() in (".hdr", ".img")  # the other file may be a link
+        if self.is_inside[folder] and not is_pair and not full.is_symlink():
+            return ""
+        return describe_link(self.raw, path).removesuffix(".")
