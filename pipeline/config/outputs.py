@@ -21,6 +21,10 @@ class EvaluateConfig:
         logistic_regression: Also fit the baseline on raw pixels; point clouds have none.
         logistic_regression_examples: The largest number of training examples that the baseline is fitted on; of more,
             so many are drawn at random.
+        wanted_sensitivity: The sensitivity that a threshold is chosen for, on validation; of two classes.
+        wanted_specificity: The specificity that another threshold is chosen for.
+        prevalence: The fraction of the last of two classes where the model is to be used, for its net benefit; without
+            it that of the test rows.
         checkpoint: The weights to evaluate; without it the run's best.
     """
 
@@ -29,12 +33,19 @@ class EvaluateConfig:
     seed: int = 0
     logistic_regression: bool = True
     logistic_regression_examples: int = 10_000
+    wanted_sensitivity: float = 0.95
+    wanted_specificity: float = 0.95
+    prevalence: float | None = None
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least("evaluate", self, 1, "batch_size")
         require_at_least("evaluate", self, 2, "logistic_regression_examples")
         require_at_least("evaluate", self, 100, "num_bootstrap_resamples")
+        for name in ("wanted_sensitivity", "wanted_specificity"):
+            require(0 < getattr(self, name) <= 1, f"evaluate.{name}", getattr(self, name), "above 0, to 1")
+        good = self.prevalence is None or 0 < self.prevalence < 1
+        require(good, "evaluate.prevalence", self.prevalence, "between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def compute_evaluation(
         "levels": levels,
         "baselines": compute_baselines(data, options),
         "probes": probes,
-        "decision": compute_decision(predictions, levels, store.class_names, store.kind, bootstrap),
+        "decision": compute_decision(predictions, levels, store.class_names, store.kind, options),
     }
     return Evaluation(predictions, metrics)
 

@@ -207,6 +207,44 @@ class CalibrationScores(TypedDict):
     bins: list[CalibrationBin]
 
 
+class Rates(TypedDict):
+    """The rates of two classes at one threshold."""
+
+    sensitivity: Estimate
+    specificity: Estimate
+
+
+class OperatingPoint(TypedDict):
+    """A threshold that reaches a ``rate`` of at least ``wanted`` on validation, and its rates on the test rows.
+
+    ``chosen_on`` counts the validation rows, and their patients, that the rate is computed from; ``reached`` is the
+    rate there. Without such rows there is neither a threshold nor a result.
+    """
+
+    rate: str
+    wanted: float
+    threshold: float | None
+    chosen_on: Fit
+    reached: float | None
+    test: Rates | None
+
+
+class NetBenefit(TypedDict):
+    """The net benefit of acting at one threshold; acting on no row has 0."""
+
+    threshold: float
+    model: Estimate
+    treat_all: float
+
+
+class DecisionCurve(TypedDict):
+    """Net benefit by threshold at a ``prevalence``, which is that of the test rows where ``is_observed``."""
+
+    prevalence: float
+    is_observed: bool
+    curve: list[NetBenefit]
+
+
 class Calibration(TypedDict):
     """The temperature of one level, and the calibration before and after scaling by it."""
 
@@ -218,11 +256,13 @@ class Calibration(TypedDict):
 
 
 class Decision(TypedDict):
-    """Temperature scaling and selective prediction; ``calibration`` and ``coverage`` by level."""
+    """Calibration, selective prediction and, of two classes, operating points and net benefit, each by level."""
 
     num_zero_probabilities: int
     calibration: dict[str, Calibration]
     coverage: dict[str, Coverage]
+    operating_points: dict[str, list[OperatingPoint]]
+    net_benefit: dict[str, DecisionCurve]
 
 
 class Metrics(TypedDict):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.config.outputs import EvaluateConfig
 from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
@@ -26,6 +27,7 @@ from tests.builders.tiny_workspace import TINY_CONFIG
 CLASSES = ("left", "right")
 NEED_BOTH = {"balanced_accuracy", "auroc", "sensitivity", "mcc", "f1"}  # of left alone, specificity is defined
 BOOTSTRAP = Bootstrap(num_resamples=40, seed=0)
+OPTIONS = EvaluateConfig(num_bootstrap_resamples=100)
 # Rows of a split, each a patient, a scan and a label.
 SHAPES = {
     "one slice": ["a1L"],
@@ -78,7 +80,7 @@ def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # numpy's warning where it makes a NaN
         levels = compute_levels(tables["test"], CLASSES, BOOTSTRAP)
-        decision = compute_decision(predictions, levels, CLASSES, VOLUMES, BOOTSTRAP)
+        decision = compute_decision(predictions, levels, CLASSES, VOLUMES, OPTIONS)
         probes = compute_probes(
             store,
             rows,

@@ -1,4 +1,4 @@
-"""Decision support: selective prediction by confidence, and calibration before and after temperature scaling.
+"""Decision support: calibration before and after temperature scaling, selective prediction, and thresholds.
 
 All are numbers of metrics.json, under ``decision``; the probabilities of predictions.csv stay as the model gave them.
 Whatever is fitted or chosen is fitted at the level at which it is used: a volume's probabilities are means over its
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas
 
+from pipeline.config.outputs import EvaluateConfig
 from pipeline.core.data_kinds import DataKind
 from pipeline.evaluation.bootstrap import Bootstrap, Support
 from pipeline.evaluation.decisions.calibration import (
@@ -20,9 +21,19 @@ from pipeline.evaluation.decisions.calibration import (
 )
 from pipeline.evaluation.decisions.selective_prediction import compute_coverage
 from pipeline.evaluation.decisions.temperature_scaling import fit_on_predictions, scale_predictions
+from pipeline.evaluation.decisions.thresholds import choose_operating_point, compute_decision_curve, read_positives
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import LEVEL_KEYS, aggregate, has_level, read_probabilities
-from pipeline.evaluation.schema import Calibration, CalibrationScores, Coverage, Decision, Fit, Level
+from pipeline.evaluation.schema import (
+    Calibration,
+    CalibrationScores,
+    Coverage,
+    Decision,
+    DecisionCurve,
+    Fit,
+    Level,
+    OperatingPoint,
+)
 
 CALIBRATION_METRICS = ("nll", "ece", "brier")
 
@@ -83,23 +94,27 @@ def compute_decision(
     levels: Mapping[str, Level],
     class_names: Sequence[str],
     kind: DataKind,
-    bootstrap: Bootstrap,
+    options: EvaluateConfig,
 ) -> Decision:
-    """Compute calibration and selective prediction of each level.
+    """Compute what decisions rest on: calibration, selective prediction and thresholds of each level.
 
     Args:
         predictions: The predictions of validation and test rows.
         levels: The levels of metrics.json, with the scores before scaling.
         class_names: All classes.
         kind: The kind of data, which names rows and groups.
-        bootstrap: The resamples of patients.
+        options: The options of the evaluation.
 
     Returns:
         ``num_zero_probabilities``, rows of both splits that have a probability of exactly 0; ``calibration``: for each
         level the temperature, the validation rows and patients that it was fitted on, and the scores ``before`` and
-        ``after`` scaling; ``coverage``: for each level what ``compute_coverage`` returns. A level that the validation
-        rows do not have is absent.
+        ``after`` scaling; ``coverage``: for each level what ``compute_coverage`` returns; ``operating_points`` and
+        ``net_benefit``: for each level of two classes, else empty. A level that the validation rows do not have is
+        absent.
     """
+    bootstrap = Bootstrap(options.num_bootstrap_resamples, options.seed)
+    operating_points: dict[str, list[OperatingPoint]] = {}
+    net_benefit: dict[str, DecisionCurve] = {}
     calibration: dict[str, Calibration] = {}
     coverage: dict[str, Coverage] = {}
     for tables in list_tables(predictions, list(levels)):
@@ -114,8 +129,20 @@ def compute_decision(
             "after": compute_calibration(scaled, scaled_level, class_names),
         }
         coverage[tables.name] = compute_coverage(tables.val, tables.test, class_names, bootstrap)
+        if len(class_names) == 2:
+            val, test, scaled_test = (
+                read_positives(part, class_names[1]) for part in (tables.val, tables.test, scaled)
+            )
+            operating_points[tables.name] = [
+                choose_operating_point(val, test, "sensitivity", options.wanted_sensitivity),
+                choose_operating_point(val, test, "specificity", options.wanted_specificity),
+            ]
+            support = Support(level["groups"], level["groups_with_errors"])
+            net_benefit[tables.name] = compute_decision_curve(scaled_test, options.prevalence, bootstrap, support)
     return {
         "num_zero_probabilities": int((read_probabilities(predictions, class_names) == 0).any(axis=1).sum()),
         "calibration": calibration,
         "coverage": coverage,
+        "operating_points": operating_points,
+        "net_benefit": net_benefit,
     }

@@ -8,10 +8,15 @@ from pipeline.evaluation.decisions.decision_support import CALIBRATION_METRICS
 from pipeline.evaluation.decisions.selective_prediction import LISTED_COVERAGES
 from pipeline.evaluation.decisions.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
-from pipeline.evaluation.schema import Decision, Estimate, Fit, Metrics
+from pipeline.evaluation.schema import Decision, DecisionCurve, Estimate, Fit, Metrics
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.scores import distinct_levels, name_groups
-from pipeline.reporting.figures.decision import Reliability, coverage_curves, reliability_diagram
+from pipeline.reporting.figures.decision import (
+    Reliability,
+    coverage_curves,
+    net_benefit_curve,
+    reliability_diagram,
+)
 from pipeline.reporting.formatting import (
     DASH,
     LEVEL_TITLES,
@@ -21,6 +26,7 @@ from pipeline.reporting.formatting import (
     show_number,
     show_number_with_interval,
     show_percent,
+    show_percent_briefly,
 )
 
 
@@ -36,7 +42,7 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
     levels = [level for level in distinct_levels(metrics["levels"]) if level in decision["coverage"]]
     found = decision["calibration"][levels[0]]
     title = f"{plural(levels[0]).capitalize()}, test"
-    figures = (
+    figures = [
         Figure(
             "coverage",
             "Accuracy where the model may decline",
@@ -60,18 +66,23 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
                 title,
             ),
         ),
-    )
+    ]
     tables = [_tabulate_temperatures(decision, levels, kind), _tabulate_calibration(decision, levels)]
     tables += _tabulate_recalibration(decision, levels, class_names, kind)
+    tables += _tabulate_operating_points(decision, levels, kind)
     for level in levels:
         tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level, kind)]
+    if decision["net_benefit"]:
+        curve = decision["net_benefit"][levels[-1]]
+        figures.append(_draw_net_benefit(curve, levels[-1]))
+        tables.append(_tabulate_net_benefit(curve, levels[-1]))
     sentences = (
         *_describe_coverage(decision, levels),
         *_describe_temperatures(decision, levels, kind),
         *_describe_recalibration(decision, levels, class_names),
         *_describe_zeros(decision, kind),
     )
-    return Section("Decision support", sentences, tuple(tables), figures)
+    return Section("Decision support", sentences, tuple(tables), tuple(figures))
 
 
 def _describe_coverage(decision: Decision, levels: Sequence[str]) -> list[str]:
@@ -284,6 +295,78 @@ def _tabulate_thresholds(decision: Decision, level: str, kind: DataKind) -> Tabl
         ),
         f"These thresholds can be used for a new {level if kind.has_patients else kind.source}: they were chosen on "
         f"{describe_fit(decision['calibration'][level]['fitted_on'], level, kind)}.",
+    )
+
+
+def _tabulate_operating_points(decision: Decision, levels: Sequence[str], kind: DataKind) -> list[Table]:
+    if not decision["operating_points"]:
+        return []
+    rows = []
+    for level in levels:
+        for point in decision["operating_points"][level]:
+            wanted = f"{plural(level).capitalize()}: {point['rate']} of at least {point['wanted']:.0%}"
+            chosen_on = describe_fit(point["chosen_on"], level, kind)
+            if point["test"] is None:
+                rows.append((wanted, *[DASH] * 4, chosen_on))
+                continue
+            rates = (show_percent_briefly(point["test"][rate]) for rate in ("sensitivity", "specificity"))
+            rows.append((wanted, show_number(point["threshold"]), show_number(point["reached"]), *rates, chosen_on))
+    columns = ("Chosen for", "Threshold", "On validation", "Sensitivity on test", "Specificity on test", "Chosen on")
+    return [
+        Table(
+            "Operating points",
+            columns,
+            tuple(rows),
+            "A row is called positive where its probability in predictions.csv, as the model gave it, reaches the "
+            "threshold. It was chosen on the validation rows of one class, counted in the last column; the fewer their "
+            f"{plural(kind.group)}, the less the rate on new rows is that of validation.",
+        )
+    ]
+
+
+def _draw_net_benefit(curve: DecisionCurve, level: str) -> Figure:
+    return Figure(
+        "net_benefit",
+        "Decision curve",
+        "Net benefit of acting on rows whose scaled probability reaches the threshold, next to acting on all and on "
+        f"none. {describe_net_benefit(curve, level)}",
+        net_benefit_curve(curve, f"{plural(level).capitalize()}, test"),
+    )
+
+
+def describe_net_benefit(curve: DecisionCurve, level: str) -> str:
+    """Write at which thresholds the model's net benefit is above that of acting on all and on none."""
+    points = [point for point in curve["curve"] if point["model"]["value"] is not None]
+    if not points:
+        return "There is no net benefit to compute: the test rows lack a class."
+    above = [
+        f"{point['threshold']:.2g}"
+        for point in points
+        if (point["model"]["value"] or 0.0) > max(point["treat_all"], 0.0)
+    ]
+    origin = "that of the test rows" if curve["is_observed"] else "as stated in evaluate.prevalence"
+    start = f"At a prevalence of {curve['prevalence']:.1%} ({origin}), the net benefit of acting on {plural(level)} is"
+    other = "that of acting on all and on none"
+    if not above:
+        return f"{start} at no threshold above {other}."
+    if len(above) == len(curve["curve"]):
+        return f"{start} above {other} at all thresholds from {above[0]} to {above[-1]}."
+    return f"{start} above {other} at {len(above)} of {len(curve['curve'])} thresholds: {', '.join(above)}."
+
+
+def _tabulate_net_benefit(curve: DecisionCurve, level: str) -> Table:
+    rows = tuple(
+        (f"{point['threshold']:.2f}", *show_estimate(point["model"]), f"{point['treat_all']:.3f}", "0.000")
+        for point in curve["curve"][1::2]
+    )
+    reasons = {point["model"]["reason"] for point in curve["curve"] if point["model"]["reason"]}
+    return Table(
+        f"Net benefit of the test {plural(level)}",
+        ("Threshold", "Model", "95 % interval", "Act on all", "Act on none"),
+        rows,
+        "True positives for each row, minus false ones weighted by the odds of the threshold. Probabilities are scaled "
+        f"by the temperature, and not adapted to the prevalence.{' No interval: ' * bool(reasons)}"
+        f"{'; '.join(sorted(reasons))}{'.' * bool(reasons)}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures for decisions: accuracy where the model may decline, and reliability diagrams."""
+"""Figures for decisions: accuracy where the model may decline, reliability diagrams and net benefit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.evaluation.schema import CalibrationBin
+from pipeline.evaluation.schema import CalibrationBin, DecisionCurve
 from pipeline.reporting.figures.intervals import read_estimates
 from pipeline.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILION, open_figure, save_png, shorten
 
@@ -76,6 +76,31 @@ def reliability_diagram(lines: Sequence[Reliability], event: str, title: str = "
             axes.plot(points, value, f"{marker}-", color=colour, linewidth=1.4, label=line.label, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.set(xlabel=probability.format(shorten(event, 24)), ylabel=fraction.format(shorten(event, 24)))
+        axes.set_title(title, fontweight="bold")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+        return save_png(figure)
+
+
+def net_benefit_curve(curve: DecisionCurve, title: str = "") -> bytes:
+    """Draw the net benefit of the model, of acting on all rows and of acting on none, over the threshold.
+
+    Args:
+        curve: The result of ``compute_decision_curve``.
+        title: The title, which names what was scored.
+    """
+    points = curve["curve"]
+    thresholds = np.array([point["threshold"] for point in points])
+    value, low, high = (read_estimates([point["model"] for point in points], key) for key in ("value", "low", "high"))
+    with open_figure(5.2, 4.4) as figure:
+        axes = figure.subplots()
+        axes.fill_between(thresholds, low, high, color=BLUE, alpha=0.18, linewidth=0)
+        axes.plot(thresholds, value, "o-", color=BLUE, linewidth=2, markersize=4, label="model")
+        treat_all = [point["treat_all"] for point in points]
+        axes.plot(thresholds, treat_all, "--", color=VERMILION, linewidth=1.4, label="act on all")
+        axes.axhline(0, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2, label="act on none")
+        prevalence = curve["prevalence"]
+        axes.set(xlim=(0, 1), ylim=(-0.35 * prevalence, 1.1 * prevalence))
+        axes.set(xlabel="Probability from which one acts", ylabel=f"Net benefit (prevalence {prevalence:.1%})")
         axes.set_title(title, fontweight="bold")
         figure.legend(loc="outside lower center", ncols=3, fontsize=9)
         return save_png(figure)

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config.outputs import EvaluateConfig
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decisions.decision_support import compute_decision
@@ -16,6 +17,7 @@ from pipeline.reporting.evaluation.decision_section import build_decision_sectio
 from tests.builders.predictions import CLASSES, build_table
 
 BOOTSTRAP = Bootstrap(num_resamples=100, seed=0)
+OPTIONS = EvaluateConfig(num_bootstrap_resamples=100)
 NAMES = CLASSES[2]
 
 
@@ -39,7 +41,7 @@ def build_predictions(num_patients=20, slices=10, sharpening=3.0, seed=0) -> pd.
 def decide(predictions, kind=VOLUMES):
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
     metrics = {"levels": compute_levels(test, NAMES, BOOTSTRAP, kind)}
-    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, kind, BOOTSTRAP)
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, kind, OPTIONS)
     return metrics, test
 
 
@@ -109,11 +111,15 @@ def test_the_predictions_are_left_as_they_are():
 def test_the_section_shows_both_levels_and_explains_the_temperature():
     metrics, _ = decide(build_predictions())
     section = build_decision_section(metrics, NAMES, VOLUMES)
-    assert len(section.tables) == 7
+    assert len(section.tables) == 9
     assert "overconfident" in " ".join(section.sentences)
     assert section.tables[0].rows[1][2:] == ("40", "20")
-    assert "chosen on 40 validation volumes of 20 patients" in section.tables[6].note
-    rows = section.tables[3].rows
+    assert "chosen on 40 validation volumes of 20 patients" in section.tables[7].note
+    assert [row[0] for row in section.tables[3].rows][:2] == [
+        "Slices: sensitivity of at least 95%",
+        "Slices: specificity of at least 95%",
+    ]
+    rows = section.tables[4].rows
     assert [row[0] for row in rows] == ["100%", "95%", "90%", "80%", "50%"]
     accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
     assert float(rows[0][2]) == pytest.approx(accuracy, abs=5e-4)
