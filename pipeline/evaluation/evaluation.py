@@ -10,9 +10,10 @@ from pipeline.core.tables import MANIFEST_COLUMNS
 from pipeline.data.certified_data import Answers, CertifiedData
 from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
 from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.class_scores import compute_class_table
 from pipeline.evaluation.decisions.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
-from pipeline.evaluation.predictions import build_predictions
+from pipeline.evaluation.predictions import aggregate, build_predictions
 from pipeline.evaluation.schema import Metrics, Probes, Scores
 from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes, probe_within_classes
 
@@ -85,6 +86,9 @@ def compute_evaluation(
         "synthetic_note": synthetic_note,
         "class_names": list(store.class_names),
         "levels": levels,
+        "classes": {
+            level: compute_class_table(aggregate(test, level), store.class_names, bootstrap) for level in levels
+        },
         "baselines": compute_baselines(data, options),
         "probes": probes,
         "decision": compute_decision(predictions, levels, store.class_names, store.kind, options),

@@ -70,6 +70,29 @@ class Level(TypedDict):
     notes: list[str]
 
 
+class ClassScores(TypedDict):
+    """The scores of one class against the rest: ``n`` rows with the label, of ``groups`` patients.
+
+    ``precision`` is the positive predictive value, ``npv`` the negative one, ``recall`` the sensitivity.
+    """
+
+    n: int
+    groups: int
+    precision: Estimate
+    recall: Estimate
+    specificity: Estimate
+    npv: Estimate
+    f1: Estimate
+    average_precision: Estimate
+
+
+class ClassTable(TypedDict):
+    """The scores of each class of one level, and Cohen's kappa of all."""
+
+    kappa: Estimate
+    classes: dict[str, ClassScores]
+
+
 class Subgroup(TypedDict):
     """The accuracy in a part of the test rows: ``n`` rows of ``groups`` patients."""
 
@@ -272,6 +295,7 @@ class Metrics(TypedDict):
     synthetic_note: str
     class_names: list[str]
     levels: dict[str, Level]
+    classes: dict[str, ClassTable]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision

@@ -32,6 +32,11 @@ def build_scores(accuracy):
     return {"accuracy": accuracy, **{name: build_metric(0.5, 0.25, 0.75) for name in names}}
 
 
+def build_class():
+    names = ("precision", "recall", "specificity", "npv", "f1", "average_precision")
+    return {"n": 480, "groups": 20, **{name: build_metric(0.9, 0.8, 0.95) for name in names}}
+
+
 def build_metrics(levels=("slice", "volume")):
     sizes = {"slice": 960, "volume": 40, "patient": 20}
     return {
@@ -50,6 +55,10 @@ def build_metrics(levels=("slice", "volume")):
                 "support": {"left": 1, "right": 1},
                 "notes": [],
             }
+            for level in levels
+        },
+        "classes": {
+            level: {"kappa": build_metric(0.94), "classes": {name: build_class() for name in ("left", "right")}}
             for level in levels
         },
         "baselines": {

@@ -7,11 +7,12 @@ from pipeline.attention.maps import compute_kept_maps, has_attention
 from pipeline.data.certified_data import CertifiedData
 from pipeline.data.store import Store
 from pipeline.evaluation.auroc import compute_roc_curves
+from pipeline.evaluation.class_scores import compute_precision_recall_curves
 from pipeline.evaluation.schema import Metrics, first_level
 from pipeline.models.classifier import Classifier
 from pipeline.reporting.attention.sheets import choose_maps, draw_maps
 from pipeline.reporting.evaluation.scores import distinct_levels
-from pipeline.reporting.figures.classification import confusion_matrix, roc_curve
+from pipeline.reporting.figures.classification import confusion_matrix, precision_recall_curve, roc_curve
 from pipeline.reporting.figures.decision import Reliability, reliability_diagram
 from pipeline.reporting.figures.image_grid import contact_sheet
 from pipeline.reporting.figures.runs import training_curves
@@ -41,8 +42,14 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
         for level, content in distinct_levels(metrics["levels"]).items()
     }
     auroc = level["metrics"]["auroc"]
-    auroc_text = show_percent(auroc) if auroc["value"] is not None else ""
+    auroc_text = f"AUROC {show_percent(auroc)}" if auroc["value"] is not None else ""
     figures["roc"] = roc_curve(compute_roc_curves(test, names), title, auroc_text)
+    positive = metrics["classes"][level_name]["classes"][names[-1]]["average_precision"]
+    has_one = len(names) == 2 and positive["value"] is not None
+    precision_text = f"Average precision {show_percent(positive)}" if has_one else ""
+    figures["precision_recall"] = precision_recall_curve(
+        compute_precision_recall_curves(test, names), title, precision_text
+    )
     bins = metrics["decision"]["calibration"][level_name]["before"]["bins"]
     figures["calibration"] = reliability_diagram(
         [Reliability("model", bins)], names[-1] if len(names) == 2 else "", title

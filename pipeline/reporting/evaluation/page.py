@@ -26,6 +26,7 @@ from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, d
 from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
 from pipeline.reporting.evaluation.notes import describe_baselines, describe_provenance, list_warnings, tabulate_splits
 from pipeline.reporting.evaluation.scores import (
+    build_classes,
     build_level,
     distinct_levels,
     order_figures,
@@ -156,6 +157,7 @@ def write_report(path: Path, report: Report) -> None:
         "split": metrics["split"],
         "positive_class": class_names[-1] if len(class_names) == 2 else None,
         "levels": [build_level(name, level, report.kind) for name, level in distinct_levels(metrics["levels"]).items()],
+        "classes": build_classes(metrics, report.kind),
         "baselines": tabulate_baselines(metrics),
         "figures": order_figures(report.figures, metrics),
         "documents": [(document, tabulate_document(document)) for document in report.documents.values()],

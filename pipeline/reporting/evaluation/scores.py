@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
-from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
+from pipeline.evaluation.schema import ClassTable, Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
 from pipeline.reporting.elements import Figure, Table
 from pipeline.reporting.formatting import (
@@ -20,6 +20,7 @@ from pipeline.reporting.formatting import (
     show_number,
     show_number_with_interval,
     show_percent,
+    show_percent_briefly,
 )
 
 # The order of the page. Figures with other names follow at the end.
@@ -40,6 +41,10 @@ FIGURE_TEXTS = {
     "confusion_image": ("Confusion matrix of the images", "Rows are the true class."),
     "confusion_object": ("Confusion matrix of the objects", "Rows are the true class."),
     "roc": ("ROC curve", "Sensitivity against false positive rate over all thresholds."),
+    "precision_recall": (
+        "Precision-recall curve",
+        "Precision against recall over all thresholds; the dashed line is the fraction of rows with the class.",
+    ),
     "calibration": (
         "Reliability diagram",
         "On the dashed line probabilities are right as often as they say. Each point is a bin of about a tenth of the "
@@ -176,6 +181,52 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
     }
 
 
+def build_classes(metrics: Metrics, kind: DataKind) -> list[Table]:
+    """Tabulate the scores of each class against the rest, a table a level; nothing of many classes.
+
+    Args:
+        metrics: The content of metrics.json.
+        kind: The kind of data, which names rows and groups.
+    """
+    if len(metrics["class_names"]) > MAX_READABLE_CLASSES:
+        return []
+    tables = []
+    for level in distinct_levels(metrics["levels"]):
+        found = metrics["classes"][level]
+        rows = []
+        for name, scores in found["classes"].items():
+            estimates = [
+                scores[key] for key in ("precision", "recall", "specificity", "npv", "f1", "average_precision")
+            ]
+            counted = (f"{scores['groups']:,}",) if kind.has_patients else ()
+            cells = (show_percent_briefly(part) if part["value"] is not None else DASH for part in estimates)
+            rows.append((name, f"{scores['n']:,}", *counted, *cells))
+        tables.append(
+            Table(
+                f"Classes, each against the rest: {LEVEL_TITLES.get(level, humanise(level)).lower()}",
+                (
+                    *("Class", plural(level).capitalize(), *([plural(kind.group).capitalize()] * kind.has_patients)),
+                    *("Precision (PPV)", "Recall (sensitivity)", "Specificity", "NPV", "F1", "Average precision"),
+                ),
+                tuple(rows),
+                "With 95\u00a0% intervals. Precision is the positive predictive value, NPV the negative one, both "
+                "at the class fractions of these rows. Cohen's kappa of all classes: "
+                f"{show_number_with_interval(found['kappa'])}.{_list_reasons(found, kind)}",
+            )
+        )
+    return tables
+
+
+def _list_reasons(found: ClassTable, kind: DataKind) -> str:
+    """Write why scores of classes have no interval or no value; empty where all have both."""
+    estimates = [found["kappa"]]
+    for scores in found["classes"].values():
+        estimates += [scores["precision"], scores["recall"], scores["specificity"], scores["npv"]]
+        estimates += [scores["f1"], scores["average_precision"]]
+    reasons = sorted({name_groups(part["reason"], kind) for part in estimates if part["reason"]})
+    return f" Without an interval or a value: {'; '.join(reasons)}." if reasons else ""
+
+
 def tabulate_baselines(metrics: Metrics) -> Table:
     """Put the model and its baselines side by side, at the first level."""
     model = first_level(metrics["levels"])[1]["metrics"]
@@ -229,12 +280,19 @@ def describe_finding(name: str, metrics: Metrics) -> str:
         metrics: The content of metrics.json.
     """
     levels = metrics["levels"]
-    _, first = first_level(levels)
+    first_name, first = first_level(levels)
     kind, _, level_name = name.partition("_")
     if kind == "confusion" and level_name in levels:
         return _describe_confusion(levels[level_name])
     if name == "roc":
         return f"AUROC {show_number_with_interval(first['metrics']['auroc'])}."
+    if name == "precision_recall":
+        classes = metrics["classes"][first_name]["classes"]
+        named = list(classes)[1:] if len(classes) == 2 else list(classes)
+        if len(named) > MAX_READABLE_CLASSES:
+            return ""
+        found = (f"{key} {show_number(classes[key]['average_precision']['value'])}" for key in named)
+        return f"Average precision: {'; '.join(found)}."
     if name == "calibration":
         error = first["metrics"]["ece"]
         return f"Expected calibration error {show_number(error['value'])}."

@@ -1,4 +1,4 @@
-"""Figures of a classifier as PNG bytes: confusion matrix and ROC curve.
+"""Figures of a classifier as PNG bytes: confusion matrix, ROC curve and precision-recall curve.
 
 Each is a ``Figure`` object of its own: no window, no state between calls. Colours are Okabe and Ito's, which
 colour-blind readers can distinguish ("Color universal design", 2008); no fact is shown by colour alone.
@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
 from pipeline.evaluation.auroc import RocCurve
+from pipeline.evaluation.class_scores import PrecisionRecallCurve
 from pipeline.reporting.figures.style import (
     BLUE,
     GREEN,
@@ -26,7 +27,8 @@ from pipeline.reporting.figures.style import (
     shorten,
 )
 
-MAX_ROC_CURVES = 8  # more are drawn thin, with their mean
+MAX_CURVES = 8  # more are drawn thin, with their mean
+CURVE_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", "#8C6D00", INK)
 MAX_WRITTEN_CLASSES = 12  # with more classes a confusion matrix has no numbers in its cells
 
 
@@ -112,15 +114,14 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
     with open_figure(5.2, 5.0) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="guessing")
-        colours = [BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", "#8C6D00", INK]
-        if len(curves) > MAX_ROC_CURVES:
+        if len(curves) > MAX_CURVES:
             grid = np.linspace(0, 1, 501)
             rates = [np.interp(grid, c.false_positive_rate, c.true_positive_rate) for c in curves.values()]
             for curve in curves.values():
                 axes.plot(curve.false_positive_rate, curve.true_positive_rate, color="#9CC9E3", linewidth=0.7)
             axes.plot(grid, np.mean(rates, axis=0), color=BLUE, linewidth=2.2, label="mean of the classes")
         else:
-            for (name, curve), colour in zip(curves.items(), colours, strict=False):
+            for (name, curve), colour in zip(curves.items(), CURVE_COLOURS, strict=False):
                 points = (curve.false_positive_rate, curve.true_positive_rate)
                 label = f"{shorten(name, 24)} against the rest" if len(curves) > 1 else f"positive class: {name}"
                 axes.plot(*points, color=colour, linewidth=2.2, label=label, clip_on=False)
@@ -128,4 +129,32 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
         axes.set(xlabel="False positive rate (1 minus specificity)", ylabel="True positive rate (sensitivity)")
         axes.set_title(title, fontweight="bold")
         axes.legend(loc="lower right", title=auroc or None, alignment="left")
+        return save_png(figure)
+
+
+def precision_recall_curve(
+    curves: Mapping[str, PrecisionRecallCurve], title: str = "", average_precision: str = ""
+) -> bytes:
+    """Draw precision-recall curves: one for each class; many classes are drawn thin.
+
+    Args:
+        curves: The curves of ``compute_precision_recall_curves``; may be empty.
+        title: The title, which names what was scored.
+        average_precision: The average precision with its interval, written into the figure.
+    """
+    with open_figure(5.2, 5.0) as figure:
+        axes = figure.subplots()
+        for (name, curve), colour in zip(curves.items(), CURVE_COLOURS * len(curves), strict=False):
+            if len(curves) > MAX_CURVES:
+                axes.step(curve.recall, curve.precision, color="#9CC9E3", linewidth=0.7, where="post")
+                continue
+            label = f"{shorten(name, 24)} against the rest" if len(curves) > 1 else f"positive class: {name}"
+            axes.step(curve.recall, curve.precision, color=colour, linewidth=2.2, label=label, where="post")
+            guessing = "guessing" if len(curves) == 1 else None
+            axes.axhline(curve.fraction, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label=guessing)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+        axes.set(xlabel="Recall (sensitivity)", ylabel="Precision (positive predictive value)")
+        axes.set_title(title, fontweight="bold")
+        if 0 < len(curves) <= MAX_CURVES:
+            axes.legend(loc="lower left", title=average_precision or None, alignment="left")
         return save_png(figure)

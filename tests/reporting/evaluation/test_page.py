@@ -231,6 +231,7 @@ def test_the_page_is_never_wider_than_a_phone(tmp_path):
 def test_a_page_on_images_does_not_mention_patients(tmp_path):
     metrics = build_metrics(("slice",))
     metrics["levels"] = {"image": metrics["levels"]["slice"] | {"n": 20}}
+    metrics["classes"] = {"image": metrics["classes"]["slice"]}
     metrics["levels"]["image"]["support"] = {f"class {index}": 5 + index for index in range(13)}
     double = {"first": "a (train)", "second": "b (test)"}
     certificate = build_certificate(
