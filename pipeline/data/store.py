@@ -38,7 +38,8 @@ class Store:
         settings: The options that made the examples.
         fingerprint: A text that changes with any value, id or label.
         kind: The kind of data; slices are ``volumes``.
-        missing: The part of a published set that is not there, as a sentence; empty where all is.
+        missing: The part of a published set that is not there, and how its files differ from the published ones, in
+            sentences; empty where all is there and the same.
     """
 
     examples: np.ndarray[Any, Any]
@@ -76,7 +77,7 @@ def write_store(
         index: A table with the columns ``INDEX_COLUMNS``, and with ``weight`` or without.
         settings: The options that made the examples, kept for ``predict``.
         kind: The kind of data.
-        missing: The part of a published set that is not there.
+        missing: The part of a published set that is not there, and how its files differ from the published ones.
 
     Returns:
         The store's fingerprint.

@@ -28,7 +28,8 @@ class PublishedSet:
         official_splits: ``(examples,)``, ``train``, ``test`` and, where the publisher gives them, ``val``.
         origins: ``(examples,)``, where each came from: a file relative to the raw folder, with ``#`` and the
             row after it where the file holds several.
-        missing: A sentence about the part of the published set that is not there; empty where all is.
+        missing: Sentences about the part of the published set that is not there, and about files that differ from
+            the published ones; empty where all is there and the same.
     """
 
     examples: Array

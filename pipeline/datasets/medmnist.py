@@ -14,7 +14,7 @@ Source:
 import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -344,8 +344,8 @@ def read_medmnist(raw: Path, config: DataConfig) -> PublishedSet:
         config: The name of the set, and whether a part of it is good enough.
 
     Returns:
-        The examples: grey images as they are, colour ones ``(examples, 3, side, side)``, volumes ``(examples, side,
-        side, side)``; labels by their names.
+        What is missing or differs, and the examples: grey images as they are, colour ones ``(examples, 3, side,
+        side)``, volumes ``(examples, side, side, side)``; labels by their names.
 
     Raises:
         UserError: the file is absent, no archive of the six arrays, holds what is no label, or images and labels
@@ -370,7 +370,9 @@ def read_medmnist(raw: Path, config: DataConfig) -> PublishedSet:
         if len(images) != len(labels):
             raise UserError(f"{path}: {len(labels)} {split}_labels, but {len(images)} {split}_images. {ADVICE}")
         parts.append(Part(path, split, _order_axes(images, facts), _name_classes(labels, facts, f"{path}: {split}")))
-    return join_parts(raw, parts, published, "volume" if facts.is_3d else "image", config.allow_partial)
+    joined = join_parts(raw, parts, published, "volume" if facts.is_3d else "image", config.allow_partial)
+    checksum = describe_checksum(path, facts.checksums[variant.side])
+    return replace(joined, missing=f"{joined.missing} {checksum}".strip())
 
 
 def describe_checksum(path: Path, expected: str) -> str:

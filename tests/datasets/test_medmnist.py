@@ -130,6 +130,11 @@ def test_the_checksum_of_a_file_that_was_saved_again_differs(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"abc")
     assert describe_checksum(path, "900150983cd24fb0d6963f7d28e17f72") == ""
+    write_medmnist(tmp_path, Variant("breastmnist", 28))
+    found = read_medmnist(tmp_path, configure("breastmnist")).missing
+    assert re.search(
+        r"breastmnist\.npz is not the published file bit for bit \(MD5 [0-9a-f]{32}, published 750601b1", found
+    )
     assert "MD5 900150983cd24fb0d6963f7d28e17f72, published 0" in describe_checksum(path, "0")
 
 

@@ -12,6 +12,7 @@ from pipeline.cli import main
 from pipeline.core.data_kinds import WHOLE_VOLUMES
 from pipeline.data.store import read_store
 from pipeline.datasets.medmnist import Variant
+from pipeline.datasets.published_scores import PUBLISHED_SCORES
 from pipeline.training.checkpoint import read_checkpoint
 from tests.builders.published_sets import write_medmnist
 
@@ -75,6 +76,13 @@ def test_accuracy_and_auc_are_those_of_the_published_evaluation(workspace):
     is_positive, scores = test["label"] == "hyperplasia", test["probability_hyperplasia"]
     assert found["accuracy"]["value"] == pytest.approx(((scores > 0.5) == is_positive).mean())
     assert found["auroc"]["value"] == pytest.approx(roc_auc_score(is_positive, scores))
+
+
+def test_the_report_has_the_published_scores_and_says_that_the_file_is_another_one(workspace):
+    page = (workspace / "reports" / "set" / "report.html").read_text()
+    assert "Compared with published scores" in page
+    assert all(score.model in page for score in PUBLISHED_SCORES["adrenalmnist3d"])
+    assert "adrenalmnist3d.npz is not the published file bit for bit" in page
 
 
 def test_predict_gives_the_numbers_of_evaluate_and_refuses_other_volumes(workspace, tmp_path, capsys):

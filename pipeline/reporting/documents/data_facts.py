@@ -25,7 +25,7 @@ class DataEvidence:
         manifest: A row for each scan, cells as text.
         flow: The counts of files, scans and patients that were found, refused and used.
         certificate: The leak certificate of the split.
-        missing: The files that a published set lacks, in words; empty where it is whole.
+        missing: What differs from the published set, in words; empty where nothing does.
     """
 
     manifest: pd.DataFrame

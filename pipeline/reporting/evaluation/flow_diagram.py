@@ -67,7 +67,7 @@ def build_flow(
         index: A row for each example: ``group_id``, ``source_id``, ``label``.
         split_of: The split of each row of ``index``.
         kind: The kind of data, which names rows and groups.
-        missing: The files that a published set lacks, in words; empty where it is whole.
+        missing: What differs from the published set, in words; empty where nothing does.
     """
     splits = tuple(
         Box(title, _describe_rows(index[split_of == split], kind))
@@ -76,7 +76,7 @@ def build_flow(
     )
     accepted = manifest[manifest["status"] == "accepted"]
     if not kind.has_patients:
-        lost = Box("Missing from the published set", (missing,)) if missing else None
+        lost = Box("Different from the published set", (missing,)) if missing else None
         return Flow((Step(Box(f"{kind.source.capitalize()}s read", _describe_rows(index, kind)), lost),), splits)
     ignored, refused = (manifest[manifest["status"] == status] for status in ("ignored", "refused"))
     scans = manifest[manifest["status"] != "ignored"]

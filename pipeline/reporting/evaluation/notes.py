@@ -77,7 +77,7 @@ def list_warnings(metrics: Metrics, certificate: Certificate, missing: str, kind
     Args:
         metrics: The content of metrics.json.
         certificate: The leak certificate of the split.
-        missing: The files that a published set lacks, in words; empty where it is whole.
+        missing: What differs from the published set, in words; empty where nothing does.
         kind: The kind of data, which names rows and groups.
     """
     warnings = [missing] if missing else []

@@ -14,6 +14,7 @@ from pipeline.core.tables import prediction_columns, write_table
 from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.leak_certificate import Certificate, describe_pair
+from pipeline.datasets import find_dataset
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.schema import Metrics
 from pipeline.models.networks import count_parameters
@@ -25,6 +26,7 @@ from pipeline.reporting.evaluation.decision_section import build_decision_sectio
 from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
 from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
 from pipeline.reporting.evaluation.notes import describe_baselines, describe_provenance, list_warnings, tabulate_splits
+from pipeline.reporting.evaluation.published_section import build_published_section
 from pipeline.reporting.evaluation.scores import (
     build_classes,
     build_level,
@@ -98,7 +100,8 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     figures |= draw_attention(run.classifier, data, experiment.attention.num_examples, checkpoint.epoch)
     history = None if experiment.evaluate.checkpoint is not None else pd.read_csv(experiment.paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
-    sections = build_probe_sections(metrics["probes"], metrics, kind, plane)
+    sections = build_published_section(metrics, find_dataset(experiment.data)[1])
+    sections += build_probe_sections(metrics["probes"], metrics, kind, plane)
     sections += [build_decision_section(metrics, store.class_names, kind)]
     flow = build_flow(manifest, store.index, data.split_of, kind, store.missing)
     evidence = DataEvidence(manifest, flow, data.certificate, store.missing)

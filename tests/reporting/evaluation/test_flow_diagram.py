@@ -55,7 +55,7 @@ def test_a_published_set_has_images_and_no_files_and_lists_what_is_missing():
     index, split_of = build_index([(f"i{n}", f"i{n}", str(n % 2), "test" if n == 4 else "train") for n in range(5)])
     assert describe_flow(build_flow(manifest, index, split_of, IMAGES, "1 batch is not there.")) == [
         "Images read: 5 images; 3 0, 2 1.",
-        "Missing from the published set (1 batch is not there).",
+        "Different from the published set (1 batch is not there).",
         "Training: 4 images; 2 0, 2 1.",
         "Test: 1 image; 1 0.",
     ]
