@@ -49,7 +49,8 @@ def certify(
         lacks a split, no example is the same, bit for bit, in two splits, and no scan is a copy of another patient's
         scan in another split (:func:`~pipeline.copies.search.search_copies`). What holds one value all over carries
         no information and is left out. Copies do not fail a published set: to leave them out would make scores that
-        compare with no one's. Point clouds are compared bit for bit alone.
+        compare with no one's. Point clouds and whole volumes are
+        compared bit for bit alone.
 
     Raises:
         UserError: ``accept_copies`` names a scan that is not in the store.

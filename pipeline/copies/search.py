@@ -15,6 +15,7 @@ from pipeline.copies.alignment import MIN_COARSE, ORIENTATIONS, Alignments, alig
 from pipeline.copies.candidates import Candidates, Metric, find_candidates, fit_metric, read_grey
 from pipeline.copies.descriptors import Sources, compute_descriptors, describe_sources
 from pipeline.core.array_types import Array, Floats, Indices
+from pipeline.core.data_kinds import WHOLE_VOLUMES
 from pipeline.data.store import Store
 
 # Of 6,604 radiographs unrelated ones agree up to 0.6, altered copies from 0.84 on; of volumes about the same.
@@ -87,10 +88,12 @@ def search_copies(store: Store, split_of: Array) -> Found:
     """Find the pairs of scans that show the same.
 
     Args:
-        store: Slices or images; among point clouds nothing is searched.
+        store: Slices or images; among point clouds and whole volumes nothing is searched.
         split_of: The split of each row; pairs of two patients across splits are compared first.
     """
-    sources = describe_sources(store) if store.kind.is_image else NO_SOURCES
+    # The mean over all slices of a whole volume is a blurred silhouette, which many volumes have in common.
+    is_searched = store.kind.is_image and store.kind is not WHOLE_VOLUMES
+    sources = describe_sources(store) if is_searched else NO_SOURCES
     if len(sources.rows) < 2:
         return Found(sources, MIN_SIMILARITY, (), (), 0, 0)
     metric = fit_metric(store, sources)

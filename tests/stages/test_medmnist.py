@@ -85,6 +85,13 @@ def test_the_report_has_the_published_scores_and_says_that_the_file_is_another_o
     assert "adrenalmnist3d.npz is not the published file bit for bit" in page
 
 
+def test_volumes_are_compared_bit_for_bit_and_no_slices_are_averaged(workspace):
+    certificate = json.loads((workspace / "data" / "set" / "leak_certificate.json").read_text())
+    assert certificate["copies"]["num_sources"] == 0
+    page = (workspace / "reports" / "set" / "report.html").read_text()
+    assert "means over its slices" not in page
+
+
 def test_predict_gives_the_numbers_of_evaluate_and_refuses_other_volumes(workspace, tmp_path, capsys):
     store = read_store(workspace / "data" / "set" / "prepared")
     (tmp_path / "new").mkdir()

@@ -261,6 +261,8 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
             title, text = f"{title}, example {number}", text if number == "1" else NEXT_EXAMPLE
         else:
             title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
+        if name == "confusion_volume" and "slice" not in metrics["levels"]:
+            text = ""  # volumes that are scored whole
         ordered.append(Figure(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
     return ordered
 
