@@ -51,7 +51,7 @@ class CertifiedData:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a trained model makes of the rows that it was not trained on.
+    """The answers of a trained model to the rows that it was not trained on.
 
     Args:
         probabilities: Those of the "val" and "test" rows, ``(rows, classes)`` each.

@@ -131,7 +131,7 @@ class MirrorCheck(TypedDict):
 
 
 class WithinClassProbe(TypedDict):
-    """Whether a fact of the scan, such as its site, can be told from the model's features within one class.
+    """The prediction of a fact of the scan, such as its site, from the model's features within one class.
 
     ``n`` scans of ``groups`` patients have one of the ``values`` of the ``covariate``. ``auroc`` is that of a logistic
     regression, each patient's scans scored by one that has not seen the patient; without a verdict it has no value,

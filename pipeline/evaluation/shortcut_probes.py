@@ -202,7 +202,7 @@ def probe_within_classes(
     class_names: tuple[str, ...],
     bootstrap: Bootstrap,
 ) -> list[WithinClassProbe]:
-    """Try to tell where and when a scan was made from the model's features, among the scans of one class.
+    """Try to predict where and when a scan was made from the model's features, among the scans of one class.
 
     Between classes a difference may be the disease; within one class the features have no need of the site. A scan is
     the mean of its slices' features. Folds are by patient, and classes of the fact are weighted alike, so that without

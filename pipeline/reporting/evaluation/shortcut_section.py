@@ -286,7 +286,7 @@ def _describe_within_class(probes: Probes, kind: DataKind) -> list[str]:
 
 def _tabulate_within_class(found: Sequence[WithinClassProbe], kind: DataKind) -> Table:
     return Table(
-        "Told from the model's features within one class",
+        "Predicted from the model's features within one class",
         ("Fact", "Class", "Values", "Scans", plural(kind.group).capitalize(), "AUROC", "95 % interval", "Chance"),
         tuple(
             (
