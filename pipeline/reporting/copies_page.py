@@ -38,6 +38,7 @@ def write_copies(path: Path, store: Store, certificate: Certificate) -> None:
             copies["unverified"],
         ),
     ]
+    titles.append(("labels_disagree", f"Copied {scans} with different labels", copies["labels_disagree"]))
     if kind.has_patients:
         titles.append(("within_patient", f"Copies within one {kind.group}", copies["within_patient"]))
     write_page(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from pipeline.core.data_kinds import DataKind
@@ -10,9 +11,12 @@ from pipeline.core.provenance import read_commit
 from pipeline.core.tables import write_table
 from pipeline.core.text import count_words, plural
 from pipeline.core.workspace import Workspace
+from pipeline.data.store import Store
 from pipeline.evaluation.schema import Level, first_level
+from pipeline.reporting.copies_page import read_colours
 from pipeline.reporting.elements import Figure, Section, Table, tabulate_facts
 from pipeline.reporting.evaluation.scores import describe_errors
+from pipeline.reporting.figures.image_grid import Cell, Strip, draw_grid
 from pipeline.reporting.figures.intervals import run_accuracies
 from pipeline.reporting.formatting import (
     METRIC_TITLES,
@@ -24,7 +28,9 @@ from pipeline.reporting.formatting import (
 )
 from pipeline.reporting.html import write_page
 from pipeline.studies.cross_validation import UNPOOLED, CrossValidation
+from pipeline.studies.label_doubts import DOUBT_COLUMNS, LabelDoubts
 
+MAX_DRAWN = 24
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "nll", "brier")
 
 
@@ -93,18 +99,18 @@ def describe_method(study: CrossValidation, kind: DataKind) -> list[str]:
 
 
 def write_cross_validation(
-    paths: Workspace, study: CrossValidation, kind: DataKind, synthetic_note: str, store_fingerprint: str
+    paths: Workspace, study: CrossValidation, store: Store, doubts: LabelDoubts, synthetic_note: str
 ) -> None:
-    """Write ``cross_validation.json``, ``.csv``, ``.png`` and ``.html``.
+    """Write ``cross_validation.json``, ``.csv``, ``.png`` and ``.html``, and ``label_doubts.csv``.
 
     Args:
         paths: The folders of the experiment, with the report folder of all runs together.
         study: The runs, combined.
-        kind: The kind of data, with its words for rows and groups.
+        store: The examples, of which those whose labels are in doubt are drawn.
+        doubts: The labels that the models contradict.
         synthetic_note: The note for data that are not of people; may be empty.
-        store_fingerprint: The fingerprint of the store, printed for reproduction.
     """
-    folder = paths.report_folder
+    folder, kind = paths.report_folder, store.kind
     sentences = describe_pooled(study, kind)
     first, _ = first_level(study.pooled)
     png = run_accuracies(
@@ -130,10 +136,11 @@ def write_cross_validation(
         "means": study.means,
         "sentences": sentences,
     }
-    facts = {"fingerprint of the store": store_fingerprint, "commit": read_commit()}
+    facts = {"fingerprint of the store": store.fingerprint, "commit": read_commit()}
     facts |= {"bootstrap resamples": str(study.num_resamples)}
     write_json(folder / "cross_validation.json", content)
     write_table(folder / "cross_validation.csv", pd.DataFrame(flat), tuple(flat[0]))
+    write_table(folder / "label_doubts.csv", doubts.table, DOUBT_COLUMNS)
     write_bytes(folder / "cross_validation.png", png)
     pooled = show_percent_briefly(study.pooled[first]["metrics"]["accuracy"])
     text = f"Each run with its 95\u00a0% interval; pooled over all runs: {pooled}."
@@ -149,6 +156,7 @@ def write_cross_validation(
                 tables=(tabulate_runs(study, kind), tabulate_pooled(study.pooled), tabulate_means(study)),
                 figures=(Figure("cross_validation", "Accuracy of each run", text, png),),
             ),
+            build_doubt_section(doubts, store),
             Section(
                 "Method",
                 tuple(describe_method(study, kind)),
@@ -156,6 +164,63 @@ def write_cross_validation(
             ),
         ],
     )
+
+
+def build_doubt_section(doubts: LabelDoubts, store: Store) -> Section:
+    """Return a section with the labels to look at, each with the middle slice of its scan.
+
+    Args:
+        doubts: The labels that the models contradict.
+        store: The examples.
+    """
+    kind, title = store.kind, "Labels to look at"
+    if doubts.reason:
+        return Section(title, (f"Labels that the models contradict were not looked for: {doubts.reason}.",))
+    number, scans = len(doubts.table), count_words(doubts.num_scans, kind.source)
+    sentences = [
+        f"Of {scans} the models contradict {count_words(number, 'label')} with confidence, the least probable label "
+        f"first in label_doubts.csv. No model had seen the {kind.group}. Look at the {plural(kind.source)} before a "
+        "label is changed: the models may be wrong, and results on labels that a model chose are too good."
+        if number
+        else f"Of {scans} the models contradict no label with confidence."
+    ]
+    shown = doubts.table.iloc[:MAX_DRAWN]
+    if number > len(shown):
+        sentences.append(f"The first {len(shown)} are shown.")
+    if number == 0:
+        return Section(title, tuple(sentences))
+    has_group = kind.has_patients
+    rows = tuple(
+        (
+            scan["source_id"],
+            *((scan["group_id"],) if has_group else ()),
+            scan["label"],
+            scan["suggested"],
+            show_number(scan["probability_of_label"]),
+            show_number(scan["probability_of_suggested"]),
+        )
+        for scan in shown.to_dict("records")
+    )
+    columns = (
+        kind.source.capitalize(),
+        *((kind.group.capitalize(),) if has_group else ()),
+        *("Label", "The models say", "Probability of the label", "Of what they say"),
+    )
+    table = Table("Labels that the models contradict", columns, rows, "Means over rows of a scan and over seeds.")
+    figures = (_draw_doubts(shown, store),) if kind.is_image else ()
+    return Section(title, tuple(sentences), (table,), figures)
+
+
+def _draw_doubts(shown: pd.DataFrame, store: Store) -> Figure:
+    places = pd.Series(np.arange(len(store.index))).groupby(store.index["source_id"].to_numpy()).agg(list)
+    cells = []
+    for scan in shown.to_dict("records"):
+        rows = places[scan["source_id"]]
+        caption = f"{scan['source_id']}\nlabel {scan['label']}, models {scan['suggested']}"
+        cells.append(Cell(read_colours(store.examples[rows[len(rows) // 2]]), caption))
+    where = "The middle slice of each" if store.kind.has_slices else "Each"
+    text = f"{where}, with its label and what the models say."
+    return Figure("label_doubts", "Labels to look at", text, draw_grid([Strip(cells)], columns=4), is_sheet=True)
 
 
 def tabulate_runs(study: CrossValidation, kind: DataKind) -> Table:

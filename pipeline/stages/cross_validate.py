@@ -5,6 +5,7 @@ import dataclasses
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.store import read_store
 from pipeline.datasets import DATASETS
@@ -14,6 +15,7 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.studies.cross_validation import is_evaluated, plan_runs, read_cross_validation
+from pipeline.studies.label_doubts import find_label_doubts
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, flatten_estimate, name_files
 
@@ -42,15 +44,20 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
             _run(job, parent, console)
         study = read_cross_validation(experiment, jobs, store)
         note = DATASETS[experiment.data.dataset].synthetic_note
-        write_cross_validation(paths, study, store.kind, note, store.fingerprint)
+        doubts = find_label_doubts([run.test for run in study.runs], store.class_names)
+        write_cross_validation(paths, study, store, doubts, note)
         metrics: dict[str, float] = {}
         for level, scores in study.pooled.items():
             metrics |= flatten_estimate(f"pooled_{level}_accuracy", scores["metrics"]["accuracy"])
             spread = study.spread[level]["runs"]
             metrics |= {f"{level}_accuracy_{key}": value for key, value in spread.items() if value is not None}
-        parent.keep(RunFacts(metrics=metrics, files=name_files(paths, paths.report_folder.glob("cross_validation.*"))))
+        files = [*paths.report_folder.glob("cross_validation.*"), paths.report_folder / "label_doubts.csv"]
+        parent.keep(RunFacts(metrics=metrics, files=name_files(paths, files)))
     for sentence in describe_pooled(study, store.kind):
         console.print(f"  {sentence}", highlight=False)
+    if len(doubts.table) > 0:
+        number = count_words(len(doubts.table), "label")
+        console.print(f"  {number} to look at -> {paths.report_folder / 'label_doubts.csv'}", highlight=False)
     console.print(f"-> {paths.report_folder / 'cross_validation.html'}")
 
 

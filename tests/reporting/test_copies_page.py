@@ -18,14 +18,16 @@ def write(tmp_path, certificate, examples):
 def test_pairs_are_drawn_in_a_section_for_what_they_mean(tmp_path):
     examples = np.random.default_rng(0).integers(0, 256, (2, 16, 16), dtype=np.uint8)
     found = {"count": 30, "pairs": [build_copy()] * 30}
-    page = write(tmp_path, build_certificate(across_splits=found, within_patient=found, num_sources=7), examples)
+    kinds = {"across_splits": found, "within_patient": found, "labels_disagree": {"count": 1, "pairs": [build_copy()]}}
+    page = write(tmp_path, build_certificate(**kinds, num_sources=7), examples)
     assert re.findall("<h2>(.*?)</h2>", page) == [
         "Copies across splits: scans of two patients",
+        "Copied scans with different labels",
         "Copies within one patient",
     ]
     assert page.count("6 more are not drawn.") == 2
     assert "7 scans were compared" in page
-    assert page.count("data:image/png") == 2
+    assert page.count("data:image/png") == 3
 
 
 def test_a_page_of_coloured_images_does_not_mention_patients(tmp_path):

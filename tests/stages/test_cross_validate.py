@@ -45,6 +45,9 @@ def test_every_patient_is_tested_once_and_the_pooled_score_is_theirs(workspace):
     assert [item["run"] for item in content["runs"]] == ["fold-0", "fold-1", "fold-2"]
     page = (workspace / "reports" / "tiny" / "cross_validation" / "cross_validation.html").read_text()
     assert all(sentence in page for sentence in content["sentences"])
+    doubts = pd.read_csv(workspace / "reports" / "tiny" / "cross_validation" / "label_doubts.csv", dtype=str)
+    assert "Of 20 scans the models contradict" in page
+    assert set(doubts["source_id"]) <= set(together["source_id"])
 
 
 def test_the_single_split_and_its_run_stay_as_they_were(workspace, tiny_workspace, capsys):
