@@ -63,11 +63,15 @@ def describe_sources(store: Store) -> Sources:
     starts = np.searchsorted(codes[order], np.arange(len(sums) + 1))
     table = store.index[["source_id", "group_id", "label"]]
     first = table.iloc[order[starts[:-1]]]
-    labels = table.groupby(codes)["label"].agg(lambda found: "+".join(sorted(set(found))))
+    labels = first["label"].to_numpy(dtype=object)
+    found = pd.DataFrame({"source": codes, "label": table["label"]}).drop_duplicates()
+    # Nearly all scans have one label; to join those of all takes seconds where there are many.
+    for source, several in found[found["source"].duplicated(keep=False)].groupby("source"):
+        labels[source] = "+".join(sorted(several["label"]))
     return Sources(
         source_ids=first["source_id"].to_numpy(dtype=str)[kept],
         group_ids=first["group_id"].to_numpy(dtype=str)[kept],
-        labels=labels.to_numpy(dtype=str)[kept],
+        labels=labels.astype(str)[kept],
         rows=tuple(order[starts[source] : starts[source + 1]] for source in kept),
         descriptors=(sums[kept] / lengths[kept]).astype(np.float32),
     )
