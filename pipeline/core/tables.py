@@ -120,6 +120,8 @@ def clean_text(text: str) -> str:
 
 def _drop_invisible(text: str) -> str:
     """Remove zero-width characters, soft hyphens, marks of direction, variation selectors and control characters."""
+    if text.isascii() and text.isprintable():  # most are, and there may be 100,000
+        return text
     return "".join(
         symbol
         for symbol in text

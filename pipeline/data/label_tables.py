@@ -73,8 +73,9 @@ def read_label_table(options: DataConfig) -> LabelTable:
         table = table.assign(label=_rename(path, table["label"], options.merge, "data.merge"))
     table = table.dropna()
     for column in NEEDED:
-        empty = table.index[table[column].map(is_blank)]
-        if len(empty):
+        blank = [text for text in table[column].unique() if not text[:1].isalnum() and is_blank(text)]
+        if blank:
+            empty = table.index[table[column].isin(blank)]
             raise UserError(f"{path}, line {empty[0]}: {column} is empty. Fill it in, or delete the row.")
     if options.bins:
         labels = _bin_labels(path, table["label"], options.bins)
@@ -252,20 +253,20 @@ def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
         UserError: a path that leaves the folder.
     """
     finder = _Finder(raw, given.path)
-    found: dict[Path, tuple[int, Source]] = {}
+    found: dict[str, tuple[int, Source]] = {}
     for (line, row), covariates in zip(_iterate(given.table), _list_covariates(given.covariates), strict=True):
-        path = finder.find(row["path"], line)
-        if path in found:
-            first, source = found[path]
+        path, fault = finder.find(row["path"], line)
+        source_id = path.as_posix()
+        if source_id in found:
+            first, source = found[source_id]
             refusal = f"lines {first} and {line} of {given.path.name} name this one file. Keep one row."
-            found[path] = first, replace(source, refusal=source.refusal or refusal)
+            found[source_id] = first, replace(source, refusal=source.refusal or refusal)
             continue
-        refusal = finder.describe_fault(path)
         side = row["side"] or (row["label"].lower() if row["label"].lower() in ("left", "right") else "")
-        found[path] = (
+        found[source_id] = (
             line,
             Source(
-                path.as_posix(),
+                source_id,
                 row["patient"],
                 row["label"],
                 (path,),
@@ -273,13 +274,13 @@ def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
                 side=side,
                 site=row["site"],
                 spelling="table",
-                refusal=f"{refusal} ({given.path.name}, line {line})" if refusal else "",
+                refusal=f"{fault} ({given.path.name}, line {line})" if fault else "",
                 published_split=row["split"],
                 weight=row["weight"],
                 covariates=covariates,
             ),
         )
-    return [found[path][1] for path in sorted(found, key=lambda path: path.as_posix())]
+    return [found[source_id][1] for source_id in sorted(found)]
 
 
 def _iterate(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:
@@ -307,28 +308,48 @@ class _Finder:
         self.raw, self.table = raw, table
         self.roots = (Path(os.path.normpath(raw.absolute())), raw.resolve())
         self.folders = (self.roots[0], table.parent.absolute())
-        self.is_inside: dict[Path, bool] = {}  # of each folder
+        self.files: dict[str, set[str]] = {}  # of each folder within, the files that are no links
 
-    def find(self, text: str, line: int) -> Path:
-        """Return the path, relative to the raw folder, of the file that a cell names.
+    def find(self, text: str, line: int) -> tuple[Path, str]:
+        """Find the file, or the folder of a series, that a cell names.
 
         It is looked for in the raw folder, then next to the table; an absolute path may lead into the raw folder too.
+
+        Returns:
+            Its path, relative to the raw folder, and why it cannot be read; nothing where it can.
 
         Raises:
             UserError: it leads out of the raw folder.
         """
+        folder_name, _, name = text.rpartition("/")
+        # Most rows name a file of few folders in the plainest way, and there may be 100,000.
+        if not text.startswith(("/", "..")) and os.path.normpath(text) == text and name in self._list(folder_name):
+            return Path(text), ""
         inside = None
         for folder in self.folders:
             path = self._make_relative(folder / find_written_file(folder, text))
             if path is not None and os.path.lexists(self.roots[0] / path):
-                return path
+                return path, self._describe_fault(path)
             inside = inside or path
         if inside is None:
             raise UserError(
                 f"{self.table}, line {line}: {text} is outside {self.roots[1]}. Paths lead into data.raw_folder; they "
                 "are relative to it or to the table."
             )
-        return inside
+        return inside, "no such file"
+
+    def _list(self, name: str) -> set[str]:
+        """Return the files of a folder within that are neither links nor pairs, whose other file may be a link."""
+        if name not in self.files:
+            folder = self.roots[0] / name
+            is_inside = folder.is_dir() and not describe_link(self.raw, Path(name))
+            entries = os.scandir(folder) if is_inside else ()
+            self.files[name] = {
+                entry.name
+                for entry in entries
+                if entry.is_file(follow_symlinks=False) and not entry.name.lower().endswith((".hdr", ".img"))
+            }
+        return self.files[name]
 
     def _make_relative(self, path: Path) -> Path | None:
         """Return a path from the raw folder on, whichever name this folder has; None where it leads elsewhere."""
@@ -339,17 +360,10 @@ class _Finder:
         resolved = path.parent.resolve() / path.name
         return resolved.relative_to(self.roots[1]) if resolved.is_relative_to(self.roots[1]) else None
 
-    def describe_fault(self, path: Path) -> str:
-        """Return why a file, or the folder of a series, cannot be read; nothing where it can."""
-        full, folder = self.roots[0] / path, path.parent
+    def _describe_fault(self, path: Path) -> str:
         try:
-            if path == Path() or not full.exists():
+            if path == Path() or not (self.roots[0] / path).exists():
                 return "no such file"
         except OSError:  # such as a name that is too long for any file
             return "no such file"
-        if folder not in self.is_inside:
-            self.is_inside[folder] = not describe_link(self.raw, folder)
-        is_pair = path.suffix.lower() in (".hdr", ".img")  # the other file may be a link
-        if self.is_inside[folder] and not is_pair and not full.is_symlink():
-            return ""
         return describe_link(self.raw, path).removesuffix(".")

@@ -147,7 +147,7 @@ def _build(
     Raises:
         UserError: no row, too many columns, or a row with more cells than the header.
     """
-    found = ((line, row) for line, row in numbered if any(row) and any(cell.strip() for cell in row))
+    found = ((line, row) for line, row in numbered if row and (row[0].strip() or any(cell.strip() for cell in row[1:])))
     _, header = next(found, (0, []))
     if not header:
         raise UserError(f"{path}: not readable as CSV: it is empty. A table has a row with the names of its columns.")

@@ -5,12 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from PIL import Image
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
-from pipeline.config.sources import DataConfig
+from pipeline.config.sources import ColumnsConfig, DataConfig
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
@@ -207,3 +208,59 @@ def test_a_volume_one_voxel_thick_is_its_own_slice(write_knee, tmp_path):
 def test_a_bug_in_a_worker_is_not_swallowed(tmp_path):
     with pytest.raises(AttributeError):
         prepare_part(Path(), None, OPTIONS, tmp_path / "part.npz", "raw")
+
+
+KNEES = [
+    # path, patient, side, kl_grade, published_split, age, the patient's name
+    ("images/M\u00fcller_left.png", "0071", "left", "0", "train", "50.5", "Zyxwv Quetzal"),
+    ("images/M\u00fcller_right.png", "0071", "right", "2", "train", "50.5", "Zyxwv Quetzal"),
+    ("images/b_left.png", "0072", "left", "0", "val", "61", "Zyxwv Quetzal"),
+    ("images/c_right.png", "0073", "right", "2", "train", "70.25", "Zyxwv Quetzal"),
+]
+NAMES = ("path", "patient", "side", "kl_grade", "published_split", "age", "name")
+
+
+def write_workbook(path, rows):
+    book = openpyxl.Workbook()
+    book.active.append(NAMES)
+    for row in rows:
+        book.active.append([*row[:5], float(row[5]), row[6]])
+    book.save(path)
+
+
+def test_a_table_from_any_program_is_the_same_store_and_what_was_not_asked_for_is_in_no_file(tmp_path):
+    """As published, by Excel in English and in German, with pipes in Windows-1252, and as a workbook."""
+    for number, row in enumerate(KNEES):
+        path = tmp_path / "raw" / row[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (20, 20), dtype=np.uint8)).save(path)
+    german = [[*row[:5], row[5].replace(".", ","), row[6]] for row in KNEES]
+    texts = {
+        "plain": ",".join(NAMES) + "\n" + "\n".join(map(",".join, KNEES)) + "\n",
+        "english": "\ufeff" + "\r\n".join(map(",".join, [[name.title() for name in NAMES], *KNEES])) + "\r\n",
+        "german": "\ufeff" + "\r\n".join(map(";".join, [NAMES, *german, [""] * 7])) + "\r\n",
+        "pipes": " | ".join(NAMES) + "\r\n" + "\r\n".join(map(" | ".join, german)) + "\r\n",
+    }
+    stores, manifests = set(), set()
+    for name in (*texts, "workbook"):
+        table = tmp_path / f"{name}.csv"
+        if name == "workbook":
+            write_workbook(table, KNEES)
+        else:
+            table.write_bytes(texts[name].encode("cp1252" if name == "pipes" else "utf-8"))
+        columns = ColumnsConfig(label="kl_grade", split="published_split")
+        shutil.rmtree(tmp_path / "work", ignore_errors=True)
+        experiment = make_experiment(tmp_path, label_table=table, columns=columns, covariates=("age",))
+        text = run(experiment)
+        assert ("a guess" in text) == (name == "pipes")
+        store = read_store(experiment.paths.prepared)
+        assert store.class_names == ("0", "2")
+        stores.add(store.fingerprint)
+        manifests.add(experiment.paths.manifest.read_bytes())
+        everything = b"".join(path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file())
+        assert b"Quetzal" not in everything
+    assert len(stores) == len(manifests) == 1
+    manifest = read_table(experiment.paths.manifest, (*MANIFEST_COLUMNS, "age"))
+    assert manifest["age"].tolist() == ["50.5", "50.5", "61", "70.25"]
+    assert manifest["published_split"].tolist() == ["train", "train", "val", "train"]
+    assert manifest["side"].tolist() == ["left", "right", "left", "right"]
