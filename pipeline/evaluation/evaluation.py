@@ -12,6 +12,7 @@ from pipeline.evaluation.baselines import logistic_regression, majority, score_b
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.class_scores import compute_class_table
 from pipeline.evaluation.decisions.decision_support import compute_decision
+from pipeline.evaluation.limitations import Evaluated, list_not_evaluated
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.predictions import aggregate, build_predictions
 from pipeline.evaluation.schema import Metrics, Probes, Scores
@@ -81,6 +82,8 @@ def compute_evaluation(
         probes["mirror"] = check_mirrored(answers.mirrored, test, store.class_names)
     if store.kind.has_patients:
         probes["within_class"] = probe_within_classes(test, answers.features, scans, store.class_names, bootstrap)
+    decision = compute_decision(predictions, levels, store.class_names, store.kind, options)
+    trained = frozenset(group for group, split in data.roles.items() if split == "train")
     metrics: Metrics = {
         "split": "test",
         "synthetic_note": synthetic_note,
@@ -91,7 +94,8 @@ def compute_evaluation(
         },
         "baselines": compute_baselines(data, options),
         "probes": probes,
-        "decision": compute_decision(predictions, levels, store.class_names, store.kind, options),
+        "decision": decision,
+        "not_evaluated": list_not_evaluated(Evaluated(store.kind, test, scans, trained, levels, decision)),
     }
     return Evaluation(predictions, metrics)
 

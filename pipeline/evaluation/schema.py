@@ -288,6 +288,13 @@ class Decision(TypedDict):
     net_benefit: dict[str, DecisionCurve]
 
 
+class NotEvaluated(TypedDict):
+    """A question that the test rows cannot answer, and the reason."""
+
+    question: str
+    reason: str
+
+
 class Metrics(TypedDict):
     """The whole of metrics.json; ``synthetic_note`` is empty for real data."""
 
@@ -299,6 +306,7 @@ class Metrics(TypedDict):
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision
+    not_evaluated: list[NotEvaluated]
 
 
 def read_metrics(path: Path) -> Metrics:

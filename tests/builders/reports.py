@@ -61,6 +61,8 @@ def build_metrics(levels=("slice", "volume")):
             level: {"kappa": build_metric(0.94), "classes": {name: build_class() for name in ("left", "right")}}
             for level in levels
         },
+        "probes": {},
+        "not_evaluated": [{"question": "Differences by age", "reason": "no age is known"}],
         "baselines": {
             "majority": build_scores(build_metric(0.5)),
             "logistic_regression": build_scores(build_metric(0.86, 0.8, 0.9)),

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
+from pipeline.evaluation.limitations import describe_not_evaluated
+from pipeline.evaluation.metrics import list_mistakes
 from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
@@ -18,6 +22,7 @@ from pipeline.reporting.documents.forms import Document, fill_form, read_form, r
 from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import describe_flow
 from pipeline.reporting.evaluation.scores import describe_few_groups, describe_sample_size, summarise_in_words
+from pipeline.reporting.evaluation.shortcut_section import PART_TITLES, list_parts
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     LEVEL_TITLES,
@@ -74,7 +79,7 @@ def fill_documents(
             "was not validated against anything."
         )
     if section_titles:
-        facts["robustness"] = f"Examined in this report: {'; '.join(section_titles)}."
+        facts["robustness"] += f" Examined in this report: {'; '.join(section_titles)}."
     names = ("model_card", "claim_checklist") if checkpoint.spec.kind.has_patients else ("model_card",)
     return {name: fill_form(read_form(name), facts) for name in names}
 
@@ -102,7 +107,8 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
             f"95 % intervals over {plural(kind.group)}: for proportions of a beta-binomial model, or the exact bound "
             "where all rows are alike; for the AUROC of two classes of Obuchowski's clustered variance; for other "
             f"scores of {num_resamples:,} bootstrap resamples (seed {seed}), where {plural(kind.group)} are enough. "
-            "No hypothesis was tested."
+            "Average precision, calibration slope and intercept have intervals of the influence of each "
+            f"{kind.group}, under the same condition. No hypothesis was tested."
         ),
         "test_size": (
             f"{count_words(level['n'], level_name)}"
@@ -115,7 +121,8 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
             f"{BASELINE_TITLES.get(name, humanise(name)).lower()} {show_percent(scores['accuracy'])}"
             for name, scores in metrics["baselines"].items()
         ),
-        "failures": _describe_failures(level_name, level),
+        "failures": _describe_failures(metrics, kind),
+        "robustness": _describe_robustness(metrics),
         "limits": _describe_limits(metrics, level, kind),
     }
     if len(names) == 2:
@@ -138,21 +145,63 @@ def _show_score(level: Level, metric: str) -> str:
     return f"{METRIC_TITLES[metric]} {show_number_with_interval(score)}"
 
 
-def _describe_failures(level_name: str, level: Level) -> str:
+def _describe_failures(metrics: Metrics, kind: DataKind) -> str:
+    """Count the wrong rows and what they have in common: patients, classes, and the subgroup with most of them."""
+    level_name, level = first_level(metrics["levels"])
     total, correct = count_correct(level["confusion"])
     wrong = total - correct
     if wrong == 0:
         return f"None of {count_words(total, level_name)} was predicted wrongly."
-    verb = "was" if wrong == 1 else "were"
-    return (
-        f"{wrong:,} of {count_words(total, level_name)} {verb} predicted wrongly; the report shows the most confident "
-        "of them."
+    patients = f", of {level['groups_with_errors']:,} of {count_words(level['groups'], kind.group)}"
+    mistakes = list_mistakes(np.array(level["confusion"]), list(level["support"]))
+    return " ".join(
+        [
+            f"{wrong:,} of {count_words(total, level_name)} {'was' if wrong == 1 else 'were'} predicted wrongly"
+            f"{patients if kind.has_patients else ''}; the report shows the most confident of them.",
+            *mistakes,
+            *_describe_worst_subgroup(metrics, kind),
+        ]
     )
+
+
+def _describe_worst_subgroup(metrics: Metrics, kind: DataKind) -> list[str]:
+    """Name the visit or quartile of brightness with the lowest accuracy; nothing where all are alike."""
+    parts = [(title, part) for title, found in list_parts(metrics["probes"]).items() for part in found]
+    accuracies = [part.accuracy["value"] for _, part in parts if part.accuracy["value"] is not None]
+    if len(set(accuracies)) < 2:
+        return []
+    title, worst = next(item for item in parts if item[1].accuracy["value"] == min(accuracies))
+    patients = f" of {count_words(worst.subgroup['groups'], kind.group)}" if kind.has_patients else ""
+    size = f"{count_words(worst.subgroup['n'], kind.example)}{patients}"
+    return [
+        f"The lowest accuracy by {PART_TITLES[title]} is {show_percent(worst.accuracy)}, in {worst.label} ({size})."
+    ]
+
+
+def _describe_robustness(metrics: Metrics) -> str:
+    """Give the range of accuracies over each kind of subgroup, and the fraction of flipped predictions."""
+    sentences = []
+    for title, found in list_parts(metrics["probes"]).items():
+        accuracies = [part.accuracy["value"] for part in found if part.accuracy["value"] is not None]
+        if len(accuracies) > 1:
+            sentences.append(
+                f"Accuracy by {PART_TITLES[title]} ({len(accuracies)}): {min(accuracies):.1%} to {max(accuracies):.1%}."
+            )
+    if "mirror" in metrics["probes"]:
+        flipped = metrics["probes"]["mirror"]["flipped_without_averaging"]
+        sentences.append(f"Mirrored, {show_percent(flipped)} of the predictions change.")
+    if not sentences:
+        return "No condition of acquisition was compared."
+    return " ".join(sentences)
 
 
 def _describe_limits(metrics: Metrics, level: Level, kind: DataKind) -> str:
     limits = [str(metrics["synthetic_note"])] if metrics["synthetic_note"] else []
     limits += describe_few_groups(level, kind) if kind.has_patients else []
     return " ".join(
-        [*limits, "One split of one source; the intervals do not include the variation between training seeds."]
+        [
+            *limits,
+            "One split of one source; the intervals do not include the variation between training seeds.",
+            describe_not_evaluated(metrics["not_evaluated"]),
+        ]
     )

@@ -30,6 +30,7 @@ from pipeline.reporting.evaluation.published_section import build_published_sect
 from pipeline.reporting.evaluation.scores import (
     build_classes,
     build_level,
+    build_limits_section,
     distinct_levels,
     order_figures,
     summarise_in_words,
@@ -102,13 +103,14 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     figures["training_curves"] = draw_curves(checkpoint, history)
     sections = build_published_section(metrics, find_dataset(experiment.data)[1])
     sections += build_probe_sections(metrics["probes"], metrics, kind, plane)
-    sections += [build_decision_section(metrics, store.class_names, kind)]
+    examined = [section.title for section in sections]
+    sections += [build_decision_section(metrics, store.class_names, kind), build_limits_section(metrics)]
     flow = build_flow(manifest, store.index, data.split_of, kind, store.missing)
     evidence = DataEvidence(manifest, flow, data.certificate, store.missing)
     documents = fill_documents(
         Evidence(experiment, checkpoint, count_parameters(run.classifier.model), evidence, metrics),
         has_attention=any(name.startswith("attention") for name in figures),
-        section_titles=[section.title for section in sections],
+        section_titles=examined,
     )
     return Report(
         title=experiment.paths.title,

@@ -8,7 +8,7 @@ from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import ClassTable, Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
-from pipeline.reporting.elements import Figure, Table
+from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     DASH,
@@ -225,6 +225,16 @@ def _list_reasons(found: ClassTable, kind: DataKind) -> str:
         estimates += [scores["f1"], scores["average_precision"]]
     reasons = sorted({name_groups(part["reason"], kind) for part in estimates if part["reason"]})
     return f" Without an interval or a value: {'; '.join(reasons)}." if reasons else ""
+
+
+def build_limits_section(metrics: Metrics) -> Section:
+    """List the questions that the test rows cannot answer, as a section of the report."""
+    rows = tuple((item["question"], item["reason"]) for item in metrics["not_evaluated"])
+    return Section(
+        "What could not be evaluated",
+        ("The rows of this evaluation do not answer the questions below.",),
+        (Table("Questions that stay open", ("Question", "Reason"), rows),),
+    )
 
 
 def tabulate_baselines(metrics: Metrics) -> Table:

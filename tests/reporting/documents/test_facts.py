@@ -22,7 +22,7 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import EpochResult
 from tests.builders.certificates import build_certificate
 from tests.builders.models import build_spec
-from tests.builders.reports import build_metrics
+from tests.builders.reports import build_metric, build_metrics
 
 FLOW = Flow(
     (Step(Box("Files found", ("3 files",)), Box("Refused: 1 scan", ("1: truncated",))),),
@@ -222,3 +222,26 @@ def test_forms_are_written_to_the_report_folder(tmp_path):
     assert "in this report: By visit." in card
     assert "in this report: By visit." in claim
     assert "Cross-attention by layer and head" not in claim, "no attention was drawn"
+
+
+def test_failures_name_patients_mistakes_and_the_subgroup_with_the_lowest_accuracy():
+    metrics = build_metrics(("slice",))
+    metrics["levels"]["slice"] |= {"confusion": [[400, 80], [1, 479]], "groups_with_errors": 6}
+    visits = [("1", 20, build_metric(0.9, 0.8, 0.95)), ("2", 1, build_metric(0.4))]
+    metrics["probes"] = {
+        "visit": [{"visit": name, "n": 40, "groups": n, "accuracy": found} for name, n, found in visits]
+    }
+    facts = describe_results(metrics, VOLUMES, 2000, 0)
+    assert facts["failures"].startswith("81 of 960 slices were predicted wrongly, of 6 of 20 patients;")
+    assert "Most often mistaken: left for right (80), right for left (1)." in facts["failures"]
+    assert (
+        facts["failures"]
+        .replace("\u00a0", " ")
+        .endswith("The lowest accuracy by visit is 40.0 %, in 2 (40 slices of 1 patient).")
+    )
+    assert facts["robustness"] == "Accuracy by visit (2): 40.0% to 90.0%."
+    assert "Not evaluated: differences by age (no age is known)." in facts["limits"]
+    metrics["probes"] = {"visit": metrics["probes"]["visit"][:1]}
+    facts = describe_results(metrics, VOLUMES, 2000, 0)
+    assert "lowest" not in facts["failures"], "one subgroup is no comparison"
+    assert facts["robustness"] == "No condition of acquisition was compared."

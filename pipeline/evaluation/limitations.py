@@ -1,0 +1,138 @@
+"""Limitations of an evaluation: the questions that its rows cannot answer, found from the rows themselves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas
+
+from pipeline.core.data_kinds import DataKind
+from pipeline.core.text import count_words, plural
+from pipeline.evaluation.schema import Decision, Level, NotEvaluated, first_level
+
+# Of a class that fewer patients have, an interval says little; with fewer there is no verdict between runs either.
+FEW_GROUPS = 10
+COVARIATES = ("sex", "age", "scanner")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The rows that were tested, and their numbers.
+
+    Args:
+        kind: The kind of data, which names rows and groups.
+        test: The predictions of the test rows.
+        scans: The manifest's rows of all splits by their ``source_id``: ``visit``, ``side``, ``site`` and covariates.
+        train_groups: The patients that the model was trained on.
+        levels: The levels of metrics.json.
+        decision: The decision support of metrics.json.
+    """
+
+    kind: DataKind
+    test: pandas.DataFrame
+    scans: pandas.DataFrame
+    train_groups: frozenset[str]
+    levels: Mapping[str, Level]
+    decision: Decision
+
+    @property
+    def test_scans(self) -> pandas.DataFrame:
+        """The manifest's rows of the scans that were tested."""
+        return self.scans[self.scans.index.isin(set(self.test["source_id"]))]
+
+
+def list_not_evaluated(evaluated: Evaluated) -> list[NotEvaluated]:
+    """List the questions that the test rows cannot answer, each with the reason."""
+    found = [*_list_origins(evaluated), *_list_levels(evaluated), *_list_classes(evaluated), *_list_numbers(evaluated)]
+    return [{"question": question, "reason": reason} for question, reason in found]
+
+
+def _list_origins(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
+    """Yield what is not known of origin and persons, or the same for all."""
+    kind = evaluated.kind
+    yield f"{plural(kind.source).capitalize()} from another source", "training and test rows are of one data set"
+    if not kind.has_patients:
+        return
+    scans, test = evaluated.scans, evaluated.test_scans
+    sites = set(test["site"]) - {""}
+    trained = set(scans[scans["group_id"].isin(evaluated.train_groups)]["site"])
+    if not sites:
+        yield "Differences between sites", "no site is known"
+    elif len(set(scans["site"])) == 1:
+        yield "Differences between sites", f"all scans are from the site {next(iter(sites))}"
+    elif sites <= trained:
+        yield "Sites that were not trained on", f"all sites of test scans ({len(sites)}) have training scans"
+    columns = {name.casefold(): name for name in scans.columns}
+    for name in COVARIATES:
+        values = set(test[columns[name]].astype(str)) - {"", "nan"} if name in columns else set()
+        if not values:
+            yield f"Differences by {name}", f"no {name} is known"
+        elif len(values) == 1:
+            yield f"Differences by {name}", f"all test scans have the same, {values.pop()}"
+    visits = test[test["visit"] != ""].groupby("group_id")["visit"].nunique()
+    if visits.empty:
+        yield "Changes between visits", "no visit is known"
+    elif visits.max() == 1:
+        yield "Changes between visits", f"no test {kind.group} has scans of two visits"
+    sides = test[test["side"].isin(("left", "right"))].groupby("group_id")["side"].nunique()
+    if sides.empty:
+        yield "Differences between left and right", "no side is known"
+    elif sides.max() == 1:
+        yield "Both sides of one person", f"no test {kind.group} has scans of both"
+
+
+def _list_levels(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
+    """Yield the levels that the rows do not have."""
+    kind, test = evaluated.kind, evaluated.test
+    if kind.has_patients and "patient" not in evaluated.levels:
+        yield "Scores of whole patients", "a test patient has rows of several classes"
+    if kind.has_patients and "knee" not in evaluated.levels:
+        unknown = test[test["side"] == ""]["source_id"].nunique()
+        why = (
+            f"the side of {count_words(unknown, kind.source)} is unknown"
+            if unknown
+            else "one has rows of several classes"
+        )
+        yield "Scores of whole knees", why
+    for level in evaluated.levels:
+        if level not in evaluated.decision["calibration"]:
+            yield f"Temperature and thresholds of {plural(level)}", "a validation patient has rows of several classes"
+
+
+def _list_classes(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
+    """Yield the classes that no test row, or few patients, have."""
+    _, first = first_level(evaluated.levels)
+    groups = evaluated.test.groupby("label")["group_id"].nunique()
+    few = []
+    for name, count in first["support"].items():
+        if count == 0:
+            yield f"Class “{name}”", "no test row has it"
+        elif groups[name] < FEW_GROUPS:
+            few.append(f"“{name}” {groups[name]}")
+    if few:
+        group = plural(evaluated.kind.group)
+        yield "Rates of rare classes, to more than a rough extent", f"fewer than {FEW_GROUPS} {group}: {', '.join(few)}"
+
+
+def _list_numbers(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
+    """Yield intervals and numbers that are missing, and the variation that one training cannot show."""
+    _, first = first_level(evaluated.levels)
+    names_of: dict[str, list[str]] = {}
+    for name, metric in first["metrics"].items():
+        if metric["value"] is not None and metric["low"] is None:
+            reason = metric["reason"].replace("group", evaluated.kind.group)
+            names_of.setdefault(reason, []).append(name.replace("_", " "))
+    for reason, names in names_of.items():
+        yield f"Intervals of {', '.join(names)}", reason
+    if len(first["support"]) > 2:
+        yield "Operating points and net benefit", f"there are {len(first['support'])} classes, and both need two"
+    for level, points in evaluated.decision["operating_points"].items():
+        for point in points:
+            if point["test"] is None:
+                yield f"A threshold for a {point['rate']} of {plural(level)}", "validation has no row of that class"
+    yield "Variation between trainings", "one training was evaluated; cross-validate trains several"
+
+
+def describe_not_evaluated(found: Sequence[NotEvaluated]) -> str:
+    """Write the questions with their reasons as one sentence."""
+    questions = (f"{item['question'][0].lower()}{item['question'][1:]} ({item['reason']})" for item in found)
+    return f"Not evaluated: {'; '.join(questions)}."
