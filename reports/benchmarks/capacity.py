@@ -274,7 +274,9 @@ def describe(rates: dict[str, float], experiment: Experiment, arguments: argpars
         f"{rates[f'volume_s_{OAI_SLICES}']:.3f} s into {OAI_SLICES}; {1 / rates['split_s']:,.0f} slices a second "
         f"through split and certificate, {1 / rates['train_s']:,.0f} trained on, {1 / rates['score_s']:,.0f} scored. A "
         f"volume ({arguments.source}) has {show_bytes(rates['volume_bytes'])}. The OAI's tables are "
-        "those measured at its size ([scale](../reports/benchmarks/scale.md)).",
+        "those measured at its size ([scale](../reports/benchmarks/scale.md)). The search for copies is in the rate of "
+        "the split, but for its comparison of all pairs of volumes, which grows with their square "
+        "([benchmark](../reports/benchmarks/copies.md)).",
         "",
         "Times are of processor time on one core. Preprocessing takes that divided by the number of cores; the "
         "report's figures, baselines and probes are not counted.",
