@@ -60,7 +60,7 @@ class DataConfig:
         pattern: The pattern of file names that are read, such as ``*Label1*``.
         label_table: A CSV (comma, semicolon, tab or pipe) or XLSX with columns ``path, patient, label``, for files
             whose names carry no label or for other labels than the side. Paths are relative to the raw folder, or to
-            the table where nothing is there.
+            the table where nothing is there; the table itself may lie in the raw folder.
         columns: The names of the columns of the table.
         covariates: Further columns of the table that are kept in manifest and predictions; all others are dropped.
         bins: The growing limits of the classes that are made of a label that is a number: [50, 60] makes below 50, 50

@@ -1,4 +1,4 @@
-"""The table of labels: one row a file, with patient, label, and what else is known of it."""
+"""The table of labels: one row a file, with patient, label, and what else is known; or a folder for each label."""
 
 import itertools
 import os
@@ -281,6 +281,30 @@ def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
             ),
         )
     return [found[source_id][1] for source_id in sorted(found)]
+
+
+def read_class_folder(path: Path) -> tuple[Source, int]:
+    """Take the label of a file from its folder: ``class/file``, or ``train/class/file`` where a split is published.
+
+    Nothing is known of patients: every file is one of its own.
+
+    Args:
+        path: The file, relative to the raw folder.
+
+    Returns:
+        The file as a source, and -1.
+
+    Raises:
+        ValueError: it lies in no folder of a class.
+    """
+    folders = path.parts[:-1]
+    split = folders[0] if len(folders) > 1 and folders[0] in PARTS else ""
+    if not folders:
+        raise ValueError("in no folder of a class (class/file). Move it, or give a table with --data.label_table.")
+    label = clean_text(folders[1] if split else folders[0])
+    side = label.lower() if label.lower() in ("left", "right") else ""
+    name = path.as_posix()
+    return Source(name, name, label, (path,), side=side, spelling="<class>/<file>", published_split=split), -1
 
 
 def _iterate(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:

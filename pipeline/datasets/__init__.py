@@ -1,7 +1,7 @@
 """The data sets: a reader each, and one line in ``DATASETS``."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES, Dat
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
-from pipeline.data.label_tables import list_table_sources, read_label_table
+from pipeline.data.label_tables import list_table_sources, read_class_folder, read_label_table
 from pipeline.data.sources import Source, list_named_sources
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
@@ -29,6 +29,11 @@ from pipeline.datasets.primitives import make_primitives, read_primitives
 
 if TYPE_CHECKING:
     from pipeline.config.experiment import Experiment
+
+UNKNOWN_PATIENTS = (
+    "{}: patients are unknown, so each file counts as one. Two files of a patient may be in train and test, and "
+    "intervals are too narrow; a table with a column patient (data.label_table) keeps them together."
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,13 @@ def _require_akoa(experiment: "Experiment", console: Console) -> None:
     console.print(f"{raw}: raw data are there.")
 
 
+def _require_folder(experiment: "Experiment", console: Console) -> None:
+    raw = find_raw_folder(experiment)
+    if not raw.is_dir():
+        raise UserError(f"{raw}: no such folder. Put the files there, or name their folder with --data.raw_folder.")
+    console.print(f"{raw}: raw data are there.")
+
+
 def _make_phantom(experiment: "Experiment", console: Console) -> None:
     workers = experiment.preprocess.num_workers or count_cores()
     raw = find_raw_folder(experiment)
@@ -108,7 +120,12 @@ def _list_knees(raw: Path, pattern: str) -> list[Source]:
     return list_named_sources(raw, pattern, parse_name)
 
 
+def _list_class_folders(raw: Path, pattern: str) -> list[Source]:
+    return list_named_sources(raw, pattern, read_class_folder)
+
+
 DATASETS: dict[str, Dataset] = {
+    "labelled": Dataset(_require_folder, list_sources=_list_class_folders),
     "akoa": Dataset(_require_akoa, list_sources=_list_knees),
     "phantom": Dataset(
         _make_phantom,
@@ -179,8 +196,14 @@ def list_sources(experiment: "Experiment") -> tuple[list[Source], tuple[str, ...
     """
     raw, options = find_raw_folder(experiment), experiment.data
     if options.label_table is not None:
-        given = read_label_table(options)
+        given = read_label_table(replace(options, label_table=_find_table(raw, options.label_table)))
         return list_table_sources(raw, given), given.notes
     reader = DATASETS[options.dataset].list_sources
     assert reader is not None, "a store of volumes comes from a reader of volumes"
-    return reader(raw, options.pattern), ()
+    notes = (UNKNOWN_PATIENTS.format(raw),) if options.dataset == "labelled" else ()
+    return reader(raw, options.pattern), notes
+
+
+def _find_table(raw: Path, table: Path) -> Path:
+    """Return the path of a table of labels, which may lie in the raw folder that was named elsewhere."""
+    return raw / table if not table.exists() and (raw / table).exists() else table

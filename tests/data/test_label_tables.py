@@ -1,10 +1,13 @@
 """The table of labels: any dialect, any names of columns, one line for whatever is wrong with it."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.config.sources import ColumnsConfig, DataConfig
 from pipeline.core.errors import UserError
-from pipeline.data.label_tables import list_table_sources, read_label_table
+from pipeline.data.label_tables import list_table_sources, read_class_folder, read_label_table
+from pipeline.data.sources import list_named_sources
 
 
 def touch(folder, *names):
@@ -261,3 +264,21 @@ def test_paths_are_found_from_the_raw_folder_from_the_table_and_absolute_inside(
     path.write_text("path,patient,label\n../outside.png,1,x\n")
     with pytest.raises(UserError, match=r"line 2: \.\./outside\.png is outside"):
         list_table_sources(raw, read_labels(path))
+
+
+def test_a_folder_is_a_class_and_every_file_a_patient_of_its_own(tmp_path):
+    touch(tmp_path, "Left/a.png", "right/b.png", "right/deep/b.png", "c.png", "right/notes.txt")
+    sources = list_named_sources(tmp_path, "*", read_class_folder)
+    used = [(source.group_id, source.label, source.side) for source in sources if not source.refusal]
+    assert used == [
+        ("Left/a.png", "Left", "left"),
+        ("right/b.png", "right", "right"),
+        ("right/deep/b.png", "right", "right"),
+    ]
+    refused = {source.source_id: source.refusal for source in sources if source.refusal}
+    assert "in no folder of a class" in refused["c.png"]
+    assert "not named as an image" in refused["right/notes.txt"]
+    source, _ = read_class_folder(Path("train/cat/a.png"))
+    assert (source.label, source.published_split) == ("cat", "train")
+    source, _ = read_class_folder(Path("train/a.png"))
+    assert (source.label, source.published_split) == ("train", "")

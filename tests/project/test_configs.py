@@ -19,13 +19,14 @@ from tests.builders.models import build_spec
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-# Channels, height and width, and classes of the published images.
+# Channels, height and width, and classes of the images of a published set, or of a config by its name.
 IMAGE_SHAPES = {
     "mnist": (1, (28, 28), 10),
     "cifar10": (3, (32, 32), 10),
     "cifar100": (3, (32, 32), 100),
     "medmnist": (1, (28, 28), 2),
     "medmnist3d": (28, (28, 28), 2),
+    "xray_kl": (1, (80, 80), 5),
 }
 
 
@@ -39,7 +40,8 @@ def test_config_describes_an_experiment_that_can_be_run(path):
         check_point_transforms(experiment.augment)
         return
     size = experiment.preprocess.image_size
-    num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
+    shape = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
+    num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.name, shape)
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
     check_horizontal_flip(experiment.augment, classes, experiment.preprocess.plane)
     if experiment.model.mirror_tta:

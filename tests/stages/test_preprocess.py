@@ -264,3 +264,17 @@ def test_a_table_from_any_program_is_the_same_store_and_what_was_not_asked_for_i
     assert manifest["age"].tolist() == ["50.5", "50.5", "61", "70.25"]
     assert manifest["published_split"].tolist() == ["train", "train", "val", "train"]
     assert manifest["side"].tolist() == ["left", "right", "left", "right"]
+
+
+def test_folders_of_classes_become_a_store_with_a_warning_and_a_table_may_lie_in_the_raw_folder(tmp_path):
+    for number, name in enumerate(("cat/a.png", "dog/b.png")):
+        path = tmp_path / "raw" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (20, 20), dtype=np.uint8)).save(path)
+    experiment = make_experiment(tmp_path, dataset="labelled")
+    assert "patients are unknown, so each file counts as one" in " ".join(run(experiment).split())
+    assert read_store(experiment.paths.prepared).class_names == ("cat", "dog")
+    (tmp_path / "raw" / "mine.csv").write_text("path,patient,label\ncat/a.png,1,x\ndog/b.png,2,y\n")
+    experiment = make_experiment(tmp_path, dataset="labelled", label_table=Path("mine.csv"))
+    assert "unknown" not in run(experiment)
+    assert read_store(experiment.paths.prepared).class_names == ("x", "y")
