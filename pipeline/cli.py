@@ -4,6 +4,7 @@ Nothing heavy is imported here: help takes a moment, and a stage loads what it n
 """
 
 import errno
+import io
 import shutil
 import sys
 import textwrap
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after a user's mistake (with one line on stderr), 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A letter that the stream's encoding lacks, as on a terminal that is not UTF-8, is shown as its code.
+            stream.reconfigure(errors="backslashreplace")
     if not words or words[0] in HELP:
         print(describe_stages())
         return 0 if words else 2

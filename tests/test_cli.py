@@ -1,6 +1,7 @@
 """The command line: every option is there, and a mistake is one clear line and exit code 2."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -167,6 +168,22 @@ def test_the_module_is_the_console_script(config):
     done = subprocess.run([sys.executable, "-m", "pipeline", "trian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: stage: found 'trian'")
+
+
+def test_letters_that_the_terminal_lacks_are_shown_by_their_codes(tmp_path):
+    words = ["preprocess", "--data.raw_folder", str(tmp_path / "健常")]
+    code = f"import pipeline.cli as cli; code = cli.main({words!r}); print('健常'); raise SystemExit(code)"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stdout.split()) == (2, [rb"\u5065\u5e38"])
+    assert rb"\u5065\u5e38: no such folder" in done.stderr
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback():
+    command = f"{sys.executable} -m pipeline train --help | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: perceiver train")
+    assert done.stderr == ""
 
 
 def test_bugs_keep_their_traceback(config, monkeypatch):

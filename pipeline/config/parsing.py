@@ -16,7 +16,7 @@ import jsonargparse
 import yaml
 
 from pipeline.config.experiment import Experiment
-from pipeline.config.options import describe_type, list_sections
+from pipeline.config.options import PLAIN_TYPES, describe_type, list_sections
 from pipeline.config.renames import RENAMED_VALUES, explain_old_name
 from pipeline.core.errors import UserError
 
@@ -25,6 +25,25 @@ OPTIONS = {option.name: option for section in SECTIONS for option in section.opt
 # Names that stand for no option: sections take a mapping, print_config prints all options as YAML.
 SECTION_NAMES = {section.name for section in SECTIONS if section.name}
 OTHER_NAMES = ("config", "print_config")
+
+
+class StrictLoader(yaml.SafeLoader):
+    """A reader of plain YAML that refuses a key given twice, of which YAML libraries drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, as the base class does.
+
+        Raises:
+            yaml.YAMLError: A key is there twice.
+        """
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, str) and key in lines:
+                raise yaml.YAMLError(f"{key} is there twice, in lines {lines[key]} and {line}. Keep one.")
+            if isinstance(key, str):
+                lines[key] = line
+        return super().construct_mapping(node, deep)
 
 
 def read_experiment(words: Sequence[str], inputs: str = "") -> Experiment:
@@ -74,7 +93,28 @@ def _parse(words: Sequence[str], inputs: str) -> Experiment:
     if unnamed:
         replaced = dataclasses.replace(getattr(experiment, section), **{field: unnamed})
         experiment = dataclasses.replace(experiment, **{section: replaced})
-    return experiment
+    expanded: Experiment = _expand_home(experiment)
+    return expanded
+
+
+def _expand_home(value: Any) -> Any:
+    """Replace ``~`` at the start of every path in a record; a YAML file has no shell that does it.
+
+    Raises:
+        ValueError: ``~`` with a user that there is not.
+    """
+    if isinstance(value, Path):
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{value}: {error}") from error
+    if isinstance(value, tuple):
+        return tuple(_expand_home(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        changed = {name: new for name, old in fields.items() if (new := _expand_home(old)) != old}
+        return dataclasses.replace(value, **changed) if changed else value
+    return value
 
 
 def _find_values(words: Sequence[str], name: str) -> Iterator[str]:
@@ -87,7 +127,7 @@ def _find_values(words: Sequence[str], name: str) -> Iterator[str]:
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), StrictLoader)  # noqa: S506 (a loader of plain values)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; --config takes an experiment's YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -145,4 +185,7 @@ def _explain(text: str) -> str:
     nearest, renamed = find_nearest(found, option.choices), RENAMED_VALUES.get(option.name, {}).get(found)
     advice = f"; the nearest is {nearest}" if nearest else ""
     advice = f"; it is called {renamed} now" if renamed else advice
-    return f"{option.name}: found {found!r}, allowed is {describe_type(option.annotation)}{advice}."
+    allowed = describe_type(option.annotation)
+    if PLAIN_TYPES[str] in allowed:  # YAML takes off for false and 1e3 for a number
+        advice = "; put it into quotes"
+    return f"{option.name}: found {found!r}, allowed is {allowed}{advice}."

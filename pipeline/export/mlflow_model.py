@@ -76,7 +76,8 @@ def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkp
             ),
             python_model=str(code / "export" / "mlflow_serving.py"),
             code_paths=[str(code), str(Path(perceiver.__file__).resolve().parent)],
-            artifacts={"checkpoint": str(checkpoint_path)},
+            # An address, because MLflow takes a path for one, where a % or # means something else.
+            artifacts={"checkpoint": checkpoint_path.resolve().as_uri()},
             signature=_build_signature(checkpoint),
             input_example=build_example(checkpoint),
             pip_requirements=[f"{name}=={read_version(name)}" for name in REQUIRED],

@@ -3,15 +3,18 @@
 import os
 import sqlite3
 import tempfile
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from filelock import FileLock
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
+
+SQLITE = "sqlite:///"
 
 
 def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
@@ -21,7 +24,12 @@ def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
     from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     if from_environment != "":
         return from_environment
-    return f"sqlite:///{workspace.tracking_database.resolve()}"
+    return build_uri(workspace.tracking_database.resolve())
+
+
+def build_uri(database: Path) -> str:
+    """Return the address of a local database; ``%``, ``?`` and ``#`` in a folder's name mean something else there."""
+    return SQLITE + quote(str(database), safe="/ ")
 
 
 def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
@@ -36,19 +44,36 @@ def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
 
     Raises:
         UserError: The experiment was deleted in MLflow.
+        sqlite3.Error: A local database cannot be opened.
     """
     from mlflow import MlflowClient
 
-    is_local = uri.startswith("sqlite:///")
-    database = Path(uri.removeprefix("sqlite:///"))
+    is_local = uri.startswith(SQLITE)
+    database = Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
     if is_local:
         database.parent.mkdir(parents=True, exist_ok=True)
     # Runs that start side by side must neither both make the database nor both make the experiment.
     with FileLock(f"{database}.lock") if is_local else nullcontext():
         if is_local and not database.exists():
             _make_database(database)
+        if is_local:
+            # MLflow would try for two minutes, and again in every epoch.
+            with closing(sqlite3.connect(database)) as connection:
+                connection.execute("SELECT name FROM sqlite_master LIMIT 1")
         client = MlflowClient(tracking_uri=uri)
-        return client, _find_experiment(client, uri, workspace, is_local)
+        experiment = _find_experiment(client, uri, workspace, is_local)
+        if is_local:
+            _remove_stray_folders(uri, database)
+        return client, experiment
+
+
+def _remove_stray_folders(uri: str, database: Path) -> None:
+    """Remove the empty folders that MLflow makes where an address spells a path otherwise than the disk."""
+    spelled = Path(uri.removeprefix(SQLITE))
+    if spelled != database:
+        with suppress(OSError):  # of a folder that is not empty
+            for folder in spelled.parents:
+                folder.rmdir()
 
 
 def _make_database(path: Path) -> None:
@@ -60,7 +85,8 @@ def _make_database(path: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
         begun, whole = Path(folder) / "begun.db", Path(folder) / "whole.db"
-        MlflowClient(tracking_uri=f"sqlite:///{begun}").search_experiments()
+        MlflowClient(tracking_uri=build_uri(begun)).search_experiments()
+        _remove_stray_folders(build_uri(begun), begun)
         with closing(sqlite3.connect(begun)) as connection:
             connection.execute("VACUUM INTO ?", (str(whole),))
         whole.replace(path)

@@ -2,7 +2,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,29 @@ def test_the_address_is_the_option_then_the_environment_then_the_workspace(monke
     assert resolve_uri(TrackingConfig(), workspace) == "http://server:1"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert resolve_uri(TrackingConfig(), workspace) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_a_database_lies_in_its_workspace_however_that_is_named(empty_tracking_database, tmp_path, monkeypatch):
+    folder = tmp_path / "place" / "My%20knees?#ü+&"
+    folder.mkdir(parents=True)
+    shutil.copyfile(empty_tracking_database, folder / "mlflow.db")
+    (folder / "a%20table#1.csv").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    with open_run(TrackingConfig(), Workspace(Path("place") / folder.name, "knees")) as tracked:
+        tracked.keep(RunFacts(metrics={"best_epoch": 2}, files={"a%20table#1.csv": ""}))
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        assert database.execute("SELECT key, value FROM latest_metrics").fetchall() == [("best_epoch", 2.0)]
+    assert [path.name for path in (folder / "mlartifacts").rglob("*.csv")] == ["a%20table#1.csv"]
+    assert [path.name for path in (tmp_path / "place").iterdir()] == [folder.name]
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_database_that_cannot_be_opened_is_not_tried_for_minutes(tmp_path, caplog):
+    (tmp_path / "mlflow.db").mkdir()
+    with open_run(TrackingConfig(), Workspace(tmp_path, "knees")) as tracked:
+        tracked.keep(RunFacts(metrics={"best_epoch": 2}))
+        tracked.sync()
+    assert "unable to open database file" in caplog.text
 
 
 def test_a_run_has_what_was_kept_of_it(open_named, tmp_path):

@@ -1,0 +1,78 @@
+"""What a YAML file or a command line says reaches the options unchanged, or is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.parsing import read_experiment
+from pipeline.core.errors import UserError
+
+
+@pytest.fixture
+def write_config(tmp_path):
+    def write(text, encoding="utf-8"):
+        (tmp_path / "knees.yaml").write_bytes(text.encode(encoding))
+        return ["--config", str(tmp_path / "knees.yaml")]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "lines"),
+    [
+        ("train:\n  epochs: 3\nname: a\ntrain:\n  batch_size: 2\n", "train", "1 and 4"),
+        ("train:\n  epochs: 3\n  epochs: 4\n", "epochs", "2 and 3"),
+        ("model:\n  perceiver: {num_latents: 4, num_latents: 4}\n", "num_latents", "2 and 2"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_both_lines(write_config, text, name, lines):
+    with pytest.raises(UserError, match=f"knees.yaml: .*{name} is there twice, in lines {lines}"):
+        read_experiment(write_config(text))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
+def test_a_file_in_another_encoding_is_refused(write_config, encoding):
+    with pytest.raises(UserError, match=r"knees.yaml: not plain YAML"):
+        read_experiment(write_config("name: Prüfung\n", encoding))
+
+
+def test_a_byte_order_mark_changes_nothing(write_config):
+    assert read_experiment(write_config("name: knees\n", "utf-8-sig")).name == "knees"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "- a\n", "knees\n"])
+def test_a_file_without_options_is_refused(write_config, text):
+    with pytest.raises(UserError, match="allowed are sections with options"):
+        read_experiment(write_config(text))
+
+
+def test_numbers_and_switches_are_read_in_every_spelling_of_yaml(write_config):
+    text = "train: {learning_rate: 1e-3, weight_decay: 1.e-2, epochs: 0x10}\npreprocess: {export_png: yes}\n"
+    experiment = read_experiment(write_config(f"{text}tracking: {{enabled: off}}\n"))
+    assert experiment.train.learning_rate == 0.001
+    assert experiment.train.weight_decay == 0.01
+    assert experiment.train.epochs == 16
+    assert experiment.preprocess.export_png is True
+    assert experiment.tracking.enabled is False
+
+
+@pytest.mark.parametrize("word", ["off", "no", "yes", "12", "1e3"])
+def test_a_name_that_yaml_takes_for_something_else_needs_quotes(write_config, word):
+    assert read_experiment(write_config(f'name: "{word}"\n')).name == word
+    with pytest.raises(UserError, match=r"knees.yaml: name: found .*, allowed is text; put it into quotes"):
+        read_experiment(write_config(f"name: {word}\n"))
+
+
+def test_the_home_folder_is_written_as_a_tilde_in_every_path(write_config, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = write_config("workspace: ~/knees\ndata: {raw_folder: ~}\npredict: {inputs: [~/a.nii, b.nii]}\n")
+    experiment = read_experiment([*words, "--data.label_table", "~/table.csv", "--data.raw_folder", "~/raw~1"])
+    assert experiment.workspace == tmp_path / "knees"
+    assert experiment.data.label_table == tmp_path / "table.csv"
+    assert experiment.data.raw_folder == tmp_path / "raw~1"
+    assert experiment.predict.inputs == (tmp_path / "a.nii", Path("b.nii"))
+
+
+def test_the_home_of_nobody_is_refused():
+    with pytest.raises(UserError, match="~nobody-of-this-name/x"):
+        read_experiment(["--workspace", "~nobody-of-this-name/x"])
