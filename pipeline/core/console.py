@@ -27,8 +27,9 @@ def open_console() -> Console:
 
 
 def warn(console: Console, text: str) -> None:
-    """Print a warning."""
-    console.print(Text.assemble(("warning:", "yellow"), " ", make_printable(text)), highlight=False)
+    """Print a warning; the blank that keeps a number and its % on one line is a plain one in a terminal."""
+    shown = make_printable(text.replace("\u00a0%", " %"))
+    console.print(Text.assemble(("warning:", "yellow"), " ", shown), highlight=False)
 
 
 def progress(items: Iterable[Item], description: str, total: int, console: Console) -> Iterator[Item]:

@@ -97,10 +97,10 @@ def _describe_patients(shuffled: Estimate, chance: float) -> str:
     if low is None or high is None:
         return "There is no interval for the split of patients, so nothing is concluded about it."
     if low <= chance <= high:
-        return "Where patients were split, chance lies in the interval: memorisation does not help there."
+        return "Where patients were split, chance lies in the interval: no help of memorisation is shown there."
     return (
-        "Where patients were split, the interval does not contain chance, which happens by luck for one clean split in "
-        "twenty; with other seeds (leak_study.seeds) it should contain chance."
+        f"Where patients were split, the interval lies {'above' if low > chance else 'below'} chance, which happens by "
+        "luck for one clean split in forty; with other seeds (leak_study.seeds) it should contain chance."
     )
 
 
@@ -109,11 +109,11 @@ def _describe_true(true: Accuracies, words: Mapping[str, str]) -> str:
     by_slice, by_patient = true["slice"]["value"], true["patient"]["value"]
     assert by_slice is not None
     assert by_patient is not None
-    gap = 100 * (by_slice - by_patient)
-    return (
-        f"With true labels and the same recipe: {listed}. A split of slices gives a score {abs(gap):.1f} points "
-        f"{'above' if gap >= 0 else 'below'} that of a split of patients."
-    )
+    gap = f"{100 * (by_slice - by_patient):+.1f}"
+    relation = f"a score {gap[1:]} points {'above' if gap[0] == '+' else 'below'} that"
+    if float(gap) == 0:
+        relation = "the same score as that"
+    return f"With true labels and the same recipe: {listed}. A split of slices gives {relation} of a split of patients."
 
 
 def _join(words: Sequence[str]) -> str:

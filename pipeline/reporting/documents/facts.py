@@ -201,7 +201,7 @@ def _describe_limits(metrics: Metrics, level: Level, kind: DataKind) -> str:
     return " ".join(
         [
             *limits,
-            "One split of one source; the intervals do not include the variation between training seeds.",
+            "One split of one data set; the intervals do not include the variation between training seeds.",
             describe_not_evaluated(metrics["not_evaluated"]),
         ]
     )

@@ -117,21 +117,29 @@ def _describe_temperatures(decision: Decision, levels: Sequence[str], kind: Data
     for level in levels:
         found = decision["calibration"][level]
         temperature, fitted_on = found["temperature"], describe_fit(found["fitted_on"], level, kind)
-        if temperature == 1:
-            sentences.append(f"No temperature fits {fitted_on} better than 1: the probabilities stay as they are.")
-            continue
-        finding = "overconfident" if temperature > 1 else "underconfident"
-        sentences.append(
-            f"The temperature that fits {fitted_on} best is {temperature:.3g}: the model was {finding} there."
-        )
+        sentences.append(describe_temperature(temperature, fitted_on))
         if found["temperature_is_at_bound"]:
-            why = "no error was made there" if temperature < 1 else "the predictions there were worse than guessing"
+            often = "more often" if temperature < 1 else "less often"
             sentences.append(
-                f"A more extreme temperature would fit the validation {plural(level)} better, because {why}; it was "
-                f"limited to {temperature:g} (allowed are {BOUNDS[0]:g} to {BOUNDS[1]:g}). Do not trust the scaled "
-                "probabilities beyond what the table shows."
+                f"A more extreme temperature would fit the validation {plural(level)} better: their predictions were "
+                f"right far {often} than their probabilities say. It was limited to {temperature:g} (allowed are "
+                f"{BOUNDS[0]:g} to {BOUNDS[1]:g}). Do not trust the scaled probabilities beyond what the table shows."
             )
     return sentences
+
+
+def describe_temperature(temperature: float, fitted_on: str) -> str:
+    """Write what a temperature shows; one that is 1 to three digits shows nothing.
+
+    Args:
+        temperature: The temperature.
+        fitted_on: The rows that it was fitted on, in words.
+    """
+    shown = f"{temperature:.3g}"
+    if shown == "1":
+        return f"No temperature fits {fitted_on} noticeably better than 1."
+    finding = "overconfident" if temperature > 1 else "underconfident"
+    return f"The temperature that fits {fitted_on} best is {shown}: the model was {finding} there."
 
 
 def describe_fit(fit: Fit, level: str, kind: DataKind) -> str:
@@ -164,7 +172,7 @@ def _tabulate_temperatures(decision: Decision, levels: Sequence[str], kind: Data
             )
             for level, scores in found.items()
         ),
-        "Each level has a temperature of its own, because means over more slices are less extreme. "
+        f"Each level has a temperature of its own, because means over {plural(kind.example)} are less extreme. "
         "Probabilities in predictions.csv and all other scores are as the model gave them; scaled ones are p^(1/T), "
         "normalised to sum to 1.",
     )

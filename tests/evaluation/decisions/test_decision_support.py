@@ -140,6 +140,6 @@ def test_the_section_warns_of_a_temperature_at_its_bound_and_of_zeros():
     assert metrics["decision"]["calibration"]["volume"]["temperature_is_at_bound"]
     assert metrics["decision"]["num_zero_probabilities"] == 1
     text = " ".join(build_decision_section(metrics, NAMES, VOLUMES).sentences)
-    assert "no error was made" in text
+    assert "were right far more often than their probabilities say" in text
     assert "(allowed are 0.1 to 10)" in text
     assert "1 slice had a probability of exactly 0" in text

@@ -1,0 +1,11 @@
+import io
+
+from rich.console import Console
+
+from pipeline.core.console import warn
+
+
+def test_a_warning_has_plain_blanks_before_a_percent_sign_and_shows_those_of_names():
+    output = io.StringIO()
+    warn(Console(file=output, width=200), "right for 63.2\u00a0% (95\u00a0% interval) of P\u00a01")
+    assert output.getvalue() == "warning: right for 63.2 % (95 % interval) of P\\xa01\n"
