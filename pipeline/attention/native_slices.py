@@ -8,10 +8,10 @@ from pathlib import Path
 from pipeline.config.data import PreprocessConfig
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
+from pipeline.data.resampling import choose_spacing
 from pipeline.data.sources import Source
-from pipeline.formats.image_files import open_image
-from pipeline.formats.nifti import read_volume
-from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_stack
+from pipeline.formats.image_files import read_pixels
+from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_stack, read_scan
 
 MAX_RATIO = 16  # native pixels along a side of a stored one; finer scans are drawn at this ratio
 
@@ -37,12 +37,12 @@ def read_native(raw: Path, source: Source, slice_index: int, options: Preprocess
     """
     paths = [raw / path for path in source.paths]
     for path in paths:
-        if not path.is_file():
+        if not path.exists():
             raise UserError(
                 f"{path}: no such file, so the slice cannot be drawn. Set attention.native_resolution: false."
             )
     if source.is_volume:
-        volume = read_volume(paths[0], options.max_volume_bytes)
+        volume = read_scan(tuple(paths), options.max_volume_bytes)
         digest, shape = volume.sha256, volume.voxels.shape
         axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
         column_axis, row_axis = (other for other in range(3) if other != axis)
@@ -51,8 +51,7 @@ def read_native(raw: Path, source: Source, slice_index: int, options: Preprocess
         images = cut_stack(volume, fine, str(paths[0])).images if digest == sha256 else None
     else:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-        with open_image(paths[0]) as image:
-            width, height = image.size
+        _, height, width = read_pixels(paths[0]).values.shape
         fine = refine(dataclasses.replace(options, spacing_mm=None), (height, width), (1.0, 1.0))
         # Image files have no millimetres: they are fitted whole, as for the store.
         fine = dataclasses.replace(fine, spacing_mm=None)
@@ -74,12 +73,10 @@ def refine(options: PreprocessConfig, num_pixels: tuple[int, int], pixel_mm: tup
     Returns:
         The same options with ``image_size`` and ``spacing_mm`` replaced, the field of view kept.
     """
-    stored_mm = options.spacing_mm
-    if stored_mm is None:
-        stored_mm = max(
-            count * mm / size for count, mm, size in zip(num_pixels, pixel_mm, options.image_size, strict=True)
-        )
+    fitted = choose_spacing(num_pixels, pixel_mm, options.image_size, options.fit)
+    stored_mm = options.spacing_mm or max(fitted)
     # A ratio that is whole but for rounding is not raised to the next.
     ratio = min(MAX_RATIO, max(1, math.ceil(stored_mm / min(pixel_mm) - 1e-6)))
     size = (options.image_size[0] * ratio, options.image_size[1] * ratio)
-    return dataclasses.replace(options, image_size=size, spacing_mm=stored_mm / ratio)
+    spacing_mm = None if options.spacing_mm is None and options.fit == "stretch" else stored_mm / ratio
+    return dataclasses.replace(options, image_size=size, spacing_mm=spacing_mm)

@@ -7,22 +7,32 @@ from typing import Literal
 from pipeline.config.validation import require, require_at_least
 
 Plane = Literal["axial", "coronal", "sagittal"]
+Fit = Literal["pad", "crop", "stretch"]
 # The options of preprocess that decide what a stored slice looks like.
-SHAPING = ("plane", "num_slices", "slice_range", "spacing_mm", "image_size", "intensity_percentiles", "max_volume_gib")
+SHAPING = (
+    "plane", "num_slices", "slice_range", "spacing_mm", "image_size", "fit", "colour", "intensity_percentiles",
+    "max_volume_gib",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """The slices that a volume is cut into.
+    """The slices that a volume is cut into, or the size that an image is fitted into.
 
     Args:
-        plane: The anatomical plane of the slices, found from the affine and never from the array's order.
+        plane: The anatomical plane of the slices, found from the affine and never from the array's order; of images
+            the plane that they show, which decides whether a mirror image is one of the other side.
         num_slices: The number of slices taken from a volume, evenly spaced.
         slice_range: The part of the slicing axis that they span, as fractions of its length counted
             from the left, the posterior or the inferior end.
-        spacing_mm: The size of an output pixel; without it the whole slice is fitted into ``image_size``.
+        spacing_mm: The size of an output pixel; without it, or where a file does not hold the size of its pixels, the
+            slice or image is fitted into ``image_size``.
         image_size: The output height and width in pixels.
-        intensity_percentiles: The intensities (in percent of the sliced voxels) that become black and white.
+        fit: How it is fitted. pad: the whole of it, black around it. crop: so that it fills the frame, and
+            what sticks out is lost. stretch: height and width by themselves.
+        colour: The colour of images. keep: three channels where any image is in colour. grey: all turned grey.
+        intensity_percentiles: The intensities (in percent of the sliced voxels) that become black and white; of
+            images those of more than 8 bits, where no header says so.
         max_volume_gib: The largest volume; a header that claims more is refused before anything is read.
         export_png: Also write the slices as PNG files under AKOA's own names.
         skip_refused: Continue without the files that were refused, instead of ending with exit code 2.
@@ -36,6 +46,8 @@ class PreprocessConfig:
     slice_range: tuple[float, float] = (0.1, 0.9)
     spacing_mm: float | None = None
     image_size: tuple[int, int] = (64, 64)
+    fit: Fit = "pad"
+    colour: Literal["keep", "grey"] = "keep"
     intensity_percentiles: tuple[float, float] = (1.0, 99.0)
     max_volume_gib: float = 4.0
     export_png: bool = False

@@ -41,7 +41,7 @@ VOLUMES = DataKind(
     source="scan",
     group="patient",
     file="volume",
-    file_suffixes=(".nii", ".nii.gz", ".hdr", ".hdr.gz"),
+    file_suffixes=(".nii", ".nii.gz", ".hdr", ".hdr.gz", ".tar.gz", ".tgz", ".tar", ".zip"),
     has_slices=True,
     is_image=True,
 )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.config.sources import PARTS, DataConfig, Word, to_texts
+from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import UserError
 from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, clean_text, is_blank, refuse_alike
 from pipeline.data.given_tables import read_given_table
-from pipeline.data.sources import Source, describe_link, find_written_file
+from pipeline.data.sources import Source, describe_link, find_written_file, is_image_file
 
 NEEDED = ("path", "patient", "label")
 OPTIONAL = ("side", "visit", "site", "split", "weight")
@@ -278,6 +279,7 @@ def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
                 published_split=row["split"],
                 weight=row["weight"],
                 covariates=covariates,
+                is_image=is_image_file(raw / path),
             ),
         )
     return [found[source_id][1] for source_id in sorted(found)]
@@ -304,7 +306,8 @@ def read_class_folder(path: Path) -> tuple[Source, int]:
     label = clean_text(folders[1] if split else folders[0])
     side = label.lower() if label.lower() in ("left", "right") else ""
     name = path.as_posix()
-    return Source(name, name, label, (path,), side=side, spelling="<class>/<file>", published_split=split), -1
+    source = Source(name, name, label, (path,), side=side, spelling="<class>/<file>", published_split=split)
+    return replace(source, is_image=name.lower().endswith(IMAGE_SUFFIXES)), -1
 
 
 def _iterate(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:

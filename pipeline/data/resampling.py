@@ -1,11 +1,16 @@
 """Resampling along one axis, by area where it shrinks and linear where it grows."""
 
+import functools
+
 import numpy as np
 
+from pipeline.config.data import Fit
 from pipeline.core.array_types import Array
 
 
-def resample(slices: Array, pixel_mm: tuple[float, float], spacing_mm: float | None, size: tuple[int, int]) -> Array:
+def resample(
+    slices: Array, pixel_mm: tuple[float, float], spacing_mm: float | None, size: tuple[int, int], fit: Fit = "pad"
+) -> Array:
     """Resample images about their centre; what lies outside them is black.
 
     Linear interpolation, its triangle widened to the output pixel where that is
@@ -14,22 +19,46 @@ def resample(slices: Array, pixel_mm: tuple[float, float], spacing_mm: float | N
     Args:
         slices: ``(slices, rows, columns)`` float, black 0 and white 1; what is beyond is clipped.
         pixel_mm: The height and width of an input pixel.
-        spacing_mm: The side of an output pixel; None fits the whole image into ``size``.
+        spacing_mm: The side of an output pixel; None fits the image into ``size``.
         size: The height and width of the output.
+        fit: How it is fitted where there is no spacing: the whole of it (pad), so that it fills ``size`` (crop), or
+            height and width by themselves (stretch).
 
     Returns:
         ``(slices, height, width)`` uint8.
     """
     num_rows, num_columns = slices.shape[1:]
-    if spacing_mm is None:
-        spacing_mm = max(num_rows * pixel_mm[0] / size[0], num_columns * pixel_mm[1] / size[1])
-    down = resampling_weights(num_rows, pixel_mm[0], size[0], spacing_mm)
-    across = resampling_weights(num_columns, pixel_mm[1], size[1], spacing_mm)
+    row_mm, column_mm = choose_spacing((num_rows, num_columns), pixel_mm, size, fit)
+    if spacing_mm is not None:
+        row_mm = column_mm = spacing_mm
+    down = resampling_weights(num_rows, pixel_mm[0], size[0], row_mm)
+    across = resampling_weights(num_columns, pixel_mm[1], size[1], column_mm)
     images = down @ np.clip(slices, 0, 1) @ across.T
     pixels: Array = np.floor(images * 255 + 0.5).clip(0, 255).astype(np.uint8)
     return pixels
 
 
+def choose_spacing(
+    num_pixels: tuple[int, int], pixel_mm: tuple[float, float], size: tuple[int, int], fit: Fit
+) -> tuple[float, float]:
+    """Return the height and width of an output pixel that fit an image into a size.
+
+    An image of 100 x 50 pixels of 1 mm in 10 x 10 gets pixels of 10 mm (pad), of 5 mm (crop), or 10 x 5 mm (stretch).
+
+    Args:
+        num_pixels: The rows and columns of the image.
+        pixel_mm: The height and width of its pixels.
+        size: The height and width of the output in pixels.
+        fit: How it is fitted.
+    """
+    rows_mm, columns_mm = (count * mm / side for count, mm, side in zip(num_pixels, pixel_mm, size, strict=True))
+    if fit == "stretch":
+        return rows_mm, columns_mm
+    side_mm = max(rows_mm, columns_mm) if fit == "pad" else min(rows_mm, columns_mm)
+    return side_mm, side_mm
+
+
+@functools.lru_cache(maxsize=64)
 def resampling_weights(num_in: int, in_mm: float, num_out: int, out_mm: float) -> Array:
     """Return the ``(num_out, num_in)`` float32 matrix that resamples one axis about its centre.
 
@@ -47,5 +76,6 @@ def resampling_weights(num_in: int, in_mm: float, num_out: int, out_mm: float) -
     weights = np.clip(1 - np.abs(centres_out[:, None] - centres_in[None, :]) / reach, 0, None)
     weights[np.abs(centres_out) > num_in * in_mm / 2] = 0
     total = weights.sum(axis=1, keepdims=True)
-    fractions: Array = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-    return fractions.astype(np.float32)
+    fractions: Array = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
+    fractions.flags.writeable = False  # it is kept for images of the same size
+    return fractions

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline.core.data_kinds import IMAGES, VOLUMES
+from pipeline.core.data_kinds import IMAGE_SUFFIXES, VOLUMES
 from pipeline.core.errors import UserError
-from pipeline.formats.nifti import list_files
+from pipeline.formats.archives import SUFFIXES as ARCHIVE_SUFFIXES
+from pipeline.formats.dicom import SUFFIXES as DICOM_SUFFIXES
+from pipeline.formats.dicom import is_dicom
+from pipeline.formats.nifti import list_pair
 
 # The voxels of a .hdr file; they are read through it.
 DATA_SUFFIXES = (".img", ".img.gz")
@@ -20,13 +23,14 @@ DATA_SUFFIXES = (".img", ".img.gz")
 
 @dataclass(frozen=True)
 class Source:
-    """One scan: a volume, or the images that a volume was sliced into.
+    """One scan: a volume, or the images that a volume was sliced into; or one image of a patient, such as a radiograph.
 
     Args:
         source_id: The scan.
         group_id: The patient.
         label: The class.
-        paths: One volume, or images in the order of their slices; relative to the raw folder.
+        paths: One volume (a file, or the folder or archive of a DICOM series), images in the order of their slices, or
+            one image; relative to the raw folder.
         visit: The visit as the name has it, empty where unknown.
         side: ``left``, ``right`` or empty.
         site: The place where it was taken, empty where unknown.
@@ -36,6 +40,7 @@ class Source:
         published_split: train, val or test, as a table has it; else empty.
         weight: The weight that multiplies its loss in training, as a number in text; empty for 1.
         covariates: Name and value of what else a table has on it and was asked for.
+        is_image: True for an image that is not a slice of a volume.
     """
 
     source_id: str
@@ -51,10 +56,11 @@ class Source:
     published_split: str = ""
     weight: str = ""
     covariates: tuple[tuple[str, str], ...] = ()
+    is_image: bool = False
 
     @property
     def is_volume(self) -> bool:
-        return not self.paths[0].name.lower().endswith(IMAGES.file_suffixes)
+        return not (self.is_image or self.paths[0].name.lower().endswith(IMAGE_SUFFIXES))
 
 
 NameParser = Callable[[Path], tuple[Source, int]]
@@ -90,6 +96,7 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
         Scans sorted by id; refused and ignored files are among them, with the reason.
     """
     by_id: dict[str, list[tuple[int, Source]]] = defaultdict(list)
+    series: set[Path] = set()
     others = [
         Source(str(path), "", "", (path,), refusal="a linked folder; these are not searched", ignored=True)
         for path in _find_linked_folders(raw)
@@ -98,20 +105,42 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
         name = path.name.lower()
         if name.endswith(DATA_SUFFIXES) and _has_header(raw / path):
             continue
-        if not name.endswith((*VOLUMES.file_suffixes, *IMAGES.file_suffixes)):
-            others.append(_ignore(path))
-            continue
+        if not name.endswith((*VOLUMES.file_suffixes, *IMAGE_SUFFIXES)):
+            if not is_dicom(raw / path):
+                others.append(_ignore(path))
+                continue
+            if path.parent == Path():
+                others.append(_ignore(path))
+                continue
+            path = path.parent  # a folder of DICOM files is one scan
+            if path in series:
+                continue
+            series.add(path)
         refusal = _describe_bad_name(path) or describe_link(raw, path)
         if refusal:
             others.append(Source(str(path), "", "", (path,), refusal=refusal))
             continue
         try:
-            source, slice_index = parse_name(path)
+            is_series = path in series or name.endswith(ARCHIVE_SUFFIXES)
+            source, slice_index = parse_name(_name_as_volume(path) if is_series else path)
+            source = replace(source, paths=(path,))
         except ValueError as error:
             others.append(Source(str(path), "", "", (path,), refusal=str(error)))
             continue
         by_id[source.source_id].append((slice_index, source))
     return [*(join_files(by_id[source_id]) for source_id in sorted(by_id)), *others]
+
+
+def is_image_file(path: Path) -> bool:
+    """Return whether a file is an image by itself: by its name, or a DICOM file, whose series would be a folder.
+
+    Args:
+        path: The path of a file or a folder, whether it is there or not.
+    """
+    name = path.name.lower()
+    if name.endswith(VOLUMES.file_suffixes):
+        return False
+    return name.endswith(IMAGE_SUFFIXES) or is_dicom(path)
 
 
 def find_written_file(folder: Path, text: str) -> Path:
@@ -142,13 +171,20 @@ def join_files(found: list[tuple[int, Source]]) -> Source:
         found: Slice index (-1 for a volume) and source of each file; all with the same id.
 
     Returns:
-        The source with all paths in the order of the slices; refused where two files claim one place.
+        The source with all paths in the order of the slices; refused where two files claim one place, or where slices
+        are missing between them.
     """
     found = sorted(found, key=lambda item: (item[0], item[1].paths))
     paths = tuple(path for _, source in found for path in source.paths)
     source = replace(found[0][1], paths=paths)
     slice_indices = [slice_index for slice_index, _ in found]
     if len(set(slice_indices)) == len(found) and (len(found) == 1 or slice_indices[0] >= 0):
+        first = min(1, slice_indices[0])  # some programs count from 1
+        missing = sorted(set(range(first, slice_indices[-1])) - set(slice_indices)) if len(found) > 1 else []
+        if missing:
+            some = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
+            gap = f"slices {some} of this scan are missing, and the places of the others would be wrong."
+            return replace(source, refusal=f"{gap} Add them, or number the slices that are there from 0.")
         return source
     twice = next((a, b) for a, b in itertools.pairwise(found) if a[0] == b[0] or a[0] < 0)
     names = " and ".join(str(source.paths[0]) for _, source in twice)
@@ -165,7 +201,7 @@ def describe_link(raw: Path, path: Path) -> str:
         path: A file, relative to it.
     """
     root = os.path.realpath(raw)
-    if all(Path(os.path.realpath(place)).is_relative_to(root) for place in list_files(raw / path)):
+    if all(Path(os.path.realpath(place)).is_relative_to(root) for place in list_pair(raw / path)):
         return ""
     return (
         "a symbolic link that leads out of the raw folder. Put the file itself there, or name its folder "
@@ -194,12 +230,18 @@ def _has_header(data_path: Path) -> bool:
     return any(data_path.with_name(stem + suffix).is_file() for suffix in (".hdr", ".hdr.gz", ".HDR", ".HDR.GZ"))
 
 
+def _name_as_volume(path: Path) -> Path:
+    """Name a folder or archive as the NIfTI file of the same scan would be, for parsers of names."""
+    suffix = next((suffix for suffix in ARCHIVE_SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return path.with_name(f"{path.name[: len(path.name) - len(suffix)]}.nii.gz")
+
+
 def _ignore(path: Path) -> Source:
     name = path.name.lower()
-    if name.endswith((".dcm", ".ima")):
-        reason = "DICOM; convert it to NIfTI first, for instance with dcm2niix"
-    elif name.endswith(DATA_SUFFIXES):
+    if name.endswith(DATA_SUFFIXES):
         reason = "no .hdr file next to it"
+    elif name.endswith(DICOM_SUFFIXES):
+        reason = "DICOM that lies in no folder of its own; a series is a folder, or a row of a table"
     else:
-        reason = f"not named as an image ({', '.join((*VOLUMES.file_suffixes, *IMAGES.file_suffixes))})"
+        reason = f"not named as an image ({', '.join((*VOLUMES.file_suffixes, *IMAGE_SUFFIXES))}), and no DICOM"
     return Source(str(path), "", "", (path,), refusal=reason, ignored=True)

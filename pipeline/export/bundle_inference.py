@@ -1,4 +1,4 @@
-"""Inference in a MONAI bundle: from NIfTI files to a JSON file with the probabilities of each volume.
+"""Inference in a MONAI bundle: from NIfTI files or DICOM series to a JSON file with the probabilities of each volume.
 
 The export stage copies this file, and the modules that it imports, into the bundle's ``scripts`` folder, so that a
 volume is cut and scored by the same code there and here.
@@ -15,12 +15,14 @@ from pipeline.config.model import ModelConfig
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.predictions import choose_class
 from pipeline.core.serialization import build_record
+from pipeline.formats.archives import SUFFIXES as ARCHIVE_SUFFIXES
+from pipeline.formats.dicom import list_series
 from pipeline.inference.probabilities import score_stack
 from pipeline.models.classifier import Classifier, ProbabilityModel
 from pipeline.models.networks import build_model
 from pipeline.preprocessing.slicing import read_stack
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii", ".nii.gz", *ARCHIVE_SUFFIXES)
 BATCH_SIZE = 256
 
 
@@ -52,6 +54,17 @@ def load_network(network: ProbabilityModel, weights: str, device: torch.device) 
     return network.to(device).eval()
 
 
+def find_volumes(folder: Path) -> list[Path]:
+    """List the volumes in a folder and below, sorted; a folder with DICOM files in it is a volume.
+
+    Args:
+        folder: The folder.
+    """
+    found = sorted(folder.rglob("*"))
+    series = [path for path in (folder, *found) if path.is_dir() and list_series(path)]
+    return sorted([*(path for path in found if path.name.lower().endswith(SUFFIXES)), *series])
+
+
 def score_volumes(
     network: ProbabilityModel,
     preprocess: dict[str, Any],
@@ -60,13 +73,13 @@ def score_volumes(
     output: str,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """Score NIfTI files and write the probabilities.
+    """Score volumes and write the probabilities.
 
     Args:
         network: The network with its weights.
         preprocess: The fields of ``PreprocessConfig``, by which volumes are cut.
         class_names: The class names, in the order of the probabilities.
-        dataset_dir: The path of a NIfTI file, or of a folder of them.
+        dataset_dir: The path of a NIfTI file, of a DICOM series (a folder or an archive), or of a folder of them.
         output: The path of the JSON file to write.
         device: The device that the network is on.
 
@@ -77,10 +90,8 @@ def score_volumes(
         UserError: A file that cannot be read, or no file.
     """
     options = build_record(PreprocessConfig, preprocess)
-    given = Path(dataset_dir)
-    found = sorted(path for path in given.rglob("*") if path.name.endswith(SUFFIXES)) if given.is_dir() else [given]
-    rows = []
-    for path in found:
+    given, rows = Path(dataset_dir), []
+    for path in find_volumes(given) if given.is_dir() else [given]:
         stack, _ = read_stack((path,), options)
         scores = score_stack(network.classifier, stack, device, BATCH_SIZE)
         probabilities = dict(zip(class_names, scores.tolist(), strict=True))

@@ -112,5 +112,7 @@ def _build_signature(checkpoint: Checkpoint) -> Any:
     columns = [ColSpec(AnyType(), "images", required=False), ColSpec(DataType.double, "slice_position", required=False)]
     if checkpoint.spec.kind.has_slices:
         columns.append(ColSpec(DataType.string, "nifti", required=False))
+    elif checkpoint.spec.kind.has_patients:
+        columns.append(ColSpec(DataType.string, "files", required=False))
     outputs = Schema([TensorSpec(np.dtype("float64"), (-1, len(checkpoint.spec.class_names)))])
     return ModelSignature(inputs=Schema(columns), outputs=outputs)

@@ -7,6 +7,7 @@ pickled. No other module imports it, and it is the only one that does something 
 import base64
 import binascii
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import torch
 
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
+from pipeline.formats.image_files import decode_pixels, match_channels
 from pipeline.inference.probabilities import compute_probabilities, score_stack
+from pipeline.preprocessing.images import fit_pixels
 from pipeline.preprocessing.slicing import read_stack
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 
@@ -25,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types for it
-    """A model from prepared examples or whole volumes to probabilities; the only artifact is the checkpoint."""
+    """A model from prepared examples, volumes or image files to probabilities; the only artifact is the checkpoint."""
 
     def load_context(self, context: Any) -> None:
         """Read the checkpoint that was logged with the model."""
@@ -43,7 +46,8 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             model_input: ``images``, each (height, width) or (channels, height, width), 0 to 255, prepared with the
                 options in the checkpoint, or a point cloud (points, 3), z up, and ``slice_position``, each in
                 [-1, 1], where the model reads it; or ``nifti``, each the base64 text of a ``.nii`` or ``.nii.gz``
-                file.
+                file, or of a ``.tar.gz`` or ``.zip`` of a DICOM series; or, of images of patients, ``files``, each the
+                base64 text of an image file of any size.
             params: Not used.
 
         Returns:
@@ -56,6 +60,9 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
         try:
             if columns.get("nifti"):
                 return np.stack([self._score_file(text) for text in _flatten(columns["nifti"])])
+            if columns.get("files"):
+                images = [self._read_image(text) for text in _flatten(columns["files"])]
+                return self._score_examples(images, [0.0] * len(images))
             return self._score_examples(columns.get("images", []), columns.get("slice_position", []))
         except UserError as error:
             raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
@@ -80,19 +87,40 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
     def _score_file(self, text: str | bytes) -> Array:
         if not self.checkpoint.spec.kind.has_slices:
             raise UserError(f"nifti: this model takes {self.checkpoint.spec.kind.name}, no volumes. Send images.")
-        try:
-            content = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise UserError("nifti: no base64 text. Send the bytes of a .nii or .nii.gz file as base64.") from error
-        options = self.checkpoint.preprocess
+        content, options = _decode("nifti", text), self.checkpoint.preprocess
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "sent.nii"
+            path = Path(folder) / f"sent{_choose_suffix(content)}"
             path.write_bytes(content)
             try:
                 stack, _ = read_stack((path,), options)
             except UserError as error:  # the path on the server is not shown to the client
                 raise UserError(str(error).replace(str(path), "nifti")) from error
         return score_stack(self.classifier, stack, CPU, BATCH_SIZE)
+
+    def _read_image(self, text: str | bytes) -> Array:
+        spec = self.checkpoint.spec
+        if spec.kind.has_slices or not spec.kind.has_patients:
+            raise UserError(f"files: this model takes {spec.kind.name} of its own size. Send images or nifti.")
+        fitted = fit_pixels("files", decode_pixels("files", _decode("files", text)), self.checkpoint.preprocess)
+        return match_channels("files", fitted.values, spec.num_channels)
+
+
+def _decode(column: str, text: str | bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"{column}: no base64 text. Send the bytes of a file as base64.") from error
+
+
+def _choose_suffix(content: bytes) -> str:
+    """Return the ending of the name that a sent file must have had, by its first bytes."""
+    if content.startswith(b"PK"):
+        return ".zip"
+    try:
+        start = zlib.decompressobj(wbits=31).decompress(content, 512) if content.startswith(b"\x1f\x8b") else content
+    except zlib.error:  # damaged, which its reader reports
+        start = b""
+    return ".tar.gz" if start[257:262] == b"ustar" else ".nii"
 
 
 def _flatten(texts: list[Any]) -> list[Any]:

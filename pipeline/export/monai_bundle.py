@@ -182,7 +182,8 @@ def _describe_use(checkpoint: Checkpoint, name: str) -> str:
         "    pip install monai " + " ".join(REQUIRED),
         "    python -m monai.bundle run --config_file configs/inference.json --dataset_dir scan.nii.gz",
         "",
-        "writes `eval/probabilities.json`. `--dataset_dir` is a NIfTI file of known orientation, or a folder of them.",
+        "writes `eval/probabilities.json`. `--dataset_dir` is a NIfTI file of known orientation, a "
+        "DICOM series (a folder, `.tar.gz` or `.zip`; needs pydicom), or a folder of them.",
         "There is no evaluator, so that pytorch-ignite is not needed. `scripts/` holds copies of the modules of",
         "perceiver-knees that cut and score a volume.",
         "",

@@ -25,6 +25,7 @@ HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 
 GZIP_PIECE = 1 << 14
 
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 HEADER_MAGIC = {b"n+1", b"ni1", b"n+2", b"ni2"}
 
 
@@ -122,9 +123,16 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
-def list_files(path: Path) -> tuple[Path, ...]:
-    """Return the files that are read for a scan's path: the file itself, and of a header the file with its voxels."""
+def list_pair(path: Path) -> tuple[Path, ...]:
+    """Return a path, and of a header the file with its voxels too."""
     return (path, find_data_path(path)) if path.name.lower().endswith((".hdr", ".hdr.gz")) else (path,)
+
+
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that are read for a scan's path: itself, with a header's voxels; of a folder those in it."""
+    if path.is_dir():
+        return tuple(sorted(child for child in path.iterdir() if not child.name.startswith(".") and child.is_file()))
+    return list_pair(path)
 
 
 def find_data_path(header_path: Path) -> Path:

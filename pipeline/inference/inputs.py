@@ -5,14 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pipeline.core.data_kinds import IMAGES, DataKind
+from pipeline.core.data_kinds import DATA_KINDS, IMAGE_SUFFIXES, DataKind
 from pipeline.core.errors import UserError
+from pipeline.core.text import plural
 from pipeline.data.given_tables import read_given_table
 from pipeline.data.sources import Source, find_written_file, join_files
 from pipeline.datasets.akoa import parse_name
 from pipeline.formats.dicom import is_dicom
+from pipeline.formats.nifti import SUFFIXES as NIFTI_SUFFIXES
 
 TABLE_SUFFIX = ".csv"
 
@@ -23,14 +24,12 @@ class Scan:
 
     Args:
         name: The name in the table: the file, the folder of a series, or ``…_RIGHT.nii.gz_*.png``.
-        paths: The files; slices that were already cut in their order.
-        form: The form to read. file: a volume, an image or an object. slices: images of one volume. series: DICOM.
+        paths: The file, the files of a DICOM series, or slices that were already cut in their order.
         refusal: The reason that it cannot be read; empty where there is none.
     """
 
     name: str
     paths: tuple[Path, ...]
-    form: Literal["file", "slices", "series"] = "file"
     refusal: str = ""
 
 
@@ -39,7 +38,8 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
 
     Args:
         inputs: The files, folders, or tables (``.csv``) with a column ``path``, relative to the table.
-        kind: The kind of data that the model takes. Volumes: NIfTI, slices named as AKOA's, folders of a DICOM series.
+        kind: The kind of data that the model takes. Volumes: NIfTI, slices named as AKOA's, folders and archives of a
+            DICOM series. Images: image files and DICOM radiographs.
 
     Returns:
         The scans; a file that was named and is not there is among them, and refused when it is read.
@@ -47,7 +47,7 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
     Raises:
         UserError: no input, a folder without anything to read, a table without paths.
     """
-    more = ", folders of a DICOM series" if kind.has_slices else ""
+    more = ", folders of a DICOM series" if kind.has_slices else ", DICOM" if kind.is_image else ""
     allowed = f"{', '.join(kind.file_suffixes)}{more}"
     paths = [path for given in inputs for path in _open_table(given)]
     if not paths:
@@ -64,14 +64,23 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
                 raise UserError(f"{path}: no file that the model reads ({allowed}) in this folder.")
             scans += found
             slices += found_slices
-        elif kind.has_slices and path.name.lower().endswith(IMAGES.file_suffixes):
+        elif kind.has_slices and path.name.lower().endswith(IMAGE_SUFFIXES):
             slices.append(path)
         elif kind.has_slices and not path.name.lower().endswith(kind.file_suffixes) and is_dicom(path):
             refusal = f"{path}: one file of a DICOM series. Name the folder of the series."
-            scans.append(Scan(str(path), (path,), refusal=refusal))
+            scans.append(Scan(str(path), (path,), refusal))
         else:
-            scans.append(Scan(str(path), (path,)))
+            scans.append(Scan(str(path), (path,), _describe_other_kind(path, kind)))
     return [*scans, *_group(slices)]
+
+
+def _describe_other_kind(path: Path, kind: DataKind) -> str:
+    """Refuse a file that is plainly of another kind than what the model was trained on; return nothing otherwise."""
+    name = path.name.lower()
+    others = [other for other in DATA_KINDS.values() if other is not kind and name.endswith(other.file_suffixes)]
+    if not others or name.endswith(kind.file_suffixes) or (kind.is_image and is_dicom(path)):
+        return ""
+    return f"{path}: one {others[0].file}; the model was trained on {plural(kind.file)}. Name {plural(kind.file)}."
 
 
 def _open_table(path: Path) -> list[Path]:
@@ -98,12 +107,16 @@ def _search(folder: Path, kind: DataKind) -> tuple[list[Scan], list[Path]]:
             path = Path(place) / name
             if name.lower().endswith(kind.file_suffixes):
                 scans.append(Scan(str(path), (path,)))
-            elif kind.has_slices and name.lower().endswith(IMAGES.file_suffixes):
+            elif kind.is_image and name.lower().endswith(NIFTI_SUFFIXES):
+                scans.append(Scan(str(path), (path,), _describe_other_kind(path, kind)))
+            elif kind.has_slices and name.lower().endswith(IMAGE_SUFFIXES):
                 slices += [path] if _parse(path) is not None else []
             elif kind.has_slices and is_dicom(path):
                 series.append(path)
+            elif kind.is_image and is_dicom(path):
+                scans.append(Scan(str(path), (path,)))
         if series:
-            scans.append(Scan(place, tuple(series), "series"))
+            scans.append(Scan(place, tuple(series)))
     return sorted(scans, key=lambda scan: scan.paths), slices
 
 
@@ -115,14 +128,14 @@ def _group(slices: list[Path]) -> list[Scan]:
         parsed = _parse(path)
         if parsed is None:
             refusal = f"{path}: an image whose name does not hold its volume and slice (….nii.gz_0.png). Rename it."
-            scans.append(Scan(str(path), (path,), "slices", refusal))
+            scans.append(Scan(str(path), (path,), refusal))
         else:
             source, slice_index = parsed
             found[path.parent, source.source_id].append((slice_index, source))
     for files in found.values():
         source = join_files(files)
         name = f"{str(source.paths[0]).rpartition('_')[0]}_*.png"
-        scans.append(Scan(name, source.paths, "slices", f"{name}: {source.refusal}" if source.refusal else ""))
+        scans.append(Scan(name, source.paths, f"{name}: {source.refusal}" if source.refusal else ""))
     return scans
 
 

@@ -16,14 +16,14 @@ from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
 from pipeline.data.statistics import describe_distance
 from pipeline.datasets.akoa import find_side
-from pipeline.formats.dicom import read_series
-from pipeline.formats.image_files import read_image
+from pipeline.formats.image_files import match_channels, read_image
 from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.models.classifier import Classifier
-from pipeline.preprocessing.slicing import Stack, cut_stack, read_stack
+from pipeline.preprocessing.images import fit_image
+from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint
 
 
@@ -94,17 +94,20 @@ def _attempt(scan: Scan, read: Callable[[], Any]) -> tuple[Any, Row | None]:
 
 def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
     """Return the slices of a volume, and whether its orientation is known."""
-    options = checkpoint.preprocess
-    if scan.form == "series":
-        return cut_stack(read_series(scan.name, scan.paths, options.max_volume_bytes), options, scan.name), True
-    stack, volume = read_stack(scan.paths, options, needs_orientation=False)
+    stack, volume = read_stack(scan.paths, checkpoint.preprocess, needs_orientation=False)
     return stack, volume is None or volume.orientation_known
 
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> Array:
-    """Read an image, volume or point cloud as a store holds it, of a cloud only the points that the model takes."""
+    """Read an image, volume or point cloud as a store holds it, of a cloud only the points that the model takes.
+
+    Images of patients are fitted as those of training were; those of a published set must have its size.
+    """
     if checkpoint.spec.kind is WHOLE_VOLUMES:
         return read_whole_volume(path, checkpoint.spec.stored_shape)
+    if checkpoint.spec.kind.has_patients:
+        fitted = fit_image(path, checkpoint.preprocess)
+        return match_channels(str(path), fitted.values, checkpoint.spec.num_channels)
     if checkpoint.spec.kind.is_image:
         return read_image(path, checkpoint.spec.num_channels, checkpoint.spec.image_size)
     num_stored = checkpoint.spec.image_size[0]

@@ -13,10 +13,13 @@ from einops import rearrange
 
 from pipeline.config.data import Plane, PreprocessConfig
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import IMAGES
+from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import VolumeError
 from pipeline.data.resampling import resample
-from pipeline.formats.image_files import open_image
+from pipeline.formats.archives import is_archive
+from pipeline.formats.dicom import is_dicom, read_series
+from pipeline.formats.image_files import read_pixels, turn_grey
+from pipeline.formats.nifti import SUFFIXES as NIFTI_SUFFIXES
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.volume import Volume
 
@@ -49,7 +52,8 @@ def read_stack(
     """Read a scan and cut it into slices, as for the store.
 
     Args:
-        paths: One NIfTI file, or the image files of one scan in the order of their slices.
+        paths: One NIfTI file; the image files of one scan in the order of their slices; or the files of one DICOM
+            series, their folder, or an archive of them.
         options: The options of slicing, and the largest size of a volume.
         needs_orientation: Whether to refuse a volume whose file does not define the directions of its axes.
 
@@ -59,10 +63,28 @@ def read_stack(
     Raises:
         VolumeError: a file that cannot be used as a scan.
     """
-    if paths[0].name.lower().endswith(IMAGES.file_suffixes):
+    if paths[0].name.lower().endswith(IMAGE_SUFFIXES):
         return read_image_stack(paths, options), None
-    volume = read_volume(paths[0], options.max_volume_bytes, needs_orientation)
-    return cut_stack(volume, options, str(paths[0])), volume
+    volume = read_scan(paths, options.max_volume_bytes, needs_orientation)
+    return cut_stack(volume, options, str(paths[0] if len(paths) == 1 else paths[0].parent)), volume
+
+
+def read_scan(paths: tuple[Path, ...], max_bytes: int, needs_orientation: bool = True) -> Volume:
+    """Read a volume from a NIfTI file, or from a DICOM series.
+
+    Args:
+        paths: One NIfTI file; or the files of one series, their folder, or an archive of them.
+        max_bytes: The largest size of a volume.
+        needs_orientation: Whether to refuse a NIfTI file that does not define the directions of its axes.
+
+    Raises:
+        VolumeError: it cannot be used as a volume.
+    """
+    path = paths[0]
+    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    if path.is_dir() or is_archive(path) or (not is_nifti and is_dicom(path)):
+        return read_series(str(path if len(paths) == 1 else path.parent), paths, max_bytes)
+    return read_volume(path, max_bytes, needs_orientation)
 
 
 def choose_slices(num_available: int, num_slices: int, span: tuple[float, float]) -> Array:
@@ -98,20 +120,22 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     slices = rearrange(slices[:, ::-1, ::-1], "slice column row -> slice row column").astype(np.float32)
     slices = slices * np.float32(volume.slope) + np.float32(volume.intercept)
     column_axis, row_axis = (other for other in range(3) if other != axis)
-    low, high = _window(slices, options.intensity_percentiles)
+    low, high = choose_window(slices, options.intensity_percentiles)
     if not low < high:
         raise VolumeError(f"{name}: the {options.plane} slices are constant ({low:g}). Widen preprocess.slice_range.")
     pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
-    images = resample((slices - low) / (high - low), pixel_mm, options.spacing_mm, options.image_size)
+    images = resample((slices - low) / (high - low), pixel_mm, options.spacing_mm, options.image_size, options.fit)
     return Stack(images, _positions(indices, shape[axis]), low, high)
 
 
 def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stack:
-    """Read the already sliced images of one source; their grey levels are kept as they are.
+    """Read the already sliced images of one source, turned grey.
+
+    Grey levels of 8 bits are kept as they are; of more, percentiles of the scan's slices become black and white.
 
     Args:
         paths: The image files, in the order of the slices.
-        options: The size, number of slices and span; the whole image is fitted into the size.
+        options: The size, fit, number of slices, span and percentiles.
 
     Raises:
         VolumeError: unreadable, of several sizes, or all constant.
@@ -119,28 +143,33 @@ def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stac
     chosen = choose_slices(
         len(paths), options.num_slices, options.slice_range if len(paths) > options.num_slices else (0.0, 1.0)
     )
-    grey_images = [_read_grey_image(paths[index]) for index in chosen]
+    read = [read_pixels(paths[index]) for index in chosen]
+    grey_images = [turn_grey(pixels.values)[0] for pixels in read]
     if len({image.shape for image in grey_images}) > 1:
         sizes = sorted({f"{image.shape[1]}x{image.shape[0]}" for image in grey_images})
         raise VolumeError(f"{paths[0]}: the slices of this scan have several sizes ({', '.join(sizes)}).")
-    stack = np.stack(grey_images).astype(np.float32) / 255
+    stack = np.stack(grey_images).astype(np.float32)
     if stack.min() == stack.max():
-        raise VolumeError(f"{paths[0]}: every pixel of this scan is {stack.max() * 255:.0f}. There is nothing to see.")
-    images = resample(stack, (1.0, 1.0), None, options.image_size)
-    return Stack(images, _positions(chosen, len(paths)), 0.0, 255.0)
+        raise VolumeError(f"{paths[0]}: every pixel of this scan is {stack.max():.0f}. There is nothing to see.")
+    limits = {pixels.limits for pixels in read}
+    low, high = limits.pop() or (0.0, 0.0) if len(limits) == 1 else (0.0, 0.0)
+    if not low < high:
+        low, high = choose_window(stack, options.intensity_percentiles)
+    images = resample((stack - low) / (high - low), (1.0, 1.0), None, options.image_size, options.fit)
+    return Stack(images, _positions(chosen, len(paths)), low, high)
 
 
 def _positions(indices: Array, num_available: int) -> Array:
     return (indices * (2 / max(1, num_available - 1)) - (num_available > 1)).astype(np.float32)
 
 
-def _window(slices: Array, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """Return the intensities at the percentiles, or the whole range where these coincide (masks do that)."""
+def choose_window(slices: Array, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Return the intensities at the percentiles, or the whole range where these coincide (masks do that).
+
+    Args:
+        slices: ``(slices, rows, columns)``.
+        percentiles: The percentages that become black and white.
+    """
     step = max(1, round((slices.size / MAX_PERCENTILE_VOXELS) ** 0.5))
     low, high = np.percentile(slices[:, ::step, ::step], percentiles)
     return (float(low), float(high)) if low < high else (float(slices.min()), float(slices.max()))
-
-
-def _read_grey_image(path: Path) -> Array:
-    with open_image(path) as image:
-        return np.asarray(image.convert("L"))

@@ -1,12 +1,14 @@
-"""From a list of scans to manifest and example store, in parallel."""
+"""From a list of scans, or of images of patients, to manifest and example store, in parallel."""
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -15,11 +17,12 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
 from pipeline.core.console import progress, warn
+from pipeline.core.data_kinds import DATA_KINDS, PATIENT_IMAGES, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint, count_cores
 from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
-from pipeline.core.text import make_printable
+from pipeline.core.text import count_words, make_printable, plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.sources import Source
 from pipeline.data.store import FORMAT, write_store
@@ -27,22 +30,40 @@ from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.preprocessing.dask_jobs import Job, run_on_cluster
 from pipeline.preprocessing.parts import (
     PartSummary,
+    SourceSummary,
     check_written,
     compute_part_key,
     describe_options,
     export_images,
+    match_channels,
     prepare_part,
     read_images,
     read_summary,
 )
 from pipeline.preprocessing.preparation import Preparation
 
-# Scans, each with the path of its part.
-Scans = list[tuple[Source, Path]]
+# Images of a part: enough that starting a job costs little, and few that are read again after an interruption.
+IMAGES_A_PART = 128
+MAX_LISTED = 20  # refused files that are printed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sources of a data set, and the parts that they are read into.
+
+    Args:
+        kind: The kind of data.
+        sources: All sources, ignored ones too, in the order of the manifest.
+        parts: The path of each part, with its sources.
+    """
+
+    kind: DataKind
+    sources: tuple[Source, ...]
+    parts: Mapping[Path, Sequence[Source]]
 
 
 def plan_volumes(experiment: Experiment) -> Preparation:
-    """List the scans of a data set, and how they become a store.
+    """List the scans or images of a data set, and how they become a store.
 
     Args:
         experiment: The experiment: its data, options and workspace.
@@ -52,53 +73,85 @@ def plan_volumes(experiment: Experiment) -> Preparation:
     """
     raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
     sources, notes = list_sources(experiment)
-    scans = [(source, folder / "parts" / f"{compute_part_key(raw, source, options)}.npz") for source in sources]
-    part_names, spellings = [path.name for _, path in scans], [source.spelling for source in sources]
+    kind = find_kind(sources)
+    used = [source for source in sources if not source.ignored]
+    step = IMAGES_A_PART if kind is PATIENT_IMAGES else 1
+    groups = [used[start : start + step] for start in range(0, len(used), step)]
+    parts = {folder / "parts" / f"{compute_part_key(raw, group, options)}.npz": group for group in groups}
+    part_names, spellings = [path.name for path in parts], [source.spelling for source in sources]
+    ignored = [source.paths[0].as_posix() for source in sources if source.ignored]
     # What the manifest and the index have from a table, and no part.
     given = [
         [source.visit, source.site, source.published_split, source.weight, source.covariates] for source in sources
     ]
     return Preparation(
         folder,
-        compute_fingerprint(FORMAT, part_names, spellings, given, options.export_png),
-        build=partial(_build, experiment, scans),
+        compute_fingerprint(FORMAT, part_names, spellings, ignored, given, options.export_png),
+        build=partial(_build, experiment, Plan(kind, tuple(sources), parts)),
         report=partial(_report, experiment),
         notes=notes,
     )
 
 
-def _build(experiment: Experiment, scans: Scans, console: Console) -> bool:
+def find_kind(sources: Sequence[Source]) -> DataKind:
+    """Return the kind of data that sources are: volumes, or images of patients.
+
+    Raises:
+        UserError: both are there.
+    """
+    used = [source for source in sources if not source.ignored]
+    images, scans = ([source for source in used if source.is_image == wanted] for wanted in (True, False))
+    scans = [source for source in scans if not source.refusal]
+    if images and scans:
+        raise UserError(
+            f"preprocess: {images[0].paths[0]} is an image and {scans[0].paths[0]} a volume; a model takes one kind. "
+            f"Name the {len(images):,} images or the {len(scans):,} volumes alone."
+        )
+    return PATIENT_IMAGES if images else VOLUMES
+
+
+def _build(experiment: Experiment, plan: Plan, console: Console) -> bool:
     """Write manifest, coverage report and, where a scan is accepted, the store; return whether no part is lacking."""
-    summaries = _prepare_parts(experiment, scans, console)
-    _write_manifest(experiment.paths, scans, summaries)
-    if not any(summary.is_accepted for summary in summaries.values()):
+    summaries = _prepare_parts(experiment, plan, console)
+    by_source = {
+        source.paths: summary
+        for path, sources in plan.parts.items()
+        for source, summary in zip(sources, summaries[path.name].sources, strict=True)
+    }
+    _write_manifest(experiment.paths, plan, by_source)
+    if not any(summary.is_accepted for summary in by_source.values()):
         return False
-    _assemble_store(experiment, scans, summaries, console)
-    for leftover in set((experiment.paths.prepared / "parts").iterdir()) - {path for _, path in scans}:
+    _assemble_store(experiment, plan, summaries, console)
+    for leftover in set((experiment.paths.prepared / "parts").iterdir()) - set(plan.parts):
         leftover.unlink()
     return all(summary.is_kept for summary in summaries.values())
 
 
-def _prepare_parts(experiment: Experiment, scans: Scans, console: Console) -> dict[str, PartSummary]:
+def _prepare_parts(experiment: Experiment, plan: Plan, console: Console) -> dict[str, PartSummary]:
     """Make the parts that are not there yet, or damaged, in parallel.
 
     Returns:
-        From a part's name to what it holds, or why it was not made; ignored files have none.
+        From a part's name to what it holds, or why it was not made.
     """
-    work = [(source, path) for source, path in scans if not source.ignored]
-    summaries = {path.name: summary for _, path in work if (summary := read_summary(path)) is not None}
+    found = {path.name: read_summary(path) for path in plan.parts}
+    summaries = {name: summary for name, summary in found.items() if summary is not None and summary.is_kept}
     if summaries:
-        console.print(f"{len(summaries)} of {len(work)} scans need no work.")
-    missing = [(source, path) for source, path in work if path.name not in summaries]
-    for _, path in missing:
+        done, work = (
+            sum(map(len, parts))
+            for parts in ([part for path, part in plan.parts.items() if path.name in summaries], plan.parts.values())
+        )
+        console.print(f"{done} of {count_words(work, plan.kind.source)} need no work.", highlight=False)
+    missing = {path: sources for path, sources in plan.parts.items() if path.name not in summaries}
+    for path in missing:
         path.unlink(missing_ok=True)  # damaged
     raw, options = find_raw_folder(experiment), experiment.preprocess
     jobs = [
-        (source.paths[0].as_posix(), delayed(prepare_part)(raw, source, options, path, str(raw)))
-        for source, path in missing
+        (sources[0].paths[0].as_posix(), delayed(prepare_part)(raw, sources, options, path, str(raw)))
+        for path, sources in missing.items()
     ]
-    summaries |= {summary.name: summary for summary in _run(jobs, "slicing", experiment, console)}
-    check_written([path for _, path in missing if summaries[path.name].is_kept])
+    verb = "slicing" if plan.kind.has_slices else "fitting"
+    summaries |= {summary.name: summary for summary in _run(jobs, verb, experiment, console)}
+    check_written([path for path in missing if summaries[path.name].is_kept])
     return summaries
 
 
@@ -122,40 +175,44 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
         ) from error
 
 
-def _write_manifest(paths: Workspace, scans: Scans, summaries: Mapping[str, PartSummary]) -> None:
+def _write_manifest(paths: Workspace, plan: Plan, by_source: Mapping[tuple[Path, ...], SourceSummary]) -> None:
     """Write the fate of every file, and the number of files that each spelling of name matched."""
     rows = []
-    for source, path in scans:
+    for source in plan.sources:
         facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
         if not source.ignored:
-            facts, num_examples = summaries[path.name].facts, len(summaries[path.name].positions)
+            facts, num_examples = by_source[source.paths].facts, len(by_source[source.paths].positions)
         rows.append(_manifest_row(source, facts, num_examples))
-    covariates = tuple(name for name, _ in scans[0][0].covariates) if scans else ()
+    covariates = tuple(name for name, _ in plan.sources[0].covariates) if plan.sources else ()
     columns = (*MANIFEST_COLUMNS, *covariates)
     manifest = pd.DataFrame(rows, columns=list(columns))
     write_table(paths.manifest, manifest, columns)
-    write_json(paths.prepared / "coverage.json", _count_coverage(manifest))
+    write_json(paths.prepared / "coverage.json", {"kind": plan.kind.name} | _count_coverage(manifest))
 
 
-def _assemble_store(
-    experiment: Experiment, scans: Scans, summaries: Mapping[str, PartSummary], console: Console
-) -> None:
+def _assemble_store(experiment: Experiment, plan: Plan, summaries: Mapping[str, PartSummary], console: Console) -> None:
     """Join the accepted parts, in the order of their ids, into the store; export.
 
     Only here is a part read that this run made, once, and by the processes that export it again.
     """
     folder = experiment.paths.prepared
-    accepted = [(source, path) for source, path in scans if not source.ignored and summaries[path.name].is_accepted]
-    index = pd.concat(
-        [_index_rows(source, summaries[path.name].positions) for source, path in accepted], ignore_index=True
-    )
-    stacks = (read_images(path) for _, path in accepted)
-    write_store(folder, stacks, index, describe_options(experiment.preprocess))
+    accepted = {path: sources for path, sources in plan.parts.items() if summaries[path.name].num_channels}
+    used = [
+        (source, summary.positions)
+        for path, sources in accepted.items()
+        for source, summary in zip(sources, summaries[path.name].sources, strict=True)
+        if summary.is_accepted
+    ]
+    num_channels = max(summaries[path.name].num_channels for path in accepted)
+    stacks = (match_channels(read_images(path), num_channels) for path in accepted)
+    if num_channels == 1:
+        stacks = (stack[:, 0] for stack in stacks)
+    write_store(folder, stacks, _tabulate_index(used), describe_options(experiment.preprocess), plan.kind)
     shutil.rmtree(folder / "png", ignore_errors=True)
     if experiment.preprocess.export_png:
         jobs = [
-            (source.paths[0].as_posix(), delayed(export_images)(path, source, folder / "png"))
-            for source, path in accepted
+            (sources[0].paths[0].as_posix(), delayed(export_images)(path, sources, folder / "png"))
+            for path, sources in accepted.items()
         ]
         _run(jobs, "exporting", experiment, console)
 
@@ -167,18 +224,25 @@ def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> d
     return row | facts | dict(source.covariates)
 
 
-def _index_rows(source: Source, positions: Array) -> pd.DataFrame:
-    num_slices = len(positions)
-    rows = {
-        "example_id": [f"{source.source_id}_{slice_index}" for slice_index in range(num_slices)],
-        "source_id": source.source_id,
-        "group_id": source.group_id,
-        "label": source.label,
-        "slice_index": range(num_slices),
-        "slice_position": positions,
-    }
-    weight = {"weight": float(source.weight)} if source.weight else {}
-    return pd.DataFrame(rows | weight, columns=[*INDEX_COLUMNS, *weight])
+def _tabulate_index(used: Sequence[tuple[Source, Array]]) -> pd.DataFrame:
+    """Make the index: a row for each slice, with its position, or for each image."""
+    rows = [
+        (
+            source.source_id if source.is_image else f"{source.source_id}_{slice_index}",
+            source.source_id,
+            source.group_id,
+            source.label,
+            slice_index,
+        )
+        for source, positions in used
+        for slice_index in range(len(positions))
+    ]
+    index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS[:-1]))
+    index["slice_position"] = np.concatenate([positions for _, positions in used])
+    if any(source.weight for source, _ in used):
+        weights = [float(source.weight or 1) for source, _ in used]
+        index["weight"] = np.repeat(weights, [len(positions) for _, positions in used])
+    return index
 
 
 def _count_coverage(manifest: pd.DataFrame) -> dict[str, Any]:
@@ -207,8 +271,10 @@ def _report(experiment: Experiment, console: Console) -> None:
     for spelling, count in coverage["files_by_spelling"].items():
         console.print(f"  {count:6d}  {spelling}", highlight=False)
     accepted = manifest[manifest["status"] == "accepted"]
+    kind = DATA_KINDS[coverage["kind"]]
     labels = ", ".join(f"{count} {label}" for label, count in coverage["scans_by_label"].items())
-    console.print(f"{len(accepted)} scans of {accepted['group_id'].nunique()} patients ({labels}) -> {paths.prepared}")
+    counts = f"{len(accepted)} {plural(kind.source)} of {count_words(accepted['group_id'].nunique(), 'patient')}"
+    console.print(f"{counts} ({labels}) -> {paths.prepared}", highlight=False)
     for path in coverage["side_disagreements"]:
         warn(console, f"{path}: the name's side and the knee's place in the scanner disagree")
     formula = find_formula(accepted)
@@ -219,19 +285,21 @@ def _report(experiment: Experiment, console: Console) -> None:
         first = ignored.iloc[0]
         such = make_printable(f"such as {first['path']}: {first['reason']}")
         console.print(f"{len(ignored)} file(s) ignored, {such}", highlight=False, markup=False)
-    _refuse(paths, manifest, experiment.preprocess.skip_refused)
+    _refuse(paths, manifest, experiment.preprocess.skip_refused, plural(kind.source))
 
 
-def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool) -> None:
+def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool, what: str) -> None:
     """List the refused scans; end with an error where nothing is left or they are not to be skipped."""
     refused = manifest[manifest["status"] == "refused"]
     errors = Console(stderr=True, soft_wrap=True)
-    for reason in refused["reason"]:
+    for reason in refused["reason"][:MAX_LISTED]:
         errors.print(f"refused: {reason}", markup=False, highlight=False)
+    if len(refused) > MAX_LISTED:
+        errors.print(f"and {len(refused) - MAX_LISTED:,} more, each with its reason in {paths.manifest}")
     if not (manifest["status"] == "accepted").any():
-        raise UserError(f"{paths.manifest}: none of {len(manifest)} scans can be used; each is there with its reason.")
+        raise UserError(f"{paths.manifest}: none of {len(manifest)} {what} can be used; each is there with its reason.")
     if len(refused) and not skip_refused:
         raise UserError(
-            f"{paths.manifest}: {len(refused)} of {len(manifest)} scans were refused; each is there with its reason. "
+            f"{paths.manifest}: {len(refused)} of {len(manifest)} {what} were refused; each is there with its reason. "
             "Fix or remove them, or set preprocess.skip_refused: true."
         )

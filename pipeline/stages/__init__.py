@@ -75,7 +75,7 @@ STAGES = {
         ),
         Stage(
             "preprocess",
-            "Cut all volumes into slices, or read a published set, and write the example store.",
+            "Cut volumes into slices, fit images, or read a published set, and write the example store.",
             ("data", "preprocess"),
         ),
         Stage(
@@ -91,11 +91,11 @@ STAGES = {
         ),
         Stage(
             "predict",
-            "Score new volumes, PNG images, or meshes and point clouds; write a row for each.",
+            "Score new volumes, images, or meshes and point clouds; write a row for each.",
             ("train.accelerator", "evaluate.batch_size", "predict"),
             "predict.inputs",
-            "Files (NIfTI, slices as PNG; PNG for models of images), folders of them or of a DICOM series, or a .csv "
-            "with a column path.",
+            "Files (NIfTI, archives of a DICOM series; images, for models of images), folders of them or of a series, "
+            "or a .csv with a column path.",
         ),
         Stage(
             "export",

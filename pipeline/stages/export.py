@@ -12,6 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.locks import lock_output
 from pipeline.core.provenance import read_versions
+from pipeline.core.text import plural
 from pipeline.export.monai_bundle import write_bundle
 from pipeline.export.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
 from pipeline.preprocessing.parts import describe_options
@@ -61,9 +62,8 @@ def export(experiment: Experiment, console: Console) -> None:
             write_bundle(unfinished / BUNDLE, checkpoint, experiment.name)
             console.print(f"  {BUNDLE}: runs with python -m monai.bundle", highlight=False)
         elif "bundle" in options.formats:
-            console.print(
-                f"  {BUNDLE}: left out, because a bundle is for volumes and these are {checkpoint.spec.kind.name}"
-            )
+            what = plural(checkpoint.spec.kind.file)
+            console.print(f"  {BUNDLE}: left out, because a bundle is for volumes and these are {what}")
         write_json(unfinished / RECORD, _describe(checkpoint, path, differences))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
@@ -105,7 +105,7 @@ def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float])
             "mirror_average": checkpoint.model.mirror_tta,
             "loss": checkpoint.settings["train.loss"],
         },
-        "preprocessing": describe_options(checkpoint.preprocess) if is_volume else None,
+        "preprocessing": describe_options(checkpoint.preprocess) if checkpoint.spec.kind.has_patients else None,
         "largest_difference_to_the_checkpoint": differences,
         "tolerance": TOLERANCE,
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

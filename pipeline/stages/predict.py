@@ -36,7 +36,7 @@ def choose_output(experiment: Experiment) -> Path:
 
 @exclusive(choose_output, lock_output)
 def predict(experiment: Experiment, console: Console) -> None:
-    """Score new volumes, PNG images, or meshes and point clouds, and write a row each: class, probabilities, warnings.
+    """Score new volumes, images, or meshes and point clouds, and write a row each: class, probabilities, warnings.
 
     Each row is written as soon as it is scored; an interrupted call resumes after the last row.
 

@@ -111,13 +111,13 @@ def measure_volumes(folder: Path, experiment: Experiment, scratch: Path) -> dict
     for num_slices in (AKOA_SLICES, OAI_SLICES):
         options = dataclasses.replace(experiment.preprocess, num_slices=num_slices)
         sources = [Source(path.name, path.name, "", (Path(path.name),)) for path in paths]
-        keys = [compute_part_key(path.parent, source, options) for path, source in zip(paths, sources, strict=True)]
+        keys = [compute_part_key(path.parent, [source], options) for path, source in zip(paths, sources, strict=True)]
         parts = [scratch / str(num_slices) / f"{key}.npz" for key in keys]
 
         def prepare(number: int, options: Any = options, sources: Any = sources, parts: Any = parts) -> None:
             folder = paths[number].parent
-            part = prepare_part(folder, sources[number], options, parts[number], str(folder))
-            assert part.is_accepted, part.facts
+            part = prepare_part(folder, [sources[number]], options, parts[number], str(folder))
+            assert part.num_channels == 1, part.sources
 
         prepare(0)  # libraries are loaded, the file is in the system's cache
         rates[f"volume_s_{num_slices}"] = core_seconds(lambda: [prepare(n) for n in range(len(paths))]) / len(paths)

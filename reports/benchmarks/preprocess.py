@@ -111,9 +111,9 @@ def timed(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counte
 
 def prepare_one(path: Path, folder: Path) -> None:
     source = Source(path.name, path.name, "", (Path(path.name),))
-    key = compute_part_key(path.parent, source, OPTIONS)
-    part = prepare_part(path.parent, source, OPTIONS, folder / f"{key}.npz", str(path.parent))
-    assert part.is_accepted, part.facts
+    key = compute_part_key(path.parent, [source], OPTIONS)
+    part = prepare_part(path.parent, [source], OPTIONS, folder / f"{key}.npz", str(path.parent))
+    assert part.num_channels == 1, part.sources
 
 
 def inflate(path: Path) -> int:

@@ -67,7 +67,7 @@ def test_other_files_are_ignored_with_a_reason(tmp_path):
     touch(tmp_path, RIGHT, "README.md", "scan.dcm", "lost.img")
     reasons = {source.source_id: source.refusal for source in listed(tmp_path) if source.ignored}
     assert "not named as an image" in reasons["README.md"]
-    assert "dcm2niix" in reasons["scan.dcm"]
+    assert "in no folder of its own" in reasons["scan.dcm"]
     assert "no .hdr file" in reasons["lost.img"]
 
 

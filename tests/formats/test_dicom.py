@@ -32,6 +32,12 @@ def test_a_series_is_the_volume_that_its_nifti_file_is(plane, intensity, write_k
     np.testing.assert_array_equal(cut_stack(series, options, "").images, cut_stack(nifti, options, "").images)
 
 
+@pytest.mark.parametrize("numbers", [lambda number: (number * 5) % 12, 1, None])
+def test_slices_are_stacked_by_their_place_whatever_their_numbers_are(numbers, intensity, tmp_path):
+    folder = write_series(tmp_path / "series", intensity, InstanceNumber=numbers)
+    np.testing.assert_array_equal(compute_intensity(read(folder)), intensity)
+
+
 def test_stored_values_become_scanner_units(intensity, tmp_path):
     folder = write_series(tmp_path / "series", intensity, RescaleSlope=2, RescaleIntercept=-5)
     np.testing.assert_array_equal(compute_intensity(read(folder)), intensity * 2.0 - 5.0)
@@ -48,8 +54,6 @@ def test_one_slice_is_a_volume_one_voxel_thick(intensity, tmp_path):
     ("changes", "message"),
     [
         ({"SeriesInstanceUID": lambda number: f"1.2.{number % 2}"}, "several DICOM series in one folder"),
-        ({"InstanceNumber": lambda number: (number * 5) % 12}, "numbered against their places"),
-        ({"InstanceNumber": 1}, "numbered against their places"),
         ({"ImagePositionPatient": [0.0, 0.0, 0.0]}, "missing, duplicate"),
         ({"PixelSpacing": lambda number: [5.0 + number, 6.0]}, "differ in size, spacing or direction"),
         ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0, -1 if number else 1]}, "differ in size"),
@@ -62,6 +66,12 @@ def test_what_is_no_stack_is_refused(changes, message, intensity, tmp_path):
     with pytest.raises(VolumeError, match=message) as caught:
         read(write_series(tmp_path / "series", intensity, **changes))
     assert "Secret" not in str(caught.value)
+
+
+def test_slices_with_scalings_of_their_own_become_scanner_units(intensity, tmp_path):
+    folder = write_series(tmp_path / "series", intensity, RescaleSlope=lambda number: 1 + number)
+    slopes = np.arange(len(intensity)) + 1
+    np.testing.assert_allclose(compute_intensity(read(folder)), intensity * slopes[:, None, None])
 
 
 def test_a_missing_slice_is_noticed(intensity, tmp_path):

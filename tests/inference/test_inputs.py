@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core.data_kinds import IMAGES, VOLUMES
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.datasets.akoa import find_side
 from pipeline.inference.inputs import find_scans
+from tests.builders.dicom import write_radiograph, write_series
 
 AKOA = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz"
 
@@ -28,13 +29,13 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
 
 
 def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path):
-    for slice_index in (0, 2, 10, 1):
+    for slice_index in (0, 2, 10, 1, *range(3, 10)):
         write_image(tmp_path / f"{AKOA}_{slice_index}.png")
     write_image(tmp_path / "other" / f"{AKOA}_0.png")
     write_image(tmp_path / "contact_sheet.png")
     first, second = find_scans([tmp_path], VOLUMES)
     assert first.name == str(tmp_path / f"{AKOA}_*.png")
-    assert [path.name for path in first.paths] == [f"{AKOA}_{number}.png" for number in (0, 1, 2, 10)]
+    assert [path.name for path in first.paths] == [f"{AKOA}_{number}.png" for number in range(11)]
     assert [path.parent.name for path in second.paths] == ["other"]
     named = find_scans(sorted(tmp_path.glob("OAI*.png")), VOLUMES)
     assert named == [first], "a shell's pattern gives the same scan as the folder"
@@ -53,6 +54,28 @@ def test_a_model_of_images_takes_each_image_by_itself(tmp_path):
     for slice_index in range(2):
         write_image(tmp_path / f"{AKOA}_{slice_index}.png")
     assert [len(scan.paths) for scan in find_scans([tmp_path], IMAGES)] == [1, 1]
+
+
+def test_a_model_of_images_takes_every_format_and_refuses_volumes_by_name(tmp_path):
+    for name in ("a.jpg", "b.TIFF", "c.bmp", "knee.nii.gz", "notes.txt"):
+        (tmp_path / name).touch()
+    write_radiograph(tmp_path / "IM_0001", np.arange(6, dtype=np.uint16).reshape(2, 3))
+    for inputs in ([tmp_path], sorted(path for path in tmp_path.iterdir() if path.name != "notes.txt")):
+        scans = find_scans(inputs, PATIENT_IMAGES)
+        assert [scan.paths[0].name for scan in scans] == ["IM_0001", "a.jpg", "b.TIFF", "c.bmp", "knee.nii.gz"]
+        assert [bool(scan.refusal) for scan in scans] == [False] * 4 + [True]
+        assert "knee.nii.gz: one volume; the model was trained on images" in scans[-1].refusal
+    (scan,) = find_scans([tmp_path / "c.bmp"], VOLUMES)
+    assert "an image whose name does not hold its volume" in scan.refusal
+
+
+def test_archives_and_folders_of_a_series_are_scans_of_volumes(tmp_path):
+    write_series(tmp_path / "knee", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    (tmp_path / "other.tar.gz").touch()
+    assert [scan.name for scan in find_scans([tmp_path], VOLUMES)] == [
+        str(tmp_path / "knee"),
+        str(tmp_path / "other.tar.gz"),
+    ]
 
 
 @pytest.mark.parametrize(

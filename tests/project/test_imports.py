@@ -55,7 +55,7 @@ LIBRARIES = {
     "tensorboard": ("tracking",),
     "matplotlib": ("reporting.figures", "reporting.attention"),
     "jinja2": ("reporting.html",),
-    "monai": ("models", "formats.dicom"),
+    "monai": ("models",),
     "sklearn": ("evaluation",),
     "lightning": ("training",),
     "pytorch_optimizer": ("training.optimizers",),

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.sources import ColumnsConfig, DataConfig
+from pipeline.core.data_kinds import PATIENT_IMAGES
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
@@ -207,7 +208,7 @@ def test_a_volume_one_voxel_thick_is_its_own_slice(write_knee, tmp_path):
 
 def test_a_bug_in_a_worker_is_not_swallowed(tmp_path):
     with pytest.raises(AttributeError):
-        prepare_part(Path(), None, OPTIONS, tmp_path / "part.npz", "raw")
+        prepare_part(Path(), [None], OPTIONS, tmp_path / "part.npz", "raw")
 
 
 KNEES = [
@@ -278,3 +279,105 @@ def test_folders_of_classes_become_a_store_with_a_warning_and_a_table_may_lie_in
     experiment = make_experiment(tmp_path, dataset="labelled", label_table=Path("mine.csv"))
     assert "unknown" not in run(experiment)
     assert read_store(experiment.paths.prepared).class_names == ("x", "y")
+
+
+def write_images(folder, num_patients=4, colour=()):
+    """Write two images of each patient, left and right; those of the numbers in ``colour`` are not grey."""
+    folder.mkdir(parents=True)
+    rows = ["path,patient,label"]
+    for number in range(2 * num_patients):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
+        image = Image.fromarray(pixels if number not in colour else np.stack([pixels, pixels, pixels // 2], axis=-1))
+        suffix = ("png", "jpg", "bmp", "tif")[number % 4]
+        image.save(folder / f"{number}.{suffix}")
+        rows.append(f"{number}.{suffix},p{number // 2},{('left', 'right')[number % 2]}")
+    (folder.parent / "images.csv").write_text("\n".join(rows))
+    return folder.parent / "images.csv"
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_table_of_images_becomes_a_store_of_images_of_patients(num_workers, tmp_path):
+    table = write_images(tmp_path / "raw")
+    experiment = make_experiment(
+        tmp_path, PreprocessConfig(image_size=(16, 16), num_workers=num_workers), label_table=table
+    )
+    assert "8 images of 4 patients (4 left, 4 right)" in run(experiment)
+    store = read_store(experiment.paths.prepared, verify=True)
+    assert (store.kind, store.examples.shape) == (PATIENT_IMAGES, (8, 16, 16))
+    assert store.index["example_id"].tolist() == store.index["source_id"].tolist()
+    assert set(store.index["slice_index"]) == {0}
+    for row, name in enumerate(store.index["source_id"]):
+        np.testing.assert_array_equal(store.examples[row], np.asarray(Image.open(tmp_path / "raw" / name)))
+    manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
+    assert manifest.loc["0.png", ["shape", "side", "status"]].tolist() == ["16x16", "left", "accepted"]
+    assert len(list((experiment.paths.prepared / "parts").iterdir())) == 1
+    assert "nothing to do" in run(experiment)
+
+
+def test_one_image_in_colour_makes_all_of_three_channels_unless_they_are_turned_grey(tmp_path):
+    table = write_images(tmp_path / "raw", colour=(4,))
+    experiment = make_experiment(tmp_path, PreprocessConfig(image_size=(16, 16), num_workers=1), label_table=table)
+    run(experiment)
+    examples = read_store(experiment.paths.prepared).examples
+    assert examples.shape == (8, 3, 16, 16)
+    assert ((examples != examples[:, :1]).any(axis=(1, 2, 3))).sum() == 1
+    options = PreprocessConfig(image_size=(16, 16), num_workers=1, colour="grey")
+    run(make_experiment(tmp_path, options, label_table=table))
+    assert read_store(experiment.paths.prepared).examples.shape == (8, 16, 16)
+
+
+def test_images_that_cannot_be_used_are_refused_and_the_others_of_their_part_kept(tmp_path, capsys):
+    table = write_images(tmp_path / "raw")
+    Image.fromarray(np.full((9, 9), 7, np.uint8)).save(tmp_path / "raw" / "0.png")
+    (tmp_path / "raw" / "2.bmp").write_bytes(b"no")
+    (tmp_path / "raw" / "3.tif").unlink()
+    options = PreprocessConfig(image_size=(16, 16), num_workers=1, skip_refused=True, export_png=True)
+    experiment = make_experiment(tmp_path, options, label_table=table)
+    assert "5 images of 3 patients (2 left, 3 right)" in run(experiment)
+    listed = capsys.readouterr().err
+    for message in ("0.png: one grey level", "2.bmp: not readable as an image", "3.tif: no such file"):
+        assert message in listed
+    store = read_store(experiment.paths.prepared)
+    exported = np.asarray(Image.open(experiment.paths.prepared / "png" / "7.png"))
+    np.testing.assert_array_equal(exported, store.examples[store.index["source_id"].tolist().index("7.tif")])
+
+
+def test_an_image_that_may_not_be_read_costs_the_others_of_its_part_nothing(tmp_path, monkeypatch):
+    table = write_images(tmp_path / "raw")
+    experiment = make_experiment(
+        tmp_path, PreprocessConfig(image_size=(16, 16), num_workers=1, skip_refused=True), label_table=table
+    )
+    read_bytes = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "3.tif":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        assert "7 images of 4 patients" in run(experiment)
+    manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("path")
+    assert "3.tif: Permission denied" in manifest.loc["3.tif", "reason"]
+    assert "8 images of 4 patients" in run(experiment), "it is tried again"
+
+
+def test_images_and_volumes_in_one_table_are_refused(write_knee, tmp_path):
+    table = write_images(tmp_path / "raw")
+    write_knee(tmp_path / "raw" / "knee.nii.gz")
+    table.write_text(table.read_text() + "\nknee.nii.gz,p9,left\n")
+    with pytest.raises(UserError, match=r"0.png is an image and knee.nii.gz a volume.*8 images or the 1 volumes"):
+        run(make_experiment(tmp_path, label_table=table))
+
+
+def test_a_gap_in_a_stack_of_images_is_refused(tmp_path):
+    name = "OAI9000000_BaseLine_3_de3d1_SAG_3D_DESS_WE_{}.nii.gz_{}.png"
+    (tmp_path / "raw").mkdir()
+    for side, slices in (("LEFT", range(4)), ("RIGHT", (0, 2, 3))):
+        for number in slices:
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 24), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "raw" / name.format(side, number))
+    with pytest.raises(UserError, match="1 of 2 scans were refused"):
+        run(make_experiment(tmp_path))
+    manifest = read_table(make_experiment(tmp_path).paths.manifest, MANIFEST_COLUMNS).set_index("label")
+    assert "slices 1 of this scan are missing" in manifest.loc["right", "reason"]
