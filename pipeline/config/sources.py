@@ -11,6 +11,10 @@ from pipeline.config.validation import require
 # A word of a table where YAML may read another kind of value, such as 0 for the text "0".
 Word = str | int | float | bool
 PARTS = ("train", "val", "test")
+# The visits of the Osteoarthritis Initiative and their months after baseline.
+VISIT_MONTHS = {
+    "V00": 0, "V01": 12, "V02": 18, "V03": 24, "V04": 30, "V05": 36, "V06": 48, "V08": 72, "V10": 96,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,39 @@ def to_texts(words: Mapping[Word, Word | None]) -> dict[str, str | None]:
 
 
 @dataclass(frozen=True)
+class OaiConfig:
+    """The scans that are taken of a delivery of the Osteoarthritis Initiative.
+
+    Args:
+        series: The series, as its description names it before the side, such as ``SAG_3D_DESS`` or ``COR_IW_TSE``.
+        visits: The visits that are taken: V00 (baseline), V01 (12 months), V02 (18), V03 (24), V04 (30), V05 (36), V06
+            (48), V08 (72), V10 (96); none takes all.
+        sides: The sides that are taken.
+        label: ``side``; ``akoa`` for accelerated osteoarthritis (``accelerated`` where the Kellgren-Lawrence grade
+            rises from 0 or 1 at baseline to 3 or 4 within 48 months, else ``not accelerated``); or a column of a
+            clinical table. A column with the visit in front may be named without it, as XRKL for V00XRKL and V03XRKL:
+            each scan gets the value of its own visit. ``{side}`` stands for R and L, as in V00WOMKP{side}.
+        clinical_tables: The folder of the clinical tables (kxr_sq_bu00.txt, Enrollees.txt, ...); null looks for them
+            in the raw folder.
+    """
+
+    series: str = "SAG_3D_DESS"
+    visits: tuple[str, ...] = ()
+    sides: tuple[str, ...] = ("left", "right")
+    label: str = "side"
+    clinical_tables: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            all(visit in VISIT_MONTHS for visit in self.visits), "data.oai.visits", self.visits, ", ".join(VISIT_MONTHS)
+        )
+        good_sides = bool(self.sides) and set(self.sides) <= {"left", "right"}
+        require(good_sides, "data.oai.sides", self.sides, "left, right or both")
+        require(bool(self.series.strip()), "data.oai.series", self.series, "the name of a series, such as SAG_3D_DESS")
+        require(bool(self.label.strip()), "data.oai.label", self.label, "side, akoa or the name of a column")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """The files that are read.
 
@@ -67,6 +104,7 @@ class DataConfig:
             to below 60, and 60 and above.
         merge: New names of labels: two with the same name become one class, and null leaves a label's rows out.
         split_values: New names of the values of a published split: train, val or test, or null to leave rows out.
+        oai: The scans that are taken of a delivery of the Osteoarthritis Initiative, where ``dataset`` is ``oai``.
         allow_partial: Accept a published set of which a part is missing; the report then states it.
     """
 
@@ -80,6 +118,7 @@ class DataConfig:
     bins: tuple[float, ...] = ()
     merge: dict[Word, Word | None] = dataclasses.field(default_factory=dict)
     split_values: dict[Word, Word | None] = dataclasses.field(default_factory=dict)
+    oai: OaiConfig = dataclasses.field(default_factory=OaiConfig)
     allow_partial: bool = False
 
     def __post_init__(self) -> None:

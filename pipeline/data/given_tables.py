@@ -70,9 +70,7 @@ def read_given_table(
     for name in places:
         given = table[name]
         if name != "path":
-            cleaned = {text: clean_text(text) for text in given.unique()}
-            if any(text != clean for text, clean in cleaned.items()):
-                table[name] = given.map(cleaned)
+            table[name] = given.map({text: clean_text(text) for text in given.unique()})
         if name in numbers:
             given, table[name] = (use_points(column, cells.has_decimal_commas) for column in (given, table[name]))
         if name not in ids or table.empty:

@@ -69,9 +69,9 @@ def read_label_table(options: DataConfig) -> LabelTable:
         raise UserError(f"{path}: no rows. Each file needs one: {', '.join(NEEDED)}.")
     table = table.assign(**{role: "" for role in OPTIONAL if role not in table.columns})
     if options.split_values:
-        table = table.assign(split=_rename(path, table["split"], options.split_values, "data.split_values"))
+        table = table.assign(split=rename_values(path, table["split"], options.split_values, "data.split_values"))
     if options.merge and not options.bins:
-        table = table.assign(label=_rename(path, table["label"], options.merge, "data.merge"))
+        table = table.assign(label=rename_values(path, table["label"], options.merge, "data.merge"))
     table = table.dropna()
     for column in NEEDED:
         blank = [text for text in table[column].unique() if not text[:1].isalnum() and is_blank(text)]
@@ -79,11 +79,11 @@ def read_label_table(options: DataConfig) -> LabelTable:
             empty = table.index[table[column].isin(blank)]
             raise UserError(f"{path}, line {empty[0]}: {column} is empty. Fill it in, or delete the row.")
     if options.bins:
-        labels = _bin_labels(path, table["label"], options.bins)
-        labels = _rename(path, labels, options.merge, "data.merge") if options.merge else labels
+        labels = bin_labels(path, table["label"], options.bins)
+        labels = rename_values(path, labels, options.merge, "data.merge") if options.merge else labels
         table = table.assign(label=labels).dropna()
     else:
-        _refuse_quantity(path, table["label"])
+        refuse_quantity(path, table["label"])
     _check_splits(path, table)
     if len(table) < len(given.table):
         notes.append(f"{path}: {len(given.table) - len(table)} rows are left out by data.merge or data.split_values.")
@@ -127,8 +127,16 @@ def _name_columns(options: DataConfig) -> tuple[dict[str, tuple[str, ...]], dict
     return columns, kept
 
 
-def _rename(path: Path, values: "pd.Series[str]", names: Mapping[Word, Word | None], option: str) -> "pd.Series[str]":
+def rename_values(
+    where: Path | str, values: "pd.Series[str]", names: Mapping[Word, Word | None], option: str
+) -> "pd.Series[str]":
     """Give cells of a column their new names, and none to those whose row is to be left out.
+
+    Args:
+        where: The table, for messages.
+        values: The cells; the index is the line of each, or what its name says.
+        names: The new name of each value.
+        option: The option that holds the names, for messages.
 
     Raises:
         UserError: a value that is to be renamed is nowhere in the column, or two new values look alike.
@@ -138,15 +146,20 @@ def _rename(path: Path, values: "pd.Series[str]", names: Mapping[Word, Word | No
     if unknown:
         listed = ", ".join(repr(value) for value in sorted(found)[:MAX_LISTED])
         more = ", ..." if len(found) > MAX_LISTED else ""
-        raise UserError(f"{path}: {option}: no row has the {values.name} {unknown[0]!r}; found {listed}{more}.")
+        raise UserError(f"{where}: {option}: no row has the {values.name} {unknown[0]!r}; found {listed}{more}.")
     values = values.map({value: renamed.get(value, value) for value in found})
-    lines = {text: f"line {line}" for line, text in values.dropna().drop_duplicates().items()}
-    refuse_alike(f"{path}, after {option}", f"{values.name}s", lines)
+    lines = {text: f"{values.index.name or 'line'} {line}" for line, text in values.dropna().drop_duplicates().items()}
+    refuse_alike(f"{where}, after {option}", f"{values.name}s", lines)
     return values
 
 
-def _bin_labels(path: Path, labels: "pd.Series[str]", bins: tuple[float, ...]) -> "pd.Series[str]":
+def bin_labels(where: Path | str, labels: "pd.Series[str]", bins: tuple[float, ...]) -> "pd.Series[str]":
     """Turn numbers into classes whose names sort in their order: ``1: below 50``, ``2: 50 to below 60``, ...
+
+    Args:
+        where: The table, for messages.
+        labels: The numbers as text; the index is the line of each, or what its name says.
+        bins: The growing limits.
 
     Raises:
         UserError: a label that is no number.
@@ -154,7 +167,8 @@ def _bin_labels(path: Path, labels: "pd.Series[str]", bins: tuple[float, ...]) -
     numbers = pd.to_numeric(labels, errors="coerce")
     wrong = numbers.index[numbers.isna()]
     if len(wrong):
-        raise UserError(f"{path}, line {wrong[0]}: label {labels[wrong[0]]!r} is no number, which data.bins needs.")
+        place = f"{labels.index.name or 'line'} {wrong[0]}"
+        raise UserError(f"{where}, {place}: label {labels[wrong[0]]!r} is no number, which data.bins needs.")
     width = len(str(len(bins) + 1))
     texts = [f"below {bins[0]:g}", *(f"{low:g} to below {high:g}" for low, high in itertools.pairwise(bins))]
     names = [f"{number:0{width}d}: {text}" for number, text in enumerate([*texts, f"{bins[-1]:g} and above"], start=1)]
@@ -162,8 +176,12 @@ def _bin_labels(path: Path, labels: "pd.Series[str]", bins: tuple[float, ...]) -
     return cut.astype(str)
 
 
-def _refuse_quantity(path: Path, labels: "pd.Series[str]") -> None:
+def refuse_quantity(where: Path | str, labels: "pd.Series[str]") -> None:
     """Refuse a label of many numbers: each would become a class.
+
+    Args:
+        where: The table, for messages.
+        labels: The labels; the index is the line of each, or what its name says.
 
     Raises:
         UserError: it is one.
@@ -174,8 +192,9 @@ def _refuse_quantity(path: Path, labels: "pd.Series[str]") -> None:
         return
     are_whole = bool((numbers % 1 == 0).all())
     if len(texts) > (MAX_WHOLE_LABELS if are_whole else MAX_DECIMAL_LABELS):
+        place = labels.index.name or "line"
         raise UserError(
-            f"{path}: the labels are {len(texts)} numbers (line {texts.index[0]}: {texts.iloc[0]}, line "
+            f"{where}: the labels are {len(texts)} numbers ({place} {texts.index[0]}: {texts.iloc[0]}, {place} "
             f"{texts.index[1]}: {texts.iloc[1]}, ...): regression is not built. data.bins makes classes of them; "
             "classes with numbers as names need a letter in front."
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.core.data_kinds import IMAGE_SUFFIXES, VOLUMES
 from pipeline.core.errors import UserError
@@ -16,6 +17,9 @@ from pipeline.formats.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from pipeline.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from pipeline.formats.dicom import is_dicom
 from pipeline.formats.nifti import list_pair
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The voxels of a .hdr file; they are read through it.
 DATA_SUFFIXES = (".img", ".img.gz")
@@ -61,6 +65,22 @@ class Source:
     @property
     def is_volume(self) -> bool:
         return not (self.is_image or self.paths[0].name.lower().endswith(IMAGE_SUFFIXES))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The scans of a data set.
+
+    Args:
+        sources: The scans; refused and ignored files are among them, with the reason.
+        notes: Warnings about a table or list.
+        coverage: For a delivery of many series: a row for each of them, also of those that the options do not take,
+            with the columns ``release, visit, series, side, label, patient, path, reason``.
+    """
+
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...] = ()
+    coverage: "pd.DataFrame | None" = None
 
 
 NameParser = Callable[[Path], tuple[Source, int]]

@@ -14,13 +14,14 @@ from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
 from pipeline.data.label_tables import list_table_sources, read_class_folder, read_label_table
-from pipeline.data.sources import Source, list_named_sources
+from pipeline.data.sources import Listing, list_named_sources
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
 from pipeline.datasets.medmnist import Variant, find_variant, read_medmnist
 from pipeline.datasets.mnist import REMOTE_FILES, read_mnist
 from pipeline.datasets.modelnet40 import REMOTE_CLOUDS, REMOTE_MESHES, read_modelnet40, read_modelnet40_meshes
+from pipeline.datasets.oai.scans import list_scans
 from pipeline.datasets.phantom.scans import COMPLETE_NAME, STARTED_NAME, make_phantom
 from pipeline.datasets.phantom.scans import SYNTHETIC_NOTE as KNEES_NOTE
 from pipeline.datasets.primitives import COMPLETE_NAME as PRIMITIVES_NAME
@@ -43,22 +44,24 @@ class Dataset:
     Args:
         fetch: The function that fills the raw folder, or refuses and names the way to the files.
         kind: The kind of data.
-        list_sources: For volumes: the function that lists the scans in a raw folder, given a pattern for their names.
+        list_sources: For volumes: the function that lists the scans in a raw folder.
         read: For images and points: the function that reads all examples, given the raw folder.
         synthetic_note: The sentence that every report of a made-up set carries; empty for real ones.
         marks: The files that mark a folder as filled by ``fetch``, complete or half; a folder without them belongs to
             the user.
         is_published: Whether the files are the same for everyone, so that experiments use them together.
+        has_delivery: Whether the raw folder is a delivery of series with clinical tables, and ``data.oai`` is read.
         find_variant: For a collection: the function that finds the set that ``data.variant`` names.
     """
 
     fetch: Callable[["Experiment", Console], None]
     kind: DataKind = VOLUMES
-    list_sources: Callable[[Path, str], list[Source]] | None = None
+    list_sources: Callable[[Path, DataConfig], Listing] | None = None
     read: Callable[[Path, DataConfig], PublishedSet] | None = None
     synthetic_note: str = ""
     marks: tuple[str, ...] = ()
     is_published: bool = False
+    has_delivery: bool = False
     find_variant: Callable[[DataConfig], Variant] | None = None
 
     def __post_init__(self) -> None:
@@ -116,17 +119,19 @@ def _make_primitives(experiment: "Experiment", console: Console) -> None:
     console.print(f"{raw}: synthetic solids are there.")
 
 
-def _list_knees(raw: Path, pattern: str) -> list[Source]:
-    return list_named_sources(raw, pattern, parse_name)
+def _list_knees(raw: Path, options: DataConfig) -> Listing:
+    return Listing(tuple(list_named_sources(raw, options.pattern, parse_name)))
 
 
-def _list_class_folders(raw: Path, pattern: str) -> list[Source]:
-    return list_named_sources(raw, pattern, read_class_folder)
+def _list_class_folders(raw: Path, options: DataConfig) -> Listing:
+    sources = list_named_sources(raw, options.pattern, read_class_folder)
+    return Listing(tuple(sources), (UNKNOWN_PATIENTS.format(raw),))
 
 
 DATASETS: dict[str, Dataset] = {
     "labelled": Dataset(_require_folder, list_sources=_list_class_folders),
     "akoa": Dataset(_require_akoa, list_sources=_list_knees),
+    "oai": Dataset(_require_akoa, list_sources=list_scans, has_delivery=True),
     "phantom": Dataset(
         _make_phantom,
         list_sources=_list_knees,
@@ -185,11 +190,8 @@ def find_raw_folder(experiment: "Experiment") -> Path:
     return Workspace(experiment.workspace, experiment.data.dataset).raw if is_shared else experiment.paths.raw
 
 
-def list_sources(experiment: "Experiment") -> tuple[list[Source], tuple[str, ...]]:
+def list_sources(experiment: "Experiment") -> Listing:
     """List the scans of a data set of volumes; a table of the user takes the place of its own list.
-
-    Returns:
-        The scans, and warnings about the table.
 
     Raises:
         UserError: there is nothing to read.
@@ -197,11 +199,10 @@ def list_sources(experiment: "Experiment") -> tuple[list[Source], tuple[str, ...
     raw, options = find_raw_folder(experiment), experiment.data
     if options.label_table is not None:
         given = read_label_table(replace(options, label_table=_find_table(raw, options.label_table)))
-        return list_table_sources(raw, given), given.notes
+        return Listing(tuple(list_table_sources(raw, given)), given.notes)
     reader = DATASETS[options.dataset].list_sources
     assert reader is not None, "a store of volumes comes from a reader of volumes"
-    notes = (UNKNOWN_PATIENTS.format(raw),) if options.dataset == "labelled" else ()
-    return reader(raw, options.pattern), notes
+    return reader(raw, options)
 
 
 def _find_table(raw: Path, table: Path) -> Path:

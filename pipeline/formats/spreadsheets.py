@@ -147,32 +147,28 @@ def _build(
     Raises:
         UserError: no row, too many columns, or a row with more cells than the header.
     """
-    header: list[str] = []
-    lines: list[int] = []
-    rows: list[list[str]] = []
-    width = 0
-    for line, row in numbered:
-        if width and len(row) == width and row[0].strip():  # as nearly all are, and there may be 100,000
-            lines.append(line)
-            rows.append(row)
-        elif any(cell.strip() for cell in row):
-            if width == 0:
-                header = row
-                while not header[-1].strip():
-                    header.pop()
-                width = len(header)
-                if width > MAX_COLUMNS:
-                    raise UserError(f"{path}: {width} columns, at most {MAX_COLUMNS} are read. Drop some.")
-                continue
+    found = ((line, row) for line, row in numbered if row and (row[0].strip() or any(cell.strip() for cell in row[1:])))
+    _, header = next(found, (0, []))
+    if not header:
+        raise UserError(f"{path}: not readable as CSV: it is empty. A table has a row with the names of its columns.")
+    while not header[-1].strip():
+        header.pop()
+    width = len(header)
+    if width > MAX_COLUMNS:
+        raise UserError(f"{path}: {width} columns, at most {MAX_COLUMNS} are read. Drop those that are not needed.")
+    lines, rows = [], []
+    for line, row in found:
+        if len(row) > width:
             if any(cell.strip() for cell in row[width:]):
                 raise UserError(
                     f"{path}, line {line}: more cells than the header ({len(row)}, {width}). Put cells that hold the "
                     "separator into quotes."
                 )
-            lines.append(line)
-            rows.append((row + [""] * (width - len(row)))[:width])
-    if not header:
-        raise UserError(f"{path}: not readable as CSV: it is empty. A table has a row with the names of its columns.")
+            row = row[:width]
+        elif len(row) < width:
+            row = row + [""] * (width - len(row))
+        lines.append(line)
+        rows.append(row)
     return Cells(header, rows, lines, has_decimal_commas, notes)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 
@@ -18,6 +19,7 @@ class Preparation:
         build: Writes manifest, coverage report and store; returns whether a second run would only write the same.
         report: Prints what the manifest holds.
         notes: Warnings about a table of the user.
+        coverage: What a delivery of many series holds, as :class:`pipeline.data.sources.Listing` has it.
     """
 
     folder: Path
@@ -25,3 +27,4 @@ class Preparation:
     build: Callable[[Console], bool]
     report: Callable[[Console], None]
     notes: tuple[str, ...] = ()
+    coverage: pd.DataFrame | None = None

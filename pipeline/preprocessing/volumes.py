@@ -72,24 +72,27 @@ def plan_volumes(experiment: Experiment) -> Preparation:
         UserError: there is nothing to read.
     """
     raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
-    sources, notes = list_sources(experiment)
+    listing = list_sources(experiment)
+    sources, coverage = listing.sources, listing.coverage
     kind = find_kind(sources)
     used = [source for source in sources if not source.ignored]
     step = IMAGES_A_PART if kind is PATIENT_IMAGES else 1
     groups = [used[start : start + step] for start in range(0, len(used), step)]
     parts = {folder / "parts" / f"{compute_part_key(raw, group, options)}.npz": group for group in groups}
     part_names, spellings = [path.name for path in parts], [source.spelling for source in sources]
-    ignored = [source.paths[0].as_posix() for source in sources if source.ignored]
+    ignored = [[source.paths[0].as_posix(), source.refusal] for source in sources if source.ignored]
     # What the manifest and the index have from a table, and no part.
     given = [
         [source.visit, source.site, source.published_split, source.weight, source.covariates] for source in sources
     ]
+    delivered = 0 if coverage is None else int(pd.util.hash_pandas_object(coverage, index=False).sum())
     return Preparation(
         folder,
-        compute_fingerprint(FORMAT, part_names, spellings, ignored, given, options.export_png),
+        compute_fingerprint(FORMAT, part_names, spellings, ignored, given, delivered, options.export_png),
         build=partial(_build, experiment, Plan(kind, tuple(sources), parts)),
         report=partial(_report, experiment),
-        notes=notes,
+        notes=listing.notes,
+        coverage=coverage,
     )
 
 

@@ -76,7 +76,7 @@ def _read_backgrounds(
     if not store.kind.has_slices:
         raise UserError("attention.native_resolution: found True, but this data set has no volumes; allowed is False.")
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
-    sources = {source.source_id: source for source in list_sources(experiment)[0]}
+    sources = {source.source_id: source for source in list_sources(experiment).sources}
     raw, chosen = find_raw_folder(experiment), store.index.iloc[rows]
     missing = sorted(set(chosen["source_id"]) - set(sources))
     if missing:

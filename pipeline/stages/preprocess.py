@@ -6,12 +6,14 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
 from pipeline.core.files import read_json, write_bytes, write_json
+from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import has_store, read_store
 from pipeline.datasets import find_dataset
 from pipeline.preprocessing.published_sets import plan_published_set
 from pipeline.preprocessing.volumes import plan_volumes
+from pipeline.reporting.coverage_page import write_coverage
 from pipeline.reporting.figures.image_grid import contact_sheet
 from pipeline.stages.base import exclusive
 
@@ -39,6 +41,9 @@ def preprocess(experiment: Experiment, console: Console) -> None:
         record.unlink(missing_ok=True)
         (preparation.folder / "store.json").unlink(missing_ok=True)
         is_final = preparation.build(console)
+        if preparation.coverage is not None:
+            manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS)
+            write_coverage(experiment.paths.prepared, preparation.coverage, manifest, dataset.synthetic_note)
         if has_store(preparation.folder):
             _draw_contact_sheet(experiment.paths)
         if is_final:

@@ -93,6 +93,8 @@ def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
     if dataset.list_sources is None:
         made = "made with the objects" if dataset.synthetic_note else "the publisher's"
         return f"Labels are {made}."
+    if dataset.has_delivery and experiment.data.oai.label != "side":
+        return _describe_clinical_label(experiment.data.oai.label)
     checked = manifest[
         (manifest["status"] == "accepted") & (manifest["side"] != "") & (manifest["side_by_position"] != "")
     ]
@@ -101,6 +103,16 @@ def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
         f"The side is that of the file's name. For {len(checked):,} scans the knee's position in the scanner gives it "
         f"too: it disagrees for {num_other:,}."
     )
+
+
+def _describe_clinical_label(label: str) -> str:
+    readings = "of several readings of a knee that of project 15 counts, then 37, then 42"
+    if label == "akoa":
+        return (
+            "Labels are accelerated osteoarthritis: a Kellgren-Lawrence grade of 0 or 1 at baseline and of 3 or 4 "
+            f"within 48 months (Driban 2016, PMC5037496), by the clinical tables; {readings}."
+        )
+    return f"Labels are {label} of the clinical tables, at the visit of each scan; {readings}."
 
 
 def _describe_preprocessing(checkpoint: Checkpoint) -> str:

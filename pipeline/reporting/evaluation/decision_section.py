@@ -75,7 +75,7 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
     if decision["net_benefit"]:
         curve = decision["net_benefit"][levels[-1]]
         figures.append(_draw_net_benefit(curve, levels[-1]))
-        tables.append(_tabulate_net_benefit(curve, levels[-1], kind))
+        tables.append(_tabulate_net_benefit(curve, levels[-1]))
     sentences = (
         *_describe_coverage(decision, levels),
         *_describe_temperatures(decision, levels, kind),
@@ -362,12 +362,12 @@ def describe_net_benefit(curve: DecisionCurve, level: str) -> str:
     return f"{start} above {other} at {len(above)} of {len(curve['curve'])} thresholds: {', '.join(above)}."
 
 
-def _tabulate_net_benefit(curve: DecisionCurve, level: str, kind: DataKind) -> Table:
+def _tabulate_net_benefit(curve: DecisionCurve, level: str) -> Table:
     rows = tuple(
         (f"{point['threshold']:.2f}", *show_estimate(point["model"]), f"{point['treat_all']:.3f}", "0.000")
         for point in curve["curve"][1::2]
     )
-    reasons = {name_groups(point["model"]["reason"], kind) for point in curve["curve"] if point["model"]["reason"]}
+    reasons = {point["model"]["reason"] for point in curve["curve"] if point["model"]["reason"]}
     return Table(
         f"Net benefit of the test {plural(level)}",
         ("Threshold", "Model", "95 % interval", "Act on all", "Act on none"),

@@ -64,8 +64,6 @@ FIGURE_TEXTS = {
 }
 # With fewer groups, the intervals are wide, and a report says so at its top.
 FEW_GROUPS = 20
-# A row of each score is narrow enough for a phone where there are few classes; a row of each class is not.
-MAX_CLASSES_AS_COLUMNS = 3
 NEXT_EXAMPLE = "The same for another validation example."
 
 
@@ -203,16 +201,13 @@ def build_classes(metrics: Metrics, kind: DataKind) -> list[Table]:
             counted = (f"{scores['groups']:,}",) if kind.has_patients else ()
             cells = (show_percent_briefly(part) if part["value"] is not None else DASH for part in estimates)
             rows.append((name, f"{scores['n']:,}", *counted, *cells))
-        columns = (
-            *("Class", plural(level).capitalize(), *([plural(kind.group).capitalize()] * kind.has_patients)),
-            *("Precision (PPV)", "Recall (sensitivity)", "Specificity", "NPV", "F1", "Average precision"),
-        )
-        if len(rows) <= MAX_CLASSES_AS_COLUMNS:
-            columns, *rows = zip(columns, *rows, strict=True)
         tables.append(
             Table(
                 f"Classes, each against the rest: {LEVEL_TITLES.get(level, humanise(level)).lower()}",
-                columns,
+                (
+                    *("Class", plural(level).capitalize(), *([plural(kind.group).capitalize()] * kind.has_patients)),
+                    *("Precision (PPV)", "Recall (sensitivity)", "Specificity", "NPV", "F1", "Average precision"),
+                ),
                 tuple(rows),
                 "With 95\u00a0% intervals. Precision is the positive predictive value, NPV the negative one, both "
                 "at the class fractions of these rows. Cohen's kappa of all classes: "

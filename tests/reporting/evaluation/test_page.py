@@ -7,11 +7,11 @@ import pandas
 import pytest
 
 from pipeline.copies.certificate import certify
-from pipeline.core.data_kinds import IMAGES, VOLUMES
+from pipeline.core.data_kinds import IMAGES
 from pipeline.data.store import Store
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.page import Report, summarise_certificate, write_report
-from pipeline.reporting.evaluation.scores import build_classes, summarise_in_words
+from pipeline.reporting.evaluation.scores import summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
 from tests.builders.certificates import build_certificate, build_copy
 from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores
@@ -289,16 +289,3 @@ def test_further_sections_are_shown_in_their_order(tmp_path):
 )
 def test_columns_of_numbers_and_of_words_are_distinguished(cells, kind):
     assert Table("t", ("a", "b"), tuple(("row", cell) for cell in cells)).kinds == ("text", kind)
-
-
-def test_few_classes_are_columns_and_many_are_rows():
-    metrics = build_metrics(("slice",))
-    (table,) = build_classes(metrics, VOLUMES)
-    assert table.columns == ("Class", "left", "right")
-    assert [row[0] for row in table.rows][:4] == ["Slices", "Patients", "Precision (PPV)", "Recall (sensitivity)"]
-    assert table.rows[2][1].replace("\u00a0", " ") == "90.0 % (80.0 to 95.0)"
-    one = metrics["classes"]["slice"]["classes"]["left"]
-    metrics["classes"]["slice"]["classes"] = dict.fromkeys("abcd", one)
-    (table,) = build_classes(metrics, VOLUMES)
-    assert [row[0] for row in table.rows] == list("abcd")
-    assert build_classes(metrics | {"class_names": list("abcdefghijklm")}, VOLUMES) == []

@@ -1,0 +1,1 @@
+"""The Osteoarthritis Initiative as it is delivered: archives of DICOM series, their list, and clinical tables."""
