@@ -29,7 +29,7 @@ READ = {
     "predict": ["best.safetensors"],
     "export": ["best.safetensors"],
 }
-PLACES = 4
+PLACES = 2
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def run(folder, stage, *words):
     return main([stage, "--config", str(folder / "set.yaml"), "--workspace", str(folder), *words])
 
 
-@pytest.fixture(scope="module", params=["mnist", "cifar100"])
+@pytest.fixture(scope="module", params=["mnist", pytest.param("cifar100", marks=pytest.mark.slow)])
 def workspace(request, tmp_path_factory, write_mnist, write_cifar):
     folder = tmp_path_factory.mktemp(request.param)
     raw = folder / "given"

@@ -82,7 +82,10 @@ def alone(tmp_path_factory) -> Experiment:
     return experiment
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
+SLOW_PAIRS = [pytest.param(*pair, marks=pytest.mark.slow) for pair in ((2, 2), (1, 2))]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), *SLOW_PAIRS])
 def test_a_run_resumed_with_another_number_of_processes_ends_as_an_uninterrupted_one(alone, tmp_path, before, after):
     experiment = make(tmp_path)
     cut = run_processes(before, run_train_stage, with_devices(experiment, before), "epoch 2/3")
@@ -139,7 +142,9 @@ def test_a_process_leaves_its_group_before_it_ends():
     assert done.stdout == "False True\n"
 
 
-@pytest.mark.parametrize("word", ["to train", "epoch 2/3"])  # before the first epoch, and after the second
+@pytest.mark.parametrize(
+    "word", [pytest.param("to train", marks=pytest.mark.slow), "epoch 2/3"]
+)  # before the first epoch, and after the second
 def test_an_error_of_the_first_process_ends_the_other_with_it(word, tmp_path):
     """The other process would wait for the first one's gradients until a timeout."""
     first, second = run_processes(2, run_train_stage, with_devices(make(tmp_path), 2), "", word)
