@@ -24,6 +24,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 
 GZIP_PIECE = 1 << 14
+# NIfTI-1, "units of spatial and temporal dimensions": metre, millimetre and micron; unknown ones are millimetres.
+UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 HEADER_MAGIC = {b"n+1", b"ni1", b"n+2", b"ni2"}
@@ -41,15 +43,16 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
             either byte order. A 2-D image counts as one voxel thick; trailing axes of one are dropped.
         max_bytes: The largest size in bytes: a header that claims more than this for the voxels and what lies before
             them is refused before anything is unpacked.
-        needs_orientation: Whether to refuse a file whose sform and qform are both marked unknown. Otherwise its axes
-            are taken as the standard defines for it: along right, anterior and superior, without a rotation.
+        needs_orientation: Whether to refuse a file whose sform and qform are both marked unknown, or name different
+            sides. Otherwise its axes are taken as the standard defines for it: along right, anterior and superior,
+            without a rotation; of two the sform is taken.
 
     Returns:
         The oriented volume.
 
     Raises:
         VolumeError: not NIfTI; truncated; claims more than the file or the memory holds; more than one
-            frame; complex or colour; NaN; constant; no usable affine.
+            frame; complex or colour; NaN; constant; no usable affine, or two that name different sides.
 
     Source:
         NIfTI-1 standard, https://nifti.nimh.nih.gov/nifti-1, "3D image orientation".
@@ -58,8 +61,15 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     header = _parse_header(path, content)
     shape = _check_shape(path, header)
     dtype = _check_dtype(path, header)
-    is_known = int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0
-    affine = _check_affine(path, header) if is_known or needs_orientation else _assume_affine(header)
+    has_any = int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0
+    affine = _check_affine(path, header) if has_any or needs_orientation else _assume_affine(header)
+    affine[:3] *= UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    is_known = has_any and not _name_different_sides(header)
+    if has_any and needs_orientation and not is_known:
+        raise VolumeError(
+            f"{path}: sform and qform name different sides, so left and right are unknown. Set the code of the wrong "
+            "one to 0."
+        )
     num_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     is_pair = bytes(header["magic"])[:2] == b"ni"
     offset = _check_offset(path, header, 0 if is_pair else int(header["sizeof_hdr"]))
@@ -213,6 +223,17 @@ def _check_affine(path: Path, header: Any) -> Array:
     except (HeaderDataError, ValueError) as error:
         raise VolumeError(f"{path}: no valid affine ({error}): left and right are unknown.") from error
     return check_matrix(str(path), affine)
+
+
+def _name_different_sides(header: Any) -> bool:
+    """Return whether sform and qform are both valid and their voxels grow towards opposite sides of the body."""
+    if int(header["sform_code"]) == 0 or int(header["qform_code"]) == 0:
+        return False
+    try:
+        rights = [np.asarray(form, dtype=np.float64)[0, :3] for form in (header.get_sform(), header.get_qform())]
+    except (HeaderDataError, ValueError):  # of a damaged qform nothing is read
+        return False
+    return bool(np.isfinite(rights).all() and rights[0] @ rights[1] < 0)
 
 
 def _check_scaling(path: Path, header: Any) -> tuple[float | None, float | None]:

@@ -1,5 +1,6 @@
 """A scan in the axes right, anterior, superior, whatever file it came from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import nibabel.affines
@@ -11,6 +12,8 @@ from pipeline.core.errors import VolumeError
 
 PIECE = 1 << 20
 
+# Of knees: cartilage is scanned at 0.2 mm and more, and slices are a few millimetres apart.
+LIKELY_SPACING_MM = (0.05, 20.0)
 # Intensities beyond this leave float32 where they are windowed and interpolated.
 MAX_INTENSITY = 1e30
 
@@ -29,8 +32,8 @@ class Volume:
         stored_shape: The size along the stored axes.
         obliquity_degrees: The largest angle between a stored axis and its anatomical one.
         sha256: The checksum of the file (of header and data, one after the other, where they are two).
-        orientation_known: Whether the file defines the directions of its axes; where not, they were taken as right,
-            anterior and superior.
+        orientation_known: Whether the file defines the directions of its axes, and not two that contradict each other;
+            where it defines none, they were taken as right, anterior and superior.
     """
 
     voxels: Array
@@ -85,6 +88,17 @@ def build_volume(
         stored_shape=voxels.shape,
         obliquity_degrees=float(np.rad2deg(nibabel.affines.obliquity(affine).max())),
     )
+
+
+def describe_spacing(spacing_mm: Iterable[float]) -> str:
+    """Doubt a voxel size that no scan of a knee has, such as one in metres; return nothing where it is likely.
+
+    Args:
+        spacing_mm: The voxel size along any axes.
+    """
+    low, high = LIKELY_SPACING_MM
+    unlikely = [size for size in spacing_mm if not low <= size <= high]
+    return f"a voxel of {unlikely[0]:.4g} mm, which no scan of a knee has; check its unit" if unlikely else ""
 
 
 def check_matrix(name: str, affine: Array) -> Array:

@@ -19,6 +19,7 @@ from pipeline.datasets.akoa import find_side
 from pipeline.formats.image_files import match_channels, read_image
 from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
+from pipeline.formats.volume import Volume, describe_spacing
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.models.classifier import Classifier
@@ -44,11 +45,12 @@ def score_volumes(
         if refusal is not None:
             yield refusal
             continue
-        stack, orientation_known = read
+        stack, volume = read
+        orientation_known = volume is None or volume.orientation_known
         scores = score_stack(classifier, stack, device, experiment.evaluate.batch_size)
         row = _describe(scan, scores, checkpoint, experiment.predict.min_confidence)
         row["num_slices"] = len(stack.images)
-        row["warnings"] += _warn(scan, stack, orientation_known, row["predicted"], checkpoint)
+        row["warnings"] += _warn(scan, stack, volume, row["predicted"], checkpoint)
         row["abstained"] |= not orientation_known  # left and right are then a guess, whatever the model's confidence
         yield row
 
@@ -92,10 +94,9 @@ def _attempt(scan: Scan, read: Callable[[], Any]) -> tuple[Any, Row | None]:
     return None, {"path": scan.name, "reason": reason}
 
 
-def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, bool]:
-    """Return the slices of a volume, and whether its orientation is known."""
-    stack, volume = read_stack(scan.paths, checkpoint.preprocess, needs_orientation=False)
-    return stack, volume is None or volume.orientation_known
+def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, Volume | None]:
+    """Return the slices of a volume, and the volume; None where its slices came as images."""
+    return read_stack(scan.paths, checkpoint.preprocess, needs_orientation=False)
 
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> Array:
@@ -121,11 +122,11 @@ def _describe(scan: Scan, scores: Array, checkpoint: Checkpoint, min_confidence:
     return row | {"abstained": max(scores.tolist()) < min_confidence, "warnings": []}
 
 
-def _warn(scan: Scan, stack: Stack, orientation_known: bool, predicted: str, checkpoint: Checkpoint) -> list[str]:
+def _warn(scan: Scan, stack: Stack, volume: Volume | None, predicted: str, checkpoint: Checkpoint) -> list[str]:
     """List the reasons for which a row is not to be trusted."""
-    warnings = []
-    if not orientation_known:
-        warnings.append("orientation unknown: no sform and no qform, axes taken as right, anterior, superior")
+    warnings = [] if volume is None else [describe_spacing(volume.spacing_mm)]
+    if volume is not None and not volume.orientation_known:
+        warnings.append("orientation unknown: no sform and no qform, or two of different sides; sides are a guess")
     warnings.append(describe_distance(stack.images, checkpoint.intensities))
     if are_sides(checkpoint.spec.class_names):
         side = find_side(Path(scan.name).name)

@@ -27,6 +27,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.data.sources import Source
 from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import find_raw_folder, list_sources
+from pipeline.formats.volume import describe_spacing
 from pipeline.preprocessing.dask_jobs import Job, run_on_cluster
 from pipeline.preprocessing.parts import (
     PartSummary,
@@ -280,6 +281,10 @@ def _report(experiment: Experiment, console: Console) -> None:
     console.print(f"{counts} ({labels}) -> {paths.prepared}", highlight=False)
     for path in coverage["side_disagreements"]:
         warn(console, f"{path}: the name's side and the knee's place in the scanner disagree")
+    spacings = zip(accepted["path"], accepted["spacing_mm"], strict=True) if kind.has_slices else ()
+    doubts = [(path, doubt) for path, sizes in spacings if (doubt := _doubt_spacing(sizes))]
+    for path, doubt in doubts[:MAX_LISTED]:
+        warn(console, f"{path}: {doubt}")
     formula = find_formula(accepted)
     if formula:
         warn(console, f"{formula!r}: a spreadsheet takes this for a formula. Import the tables' columns as text.")
@@ -289,6 +294,10 @@ def _report(experiment: Experiment, console: Console) -> None:
         such = make_printable(f"such as {first['path']}: {first['reason']}")
         console.print(f"{len(ignored)} file(s) ignored, {such}", highlight=False, markup=False)
     _refuse(paths, manifest, experiment.preprocess.skip_refused, plural(kind.source))
+
+
+def _doubt_spacing(sizes: str) -> str:
+    return describe_spacing(float(size) for size in sizes.split("x")) if sizes else ""
 
 
 def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool, what: str) -> None:

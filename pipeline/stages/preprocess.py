@@ -5,7 +5,9 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
+from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
+from pipeline.core.serialization import flatten
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.core.text import make_printable
 from pipeline.core.workspace import Workspace
@@ -25,8 +27,8 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     """Slice every scan, or read a published set; write manifest, store, coverage report and contact sheet.
 
     Raises:
-        UserError: There is nothing to read, or scans were refused and ``preprocess.skip_refused`` is false;
-            the manifest then lists each with its reason.
+        UserError: There is nothing to read; other options would replace the store that finished runs were trained on;
+            or scans were refused and ``preprocess.skip_refused`` is false, and the manifest lists each with its reason.
     """
     dataset, _ = find_dataset(experiment.data)
     plan = plan_published_set if dataset.list_sources is None else plan_volumes
@@ -37,6 +39,7 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     if record.is_file() and read_json(record).get("plan") == preparation.plan:
         console.print(f"{preparation.folder}: up to date; nothing to do.")
     else:
+        _keep_trained_store(experiment)
         # No stage shall find a store that the options no longer describe.
         record.unlink(missing_ok=True)
         (preparation.folder / "store.json").unlink(missing_ok=True)
@@ -49,6 +52,31 @@ def preprocess(experiment: Experiment, console: Console) -> None:
         if is_final:
             write_json(record, {"plan": preparation.plan})
     preparation.report(console)
+
+
+def _keep_trained_store(experiment: Experiment) -> None:
+    """Refuse other options for a store that finished runs were trained on: they could not be evaluated any more."""
+    if not has_store(experiment.paths.prepared):
+        return
+    try:
+        store = read_store(experiment.paths.prepared)
+    except UserError:  # damaged, or of an earlier version: no run can use it
+        return
+    wanted = flatten(experiment.preprocess)
+    changed = [name for name, value in store.settings.items() if name in wanted and wanted[name] != value]
+    if not changed:
+        return
+    # It loads torch, which slicing does without.
+    from pipeline.training.run_state import list_finished_runs
+
+    runs = list_finished_runs(experiment.paths, store.fingerprint)
+    if runs:
+        name, some = changed[0], ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
+        raise UserError(
+            f"preprocess.{name}: was {store.settings[name]}, is {wanted[name]}; the store of {some} would be replaced, "
+            f"and {'it' if len(runs) == 1 else 'they'} could not be evaluated again. Give the experiment another name "
+            f"(--name), set the option back, or delete {experiment.paths.run_folder}."
+        )
 
 
 def _draw_contact_sheet(paths: Workspace) -> None:

@@ -82,6 +82,24 @@ def is_finished(paths: Workspace) -> bool:
     return paths.training_record.is_file() and paths.best_checkpoint.is_file()
 
 
+def list_finished_runs(paths: Workspace, store_fingerprint: str) -> list[str]:
+    """List the names of an experiment's finished runs that were trained on a store.
+
+    Args:
+        paths: The folders of the experiment.
+        store_fingerprint: The fingerprint of the store.
+    """
+    root = paths.root / "runs" / paths.name
+    names = []
+    for path in sorted(root.glob("**/started.json")):
+        name = path.parent.relative_to(root).as_posix()
+        run = Workspace(paths.root, paths.name, "" if name == "." else name)
+        started = read_started(run)
+        if started is not None and is_finished(run) and started["settings"]["store fingerprint"] == store_fingerprint:
+            names.append(run.title)
+    return names
+
+
 def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     """Refuse to resume a run that has a checkpoint under other options.
 

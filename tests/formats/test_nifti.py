@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.core.errors import VolumeError
 from pipeline.formats.nifti import read_volume, write_volume
+from pipeline.formats.volume import describe_spacing
 from tests.builders.volumes import compute_intensity
 
 AXES = [
@@ -212,3 +213,37 @@ def test_a_file_without_orientation_is_read_where_it_may_be_as_right_anterior_su
     known = read_volume(tmp_path / "known.nii", needs_orientation=False)
     assert known.orientation_known
     np.testing.assert_array_equal(known.voxels, values[::-1])
+
+
+@pytest.mark.parametrize(("code", "factor"), [(0, 1), (1, 1000), (2, 1), (3, 0.001)])
+def test_the_unit_of_the_header_is_read(code, factor, tmp_path):
+    affine = np.diag([-0.5, 0.6, 3.0, 1.0])
+    affine[:3, 3] = (10, 20, 30)
+    if code == 3:
+        affine[:3] *= 10.0  # a voxel of 5 micron; of less, a volume has hardly any
+    factor = factor * (10 if code == 3 else 1)
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), affine)
+    image.header["xyzt_units"] = code | 8  # seconds for the time
+    nibabel.save(image, tmp_path / "knee.nii")
+    volume = read_volume(tmp_path / "knee.nii")
+    assert volume.spacing_mm == pytest.approx((0.5 * factor, 0.6 * factor, 3.0 * factor))
+    assert volume.centre_mm == pytest.approx((9.75 * factor, 20.6 * factor, 34.5 * factor))
+    assert bool(describe_spacing(volume.spacing_mm)) == (factor != 1)
+
+
+def test_an_sform_and_a_qform_of_different_sides_are_refused_or_unknown(tmp_path):
+    values, affine = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([0.5, 0.6, 3.0, 1.0])
+    image = nibabel.Nifti1Image(values, affine)
+    image.set_qform(affine, code=1)
+    nibabel.save(image, tmp_path / "same.nii")
+    assert read_volume(tmp_path / "same.nii").orientation_known
+    image.set_sform(np.diag([-0.5, 0.6, 3.0, 1.0]), code=1)
+    nibabel.save(image, tmp_path / "knee.nii")
+    with pytest.raises(VolumeError, match="sform and qform name different sides"):
+        read_volume(tmp_path / "knee.nii")
+    volume = read_volume(tmp_path / "knee.nii", needs_orientation=False)
+    assert not volume.orientation_known
+    np.testing.assert_array_equal(volume.voxels, values[::-1])
+    image.set_qform(affine, code=0)
+    nibabel.save(image, tmp_path / "one.nii")
+    assert read_volume(tmp_path / "one.nii").orientation_known

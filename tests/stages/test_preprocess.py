@@ -9,6 +9,7 @@ import openpyxl
 import pytest
 from PIL import Image
 
+from pipeline.cli import main
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.sources import ColumnsConfig, DataConfig
@@ -16,8 +17,10 @@ from pipeline.core.data_kinds import PATIENT_IMAGES
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
+from pipeline.core.workspace import Workspace
 from pipeline.data.store import read_store
 from pipeline.preprocessing.parts import prepare_part
+from pipeline.training.run_state import list_finished_runs
 from tests.builders.preprocessing import OPTIONS, make_experiment, run, snapshot
 
 
@@ -381,3 +384,21 @@ def test_a_gap_in_a_stack_of_images_is_refused(tmp_path):
         run(make_experiment(tmp_path))
     manifest = read_table(make_experiment(tmp_path).paths.manifest, MANIFEST_COLUMNS).set_index("label")
     assert "slices 1 of this scan are missing" in manifest.loc["right", "reason"]
+
+
+def test_other_options_do_not_replace_the_store_that_a_finished_run_was_trained_on(tiny_workspace, capsys):
+    paths = Workspace(tiny_workspace, "tiny")
+    before = {path.name: path.read_bytes() for path in paths.prepared.iterdir() if path.is_file()}
+    words = ["--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]
+    assert main(["preprocess", *words, "--preprocess.num_slices", "5"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "preprocess.num_slices: was 4, is 5; the store of tiny would be replaced" in line
+    assert {path.name: path.read_bytes() for path in paths.prepared.iterdir() if path.is_file()} == before
+    assert main(["preprocess", *words]) == 0, "the same options as before"
+    assert list_finished_runs(paths, read_store(paths.prepared).fingerprint) == ["tiny"]
+    assert list_finished_runs(paths, "another store") == []
+
+
+def test_the_bytes_of_the_phantoms_store_are_what_they_were(tiny_workspace):
+    """A changed fingerprint would ask every user to train again: it needs a reason and a line in CHANGELOG.md."""
+    assert read_store(Workspace(tiny_workspace, "tiny").prepared).fingerprint == "c444b55382c18cac"
