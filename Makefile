@@ -86,7 +86,7 @@ cifar100: ## all stages on CIFAR-100
 	+$(call ALL_STAGES,configs/cifar100.yaml)
 
 medmnist: ## all stages on a set of MedMNIST: make medmnist NAME=retinamnist (or breastmnist_64, adrenalmnist3d)
-	+$(MAKE) fetch preprocess split train evaluate SET="--name $(NAME) --data.variant $(NAME) $(SET)" \
+	+$(MAKE) fetch preprocess split train evaluate SET="--name $(NAME) --data.variant $(NAME) $(if $(findstring retina,$(NAME)),--data.label_type ordinal) $(SET)" \
 		CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),configs/$(if $(findstring 3d,$(NAME)),medmnist3d,medmnist).yaml)
 
 modelnet40: ## all stages on ModelNet40

@@ -7,7 +7,7 @@ from perceiver.config import ImageConfig, PerceiverConfig
 from pipeline.config.validation import require, require_at_least
 
 # The losses of training, which decide how a model's outputs become probabilities.
-LossName = Literal["cross_entropy", "mse"]
+LossName = Literal["cross_entropy", "mse", "corn"]
 
 
 @dataclass(frozen=True)

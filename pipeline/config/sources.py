@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.config.validation import require
 
@@ -102,6 +103,10 @@ class DataConfig:
         covariates: Further columns of the table that are kept in manifest and predictions; all others are dropped.
         bins: The growing limits of the classes that are made of a label that is a number: [50, 60] makes below 50, 50
             to below 60, and 60 and above.
+        label_type: The kind of the labels. nominal: classes without an order. ordinal: grades, from the lowest to the
+            highest, which are scored by how far apart they are; ``train.loss: corn`` learns their order.
+        label_order: The grades from the lowest to the highest, as ``[none, mild, severe]``; without it labels that
+            are numbers are sorted as such, and so are the classes of ``bins``.
         merge: New names of labels: two with the same name become one class, and null leaves a label's rows out.
         split_values: New names of the values of a published split: train, val or test, or null to leave rows out.
         oai: The scans that are taken of a delivery of the Osteoarthritis Initiative, where ``dataset`` is ``oai``.
@@ -116,6 +121,8 @@ class DataConfig:
     columns: ColumnsConfig = dataclasses.field(default_factory=ColumnsConfig)
     covariates: tuple[str, ...] = ()
     bins: tuple[float, ...] = ()
+    label_type: Literal["nominal", "ordinal"] = "nominal"
+    label_order: tuple[Word, ...] = ()
     merge: dict[Word, Word | None] = dataclasses.field(default_factory=dict)
     split_values: dict[Word, Word | None] = dataclasses.field(default_factory=dict)
     oai: OaiConfig = dataclasses.field(default_factory=OaiConfig)
@@ -130,6 +137,10 @@ class DataConfig:
             require(
                 quoted, f"data.{name}", given, "texts; YAML reads yes, no, on and off as true and false: quote them"
             )
+        good_order = not self.label_order or self.label_type == "ordinal"
+        require(good_order, "data.label_order", list(self.label_order), "nothing where data.label_type is nominal")
+        once = len(set(map(str, self.label_order))) == len(self.label_order)
+        require(once, "data.label_order", list(self.label_order), "each label once")
         parts = set(to_texts(self.split_values).values()) - {None}
         require(parts <= set(PARTS), "data.split_values", self.split_values, f"{', '.join(PARTS)} or null as new names")
         twice = len({name.strip().casefold() for name in self.covariates}) < len(self.covariates)

@@ -127,6 +127,8 @@ class TrainConfig:
         batch_size: The number of examples a step, over all devices together.
         loss: The loss that is minimised. cross_entropy: of the softmax of the outputs. mse: the squared error between
             the outputs and the one-hot label, the mean over the classes; the outputs then serve as probabilities.
+            corn: of grades (``data.label_type: ordinal``), the cross-entropy of reaching each grade once the one below
+            it is reached, added up over the grades.
         class_weights: The weight of each class in the loss. equal: 1. balanced: in inverse proportion to its number of
             training examples, and 1 in the mean over them. The probabilities then are those for classes that are
             equally frequent.

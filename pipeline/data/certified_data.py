@@ -1,6 +1,7 @@
 """The examples with their splits, after everything that vouches for them was checked, and a model's answers to them."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config.experiment import Experiment
+from pipeline.config.sources import DataConfig
 from pipeline.core.array_types import Array, Indices
+from pipeline.core.errors import UserError
 from pipeline.core.predictions import Mirrored
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.data.leak_certificate import Certificate, check_certificate
@@ -65,6 +68,46 @@ class Answers:
     mirrored: Mirrored | None
 
 
+def order_classes(store: Store, options: DataConfig) -> Store:
+    """Order the classes of a store as its grades; classes without an order stay sorted as texts.
+
+    Args:
+        store: The store, as it was read.
+        options: The kind of the labels, and their order where it is given.
+
+    Raises:
+        UserError: the labels are grades, but their order is not known, or it is one of other labels.
+    """
+    if options.label_type == "nominal":
+        return store
+    found, given = store.class_names, tuple(map(str, options.label_order))
+    if given:
+        if set(given) != set(found):
+            raise UserError(
+                f"data.label_order: found {', '.join(given)}; the labels are {', '.join(found)}. Name each of them "
+                "once, from the lowest to the highest."
+            )
+        return replace(store, class_names=given, is_ordinal=True)
+    if options.bins and not options.merge:  # whose names sort as their numbers do
+        return replace(store, is_ordinal=True)
+    numbers = np.array([_read_number(name) for name in found])
+    if np.isnan(numbers).any() or len(set(numbers)) < len(numbers):
+        raise UserError(
+            f"data.label_type: ordinal needs an order, and the labels {', '.join(found)} are not numbers, each "
+            "another one. Name them from the lowest to the highest: data.label_order: [LOWEST, ..., HIGHEST]."
+        )
+    return replace(store, class_names=tuple(found[place] for place in np.argsort(numbers)), is_ordinal=True)
+
+
+def _read_number(text: str) -> float:
+    """Read a finite number; of any other text NaN."""
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
 def load_certified_data(experiment: Experiment) -> CertifiedData:
     """Open the store, every byte of it checked, with splits and certificate that belong to it.
 
@@ -72,7 +115,7 @@ def load_certified_data(experiment: Experiment) -> CertifiedData:
         UserError: one of them is absent or damaged, was made for others, or the splits leak.
     """
     paths = experiment.paths
-    store = read_store(paths.prepared, verify=True)
+    store = order_classes(read_store(paths.prepared, verify=True), experiment.data)
     splits = read_splits(paths.splits, experiment.split)
     certificate = check_certificate(paths.certificate, store, splits)
     return CertifiedData(store, resolve_roles(splits, experiment.split), certificate, paths.manifest)

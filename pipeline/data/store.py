@@ -34,12 +34,14 @@ class Store:
             ``(examples, points, 3)`` float32; memory-mapped and read-only.
         index: One row per example: ids, label, ``slice_index`` and ``slice_position``; ``weight`` too where the table
             of labels has weights.
-        class_names: The labels, sorted.
+        class_names: The labels: sorted as texts, or as grades from the lowest to the highest.
         settings: The options that made the examples.
         fingerprint: A text that changes with any value, id or label.
         kind: The kind of data; slices are ``volumes``.
         missing: The part of a published set that is not there, and how its files differ from the published ones, in
             sentences; empty where all is there and the same.
+        is_ordinal: Whether the classes are grades (``data.label_type``). The files do not say so, and the class names
+            are grades only after ``order_classes``.
     """
 
     examples: np.ndarray[Any, Any]
@@ -49,6 +51,7 @@ class Store:
     fingerprint: str
     kind: DataKind = VOLUMES
     missing: str = ""
+    is_ordinal: bool = False
 
     def input_spec(self, num_slices: int) -> InputSpec:
         """Describe the examples to a network.

@@ -143,18 +143,22 @@ def compute_log_probabilities(outputs: torch.Tensor, loss: LossName) -> torch.Te
     Trained with ``cross_entropy``, outputs are logits, and their softmax is the answer. Trained with ``mse``, outputs
     already estimate the probabilities (the expected one-hot label has the least squared error), but may leave [0, 1]
     and add up to something else; the answer is the nearest point that does neither. A softmax would flatten them: of
-    ten classes, a perfect 1 among zeros would become 23 %.
+    ten classes, a perfect 1 among zeros would become 23 %. Trained with ``corn``, the sigmoid of output k is the
+    probability that grade k is reached where grade k - 1 is; grade 0 always is, and output 0 is not read.
 
     Args:
         outputs: The outputs of the network, (batch, classes) float32.
         loss: The loss that the model was trained with, ``train.loss``.
 
     Returns:
-        (batch, classes); minus infinity where a probability is 0. The class of the largest output stays the most
-        probable.
+        (batch, classes); minus infinity where a probability is 0. Except with ``corn``, the class of the largest output
+        stays the most probable.
     """
     if loss == "cross_entropy":
         return outputs.log_softmax(dim=-1)
+    if loss == "corn":
+        reached, not_reached = (nn.functional.logsigmoid(sign * outputs[:, 1:]) for sign in (1, -1))
+        return nn.functional.pad(reached.cumsum(dim=-1), (1, 0)) + nn.functional.pad(not_reached, (0, 1))
     return project_to_simplex(outputs).log()
 
 

@@ -100,7 +100,9 @@ def _fingerprint_plan(experiment: Experiment) -> str:
     paths = [path for path in find_files(raw, "*") if variant is None or path.name == variant.file_name]
     statuses = {str(path): (raw / path).stat() for path in paths}
     files = [[name, status.st_size, status.st_mtime_ns] for name, status in statuses.items()]
-    options = {name: value for name, value in flatten(experiment.data).items() if name != "raw_folder"}
+    # The order of the labels is read with the store, and does not change it.
+    unread = ("raw_folder", "label_type", "label_order")
+    options = {name: value for name, value in flatten(experiment.data).items() if name not in unread}
     return compute_fingerprint(VERSION, FORMAT, options, files)
 
 

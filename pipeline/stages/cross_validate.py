@@ -7,6 +7,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace, join_names
+from pipeline.data.certified_data import order_classes
 from pipeline.data.store import read_store
 from pipeline.datasets import DATASETS
 from pipeline.reporting.cross_validation_page import describe_pooled, write_cross_validation
@@ -35,7 +36,7 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
     Raises:
         UserError: Folds of a published set, several devices, or an error of the train or evaluate stage.
     """
-    store = read_store(experiment.paths.prepared, verify=True)
+    store = order_classes(read_store(experiment.paths.prepared, verify=True), experiment.data)
     paths = choose_paths(experiment)
     jobs = plan_runs(experiment, store)
     with open_run(experiment.tracking, paths, paths.report_folder / "mlflow.json") as parent:

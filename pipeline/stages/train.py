@@ -51,6 +51,8 @@ def train(experiment: Experiment, console: Console) -> None:
     check_horizontal_flip(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_tta:
         check_swap("model.mirror_tta", "false", store.class_names, experiment.preprocess.plane)
+    allowed_losses = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
+    require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed_losses)
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
         every, allowed = config.keep_attention_every_epochs, "0 with train.strategy fsdp; draw maps after training"
         require(every == 0, "train.keep_attention_every_epochs", every, allowed)

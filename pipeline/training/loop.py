@@ -169,7 +169,7 @@ def _train_one_epoch(
             # Devices average their gradients, but their shards can differ by one example.
             fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
             _update_weights(fabric, state, config)
-            monitor.add(loss_sum.detach(), count_correct(logits.detach(), targets), len(targets))
+            monitor.add(loss_sum.detach(), count_correct(logits.detach(), targets, config.loss), len(targets))
             if monitor.is_check_due:
                 wrong = monitor.find_not_finite()
                 if wrong is not None:

@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from pipeline.config.model import LossName
 from pipeline.config.training import TrainConfig
+from pipeline.models.classifier import compute_log_probabilities
 
 
 def compute_loss_sum(
@@ -18,8 +19,12 @@ def compute_loss_sum(
 
     ``cross_entropy`` is that of the outputs' softmax against the targets. ``mse`` is, for each example, the mean
     over the classes of (output - target)^2: the outputs themselves, not their softmax, are drawn towards 1 for the
-    right class and 0 for the others. Label smoothing spreads a fraction s of each target evenly over all K classes:
-    target * (1 - s) + s / K.
+    right class and 0 for the others. ``corn`` is the sum over the grades up to the label's, and the next one, of minus
+    the logarithm of the probability that it is reached, or not, where the one below it is. These factors are those of
+    the label's own probability, so that the sum is minus its logarithm: of the outputs 0, log 3, 0 (grade 1 reached
+    with 3/4, then grade 2 with 1/2) and grade 1, -log 3/4 - log 1/2. The original divides by the number of factors
+    of a batch, here by the number of examples, as every loss. Label smoothing spreads a fraction s of each target
+    evenly over all K classes: target * (1 - s) + s / K.
 
     Args:
         outputs: The outputs of the network, (batch, classes) float32.
@@ -31,6 +36,10 @@ def compute_loss_sum(
 
     Returns:
         A scalar.
+
+    Source:
+        Shi, Cao and Raschka, "Deep neural networks for rank-consistent ordinal regression based on conditional
+        probabilities", Pattern Analysis and Applications 26, 2023, equation 5 (CORN).
     """
     num_classes = outputs.shape[-1]
     if config.loss == "cross_entropy":
@@ -40,7 +49,10 @@ def compute_loss_sum(
     else:
         wanted = to_probabilities(targets, num_classes)
         wanted = wanted * (1 - config.label_smoothing) + config.label_smoothing / num_classes
-        losses = (outputs - wanted).square().mean(dim=-1)
+        if config.loss == "corn":
+            losses = -(wanted * compute_log_probabilities(outputs, "corn")).sum(dim=-1)
+        else:
+            losses = (outputs - wanted).square().mean(dim=-1)
     if class_weights is not None:
         losses = losses * (to_probabilities(targets, num_classes) @ class_weights)
     if weights is not None:
@@ -70,28 +82,31 @@ def compute_answer_loss_sum(scores: torch.Tensor, labels: torch.Tensor, loss: Lo
     Args:
         scores: The logarithms of the probabilities, as the classifier answers, (batch, classes).
         labels: The class indices (batch,).
-        loss: The kind. cross_entropy: minus the logarithm of the right class's probability. mse: the mean over the
-            classes of (probability - one-hot label)^2.
+        loss: The kind. cross_entropy and corn: minus the logarithm of the right class's probability. mse: the mean over
+            the classes of (probability - one-hot label)^2.
 
     Returns:
         A scalar, added up over the examples.
     """
-    if loss == "cross_entropy":
+    if loss != "mse":
         return functional.nll_loss(scores, labels, reduction="sum")
     return (scores.exp() - to_probabilities(labels, scores.shape[-1])).square().mean(dim=-1).sum()
 
 
-def count_correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Count the examples whose largest output is the target's class, of mixed targets the class of the largest one.
+def count_correct(outputs: torch.Tensor, targets: torch.Tensor, loss: LossName = "cross_entropy") -> torch.Tensor:
+    """Count the examples whose most probable class is the target's, of mixed targets the class of the largest one.
 
     Args:
-        outputs: The outputs of the network, (batch, classes).
+        outputs: The outputs of the network, or the classifier's answers, (batch, classes).
         targets: The class indices (batch,), or probabilities (batch, classes).
+        loss: The loss that decides what the outputs mean; with ``corn`` the largest one is not the most probable class.
 
     Returns:
         A scalar int64.
     """
     labels = targets if targets.ndim == 1 else targets.argmax(dim=-1)
+    if loss == "corn":
+        outputs = compute_log_probabilities(outputs, loss)
     return (outputs.argmax(dim=-1) == labels).sum()
 
 

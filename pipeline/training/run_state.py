@@ -49,6 +49,8 @@ def describe_settings(experiment: Experiment, store: Store, split_fingerprint: s
     accelerator = choose_accelerator(experiment.train.accelerator)
     settings["train.precision"] = choose_precision(experiment.train.precision, accelerator)
     settings |= {"store fingerprint": store.fingerprint, "split fingerprint": split_fingerprint}
+    if store.is_ordinal:
+        settings["data.label_order"] = list(store.class_names)
     settings |= {"split.num_folds": experiment.split.num_folds, "split.test_fold": experiment.split.test_fold}
     return settings
 
@@ -162,6 +164,12 @@ def load_trained_run(experiment: Experiment, checkpoint_path: Path | None) -> Tr
     trained_on = (checkpoint.store_fingerprint, checkpoint.split_fingerprint)
     if trained_on != (data.store.fingerprint, data.certificate["splits_fingerprint"]):
         raise UserError(f"{path}: trained on other examples or splits than these. Run the train stage again.")
+    trained_names, names = checkpoint.spec.class_names, data.store.class_names
+    if trained_names != names:
+        raise UserError(
+            f"{path}: trained with the classes in the order {', '.join(trained_names)}; data.label_type and "
+            f"data.label_order now give {', '.join(names)}. Set them back, or run the train stage again."
+        )
     device = torch.device(choose_accelerator(experiment.train.accelerator))
     return TrainedRun(data, checkpoint, build_from_checkpoint(checkpoint, device), device)
 

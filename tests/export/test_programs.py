@@ -28,7 +28,7 @@ from tests.builders.isolation import BLOCKED
 from tests.builders.models import build_spec
 
 SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2}
-# Between them: every kind of data, a slice's place, the mirror, the permutation, both losses, both networks.
+# Between them: every kind of data, a slice's place, the mirror, the permutation, all losses, both networks.
 MODELS = {
     "slices": (
         ModelConfig(
@@ -50,7 +50,7 @@ MODELS = {
             "settings": {"train.loss": "mse"},
         },
     ),
-    "cnn": (ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(4, 8))), {}),
+    "cnn": (ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(4, 8))), {"settings": {"train.loss": "corn"}}),
     "points": (
         ModelConfig(num_points=12, perceiver=PerceiverConfig(**SMALL, max_freq=(4.0, 4.0, 4.0))),
         {"kind": POINTS, "image_size": (16, 3), "mean": (), "std": ()},
@@ -63,7 +63,7 @@ def build_checkpoint(name):
     shape = {key: facts[key] for key in ("num_channels", "image_size", "kind") if key in facts}
     model = build_model(config, build_spec(**shape), seed=3)
     # Fresh heads answer one half to everything; and far outputs of a model with squared error are all 0 and 1.
-    strength = 0.05 if "settings" in facts else 0.3
+    strength = 0.05 if name == "images" else 0.3
     for parameter in model.parameters():
         parameter.data += strength * torch.randn(
             parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())

@@ -15,6 +15,7 @@ from pipeline.attention.storage import list_kept_epochs, read_maps
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.outputs import AttentionConfig
+from pipeline.config.sources import DataConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig
 from pipeline.core.errors import UserError
@@ -23,6 +24,7 @@ from pipeline.data.store import read_store, write_store
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.stages.split import split
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.training.run_state import load_trained_run
 from tests.builders.training_runs import AUGMENT, PREPROCESS, TINY, Cut, make_experiment, read_weights, run, with_train
 
 
@@ -281,3 +283,25 @@ def test_maps_of_a_network_without_attention_are_refused_before_training(tmp_pat
     with pytest.raises(UserError, match="attention: this network has none"):
         run(experiment)
     assert not experiment.paths.last_checkpoint.is_file()
+
+
+def test_a_loss_of_grades_is_refused_for_classes_without_an_order(undisturbed):
+    with pytest.raises(UserError, match=r"train\.loss.*corn.*data\.label_type: ordinal"):
+        run(with_train(undisturbed, loss="corn", resume=False))
+
+
+def test_grades_are_learned_in_their_order_and_not_scored_in_another(tmp_path):
+    """Right before left, against the order of the names."""
+    grades = DataConfig(label_type="ordinal", label_order=("right", "left"))
+    augment = AugmentConfig(horizontal_flip="swap_label")
+    experiment = with_train(make_experiment(tmp_path, data=grades, augment=augment), loss="corn", epochs=12)
+    run(experiment)
+    checkpoint = read_checkpoint(experiment.paths.best_checkpoint)
+    assert checkpoint.spec.class_names == ("right", "left")
+    assert checkpoint.settings["data.label_order"] == ["right", "left"]
+    assert checkpoint.history[-1].val_accuracy > 0.9
+    turned = dataclasses.replace(experiment, data=DataConfig(label_type="ordinal", label_order=("left", "right")))
+    with pytest.raises(UserError, match=r"in the order right, left; data\.label_type .* now give left, right"):
+        load_trained_run(turned, None)
+    with pytest.raises(UserError, match=r"data\.label_order was \['right', 'left'\], is \['left', 'right'\]"):
+        run(turned)

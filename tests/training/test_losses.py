@@ -16,6 +16,7 @@ from tests.builders.checkpoints import draw_images, make_checkpoint
 from tests.builders.models import wrap_network
 
 MSE = TrainConfig(loss="mse")
+CORN = TrainConfig(loss="corn")
 OUTPUTS = torch.tensor([[0.5, 0.2, -0.1], [0.0, 1.0, 0.0]])
 LABELS = torch.tensor([1, 1])
 
@@ -48,7 +49,37 @@ def test_the_squared_error_of_soft_targets_by_hand():
     assert loss == pytest.approx((0.25**2 + 0.75**2) / 2)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+# Output 0 is not read; grade 1 is reached with 3/4, and then grade 2 with 1/2.
+GRADE_OUTPUTS = torch.tensor([[9.0, math.log(3), 0.0]])
+
+
+def test_grades_have_the_probabilities_of_reaching_them_and_not_the_next_by_hand():
+    found = compute_log_probabilities(GRADE_OUTPUTS, "corn").exp()
+    torch.testing.assert_close(found, torch.tensor([[1 / 4, 3 / 8, 3 / 8]]))
+
+
+def test_the_loss_of_grades_is_the_cross_entropy_of_the_steps_that_a_label_answers_by_hand():
+    """Grade 0 answers the first step alone, with no; grade 1 both, with yes and no; grade 2 both, with yes."""
+    losses = [compute_loss_sum(GRADE_OUTPUTS, torch.tensor([label]), CORN).item() for label in range(3)]
+    yes, no, half = -math.log(3 / 4), -math.log(1 / 4), math.log(2)
+    assert losses == pytest.approx([no, yes + half, yes + half])
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_probabilities_of_grades_add_up_to_one_and_a_higher_grade_is_never_reached_more_often(scale):
+    scores = compute_log_probabilities(random_outputs(scale=scale).double(), "corn")
+    assert scores.isfinite().all()
+    torch.testing.assert_close(scores.exp().sum(dim=-1), torch.ones(200, dtype=torch.float64))
+    reached = scores.exp().flip(-1).cumsum(dim=-1).flip(-1)
+    assert (reached.diff(dim=-1) <= 0).all()
+
+
+def test_the_right_grade_is_the_most_probable_one_and_not_the_largest_output():
+    assert count_correct(torch.tensor([[9.0, 2.0, 1.0]]), torch.tensor([2]), "corn").item() == 1
+    assert count_correct(torch.tensor([[9.0, -2.0, 3.0]]), torch.tensor([0]), "corn").item() == 1
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "corn"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_one_hot_targets_are_as_good_as_labels(loss, label_smoothing):
     config = TrainConfig(loss=loss, label_smoothing=label_smoothing)
@@ -136,7 +167,7 @@ def test_a_classifier_answers_as_its_loss_means_its_outputs():
 def test_a_checkpoint_remembers_what_its_outputs_mean(tmp_path):
     stored, places = draw_images()
     answers = {}
-    for loss in ("cross_entropy", "mse"):
+    for loss in ("cross_entropy", "mse", "corn"):
         checkpoint = make_checkpoint(settings={"train.loss": loss})
         write_checkpoint(tmp_path / "a.safetensors", checkpoint)
         classifier = build_from_checkpoint(read_checkpoint(tmp_path / "a.safetensors"))
@@ -146,7 +177,8 @@ def test_a_checkpoint_remembers_what_its_outputs_mean(tmp_path):
         )
         expected = compute_log_probabilities(outputs, loss).exp()
         torch.testing.assert_close(torch.from_numpy(answers[loss]), expected, atol=1e-6, rtol=1e-5)
-    assert abs(answers["mse"] - answers["cross_entropy"]).max() > 1e-3
+    for loss in ("mse", "corn"):
+        assert abs(answers[loss] - answers["cross_entropy"]).max() > 1e-3
 
 
 def test_balanced_weights_give_each_class_the_same_sum_and_the_examples_the_mean_one():
@@ -156,7 +188,7 @@ def test_balanced_weights_give_each_class_the_same_sum_and_the_examples_the_mean
     assert weights[labels].mean().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "corn"])
 def test_an_example_counts_by_the_weight_of_its_class_and_a_mixed_one_by_the_mean(loss):
     config = TrainConfig(loss=loss, label_smoothing=0.2)
     outputs, weights = random_outputs(4, 3), torch.tensor([0.5, 2.0, 4.0])
