@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import h5py
 import nibabel
 import numpy as np
 import openpyxl
+import pydicom
 import safetensors.torch
 import torch
 from PIL import Image
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.sources import DataConfig
@@ -28,10 +31,11 @@ from pipeline.formats.image_files import read_image
 from pipeline.formats.nifti import read_volume
 from pipeline.formats.npz import ArrayLimits, read_npz
 from pipeline.formats.point_clouds import read_cloud
+from pipeline.preprocessing.images import fit_image
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.training.checkpoint import FORMAT, HEADER_KEY, read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
-from tests.builders.dicom import write_series
+from tests.builders.dicom import write_radiograph, write_series
 from tests.builders.published_sets import to_idx
 from tests.builders.volumes import compute_intensity
 from tests.faults.fuzz import Reader
@@ -118,6 +122,75 @@ def make_images(folder: Path) -> list[bytes]:
     for mode, kind in (("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("RGB", "PNG"), ("L", "JPEG"), ("RGB", "BMP")):
         buffer = io.BytesIO()
         pixels.convert(mode).save(buffer, kind)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def make_jpegs(folder: Path) -> list[bytes]:
+    pixels = Image.fromarray((np.arange(16 * 24) % 251).astype(np.uint8).reshape(16, 24))
+    exif = Image.Exif()
+    exif[274] = 6
+    contents = []
+    for mode, options in (("L", {}), ("RGB", {"progressive": True}), ("CMYK", {}), ("L", {"exif": exif})):
+        buffer = io.BytesIO()
+        pixels.convert(mode).save(buffer, "JPEG", **options)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def make_tiffs(folder: Path) -> list[bytes]:
+    levels = np.arange(16 * 24).reshape(16, 24)
+    grey = Image.fromarray(levels.astype(np.uint8))
+    images = [grey, Image.fromarray(levels.astype(np.uint16)), Image.fromarray(levels.astype(np.float32))]
+    contents = []
+    for image, options in (
+        *((image, {}) for image in (*images, grey.convert("RGBA"), grey.convert("P"))),
+        *((grey, {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF", **options)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def make_radiographs(folder: Path) -> list[bytes]:
+    levels = (np.arange(34 * 36) % 4096).astype(np.uint16).reshape(34, 36)
+    plain = write_radiograph(folder / "plain", levels, WindowCenter=500, WindowWidth=900)
+    inverted = write_radiograph(folder / "inverted", levels, PhotometricInterpretation="MONOCHROME1")
+    contents = [plain.read_bytes(), inverted.read_bytes()]
+    for syntax in (JPEGLSLossless, JPEG2000Lossless):
+        header = pydicom.dcmread(plain)
+        header.compress(syntax)
+        header.save_as(folder / "packed")
+        contents.append((folder / "packed").read_bytes())
+    return contents
+
+
+def read_fitted(path: Path) -> Any:
+    fitted = fit_image(path, PreprocessConfig(image_size=(8, 8)))
+    assert (fitted.values.dtype, fitted.values.shape[1:]) == (np.uint8, (8, 8))
+    return fitted
+
+
+def make_tars(folder: Path) -> list[bytes]:
+    series = write_series(folder / "series", np.arange(3 * 8 * 9, dtype=np.int16).reshape(3, 8, 9))
+    contents = []
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+            archive.add(series, "series" + "/long" * 40)
+        contents += [buffer.getvalue(), gzip.compress(buffer.getvalue(), 0)]
+    return contents
+
+
+def make_zips(folder: Path) -> list[bytes]:
+    series = write_series(folder / "series", np.arange(3 * 8 * 9, dtype=np.int16).reshape(3, 8, 9))
+    contents = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            for path in sorted(series.iterdir()):
+                archive.write(path, f"series/{path.name}")
         contents.append(buffer.getvalue())
     return contents
 
@@ -228,6 +301,9 @@ WORKBOOK_WORDS = [
 ARRAY_WORDS = [b"'descr'", b"'<f8'", b"'O'", b"(", b")", b"'shape'", b"99999999999999", b",", b"True", b"-1", b"'|V3'"]
 ARCHIVE_WORDS = [*ARRAY_WORDS, b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"images.npy", b"labels.npy", b"\x0e\x00"]
 ARCHIVE_LIMITS = {"images": ArrayLimits(10, ((2, 3),)), "labels": ArrayLimits(10, ((), (1,)), max_item_bytes=8)}
+JPEG_WORDS = [b"\xff\xd8", b"\xff\xd9", b"\xff\xc0", b"\xff\xe1", b"Exif\0\0", b"MPF\0", b"\xff\xff\xff\xff"]
+TAR_WORDS = [b"ustar", b"x", b"g", b"L", b"S", b"../", b"/etc", b"77777777777", b"\x80\xff", b"30 mtime=1\n"]
+SERIES_WORDS = [b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07", b"../", b"\xff\xff\xff\xff"]
 IMAGE_WORDS = [b"IDAT", b"tRNS", b"zTXt", b"iTXt", b"IHDR", b"PLTE", b"IEND", b"acTL", b"eXIf", b"\x7f\xff\xff\xff"]
 FACT_WORDS = [b"null", b"[]", b"{}", b"-1", b"1e999", b"true", b'"x"', b"NaN", b",", b":", b"99999999999999999999"]
 
@@ -243,6 +319,11 @@ READERS = {
     "npz": Reader("a.npz", make_archives, lambda path: read_npz(path, ARCHIVE_LIMITS), words=ARCHIVE_WORDS),
     "HDF5": Reader("a.h5", make_clouds, lambda path: read_hdf5_points(path, 8)),
     "image": Reader("a.png", make_images, lambda path: read_image(path, 3, (8, 8)), words=IMAGE_WORDS),
+    "JPEG": Reader("a.jpg", make_jpegs, read_fitted, words=JPEG_WORDS),
+    "TIFF": Reader("a.tif", make_tiffs, read_fitted),
+    "radiograph": Reader("a.dcm", make_radiographs, read_fitted),
+    "tar": Reader("a.tar.gz", make_tars, lambda path: read_series("a", (path,), MAX_VOXEL_BYTES), words=TAR_WORDS),
+    "zip": Reader("a.zip", make_zips, lambda path: read_series("a", (path,), MAX_VOXEL_BYTES), words=SERIES_WORDS),
     "checkpoint": Reader("a.safetensors", make_checkpoints, read_checkpoint),
     "facts": Reader("facts.json", make_facts, read_facts, words=FACT_WORDS),
     "DICOM": Reader("a.dcm", make_dicom, lambda path: read_series("series", (path,), MAX_VOXEL_BYTES)),
