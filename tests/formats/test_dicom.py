@@ -99,3 +99,18 @@ def test_dicom_is_known_by_its_first_bytes_where_the_name_tells_nothing(intensit
     assert is_dicom(folder / "IM_0001")
     assert not is_dicom(folder / "notes")
     assert not is_dicom(folder / "DICOMDIR")
+
+
+@pytest.mark.parametrize(("num_stored", "is_signed"), [(12, 0), (12, 1), (16, 0), (16, 1)])
+def test_unused_bits_are_ignored_and_signs_kept(num_stored, is_signed, intensity, tmp_path):
+    low = -(1 << (num_stored - 1)) if is_signed else 0
+    levels = np.random.default_rng(0).integers(low, low + (1 << num_stored), (2, 14, 16))
+
+    def pack(number):
+        dirty = (levels[number] & ((1 << num_stored) - 1)) | (0xA000 if num_stored == 12 else 0)
+        return dirty.astype("<u2").tobytes()
+
+    bits = {"BitsStored": num_stored, "HighBit": num_stored - 1, "PixelRepresentation": is_signed}
+    folder = write_series(tmp_path / "series", intensity[:2, :, :], PixelData=pack, **bits)
+    voxels = compute_intensity(read(folder))
+    assert sorted(voxels.ravel().tolist()) == sorted(levels.ravel().tolist())
