@@ -5,6 +5,7 @@ Nothing heavy is imported here: help takes a moment, and a stage loads what it n
 
 import errno
 import io
+import os
 import shutil
 import sys
 import textwrap
@@ -42,13 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default this process's own.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake (with one line on stderr), 130 when interrupted.
+        The exit code: 0, 1 where nobody reads the output any more, 2 after a user's mistake (with one line on
+        stderr), 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A letter that the stream's encoding lacks, as on a terminal that is not UTF-8, is shown as its code.
             stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
+        return 1
+    return code
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in HELP:
         print(describe_stages())
         return 0 if words else 2
