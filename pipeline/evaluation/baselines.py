@@ -8,7 +8,7 @@ scanner, more slices of one class.
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas
@@ -34,6 +34,26 @@ TOLERANCE = 1e-4  # of the largest gradient
 MIN_LEAF_ROWS = 10
 
 Labels = Iterable[str]  # an array, a list or a column
+
+
+class Predictor(Protocol):
+    """A fitted model, as scikit-learn's."""
+
+    classes_: Any
+
+    def predict_proba(self, values: Any, /) -> Any:
+        """Return the probability of each of ``classes_`` in each row."""
+
+
+class LinearModel(Predictor, Protocol):
+    """A linear model that can be fitted again with another penalty."""
+
+    def set_params(self, *, C: float) -> Any:  # noqa: N803 (scikit-learn's name)
+        """Set the inverse of the penalty's strength."""
+
+    def fit(self, values: Any, labels: Any, /) -> Any:
+        """Fit the rows, from the last fit on."""
+
 
 MAX_POOLED_SIZE = 64  # pixels along the longer side
 POOLED_ROWS_AT_ONCE = 1024
@@ -160,15 +180,20 @@ class Labelled:
 
 
 def fit_linear_model(
-    train: Labelled, val: Labelled, test_pixels: NDArray[np.float32], class_names: Sequence[str]
+    train: Labelled,
+    val: Labelled,
+    test_pixels: NDArray[np.float32],
+    class_names: Sequence[str],
+    model: LinearModel | None = None,
 ) -> Floats:
-    """Fit a logistic regression of pixels and score the test rows; see ``logistic_regression``.
+    """Fit a linear model of pixels and score the test rows; see ``logistic_regression``.
 
     Args:
         train: The rows that are fitted.
         val: The rows that the penalty is chosen by; may be empty.
         test_pixels: ``(test rows, pixels)``.
         class_names: All classes.
+        model: The model to fit; None for a logistic regression.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
@@ -177,14 +202,16 @@ def fit_linear_model(
     std[std == 0] = 1.0  # a pixel that never changes has no information and stays 0
     train_pixels, val_pixels, test_pixels = ((part - mean) / std for part in (train.pixels, val.pixels, test_pixels))
 
-    model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=True)
+    if model is None:
+        model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=True)
     best_loss, best = np.inf, None
     candidates = INVERSE_REGULARISATIONS if len(val_pixels) > 0 else INVERSE_REGULARISATIONS[2:3]
     for inverse_regularisation in candidates:  # the strongest first, each starts from the one before
         with warnings.catch_warnings():
             # A weak penalty on many pixels may need very many steps; it stops after MAX_ITERATIONS.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=inverse_regularisation).fit(train_pixels, train.labels)
+            model.set_params(C=inverse_regularisation)
+            model.fit(train_pixels, train.labels)
         loss = validation_loss(model, val_pixels, val.labels, class_names)
         if best is not None and loss >= best_loss:
             break  # weaker penalties are worse still, and take longer
@@ -231,9 +258,7 @@ def choose_rows(num_rows: int, max_rows: int, seed: int) -> NDArray[np.int64]:
     return np.sort(drawn)
 
 
-def predict_probabilities(
-    model: LogisticRegression | DecisionTreeClassifier, pixels: NDArray[Any], class_names: Sequence[str]
-) -> Floats:
+def predict_probabilities(model: Predictor, pixels: NDArray[Any], class_names: Sequence[str]) -> Floats:
     """Return the probabilities of a fitted model, ``(rows, classes)``.
 
     Args:
@@ -249,9 +274,7 @@ def predict_probabilities(
     return probabilities
 
 
-def validation_loss(
-    model: LogisticRegression, pixels: NDArray[np.float32], labels: Labels, class_names: Sequence[str]
-) -> float:
+def validation_loss(model: Predictor, pixels: NDArray[np.float32], labels: Labels, class_names: Sequence[str]) -> float:
     """Return the mean negative log-likelihood on validation; infinite where there are no rows.
 
     Args:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 
 from pipeline.config.outputs import EvaluateConfig
+from pipeline.core.array_types import Floats
 from pipeline.core.tables import MANIFEST_COLUMNS
 from pipeline.data.certified_data import Answers, CertifiedData
 from pipeline.evaluation.baselines import logistic_regression, majority, score_baseline
@@ -14,8 +15,10 @@ from pipeline.evaluation.class_scores import compute_class_table
 from pipeline.evaluation.decisions.decision_support import compute_decision
 from pipeline.evaluation.limitations import Evaluated, list_not_evaluated
 from pipeline.evaluation.metrics import compute_levels
+from pipeline.evaluation.ordinal.baseline import ordinal_logistic
+from pipeline.evaluation.ordinal.grade_scores import compute_grades
 from pipeline.evaluation.predictions import aggregate, build_predictions
-from pipeline.evaluation.schema import Metrics, Probes, Scores
+from pipeline.evaluation.schema import Metrics, Probes
 from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes, probe_within_classes
 
 
@@ -65,11 +68,11 @@ def compute_evaluation(
         synthetic_note: The note for readers on data that are not of people; else empty.
     """
     store, bootstrap = data.store, Bootstrap(options.num_bootstrap_resamples, options.seed)
-    tables = [
+    parts = [
         build_predictions(store.index.iloc[data.rows[split]], scores.astype(np.float64), store.class_names, split)
         for split, scores in answers.probabilities.items()
     ]
-    predictions = pandas.concat(tables, ignore_index=True)
+    predictions = pandas.concat(parts, ignore_index=True)
     if store.kind.has_patients:
         for name in ("side", *list_covariates(scans)):
             predictions[name] = predictions["source_id"].map(scans[name]).fillna("")
@@ -82,6 +85,7 @@ def compute_evaluation(
         probes["mirror"] = check_mirrored(answers.mirrored, test, store.class_names)
     if store.kind.has_patients:
         probes["within_class"] = probe_within_classes(test, answers.features, scans, store.class_names, bootstrap)
+    baselines, test_index = predict_baselines(data, options), store.index.iloc[data.rows["test"]]
     decision = compute_decision(predictions, levels, store.class_names, store.kind, options)
     trained = frozenset(group for group, split in data.roles.items() if split == "train")
     metrics: Metrics = {
@@ -92,16 +96,22 @@ def compute_evaluation(
         "classes": {
             level: compute_class_table(aggregate(test, level), store.class_names, bootstrap) for level in levels
         },
-        "baselines": compute_baselines(data, options),
+        "baselines": {
+            name: score_baseline(test_index, scores, store.class_names, bootstrap, store.kind)
+            for name, scores in baselines.items()
+        },
         "probes": probes,
         "decision": decision,
         "not_evaluated": list_not_evaluated(Evaluated(store.kind, test, scans, trained, levels, decision)),
     }
+    if store.is_ordinal:
+        tables = {name: build_predictions(test_index, scores, store.class_names) for name, scores in baselines.items()}
+        metrics["grades"] = compute_grades(predictions, list(levels), tables, store.class_names, bootstrap)
     return Evaluation(predictions, metrics)
 
 
-def compute_baselines(data: CertifiedData, options: EvaluateConfig) -> dict[str, Scores]:
-    """Score the most frequent class, and a linear model of the pixels, on the same test rows."""
+def predict_baselines(data: CertifiedData, options: EvaluateConfig) -> dict[str, Floats]:
+    """Predict the same test rows by the most frequent class, and by linear models of the pixels."""
     store, rows = data.store, data.rows
     labels = store.index["label"].to_numpy(dtype=str)
     probabilities = {"majority": majority(labels[rows["train"]], len(rows["test"]), store.class_names)}
@@ -109,8 +119,8 @@ def compute_baselines(data: CertifiedData, options: EvaluateConfig) -> dict[str,
         probabilities["logistic_regression"] = logistic_regression(
             store, rows, options.seed, options.logistic_regression_examples
         )
-    index, bootstrap = store.index.iloc[rows["test"]], Bootstrap(options.num_bootstrap_resamples, options.seed)
-    return {
-        name: score_baseline(index, scores, store.class_names, bootstrap, store.kind)
-        for name, scores in probabilities.items()
-    }
+        if store.is_ordinal:
+            probabilities["ordinal_logistic"] = ordinal_logistic(
+                store, rows, options.seed, options.logistic_regression_examples
+            )
+    return probabilities

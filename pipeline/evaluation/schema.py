@@ -6,7 +6,7 @@ a key that is misspelt, absent or of another type is found before anything runs.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
@@ -91,6 +91,35 @@ class ClassTable(TypedDict):
 
     kappa: Estimate
     classes: dict[str, ClassScores]
+
+
+class GradeScores(TypedDict):
+    """The scores of grades: weighted kappas, the mean distance in grades, and the fraction at most one grade away."""
+
+    quadratic_kappa: Estimate
+    linear_kappa: Estimate
+    mae: Estimate
+    within_one: Estimate
+
+
+class LevelGrades(TypedDict):
+    """The scores of the most probable grades of one level, and those of the expected grade, cut into pieces.
+
+    ``cut_points`` have the largest quadratic weighted kappa on the validation rows of ``fitted_on``, the places of the
+    grades counted from 0; None where these rows have one grade only.
+    """
+
+    scores: GradeScores
+    cut_points: list[float] | None
+    fitted_on: "Fit"
+    with_cut_points: GradeScores | None
+
+
+class Grades(TypedDict):
+    """The scores of grades by level, and those of the baselines at the first one."""
+
+    levels: dict[str, LevelGrades]
+    baselines: dict[str, GradeScores]
 
 
 class Subgroup(TypedDict):
@@ -296,13 +325,14 @@ class NotEvaluated(TypedDict):
 
 
 class Metrics(TypedDict):
-    """The whole of metrics.json; ``synthetic_note`` is empty for real data."""
+    """The whole of metrics.json; ``synthetic_note`` is empty for real data, only ordered classes have ``grades``."""
 
     split: str
     synthetic_note: str
     class_names: list[str]
     levels: dict[str, Level]
     classes: dict[str, ClassTable]
+    grades: NotRequired[Grades]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision

@@ -20,7 +20,11 @@ METRIC_TITLES = {
 }
 DASH = "\u2013"
 LOWER_IS_BETTER = ("nll", "brier", "ece")
-BASELINE_TITLES = {"majority": "Most frequent class", "logistic_regression": "Logistic regression on pixels"}
+BASELINE_TITLES = {
+    "majority": "Most frequent class",
+    "logistic_regression": "Logistic regression on pixels",
+    "ordinal_logistic": "Cumulative logit model on pixels",
+}
 LEVEL_TITLES = {
     "slice": "Slices",
     "volume": "Volumes",

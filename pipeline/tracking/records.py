@@ -149,6 +149,9 @@ def flatten_metrics(metrics: Metrics, kind: DataKind) -> dict[str, float]:
             flat |= flatten_estimate(f"test_{level}_{name}", estimate)
     for baseline, scores in metrics["baselines"].items():
         flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = scores["accuracy"]["value"]
+    for level, grades in metrics["grades"]["levels"].items() if "grades" in metrics else ():
+        for name in ("quadratic_kappa", "linear_kappa", "mae", "within_one"):
+            flat |= flatten_estimate(f"test_{level}_{name}", grades["scores"][name])
     probes = metrics["probes"]
     if "border_only" in probes:
         flat["test_border_only_accuracy"] = probes["border_only"]["accuracy"]["value"]

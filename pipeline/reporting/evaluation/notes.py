@@ -14,7 +14,7 @@ from pipeline.data.store import Store
 from pipeline.evaluation.schema import Estimate, Metrics, first_level
 from pipeline.reporting.evaluation.scores import describe_few_groups, distinct_levels
 from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
-from pipeline.reporting.formatting import show_percent
+from pipeline.reporting.formatting import show_number_with_interval, show_percent
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices import name_accelerator
 
@@ -112,12 +112,19 @@ def list_console_warnings(metrics: Metrics, store: Store) -> list[str]:
 
 
 def summarise_scores(metrics: Metrics, kind: DataKind) -> list[str]:
-    """Write the accuracy of each level and of each baseline, a line each."""
+    """Write the accuracy of each level and of each baseline, a line each, and of grades how far they are off."""
     lines = []
     for name, level in distinct_levels(metrics["levels"]).items():
         errors = f"{level['groups_with_errors']} with errors"
         groups = f" of {level['groups']} {plural(kind.group)}, {errors}" if kind.has_patients else ""
         lines.append(f"{name:8s} {level['n']:6d}{groups}: accuracy {show_percent(level['metrics']['accuracy'])}")
+    if "grades" in metrics:
+        name, grades = first_level(metrics["grades"]["levels"])
+        kappa, error = grades["scores"]["quadratic_kappa"], grades["scores"]["mae"]
+        lines.append(
+            f"{name:8s} as grades: quadratic weighted kappa {show_number_with_interval(kappa)}, mean absolute error "
+            f"{show_number_with_interval(error)}"
+        )
     for name, scores in metrics["baselines"].items():
         lines.append(f"{name.replace('_', ' ')}: accuracy {show_percent(scores['accuracy'])}")
     return lines

@@ -25,6 +25,7 @@ from pipeline.reporting.elements import Section, Table, tabulate_facts
 from pipeline.reporting.evaluation.decision_section import build_decision_section
 from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
 from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
+from pipeline.reporting.evaluation.grade_section import build_grade_section
 from pipeline.reporting.evaluation.notes import describe_baselines, describe_provenance, list_warnings, tabulate_splits
 from pipeline.reporting.evaluation.published_section import build_published_section
 from pipeline.reporting.evaluation.scores import (
@@ -102,6 +103,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     history = None if experiment.evaluate.checkpoint is not None else pd.read_csv(experiment.paths.history)
     figures["training_curves"] = draw_curves(checkpoint, history)
     sections = build_published_section(metrics, find_dataset(experiment.data)[1])
+    sections += build_grade_section(metrics, kind)
     sections += build_probe_sections(metrics["probes"], metrics, kind, plane)
     examined = [section.title for section in sections]
     sections += [build_decision_section(metrics, store.class_names, kind), build_limits_section(metrics)]
