@@ -93,6 +93,14 @@ def _make_phantom(experiment: "Experiment", console: Console) -> None:
     console.print(f"{raw}: synthetic knees are there.")
 
 
+def _make_delivery(experiment: "Experiment", console: Console) -> None:
+    from pipeline.datasets.oai.synthetic import make_delivery
+
+    raw = find_raw_folder(experiment)
+    make_delivery(raw, experiment.phantom, experiment.preprocess.num_workers or count_cores(), console)
+    console.print(f"{raw}: a synthetic delivery of the OAI is there.")
+
+
 def download(*files: RemoteFile) -> Callable[["Experiment", Console], None]:
     """Return a fetch function that brings published files.
 
@@ -132,6 +140,13 @@ DATASETS: dict[str, Dataset] = {
     "labelled": Dataset(_require_folder, list_sources=_list_class_folders),
     "akoa": Dataset(_require_akoa, list_sources=_list_knees),
     "oai": Dataset(_require_akoa, list_sources=list_scans, has_delivery=True),
+    "oai_phantom": Dataset(
+        _make_delivery,
+        list_sources=list_scans,
+        synthetic_note=f"{KNEES_NOTE} The figures show that the pipeline works, not how well a model reads real scans.",
+        marks=(COMPLETE_NAME, STARTED_NAME),
+        has_delivery=True,
+    ),
     "phantom": Dataset(
         _make_phantom,
         list_sources=_list_knees,

@@ -1,4 +1,4 @@
-"""DICOM: a series becomes a volume with anatomical axes, a radiograph an image. The only module that imports pydicom.
+"""DICOM: a series becomes a volume with anatomical axes, a radiograph an image.
 
 Slices are stacked by their place along the normal, whatever their names and numbers are. Monai's reader stacks them by
 their numbers, checks no distances and loads torch; nibabel reads no DICOM series of this kind. Of the headers nothing
@@ -35,6 +35,12 @@ READ_ERRORS = (
 PREAMBLE_BYTES, MAGIC = 128, b"DICM"
 # Slices of one stack differ in their distance by rounding alone; positions have a hundredth of a millimetre or better.
 MAX_UNEVENNESS_MM = 0.05
+# Directions of parallel slices, as cosines, differ by rounding alone.
+MAX_TURN = 1e-3
+# A reference image lies across the slices.
+MAX_COSINE_OF_REFERENCE = 0.9
+# With fewer, nobody can tell the reference image from the slices.
+MIN_SLICES_WITH_REFERENCE = 4
 NEEDED = ("SeriesInstanceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM counts left and posterior as positive
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -209,15 +215,31 @@ def _read_stack(name: str, contents: Iterable[tuple[str, bytes]]) -> Volume:
         headers.append(header)
     if not headers:
         raise VolumeError(f"{name}: no DICOM file in it. Name a series, its folder or an archive of it.")
-    order, affine = _arrange(name, headers)
+    slices = _list_slices(headers)
+    order, affine = _arrange(name, [headers[place] for place in slices])
+    order = [slices[place] for place in order]
     stack = np.stack([values[place] for place in order])
-    scaling = scalings[0]
-    if len(set(scalings)) > 1:  # each slice has its own, as some vendors write them
+    scaling = scalings[order[0]]
+    if len({scalings[place] for place in order}) > 1:  # each slice has its own, as some vendors write them
         factors = np.array([scalings[place] for place in order], dtype=np.float32)
         stack, scaling = stack * factors[:, 0, None, None] + factors[:, 1, None, None], (1.0, 0.0)
     voxels = rearrange(stack, "slice row column -> column row slice")
     digest = hashlib.sha256(b"".join(digests[place] for place in order)).hexdigest()
     return replace(build_volume(name, voxels, affine, scaling), sha256=digest)
+
+
+def _list_slices(headers: list[Any]) -> list[int]:
+    """Return the places of the slices: all but one image of another plane, as reformatted series have.
+
+    It shows where the slices lie, and is none of them. Two or more such images are something else, and so is one that
+    is turned in its own plane; they are refused with the stack.
+    """
+    directions = np.array([header.ImageOrientationPatient for header in headers], dtype=np.float64)
+    normals = np.cross(directions[:, :3], directions[:, 3:])
+    is_other = np.abs(normals @ np.median(normals, axis=0)) < MAX_COSINE_OF_REFERENCE
+    if is_other.sum() != 1 or len(headers) < MIN_SLICES_WITH_REFERENCE:
+        return list(range(len(headers)))
+    return [int(place) for place in np.flatnonzero(~is_other)]
 
 
 def _read_scaling(header: Any) -> tuple[float, float]:
@@ -235,7 +257,7 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
         raise VolumeError(f"{name}: several DICOM series in one folder. Put each into a folder of its own.")
     directions = np.array([header.ImageOrientationPatient for header in headers], dtype=np.float64)
     grids = {(int(header.Rows), int(header.Columns), *map(float, header.PixelSpacing)) for header in headers}
-    if len(grids) > 1 or np.abs(directions - directions[0]).max() > 1e-3:
+    if len(grids) > 1 or np.abs(directions - directions[0]).max() > MAX_TURN:
         raise VolumeError(f"{name}: DICOM slices that differ in size, spacing or direction. Convert it to NIfTI.")
     across = np.cross(directions[0, :3], directions[0, 3:])
     places = np.array([header.ImagePositionPatient for header in headers], dtype=np.float64)
@@ -244,6 +266,12 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
     steps = np.diff(offsets @ across)
     sideways = offsets - np.outer(offsets @ across, across)
     uneven = len(steps) > 0 and (np.abs(steps - steps[0]).max() > MAX_UNEVENNESS_MM or steps.min() < 1e-3)
+    num_echoes = len({str(header.get("EchoTime", "")) for header in headers})
+    if uneven and steps.min() < 1e-3 and num_echoes > 1:
+        raise VolumeError(
+            f"{name}: {num_echoes} echoes of each slice in one series, which are no stack. Convert one of them to "
+            "NIfTI, or choose another series."
+        )
     if uneven or np.abs(sideways).max() > MAX_UNEVENNESS_MM:
         raise VolumeError(
             f"{name}: DICOM slices that are missing, duplicate or not in one line ({len(headers)} files). Complete the "

@@ -43,6 +43,8 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     shape = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
     num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.name, shape)
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
+    if experiment.data.merge:
+        classes = tuple(sorted({str(name) for name in experiment.data.merge.values()}))
     check_horizontal_flip(experiment.augment, classes, experiment.preprocess.plane)
     if experiment.model.mirror_tta:
         check_swap("model.mirror_tta", "false", classes, experiment.preprocess.plane)

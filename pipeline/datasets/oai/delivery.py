@@ -68,7 +68,6 @@ def read_delivery(raw: Path, packages: list[Path], contents: list[Path]) -> pd.D
     rows["path"] = [paths.get(place, "") for place in rows[key].itertuples(index=False, name=None)]
     again = rows.duplicated(key, keep=False) & (rows["reason"] == "")
     rows.loc[again, "reason"] = "the lists describe it in two ways"
-    rows.loc[(rows["reason"] == "") & (rows["path"] == ""), "reason"] = "listed, not in the folder"
     known = set(rows[key].itertuples(index=False, name=None))
     others = [
         {**dict(zip(key, place, strict=True)), "path": path, "release": _find_release(path), "reason": "in no list"}

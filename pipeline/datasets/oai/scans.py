@@ -93,6 +93,7 @@ def _leave_out(series: pd.DataFrame, options: DataConfig) -> None:
         (series["side"] == "", "no side in its description"),
         (~series["side"].isin(wanted.sides), "another side (data.oai.sides)"),
         (~series["visit"].isin(wanted.visits or series["visit"]), "another visit (data.oai.visits)"),
+        (series["path"] == "", "listed, not in the folder"),
     )
     for is_out, reason in checks:
         series.loc[is_out & (series["reason"] == ""), "reason"] = reason

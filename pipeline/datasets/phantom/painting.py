@@ -14,6 +14,7 @@ from pipeline.datasets.phantom.geometry import (
     smooth_field,
     vary_shape,
 )
+from pipeline.datasets.phantom.osteoarthritis import CARTILAGE_LEFT, grow_osteophytes, narrow_joint
 
 AIR = 0.02
 # Mean intensity of each tissue and how far it strays between scans, on the scale of a DESS image with more or
@@ -39,7 +40,11 @@ SCANNER_GAIN = (500.0, 1100.0)
 
 
 def paint_knee(
-    config: PhantomConfig, patient_generator: np.random.Generator, scan_generator: np.random.Generator, side: str
+    config: PhantomConfig,
+    patient_generator: np.random.Generator,
+    scan_generator: np.random.Generator,
+    side: str,
+    grade: int = 0,
 ) -> Array:
     """Paint one scan of a knee. A left knee is the mirror image of the right one from the same draws.
 
@@ -49,12 +54,13 @@ def paint_knee(
             size and shape.
         scan_generator: The random number generator of what is new in each scan: position, contrast, noise.
         side: ``left`` or ``right``.
+        grade: The Kellgren-Lawrence grade, 0 to 4.
 
     Returns:
         ``(right, anterior, superior)`` int16.
     """
     coordinates = place_knee(config, patient_generator, scan_generator)
-    image = paint_tissues(config, coordinates, patient_generator, scan_generator)
+    image = paint_tissues(config, coordinates, patient_generator, scan_generator, grade)
     image *= np.exp(np.float32(config.bias_field) * smooth_field(scan_generator, image.shape, (3, 3, 3)))
     noise_std = np.float32(config.noise * scan_generator.uniform(0.5, 1.0))
     real, imaginary = (noise_std * scan_generator.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
@@ -71,6 +77,7 @@ def paint_tissues(
     coordinates: Coordinates,
     patient_generator: np.random.Generator,
     scan_generator: np.random.Generator,
+    grade: int = 0,
 ) -> Array:
     """Paint the tissues of a right knee, from the skin inwards.
 
@@ -79,6 +86,7 @@ def paint_tissues(
         coordinates: The coordinates of the voxels.
         patient_generator: The random number generator of the shape of each part.
         scan_generator: The random number generator of the intensities.
+        grade: The Kellgren-Lawrence grade; no random number depends on it.
 
     Returns:
         ``(superior, anterior, lateral)`` float32; fat is about 0.5.
@@ -101,10 +109,14 @@ def paint_tissues(
         _paint(image, cut(coordinates, rows), level[tube.tissue] * np.float32(factor))
 
     bones = [(tube, vary_shape(tube, config.shape_variation, patient_generator)) for tube in anatomy["bones"]]
+    bones = [(tube, narrow_joint(tube.name, rows, grade)) for tube, rows in bones]
     for tube, rows in bones:
         if tube.cartilage_mm > 0:
-            _paint(image, cut(coordinates, rows, (0, tube.cartilage_mm)), level["cartilage"])
-    surfaces = [surface for _, rows in bones if (surface := cut(coordinates, rows)) is not None]
+            thickness_mm = tube.cartilage_mm * CARTILAGE_LEFT[grade]
+            _paint(image, cut(coordinates, rows, (0, thickness_mm)), level["cartilage"])
+    solids = [rows for _, rows in bones]
+    solids += [spur for tube, rows in bones for spur in grow_osteophytes(tube.name, rows, grade)]
+    surfaces = [surface for rows in solids if (surface := cut(coordinates, rows)) is not None]
     # All the shells before all the marrow: where two parts of a bone meet, no wall is left between them.
     for slices, distance_mm in surfaces:
         _paint(image, (slices, distance_mm), level["cortex"])

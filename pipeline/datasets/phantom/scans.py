@@ -4,6 +4,7 @@ Geometry, not patients: both knees of each patient at one to three visits, in ev
 spelling that the real sets have and in several storage orientations.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,16 +78,38 @@ def make_phantom(folder: Path, config: PhantomConfig, num_workers: int, console:
         "config": flatten(config),
         "files": sorted(knee.file_name for knee in knees),
     }
+    tasks = {knee.file_name: delayed(write_knee)(folder, config, knee) for knee in knees}
+    fill_folder(folder, record, tasks, num_workers, console)
+
+
+def fill_folder(
+    folder: Path,
+    record: dict[str, Any],
+    tasks: Mapping[str, Any],
+    num_workers: int,
+    console: Console | None = None,
+) -> None:
+    """Make the files of a synthetic set that are not there yet.
+
+    Args:
+        folder: A folder that holds nothing else; it is made where absent.
+        record: What the set is: ``config``, and ``files``, the names of all files below the folder.
+        tasks: The delayed call that writes each file.
+        num_workers: The number of processes.
+        console: The console that shows progress; without it, the standard output.
+
+    Raises:
+        UserError: the folder holds files that are no synthetic knees.
+    """
     _clear_other(folder, record)
-    missing = [knee for knee in knees if not (folder / knee.file_name).exists()]
+    missing = [task for name, task in tasks.items() if not (folder / name).exists()]
     if not missing and (folder / COMPLETE_NAME).exists():
         return
     write_json(folder / STARTED_NAME, record)
     (folder / COMPLETE_NAME).unlink(missing_ok=True)
-    for half_written in folder.glob(".*.tmp"):
+    for half_written in folder.rglob(".*.tmp"):
         half_written.unlink()
-    tasks = (delayed(write_knee)(folder, config, knee) for knee in missing)
-    written = Parallel(n_jobs=num_workers, return_as="generator_unordered")(tasks)
+    written = Parallel(n_jobs=num_workers, return_as="generator_unordered")(missing)
     for _ in progress(written, "making synthetic knees", len(missing), console or Console()):
         pass
     write_json(folder / COMPLETE_NAME, record)
@@ -194,7 +217,8 @@ def _clear_other(folder: Path, record: dict[str, Any]) -> None:
         raise UserError(f"{found}: not a record of synthetic knees. Delete {folder} and run again.")
     if old.get("config") == record["config"]:
         return
-    for name in old["files"]:
-        (folder / Path(str(name)).name).unlink(missing_ok=True)
+    for name in map(str, old["files"]):
+        if ".." not in Path(name).parts and not Path(name).is_absolute():
+            (folder / name).unlink(missing_ok=True)
     for marker in markers:
         marker.unlink(missing_ok=True)
