@@ -13,13 +13,14 @@ from pipeline.evaluation.baselines import logistic_regression, majority, score_b
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.class_scores import compute_class_table
 from pipeline.evaluation.decisions.decision_support import compute_decision
-from pipeline.evaluation.limitations import Evaluated, list_not_evaluated
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.evaluation.ordinal.baseline import ordinal_logistic
 from pipeline.evaluation.ordinal.grade_scores import compute_grades
 from pipeline.evaluation.predictions import aggregate, build_predictions
 from pipeline.evaluation.schema import Metrics, Probes
-from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes, probe_within_classes
+from pipeline.evaluation.validity.limitations import Evaluated, list_not_evaluated
+from pipeline.evaluation.validity.shortcut_probes import check_mirrored, compute_probes
+from pipeline.evaluation.validity.within_class_probe import probe_within_classes
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,11 @@ def flatten_metrics(metrics: Metrics, kind: DataKind) -> dict[str, float]:
     for baseline, scores in metrics["baselines"].items():
         flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = scores["accuracy"]["value"]
     for level, grades in metrics["grades"]["levels"].items() if "grades" in metrics else ():
-        for name in ("quadratic_kappa", "linear_kappa", "mae", "within_one"):
-            flat |= flatten_estimate(f"test_{level}_{name}", grades["scores"][name])
+        found = grades["scores"]
+        named = {"quadratic_kappa": found["quadratic_kappa"], "linear_kappa": found["linear_kappa"]}
+        named |= {"mae": found["mae"], "within_one": found["within_one"]}
+        for name, estimate in named.items():
+            flat |= flatten_estimate(f"test_{level}_{name}", estimate)
     probes = metrics["probes"]
     if "border_only" in probes:
         flat["test_border_only_accuracy"] = probes["border_only"]["accuracy"]["value"]

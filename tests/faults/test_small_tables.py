@@ -21,7 +21,7 @@ from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decisions.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
-from pipeline.evaluation.shortcut_probes import check_mirrored, compute_probes
+from pipeline.evaluation.validity.shortcut_probes import check_mirrored, compute_probes
 from tests.builders.tiny_workspace import TINY_CONFIG
 
 CLASSES = ("left", "right")

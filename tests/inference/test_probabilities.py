@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
-from pipeline.evaluation.shortcut_probes import check_mirrored
+from pipeline.evaluation.validity.shortcut_probes import check_mirrored
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel

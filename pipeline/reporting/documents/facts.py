@@ -13,10 +13,10 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
-from pipeline.evaluation.limitations import describe_not_evaluated
 from pipeline.evaluation.metrics import list_mistakes
 from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES
+from pipeline.evaluation.validity.limitations import describe_not_evaluated
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
 from pipeline.reporting.documents.model_facts import describe_model

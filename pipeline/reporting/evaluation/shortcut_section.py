@@ -17,7 +17,7 @@ from pipeline.evaluation.schema import (
     first_level,
     read_value,
 )
-from pipeline.evaluation.shortcut_probes import COVARIATES
+from pipeline.evaluation.validity.within_class_probe import COVARIATES
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import Panel, accuracy_of_parts, accuracy_over_index
 from pipeline.reporting.formatting import show_estimate, show_interval, show_number, show_percent

@@ -11,16 +11,16 @@ from pipeline.core.predictions import Mirrored
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions
-from pipeline.evaluation.shortcut_probes import (
+from pipeline.evaluation.validity.shortcut_probes import (
     check_mirrored,
     compute_brightness,
     compute_probes,
     name_visits,
     order_visit,
-    probe_within_classes,
     score_slice_indices,
     split_into_quartiles,
 )
+from pipeline.evaluation.validity.within_class_probe import probe_within_classes
 from pipeline.reporting.evaluation.shortcut_section import build_probe_sections, list_probe_warnings
 from tests.builders.stores import NAMES, ROWS, build_store
 
@@ -89,7 +89,7 @@ def test_quartiles_hold_as_many_rows_from_the_darkest_to_the_brightest():
 
 @pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6)])
 def test_brightness_is_the_mean_of_all_pixels(shape, monkeypatch):
-    monkeypatch.setattr("pipeline.evaluation.shortcut_probes.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("pipeline.evaluation.validity.shortcut_probes.ROWS_AT_ONCE", 2)
     images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
     rows = np.array([4, 0, 2])
     expected = [images[row].mean() / 255 for row in rows]

@@ -7,8 +7,8 @@ from pipeline.config.outputs import EvaluateConfig
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.decisions.decision_support import compute_decision
-from pipeline.evaluation.limitations import Evaluated, list_not_evaluated
 from pipeline.evaluation.metrics import compute_levels
+from pipeline.evaluation.validity.limitations import Evaluated, list_not_evaluated
 from tests.builders.predictions import CLASSES, build_table
 
 ALWAYS = {"Variation between trainings"}
