@@ -1,5 +1,6 @@
 """The options of the stages that use a trained model."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,8 @@ class EvaluateConfig:
         wanted_specificity: The specificity that another threshold is chosen for.
         prevalence: The fraction of the last of two classes where the model is to be used, for its net benefit; without
             it that of the test rows.
+        subgroups: Facts of the scans whose values are scored apart: ``side``, ``visit``, ``site`` and the columns of
+            ``data.covariates``; of numbers with the number of their quantiles, as ``age:4``.
         checkpoint: The weights to evaluate; without it the run's best.
     """
 
@@ -36,6 +39,7 @@ class EvaluateConfig:
     wanted_sensitivity: float = 0.95
     wanted_specificity: float = 0.95
     prevalence: float | None = None
+    subgroups: tuple[str, ...] = ()
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
@@ -46,6 +50,10 @@ class EvaluateConfig:
             require(0 < getattr(self, name) <= 1, f"evaluate.{name}", getattr(self, name), "above 0, to 1")
         good = self.prevalence is None or 0 < self.prevalence < 1
         require(good, "evaluate.prevalence", self.prevalence, "between 0 and 1")
+        names = [text.partition(":")[0] for text in self.subgroups]
+        good_numbers = all(re.fullmatch(r"[^:]+(:([2-9]|10))?", text) for text in self.subgroups)
+        allowed = "names of columns, each once, of numbers with 2 to 10 quantiles, such as [side, age:4]"
+        require(good_numbers and len(set(names)) == len(names), "evaluate.subgroups", list(self.subgroups), allowed)
 
 
 @dataclass(frozen=True)

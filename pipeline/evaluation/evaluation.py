@@ -20,6 +20,7 @@ from pipeline.evaluation.predictions import aggregate, build_predictions
 from pipeline.evaluation.schema import Metrics, Probes
 from pipeline.evaluation.validity.limitations import Evaluated, list_not_evaluated
 from pipeline.evaluation.validity.shortcut_probes import check_mirrored, compute_probes
+from pipeline.evaluation.validity.subgroups import compute_subgroups, read_facts
 from pipeline.evaluation.validity.within_class_probe import probe_within_classes
 
 
@@ -108,6 +109,8 @@ def compute_evaluation(
     if store.is_ordinal:
         tables = {name: build_predictions(test_index, scores, store.class_names) for name, scores in baselines.items()}
         metrics["grades"] = compute_grades(predictions, list(levels), tables, store.class_names, bootstrap)
+    if options.subgroups:
+        metrics["subgroups"] = compute_subgroups(test, read_facts(scans, options.subgroups), options.seed)
     return Evaluation(predictions, metrics)
 
 

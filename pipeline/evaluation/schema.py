@@ -130,6 +130,29 @@ class Subgroup(TypedDict):
     accuracy: Estimate
 
 
+class SubgroupPart(Subgroup):
+    """The test rows with one value of a fact, or with numbers of one range."""
+
+    value: str
+
+
+class SubgroupTable(TypedDict):
+    """The parts of one fact of the scans.
+
+    ``gap`` is the largest difference of accuracy between parts that have enough patients, ``p_value`` that of a
+    permutation test over patients, ``p_corrected`` for the number of facts (Holm); None with the ``reason``.
+    """
+
+    fact: str
+    parts: list[SubgroupPart]
+    num_unknown: int
+    is_within_patients: bool
+    gap: float | None
+    p_value: float | None
+    p_corrected: float | None
+    reason: str
+
+
 class SliceIndexSubgroup(Subgroup):
     """The test slices of one index."""
 
@@ -333,6 +356,7 @@ class Metrics(TypedDict):
     levels: dict[str, Level]
     classes: dict[str, ClassTable]
     grades: NotRequired[Grades]
+    subgroups: NotRequired[list[SubgroupTable]]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision

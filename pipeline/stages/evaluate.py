@@ -7,6 +7,7 @@ from pipeline.core.console import warn
 from pipeline.data.store import check_store
 from pipeline.datasets import DATASETS
 from pipeline.evaluation.evaluation import compute_evaluation
+from pipeline.evaluation.validity.subgroups import read_facts
 from pipeline.inference.splits import score_splits
 from pipeline.reporting.evaluation.notes import list_console_warnings, summarise_scores
 from pipeline.reporting.evaluation.page import build_report, write_evaluation
@@ -25,10 +26,11 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     """
     paths, options = experiment.paths, experiment.evaluate
     run = load_trained_run(experiment, options.checkpoint)
+    manifest = run.data.manifest
+    scans = manifest[manifest["status"] == "accepted"].set_index("source_id")
+    read_facts(scans, options.subgroups)  # what is wrong with the option is said before the rows are scored
     answers = score_splits(run, options.batch_size)
     with console.status("scoring, and fitting the baselines"):
-        manifest = run.data.manifest
-        scans = manifest[manifest["status"] == "accepted"].set_index("source_id")
         note = DATASETS[experiment.data.dataset].synthetic_note
         evaluation = compute_evaluation(run.data, answers, scans, options, note)
     report = build_report(experiment, run, evaluation, manifest)

@@ -1,1 +1,1 @@
-"""Validity of scores: shortcuts that they may rest on, and the questions that the rows cannot answer."""
+"""Validity of scores: shortcuts, subgroups that they differ in, and the questions that the rows cannot answer."""

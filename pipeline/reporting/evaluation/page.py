@@ -38,6 +38,7 @@ from pipeline.reporting.evaluation.scores import (
     tabulate_baselines,
 )
 from pipeline.reporting.evaluation.shortcut_section import build_probe_sections
+from pipeline.reporting.evaluation.subgroup_section import build_subgroup_section
 from pipeline.reporting.formatting import flatten, humanise, show
 from pipeline.reporting.html import write_page
 from pipeline.training.run_state import TrainedRun
@@ -104,6 +105,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     figures["training_curves"] = draw_curves(checkpoint, history)
     sections = build_published_section(metrics, find_dataset(experiment.data)[1])
     sections += build_grade_section(metrics, kind)
+    sections += build_subgroup_section(metrics, kind)
     sections += build_probe_sections(metrics["probes"], metrics, kind, plane)
     examined = [section.title for section in sections]
     sections += [build_decision_section(metrics, store.class_names, kind), build_limits_section(metrics)]

@@ -1,0 +1,186 @@
+"""Subgroups: the accuracy for each value of a fact of the scans, and whether the difference is more than chance.
+
+The p-value is that of a permutation test over patients: if the fact has nothing to do with the answers, it is chance
+which patient has which value. Where a fact differs within patients, such as the side, its values are exchanged within
+each of them, so that what makes a patient hard for both cancels.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas
+from numpy.typing import NDArray
+
+from pipeline.core.array_types import Floats, Indices
+from pipeline.core.errors import UserError
+from pipeline.core.tables import MANIFEST_COLUMNS
+from pipeline.evaluation.paired_comparison import correct_for_many
+from pipeline.evaluation.predictions import number_patients
+from pipeline.evaluation.proportions import compute_fractions
+from pipeline.evaluation.schema import SubgroupPart, SubgroupTable
+
+NUM_PERMUTATIONS = 2000
+# A part with fewer patients is shown, and takes no part in the gap.
+MIN_PATIENTS = 10
+MAX_VALUES = 12
+FACTS = ("side", "visit", "site")  # of the manifest's own columns
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact of the scans whose values make subgroups.
+
+    Args:
+        name: The column of the manifest.
+        values: The text of each scan by its ``source_id``; empty where it is not known.
+        num_quantiles: The number of parts that numbers are cut into; None takes each text as a part.
+    """
+
+    name: str
+    values: "pandas.Series[str]"
+    num_quantiles: int | None
+
+
+def read_facts(scans: pandas.DataFrame, wanted: Sequence[str]) -> list[Fact]:
+    """Read the facts that ``evaluate.subgroups`` names.
+
+    Args:
+        scans: The rows of the manifest by their ``source_id``.
+        wanted: Names of columns, those of numbers with the number of their quantiles: ``age:4``.
+
+    Raises:
+        UserError: there is no such column, it is empty, or its values are not as the option says.
+    """
+    allowed = [name for name in scans.columns if name in FACTS or name not in MANIFEST_COLUMNS]
+    facts = []
+    for text in wanted:
+        name, _, number = text.partition(":")
+        if name not in allowed:
+            raise UserError(
+                f"evaluate.subgroups: {name!r} is no fact of the scans; known are {', '.join(allowed)}. Further "
+                "columns of a table are kept where data.covariates names them."
+            )
+        values = scans[name].fillna("").astype(str).str.strip()
+        known = values[values != ""]
+        if known.empty:
+            raise UserError(f"evaluate.subgroups: no scan has a {name}. Take it away.")
+        wrong = known[pandas.to_numeric(known, errors="coerce").isna()]
+        if number and len(wrong):
+            raise UserError(
+                f"evaluate.subgroups: {text} makes quantiles of numbers, and {name} of {wrong.index[0]} is "
+                f"{wrong.iloc[0]!r}. Write {name} for a part of each value."
+            )
+        if not number and known.nunique() > MAX_VALUES:
+            raise UserError(
+                f"evaluate.subgroups: {name} has {known.nunique()} values; at most {MAX_VALUES} make parts. "
+                f"Write {name}:4 for quarters of a number."
+            )
+        facts.append(Fact(name, values, int(number) if number else None))
+    return facts
+
+
+def compute_subgroups(test: pandas.DataFrame, facts: Sequence[Fact], seed: int) -> list[SubgroupTable]:
+    """Score the parts of each fact, and test the gap between the best and the worst one.
+
+    Args:
+        test: The predictions of the test rows.
+        facts: What :func:`read_facts` returned.
+        seed: The seed of the permutations.
+    """
+    tables = [_score_fact(test, fact, seed) for fact in facts]
+    corrected = correct_for_many([table["p_value"] for table in tables])
+    for table, p_value in zip(tables, corrected, strict=True):
+        table["p_corrected"] = p_value
+    return tables
+
+
+def _score_fact(test: pandas.DataFrame, fact: Fact, seed: int) -> SubgroupTable:
+    texts = test["source_id"].map(fact.values).fillna("").astype(str)
+    is_known = (texts != "").to_numpy()
+    num_unknown = int((~is_known).sum())
+    table: SubgroupTable = {
+        "fact": fact.name,
+        "parts": [],
+        "num_unknown": num_unknown,
+        "is_within_patients": False,
+        "gap": None,
+        "p_value": None,
+        "p_corrected": None,
+        "reason": "no test row has a value",
+    }
+    if not is_known.any():
+        return table
+    rows = test[is_known]
+    names, codes = _name_parts(texts[is_known].to_numpy(dtype=str), fact.num_quantiles)
+    is_correct = (rows["label"] == rows["predicted"]).to_numpy()
+    patients = number_patients(rows["group_id"])
+    parts: list[SubgroupPart] = [
+        {"value": name, "n": part.num_rows, "groups": part.num_patients, "accuracy": part.fraction}
+        for name, part in zip(names, compute_fractions(is_correct, codes, patients, len(names)), strict=True)
+    ]
+    large = [place for place, part in enumerate(parts) if part["groups"] >= MIN_PATIENTS]
+    chosen = np.isin(codes, large)
+    table["parts"] = parts
+    if len(large) < 2:
+        table["reason"] = f"fewer than two parts with {MIN_PATIENTS} patients or more"
+        return table
+    codes, patients, is_correct = np.searchsorted(large, codes[chosen]), patients[chosen], is_correct[chosen]
+    values_of = pandas.Series(codes).groupby(patients).nunique()
+    num_varying = int((values_of > 1).sum())
+    table["is_within_patients"] = num_varying > 0
+    table["gap"] = float(_measure_gap(codes, is_correct, len(large)))
+    if 0 < num_varying < MIN_PATIENTS:
+        table["reason"] = f"fewer than {MIN_PATIENTS} patients have rows of several values, and others have"
+        return table
+    table["reason"] = ""
+    table["p_value"] = _test_gap(codes, patients, is_correct, num_varying > 0, seed)
+    return table
+
+
+def _name_parts(texts: NDArray[np.str_], num_quantiles: int | None) -> tuple[list[str], Indices]:
+    """Name the parts, and return the part of each row; numbers are cut at their quantiles over these rows."""
+    if num_quantiles is None:
+        names, codes = np.unique(texts, return_inverse=True)
+        return [str(name) for name in names], codes
+    numbers = texts.astype(np.float64)
+    edges = np.unique(np.quantile(numbers, np.arange(1, num_quantiles) / num_quantiles))
+    codes = np.searchsorted(edges, numbers, side="right")
+    middles = [f"{low:g} to below {high:g}" for low, high in itertools.pairwise(edges)]
+    names = np.array([f"below {edges[0]:g}", *middles, f"{edges[-1]:g} and above"])
+    present, codes = np.unique(codes, return_inverse=True)
+    return names[present].tolist(), codes
+
+
+def _measure_gap(codes: Indices, is_correct: NDArray[np.bool_], num_parts: int) -> float:
+    accuracies: Floats = np.bincount(codes, is_correct, num_parts) / np.bincount(codes, minlength=num_parts)
+    return float(accuracies.max() - accuracies.min())
+
+
+def _test_gap(
+    codes: Indices, patients: Indices, is_correct: NDArray[np.bool_], is_within_patients: bool, seed: int
+) -> float:
+    """Return the fraction of permutations with a gap as large as the one found, which counts as one of them.
+
+    Rows of one scan have one value, and keep one together: what is exchanged is the value of a patient, or within each
+    patient the values of its rows, in blocks of equal value.
+    """
+    generator = np.random.default_rng(seed)
+    num_parts = int(codes.max()) + 1
+    found = _measure_gap(codes, is_correct, num_parts)
+    units = patients * num_parts + codes if is_within_patients else patients
+    _, first, unit_of_row = np.unique(units, return_index=True, return_inverse=True)
+    unit_codes, unit_patients = codes[first], patients[first]
+    num_as_large = 0
+    for _ in range(NUM_PERMUTATIONS):
+        drawn = generator.random(len(unit_codes))
+        if is_within_patients:
+            order = np.lexsort((drawn, unit_patients))  # units are sorted by patient already
+            permuted = np.empty_like(unit_codes)
+            permuted[order] = unit_codes
+        else:
+            permuted = unit_codes[drawn.argsort()]
+        num_as_large += _measure_gap(permuted[unit_of_row], is_correct, num_parts) >= found - ROUNDING
+    return (1 + num_as_large) / (1 + NUM_PERMUTATIONS)

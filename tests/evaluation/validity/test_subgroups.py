@@ -1,0 +1,130 @@
+"""Accuracies of subgroups by hand, and a permutation test that finds what is there and little else."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.config.outputs import EvaluateConfig
+from pipeline.core.data_kinds import PATIENT_IMAGES
+from pipeline.core.errors import UserError
+from pipeline.evaluation.validity.subgroups import compute_subgroups, read_facts
+from pipeline.reporting.evaluation.subgroup_section import build_subgroup_section
+from tests.builders.predictions import build_table
+
+NAMES = ("a", "b")
+
+
+def build_test(is_correct, patients):
+    labels = np.array(NAMES)[np.zeros(len(is_correct), dtype=int)]
+    probabilities = np.where(is_correct, 0.1, 0.9)
+    return build_table(probabilities, labels, NAMES, np.asarray(patients).astype(str))
+
+
+def build_scans(**columns):
+    scans = pd.DataFrame(columns)
+    return scans.set_index(scans.index.astype(str))
+
+
+def score(test, wanted, **columns):
+    return compute_subgroups(test, read_facts(build_scans(**columns), wanted), seed=0)
+
+
+def test_parts_and_gap_by_hand():
+    """Ten patients of each sex with two rows; of the men's 20 rows 15 are right, of the women's 10."""
+    patients = np.arange(20).repeat(2)
+    is_correct = np.concatenate([np.arange(20) < 15, np.arange(20) < 10])
+    sexes = np.where(patients < 10, "M", "F")
+    (table,) = score(build_test(is_correct, patients), ["sex"], sex=sexes)
+    assert [(part["value"], part["n"], part["groups"]) for part in table["parts"]] == [("F", 20, 10), ("M", 20, 10)]
+    assert [part["accuracy"]["value"] for part in table["parts"]] == [0.5, 0.75]
+    assert table["gap"] == pytest.approx(0.25)
+    assert not table["is_within_patients"]
+    assert 0.2 < table["p_value"] == table["p_corrected"] < 0.6  # rows of a patient go together
+
+
+def test_numbers_are_cut_at_their_quantiles_and_blanks_are_counted():
+    test = build_test(np.ones(9, dtype=bool), np.arange(9))
+    ages = ["40", "50.5", "60", "70", "41", "51", "61", "71", ""]
+    (table,) = score(test, ["age:4"], age=ages)
+    assert [(part["value"], part["n"]) for part in table["parts"]] == [
+        ("below 48.125", 2),
+        ("48.125 to below 55.5", 2),
+        ("55.5 to below 63.25", 2),
+        ("63.25 and above", 2),
+    ]
+    assert table["num_unknown"] == 1
+
+
+def test_few_patients_have_no_verdict():
+    test = build_test(np.arange(19) < 10, np.arange(19))
+    (table,) = score(test, ["sex"], sex=["M"] * 10 + ["F"] * 9)
+    assert table["gap"] is None
+    assert table["p_value"] is None
+    assert table["reason"] == "fewer than two parts with 10 patients or more"
+
+
+def test_sides_are_exchanged_within_patients():
+    """Right knees are always right and left ones in half of 12 patients: 2 of 64 exchanges of 6 are as large."""
+    patients = np.arange(12).repeat(2)
+    is_left = np.tile([True, False], 12)
+    is_correct = ~is_left | (patients < 6)
+    (table,) = score(build_test(is_correct, patients), ["side"], side=np.where(is_left, "left", "right"))
+    assert table["is_within_patients"]
+    assert table["p_value"] == pytest.approx(2 / 64, abs=0.012)  # of 2,000 drawn exchanges
+
+
+def test_few_patients_with_both_values_among_others_have_no_verdict():
+    patients = [*range(30), 0, 1]
+    sides = ["left"] * 15 + ["right"] * 15 + ["right", "right"]
+    (table,) = score(build_test(np.arange(32) % 3 > 0, patients), ["side"], side=sides)
+    assert table["gap"] is not None
+    assert table["p_value"] is None
+    assert "several values" in table["reason"]
+
+
+def test_the_test_rejects_a_true_null_hypothesis_in_five_of_a_hundred_cases(monkeypatch):
+    monkeypatch.setattr("pipeline.evaluation.validity.subgroups.NUM_PERMUTATIONS", 200)
+    generator = np.random.default_rng(0)
+    patients = np.arange(30).repeat(3)
+    found = []
+    for _ in range(60):
+        skill = generator.random(30).repeat(3)
+        sexes = generator.permutation(["F"] * 15 + ["M"] * 15).repeat(3)
+        (table,) = score(build_test(generator.random(90) < skill, patients), ["sex"], sex=sexes)
+        found.append(table["p_value"])
+    # Of 60, more than 7 below 0.05 have a chance of 1 %.
+    assert sum(p_value < 0.05 for p_value in found) <= 7
+    assert np.mean(found) == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("colour", r"'colour' is no fact.*side, sex, age"),
+        ("label", "'label' is no fact"),
+        ("site", "no scan has a site"),
+        ("sex:4", r"sex of 0 is 'F'"),
+        ("age", r"age has 20 values.*age:4"),
+    ],
+)
+def test_what_no_scan_has_and_numbers_without_quantiles_are_refused(wanted, message):
+    columns = {"label": "a", "site": "", "side": "left", "sex": ["F"] * 20, "age": [str(age) for age in range(20)]}
+    with pytest.raises(UserError, match=message):
+        read_facts(build_scans(**columns), [wanted])
+
+
+@pytest.mark.parametrize("wanted", [("age:1",), ("age:x",), ("sex", "sex:2"), ("",)])
+def test_options_of_another_form_are_refused(wanted):
+    with pytest.raises(UserError, match=r"evaluate\.subgroups"):
+        EvaluateConfig(subgroups=wanted)
+
+
+def test_a_section_has_a_table_a_fact_and_says_where_there_is_no_verdict():
+    patients = np.arange(24)
+    columns = {"sex": ["M", "F"] * 12, "site": ["A"] * 20 + ["B"] * 4}
+    tables = score(build_test(patients < 12, patients), ["sex", "site"], **columns)
+    (section,) = build_subgroup_section({"subgroups": tables}, PATIENT_IMAGES)
+    assert "differ by 0.0 points (permutation between patients: p = 1.000" in section.sentences[0]
+    assert "Site: no verdict" in section.sentences[1]
+    assert section.tables[1].rows[1][:3] == ("B", "4", "4")
+    assert build_subgroup_section({}, PATIENT_IMAGES) == []
