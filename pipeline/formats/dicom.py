@@ -89,7 +89,7 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
             tilted against each other.
         UserError: pydicom is not installed.
     """
-    with _silence_pydicom(name):
+    with silence_pydicom(name):
         return _read_stack(name, _read_contents(name, paths, max_bytes))
 
 
@@ -111,7 +111,7 @@ def read_radiograph(
         VolumeError: unreadable, too large, of several frames, or of another photometric interpretation.
         UserError: pydicom is not installed.
     """
-    with _silence_pydicom(name):
+    with silence_pydicom(name):
         header = _parse(name, content, ("Rows", "Columns", "PixelData"))
         if int(header.Rows) * int(header.Columns) > max_pixels:
             found = f"{header.Rows} x {header.Columns}"
@@ -135,7 +135,7 @@ def read_radiograph(
 
 
 @contextlib.contextmanager
-def _silence_pydicom(name: str) -> Iterator[None]:
+def silence_pydicom(name: str) -> Iterator[None]:
     """Refuse to work without pydicom, keep its warnings and log records away, and refuse what it stumbles over.
 
     What they report is checked here, and they quote headers.

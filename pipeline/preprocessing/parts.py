@@ -25,8 +25,11 @@ from pipeline.core.files import write_bytes
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
 from pipeline.data.sources import Source
+from pipeline.datasets.akoa import find_side
+from pipeline.formats.dicom_sides import read_side_tags
 from pipeline.formats.nifti import list_files
 from pipeline.preprocessing.images import fit_image
+from pipeline.preprocessing.sides import describe_contradiction, list_evidence
 from pipeline.preprocessing.slicing import read_stack
 
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -265,10 +268,28 @@ def _cut_source(raw: Path, source: Source, options: PreprocessConfig, raw_name: 
         if source.refusal:
             raise VolumeError(f"{raw / source.paths[0]}: {source.refusal}")
         images, positions, facts = read(tuple(raw / path for path in source.paths), options)
+        if source.is_volume:
+            facts |= _compare_sides(raw / source.paths[0], source.side, facts.get("side_by_position", ""), options)
         return images, SourceSummary(positions, facts | {"status": "accepted", "reason": ""})
     except (UserError, MemoryError) as error:
         reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
         return np.zeros((0, 1, *options.image_size), np.uint8), refuse(reason)
+
+
+def _compare_sides(path: Path, named: str, by_position: str, options: PreprocessConfig) -> dict[str, Any]:
+    """Return the side of a volume without a named one, and all that names its side where they contradict each other.
+
+    Raises:
+        VolumeError: two sides are written, in name, table or header.
+    """
+    max_bytes = int(options.max_volume_gib * (1 << 30))
+    evidence = list_evidence(named, read_side_tags(path, find_side, max_bytes), by_position)
+    contradiction = describe_contradiction(evidence)
+    written = {each.side for each in evidence if each.is_written}
+    if len(written) > 1:
+        raise VolumeError(f"{path}: two sides: {contradiction}. Correct the wrong one, or leave the scan out.")
+    facts = {"side_evidence": contradiction} if contradiction else {}
+    return facts if named or not written else facts | {"side": written.pop()}
 
 
 def _read_image(paths: tuple[Path, ...], options: PreprocessConfig) -> tuple[Array, Array, dict[str, Any]]:

@@ -189,7 +189,7 @@ def _write_manifest(paths: Workspace, plan: Plan, by_source: Mapping[tuple[Path,
         rows.append(_manifest_row(source, facts, num_examples))
     covariates = tuple(name for name, _ in plan.sources[0].covariates) if plan.sources else ()
     columns = (*MANIFEST_COLUMNS, *covariates)
-    manifest = pd.DataFrame(rows, columns=list(columns))
+    manifest = pd.DataFrame([{"side_evidence": ""} | row for row in rows], columns=[*columns, "side_evidence"])
     write_table(paths.manifest, manifest, columns)
     write_json(paths.prepared / "coverage.json", {"kind": plan.kind.name} | _count_coverage(manifest))
 
@@ -255,11 +255,13 @@ def _count_coverage(manifest: pd.DataFrame) -> dict[str, Any]:
     spellings = matched.groupby("spelling", sort=True)["num_files"].sum()
     disagreements = manifest[(manifest["side"] != "") & (manifest["side_by_position"] != "")]
     disagreements = disagreements[disagreements["side"] != disagreements["side_by_position"]]
+    contradicted = manifest[manifest["side_evidence"] != ""]
     return {
         "files_by_spelling": {str(spelling): int(count) for spelling, count in spellings.items()},
         "scans_by_status": dict(sorted(Counter(manifest["status"]).items())),
         "scans_by_label": dict(sorted(Counter(manifest.loc[manifest["status"] == "accepted", "label"]).items())),
         "side_disagreements": disagreements["path"].tolist(),
+        "side_evidence": dict(zip(contradicted["path"], contradicted["side_evidence"], strict=True)),
     }
 
 
@@ -280,7 +282,8 @@ def _report(experiment: Experiment, console: Console) -> None:
     counts = f"{len(accepted)} {plural(kind.source)} of {count_words(accepted['group_id'].nunique(), 'patient')}"
     console.print(f"{counts} ({labels}) -> {paths.prepared}", highlight=False)
     for path in coverage["side_disagreements"]:
-        warn(console, f"{path}: the name's side and the knee's place in the scanner disagree")
+        found = coverage["side_evidence"].get(path, "")
+        warn(console, f"{path}: the named side and the knee's place in the scanner disagree ({found})")
     spacings = zip(accepted["path"], accepted["spacing_mm"], strict=True) if kind.has_slices else ()
     doubts = [(path, doubt) for path, sizes in spacings if (doubt := _doubt_spacing(sizes))]
     for path, doubt in doubts[:MAX_LISTED]:

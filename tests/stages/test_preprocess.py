@@ -167,8 +167,11 @@ def test_a_name_that_contradicts_the_affine_is_listed(write_patients, write_knee
     name = "OAI9000001_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz"
     write_knee(raw / name, "right")
     experiment = make_experiment(tmp_path)
-    assert f"{name}: the name's side and the knee's place" in run(experiment)
-    assert read_json(experiment.paths.prepared / "coverage.json")["side_disagreements"] == [name]
+    assert f"{name}: the named side and the knee's place in the scanner disagree (name or table left" in run(experiment)
+    coverage = read_json(experiment.paths.prepared / "coverage.json")
+    assert coverage["side_disagreements"] == [name]
+    found = "name or table left (99.9%), place in the scanner right (98.5%); together left, 93.8%"
+    assert coverage["side_evidence"] == {name: found}
 
 
 def test_exported_slices_read_back_to_the_same_store(write_patients, tmp_path):
