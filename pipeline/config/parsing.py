@@ -130,7 +130,9 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         content = yaml.load(path.read_text("utf-8"), StrictLoader)  # noqa: S506 (a loader of plain values)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; --config takes an experiment's YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: found {content!r}, allowed are sections with options, as in configs/phantom.yaml.")

@@ -203,7 +203,8 @@ def join_files(found: list[tuple[int, Source]]) -> Source:
         missing = sorted(set(range(first, slice_indices[-1])) - set(slice_indices)) if len(found) > 1 else []
         if missing:
             some = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
-            gap = f"slices {some} of this scan are missing, and the places of the others would be wrong."
+            are = f"slice {some} of this scan is" if len(missing) == 1 else f"slices {some} of this scan are"
+            gap = f"{are} missing, and the places of the others would be wrong."
             return replace(source, refusal=f"{gap} Add them, or number the slices that are there from 0.")
         return source
     twice = next((a, b) for a, b in itertools.pairwise(found) if a[0] == b[0] or a[0] < 0)

@@ -16,7 +16,7 @@ from pipeline.core.locks import lock_output
 from pipeline.core.predictions import probability_columns
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.resumable_table import Row, RowWriter
-from pipeline.core.text import make_printable, plural
+from pipeline.core.text import count_words, make_printable, plural
 from pipeline.formats.nifti import list_files
 from pipeline.inference.inputs import Scan, find_scans
 from pipeline.inference.predictions import score_examples, score_volumes
@@ -69,9 +69,8 @@ def predict(experiment: Experiment, console: Console) -> None:
     notes = "".join(f", {counts[key]} {words}" for key, words in _NOTES.items() if counts[key] > 0)
     console.print(f"{counts['scored']} of {len(scans)} {plural(word)} scored{notes} -> {output}")
     if counts["refused"] > 0:
-        raise UserError(
-            f"{output}: {counts['refused']} {plural(word)} were refused, each with its reason; first: {first_reason}"
-        )
+        refused = f"{count_words(counts['refused'], word)} {'was' if counts['refused'] == 1 else 'were'} refused"
+        raise UserError(f"{output}: {refused}, each with its reason; first: {first_reason}")
 
 
 _NOTES = {"abstained": "abstained from", "warned": "with a warning"}

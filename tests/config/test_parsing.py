@@ -32,7 +32,7 @@ def test_a_key_that_is_there_twice_is_refused_with_both_lines(write_config, text
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
 def test_a_file_in_another_encoding_is_refused(write_config, encoding):
-    with pytest.raises(UserError, match=r"knees.yaml: not plain YAML"):
+    with pytest.raises(UserError, match=r"knees.yaml: .* Save the file as UTF-8"):
         read_experiment(write_config("name: Prüfung\n", encoding))
 
 

@@ -386,7 +386,7 @@ def test_a_gap_in_a_stack_of_images_is_refused(tmp_path):
     with pytest.raises(UserError, match="1 of 2 scans were refused"):
         run(make_experiment(tmp_path))
     manifest = read_table(make_experiment(tmp_path).paths.manifest, MANIFEST_COLUMNS).set_index("label")
-    assert "slices 1 of this scan are missing" in manifest.loc["right", "reason"]
+    assert "slice 1 of this scan is missing" in manifest.loc["right", "reason"]
 
 
 def test_other_options_do_not_replace_the_store_that_a_finished_run_was_trained_on(tiny_workspace, capsys):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
-from pipeline.config.sources import SplitConfig
+from pipeline.config.sources import DataConfig, SplitConfig
 from pipeline.core.data_kinds import WHOLE_VOLUMES, DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import Certificate
@@ -53,23 +53,22 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
         "disjoint": _describe_disjoint(data.certificate, kind),
         "counts": " ".join(f"{box.title}: {'; '.join(box.lines)}." for box in data.flow.splits),
     }
+    accepted = data.manifest[data.manifest["status"] == "accepted"]
     if kind.has_patients:
+        if experiment.split.split_table is None and (accepted["published_split"] != "").any():
+            facts["partition"] = _describe_published_parts(experiment.split, accepted["published_split"], kind)
         refused = [step.left_out for step in data.flow.steps if step.left_out]
         left_out = [f"{box.title} ({'; '.join(box.lines)})" for box in refused]
         facts |= {
             "refused": f"Left out by the pipeline: {'; '.join(left_out) or 'no file'}.",
-            "selection": (
-                f"All {plural(kind.source)} that could be read were used."
-                if experiment.data.pattern == "*"
-                else f"Files whose names match {experiment.data.pattern!r}; of those, all that could be read."
-            ),
+            "selection": _describe_selection(experiment.data, kind),
             "missing": f"Nothing was imputed; {plural(kind.source)} that could not be read are left out, each with its "
             "reason in manifest.csv.",
             "identity": (
                 "Of a file's header the geometry alone is read. Patients have the identifiers of the file names or "
                 "of the label table, and the report shows them."
             ),
-            "acquisition": _describe_acquisition(data.manifest[data.manifest["status"] == "accepted"]),
+            "acquisition": _describe_acquisition(accepted),
         }
     if dataset.synthetic_note:
         facts |= {"annotators": "Nobody: labels come with the geometry.", "identity": "The data are not of people."}
@@ -88,8 +87,12 @@ def _describe_source(experiment: Experiment, missing: str, kind: DataKind) -> st
 
 def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
     if experiment.data.label_table is not None:
-        return f"Labels are those of the table {experiment.data.label_table.name}."
+        columns = f", column {experiment.data.columns.label}"
+        joined = " Some were joined to one class (data.merge)." if _joins_labels(experiment.data) else ""
+        return f"Labels are those of the table {experiment.data.label_table.name}{columns}.{joined}"
     dataset = DATASETS[experiment.data.dataset]
+    if experiment.data.dataset == "labelled":
+        return "Labels are the names of the folders that the files lie in."
     if dataset.list_sources is None:
         made = "made with the objects" if dataset.synthetic_note else "the publisher's"
         return f"Labels are {made}."
@@ -103,6 +106,21 @@ def _describe_reference(experiment: Experiment, manifest: pd.DataFrame) -> str:
         f"The side is that of the file's name. For {len(checked):,} scans the knee's position in the scanner gives it "
         f"too: it disagrees for {num_other:,}."
     )
+
+
+def _joins_labels(options: DataConfig) -> bool:
+    kept = [str(new) for new in options.merge.values() if new is not None]
+    return len(set(kept)) < len(kept)
+
+
+def _describe_selection(options: DataConfig, kind: DataKind) -> str:
+    labels = [str(old) for old, new in options.merge.items() if new is None]
+    parts = [str(old) for old, new in options.split_values.items() if new is None]
+    left_out = [f"with the label {name}" for name in labels] + [f"of the published part {name}" for name in parts]
+    without = f" but those {' and '.join(left_out)}" if left_out else ""
+    if options.pattern == "*":
+        return f"All {plural(kind.source)}{without} that could be read were used."
+    return f"Files whose names match {options.pattern!r}; of those, all{without} that could be read."
 
 
 def _describe_clinical_label(label: str) -> str:
@@ -140,21 +158,34 @@ def _describe_preprocessing(checkpoint: Checkpoint) -> str:
 def _describe_slicing(options: PreprocessConfig) -> str:
     start, end = (f"{100 * fraction:g}" for fraction in options.slice_range)
     low, high = (f"{percent:g}" for percent in options.intensity_percentiles)
-    height, width = options.image_size
-    fitted = "the whole slice fitted into" if options.spacing_mm is None else f"pixels of {options.spacing_mm:g} mm,"
+    fitted = _describe_frame(options, "slice")
+    if options.spacing_mm is not None:
+        height, width = options.image_size
+        fitted = f"pixels of {options.spacing_mm:g} mm, {height} x {width} pixels"
     return (
         f"Axes turned to anatomical directions; {options.num_slices} {options.plane} slices a volume, evenly spaced "
-        f"from {start} to {end} % of the axis, {fitted} {height} x {width} pixels; intensities from the {low} to the "
+        f"from {start} to {end} % of the axis, {fitted}; intensities from the {low} to the "
         f"{high} % percentile of a volume's slices become black to white."
     )
 
 
-def _describe_fitting(options: PreprocessConfig) -> str:
+def _describe_frame(options: PreprocessConfig, what: str) -> str:
     height, width = options.image_size
+    return {
+        "pad": f"the whole {what} fitted into {height} x {width} pixels",
+        "crop": f"the {what} made to fill {height} x {width} pixels, and what sticks out cut off",
+        "stretch": f"the {what} stretched to {height} x {width} pixels",
+    }[options.fit]
+
+
+def _describe_fitting(options: PreprocessConfig) -> str:
     low, high = (f"{percent:g}" for percent in options.intensity_percentiles)
+    fitted = _describe_frame(options, "image")
+    if options.spacing_mm is not None:
+        fitted += f"; where the size of a pixel is known, pixels of {options.spacing_mm:g} mm"
     return (
-        f"Images turned as their files say, and the whole image fitted into {height} x {width} pixels. Grey levels of "
-        f"8 bits are kept; of more, the {low} to the {high} % percentile of an image become black to white."
+        f"Images turned as their files say, and {fitted}. Grey levels of 8 bits are kept; of more, the {low} to the "
+        f"{high} % percentile of an image become black to white."
     )
 
 
@@ -173,6 +204,21 @@ def _describe_partition(options: SplitConfig, is_published: bool, has_validation
         f"{plural(kind.group).capitalize()} drawn with seed {options.seed}{strata}: {100 * options.val_fraction:g} % "
         f"validation, {100 * options.test_fraction:g} % test, the rest training."
     )
+
+
+def _describe_published_parts(options: SplitConfig, published: pd.Series, kind: DataKind) -> str:
+    drawn = [
+        f"{100 * fraction:g} % of the published training {plural(kind.group)} for {word}"
+        for part, fraction, word in (
+            ("val", options.val_fraction, "validation"),
+            ("test", options.test_fraction, "the test"),
+        )
+        if part not in set(published)
+    ]
+    if not drawn:
+        return "The published split of the table."
+    strata = ", stratified by label" if options.stratify else ""
+    return f"The published split of the table; {' and '.join(drawn)}, drawn with seed {options.seed}{strata}."
 
 
 def _describe_disjoint(certificate: Certificate, kind: DataKind) -> str:

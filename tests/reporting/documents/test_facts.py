@@ -11,7 +11,7 @@ from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.sources import DataConfig, SplitConfig
-from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS, VOLUMES
 from pipeline.models.networks import build_model
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.facts import Evidence, describe_results, fill_documents, write_documents
@@ -62,18 +62,19 @@ def build_checkpoint(**changes) -> Checkpoint:
 
 def build_manifest() -> pd.DataFrame:
     rows = [
-        ("accepted", "left", "left", "0.5x0.5x3", "RAS", "1"),
-        ("accepted", "left", "right", "0.4x0.5x3", "PIR", "2"),
-        ("accepted", "right", "", "", "", ""),
-        ("refused", "right", "left", "9x9x9", "RAS", "3"),
+        ("accepted", "left", "left", "0.5x0.5x3", "RAS", "1", ""),
+        ("accepted", "left", "right", "0.4x0.5x3", "PIR", "2", ""),
+        ("accepted", "right", "", "", "", "", ""),
+        ("refused", "right", "left", "9x9x9", "RAS", "3", "train"),
     ]
-    columns = ["status", "side", "side_by_position", "spacing_mm", "stored_axes", "visit"]
+    columns = ["status", "side", "side_by_position", "spacing_mm", "stored_axes", "visit", "published_split"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def describe(experiment=None, checkpoint=None, **changes) -> dict[str, str]:
     certificate = changes.get("certificate", CERTIFICATE)
-    data = DataEvidence(build_manifest(), FLOW, certificate)
+    manifest = changes.get("manifest", build_manifest())
+    data = DataEvidence(manifest, FLOW, certificate)
     return describe_data(experiment or Experiment(), checkpoint or build_checkpoint(), data)
 
 
@@ -97,10 +98,48 @@ def test_a_failed_certificate_and_a_table_of_labels_are_reported():
     given = Experiment(
         data=DataConfig(label_table=Path("mine/labels.csv")), split=SplitConfig(split_table=Path("mine/parts.csv"))
     )
-    assert describe(given)["reference"] == "Labels are those of the table labels.csv."
+    assert describe(given)["reference"] == "Labels are those of the table labels.csv, column label."
     assert describe(given)["partition"] == "As given in the table parts.csv."
     folds = Experiment(split=SplitConfig(num_folds=5, test_fold=3))
     assert "5 folds: fold 3 is the test" in describe(folds)["partition"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (("train", "test", "train"), "; 15 % of the published training patients for validation, drawn with seed 0"),
+        (("train", "val", "train"), "; 15 % of the published training patients for the test, drawn with seed 0"),
+        (("train", "val", "test"), "The published split of the table."),
+    ],
+)
+def test_only_the_parts_that_a_published_split_lacks_are_said_to_be_drawn(parts, words):
+    manifest = build_manifest()
+    manifest.loc[:2, "published_split"] = parts
+    experiment = Experiment(split=SplitConfig(val_fraction=0.15, test_fraction=0.15))
+    partition = describe(experiment, manifest=manifest)["partition"]
+    assert partition.startswith("The published split of the table")
+    assert words in partition
+    assert "the rest training" not in partition
+
+
+def test_rows_that_the_options_leave_out_are_told_from_those_that_could_not_be_read():
+    options = DataConfig(
+        label_table=Path("t.csv"), merge={"4": None, "0": "none", "1": "none"}, split_values={"auto_test": None}
+    )
+    facts = describe(Experiment(data=options))
+    assert "but those with the label 4 and of the published part auto_test that" in facts["selection"]
+    assert "joined" in facts["reference"]
+
+
+def test_labels_that_are_names_of_folders_are_not_said_to_be_sides():
+    assert "side" not in describe(Experiment(data=DataConfig(dataset="labelled")))["reference"]
+
+
+@pytest.mark.parametrize(("fit", "words"), [("pad", "whole"), ("crop", "cut off"), ("stretch", "stretched")])
+@pytest.mark.parametrize("kind", [VOLUMES, PATIENT_IMAGES], ids=["slices", "images"])
+def test_the_fit_that_was_chosen_is_stated(fit, words, kind):
+    checkpoint = build_checkpoint(spec=build_spec(kind=kind), preprocess=PreprocessConfig(fit=fit))
+    assert words in describe(checkpoint=checkpoint)["preprocessing"]
 
 
 def test_a_published_set_has_no_patients_and_no_checklist():
