@@ -61,6 +61,8 @@ class OaiConfig:
         visits: The visits that are taken: V00 (baseline), V01 (12 months), V02 (18), V03 (24), V04 (30), V05 (36), V06
             (48), V08 (72), V10 (96); none takes all.
         sides: The sides that are taken.
+        min_extent_mm: The smallest extent of a volume that is taken: a scan that was broken off after a few slices
+            shows no knee, which is 80 mm wide and more. 0 takes all.
         label: ``side``; ``akoa`` for accelerated osteoarthritis (``accelerated`` where the Kellgren-Lawrence grade
             rises from 0 or 1 at baseline to 3 or 4 within 48 months, else ``not accelerated``); or a column of a
             clinical table. A column with the visit in front may be named without it, as XRKL for V00XRKL and V03XRKL:
@@ -72,6 +74,7 @@ class OaiConfig:
     series: str = "SAG_3D_DESS"
     visits: tuple[str, ...] = ()
     sides: tuple[str, ...] = ("left", "right")
+    min_extent_mm: float = 60.0
     label: str = "side"
     clinical_tables: Path | None = None
 
@@ -81,6 +84,7 @@ class OaiConfig:
         )
         good_sides = bool(self.sides) and set(self.sides) <= {"left", "right"}
         require(good_sides, "data.oai.sides", self.sides, "left, right or both")
+        require(self.min_extent_mm >= 0, "data.oai.min_extent_mm", self.min_extent_mm, "a length of 0 mm or more")
         require(bool(self.series.strip()), "data.oai.series", self.series, "the name of a series, such as SAG_3D_DESS")
         require(bool(self.label.strip()), "data.oai.label", self.label, "side, akoa or the name of a column")
 

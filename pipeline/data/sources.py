@@ -44,6 +44,7 @@ class Source:
         published_split: train, val or test, as a table has it; else empty.
         weight: The weight that multiplies its loss in training, as a number in text; empty for 1.
         covariates: Name and value of what else a table has on it and was asked for.
+        min_extent_mm: The smallest extent of its volume with which it can be used; 0 for any.
         is_image: True for an image that is not a slice of a volume.
     """
 
@@ -61,6 +62,7 @@ class Source:
     weight: str = ""
     covariates: tuple[tuple[str, str], ...] = ()
     is_image: bool = False
+    min_extent_mm: float = 0.0
 
     @property
     def is_volume(self) -> bool:

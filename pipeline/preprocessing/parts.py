@@ -111,6 +111,7 @@ def _list_states(raw: Path, source: Source) -> list[list[Any]]:
 def _name_part(sources: Sequence[Source], states: list[list[list[Any]]], options: PreprocessConfig) -> str:
     identity = [
         [source.source_id, source.group_id, source.label, source.side, source.refusal, source.is_image]
+        + ([source.min_extent_mm] if source.min_extent_mm else [])
         for source in sources
     ]
     return compute_fingerprint(identity, states, describe_options(options))
@@ -268,6 +269,11 @@ def _cut_source(raw: Path, source: Source, options: PreprocessConfig, raw_name: 
         if source.refusal:
             raise VolumeError(f"{raw / source.paths[0]}: {source.refusal}")
         images, positions, facts = read(tuple(raw / path for path in source.paths), options)
+        if facts.get("extent_mm", source.min_extent_mm) < source.min_extent_mm:
+            raise VolumeError(
+                f"{raw / source.paths[0]}: {facts['extent_mm']:.0f} mm long along its shortest side, at least "
+                f"{source.min_extent_mm:g} are needed to show a knee. Leave it out, or lower data.oai.min_extent_mm."
+            )
         if source.is_volume:
             facts |= _compare_sides(raw / source.paths[0], source.side, facts.get("side_by_position", ""), options)
         return images, SourceSummary(positions, facts | {"status": "accepted", "reason": ""})
@@ -282,8 +288,7 @@ def _compare_sides(path: Path, named: str, by_position: str, options: Preprocess
     Raises:
         VolumeError: two sides are written, in name, table or header.
     """
-    max_bytes = int(options.max_volume_gib * (1 << 30))
-    evidence = list_evidence(named, read_side_tags(path, find_side, max_bytes), by_position)
+    evidence = list_evidence(named, read_side_tags(path, find_side, options.max_volume_bytes), by_position)
     contradiction = describe_contradiction(evidence)
     written = {each.side for each in evidence if each.is_written}
     if len(written) > 1:
@@ -311,6 +316,7 @@ def _read_volume(paths: tuple[Path, ...], options: PreprocessConfig) -> tuple[Ar
         "sha256": volume.sha256,
         "shape": "x".join(str(size) for size in volume.stored_shape),
         "spacing_mm": "x".join(f"{size:.4g}" for size in volume.spacing_mm),
+        "extent_mm": min(size * mm for size, mm in zip(volume.voxels.shape, volume.spacing_mm, strict=True)),
         "stored_axes": volume.stored_axes,
         "obliquity_degrees": round(volume.obliquity_degrees, 2),
         "centre_right_mm": round(volume.centre_mm[0], 2),

@@ -163,6 +163,7 @@ def trapped(tmp_path_factory):
 
 def preprocess(folder, **oai):
     name = oai.get("series", "SAG_3D_DESS").lower()
+    oai = {"min_extent_mm": 0.0} | oai
     config = {"name": name, "data": {"dataset": "oai", "raw_folder": str(folder / "raw"), "oai": oai}}
     config["preprocess"] = CONFIG["preprocess"] | {"plane": "axial"}
     code = run(folder, "preprocess", config)
@@ -182,6 +183,13 @@ def test_each_knee_is_taken_once_with_the_grade_of_its_own_row(trapped):
     counted = pd.read_csv(prepared / "delivery.csv")
     assert counted["num_series"].sum() == 7
     assert counted.loc[counted["outcome"] == "used", "num_series"].sum() == 3
+
+
+def test_a_scan_of_a_few_slices_shows_no_knee(trapped, capsys):
+    code, prepared = preprocess(trapped, min_extent_mm=20.0, sides=["left"])  # 3 slices of 4 mm
+    assert code == 2
+    assert "12 mm long along its shortest side" in capsys.readouterr().err.replace("\n", " ")
+    assert "refused when it was read" in (prepared / "delivery.csv").read_text()
 
 
 def test_a_reference_image_is_no_slice_of_its_series(trapped):
