@@ -1,5 +1,7 @@
 """Text from outside, such as a file's name, made fit to be shown on one line."""
 
+from collections.abc import Mapping
+
 
 def plural(word: str, count: int = 2) -> str:
     """Return the word, with an s unless there is one."""
@@ -9,6 +11,12 @@ def plural(word: str, count: int = 2) -> str:
 def count_words(count: int, word: str) -> str:
     """Return "1 image" or "10,000 images"."""
     return f"{count:,} {plural(word, count)}"
+
+
+def count_labels(counts: Mapping[str, int]) -> str:
+    """Return "3 left, 2 right", or "0: 3, 1: 2" where a label begins with a digit and "3 0" would not be readable."""
+    numbered = any(label[:1].isdigit() for label in counts)
+    return ", ".join(f"{label}: {count:,}" if numbered else f"{count:,} {label}" for label, count in counts.items())
 
 
 def make_printable(text: str) -> str:

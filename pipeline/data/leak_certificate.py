@@ -183,7 +183,7 @@ def _name_scan(scan: CopiedScan, kind: DataKind) -> str:
 
 
 def describe_findings(certificate: Certificate) -> list[str]:
-    """Describe what a certificate that passed found nevertheless, a sentence each."""
+    """Describe what a certificate found besides what it refuses, a sentence each."""
     kind, copies = DATA_KINDS[certificate["kind"]], certificate["copies"]
     sentences = []
     duplicates = certificate["published_doubles"]["count"]
@@ -192,8 +192,10 @@ def describe_findings(certificate: Certificate) -> list[str]:
             f"{count_words(duplicates, 'pair')} of exactly equal {plural(kind.example)} lie across the published "
             "splits, which are kept as they were published."
         )
+    # Where they are not kept as published the certificate fails, and the refusal names them.
+    kept = [("across_splits", f"of copied {plural(kind.source)} lie across splits of the published set")]
     found = [
-        ("across_splits", f"of copied {plural(kind.source)} lie across splits of the published set"),
+        *(kept if certificate["passed"] else []),
         ("accepted", f"of copied {plural(kind.source)} across splits were accepted by split.accept_copies"),
         ("within_split", f"of {plural(kind.group)} in one split have a copied {kind.source}"),
         (

@@ -22,7 +22,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint, count_cores
 from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
-from pipeline.core.text import count_words, make_printable, plural
+from pipeline.core.text import count_labels, count_words, make_printable, plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.sources import Source
 from pipeline.data.store import FORMAT, write_store
@@ -278,9 +278,9 @@ def _report(experiment: Experiment, console: Console) -> None:
         console.print(f"  {count:6d}  {spelling}", highlight=False)
     accepted = manifest[manifest["status"] == "accepted"]
     kind = DATA_KINDS[coverage["kind"]]
-    labels = ", ".join(f"{count} {label}" for label, count in coverage["scans_by_label"].items())
+    labels = f" ({count_labels(coverage['scans_by_label'])})" if len(accepted) else ""
     counts = f"{len(accepted)} {plural(kind.source)} of {count_words(accepted['group_id'].nunique(), 'patient')}"
-    console.print(f"{counts} ({labels}) -> {paths.prepared}", highlight=False)
+    console.print(f"{counts}{labels} -> {paths.prepared}", highlight=False)
     for path in coverage["side_disagreements"]:
         found = coverage["side_evidence"].get(path, "")
         warn(console, f"{path}: the named side and the knee's place in the scanner disagree ({found})")

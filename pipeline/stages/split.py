@@ -11,7 +11,7 @@ from pipeline.core.console import warn
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
 from pipeline.core.tables import MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
-from pipeline.core.text import count_words, plural
+from pipeline.core.text import count_labels, count_words, plural
 from pipeline.data.leak_certificate import (
     check_certificate,
     describe_findings,
@@ -63,7 +63,7 @@ def split(experiment: Experiment, console: Console) -> None:
     write_checksummed_json(paths.certificate, dict(certificate))
     kind = store.kind
     for name, count in certificate["splits"].items():
-        labels = ", ".join(f"{number} {label}" for label, number in count["sources_by_label"].items())
+        labels = count_labels(count["sources_by_label"])
         if len(count["sources_by_label"]) > MAX_LISTED_LABELS:
             labels = f"{len(count['sources_by_label'])} labels"
         patients, scans, examples = count["patients"], count["sources"], count["examples"]

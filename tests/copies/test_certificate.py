@@ -105,7 +105,10 @@ def test_copies_and_doubles_of_a_published_set_are_listed_and_fail_nothing(image
     images[11] = images[0]
     images[7] = np.clip(images[1].astype(int) + 1, 0, 255)
     store = make_store(tmp_path, images)
-    assert not certify(store, SPLITS)["passed"]
+    failed = certify(store, SPLITS)
+    assert not failed["passed"]
+    assert failed["copies"]["across_splits"]["count"] == 2
+    assert "published" not in " ".join(describe_findings(failed))
     certificate = certify(dataclasses.replace(store, kind=IMAGES), SPLITS, has_published_test=True)
     assert certificate["passed"]
     assert certificate["published_doubles"]["pairs"] == [{"first": "e0 (train)", "second": "e11 (test)"}]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.data_kinds import DataKind
-from pipeline.core.text import count_words, plural
+from pipeline.core.text import count_labels, count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 
 SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
@@ -164,4 +164,4 @@ def _show_labels(rows: pd.DataFrame) -> Sequence[str]:
         return ()
     if len(counts) > MAX_READABLE_CLASSES:
         return (f"{len(counts)} classes, {counts.min():,} to {counts.max():,} a class",)
-    return (", ".join(f"{count:,} {label}" for label, count in counts.items()),)
+    return (count_labels(counts.to_dict()),)
