@@ -47,6 +47,8 @@ class Stage:
 
 
 _TRAIN = (
+    "data.label_type",
+    "data.label_order",
     "preprocess.plane",
     "preprocess.num_slices",
     "model",
@@ -57,6 +59,9 @@ _TRAIN = (
 )
 _EVALUATE = (
     "data.dataset",
+    "data.variant",
+    "data.label_type",
+    "data.label_order",
     "data.pattern",
     "data.label_table",
     "split",
@@ -71,7 +76,7 @@ STAGES = {
         Stage(
             "fetch",
             "Download or make the raw data, or check that they are there.",
-            ("data.dataset", "data.raw_folder", "phantom", "preprocess.num_workers"),
+            ("data.dataset", "data.variant", "data.raw_folder", "phantom", "preprocess.num_workers"),
         ),
         Stage(
             "preprocess",
@@ -107,6 +112,7 @@ STAGES = {
             "Draw the attention of the trained model.",
             (
                 *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
+                *("data.label_type", "data.label_order"),
                 *(f"preprocess.{name}" for name in SHAPING),  # for attention.native_resolution
                 "train.accelerator",
                 "attention",

@@ -219,7 +219,7 @@ def write_run(root: Path, experiment: str, run: str, table: pd.DataFrame, **sett
     paths = Workspace(root, experiment, run)
     metrics = {"split": "test", "class_names": list(CLASSES), "synthetic_note": f"Made up {HOSTILE}"}
     metrics |= {"levels": compute_levels(table, CLASSES, Bootstrap(100))}
-    metrics |= {"baselines": {}, "probes": {}, "decision": {}}
+    metrics |= {"baselines": {}, "probes": {}, "decision": {}, "classes": {}, "not_evaluated": []}
     write_table(paths.predictions, table, prediction_columns(CLASSES))
     paths.metrics.write_text(json.dumps(metrics))
     paths.run_folder.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,10 @@ class Recorder:
                 self._patch(hints[name], monkeypatch)
 
 
+# Options of grades and of images, which the tiny knees are not.
+READ_FOR_OTHER_DATA = ("data.label_order", "preprocess.fit", "preprocess.colour")
+
+
 @pytest.fixture(scope="module")
 def names_read(tmp_path_factory):
     """The options that each stage reads when all run on a few tiny knees."""
@@ -100,7 +104,8 @@ def names_read(tmp_path_factory):
 def test_help_lists_what_the_stage_reads(stage, names_read):
     read = names_read[stage.name]
     assert sorted(name for name in read if not stage.reads_option(name)) == [], "read and not listed"
-    alone = [listed for listed in stage.reads if not any(f"{name}.".startswith(f"{listed}.") for name in read)]
+    unread = [listed for listed in stage.reads if not any(f"{name}.".startswith(f"{listed}.") for name in read)]
+    alone = [listed for listed in unread if listed not in READ_FOR_OTHER_DATA]
     assert alone == [], "listed and not read"
 
 

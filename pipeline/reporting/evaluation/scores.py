@@ -48,7 +48,7 @@ FIGURE_TEXTS = {
     "calibration": (
         "Reliability diagram",
         "On the dashed line probabilities are right as often as they say. Each point is a bin of about a tenth of the "
-        "rows, with at least five patients, and its interval.",
+        "rows, at least five of them independent, and its interval.",
     ),
     "worst_mistakes": (
         "Worst mistakes",
