@@ -173,7 +173,7 @@ def _describe_frame(options: PreprocessConfig, what: str) -> str:
     height, width = options.image_size
     return {
         "pad": f"the whole {what} fitted into {height} x {width} pixels",
-        "crop": f"the {what} made to fill {height} x {width} pixels, and what sticks out cut off",
+        "crop": f"the {what} made to fill {height} x {width} pixels, and what sticks out lost",
         "stretch": f"the {what} stretched to {height} x {width} pixels",
     }[options.fit]
 

@@ -122,7 +122,7 @@ def test_only_the_parts_that_a_published_split_lacks_are_said_to_be_drawn(parts,
     assert "the rest training" not in partition
 
 
-def test_rows_that_the_options_leave_out_are_told_from_those_that_could_not_be_read():
+def test_rows_that_the_options_leave_out_are_kept_apart_from_those_that_could_not_be_read():
     options = DataConfig(
         label_table=Path("t.csv"), merge={"4": None, "0": "none", "1": "none"}, split_values={"auto_test": None}
     )
@@ -135,7 +135,7 @@ def test_labels_that_are_names_of_folders_are_not_said_to_be_sides():
     assert "side" not in describe(Experiment(data=DataConfig(dataset="labelled")))["reference"]
 
 
-@pytest.mark.parametrize(("fit", "words"), [("pad", "whole"), ("crop", "cut off"), ("stretch", "stretched")])
+@pytest.mark.parametrize(("fit", "words"), [("pad", "whole"), ("crop", "lost"), ("stretch", "stretched")])
 @pytest.mark.parametrize("kind", [VOLUMES, PATIENT_IMAGES], ids=["slices", "images"])
 def test_the_fit_that_was_chosen_is_stated(fit, words, kind):
     checkpoint = build_checkpoint(spec=build_spec(kind=kind), preprocess=PreprocessConfig(fit=fit))
