@@ -183,7 +183,7 @@ def _name_scan(scan: CopiedScan, kind: DataKind) -> str:
 
 
 def describe_findings(certificate: Certificate) -> list[str]:
-    """Describe what a certificate found besides what it refuses, a sentence each."""
+    """Describe what a certificate found next to what it refuses, a sentence each."""
     kind, copies = DATA_KINDS[certificate["kind"]], certificate["copies"]
     sentences = []
     duplicates = certificate["published_doubles"]["count"]
