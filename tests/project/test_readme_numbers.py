@@ -2,8 +2,9 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
-from tests.project.test_documentation import ROOT
+ROOT = Path(__file__).parents[2]
 
 
 def load_script():
