@@ -64,6 +64,8 @@ _EVALUATE = (
     "data.label_order",
     "data.pattern",
     "data.label_table",
+    "data.merge",
+    "data.split_values",
     "split",
     "train.accelerator",
     "evaluate",

@@ -308,7 +308,7 @@ def test_a_table_may_divide_train_but_not_move_test_rows(write_mnist, tmp_path):
     mine["split"] = np.where(mine["group_id"] == "train-00007", "val", mine["split"].replace("val", "train"))
     mine.to_csv(table, index=False)
     given = make_experiment(tmp_path / "work", tmp_path / "raw", split=SplitConfig(split_table=table))
-    assert "val   1 image (1 7)" in run(split, given)
+    assert "val   1 image (7: 1)" in run(split, given)
     mine["split"] = np.where(mine["group_id"] == "test-00003", "val", mine["split"])
     mine.to_csv(table, index=False)
     with pytest.raises(UserError, match=r"mine.csv: test-00003 is test in the published set"):

@@ -136,7 +136,7 @@ def test_predict_writes_what_it_can_and_names_what_it_cannot(workspace, tmp_path
     bad.write_bytes(b"no")
     output = tmp_path / "new.csv"
     assert run(workspace, "predict", str(good), str(bad), "--predict.output", str(output)) == 2
-    assert "1 volumes were refused" in capsys.readouterr().err
+    assert "1 volume was refused" in capsys.readouterr().err
     table = pd.read_csv(output)
     assert table["reason"].notna().tolist() == [False, True]
     assert np.isfinite(table["probability_left"][0])
