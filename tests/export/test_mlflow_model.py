@@ -133,6 +133,7 @@ def test_without_a_name_nothing_is_registered(tracking_uri, logged, tmp_path):
     assert not run.client.search_registered_models("name = 'unregistered'")
 
 
+@pytest.mark.slow
 def test_the_logged_model_brings_its_code_along(logged, knee, tmp_path):
     code = f"""
 import base64, mlflow.pyfunc, numpy as np

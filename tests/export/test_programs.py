@@ -110,6 +110,7 @@ def test_inputs_are_those_that_the_model_reads():
     assert describe_inputs(build_checkpoint("images"))[0].shape == (3, 8, 8)
 
 
+@pytest.mark.slow
 def test_programs_run_where_this_project_is_not(tmp_path):
     """Batches of another size than any that the export tried; the answers go back as a file."""
     checkpoint = build_checkpoint("slices")

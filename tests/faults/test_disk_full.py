@@ -38,10 +38,8 @@ def fill_disk_and_resume(stage: str, sizes: list[int], undisturbed, tmp_path: Pa
         assert find_differences(describe(workspace), expected) == [], size
 
 
-# One stage that makes data and one that makes a model; all of them in the slow run.
-SOME_STAGES = [
-    stage if stage in ("preprocess", "train") else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES
-]
+# The slow run has the other stages.
+SOME_STAGES = [stage if stage == "train" else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES]
 
 
 @pytest.mark.parametrize("stage", SOME_STAGES)

@@ -90,6 +90,7 @@ def test_a_loss_that_is_nan_names_step_and_examples_and_keeps_the_last_good_chec
         )
 
 
+@pytest.mark.slow
 def test_several_processes_tell_the_same_of_a_loss_that_is_nan_in_one(tmp_path):
     experiment, white = make_white(make(tmp_path))
     messages = run_processes(2, train_spoiled, with_devices(experiment, 2))

@@ -65,7 +65,7 @@ def find_undefined(content, place: str = "") -> list[str]:
     return [place] if isinstance(content, float) and not np.isfinite(content) else []
 
 
-@pytest.mark.parametrize("sure", [1.0, 0.8])
+@pytest.mark.parametrize("sure", [1.0, pytest.param(0.8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("val", "test"), list(itertools.product(list(SHAPES)[1:4], SHAPES)))
 def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_path):
     tables = {

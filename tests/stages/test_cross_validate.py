@@ -86,6 +86,7 @@ def test_evaluated_runs_are_not_computed_again(workspace, tmp_path, capsys):
     assert after["pooled"] == before["pooled"]
 
 
+@pytest.mark.slow
 def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
     config = TINY_CONFIG | {"name": "digits", "data": {"dataset": "mnist", "allow_partial": True}}
     config |= {"model": TINY_CONFIG["model"] | {"patch_size": 7}, "augment": {}, "tracking": {"enabled": False}}

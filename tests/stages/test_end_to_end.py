@@ -215,6 +215,7 @@ def test_evaluate_refuses_a_model_of_other_splits(workspace, tmp_path, capsys):
     assert "trained on other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_folds_train_and_evaluate_in_folders_of_their_own(workspace, tmp_path):
     other = tmp_path / "folds"
     shutil.copytree(workspace / "data", other / "data")

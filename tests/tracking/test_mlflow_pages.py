@@ -42,6 +42,7 @@ def wait_for(browser, selector, is_ready=bool):
     )
 
 
+@pytest.mark.slow
 def test_the_run_its_curves_and_its_confusion_matrix_are_seen(tiny_workspace, address, browser):
     client = mlflow.MlflowClient(f"sqlite:///{tiny_workspace / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])

@@ -231,6 +231,7 @@ def test_without_tracking_nothing_is_kept(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_database_is_made_does_not_spoil_it(tmp_path):
     """The process kills itself at its third connection: by then MLflow has made some of its tables."""
     code = """

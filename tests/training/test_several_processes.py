@@ -135,6 +135,7 @@ model = train()
 """
 
 
+@pytest.mark.slow
 def test_a_process_leaves_its_group_before_it_ends():
     """Otherwise a thread of the group may abort it: that happened to 12 of 30, and to 4 of 20 that kept their model."""
     words = [sys.executable, "-c", LEAVING]
