@@ -54,7 +54,7 @@ def describe_module(name: str, path: Path) -> list[str]:
 
 def _describe_class(node: ast.ClassDef) -> list[str]:
     lines = [f".. py:class:: {node.name}({', '.join(_list_parameters(node))})", ""]
-    lines += _indent(_read_docstring(node))
+    lines += [*_indent(_read_docstring(node)), ""]  # a text of one line ends without a blank one
     for item in node.body:
         if isinstance(item, Function):
             decorators = {ast.unparse(decorator) for decorator in item.decorator_list}
