@@ -52,8 +52,8 @@ def read_hardware(accelerator: str = "") -> str:
     """Return the names of what computes, such as "NVIDIA H200; AMD EPYC 9454, 16 cores".
 
     Args:
-        accelerator: The name of the GPUs that take part, as :func:`pipeline.training.devices.name_accelerator` returns
-            it; empty for none.
+        accelerator: The name of the GPUs that take part, as
+            :func:`pipeline.training.devices.fabric.name_accelerator` returns it; empty for none.
 
     Returns:
         The GPUs, the processor, and the number of cores that this process may use.

@@ -15,7 +15,7 @@ from pipeline.core.array_types import Array
 from pipeline.data.certified_data import Answers
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
-from pipeline.training.augmentation import shows_laterality
+from pipeline.training.augmentation.images import shows_laterality
 from pipeline.training.run_state import TrainedRun
 
 

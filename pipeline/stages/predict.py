@@ -22,7 +22,7 @@ from pipeline.inference.inputs import Scan, find_scans
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.stages.base import exclusive
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
-from pipeline.training.devices import choose_accelerator
+from pipeline.training.devices.fabric import choose_accelerator
 
 FORMAT = 1
 # With more scans only the totals are printed; the table has a row for each.

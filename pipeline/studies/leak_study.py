@@ -27,7 +27,7 @@ from pipeline.evaluation.predictions import build_predictions, read_predictions
 from pipeline.evaluation.schema import Estimate
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS, LeakyRun
-from pipeline.training.devices import build_fabric, name_accelerator
+from pipeline.training.devices.fabric import build_fabric, name_accelerator
 from pipeline.training.history import EpochResult
 from pipeline.training.loop import TrainingSetup, train_epochs
 from pipeline.training.run_state import EXECUTION

@@ -24,12 +24,12 @@ from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.data.batches import Batch, Examples, read_batches, split_order
 from pipeline.models.classifier import Classifier
-from pipeline.training.augmentation import apply_transforms, flip_labels, sample_transforms
+from pipeline.training.augmentation.images import apply_transforms, flip_labels, sample_transforms
+from pipeline.training.augmentation.mixing import draw_mixture, erase_boxes, mix_images, mix_labels, mix_weights
+from pipeline.training.augmentation.points import apply_point_transforms, sample_point_transforms, shift_points
 from pipeline.training.history import EpochResult, should_stop
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
-from pipeline.training.mixing import draw_mixture, erase_boxes, mix_images, mix_labels, mix_weights
 from pipeline.training.optimizers import compute_learning_rate_fraction, set_learning_rate
-from pipeline.training.point_augmentation import apply_point_transforms, sample_point_transforms, shift_points
 
 # Reading a loss makes a GPU wait, so it is done every so many steps.
 STEPS_BETWEEN_CHECKS = 50

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.config.training import TrainConfig
-from pipeline.training.distributed import gather, shard_as
+from pipeline.training.devices.distributed import gather, shard_as
 
 MULTIPLYING_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 

@@ -22,7 +22,7 @@ from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
-from pipeline.training.devices import choose_accelerator, choose_precision
+from pipeline.training.devices.fabric import choose_accelerator, choose_precision
 
 # Options of the execution, not of the result: these may change when a run is resumed.
 EXECUTION = (

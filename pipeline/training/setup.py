@@ -18,11 +18,11 @@ from pipeline.data.statistics import IntensityReference, compute_reference, comp
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
+from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.losses import balance_classes
 from pipeline.training.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.run_state import describe_settings, read_preprocess
-from pipeline.training.sync_batch_norm import synchronise_batch_norms
 
 
 def describe_origin(experiment: Experiment, data: CertifiedData) -> Origin:

@@ -40,7 +40,7 @@ from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.preprocessing.parts import compute_part_key, prepare_part
-from pipeline.training.devices import build_fabric
+from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import build_optimizer
 

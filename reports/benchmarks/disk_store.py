@@ -35,7 +35,7 @@ from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.data.batches import Batch, Examples, place_examples, read_batches
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
-from pipeline.training.devices import build_fabric
+from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
 from pipeline.training.optimizers import build_optimizer
 

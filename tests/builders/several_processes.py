@@ -24,10 +24,10 @@ from pipeline.core.errors import UserError
 from pipeline.data.batches import place_examples
 from pipeline.models.networks import SliceModel
 from pipeline.stages.train import train
-from pipeline.training.devices import build_fabric
-from pipeline.training.distributed import gather_all
+from pipeline.training.devices.distributed import gather_all
+from pipeline.training.devices.fabric import build_fabric
+from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
 from pipeline.training.loop import TrainingState, train_epochs
-from pipeline.training.sync_batch_norm import synchronise_batch_norms
 from tests.builders.models import build_setup, wrap_network
 from tests.builders.training_runs import TINY, make_experiment
 

@@ -8,7 +8,7 @@ from pipeline.evaluation.validity.shortcut_probes import check_mirrored
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
-from pipeline.training.augmentation import shows_laterality
+from pipeline.training.augmentation.images import shows_laterality
 from tests.builders.models import wrap_network
 from tests.builders.predictions import build_table
 from tests.builders.row_reads import RowReads

@@ -13,8 +13,8 @@ from pipeline.core.data_kinds import POINTS
 from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
-from pipeline.training.augmentation import check_horizontal_flip, check_swap
-from pipeline.training.point_augmentation import check_point_transforms
+from pipeline.training.augmentation.images import check_horizontal_flip, check_swap
+from pipeline.training.augmentation.points import check_point_transforms
 from tests.builders.models import build_spec
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from pipeline.reporting.evaluation.scores import describe_few_groups, distinct_l
 from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
 from pipeline.reporting.formatting import show_number_with_interval, show_percent
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.devices import name_accelerator
+from pipeline.training.devices.fabric import name_accelerator
 
 
 def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: DataKind) -> list[str]:

@@ -1,4 +1,4 @@
-"""The devices that training runs on, and the number format that it computes in."""
+"""The devices that training runs on, as Fabric holds them, and the number format that it computes in."""
 
 import os
 
@@ -8,7 +8,7 @@ from lightning.fabric.strategies import ModelParallelStrategy
 
 from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
-from pipeline.training.distributed import check_launcher, leave_in_order, shard_model
+from pipeline.training.devices.distributed import check_launcher, leave_in_order, shard_model
 
 
 def choose_accelerator(accelerator: str) -> str:

@@ -12,7 +12,7 @@ from pipeline.config.data import Plane
 from pipeline.config.training import AugmentConfig
 from pipeline.core.data_kinds import DataKind, are_sides
 from pipeline.core.errors import UserError
-from pipeline.training.mixing import draw_erased_boxes
+from pipeline.training.augmentation.mixing import draw_erased_boxes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class ImageTransforms:
         factor: The factors on the intensities, (batch,).
         noise: The noise that is added, (batch, channels, height, width).
         displacement: The displacements in whole pixels downwards and to the right, (batch, 2) int64.
-        erased: The box of each image for :func:`pipeline.training.mixing.erase_boxes` after normalising, (batch, 4).
+        erased: The box of each image, (batch, 4), for
+            :func:`pipeline.training.augmentation.mixing.erase_boxes` after normalising.
     """
 
     flipped: torch.Tensor | None = None

@@ -6,7 +6,14 @@ import torch
 
 from pipeline.config.training import AugmentConfig
 from pipeline.core.errors import UserError
-from pipeline.training.mixing import Mixture, cover_boxes, draw_mixture, draw_pasted_boxes, mix_images, mix_labels
+from pipeline.training.augmentation.mixing import (
+    Mixture,
+    cover_boxes,
+    draw_mixture,
+    draw_pasted_boxes,
+    mix_images,
+    mix_labels,
+)
 
 CPU = torch.device("cpu")
 SIZE = (12, 20)

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.config.training import AugmentConfig
 from pipeline.core.errors import UserError
-from pipeline.training.mixing import cover_boxes, draw_erased_boxes, erase_boxes
+from pipeline.training.augmentation.mixing import cover_boxes, draw_erased_boxes, erase_boxes
 
 CPU = torch.device("cpu")
 ALWAYS = AugmentConfig(random_erasing_probability=1.0)

@@ -6,7 +6,7 @@ import torch
 from perceiver import normalise_points
 from pipeline.config.training import AugmentConfig, PointAugmentConfig
 from pipeline.core.errors import UserError
-from pipeline.training.point_augmentation import (
+from pipeline.training.augmentation.points import (
     PointTransforms,
     apply_point_transforms,
     check_point_transforms,

@@ -12,7 +12,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_folder
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.devices import build_fabric
+from pipeline.training.devices.fabric import build_fabric
 from tests.builders.several_processes import (
     CONFIG,
     NUM_TRAIN,
@@ -119,7 +119,7 @@ LEAVING = """
 import atexit, weakref
 import torch
 from torch import distributed
-from pipeline.training.distributed import leave_in_order
+from pipeline.training.devices.distributed import leave_in_order
 
 atexit.register(lambda: print(distributed.is_initialized(), model() is None))  # comes last
 leave_in_order()
@@ -139,7 +139,7 @@ model = train()
 def test_a_process_leaves_its_group_before_it_ends():
     """Otherwise a thread of the group may abort it: that happened to 12 of 30, and to 4 of 20 that kept their model."""
     words = [sys.executable, "-c", LEAVING]
-    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    done = subprocess.run(words, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert done.stdout == "False True\n"
 
 

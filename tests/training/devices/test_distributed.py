@@ -14,8 +14,8 @@ from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
 from pipeline.stages.train import train
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.devices import build_fabric
-from pipeline.training.distributed import gather
+from pipeline.training.devices.distributed import gather
+from pipeline.training.devices.fabric import build_fabric
 from tests.builders.models import build_spec
 from tests.builders.several_processes import (
     CONFIG,

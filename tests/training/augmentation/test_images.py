@@ -5,7 +5,7 @@ import torch
 
 from pipeline.config.training import AugmentConfig
 from pipeline.core.errors import UserError
-from pipeline.training.augmentation import (
+from pipeline.training.augmentation.images import (
     apply_transforms,
     check_horizontal_flip,
     compute_geometry,
@@ -13,7 +13,7 @@ from pipeline.training.augmentation import (
     flip_labels,
     sample_transforms,
 )
-from pipeline.training.mixing import erase_boxes
+from pipeline.training.augmentation.mixing import erase_boxes
 
 NONE = AugmentConfig(rotation_degrees=0, zoom_fraction=0, shift_fraction=0, gamma=0, brightness_fraction=0, noise_std=0)
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def draw(config, seed=0, shape=SHAPE):
 
 def turn(image, degrees=0.0, zoom=1.0, right=0.0, down=0.0):
     """Apply one geometry to a image (height, width)."""
-    from pipeline.training.augmentation import ImageTransforms
+    from pipeline.training.augmentation.images import ImageTransforms
 
     values = [torch.tensor([value]) for value in (degrees, zoom, right, down)]
     geometry = compute_geometry(*values, *image.shape)
