@@ -57,7 +57,7 @@ def test_help_and_the_stages_that_read_tables_load_nothing_slow():
         ("import pipeline.cli as cli; cli.main(['--help'])", {"numpy", "pandas", "jsonargparse", "yaml", "rich"}),
         ("import pipeline.cli as cli; [cli.main([stage, '--help']) for stage in cli.STAGES]", {"numpy", "pandas"}),
         ("import pipeline.stages.split", {"matplotlib"}),
-        ("import pipeline.stages.compare", set()),
+        ("import pipeline.stages.studies.compare", set()),
     ):
         code = f"import sys; {code}; print(sorted({slow | more} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from pipeline.config.data import SHAPING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from pipeline.config.experiment import Experiment
@@ -28,6 +30,7 @@ class Stage:
         reads: Sections and single options that change what the stage does, without those of ``PLACE``.
         inputs: The option that takes words without a name; empty where none is allowed.
         inputs_meaning: The description of those words.
+        package: The package of its module.
     """
 
     name: str
@@ -35,17 +38,26 @@ class Stage:
     reads: tuple[str, ...]
     inputs: str = ""
     inputs_meaning: str = ""
+    package: str = "pipeline.stages"
 
     def reads_option(self, name: str) -> bool:
         """Return whether an option, such as ``train.epochs``, changes what the stage does."""
         return any(name == read or name.startswith(f"{read}.") for read in (*PLACE, *self.reads))
 
+    def load(self) -> "Callable[[Experiment, Console], None]":
+        """Import the module of the stage and return its function."""
+        name = self.name.replace("-", "_")
+        function: Callable[[Experiment, Console], None] = getattr(
+            importlib.import_module(f"{self.package}.{name}"), name
+        )
+        return function
+
     def run(self, experiment: "Experiment", console: "Console") -> None:
         """Import the stage and run it."""
-        name = self.name.replace("-", "_")
-        getattr(importlib.import_module(f"pipeline.stages.{name}"), name)(experiment, console)
+        self.load()(experiment, console)
 
 
+_STUDIES = "pipeline.stages.studies"
 _TRAIN = (
     "data.label_type",
     "data.label_order",
@@ -127,6 +139,7 @@ STAGES = {
             ("compare",),
             "compare.runs",
             "Report folders, or names such as phantom/seed-1; without them, all runs of the experiment.",
+            package=_STUDIES,
         ),
         Stage(
             "leak-study",
@@ -148,11 +161,13 @@ STAGES = {
                 "leak_study",
                 "tracking",
             ),
+            package=_STUDIES,
         ),
         Stage(
             "cross-validate",
             "Train and evaluate every fold, or every seed, and pool the predictions.",
             (*_TRAIN, *_EVALUATE, "cross_validate"),
+            package=_STUDIES,
         ),
     )
 }

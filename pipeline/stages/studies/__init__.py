@@ -1,0 +1,1 @@
+"""The stages that put several trainings together."""
