@@ -35,7 +35,9 @@ def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel"
         if not spec.kind.is_image:
             return SliceModel(_build_point_perceiver(config, spec), reads_slice_position=False)
         if config.architecture == "cnn":
-            return SliceModel(_build_cnn(config.cnn, spec), reads_slice_position=False, permutation=permutation)
+            # The layout of the Perceiver's convolutions, so that the two are compared like with like.
+            cnn = _build_cnn(config.cnn, spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return SliceModel(cnn, reads_slice_position=False, permutation=permutation)
         network = _build_image_perceiver(config, spec)
         return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
 

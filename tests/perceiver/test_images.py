@@ -1,5 +1,7 @@
 """Images become inputs without losing or moving a pixel."""
 
+import copy
+
 import pytest
 import torch
 
@@ -132,6 +134,16 @@ def test_each_layer_of_the_stem_halves_the_image_and_doubles_the_channels():
     assert widths == [8, 16, 32]
     sizes = [stem[:count](torch.zeros(1, 3, 17, 24)).shape[2:] for count in (4, 8, 12)]
     assert sizes == [(8, 12), (4, 6), (2, 3)]
+
+
+def test_the_stem_computes_channel_by_channel_in_memory_what_it_computes_row_by_row():
+    torch.manual_seed(0)
+    stem, images = build_conv_stem(2, 2, 16), torch.randn(3, 2, 12, 20)
+    by_rows = copy.deepcopy(stem).to(memory_format=torch.contiguous_format)
+    outputs, expected = stem(images), by_rows(images)
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+    assert not expected.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(outputs, expected)
 
 
 def score_brightness(model):
