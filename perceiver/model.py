@@ -136,7 +136,10 @@ class Perceiver(PerceiverEncoder):
         Raises:
             ValueError: Channels, axes or padding do not fit the configuration or one another.
         """
-        latents = self.encode(values, positions, padding)
+        return self.classify(self.encode(values, positions, padding))
+
+    def classify(self, latents: Tensor) -> Tensor:
+        """Turn encoded latents ``(batch, latents, latent_dim)`` into logits ``(batch, classes)``."""
         logits: Tensor = self.head(self.head_norm(self._pool(latents)))
         return logits
 

@@ -151,6 +151,15 @@ class TrainConfig:
         final_lr_fraction: The last learning rate of ``cosine`` as a fraction of the highest.
         max_grad_norm: The largest gradient norm; null leaves gradients as they are.
         label_smoothing: The fraction of the target that is spread over all classes.
+        teacher: A model whose answers are learned next to the labels: the path of a checkpoint of the same classes, or
+            cnn for the convolutional network of ``model.cnn``, which then is trained first, on the same patients with
+            the same options, as the run ``teacher``; null learns from labels alone.
+        distillation_weight: The fraction of the loss that compares with the teacher's probabilities; the rest is that
+            of the labels.
+        distillation_temperature: The divisor of the logits of model and teacher before these are compared; above 1 the
+            teacher's small probabilities count more.
+        guidance_weight: The weight of the error in predicting the features of a convolutional teacher at each place
+            from the latents, which teaches a Perceiver where local structure is; 0 leaves them out.
         early_stopping_epochs: The number of epochs without a better validation after which training stops; 0 never
             stops.
         monitor: The number that decides which epoch is the best.
@@ -186,6 +195,10 @@ class TrainConfig:
     final_lr_fraction: float = 0.01
     max_grad_norm: float | None = 1.0
     label_smoothing: float = 0.0
+    teacher: str | None = None
+    distillation_weight: float = 0.5
+    distillation_temperature: float = 3.0
+    guidance_weight: float = 1.0
     early_stopping_epochs: int = 0
     monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
     keep_attention_every_epochs: int = 0
@@ -215,10 +228,15 @@ class TrainConfig:
         require(0 < self.lr_gamma <= 1, "train.lr_gamma", self.lr_gamma, "above 0, at most 1")
         require(0 <= self.final_lr_fraction <= 1, "train.final_lr_fraction", self.final_lr_fraction, "0 to 1")
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 to below 1")
+        temperature = self.distillation_temperature
+        require(0 <= self.distillation_weight <= 1, "train.distillation_weight", self.distillation_weight, "0 to 1")
+        require(temperature > 0, "train.distillation_temperature", temperature, "above 0")
+        require(self.guidance_weight >= 0, "train.guidance_weight", self.guidance_weight, "0 or more")
         good_clip = self.max_grad_norm is None or self.max_grad_norm > 0
         require(good_clip, "train.max_grad_norm", self.max_grad_norm, "above 0, or null")
         growing = list(self.lr_milestones) == sorted(set(self.lr_milestones)) and all(m > 0 for m in self.lr_milestones)
         require(growing, "train.lr_milestones", self.lr_milestones, "growing epochs above 0")
+        require(self.teacher != "", "train.teacher", self.teacher, "cnn, the path of a checkpoint, or null")
         for field, refused in (("optimizer", "lamb"), ("precision", "16-mixed"), ("compile", True)):
             value = getattr(self, field)
             good = self.strategy == "ddp" or value != refused

@@ -9,7 +9,7 @@ from pipeline.datasets import DATASETS
 from pipeline.evaluation.evaluation import compute_evaluation
 from pipeline.evaluation.validity.subgroups import read_facts
 from pipeline.inference.splits import score_splits
-from pipeline.reporting.evaluation.notes import list_console_warnings, summarise_scores
+from pipeline.reporting.evaluation.notes import describe_unknown_patients, list_console_warnings, summarise_scores
 from pipeline.reporting.evaluation.page import build_report, write_evaluation
 from pipeline.stages.base import exclusive
 from pipeline.tracking.mlflow_run import open_run
@@ -46,6 +46,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         )
     for line in (*summarise_scores(evaluation.metrics, run.data.store.kind), *report.baseline_notes):
         console.print(f"  {line}", highlight=False)
-    for warning in list_console_warnings(evaluation.metrics, run.data.store):
+    unknown = describe_unknown_patients(run.checkpoint.settings)
+    for warning in (*list_console_warnings(evaluation.metrics, run.data.store), *unknown):
         warn(console, warning)
     console.print(f"-> {paths.report_folder / 'report.html'}")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -12,10 +13,11 @@ from pipeline.attention.storage import name_kept_epoch, write_maps
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.validation import require
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_bytes, write_json
+from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.core.text import count_words
+from pipeline.core.workspace import join_names
 from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.statistics import IntensityReference
 from pipeline.data.store import check_store
@@ -24,11 +26,12 @@ from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
 from pipeline.training.augmentation.images import check_horizontal_flip, check_swap
 from pipeline.training.augmentation.points import check_point_transforms
-from pipeline.training.checkpoint import Checkpoint, Origin, write_checkpoint
+from pipeline.training.checkpoint import Checkpoint, Origin, read_checkpoint, write_checkpoint
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
 from pipeline.training.devices.fabric import build_fabric, name_accelerator
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
+from pipeline.training.objectives.teacher import check_teacher_options, describe_teacher
 from pipeline.training.optimizers import OptimizerState, pack_optimizer
 from pipeline.training.progress import TrainingDisplay
 from pipeline.training.run_state import check_same_settings, clear_run, is_finished, read_started, write_started
@@ -56,7 +59,10 @@ def train(experiment: Experiment, console: Console) -> None:
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
         every, allowed = config.keep_attention_every_epochs, "0 with train.strategy fsdp; draw maps after training"
         require(every == 0, "train.keep_attention_every_epochs", every, allowed)
-    origin = describe_origin(experiment, data)
+    check_teacher_options(experiment, store.input_spec(experiment.preprocess.num_slices))
+    lessons = None if config.teacher in (None, "cnn") else read_checkpoint(Path(str(config.teacher)))
+    facts = None if lessons is None else describe_teacher(Path(str(config.teacher)), lessons, data, experiment)
+    origin = describe_origin(experiment, data, facts)
     if config.resume:
         check_same_settings(paths, origin.settings)
         if is_finished(paths):
@@ -65,11 +71,14 @@ def train(experiment: Experiment, console: Console) -> None:
                 console.print(f"{paths.run_folder}: {words}")
                 open_run(experiment.tracking, paths).send_rest()
             return
+    teacher_seconds = 0.0
+    if config.teacher == "cnn":
+        lessons, teacher_seconds = _train_teacher(experiment, console)
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     with hold_together(fabric, paths.run_folder):
-        setup = prepare_training(experiment, fabric, data)
-        _train_alone(Run(setup, origin, data, measure_intensities(data)), console)
+        setup = prepare_training(experiment, fabric, data, lessons)
+        _train_alone(Run(setup, origin, data, measure_intensities(data), teacher_seconds), console)
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,28 @@ class Run:
         origin: The facts for the checkpoints.
         data: All examples and their splits.
         intensities: How bright the training volumes are; None for other kinds of data.
+        teacher_seconds: The time that training a teacher took for this run.
     """
 
     setup: TrainingSetup
     origin: Origin
     data: CertifiedData
     intensities: IntensityReference | None
+    teacher_seconds: float = 0.0
+
+
+def _train_teacher(experiment: Experiment, console: Console) -> tuple[Checkpoint, float]:
+    """Train a convolutional network on the same patients, as a run of its own; return its best epoch, and its time."""
+    teacher = dataclasses.replace(
+        experiment,
+        run=join_names(experiment.run, "teacher"),
+        model=dataclasses.replace(experiment.model, architecture="cnn"),
+        train=dataclasses.replace(experiment.train, teacher=None, keep_attention_every_epochs=0),
+    )
+    console.print(f"the teacher, {teacher.paths.title}:", highlight=False)
+    train(teacher, console)
+    record = read_json(teacher.paths.training_record)
+    return read_checkpoint(teacher.paths.best_checkpoint), float(record["seconds"])
 
 
 def _train_alone(run: Run, console: Console) -> None:
@@ -149,7 +174,8 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
         "epochs": len(state.history),
         "stopped_early": len(state.history) < experiment.train.epochs,
         "best": dataclasses.asdict(best),
-        "seconds": sum(result.seconds for result in state.history),
+        "seconds": run.teacher_seconds + sum(result.seconds for result in state.history),
+        "teacher_seconds": run.teacher_seconds,
         "num_parameters": count_parameters(state.classifier.model),
         "device": run.setup.fabric.device.type,
         "world_size": run.setup.fabric.world_size,
@@ -189,7 +215,9 @@ def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Co
                 )
                 if is_best:
                     write_checkpoint(paths.best_checkpoint, best)
-                write_checkpoint(paths.last_checkpoint, dataclasses.replace(best, optimizer=optimizer))
+                write_checkpoint(
+                    paths.last_checkpoint, dataclasses.replace(best, optimizer=optimizer, heads=_gather_heads(state))
+                )
                 write_history(paths.history, state.history)
                 tracked.sync()
                 display.show_epoch(result, is_best)
@@ -210,6 +238,11 @@ def _gather(run: Run, state: TrainingState) -> tuple[dict[str, torch.Tensor], Op
     """Gather the weights and the optimizer's state for a checkpoint, in all processes at the same time."""
     scaler = run.setup.fabric.strategy.precision.state_dict()
     return gather_all(state.classifier.model.state_dict()), pack_optimizer(state.optimizer, scaler)
+
+
+def _gather_heads(state: TrainingState) -> dict[str, torch.Tensor]:
+    """Return the tensors of the heads, which are whole in each process."""
+    return {} if state.headed is None else dict(state.headed.heads.state_dict())
 
 
 def _check_unchanged(run: Run) -> None:

@@ -30,6 +30,7 @@ from pipeline.training.optimizers import OptimizerState
 FORMAT = 2
 HEADER_KEY = "perceiver_checkpoint"
 WEIGHTS = "model."
+HEADS = "heads."
 OPTIMIZER = "optimizer."
 # Of networks that files describe; far beyond any that was trained.
 MAX_LAYERS = 4096
@@ -74,6 +75,7 @@ class Checkpoint(Origin):
         weights: The model's tensors.
         intensities: How bright the training volumes were; None for other kinds of data.
         optimizer: The optimizer's state, only in a checkpoint that training resumes from.
+        heads: The tensors of the heads that only training has, in such a checkpoint.
     """
 
     mean: tuple[float, ...]
@@ -84,6 +86,7 @@ class Checkpoint(Origin):
     weights: dict[str, torch.Tensor] = field(repr=False)
     intensities: IntensityReference | None = None
     optimizer: "OptimizerState | None" = field(default=None, repr=False)
+    heads: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -94,10 +97,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         checkpoint: The model and its origin; tensors may be on any device.
     """
     tensors = {WEIGHTS + name: value for name, value in checkpoint.weights.items()}
+    tensors |= {HEADS + name: value for name, value in checkpoint.heads.items()}
     facts = {
         item.name: getattr(checkpoint, item.name)
         for item in dataclasses.fields(checkpoint)
-        if item.name not in ("weights", "optimizer")
+        if item.name not in ("weights", "optimizer", "heads")
     }
     if checkpoint.optimizer is not None:
         tensors |= {OPTIMIZER + name: value for name, value in checkpoint.optimizer.tensors.items()}
@@ -256,7 +260,7 @@ def _build_checkpoint(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -
 
     state = facts.pop("optimizer", None)
     optimizer = None if state is None else OptimizerState(tensors=take(OPTIMIZER), **state)
-    checkpoint = build_record(Checkpoint, facts | {"weights": take(WEIGHTS)})
+    checkpoint = build_record(Checkpoint, facts | {"weights": take(WEIGHTS), "heads": take(HEADS)})
     return dataclasses.replace(checkpoint, optimizer=optimizer)
 
 

@@ -23,12 +23,15 @@ from pipeline.config.training import TrainConfig
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.data.batches import Batch, Examples, read_batches, split_order
-from pipeline.models.classifier import Classifier
+from pipeline.models.classifier import Classifier, compute_log_probabilities
 from pipeline.training.augmentation.images import apply_transforms, flip_labels, sample_transforms
 from pipeline.training.augmentation.mixing import draw_mixture, erase_boxes, mix_images, mix_labels, mix_weights
 from pipeline.training.augmentation.points import apply_point_transforms, sample_point_transforms, shift_points
 from pipeline.training.history import EpochResult, should_stop
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
+from pipeline.training.objectives.distillation import compute_distillation_loss_sum, compute_guidance_loss_sum
+from pipeline.training.objectives.heads import GUIDANCE, HeadedModel
+from pipeline.training.objectives.teacher import Lesson, Teacher
 from pipeline.training.optimizers import compute_learning_rate_fraction, set_learning_rate
 
 # Reading a loss makes a GPU wait, so it is done every so many steps.
@@ -61,6 +64,7 @@ class TrainingSetup:
         class_weights: The weight of each class in the loss, (classes,) on the device; None for 1.
         sampling_weights: How likely each training example is drawn, (examples,) on the processor; None for an epoch
             that has each of them once.
+        teacher: The model whose answers are learned next to the labels; None for labels alone.
     """
 
     experiment: Experiment
@@ -70,6 +74,7 @@ class TrainingSetup:
     val_examples: Examples
     class_weights: torch.Tensor | None = None
     sampling_weights: torch.Tensor | None = None
+    teacher: Teacher | None = None
 
     @property
     def is_first(self) -> bool:
@@ -86,12 +91,14 @@ class TrainingState:
         parallel_model: The same model as Fabric runs it, over all devices.
         optimizer: The optimizer as Fabric runs it.
         history: The results of the epochs done.
+        headed: The same model with the heads that only training has; None without any.
     """
 
     classifier: Classifier
     parallel_model: nn.Module
     optimizer: torch.optim.Optimizer
     history: list[EpochResult]
+    headed: HeadedModel | None = None
 
 
 class DivergenceError(UserError):
@@ -164,8 +171,14 @@ def _train_one_epoch(
             fraction = compute_learning_rate_fraction(config, epochs_done * len(batches) + step, len(batches))
             set_learning_rate(state.optimizer, config.learning_rate * fraction)
             inputs, targets, weights = prepare(batch, len(batches[step]))
-            logits = state.parallel_model(inputs, batch.slice_position).float()
+            outputs = state.parallel_model(inputs, batch.slice_position)
+            logits, decoded = (outputs, {}) if state.headed is None else outputs
+            logits = logits.float()
             loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights, weights)
+            if setup.teacher is not None:
+                with fabric.autocast():
+                    lesson = setup.teacher.answer(inputs, batch.slice_position, state.classifier)
+                loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config)
             # Devices average their gradients, but their shards can differ by one example.
             fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
             _update_weights(fabric, state, config)
@@ -179,6 +192,19 @@ def _train_one_epoch(
             if on_step is not None:
                 monitor.report(on_step)
     return monitor.average()
+
+
+def _add_lesson(
+    loss_sum: torch.Tensor, logits: torch.Tensor, decoded: dict[str, torch.Tensor], lesson: Lesson, config: TrainConfig
+) -> torch.Tensor:
+    """Add the losses that compare with the teacher to that of the labels."""
+    if config.distillation_weight > 0:
+        answers = compute_log_probabilities(logits, config.loss)
+        distance = compute_distillation_loss_sum(answers, lesson.log_probabilities, config.distillation_temperature)
+        loss_sum = (1 - config.distillation_weight) * loss_sum + config.distillation_weight * distance
+    if lesson.features is not None:
+        loss_sum = loss_sum + config.guidance_weight * compute_guidance_loss_sum(decoded[GUIDANCE], lesson.features)
+    return loss_sum
 
 
 def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[torch.Tensor]:

@@ -24,6 +24,8 @@ from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.training.devices.fabric import choose_accelerator, choose_precision
 
+# Options that are read with a teacher alone.
+OF_A_TEACHER = ("train.distillation_weight", "train.distillation_temperature", "train.guidance_weight")
 # Options of the execution, not of the result: these may change when a run is resumed.
 EXECUTION = (
     "train.accelerator",
@@ -45,7 +47,8 @@ def describe_settings(experiment: Experiment, store: Store, split_fingerprint: s
         split_fingerprint: The fingerprint of the split of the patients.
     """
     settings = flatten(experiment.model, "model") | flatten(experiment.augment, "augment")
-    settings |= {name: value for name, value in flatten(experiment.train, "train").items() if name not in EXECUTION}
+    left_out = EXECUTION if experiment.train.teacher is not None else (*EXECUTION, "train.teacher", *OF_A_TEACHER)
+    settings |= {name: value for name, value in flatten(experiment.train, "train").items() if name not in left_out}
     accelerator = choose_accelerator(experiment.train.accelerator)
     settings["train.precision"] = choose_precision(experiment.train.precision, accelerator)
     settings |= {"store fingerprint": store.fingerprint, "split fingerprint": split_fingerprint}

@@ -1,6 +1,8 @@
 """The setup of a training: the examples, the origin of the model, the network and its optimizer."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,16 +23,21 @@ from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_
 from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.losses import balance_classes
+from pipeline.training.objectives.heads import build_headed_model
+from pipeline.training.objectives.teacher import place_teacher
 from pipeline.training.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.run_state import describe_settings, read_preprocess
 
 
-def describe_origin(experiment: Experiment, data: CertifiedData) -> Origin:
+def describe_origin(
+    experiment: Experiment, data: CertifiedData, more_settings: Mapping[str, Any] | None = None
+) -> Origin:
     """Collect what is known of a model before its training.
 
     Args:
         experiment: All options.
         data: All examples and their splits.
+        more_settings: Settings that the options do not hold, such as the digest of a teacher.
     """
     store, split_fingerprint = data.store, data.certificate["splits_fingerprint"]
     return Origin(
@@ -39,19 +46,22 @@ def describe_origin(experiment: Experiment, data: CertifiedData) -> Origin:
         preprocess=read_preprocess(experiment, store),
         store_fingerprint=store.fingerprint,
         split_fingerprint=split_fingerprint,
-        settings=describe_settings(experiment, store, split_fingerprint),
+        settings=describe_settings(experiment, store, split_fingerprint) | dict(more_settings or {}),
         versions=read_versions(),
         commit=read_commit(),
     )
 
 
-def prepare_training(experiment: Experiment, fabric: Fabric, data: CertifiedData) -> TrainingSetup:
-    """Place the examples where training reads them.
+def prepare_training(
+    experiment: Experiment, fabric: Fabric, data: CertifiedData, teacher: Checkpoint | None = None
+) -> TrainingSetup:
+    """Place the examples, and a teacher, where training reads them.
 
     Args:
         experiment: All options.
         fabric: The devices and the precision.
         data: All examples and their splits.
+        teacher: The model whose answers are learned next to the labels; None for labels alone.
 
     Raises:
         UserError: a split has no examples, or a class has none to learn from.
@@ -66,7 +76,10 @@ def prepare_training(experiment: Experiment, fabric: Fabric, data: CertifiedData
     class_weights = balance_classes(labels, len(spec.class_names)) if config.class_weights == "balanced" else None
     patients = pd.factorize(data.store.index["group_id"].to_numpy()[train_examples.rows])[0]
     sampling_weights = compute_sampling_weights(labels.cpu(), torch.from_numpy(patients), config.sampling)
-    return TrainingSetup(experiment, fabric, spec, train_examples, val_examples, class_weights, sampling_weights)
+    placed = None if teacher is None else place_teacher(teacher, fabric, config.guidance_weight > 0)
+    return TrainingSetup(
+        experiment, fabric, spec, train_examples, val_examples, class_weights, sampling_weights, placed
+    )
 
 
 def compute_sampling_weights(
@@ -158,12 +171,18 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
     classifier = Classifier(model, experiment.model, spec, mean, std, config.loss)
     if config.strategy == "ddp":  # a sharded model may not fit on one device
         classifier.to(fabric.device)
-    parallel_model = fabric.setup_module(torch.compile(model) if config.compile else model)
+    map_shape = (0, 0, 0) if setup.teacher is None else setup.teacher.map_shape
+    headed = build_headed_model(model, experiment.model.perceiver, map_shape, derive_seed(config.seed, "heads"))
+    if headed is not None and last is not None:
+        load_weights(headed.heads, last.heads)
+    trained = model if headed is None else headed.to(fabric.device)
+    parallel_model = fabric.setup_module(torch.compile(trained) if config.compile else trained)
     classifier.to(fabric.device)
-    optimizer = build_optimizer(model, config, fused=config.precision != "16-mixed")
+    optimizer = build_optimizer(trained, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)
         if last.optimizer.scaler:
             fabric.strategy.precision.load_state_dict(last.optimizer.scaler)
     parallel_optimizer = fabric.setup_optimizers(optimizer)
-    return TrainingState(classifier, parallel_model, parallel_optimizer, list(last.history) if last else [])
+    history = list(last.history) if last else []
+    return TrainingState(classifier, parallel_model, parallel_optimizer, history, headed)

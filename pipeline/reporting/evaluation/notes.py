@@ -1,5 +1,6 @@
 """Counts, notes, warnings and origins that an evaluation reports with its scores."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
 from pipeline.reporting.formatting import show_number_with_interval, show_percent
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import name_accelerator
+from pipeline.training.seen_patients import TEACHER_PATIENTS, UNKNOWN
 
 
 def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: DataKind) -> list[str]:
@@ -88,6 +90,20 @@ def list_warnings(metrics: Metrics, certificate: Certificate, missing: str, kind
         warnings += compare_with_baseline(level["metrics"]["accuracy"], baseline["accuracy"]["value"])
     warnings += list_probe_warnings(metrics["probes"], metrics, kind)
     return warnings + [f"{finding} They are listed with the certificate." for finding in describe_findings(certificate)]
+
+
+def describe_unknown_patients(settings: Mapping[str, Any]) -> list[str]:
+    """Warn where a model learned from a teacher whose training patients are not known.
+
+    Args:
+        settings: The settings of the training, as the checkpoint has them.
+    """
+    if settings.get(TEACHER_PATIENTS) != UNKNOWN:
+        return []
+    return [
+        "The model learned from a teacher whose training patients are not known: it may have seen those who are tested "
+        "here, and the scores would then be too good."
+    ]
 
 
 def compare_with_baseline(accuracy: Estimate, reached: float | None) -> list[str]:

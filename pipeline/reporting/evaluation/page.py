@@ -26,7 +26,13 @@ from pipeline.reporting.evaluation.decision_section import build_decision_sectio
 from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
 from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
 from pipeline.reporting.evaluation.grade_section import build_grade_section
-from pipeline.reporting.evaluation.notes import describe_baselines, describe_provenance, list_warnings, tabulate_splits
+from pipeline.reporting.evaluation.notes import (
+    describe_baselines,
+    describe_provenance,
+    describe_unknown_patients,
+    list_warnings,
+    tabulate_splits,
+)
 from pipeline.reporting.evaluation.published_section import build_published_section
 from pipeline.reporting.evaluation.scores import (
     build_classes,
@@ -124,7 +130,10 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
         certificate=summarise_certificate(data.certificate),
         provenance=describe_provenance(checkpoint, run.device),
         config_text=dump_experiment(experiment),
-        warnings=tuple(list_warnings(metrics, data.certificate, store.missing, kind)),
+        warnings=(
+            *list_warnings(metrics, data.certificate, store.missing, kind),
+            *describe_unknown_patients(checkpoint.settings),
+        ),
         kind=kind,
         baseline_notes=tuple(
             describe_baselines(experiment.evaluate.logistic_regression_examples, metrics, len(data.rows["train"]), kind)

@@ -1,0 +1,1 @@
+"""What training learns next to the labels: a teacher's answers, and features or pixels at positions."""
