@@ -42,9 +42,10 @@ class ModelConfig:
             where ``stem`` is conv.
         conv_channels: The channels that the convolutions end with; read only where ``stem`` is conv.
         slice_position: Give the Perceiver the place of a slice in its volume.
-        mirror_tta: Test-time augmentation: outside training, answer with the mean of the probabilities of an image and,
-            left and right exchanged, of its mirror image (laterality only); a mirrored knee then gets exactly the other
-            answer.
+        mirror_tta: Test-time augmentation: outside training, answer with the mean of the probabilities of an image and
+            its mirror image. Where the classes are left and right these are exchanged in the mirror, so that a mirrored
+            knee gets exactly the other answer; other classes are kept, which ``augment.horizontal_flip: keep_label``
+            must have trained.
         pixel_permutation_seed: The seed of one fixed permutation of the pixels of all images, after augmentation and
             before positions are attached, so that neighbours carry no information; null leaves pixels in place.
         num_points: The number of points of a cloud that are read, in training a random choice of those stored,

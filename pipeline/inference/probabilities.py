@@ -41,7 +41,9 @@ def score_with_mirrored(
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for batch in _read_batches(images, slice_position, device, batch_size, rows):
         straight, mirrored = classifier.score_both(*batch)
-        answers = average_mirrored(straight, mirrored) if classifier.mirror_average else straight
+        answers = (
+            average_mirrored(straight, mirrored, classifier.swaps_sides) if classifier.mirror_average else straight
+        )
         parts.append((answers, straight, mirrored))
     probabilities = [torch.cat(part).exp().cpu().numpy() for part in zip(*parts, strict=True)]
     return probabilities[0], Mirrored(probabilities[1], probabilities[2], classifier.mirror_average)

@@ -8,7 +8,7 @@ from torch import nn
 
 from perceiver import normalise_points
 from pipeline.config.model import LossName, ModelConfig
-from pipeline.core.data_kinds import InputSpec
+from pipeline.core.data_kinds import InputSpec, are_sides
 from pipeline.models.networks import SliceModel
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -19,17 +19,18 @@ def to_unit_range(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 255
 
 
-def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    """Average the probabilities of images and of their mirror images, whose left is the image's right.
+def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor, swaps_sides: bool) -> torch.Tensor:
+    """Average the probabilities of images and of their mirror images.
 
     Args:
-        straight: The logarithms of the probabilities of the images, (batch, 2).
-        mirrored: The logarithms of the probabilities of the mirror images, (batch, 2).
+        straight: The logarithms of the probabilities of the images, (batch, classes).
+        mirrored: The logarithms of the probabilities of the mirror images, (batch, classes).
+        swaps_sides: Whether the two classes are left and right, so that a mirror image's left is the image's right.
 
     Returns:
-        Logarithms (batch, 2).
+        Logarithms (batch, classes).
     """
-    return torch.logaddexp(straight, mirrored.flip(-1)) - math.log(2)
+    return torch.logaddexp(straight, mirrored.flip(-1) if swaps_sides else mirrored) - math.log(2)
 
 
 class Classifier(nn.Module):
@@ -60,6 +61,7 @@ class Classifier(nn.Module):
         self.model = model
         self.spec = spec
         self.mirror_average = config.mirror_tta
+        self.swaps_sides = are_sides(spec.class_names)
         self.num_points = config.num_points
         self.loss: LossName = loss
         self.mean_values, self.std_values = mean, std
@@ -99,7 +101,7 @@ class Classifier(nn.Module):
             Logarithms of the probabilities (batch, classes), float32.
         """
         if self.mirror_average:
-            return average_mirrored(*self.score_both(images, slice_position))
+            return average_mirrored(*self.score_both(images, slice_position), self.swaps_sides)
         return self._score(self.prepare(images), slice_position)
 
     def score_both(self, images: torch.Tensor, slice_position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

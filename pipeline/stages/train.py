@@ -24,7 +24,7 @@ from pipeline.data.store import check_store
 from pipeline.models.networks import count_parameters
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
-from pipeline.training.augmentation.images import check_horizontal_flip, check_swap
+from pipeline.training.augmentation.images import check_horizontal_flip, check_mirror_tta
 from pipeline.training.augmentation.points import check_point_transforms
 from pipeline.training.checkpoint import Checkpoint, Origin, read_checkpoint, write_checkpoint
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
@@ -53,7 +53,7 @@ def train(experiment: Experiment, console: Console) -> None:
         check_point_transforms(experiment.augment)
     check_horizontal_flip(experiment.augment, store.class_names, experiment.preprocess.plane)
     if experiment.model.mirror_tta:
-        check_swap("model.mirror_tta", "false", store.class_names, experiment.preprocess.plane)
+        check_mirror_tta(experiment.augment, store.class_names, experiment.preprocess.plane)
     allowed_losses = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
     require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed_losses)
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model

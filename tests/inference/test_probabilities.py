@@ -1,15 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pipeline.config.model import ModelConfig
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
 from pipeline.evaluation.validity.shortcut_probes import check_mirrored
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
 from pipeline.training.augmentation.images import shows_laterality
-from tests.builders.models import wrap_network
+from tests.builders.models import build_spec, wrap_network
 from tests.builders.predictions import build_table
 from tests.builders.row_reads import RowReads
 
@@ -82,6 +85,17 @@ def test_averaged_answers_do_flip_when_the_images_are_mirrored(images):
     straight = compute_probabilities(classifier, images, np.zeros(50), DEVICE, 16)
     mirrored = compute_probabilities(classifier, images[..., ::-1], np.zeros(50), DEVICE, 16)
     np.testing.assert_allclose(mirrored, straight[:, ::-1], atol=1e-6)
+
+
+def test_averaging_keeps_the_labels_of_other_classes(images):
+    """The mean of the two probabilities, and the same one for the mirror images."""
+    spec = dataclasses.replace(build_spec(), class_names=("healthy", "ill"))
+    config = ModelConfig(mirror_tta=True)
+    classifier = Classifier(SliceModel(Halves("mixed"), False), config, spec, (0.5,), (0.25,))
+    answers, scores = score_with_mirrored(classifier, images, np.zeros(50), DEVICE, 16)
+    np.testing.assert_allclose(answers, (scores.straight + scores.mirrored) / 2, atol=1e-6)
+    mirrored = compute_probabilities(classifier, images[..., ::-1], np.zeros(50), DEVICE, 16)
+    np.testing.assert_allclose(mirrored, answers, atol=1e-6)
 
 
 @pytest.mark.parametrize("mirror_tta", [False, True])

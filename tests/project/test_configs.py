@@ -13,7 +13,7 @@ from pipeline.core.data_kinds import POINTS
 from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
-from pipeline.training.augmentation.images import check_horizontal_flip, check_swap
+from pipeline.training.augmentation.images import check_horizontal_flip, check_mirror_tta
 from pipeline.training.augmentation.points import check_point_transforms
 from tests.builders.models import build_spec
 
@@ -47,7 +47,7 @@ def test_config_describes_an_experiment_that_can_be_run(path):
         classes = tuple(sorted({str(name) for name in experiment.data.merge.values()}))
     check_horizontal_flip(experiment.augment, classes, experiment.preprocess.plane)
     if experiment.model.mirror_tta:
-        check_swap("model.mirror_tta", "false", classes, experiment.preprocess.plane)
+        check_mirror_tta(experiment.augment, classes, experiment.preprocess.plane)
     spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices)
     build_model(experiment.model, spec, seed=0)
 

@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.core.files import read_json
 from pipeline.data.store import read_store, write_store
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.stages.split import split
+from pipeline.training.augmentation.images import check_mirror_tta
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
 from pipeline.training.run_state import load_trained_run
 from tests.builders.training_runs import AUGMENT, PREPROCESS, TINY, Cut, make_experiment, read_weights, run, with_train
@@ -141,6 +143,13 @@ def test_tta_is_refused_in_sagittal_slices(tmp_path):
     )
     with pytest.raises(UserError, match=r"model\.mirror_tta .*from left to right"):
         run(experiment)
+
+
+@pytest.mark.parametrize(("flip", "is_good"), [("keep_label", True), ("none", False), ("swap_label", False)])
+def test_tta_of_other_classes_needs_training_on_mirror_images(flip, is_good):
+    classes = ("healthy", "ill")
+    with nullcontext() if is_good else pytest.raises(UserError, match=r"model\.mirror_tta: .*'keep_label'"):
+        check_mirror_tta(AugmentConfig(horizontal_flip=flip), classes, "sagittal")
 
 
 def test_early_stopping_keeps_the_best_epoch_and_is_recorded(tmp_path):

@@ -68,6 +68,27 @@ def check_horizontal_flip(config: AugmentConfig, class_names: tuple[str, ...], p
         )
 
 
+def check_mirror_tta(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
+    """Refuse test-time augmentation with mirror images whose label is another one or was never trained.
+
+    Args:
+        config: The options of augmentation.
+        class_names: The names of the classes.
+        plane: The anatomical plane of the images.
+
+    Raises:
+        UserError: Sides in sagittal slices; other classes without ``augment.horizontal_flip: keep_label``.
+    """
+    if are_sides(class_names):
+        check_swap("model.mirror_tta", "false", class_names, plane)
+    elif config.horizontal_flip != "keep_label":
+        raise UserError(
+            f"model.mirror_tta: averages over mirror images, but training with augment.horizontal_flip: "
+            f"'{config.horizontal_flip}' shows none with the label kept. Use 'keep_label' if a mirror image has the "
+            "same label, else model.mirror_tta: false."
+        )
+
+
 def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: Plane) -> None:
     """Refuse to take an image's mirror image for one of the other side.
 
