@@ -134,7 +134,7 @@ def _sort_copies(
         if entry["first"]["group_id"] != entry["second"]["group_id"]:
             kinds["unverified"].append(entry)
     return {
-        "threshold": found.threshold,
+        "threshold": round(found.threshold, 2),
         "num_sources": len(found.sources.rows),
         "num_candidates": found.num_candidates,
         "num_compared": found.num_compared,
@@ -167,7 +167,13 @@ def _describe(found: Found, pair: Pair, codes: Array) -> CopyPair:
         for source, row in zip((pair.first, pair.second), pair.rows, strict=True)
     )
     alteration = f"{pair.orientation}, inverted" if pair.is_inverted else pair.orientation
-    return {"first": first, "second": second, "similarity": round(pair.similarity, 4), "alteration": alteration}
+    return {
+        "first": first,
+        "second": second,
+        "similarity": round(pair.similarity, 4),
+        "significance": round(pair.significance, 2),
+        "alteration": alteration,
+    }
 
 
 def _describe_scan(found: Found, source: int, row: int, codes: Array) -> CopiedScan:

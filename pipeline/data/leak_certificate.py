@@ -51,13 +51,15 @@ class CopiedScan(TypedDict):
 class CopyPair(TypedDict):
     """Two scans that show the same.
 
-    ``similarity`` is the correlation of their fine structure after alignment, ``alteration`` says in words how one lies
-    to the other ("mirrored, inverted").
+    ``similarity`` is the correlation of their fine structure after alignment, ``significance`` how far that is above
+    what images of this size and sharpness have in common by chance, in standard deviations. ``alteration`` says in
+    words how one lies to the other ("mirrored, inverted").
     """
 
     first: CopiedScan
     second: CopiedScan
     similarity: float
+    significance: float
     alteration: str
 
 
@@ -74,7 +76,8 @@ class CopySearch(TypedDict):
     ``across_splits`` are copies between patients of two splits (but for single images that are equal bit for bit, which
     are listed elsewhere), ``accepted`` those of them that a person accepted,
     ``within_split`` are between patients of one split and ``within_patient`` between scans of one patient;
-    ``unverified`` agree less than copies do. ``labels_disagree`` lists copies whose labels differ once more.
+    ``unverified`` agree less than copies do; ``threshold`` is the significance from which on copies are verified.
+    ``labels_disagree`` lists copies whose labels differ once more.
     """
 
     threshold: float

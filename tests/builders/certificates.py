@@ -7,7 +7,7 @@ def build_certificate(**changes) -> Certificate:
     """Return the content of leak_certificate.json; the keys of ``copies`` may be given next to the others."""
     none = {"count": 0, "pairs": []}
     names = ("across_splits", "accepted", "within_split", "within_patient", "unverified", "labels_disagree")
-    numbers = {"threshold": 0.75, "num_sources": 6, "num_candidates": 4, "num_compared": 4, "accept": []}
+    numbers = {"threshold": 9.0, "num_sources": 6, "num_candidates": 4, "num_compared": 4, "accept": []}
     copies = {name: changes.pop(name, value) for name, value in {**numbers, **dict.fromkeys(names, none)}.items()}
     content = {
         "format": FORMAT,
@@ -32,5 +32,6 @@ def build_copy(first="a", second="b", alteration="mirrored", similarity=0.97) ->
         "first": {"source_id": first, "group_id": "p", "split": "train", "label": "left", "row": 0},
         "second": {"source_id": second, "group_id": "q", "split": "test", "label": "right", "row": 1},
         "similarity": similarity,
+        "significance": 40.0,
         "alteration": alteration,
     }

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from pipeline.copies.alignment import ORIENTATIONS, Maps, align, find_starts, orient, refine
+from pipeline.copies.alignment import (
+    ORIENTATIONS,
+    Maps,
+    align,
+    compute_significance,
+    count_effective_pixels,
+    find_starts,
+    orient,
+    refine,
+)
 from pipeline.copies.alterations import ALTERATIONS, change_gamma, move
 from pipeline.copies.descriptors import compute_contrast
 
@@ -67,3 +76,43 @@ def test_a_blank_image_agrees_with_nothing(images):
 
 def test_no_pairs_give_no_similarities():
     assert align(np.zeros((0, 8, 8), np.uint8), np.zeros((0, 8, 8), np.uint8)).similarity.shape == (0,)
+
+
+def test_the_significance_is_that_of_fishers_transform():
+    # arctanh(0.8) is half of the logarithm of 9, and of a correlation of 100 pixels the deviation is 1 / sqrt(97).
+    found = compute_significance(np.array([0.8, 0.0, 0.8]), np.array([100.0, 100.0, 2.0]))
+    assert found.tolist() == pytest.approx([np.log(3) * 97**0.5, 0, 0])
+    assert np.isfinite(compute_significance(np.array([1.0]), np.array([1000.0]))).all()
+
+
+def test_noise_has_as_many_effective_pixels_as_are_weighted_and_a_part_of_its_spectrum_a_part_of_them():
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=(2, 200, 32, 32))
+    # The border is tapered over a fifth of the side: of each axis 0.8^2 / 0.75 counts.
+    weighted = 32**2 * (0.8**2 / 0.75) ** 2
+    assert count_effective_pixels(*noise).mean() == pytest.approx(weighted, rel=0.03)
+    # Blocks of two by two pixels: a quarter is independent, and the taper mixes few of them.
+    blocks = np.kron(noise[:, :, :16, :16], np.ones((2, 2)))
+    assert count_effective_pixels(*blocks).mean() == pytest.approx(weighted / 4 * (4 / 2.25), rel=0.1)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_the_smaller_and_the_smoother_images_are_the_less_a_similarity_means(side):
+    """Of one similarity the significance falls with the size of the grains, and of one grain with the side."""
+    noise = np.random.default_rng(0).normal(size=(2, 20, side, side))
+    numbers = [
+        np.median(count_effective_pixels(*(compute_contrast(smooth(images, grain), 1.5) for images in 30 * noise)))
+        for grain in (0.5, 1, 2, 4)
+    ]
+    assert (np.diff(numbers) < 0).all()
+    half = noise[:, :, : side // 2, : side // 2]
+    smaller = np.median(count_effective_pixels(*(compute_contrast(smooth(images, 1), 1.5) for images in 30 * half)))
+    assert smaller < 0.35 * numbers[1]
+
+
+def smooth(images, standard_deviation):
+    """Return smoother images of the same contrast."""
+    place = np.arange(images.shape[-1])
+    blur = np.exp(-((place[:, None] - place) ** 2) / (2 * standard_deviation**2))
+    blurred = blur @ images @ blur
+    return (blurred * (images.std() / blurred.std())).astype(np.float32)

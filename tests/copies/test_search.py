@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from pipeline.config.phantom import PhantomConfig
+from pipeline.copies.alignment import align
 from pipeline.copies.alterations import ALTERATIONS, VOLUME_ALTERATIONS
-from pipeline.copies.search import MIN_SIMILARITY, match_slices, search_copies
+from pipeline.copies.search import MIN_SIGNIFICANCE, MIN_SIMILARITY, match_slices, search_copies
 from pipeline.core.data_kinds import POINTS
 from pipeline.data.resampling import resample
 from pipeline.data.store import Store
@@ -61,7 +62,7 @@ def test_an_altered_copy_under_another_patient_is_verified(found, number):
 def test_nothing_else_is_found(found):
     assert len(found.verified) == len(ALL)
     assert found.unverified == ()
-    assert found.threshold == MIN_SIMILARITY
+    assert min(pair.significance for pair in found.verified) > found.threshold >= MIN_SIGNIFICANCE
     # Thirteen patients look alike: the search has pairs to refuse.
     assert found.num_compared == found.num_candidates > 2 * len(ALL)
 
@@ -106,7 +107,40 @@ def test_where_scans_look_alike_a_pair_must_stand_out():
     stacks = [np.floor(stroke).astype(np.uint8)[None] for stroke in strokes]
     found = search_copies(build_store(stacks, [f"p{number}" for number in range(20)]), np.full(20, "train"))
     assert found.verified == ()
-    assert max(pair.similarity for pair in found.unverified) > MIN_SIMILARITY
+    assert align(np.concatenate(stacks[:-1]), np.concatenate(stacks[1:])).similarity.max() > 0.95
+
+
+def draw_fields(number, grain, seed):
+    """Return smooth random images of 32 x 32, which have nothing in common."""
+    place = np.arange(32)
+    blur = np.exp(-((place[:, None] - place) ** 2) / (2 * grain**2))
+    fields = blur @ np.random.default_rng(seed).normal(size=(number, 32, 32)) @ blur
+    low, high = (find(fields, axis=(1, 2), keepdims=True) for find in (np.min, np.max))
+    return np.floor(255 * (fields - low) / (high - low)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("grain", [2, 3, 4])
+def test_small_smooth_images_that_agree_by_chance_are_never_verified(grain):
+    """Among 60 there are 1,770 pairs, and some agree by 0.75 and more once aligned."""
+    fields = draw_fields(60, grain, seed=0)
+    found = search_copies(build_store(list(fields[:, None]), [f"p{n}" for n in range(60)]), np.full(60, "train"))
+    assert found.num_compared >= 5
+    assert found.verified == ()
+
+
+def test_two_small_smooth_images_are_not_verified_though_there_is_nothing_to_compare_them_with():
+    fields = draw_fields(400, 4, seed=1)
+    found = align(fields[::2], fields[1::2], 0.0)
+    assert (found.similarity >= MIN_SIMILARITY).any()
+    assert found.significance.max() < MIN_SIGNIFICANCE
+
+
+@pytest.mark.parametrize("name", ["inverted", "mirrored", "gamma 0.7", "rotated by 5 degrees", "zoomed by 1.05"])
+def test_an_altered_copy_of_a_small_image_is_verified(name):
+    fields = draw_fields(30, 1, seed=2)
+    images = np.concatenate([fields, ALTERATIONS[name](fields[:3], np.random.default_rng(0))])
+    found = search_copies(build_store(list(images[:, None]), [f"p{n}" for n in range(33)]), np.full(33, "train"))
+    assert {(pair.first, pair.second) for pair in found.verified} == {(0, 30), (1, 31), (2, 32)}
 
 
 def test_among_points_and_of_one_scan_nothing_is_searched(stacks):
