@@ -171,7 +171,8 @@ class SplitConfig:
         stratify: Keep the mix of the patients' sets of labels in every split.
         seed: The seed of the random number generator.
         accept_copies: Pairs of scans, as ``leak_certificate.json`` names them, that may lie in two splits although
-            they show the same: a person looked at them. The report names them.
+            they show the same: a person looked at them. The report names them. Of scans that are not in the data, as
+            where a part of a set is taken, there is a warning.
     """
 
     val_fraction: float = 0.15

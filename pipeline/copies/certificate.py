@@ -1,5 +1,6 @@
 """The making of the leak certificate: that no patient, no image and no copy of a scan is in two splits."""
 
+import difflib
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -53,7 +54,7 @@ def certify(
         compared bit for bit alone.
 
     Raises:
-        UserError: ``accept_copies`` names a scan that is not in the store.
+        UserError: ``accept_copies`` names no scan of the store at all.
     """
     _check_accepted(store, accept_copies)
     pairs = splits[["group_id", "split"]].drop_duplicates()
@@ -91,15 +92,28 @@ def certify(
     }
 
 
-def _check_accepted(store: Store, accept_copies: Sequence[tuple[str, str]]) -> None:
+def list_absent(store: Store, accept_copies: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the scans that are named as accepted copies and are not in the store, each once.
+
+    Args:
+        store: The examples.
+        accept_copies: Pairs of scans.
+    """
     known = set(store.index["source_id"])
-    for pair in accept_copies:
-        for source_id in pair:
-            if source_id not in known:
-                raise UserError(
-                    f"split.accept_copies: found {source_id!r}, which is no scan of the manifest. Write the two names "
-                    "as the certificate has them, or remove the pair."
-                )
+    return [name for name in dict.fromkeys(name for pair in accept_copies for name in pair) if name not in known]
+
+
+def _check_accepted(store: Store, accept_copies: Sequence[tuple[str, str]]) -> None:
+    """Refuse pairs of which no scan is there: some are absent from a part of a set, all where names are mistyped."""
+    absent = list_absent(store, accept_copies)
+    if not absent or len(absent) < len({name for pair in accept_copies for name in pair}):
+        return
+    known = sorted(set(store.index["source_id"]))
+    nearest = difflib.get_close_matches(absent[0], known, 3) or known[:3]
+    raise UserError(
+        f"split.accept_copies: found {absent[0]!r}, and neither it nor another scan of these pairs is in the manifest, "
+        f"which has {', '.join(nearest)}. Write names as the certificate has them, or remove the pairs."
+    )
 
 
 def _list_examples(pairs: list[tuple[int, int]], example_ids: Array, codes: Array) -> ExamplePairs:

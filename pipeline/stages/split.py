@@ -6,12 +6,12 @@ import pandas as pd
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.copies.certificate import certify
+from pipeline.copies.certificate import certify, list_absent
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
 from pipeline.core.tables import MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
-from pipeline.core.text import count_labels, count_words, plural
+from pipeline.core.text import count_labels, count_words, make_printable, plural
 from pipeline.data.leak_certificate import (
     check_certificate,
     describe_findings,
@@ -46,6 +46,14 @@ def split(experiment: Experiment, console: Console) -> None:
     if experiment.split.split_table is not None:
         for note in read_given_splits(experiment.split.split_table).notes:
             warn(console, note)
+    absent = list_absent(store, experiment.split.accept_copies)
+    if absent:
+        warn(
+            console,
+            f"split.accept_copies: {count_words(len(absent), store.kind.source)} "
+            f"{'is' if len(absent) == 1 else 'are'} not in this data: {make_printable(', '.join(absent[:3]))}"
+            f"{', …' if len(absent) > 3 else ''}. Such pairs accept nothing.",
+        )
     if _is_done(experiment, store, splits):
         check_certificate(paths.certificate, store, splits)
         console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")

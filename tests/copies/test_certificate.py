@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.copies.alterations import ALTERATIONS
-from pipeline.copies.certificate import certify
+from pipeline.copies.certificate import certify, list_absent
 from pipeline.core.data_kinds import IMAGES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
@@ -153,8 +153,19 @@ def test_an_accepted_pair_does_not_fail_and_is_reported(images, tmp_path):
     assert certificate["copies"]["accepted"]["count"] == 1
     assert certificate["copies"]["accept"] == [["s11", "s0"]]
     assert any("were accepted by split.accept_copies" in sentence for sentence in describe_findings(certificate))
-    with pytest.raises(UserError, match="found 's99', which is no scan"):
-        certify(store, SPLITS, accept_copies=[("s0", "s99")])
+
+
+def test_accepted_scans_that_a_part_of_a_set_lacks_are_passed_over_and_only_all_of_them_refused(images, tmp_path):
+    store = make_store(tmp_path, plant(images, ALTERATIONS["inverted"]))
+    pairs = [("s11", "s0"), ("s0", "s99"), ("s98", "s99")]
+    assert list_absent(store, pairs) == ["s99", "s98"]
+    certificate = certify(store, SPLITS, accept_copies=pairs)
+    assert certificate["passed"]
+    assert certificate["copies"]["accept"] == [list(pair) for pair in pairs]
+    assert list_absent(store, [("s11", "s0")]) == []
+    assert not certify(store, SPLITS, accept_copies=[("s0", "s99")])["passed"], "half a pair accepts nothing"
+    with pytest.raises(UserError, match=r"found 's1O', and neither .* in the manifest, which has s1"):
+        certify(store, SPLITS, accept_copies=[("s1O", "s99")])
 
 
 def test_an_accepted_identical_pair_does_not_fail(images, tmp_path):

@@ -55,8 +55,21 @@ def test_an_accepted_copy_is_reported_and_stops_nothing(workspace, capsys):
     assert certificate["copies"]["accept"] == [["scan8", "scan0"]]
     assert certificate["page"] == "copies.html"
     assert run(workspace) == 2, "without the word it stops again"
-    assert run(workspace, "--split.accept_copies", "[[scan8, elsewhere]]") == 2
-    assert "found 'elsewhere', which is no scan" in " ".join(capsys.readouterr().err.split())
+    assert run(workspace, "--split.accept_copies", "[[elsewhere, nowhere]]") == 2
+    assert "found 'elsewhere', and neither it nor another scan" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("[scan0, elsewhere]", "1 scan is not in this data: elsewhere. Such"),
+        ("[b, a], [c, d]", "4 scans are not in this data: b, a, c, …. Such"),
+    ],
+)
+def test_accepted_scans_of_which_some_are_not_there_are_a_warning(workspace, capsys, more, words):
+    for _ in range(2):  # the second time from the certificate
+        assert run(workspace, "--split.accept_copies", f"[[scan8, scan0], {more}]") == 0
+        assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_page_of_an_earlier_split_is_removed_where_no_copy_is_left(workspace):
