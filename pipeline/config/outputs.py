@@ -84,8 +84,8 @@ class ExportConfig:
     """The forms in which the trained model is exported.
 
     Args:
-        formats: The forms. torch: a ``torch.export`` program. onnx: an ONNX model. bundle: a MONAI bundle, of volumes
-            alone.
+        formats: The forms. torch: a ``torch.export`` program. onnx: an ONNX model. bundle: a MONAI bundle, of scans
+            and images.
         checkpoint: The weights; without it the run's best.
         output: The folder to write; without it ``export`` in the run's folder.
     """

@@ -13,7 +13,10 @@ from pipeline.core.provenance import read_version
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 
 # What a server of the model needs in addition to this project's two packages.
-REQUIRED = ("torch", "lightning", "numpy", "pandas", "einops", "monai", "nibabel", "mlflow")
+REQUIRED = (
+    *("torch", "lightning", "numpy", "pandas", "einops", "monai", "mlflow", "safetensors", "filelock", "psutil"),
+    *("nibabel", "isal", "pydicom", "pillow"),
+)
 
 
 def log_model(client: Any, run_id: str, checkpoint_path: Path, registered_name: str) -> None:

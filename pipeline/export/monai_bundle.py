@@ -1,7 +1,7 @@
 """A trained model as a MONAI bundle that needs neither this project nor its data.
 
-The bundle holds copies of the modules that cut and score a volume, below ``scripts``: the code that was tested is the
-code that runs.
+The bundle holds copies of the modules that read and score a volume or an image, below ``scripts``: the code that was
+tested is the code that runs.
 
 Source:
     MONAI bundle specification, https://docs.monai.io/en/stable/mb_specification.html.
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, VOLUMES
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_version
 from pipeline.core.serialization import to_plain
@@ -25,8 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "pipeline.export.bundle_inference"
 PACKAGES = ("pipeline", "perceiver")
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-REQUIRED = ("einops", "isal", "nibabel", "fire")
+# What the bundle's code needs in addition to monai, and fire for monai's own command line.
+REQUIRED = ("einops", "isal", "nibabel", "pillow", "psutil", "fire")
 VERSION = "0.1.0"
+# The kinds of data that a bundle has readers of.
+BUNDLED = (VOLUMES, PATIENT_IMAGES, IMAGES)
 # An import of this project's packages at the start of a line, indented or not.
 OWN_IMPORT = re.compile(rf"^(\s*from )({'|'.join(PACKAGES)})(?=[. ])", re.MULTILINE)
 
@@ -36,10 +40,10 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
 
     Args:
         folder: The folder of the bundle; it must not exist.
-        checkpoint: The trained model, of volumes.
+        checkpoint: The trained model, of volumes or images.
         name: The name of the experiment, for the texts.
     """
-    assert checkpoint.spec.kind.has_slices, checkpoint.spec.kind.name
+    assert checkpoint.spec.kind in BUNDLED, checkpoint.spec.kind.name
     write_json(folder / "configs" / "metadata.json", describe_metadata(checkpoint, name))
     write_json(folder / "configs" / "inference.json", _describe_inference(checkpoint))
     (folder / "models").mkdir()
@@ -100,16 +104,19 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """
     classes = dict(enumerate(checkpoint.spec.class_names))
     height, width = checkpoint.spec.image_size
-    slices = {
+    num_channels, are_volumes = checkpoint.spec.num_channels, checkpoint.spec.kind.has_slices
+    example = "slice" if are_volumes else "image"
+    grey = {"0": f"grey level of a prepared {example}"}
+    values = {
         "type": "image",
-        "format": "magnitude",
-        "modality": "MR",
-        "num_channels": checkpoint.spec.num_channels,
+        "format": "magnitude" if num_channels == 1 else "rgb",
+        "modality": "MR" if are_volumes else "unknown",
+        "num_channels": num_channels,
         "spatial_shape": [height, width],
         "dtype": "float32",
         "value_range": [0, 255],
         "is_patch_data": False,
-        "channel_def": {"0": "grey level of a prepared slice"},
+        "channel_def": grey if num_channels == 1 else {"0": "red", "1": "green", "2": "blue"},
     }
     probabilities = {
         "type": "probabilities",
@@ -130,19 +137,25 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         "numpy_version": read_version("numpy"),
         "required_packages_version": {package: read_version(package, "any") for package in REQUIRED},
         "name": name,
-        "task": f"Classification of MR volumes: {', '.join(checkpoint.spec.class_names)}",
+        "task": f"Classification of {_name_inputs(checkpoint)}: {', '.join(checkpoint.spec.class_names)}",
         "description": "Slices of a volume, chosen by anatomical plane, are scored one by one; the volume's answer is "
-        "the mean of their probabilities.",
+        "the mean of their probabilities."
+        if are_volumes
+        else "Each image is scored by itself.",
         "authors": "Trained with perceiver-knees",
         "copyright": "Apache-2.0",
-        "data_type": "nibabel",
-        "image_classes": "single channel slices",
+        "data_type": "nibabel" if are_volumes else "image files",
+        "image_classes": f"{'single channel' if num_channels == 1 else 'RGB'} {example}s",
         "pred_classes": ", ".join(f"{index} is {label}" for index, label in classes.items()),
         "intended_use": "Research. No diagnosis, no medical device.",
         "store_fingerprint": checkpoint.store_fingerprint,
         "split_fingerprint": checkpoint.split_fingerprint,
-        "network_data_format": {"inputs": {"image": slices}, "outputs": {"pred": probabilities}},
+        "network_data_format": {"inputs": {"image": values}, "outputs": {"pred": probabilities}},
     }
+
+
+def _name_inputs(checkpoint: Checkpoint) -> str:
+    return "MR volumes" if checkpoint.spec.kind.has_slices else "images"
 
 
 def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -154,7 +167,6 @@ def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
         "dataset_dir": "$@bundle_root + '/input'",
         "output": "$@bundle_root + '/eval/probabilities.json'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "class_names": list(checkpoint.spec.class_names),
         "preprocess": dataclasses.asdict(checkpoint.preprocess),
         "network_def": {
             "_target_": f"{script}.build_network",
@@ -168,24 +180,32 @@ def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "network": "$bundled.load_network(@network_def, @bundle_root + '/models/model.pt', @device)",
         "run": [
-            "$bundled.score_volumes(@network, @preprocess, @class_names, @dataset_dir, @output, @device)",
+            "$bundled.score_files(@network, @preprocess, @dataset_dir, @output, @device)",
         ],
     }
 
 
 def _describe_use(checkpoint: Checkpoint, name: str) -> str:
+    are_volumes = checkpoint.spec.kind.has_slices
+    example, inputs = (
+        (
+            "scan.nii.gz",
+            "a NIfTI file of known orientation, a DICOM series (a folder, `.tar.gz` or `.zip`; needs pydicom)",
+        )
+        if are_volumes
+        else ("image.png", "an image file (PNG, JPEG, TIFF, BMP, or a DICOM radiograph, which needs pydicom)")
+    )
     lines = [
-        f"# {name}: {', '.join(checkpoint.spec.class_names)} from MR volumes",
+        f"# {name}: {', '.join(checkpoint.spec.class_names)} from {_name_inputs(checkpoint)}",
         "",
         "Research software: no diagnosis, no medical device.",
         "",
         "    pip install monai " + " ".join(REQUIRED),
-        "    python -m monai.bundle run --config_file configs/inference.json --dataset_dir scan.nii.gz",
+        f"    python -m monai.bundle run --config_file configs/inference.json --dataset_dir {example}",
         "",
-        "writes `eval/probabilities.json`. `--dataset_dir` is a NIfTI file of known orientation, a "
-        "DICOM series (a folder, `.tar.gz` or `.zip`; needs pydicom), or a folder of them.",
+        f"writes `eval/probabilities.json`. `--dataset_dir` is {inputs}, or a folder of them.",
         "There is no evaluator, so that pytorch-ignite is not needed. `scripts/` holds copies of the modules of",
-        "perceiver-knees that cut and score a volume.",
+        "perceiver-knees that read and score them.",
         "",
     ]
     return "\n".join(lines)

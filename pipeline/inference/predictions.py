@@ -16,14 +16,13 @@ from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
 from pipeline.data.statistics import describe_distance
 from pipeline.datasets.akoa import find_side
-from pipeline.formats.image_files import match_channels, read_image
 from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.formats.volume import Volume, describe_spacing
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.models.classifier import Classifier
-from pipeline.preprocessing.images import fit_image
+from pipeline.preprocessing.images import read_stored
 from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint
 
@@ -100,17 +99,11 @@ def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, Volume | Non
 
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> Array:
-    """Read an image, volume or point cloud as a store holds it, of a cloud only the points that the model takes.
-
-    Images of patients are fitted as those of training were; those of a published set must have its size.
-    """
+    """Read an image, volume or point cloud as a store holds it, of a cloud only the points that the model takes."""
     if checkpoint.spec.kind is WHOLE_VOLUMES:
         return read_whole_volume(path, checkpoint.spec.stored_shape)
-    if checkpoint.spec.kind.has_patients:
-        fitted = fit_image(path, checkpoint.preprocess)
-        return match_channels(str(path), fitted.values, checkpoint.spec.num_channels)
     if checkpoint.spec.kind.is_image:
-        return read_image(path, checkpoint.spec.num_channels, checkpoint.spec.image_size)
+        return read_stored(path, checkpoint.spec, checkpoint.preprocess)
     num_stored = checkpoint.spec.image_size[0]
     return read_cloud(path, checkpoint.model.num_points or num_stored, num_stored)
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import VolumeError
 from pipeline.data.resampling import resample
-from pipeline.formats.image_files import ImagePixels, read_pixels, turn_grey
+from pipeline.formats.image_files import ImagePixels, match_channels, read_image, read_pixels, turn_grey
 from pipeline.preprocessing.slicing import choose_window
 
 
@@ -45,6 +46,25 @@ def fit_image(path: Path, options: PreprocessConfig) -> FittedImage:
         VolumeError: unreadable, or one grey level everywhere.
     """
     return fit_pixels(str(path), read_pixels(path), options)
+
+
+def read_stored(path: Path, spec: InputSpec, options: PreprocessConfig) -> Array:
+    """Read an image as a model takes it; only images of patients are fitted, others must have the model's size.
+
+    Args:
+        path: The file.
+        spec: The images that the model was trained on.
+        options: The options by which images of patients were fitted in training.
+
+    Returns:
+        ``(height, width)`` for one channel, else ``(channels, height, width)``, uint8.
+
+    Raises:
+        UserError: unreadable, of another size, or in colour where the model was trained on grey alone.
+    """
+    if not spec.kind.has_patients:
+        return read_image(path, spec.num_channels, spec.image_size)
+    return match_channels(str(path), fit_image(path, options).values, spec.num_channels)
 
 
 def fit_pixels(name: str, pixels: ImagePixels, options: PreprocessConfig) -> FittedImage:

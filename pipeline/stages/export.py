@@ -13,7 +13,7 @@ from pipeline.core.files import write_json
 from pipeline.core.locks import lock_output
 from pipeline.core.provenance import read_versions
 from pipeline.core.text import plural
-from pipeline.export.monai_bundle import write_bundle
+from pipeline.export.monai_bundle import BUNDLED, write_bundle
 from pipeline.export.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
 from pipeline.preprocessing.parts import describe_options
 from pipeline.stages.base import exclusive
@@ -58,12 +58,12 @@ def export(experiment: Experiment, console: Console) -> None:
             difference = write(unfinished / file_name, checkpoint, traced)
             differences[file_name] = difference
             console.print(f"  {file_name}: probabilities within {difference:.1e} of the checkpoint's", highlight=False)
-        if "bundle" in options.formats and checkpoint.spec.kind.has_slices:
+        if "bundle" in options.formats and checkpoint.spec.kind in BUNDLED:
             write_bundle(unfinished / BUNDLE, checkpoint, experiment.name)
             console.print(f"  {BUNDLE}: runs with python -m monai.bundle", highlight=False)
         elif "bundle" in options.formats:
             what = plural(checkpoint.spec.kind.file)
-            console.print(f"  {BUNDLE}: left out, because a bundle is for volumes and these are {what}")
+            console.print(f"  {BUNDLE}: left out, because a bundle reads scans and images, no {what}")
         write_json(unfinished / RECORD, _describe(checkpoint, path, differences))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
