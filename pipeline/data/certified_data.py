@@ -15,6 +15,7 @@ from pipeline.core.array_types import Array, Indices
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import Mirrored
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
+from pipeline.data.label_tables import describe_class_folders
 from pipeline.data.leak_certificate import Certificate, check_certificate
 from pipeline.data.splits import SPLITS, read_splits, resolve_roles
 from pipeline.data.store import Store, read_store
@@ -40,6 +41,11 @@ class CertifiedData:
     def manifest(self) -> pd.DataFrame:
         """The manifest, one row for each source: its status, labels and geometry."""
         return read_table(self.manifest_path, MANIFEST_COLUMNS)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings that every result of these data has: what the set lacks, and patients that are unknown."""
+        return [text for text in (self.store.missing, describe_class_folders(self.manifest_path)) if text]
 
     @cached_property
     def split_of(self) -> NDArray[np.str_]:

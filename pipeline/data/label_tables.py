@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline.config.sources import PARTS, DataConfig, Word, to_texts
 from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import UserError
-from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, clean_text, is_blank, refuse_alike
+from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, clean_text, is_blank, read_table, refuse_alike
 from pipeline.data.given_tables import read_given_table
 from pipeline.data.sources import Source, describe_link, find_written_file, is_image_file
 
@@ -25,6 +25,12 @@ MAX_WHOLE_LABELS, MAX_DECIMAL_LABELS = 20, 10
 # Weights of bodies, in kilograms, are all larger.
 MAX_SMALLEST_WEIGHT = 10.0
 MAX_LISTED = 12
+# What the manifest calls the form of names without a table.
+CLASS_FOLDER = "<class>/<file>"
+UNKNOWN_PATIENTS = (
+    "Patients are unknown, so each file counts as one. Two files of a patient may be in train and test, and intervals "
+    "are too narrow; a table with a column patient (data.label_table) keeps them together."
+)
 
 
 @dataclass(frozen=True)
@@ -304,6 +310,29 @@ def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
     return [found[source_id][1] for source_id in sorted(found)]
 
 
+def describe_class_folders(manifest: Path) -> str:
+    """Describe what unknown patients mean for splits and scores; return nothing where patients are known.
+
+    Args:
+        manifest: The manifest of a store, which may not be there.
+    """
+    if not manifest.is_file():
+        return ""
+    rows = read_table(manifest, MANIFEST_COLUMNS)
+    used = rows[rows["status"] == "accepted"]
+    return UNKNOWN_PATIENTS if (used["spelling"] == CLASS_FOLDER).any() else ""
+
+
+def lies_in_class_folder(path: Path) -> bool:
+    """Return whether a file lies in the folder of a class itself: ``class/file``, or ``train/class/file``.
+
+    Args:
+        path: The file, relative to the raw folder.
+    """
+    folders = path.parts[:-1]
+    return len(folders) == 1 or (len(folders) == 2 and folders[0] in PARTS)
+
+
 def read_class_folder(path: Path) -> tuple[Source, int]:
     """Take the label of a file from its folder: ``class/file``, or ``train/class/file`` where a split is published.
 
@@ -325,7 +354,7 @@ def read_class_folder(path: Path) -> tuple[Source, int]:
     label = clean_text(folders[1] if split else folders[0])
     side = label.lower() if label.lower() in ("left", "right") else ""
     name = path.as_posix()
-    source = Source(name, name, label, (path,), side=side, spelling="<class>/<file>", published_split=split)
+    source = Source(name, name, label, (path,), side=side, spelling=CLASS_FOLDER, published_split=split)
     return replace(source, is_image=name.lower().endswith(IMAGE_SUFFIXES)), -1
 
 

@@ -106,13 +106,17 @@ def find_files(raw: Path, pattern: str) -> list[Path]:
     return sorted(found)
 
 
-def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[Source]:
+def list_named_sources(
+    raw: Path, pattern: str, parse_name: NameParser, is_image: Callable[[Path], bool] | None = None
+) -> list[Source]:
     """List the scans of a folder by their names.
 
     Args:
         raw: The folder, searched with its subfolders.
         pattern: A pattern that names must match, such as ``*.nii.gz``.
         parse_name: Turns a path into a source and its slice index (-1 for a volume), or raises ValueError.
+        is_image: Whether a DICOM file of this path is an image by itself; without it, or where it is none, the folder
+            of the file is one scan.
 
     Returns:
         Scans sorted by id; refused and ignored files are among them, with the reason.
@@ -124,7 +128,7 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
         for path in _find_linked_folders(raw)
     ]
     for path in find_files(raw, pattern):
-        name = path.name.lower()
+        name, is_radiograph = path.name.lower(), False
         if name.endswith(DATA_SUFFIXES) and _has_header(raw / path):
             continue
         if not name.endswith((*VOLUMES.file_suffixes, *IMAGE_SUFFIXES)):
@@ -134,10 +138,12 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
             if path.parent == Path():
                 others.append(_ignore(path))
                 continue
-            path = path.parent  # a folder of DICOM files is one scan
-            if path in series:
-                continue
-            series.add(path)
+            is_radiograph = is_image is not None and is_image(path)
+            if not is_radiograph:
+                path = path.parent  # a folder of DICOM files is one scan
+                if path in series:
+                    continue
+                series.add(path)
         refusal = _describe_bad_name(path) or describe_link(raw, path)
         if refusal:
             others.append(Source(str(path), "", "", (path,), refusal=refusal))
@@ -145,7 +151,7 @@ def list_named_sources(raw: Path, pattern: str, parse_name: NameParser) -> list[
         try:
             is_series = path in series or name.endswith(ARCHIVE_SUFFIXES)
             source, slice_index = parse_name(_name_as_volume(path) if is_series else path)
-            source = replace(source, paths=(path,))
+            source = replace(source, paths=(path,), is_image=source.is_image or is_radiograph)
         except ValueError as error:
             others.append(Source(str(path), "", "", (path,), refusal=str(error)))
             continue

@@ -13,7 +13,13 @@ from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES, Dat
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
-from pipeline.data.label_tables import list_table_sources, read_class_folder, read_label_table
+from pipeline.data.label_tables import (
+    UNKNOWN_PATIENTS,
+    lies_in_class_folder,
+    list_table_sources,
+    read_class_folder,
+    read_label_table,
+)
 from pipeline.data.sources import Listing, list_named_sources
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
@@ -30,11 +36,6 @@ from pipeline.datasets.primitives import make_primitives, read_primitives
 
 if TYPE_CHECKING:
     from pipeline.config.experiment import Experiment
-
-UNKNOWN_PATIENTS = (
-    "{}: patients are unknown, so each file counts as one. Two files of a patient may be in train and test, and "
-    "intervals are too narrow; a table with a column patient (data.label_table) keeps them together."
-)
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def _list_knees(raw: Path, options: DataConfig) -> Listing:
 
 
 def _list_class_folders(raw: Path, options: DataConfig) -> Listing:
-    sources = list_named_sources(raw, options.pattern, read_class_folder)
-    return Listing(tuple(sources), (UNKNOWN_PATIENTS.format(raw),))
+    sources = list_named_sources(raw, options.pattern, read_class_folder, lies_in_class_folder)
+    return Listing(tuple(sources), (f"{raw}: {UNKNOWN_PATIENTS}",))
 
 
 DATASETS: dict[str, Dataset] = {

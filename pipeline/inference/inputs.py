@@ -15,7 +15,7 @@ from pipeline.datasets.akoa import parse_name
 from pipeline.formats.dicom import is_dicom
 from pipeline.formats.nifti import SUFFIXES as NIFTI_SUFFIXES
 
-TABLE_SUFFIX = ".csv"
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
     """List the scans to score, in the order given; a folder's files are sorted.
 
     Args:
-        inputs: The files, folders, or tables (``.csv``) with a column ``path``, relative to the table.
+        inputs: The files, folders, or tables (CSV in any dialect, XLSX) with a column ``path``, relative to the
+            table.
         kind: The kind of data that the model takes. Volumes: NIfTI, slices named as AKOA's, folders and archives of a
             DICOM series. Images: image files and DICOM radiographs.
 
@@ -52,8 +53,8 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
     paths = [path for given in inputs for path in _open_table(given)]
     if not paths:
         raise UserError(
-            f"predict: no input. Name files ({allowed}), folders of them, or a table (.csv) with a column path: "
-            "perceiver predict FILE ... --config ..."
+            f"predict: no input. Name files ({allowed}), folders of them, or a table ({', '.join(TABLE_SUFFIXES)}) "
+            "with a column path: perceiver predict FILE ... --config ..."
         )
     scans: list[Scan] = []
     slices: list[Path] = []
@@ -85,7 +86,7 @@ def _describe_other_kind(path: Path, kind: DataKind) -> str:
 
 def _open_table(path: Path) -> list[Path]:
     """Return the paths that a table names, or the path itself where it is no table."""
-    if path.suffix.lower() != TABLE_SUFFIX:
+    if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
         return [path]
     cells = read_given_table(path, {"path": ("path",)}).table["path"]
     for number, cell in cells.items():

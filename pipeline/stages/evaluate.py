@@ -47,6 +47,6 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     for line in (*summarise_scores(evaluation.metrics, run.data.store.kind), *report.baseline_notes):
         console.print(f"  {line}", highlight=False)
     unknown = describe_unknown_patients(run.checkpoint.settings)
-    for warning in (*list_console_warnings(evaluation.metrics, run.data.store), *unknown):
+    for warning in (*list_console_warnings(evaluation.metrics, run.data), *unknown):
         warn(console, warning)
     console.print(f"-> {paths.report_folder / 'report.html'}")

@@ -12,6 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
 from pipeline.core.tables import MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
 from pipeline.core.text import count_labels, count_words, make_printable, plural
+from pipeline.data.label_tables import describe_class_folders
 from pipeline.data.leak_certificate import (
     check_certificate,
     describe_findings,
@@ -83,6 +84,9 @@ def split(experiment: Experiment, console: Console) -> None:
                 + (f" {examples:6d} {plural(kind.example)}" if kind.has_slices else ""),
                 highlight=False,
             )
+    unknown = describe_class_folders(paths.manifest)
+    if unknown:
+        warn(console, unknown)
     for warning in describe_findings(certificate):
         warn(console, f"{warning} Listed in {paths.certificate}.")
     if certificate["page"]:

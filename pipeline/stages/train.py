@@ -12,6 +12,7 @@ from pipeline.attention.maps import KEPT, check_attention, compute_kept_maps
 from pipeline.attention.storage import name_kept_epoch, write_maps
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.validation import require
+from pipeline.core.console import warn
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.provenance import read_hardware
@@ -161,6 +162,8 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
             tracked = opened.enter_context(open_run(experiment.tracking, paths))
             _record_start(run, state, tracked)
             console.print(_describe_start(run, state), highlight=False)
+            for warning in run.data.warnings:
+                warn(console, warning)
             paths.divergence.unlink(missing_ok=True)  # from an earlier start
             # A run may have been interrupted between its checkpoint and this.
             write_history(paths.history, state.history)

@@ -31,15 +31,16 @@ DEFAULT_NUM_FOLDS = 5
 UNPOOLED = ("auroc", "mcc", "f1", "ece")
 
 
-def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
+def plan_runs(experiment: Experiment, store: Store, has_published_split: bool = False) -> list[Experiment]:
     """List the runs, each with its fold, seed and name.
 
     Args:
         experiment: All options.
         store: The examples.
+        has_published_split: Whether the table of labels gives each patient a split.
 
     Raises:
-        UserError: Folds of a published set, or several devices.
+        UserError: Folds of a published set or of a published split, or several devices.
     """
     options, train_options = experiment.cross_validate, experiment.train
     if train_options.devices * train_options.num_nodes > 1:
@@ -52,6 +53,12 @@ def plan_runs(experiment: Experiment, store: Store) -> list[Experiment]:
         raise UserError(
             f"cross-validate: {experiment.data.dataset} has published test rows, and folds would train on them. "
             "Vary the seed alone: --cross_validate.vary seeds --cross_validate.seeds [0,1,2]."
+        )
+    if has_published_split and options.vary == "folds" and experiment.split.split_table is None:
+        raise UserError(
+            "cross-validate: the table of labels has a published split, and folds would train on its test patients. "
+            "Vary the seed alone: --cross_validate.vary seeds --cross_validate.seeds [0,1,2]; or leave the split "
+            "unread (data.columns.split: null), preprocess again, and cross-validate all patients."
         )
     num_folds = 0 if options.vary == "seeds" else experiment.split.num_folds or DEFAULT_NUM_FOLDS
     jobs = []

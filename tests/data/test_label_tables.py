@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.config.sources import ColumnsConfig, DataConfig
 from pipeline.core.errors import UserError
-from pipeline.data.label_tables import list_table_sources, read_class_folder, read_label_table
+from pipeline.core.tables import MANIFEST_COLUMNS, write_table
+from pipeline.data.label_tables import (
+    describe_class_folders,
+    lies_in_class_folder,
+    list_table_sources,
+    read_class_folder,
+    read_label_table,
+)
 from pipeline.data.sources import list_named_sources
 
 
@@ -264,6 +272,40 @@ def test_paths_are_found_from_the_raw_folder_from_the_table_and_absolute_inside(
     path.write_text("path,patient,label\n../outside.png,1,x\n")
     with pytest.raises(UserError, match=r"line 2: \.\./outside\.png is outside"):
         list_table_sources(raw, read_labels(path))
+
+
+def test_dicom_files_in_the_folder_of_a_class_are_radiographs_and_those_of_a_folder_below_one_series(tmp_path):
+    for name in (
+        "left/1.dcm",
+        "left/2.dcm",
+        "train/right/3",
+        "right/scan/1.dcm",
+        "right/scan/2.dcm",
+        "train/right/4.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    sources = list_named_sources(tmp_path, "*", read_class_folder, lies_in_class_folder)
+    found = {source.paths[0].as_posix(): (source.label, source.published_split, source.is_image) for source in sources}
+    assert found == {
+        "left/1.dcm": ("left", "", True),
+        "left/2.dcm": ("left", "", True),
+        "train/right/3": ("right", "train", True),
+        "train/right/4.png": ("right", "train", True),
+        "right/scan": ("right", "", False),
+    }
+
+
+def test_that_patients_are_unknown_is_read_from_the_manifest(tmp_path):
+    path = tmp_path / "manifest.csv"
+    assert describe_class_folders(path) == "", "not every store has one"
+    rows = pd.DataFrame({name: ["", ""] for name in MANIFEST_COLUMNS})
+    rows["status"], rows["spelling"] = ["accepted", "refused"], ["table", "<class>/<file>"]
+    write_table(path, rows, MANIFEST_COLUMNS)
+    assert describe_class_folders(path) == "", "a file that is not used says nothing of the others"
+    rows["spelling"] = rows["spelling"].tolist()[::-1]
+    write_table(path, rows, MANIFEST_COLUMNS)
+    assert "Patients are unknown" in describe_class_folders(path)
 
 
 def test_a_folder_is_a_class_and_every_file_a_patient_of_its_own(tmp_path):

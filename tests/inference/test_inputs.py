@@ -28,6 +28,30 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
         assert [scan.name for scan in find_scans(inputs, VOLUMES)] == [str(path) for path in files]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv", b"sep=;\r\nPath;name\r\n kn\xe4h.nii ;M\xfcller\r\n"),
+        ("table.TSV", "\ufeffname\tPATH\nx\tknäh.nii\n".encode()),
+        ("table.csv", "path|name\nknäh.nii|x\n".encode("utf-16")),
+    ],
+    ids=["semicolon and Windows-1252", "tab and a mark of the byte order", "pipe and UTF-16"],
+)
+def test_a_table_may_have_any_dialect_that_a_table_of_labels_may_have(name, content, tmp_path):
+    (tmp_path / "knäh.nii").touch()
+    (tmp_path / name).write_bytes(content)
+    assert [scan.name for scan in find_scans([tmp_path / name], VOLUMES)] == [str(tmp_path / "knäh.nii")]
+
+
+def test_a_table_may_be_a_workbook(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["name", "path"], ["x", "b/2.nii"]):
+        book.active.append(row)
+    book.save(tmp_path / "table.xlsx")
+    assert [scan.name for scan in find_scans([tmp_path / "table.xlsx"], VOLUMES)] == [str(tmp_path / "b/2.nii")]
+
+
 def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path):
     for slice_index in (0, 2, 10, 1, *range(3, 10)):
         write_image(tmp_path / f"{AKOA}_{slice_index}.png")

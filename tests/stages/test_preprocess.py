@@ -279,7 +279,7 @@ def test_folders_of_classes_become_a_store_with_a_warning_and_a_table_may_lie_in
         path.parent.mkdir(parents=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 255, (20, 20), dtype=np.uint8)).save(path)
     experiment = make_experiment(tmp_path, dataset="labelled")
-    assert "patients are unknown, so each file counts as one" in " ".join(run(experiment).split())
+    assert "Patients are unknown, so each file counts as one" in " ".join(run(experiment).split())
     assert read_store(experiment.paths.prepared).class_names == ("cat", "dog")
     (tmp_path / "raw" / "mine.csv").write_text("path,patient,label\ncat/a.png,1,x\ndog/b.png,2,y\n")
     experiment = make_experiment(tmp_path, dataset="labelled", label_table=Path("mine.csv"))

@@ -1,12 +1,17 @@
 """Folds and seeds pooled: numbers computed by hand, and seeds that are no ensemble."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config.experiment import Experiment
+from pipeline.config.sources import SplitConfig
+from pipeline.config.studies import CrossValidateConfig
 from pipeline.core.data_kinds import VOLUMES
+from pipeline.core.errors import UserError
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_levels
 from pipeline.reporting.cross_validation_page import (
@@ -22,10 +27,12 @@ from pipeline.studies.cross_validation import (
     combine_runs,
     compute_spread,
     extract_results,
+    plan_runs,
     pool_runs,
     spread_over_runs,
 )
 from tests.builders.reports import build_metric
+from tests.builders.stores import build_store
 
 NAMES = ("left", "right")
 WORD = VOLUMES
@@ -52,6 +59,17 @@ def make_table(patients, right_of):
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def test_folds_of_a_published_split_are_refused_before_anything_is_trained():
+    store = build_store(num_rows=8)
+    with pytest.raises(UserError, match=r"the table of labels has a published split.*--cross_validate.vary seeds"):
+        plan_runs(Experiment(), store, has_published_split=True)
+    seeds = Experiment(cross_validate=CrossValidateConfig(vary="seeds", seeds=(0, 1)))
+    assert [job.train.seed for job in plan_runs(seeds, store, has_published_split=True)] == [0, 1]
+    given = Experiment(split=SplitConfig(num_folds=3, split_table=Path("folds.csv")))
+    assert len(plan_runs(given, store, has_published_split=True)) == 3, "a table of folds overrules the published split"
+    assert len(plan_runs(Experiment(), store)) == 5
 
 
 def good(patient, side, place):

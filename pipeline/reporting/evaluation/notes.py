@@ -10,7 +10,8 @@ import torch
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.core.text import plural
-from pipeline.data.leak_certificate import Certificate, describe_findings
+from pipeline.data.certified_data import CertifiedData
+from pipeline.data.leak_certificate import describe_findings
 from pipeline.data.store import Store
 from pipeline.evaluation.schema import Estimate, Metrics, first_level
 from pipeline.reporting.evaluation.scores import describe_few_groups, distinct_levels
@@ -73,23 +74,23 @@ def describe_provenance(checkpoint: Checkpoint, device: torch.device) -> dict[st
     }
 
 
-def list_warnings(metrics: Metrics, certificate: Certificate, missing: str, kind: DataKind) -> list[str]:
+def list_warnings(metrics: Metrics, data: CertifiedData) -> list[str]:
     """List warnings for a reader of the numbers.
 
     Args:
         metrics: The content of metrics.json.
-        certificate: The leak certificate of the split.
-        missing: What differs from the published set, in words; empty where nothing does.
-        kind: The kind of data, which names rows and groups.
+        data: The examples with their splits and certificate.
     """
-    warnings = [missing] if missing else []
+    warnings, kind = data.warnings, data.store.kind
     _, level = first_level(metrics["levels"])
     warnings += describe_few_groups(level, kind)
     baseline = metrics["baselines"].get("logistic_regression")
     if baseline is not None:
         warnings += compare_with_baseline(level["metrics"]["accuracy"], baseline["accuracy"]["value"])
     warnings += list_probe_warnings(metrics["probes"], metrics, kind)
-    return warnings + [f"{finding} They are listed with the certificate." for finding in describe_findings(certificate)]
+    return warnings + [
+        f"{finding} They are listed with the certificate." for finding in describe_findings(data.certificate)
+    ]
 
 
 def describe_unknown_patients(settings: Mapping[str, Any]) -> list[str]:
@@ -121,10 +122,9 @@ def compare_with_baseline(accuracy: Estimate, reached: float | None) -> list[str
     return ["The interval of the model's accuracy includes the logistic regression's: no gain is shown."]
 
 
-def list_console_warnings(metrics: Metrics, store: Store) -> list[str]:
-    """List the warnings that are printed after the scores: a published set's missing files, and alarming probes."""
-    missing = [store.missing] if store.missing else []
-    return missing + list_probe_warnings(metrics["probes"], metrics, store.kind)
+def list_console_warnings(metrics: Metrics, data: CertifiedData) -> list[str]:
+    """List the warnings that are printed after the scores: those of the data, and alarming probes."""
+    return data.warnings + list_probe_warnings(metrics["probes"], metrics, data.store.kind)
 
 
 def summarise_scores(metrics: Metrics, kind: DataKind) -> list[str]:

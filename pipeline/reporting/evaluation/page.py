@@ -130,10 +130,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
         certificate=summarise_certificate(data.certificate),
         provenance=describe_provenance(checkpoint, run.device),
         config_text=dump_experiment(experiment),
-        warnings=(
-            *list_warnings(metrics, data.certificate, store.missing, kind),
-            *describe_unknown_patients(checkpoint.settings),
-        ),
+        warnings=(*list_warnings(metrics, data), *describe_unknown_patients(checkpoint.settings)),
         kind=kind,
         baseline_notes=tuple(
             describe_baselines(experiment.evaluate.logistic_regression_examples, metrics, len(data.rows["train"]), kind)

@@ -13,7 +13,7 @@ from pipeline.datasets import DATASETS
 from pipeline.reporting.cross_validation_page import describe_pooled, write_cross_validation
 from pipeline.stages.base import exclusive
 from pipeline.stages.evaluate import evaluate
-from pipeline.stages.split import split
+from pipeline.stages.split import read_published_splits, split
 from pipeline.stages.train import train
 from pipeline.studies.cross_validation import is_evaluated, plan_runs, read_cross_validation
 from pipeline.studies.label_doubts import find_label_doubts
@@ -34,11 +34,12 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
     Runs that are trained and evaluated already are read, not computed again.
 
     Raises:
-        UserError: Folds of a published set, several devices, or an error of the train or evaluate stage.
+        UserError: Folds of a published set or of a published split, several devices, or an error of the train or
+            evaluate stage.
     """
     store = order_classes(read_store(experiment.paths.prepared, verify=True), experiment.data)
     paths = choose_paths(experiment)
-    jobs = plan_runs(experiment, store)
+    jobs = plan_runs(experiment, store, bool(read_published_splits(experiment.paths.manifest)))
     with open_run(experiment.tracking, paths, paths.report_folder / "mlflow.json") as parent:
         parent.sync()
         for job in jobs:
