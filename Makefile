@@ -63,7 +63,7 @@ attention: $(READY) ## draw the attention of the trained model
 compare: $(READY) ## put evaluated runs side by side: make compare RUNS="phantom phantom/seed-1"
 	$(STAGE) compare $(RUNS) $(OPTIONS)
 
-leak-study: $(READY) ## show what leaks do: four ways to split, true and shuffled labels
+leak-study: $(READY) ## show what leaks do: several ways to split, true and shuffled labels
 	$(STAGE) leak-study $(OPTIONS)
 
 cross-validate: $(READY) ## train and evaluate every fold, so that every patient is tested once

@@ -8,7 +8,7 @@ from pipeline.config.validation import require, require_at_least
 
 @dataclass(frozen=True)
 class LeakStudyConfig:
-    """The leak demonstration: one recipe, four ways to split, true labels and shuffled ones.
+    """The leak demonstration: one recipe, several ways to split, true labels and shuffled ones.
 
     The model is that of the experiment without test-time augmentation and dropout; images are not augmented, labels not
     smoothed, weights not decayed, and the weights after the last step are evaluated. Fractions are those of ``split``.

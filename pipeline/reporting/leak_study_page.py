@@ -19,20 +19,21 @@ from pipeline.reporting.figures.intervals import labelled_accuracies
 from pipeline.reporting.formatting import show_percent_briefly
 from pipeline.reporting.html import write_page
 from pipeline.studies.leak_study import LeakOutcome, LeakStudy, list_rows
-from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS
+from pipeline.studies.leaky_splits import LABELLINGS
 
 # The units that are split, in the plural; with left and right as labels a side of a patient is one knee.
-UNITS = {"slice": "slices", "volume": "scans", "side": "patients and labels", "patient": "patients"}
+UNITS = {
+    "slice": "slices",
+    "image": "images",
+    "volume": "scans",
+    "side": "patients and labels",
+    "patient": "patients",
+}
 
-METHOD = (
-    "One model, one recipe and the same number of steps for all; four ways to split, by the same fractions: by slice, "
-    "by scan, by the scans of a patient that have the same label (one knee), and by patient. With shuffled labels each "
-    "patient has one label for all slices, drawn at random, independent of the images: only a model that was trained "
-    "on the patient can know it. The splits with patients on both sides exist for this study only; the train stage "
-    "never reads them.",
+MEMORISATION = (
     "Everything that prevents memorisation is off: augmentation, dropout, weight decay, label smoothing. So are the "
     "flip that exchanges labels and test-time augmentation, because a flipped image has no other shuffled label. The "
-    "weights after the last step are evaluated; nothing is selected on validation or test.",
+    "weights after the last step are evaluated; nothing is selected on validation or test."
 )
 
 Accuracies = Mapping[str, Estimate]  # by the unit that was split
@@ -43,6 +44,31 @@ def name_units_in_words(unit: str, class_names: Sequence[str]) -> str:
     return "knees" if unit == "side" and tuple(class_names) == ("left", "right") else UNITS[unit]
 
 
+def describe_method(units: Sequence[str]) -> tuple[str, ...]:
+    """Describe how the study was made.
+
+    Args:
+        units: The units that were split, from slices or images to patients.
+    """
+    example, examples = units[0], UNITS[units[0]]
+    sources = "images" if example == "image" else "scans"
+    ways = {"volume": "by scan", "side": f"by the {sources} of a patient that have the same label (one knee)"}
+    listed = ", ".join(["by " + example, *(ways[unit] for unit in units[1:-1])])
+    number = {2: "two", 3: "three", 4: "four"}[len(units)]
+    return (
+        f"One model, one recipe and the same number of steps for all; {number} ways to split, by the same fractions: "
+        f"{listed}, and by patient. With shuffled labels each patient has one label for all {examples}, drawn at "
+        "random, independent of what they show: only a model that was trained on the patient can know it. The splits "
+        "with patients on both sides exist for this study only; the train stage never reads them.",
+        MEMORISATION,
+    )
+
+
+def list_split_units(outcomes: Sequence[LeakOutcome]) -> tuple[str, ...]:
+    """Return the units that were split, from the one that leaks most to patients."""
+    return tuple(dict.fromkeys(outcome.unit for outcome in outcomes))
+
+
 def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str]) -> list[str]:
     """Describe the results of the study, and their limits.
 
@@ -51,7 +77,7 @@ def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
         class_names: All classes.
     """
     chance = 1 / len(class_names)
-    words = {unit: name_units_in_words(unit, class_names) for unit in SPLIT_UNITS}
+    words = {unit: name_units_in_words(unit, class_names) for unit in list_split_units(outcomes)}
     true, shuffled = (
         {outcome.unit: outcome.accuracy for outcome in outcomes if outcome.labels == labelling}
         for labelling in LABELLINGS
@@ -65,7 +91,7 @@ def describe_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
 
 
 def _describe_shuffled(shuffled: Accuracies, words: Mapping[str, str], chance: float) -> str:
-    listed = [f"{show_percent_briefly(shuffled[unit])} where {words[unit]} were split" for unit in SPLIT_UNITS]
+    listed = [f"{show_percent_briefly(shuffled[unit])} where {words[unit]} were split" for unit in words]
     return (
         "With labels that were shuffled between patients, and so carry no information, the model is right for "
         f"{', '.join(listed[:-1])}, and {listed[-1]}; chance is {100 * chance:.0f}\u00a0%. In brackets are 95\u00a0% "
@@ -75,7 +101,7 @@ def _describe_shuffled(shuffled: Accuracies, words: Mapping[str, str], chance: f
 
 def _describe_leaks(shuffled: Accuracies, words: Mapping[str, str], chance: float) -> list[str]:
     """Describe the splits with patients on both sides: those that score above chance, and those that do not."""
-    lows = {unit: shuffled[unit]["low"] for unit in SPLIT_UNITS[:-1]}
+    lows = {unit: shuffled[unit]["low"] for unit in list(words)[:-1]}
     leaky = [words[unit] for unit, low in lows.items() if low is not None and low > chance]
     quiet = [words[unit] for unit in lows if words[unit] not in leaky]
     sentences = []
@@ -105,15 +131,19 @@ def _describe_patients(shuffled: Estimate, chance: float) -> str:
 
 
 def _describe_true(true: Accuracies, words: Mapping[str, str]) -> str:
-    listed = ", ".join(f"{words[unit]} {show_percent_briefly(true[unit])}" for unit in SPLIT_UNITS)
-    by_slice, by_patient = true["slice"]["value"], true["patient"]["value"]
-    assert by_slice is not None
+    listed = ", ".join(f"{words[unit]} {show_percent_briefly(true[unit])}" for unit in words)
+    finest = next(iter(words))
+    by_example, by_patient = true[finest]["value"], true["patient"]["value"]
+    assert by_example is not None
     assert by_patient is not None
-    gap = f"{100 * (by_slice - by_patient):+.1f}"
+    gap = f"{100 * (by_example - by_patient):+.1f}"
     relation = f"a score {gap[1:]} points {'above' if gap[0] == '+' else 'below'} that"
     if float(gap) == 0:
         relation = "the same score as that"
-    return f"With true labels and the same recipe: {listed}. A split of slices gives {relation} of a split of patients."
+    return (
+        f"With true labels and the same recipe: {listed}. A split of {words[finest]} gives {relation} of a "
+        "split of patients."
+    )
 
 
 def _join(words: Sequence[str]) -> str:
@@ -123,15 +153,15 @@ def _join(words: Sequence[str]) -> str:
 def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str]) -> Table:
     """Return the table of the page: a row for each way to split, true labels next to shuffled ones."""
     by_key = {(outcome.unit, outcome.labels): outcome for outcome in outcomes}
-    rows = []
-    for unit in SPLIT_UNITS:
+    rows, units = [], list_split_units(outcomes)
+    for unit in units:
         true, shuffled = (by_key[unit, labelling] for labelling in LABELLINGS)
         texts = [show_percent_briefly(outcome.accuracy) for outcome in (true, shuffled)]
         rows.append((name_units_in_words(unit, class_names), *texts, f"{true.n:,}", f"{true.groups:,}"))
     num_seeds = outcomes[0].seeds
     return Table(
-        caption="Accuracy on test slices",
-        columns=("Split by", "True labels", "Shuffled labels", "Test slices", "Patients"),
+        caption=f"Accuracy on test {UNITS[units[0]]}",
+        columns=("Split by", "True labels", "Shuffled labels", f"Test {UNITS[units[0]]}", "Patients"),
         rows=tuple(rows),
         note="In brackets: 95\u00a0% intervals over patients."
         + (f" Over {num_seeds} {plural('seed', num_seeds)} together." if num_seeds > 1 else ""),
@@ -144,14 +174,15 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     Args:
         folder: The folder to write to.
         experiment: All options.
-        store: The slices.
+        store: The slices or images.
         study: The results of the study.
     """
     names, outcomes = store.class_names, study.outcomes
+    units = list_split_units(outcomes)
     sentences = describe_outcomes(outcomes, names)
     chance = 1 / len(names)
     by_key = {(outcome.unit, outcome.labels): outcome.accuracy for outcome in outcomes}
-    drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in SPLIT_UNITS]
+    drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in units]
     png = labelled_accuracies(drawn, chance)
     note = DATASETS[experiment.data.dataset].synthetic_note
     content: dict[str, Any] = {"synthetic_note": note, "class_names": list(names)}
@@ -175,7 +206,7 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
         sentences=sentences,
         sections=[
             Section("Results", tables=(tabulate_outcomes(outcomes, names),), figures=(figure,)),
-            Section("Method", METHOD, (tabulate_facts("How to get these numbers again", facts),)),
+            Section("Method", describe_method(units), (tabulate_facts("How to get these numbers again", facts),)),
         ],
     )
 
@@ -190,7 +221,7 @@ def _list_facts(experiment: Experiment, store: Store, study: LeakStudy) -> dict[
     seconds = sum(record["seconds"] for record in study.records)
     facts = {
         "models": len(study.records),
-        "training slices of each": f"{first['num_train']:,}",
+        f"training {plural(store.kind.example)} of each": f"{first['num_train']:,}",
         "steps of each": f"{first['num_steps']:,}",
         "seeds": ", ".join(map(str, experiment.leak_study.seeds)),
         "time of training and evaluation": f"{seconds / 60:.1f} minutes, {_list_hardware(study)}",

@@ -143,7 +143,7 @@ STAGES = {
         ),
         Stage(
             "leak-study",
-            "Show what leaks do: four ways to split, true and shuffled labels.",
+            "Show what leaks do: several ways to split, true and shuffled labels.",
             (
                 "data.dataset",
                 "preprocess.num_slices",

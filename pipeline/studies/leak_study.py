@@ -1,4 +1,4 @@
-"""The leak study: one recipe, four ways to split the same slices, with true and with shuffled labels."""
+"""The leak study: one recipe, several ways to split the same slices or images, with true and with shuffled labels."""
 
 import dataclasses
 import time
@@ -19,6 +19,7 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.core.tables import prediction_columns, write_table
+from pipeline.core.text import plural
 from pipeline.data.batches import Examples, place_examples
 from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -26,7 +27,7 @@ from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions, read_predictions
 from pipeline.evaluation.schema import Estimate
 from pipeline.inference.probabilities import compute_probabilities
-from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS, LeakyRun
+from pipeline.studies.leaky_splits import LeakyRun
 from pipeline.training.devices.fabric import build_fabric, name_accelerator
 from pipeline.training.history import EpochResult
 from pipeline.training.loop import TrainingSetup, train_epochs
@@ -64,10 +65,10 @@ class LeakOutcome:
     """The accuracy of the models with one way to split and one kind of labels, over all seeds together.
 
     Args:
-        unit: The unit that was kept in one split, one of ``SPLIT_UNITS``.
+        unit: The unit that was kept in one split, one of ``SPLIT_UNITS`` or ``IMAGE_UNITS``.
         labels: The kind of labels, one of ``LABELLINGS``.
         seeds: The number of seeds.
-        n: The number of test slices.
+        n: The number of test slices or images.
         groups: The number of their patients.
         accuracy: The accuracy: ``value``, and ``low`` and ``high`` of its 95 % interval over patients.
     """
@@ -120,7 +121,7 @@ def list_settings(experiment: Experiment, store: Store, num_train: int) -> dict[
     settings |= {f"split.{name}": getattr(split, name) for name in ("val_fraction", "test_fraction", "stratify")}
     return settings | {
         "leak_study.num_slices": experiment.leak_study.num_slices,
-        "training slices": num_train,
+        f"training {plural(store.kind.example)}": num_train,
         "store fingerprint": store.fingerprint,
     }
 
@@ -293,12 +294,10 @@ def summarise_outcomes(
         bootstrap: The resamples of patients.
     """
     outcomes = []
-    for unit in SPLIT_UNITS:
-        for labelling in LABELLINGS:
-            tables = predictions[unit, labelling]
-            level = compute_level(pd.concat(tables, ignore_index=True), class_names, bootstrap)
-            accuracy = level["metrics"]["accuracy"]
-            outcomes.append(LeakOutcome(unit, labelling, len(tables), level["n"], level["groups"], accuracy))
+    for (unit, labelling), tables in predictions.items():
+        level = compute_level(pd.concat(tables, ignore_index=True), class_names, bootstrap)
+        accuracy = level["metrics"]["accuracy"]
+        outcomes.append(LeakOutcome(unit, labelling, len(tables), level["n"], level["groups"], accuracy))
     return tuple(outcomes)
 
 

@@ -1,4 +1,4 @@
-"""Four ways to split slices, three of which leak, and labels that mean nothing.
+"""Ways to split slices or images, all but one of which leak, and labels that mean nothing.
 
 These splits are for the leak study alone: none of them is written to a folder that training reads.
 """
@@ -12,20 +12,23 @@ import pandas as pd
 from pipeline.config.sources import SplitConfig
 from pipeline.config.studies import LeakStudyConfig
 from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import DataKind
+from pipeline.core.errors import UserError
 from pipeline.data.splits import SPLITS, assign_splits
 from pipeline.data.store import Store
 
-# From the one that leaks most to the one that does not.
+# From the one that leaks most to the one that does not. Images have no slices, so that image and scan are one.
 SPLIT_UNITS = ("slice", "volume", "side", "patient")
+IMAGE_UNITS = ("image", "side", "patient")
 LABELLINGS = ("true", "shuffled")
 
 
 @dataclass(frozen=True)
 class LeakyRun:
-    """One model of the leak study: the splits of its slices, and the labels that it learns.
+    """One model of the leak study: the splits of its slices or images, and the labels that it learns.
 
     Args:
-        unit: The unit that is kept in one split, one of ``SPLIT_UNITS``.
+        unit: The unit that is kept in one split, one of ``SPLIT_UNITS`` or ``IMAGE_UNITS``.
         labelling: The kind of labels, one of ``LABELLINGS``.
         seed: The seed of the split, the shuffled labels, the first weights and the order of training.
         rows: ``(slices,)``, the rows of the store.
@@ -47,7 +50,7 @@ class LeakyRun:
 
     @property
     def num_train(self) -> int:
-        """The number of training slices."""
+        """The number of training examples."""
         return int((self.splits == SPLITS[0]).sum())
 
 
@@ -55,18 +58,19 @@ def plan_leaky_runs(store: Store, options: LeakStudyConfig, split: SplitConfig) 
     """List the models of the study: for each seed, each way to split with true and with shuffled labels.
 
     Args:
-        store: The slices.
+        store: The slices, or images of patients.
         options: The seeds, and the number of slices of each volume.
         split: The fractions of the splits.
 
     Raises:
-        UserError: Too few patients, scans or slices to split.
+        UserError: Too few patients, scans or slices to split, or one image of each patient.
     """
     rows = choose_middle_slices(store.index, options.num_slices)
     index = store.index.iloc[rows].reset_index(drop=True)
+    units = list_units(index, store.kind)
     runs = []
     for seed in options.seeds:
-        splits = {unit: assign_by_unit(index, unit, split, seed) for unit in SPLIT_UNITS}
+        splits = {unit: assign_by_unit(index, unit, split, seed) for unit in units}
         splits = equalize_training(splits, seed)
         labels = {
             "true": index["label"].to_numpy(dtype=str),
@@ -74,9 +78,35 @@ def plan_leaky_runs(store: Store, options: LeakStudyConfig, split: SplitConfig) 
         }
         runs += [
             LeakyRun(unit, labelling, seed, rows, labels[labelling], splits[unit])
-            for unit, labelling in itertools.product(SPLIT_UNITS, LABELLINGS)
+            for unit, labelling in itertools.product(units, LABELLINGS)
         ]
     return runs
+
+
+def list_units(index: pd.DataFrame, kind: DataKind) -> tuple[str, ...]:
+    """List the units to split by, from the one that leaks most to patients.
+
+    Of images a unit is left out that is the same as a finer one, as one knee of each patient is the patient; of volumes
+    all are kept, so that studies can be compared.
+
+    Args:
+        index: One row for each slice or image.
+        kind: The kind of data.
+
+    Raises:
+        UserError: Each patient has one image, and no way to split can leak.
+    """
+    if kind.has_slices:
+        return SPLIT_UNITS
+    counts = {unit: name_units(index, unit).nunique() for unit in IMAGE_UNITS}
+    if counts["image"] == counts["patient"]:
+        raise UserError(
+            f"leak-study: each of the {counts['patient']} patients has one image, so that no split by image can leak. "
+            "The study needs several images of a patient."
+        )
+    # Each unit consists of finer ones, so that equal numbers are equal units.
+    is_new = counts["image"] > counts["side"] > counts["patient"]
+    return IMAGE_UNITS if is_new else ("image", "patient")
 
 
 def name_units(index: pd.DataFrame, unit: str) -> pd.Series:
@@ -84,12 +114,12 @@ def name_units(index: pd.DataFrame, unit: str) -> pd.Series:
 
     Args:
         index: One row for each slice.
-        unit: ``slice``: each slice by itself. ``volume``: the slices of a scan. ``side``: the scans of a patient that
-            have the same label, so one knee. ``patient``: all slices of a patient.
+        unit: ``slice`` or ``image``: each by itself. ``volume``: the slices of a scan. ``side``: the scans or images of
+            a patient that have the same label, so one knee. ``patient``: all of a patient.
     """
     if unit == "side":
         return index["group_id"] + " " + index["label"]
-    return index[{"slice": "example_id", "volume": "source_id", "patient": "group_id"}[unit]]
+    return index[{"slice": "example_id", "image": "example_id", "volume": "source_id", "patient": "group_id"}[unit]]
 
 
 def choose_middle_slices(index: pd.DataFrame, number: int) -> Array:
@@ -116,7 +146,7 @@ def assign_by_unit(index: pd.DataFrame, unit: str, options: SplitConfig, seed: i
 
     Args:
         index: One row for each slice.
-        unit: The unit that is kept in one split, one of ``SPLIT_UNITS``.
+        unit: The unit that is kept in one split, one of ``SPLIT_UNITS`` or ``IMAGE_UNITS``.
         options: The fractions, and whether to stratify; folds and tables are not read.
         seed: The seed of the random number generator.
 

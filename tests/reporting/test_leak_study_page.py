@@ -1,12 +1,14 @@
 """The sentences of the leak study agree with its numbers, with and without a leak."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.reporting.figures.intervals import labelled_accuracies, run_accuracies
-from pipeline.reporting.leak_study_page import describe_outcomes, tabulate_outcomes
+from pipeline.reporting.leak_study_page import describe_method, describe_outcomes, tabulate_outcomes
 from pipeline.studies.leak_study import LeakOutcome, summarise_outcomes
 from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS
 
@@ -92,6 +94,26 @@ def test_the_table_has_a_row_for_each_way_to_split_with_both_labellings():
     assert table.rows[0][1].startswith("99.0")
     assert table.rows[0][2].startswith("97.0")
     assert table.rows[0][3:] == ("1,200", "16")
+
+
+def test_words_follow_what_was_split():
+    names = {"slice": "image", "side": "side", "patient": "patient"}
+    kept = [outcome for outcome in make_outcomes(**LEAKY) if outcome.unit in names]
+    images = [dataclasses.replace(outcome, unit=names[outcome.unit]) for outcome in kept]
+    table = tabulate_outcomes(images, NAMES)
+    assert [row[0] for row in table.rows] == ["images", "knees", "patients"]
+    assert table.columns[3] == "Test images"
+    text = " ".join([*describe_outcomes(images, NAMES), *describe_method(("image", "side", "patient"))])
+    assert "A split of images gives a score 9.0 points above" in text
+    assert "three ways to split, by the same fractions: by image, by the images of a patient" in text
+    assert "slice" not in text
+    assert "scan" not in text
+    assert (
+        "four ways to split, by the same fractions: by slice, by scan, by the scans" in describe_method(SPLIT_UNITS)[0]
+    )
+    assert (
+        "two ways to split, by the same fractions: by image, and by patient" in describe_method(("image", "patient"))[0]
+    )
 
 
 def test_figures_change_with_their_numbers():

@@ -1,5 +1,6 @@
 """Each of the four ways to split keeps its unit together and no more; shuffled labels do not depend on the knees."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,12 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.sources import SplitConfig
+from pipeline.config.studies import LeakStudyConfig
+from pipeline.core.data_kinds import PATIENT_IMAGES
+from pipeline.core.errors import UserError
+from pipeline.data.store import Store
 from pipeline.studies.leaky_splits import (
     SPLIT_UNITS,
     assign_by_unit,
     choose_middle_slices,
     equalize_training,
     name_units,
+    plan_leaky_runs,
     shuffle_labels,
 )
 
@@ -61,6 +67,35 @@ def test_the_fractions_hold_for_the_units(num_visits, seed, unit):
     for split, fraction in (("train", 0.5), ("val", 0.2), ("test", 0.3)):
         # One stratum for patients, two (left, right) for what has one label: each rounds by less than one unit.
         assert abs((units == split).sum() - fraction * len(units)) < 2, split
+
+
+def make_image_store(sides, num_images):
+    """Images of eight patients: ``num_images`` of each side."""
+    index = make_index([num_images] * 8, num_slices=1, sides=sides)
+    index["source_id"], index["slice_position"] = index["example_id"], 0.0
+    return Store(np.zeros((len(index), 8, 8), np.uint8), index, tuple(sorted(sides)), {}, "", PATIENT_IMAGES)
+
+
+def test_images_are_split_by_image_by_knee_and_by_patient_where_these_differ():
+    options, split = LeakStudyConfig(), SplitConfig(val_fraction=0.25, test_fraction=0.25)
+    for sides, num_images, units in (
+        (("left", "right"), 2, ["image", "side", "patient"]),
+        (("left", "right"), 1, ["image", "patient"]),
+        (("left",), 2, ["image", "patient"]),
+    ):
+        store = make_image_store(sides, num_images)
+        if len(sides) == 1:  # half of the patients have each label, so that a patient and label is the patient
+            store.index["label"] = np.where(store.index["group_id"].astype(int) < 4, "left", "right")
+            store = dataclasses.replace(store, class_names=("left", "right"))
+        runs = plan_leaky_runs(store, options, split)
+        assert [run.unit for run in runs[::2]] == units
+        assert len({run.num_train for run in runs}) == 1
+        (by_patient,) = (run for run in runs if run.name == "patient-true-seed-0")
+        used = by_patient.splits != ""
+        splits = pd.Series(by_patient.splits[used]).groupby(store.index["group_id"].to_numpy()[used])
+        assert (splits.nunique() == 1).all()
+    with pytest.raises(UserError, match="each of the 8 patients has one image"):
+        plan_leaky_runs(make_image_store(("left",), 1), options, split)
 
 
 def test_what_leaks_really_leaks():

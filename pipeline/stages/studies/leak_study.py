@@ -37,21 +37,21 @@ def choose_folder(experiment: Experiment) -> Path:
 
 @exclusive(choose_folder)
 def leak_study(experiment: Experiment, console: Console) -> None:
-    """Show what leaks do: four ways to split the same slices, with true and with shuffled labels.
+    """Show what leaks do: several ways to split the same slices or images, with true and with shuffled labels.
 
     Nothing is written to folders that training reads: no splits, no certificate, no checkpoint. A model that was
     scored before an interruption is not trained again.
 
     Raises:
-        UserError: No volumes, too few patients, or a loss that becomes NaN or infinite.
+        UserError: No patients, or too few patients, or a loss that becomes NaN or infinite.
     """
     experiment = use_single_split(experiment)
     paths, options = experiment.paths, experiment.evaluate
     store = read_store(paths.prepared, verify=True)
-    if not store.kind.has_slices:
+    if not store.kind.has_patients:
         raise UserError(
-            f"leak-study: {experiment.data.dataset} is made of {plural(store.kind.example)} and not of slices, which "
-            "the study splits in four ways. It is for volumes; choose a config of scans."
+            f"leak-study: {experiment.data.dataset} is made of {plural(store.kind.example)} without patients, and the "
+            "study compares with a split by patient. Choose a config of scans, or of images of patients."
         )
     read_preprocess(experiment, store)
     folder = choose_folder(experiment)
@@ -108,13 +108,14 @@ def _train(
         write_run(path, outcome.predictions, store.class_names, record)
         tracked.keep(
             RunFacts(
-                metrics={"test_slice_accuracy": facts["accuracy"]},
+                metrics={f"test_{store.kind.example}_accuracy": facts["accuracy"]},
                 files=name_files(paths, [path.with_suffix(".csv")]),
                 history=paths.name_file(history),
             )
         )
     console.print(
-        f"  {run.name}: accuracy {100 * facts['accuracy']:.1f} % on {facts['n']} slices of {facts['groups']} patients, "
+        f"  {run.name}: accuracy {100 * facts['accuracy']:.1f} % on {facts['n']} "
+        f"{plural(store.kind.example)} of {facts['groups']} patients, "
         f"{facts['seconds']:.0f} s",
         highlight=False,
     )

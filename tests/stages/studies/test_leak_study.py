@@ -108,4 +108,4 @@ def test_published_sets_are_refused_in_one_line(write_mnist, tmp_path, capsys):
     capsys.readouterr()
     assert main(["leak-study", *words, "--data.allow_partial", "true"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "leak-study: mnist is made of images and not of slices" in line
+    assert "leak-study: mnist is made of images without patients" in line
