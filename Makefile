@@ -24,7 +24,7 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup fetch preprocess split train evaluate predict export attention compare leak-study \
-	cross-validate report audit folds mnist cifar10 cifar100 medmnist modelnet40 ui test test-slow check docs pages format bench clean
+	cross-validate learning-curve report audit folds mnist cifar10 cifar100 medmnist modelnet40 ui test test-slow check docs pages format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ leak-study: $(READY) ## show what leaks do: several ways to split, true and shuf
 
 cross-validate: $(READY) ## train and evaluate every fold, so that every patient is tested once
 	$(STAGE) cross-validate $(OPTIONS)
+
+learning-curve: $(READY) ## draw the accuracy by the number of training patients, of Perceiver, CNN and a linear model
+	$(STAGE) learning-curve $(OPTIONS)
 
 # The names of earlier versions.
 report audit folds:

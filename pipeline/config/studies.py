@@ -1,4 +1,4 @@
-"""The options of stages that train several models: the leak demonstration, folds and seeds."""
+"""The options of stages that train several models: the leak demonstration, folds and seeds, the learning curve."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +53,41 @@ class CrossValidateConfig:
             require_distinct("cross_validate.seeds", self.seeds)
         given = len(self.seeds) > 0 or self.vary == "folds"
         require(given, "cross_validate.seeds", [], "one seed or more where cross_validate.vary is seeds")
+
+
+CurveModel = Literal["perceiver", "cnn", "logistic_regression"]
+
+
+@dataclass(frozen=True)
+class LearningCurveConfig:
+    """The accuracy by the number of training patients, of several models on the same patients and the same test.
+
+    The networks are those of ``model.perceiver`` and ``model.cnn``, trained by the recipe of the experiment. Every
+    training makes ``train.epochs`` epochs of as many steps as with all training patients: the examples of few patients
+    come several times in an epoch.
+
+    Args:
+        patients: The numbers of training patients, growing; none means 2, 4, 8 and so on, and all of them.
+        draws: The number of draws of training patients. A draw is one order of all of them, of which each size takes
+            the first: the patients of a smaller size are among those of a larger one, and draws are independent.
+        models: The models, which see the same patients in each draw.
+        wanted: The accuracy whose number of training patients is estimated, by a power law.
+        seed: The seed of the draws.
+    """
+
+    patients: tuple[int, ...] = ()
+    draws: int = 5
+    models: tuple[CurveModel, ...] = ("perceiver", "cnn", "logistic_regression")
+    wanted: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        growing = list(self.patients) == sorted(set(self.patients)) and all(number >= 1 for number in self.patients)
+        require(growing, "learning_curve.patients", list(self.patients), "growing numbers of 1 or more")
+        require_at_least("learning_curve", self, 1, "draws")
+        good_models = len(self.models) >= 1 and len(set(self.models)) == len(self.models)
+        require(good_models, "learning_curve.models", list(self.models), "one or more, each once")
+        require(0 < self.wanted < 1, "learning_curve.wanted", self.wanted, "between 0 and 1")
 
 
 def require_distinct(field: str, seeds: tuple[int, ...]) -> None:

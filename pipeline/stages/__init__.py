@@ -169,5 +169,14 @@ STAGES = {
             (*_TRAIN, *_EVALUATE, "cross_validate"),
             package=_STUDIES,
         ),
+        Stage(
+            "learning-curve",
+            "Draw the accuracy by the number of training patients: Perceiver, CNN and logistic regression.",
+            (
+                *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
+                *("model", "augment", "train", "evaluate", "learning_curve", "tracking"),
+            ),
+            package=_STUDIES,
+        ),
     )
 }

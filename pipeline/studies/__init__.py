@@ -1,1 +1,1 @@
-"""Several trainings put together: cross-validation and the leak study."""
+"""Several trainings put together: cross-validation, the leak study and the learning curve."""

@@ -1,8 +1,7 @@
 """The leak study: one recipe, several ways to split the same slices or images, with true and with shuffled labels."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
 from pipeline.config.studies import LeakStudyConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
-from pipeline.core.files import read_json, write_json
-from pipeline.core.provenance import read_hardware
+from pipeline.core.files import read_json
 from pipeline.core.serialization import flatten
-from pipeline.core.tables import prediction_columns, write_table
 from pipeline.core.text import plural
 from pipeline.data.batches import Examples, place_examples
 from pipeline.data.store import Store
@@ -27,9 +24,9 @@ from pipeline.evaluation.metrics import compute_level
 from pipeline.evaluation.predictions import build_predictions, read_predictions
 from pipeline.evaluation.schema import Estimate
 from pipeline.inference.probabilities import compute_probabilities
+from pipeline.studies.kept_models import OnEpoch, Outcome
 from pipeline.studies.leaky_splits import LeakyRun
-from pipeline.training.devices.fabric import build_fabric, name_accelerator
-from pipeline.training.history import EpochResult
+from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop import TrainingSetup, train_epochs
 from pipeline.training.run_state import EXECUTION
 from pipeline.training.setup import start_from
@@ -39,25 +36,6 @@ WARMUP_FRACTION = 0.1
 NO_CHANGES = AugmentConfig(
     rotation_degrees=0, zoom_fraction=0, shift_fraction=0, gamma=0, brightness_fraction=0, noise_std=0
 )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one model of the leak study.
-
-    Args:
-        predictions: The predictions of the test slices; ``label`` is the label that the model was to learn.
-        history: One row for each epoch.
-        num_steps: The number of steps of the optimizer.
-        num_train: The number of training slices.
-        device: The device that trained it.
-    """
-
-    predictions: pd.DataFrame
-    history: tuple[EpochResult, ...]
-    num_steps: int
-    num_train: int
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -126,11 +104,6 @@ def list_settings(experiment: Experiment, store: Store, num_train: int) -> dict[
     }
 
 
-def is_complete(path: Path, settings: Mapping[str, Any]) -> bool:
-    """Return whether the model of a record was trained with these settings and scored."""
-    return path.is_file() and path.with_suffix(".csv").is_file() and bool(read_json(path)["settings"] == settings)
-
-
 def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, TrainConfig]:
     """Return the options of model and training for all models of the leak study.
 
@@ -174,7 +147,7 @@ def train_one(
     experiment: Experiment,
     store: Store,
     run: LeakyRun,
-    on_epoch: Callable[[EpochResult], None],
+    on_epoch: OnEpoch,
 ) -> Outcome:
     """Train one model and score its test slices with the weights after the last step.
 
@@ -217,46 +190,6 @@ def train_one(
     predictions = build_predictions(index, scores.astype(np.float64), store.class_names)
     num_steps = count_steps(len(setup.train_examples), train_options.batch_size) * len(state.history)
     return Outcome(predictions, tuple(state.history), num_steps, len(setup.train_examples), fabric.device)
-
-
-def run_model(
-    experiment: Experiment, store: Store, run: LeakyRun, on_epoch: Callable[[EpochResult], None]
-) -> tuple[Outcome, dict[str, Any]]:
-    """Train a model and score its test slices; return the outcome, and the facts for its record.
-
-    Args:
-        experiment: All options.
-        store: The slices.
-        run: The splits and the labels of the slices.
-        on_epoch: Called with the result of each epoch.
-    """
-    started, started_cpu = time.perf_counter(), time.process_time()
-    outcome = train_one(experiment, store, run, on_epoch)
-    table = outcome.predictions
-    return outcome, {
-        "accuracy": float((table["label"] == table["predicted"]).mean()),
-        "n": len(table),
-        "groups": int(table["group_id"].nunique()),
-        "train_accuracy": outcome.history[-1].train_accuracy,
-        "num_train": outcome.num_train,
-        "num_steps": outcome.num_steps,
-        "seconds": round(time.perf_counter() - started, 1),
-        "processor_seconds": round(time.process_time() - started_cpu, 1),
-        "hardware": read_hardware(name_accelerator(outcome.device)),
-    }
-
-
-def write_run(path: Path, predictions: pd.DataFrame, class_names: tuple[str, ...], record: Mapping[str, Any]) -> None:
-    """Write the predictions of a model, then the record that marks it as complete.
-
-    Args:
-        path: The path of the record; the predictions are next to it, as CSV.
-        predictions: The predictions of the test slices.
-        class_names: All classes.
-        record: The ``settings`` and the ``facts`` of the model.
-    """
-    write_table(path.with_suffix(".csv"), predictions, prediction_columns(class_names))
-    write_json(path, record)
 
 
 def read_leak_study(

@@ -14,7 +14,7 @@ from pipeline.reporting.evaluation.decision_section import (
 from pipeline.reporting.evaluation.notes import compare_with_baseline
 from pipeline.reporting.evaluation.scores import describe_errors, describe_few_groups
 from pipeline.reporting.evaluation.shortcut_section import _describe_extremes, list_probe_warnings
-from pipeline.reporting.leak_study_page import _describe_leaks, _describe_patients, _describe_true
+from pipeline.reporting.studies.leak_study_page import _describe_leaks, _describe_patients, _describe_true
 from pipeline.studies.leaky_splits import SPLIT_UNITS
 from tests.builders.reports import build_metric, build_metrics
 

@@ -20,6 +20,14 @@ EXTRA = {
     "export": ["--export.formats", "[torch]"],
     "leak-study": ["--leak_study.num_steps", "2", "--leak_study.num_slices", "2"],
     "cross-validate": ["--cross_validate.vary", "seeds", "--cross_validate.seeds", "[1]"],
+    "learning-curve": [
+        "--learning_curve.patients",
+        "[2]",
+        "--learning_curve.draws",
+        "1",
+        "--learning_curve.models",
+        "[perceiver]",
+    ],
 }
 
 

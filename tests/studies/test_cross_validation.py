@@ -14,7 +14,7 @@ from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_levels
-from pipeline.reporting.cross_validation_page import (
+from pipeline.reporting.studies.cross_validation_page import (
     describe_method,
     describe_pooled,
     tabulate_means,

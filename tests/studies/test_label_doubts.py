@@ -7,7 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.data.store import Store
-from pipeline.reporting.cross_validation_page import build_doubt_section
+from pipeline.reporting.studies.cross_validation_page import build_doubt_section
 from pipeline.studies import label_doubts
 from pipeline.studies.label_doubts import DOUBT_COLUMNS, find_label_doubts
 

@@ -10,7 +10,7 @@ from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.certified_data import order_classes
 from pipeline.data.store import read_store
 from pipeline.datasets import DATASETS
-from pipeline.reporting.cross_validation_page import describe_pooled, write_cross_validation
+from pipeline.reporting.studies.cross_validation_page import describe_pooled, write_cross_validation
 from pipeline.stages.base import exclusive
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.split import read_published_splits, split

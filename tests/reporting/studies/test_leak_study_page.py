@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.reporting.figures.intervals import labelled_accuracies, run_accuracies
-from pipeline.reporting.leak_study_page import describe_method, describe_outcomes, tabulate_outcomes
+from pipeline.reporting.studies.leak_study_page import describe_method, describe_outcomes, tabulate_outcomes
 from pipeline.studies.leak_study import LeakOutcome, summarise_outcomes
 from pipeline.studies.leaky_splits import LABELLINGS, SPLIT_UNITS
 

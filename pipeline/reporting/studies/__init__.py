@@ -1,0 +1,1 @@
+"""The pages of studies that put several trainings together."""
