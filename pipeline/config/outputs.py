@@ -29,6 +29,9 @@ class EvaluateConfig:
         subgroups: Facts of the scans whose values are scored apart: ``side``, ``visit``, ``site`` and the columns of
             ``data.covariates``; of numbers with the number of their quantiles, as ``age:4``.
         checkpoint: The weights to evaluate; without it the run's best.
+        ensemble: The runs that are evaluated as one model, with the mean of their probabilities: names such as
+            ``seed-1``, or with ``*`` all that fit, folders of runs, or checkpoints. None of them may have seen a test
+            patient. The report goes to ``ensemble`` below the experiment's.
     """
 
     batch_size: int = 256
@@ -41,8 +44,10 @@ class EvaluateConfig:
     prevalence: float | None = None
     subgroups: tuple[str, ...] = ()
     checkpoint: Path | None = None
+    ensemble: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_alone("evaluate", self.ensemble, self.checkpoint)
         require_at_least("evaluate", self, 1, "batch_size")
         require_at_least("evaluate", self, 2, "logistic_regression_examples")
         require_at_least("evaluate", self, 100, "num_bootstrap_resamples")
@@ -63,6 +68,8 @@ class PredictConfig:
     Args:
         inputs: The files, folders that are searched for them, or tables (``.csv``) with a column ``path``.
         checkpoint: The weights; without it the run's best.
+        ensemble: The runs that answer as one model, with the mean of their probabilities: names such as ``seed-1``, or
+            with ``*`` all that fit (``fold-*``), folders of runs, or checkpoints.
         output: The table to write, ``.csv`` or ``.json``; without it ``predictions_new.csv`` in the report folder.
         min_confidence: The least probability; where the highest is below it, the row is marked ``abstained``. 0 marks
             none.
@@ -70,10 +77,12 @@ class PredictConfig:
 
     inputs: tuple[Path, ...] = ()
     checkpoint: Path | None = None
+    ensemble: tuple[str, ...] = ()
     output: Path | None = None
     min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
+        require_alone("predict", self.ensemble, self.checkpoint)
         good_suffix = self.output is None or self.output.suffix.lower() in (".csv", ".json")
         require(good_suffix, "predict.output", self.output, "a name that ends in .csv or .json")
         require(0 <= self.min_confidence <= 1, "predict.min_confidence", self.min_confidence, "0 to 1")
@@ -170,3 +179,11 @@ class CompareConfig:
     def __post_init__(self) -> None:
         require_at_least("compare", self, 0, "num_examples")
         require_at_least("compare", self, 100, "num_bootstrap_resamples", "num_permutations")
+
+
+def require_alone(section: str, ensemble: tuple[str, ...], checkpoint: Path | None) -> None:
+    """Refuse an ensemble next to a checkpoint, and a run that it has twice."""
+    alone = not ensemble or checkpoint is None
+    require(alone, f"{section}.checkpoint", checkpoint, f"null with {section}.ensemble, which can hold it")
+    once = len(set(ensemble)) == len(ensemble)
+    require(once, f"{section}.ensemble", list(ensemble), "names of runs, each once")

@@ -347,6 +347,22 @@ class NotEvaluated(TypedDict):
     reason: str
 
 
+class EnsembleMember(TypedDict):
+    """A model of an ensemble: its run, seed, the fold that it left out for a test, and the epoch of its weights."""
+
+    name: str
+    seed: int | None
+    test_fold: int | None
+    epoch: int
+
+
+class EnsembleFacts(TypedDict):
+    """The models that answered together; ``not_fitted`` is why nothing is fitted on validation, else empty."""
+
+    members: list[EnsembleMember]
+    not_fitted: str
+
+
 class Metrics(TypedDict):
     """The whole of metrics.json; ``synthetic_note`` is empty for real data, only ordered classes have ``grades``."""
 
@@ -357,6 +373,7 @@ class Metrics(TypedDict):
     classes: dict[str, ClassTable]
     grades: NotRequired[Grades]
     subgroups: NotRequired[list[SubgroupTable]]
+    ensemble: NotRequired[EnsembleFacts]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
@@ -21,20 +22,19 @@ from pipeline.formats.point_clouds import read_cloud
 from pipeline.formats.volume import Volume, describe_spacing
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import compute_probabilities, score_stack
-from pipeline.models.classifier import Classifier
 from pipeline.preprocessing.images import read_stored
 from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint
 
 
 def score_volumes(
-    scans: list[Scan], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
+    scans: list[Scan], classifier: nn.Module, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
 ) -> Iterator[Row]:
     """Yield one row a volume: probabilities are the means over its slices, as in ``evaluate``.
 
     Args:
         scans: The scans of volumes; each is read when its row is computed.
-        classifier: The classifier of the checkpoint, on the device.
+        classifier: The classifier of the checkpoint, or an ensemble with others, on the device.
         checkpoint: The checkpoint; its options are those by which volumes are cut into slices.
         experiment: All options; the batch size and the least confidence are read here.
         device: The device of the classifier.
@@ -55,13 +55,13 @@ def score_volumes(
 
 
 def score_examples(
-    scans: list[Scan], classifier: Classifier, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
+    scans: list[Scan], classifier: nn.Module, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
 ) -> Iterator[Row]:
     """Yield one row an image or point cloud, read and scored in batches.
 
     Args:
         scans: The scans of images or objects.
-        classifier: The classifier of the checkpoint, on the device.
+        classifier: The classifier of the checkpoint, or an ensemble with others, on the device.
         checkpoint: The checkpoint, with the shape of the examples.
         experiment: All options; the batch size and the least confidence are read here.
         device: The device of the classifier.

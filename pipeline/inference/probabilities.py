@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.core.array_types import Array
 from pipeline.core.predictions import Mirrored
@@ -51,7 +52,7 @@ def score_with_mirrored(
 
 @torch.inference_mode()
 def compute_probabilities(
-    classifier: Classifier,
+    classifier: nn.Module,
     images: Array,
     slice_position: Array,
     device: torch.device,
@@ -61,7 +62,7 @@ def compute_probabilities(
     """Score examples as the store holds them, of which a batch at a time is read.
 
     Args:
-        classifier: The classifier of ``build_from_checkpoint``, on ``device``.
+        classifier: The classifier of ``build_from_checkpoint`` or an ensemble of them, on ``device``.
         images: The images (examples, height, width) or (examples, channels, height, width) uint8; may be memory-mapped.
         slice_position: The places of the slices, (examples,) in [-1, 1].
         device: The device of the classifier.
@@ -90,7 +91,7 @@ def _read_batches(
         yield read_images(images, batch).to(device), places
 
 
-def score_stack(classifier: Classifier, stack: Stack, device: torch.device, batch_size: int) -> Array:
+def score_stack(classifier: nn.Module, stack: Stack, device: torch.device, batch_size: int) -> Array:
     """Score a volume: the mean over its slices.
 
     Args:

@@ -1,38 +1,60 @@
 """The evaluate stage: the scores of a trained model on rows that it was not trained on, and the report."""
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
+from pipeline.core.workspace import join_names
+from pipeline.data.certified_data import Answers, load_certified_data
 from pipeline.data.store import check_store
 from pipeline.datasets import DATASETS
 from pipeline.evaluation.evaluation import compute_evaluation
+from pipeline.evaluation.schema import EnsembleMember
 from pipeline.evaluation.validity.subgroups import read_facts
+from pipeline.inference.ensembles import NAME, Member, average_answers, check_members, read_members
 from pipeline.inference.splits import score_splits
 from pipeline.reporting.evaluation.notes import describe_unknown_patients, list_console_warnings, summarise_scores
+from pipeline.reporting.evaluation.origin_section import describe_ensemble
 from pipeline.reporting.evaluation.page import build_report, write_evaluation
 from pipeline.stages.base import exclusive
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.records import RunFacts, describe_split, flatten_metrics, list_own_files, name_files
-from pipeline.training.run_state import load_trained_run
+from pipeline.training.run_state import TrainedRun, load_trained_run, open_checkpoint
 
 
-@exclusive(lambda experiment: experiment.paths.report_folder)
+def name_ensemble(experiment: Experiment) -> Experiment:
+    """Give an ensemble a report folder of its own; the experiment of a single model stays as it is."""
+    if not experiment.evaluate.ensemble:
+        return experiment
+    return dataclasses.replace(experiment, run=join_names(experiment.run, NAME))
+
+
+@exclusive(lambda experiment: name_ensemble(experiment).paths.report_folder)
 def evaluate(experiment: Experiment, console: Console) -> None:
     """Score the validation and test rows; write predictions, metrics, figures and the report.
 
     Raises:
-        UserError: No trained model, or one that was trained on another store or other splits.
+        UserError: No trained model, or one that was trained on another store or other splits; an ensemble of which a
+            member has seen a test patient.
     """
+    experiment = name_ensemble(experiment)
     paths, options = experiment.paths, experiment.evaluate
-    run = load_trained_run(experiment, options.checkpoint)
+    opened = _open(experiment)
+    run = opened.run
     manifest = run.data.manifest
     scans = manifest[manifest["status"] == "accepted"].set_index("source_id")
     read_facts(scans, options.subgroups)  # what is wrong with the option is said before the rows are scored
-    answers = score_splits(run, options.batch_size)
+    answers = _answer(opened, experiment)
     with console.status("scoring, and fitting the baselines"):
         note = DATASETS[experiment.data.dataset].synthetic_note
         evaluation = compute_evaluation(run.data, answers, scans, options, note)
+    if opened.members:
+        members = [_describe_member(member) for member in opened.members]
+        evaluation.metrics["ensemble"] = {"members": members, "not_fitted": opened.not_fitted}
     report = build_report(experiment, run, evaluation, manifest)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
@@ -44,9 +66,58 @@ def evaluate(experiment: Experiment, console: Console) -> None:
                 files=name_files(paths, list_own_files(paths.report_folder), "evaluation"),
             )
         )
+    if "ensemble" in evaluation.metrics:
+        console.print(f"  {describe_ensemble(evaluation.metrics['ensemble'])}", highlight=False)
     for line in (*summarise_scores(evaluation.metrics, run.data.store.kind), *report.baseline_notes):
         console.print(f"  {line}", highlight=False)
     unknown = describe_unknown_patients(run.checkpoint.settings)
     for warning in (*list_console_warnings(evaluation.metrics, run.data), *unknown):
         warn(console, warning)
     console.print(f"-> {paths.report_folder / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The model that is evaluated, or the models of an ensemble.
+
+    Args:
+        run: The trained model, of an ensemble the first, and the data.
+        members: The models of an ensemble; none for a single model.
+        not_fitted: The reason why nothing is fitted on validation; empty where it is.
+    """
+
+    run: TrainedRun
+    members: Sequence[Member] = ()
+    not_fitted: str = ""
+
+
+def _open(experiment: Experiment) -> Opened:
+    """Load the model, or those of an ensemble, and refuse one that has seen a test patient."""
+    options, option = experiment.evaluate, "evaluate.ensemble"
+    if not options.ensemble:
+        return Opened(load_trained_run(experiment, options.checkpoint))
+    data = load_certified_data(experiment)
+    members = read_members(options.ensemble, experiment.paths, option)
+    not_fitted = check_members(members, experiment, data, option)
+    first = open_checkpoint(members[0].path, members[0].checkpoint, data, experiment)
+    return Opened(first, members, not_fitted)
+
+
+def _answer(opened: Opened, experiment: Experiment) -> Answers:
+    """Score the validation and the test rows; members of an ensemble are scored one after the other."""
+    batch_size, data = experiment.evaluate.batch_size, opened.run.data
+    if not opened.members:
+        return score_splits(opened.run, batch_size)
+    runs = (open_checkpoint(member.path, member.checkpoint, data, experiment) for member in opened.members)
+    return average_answers([score_splits(run, batch_size) for run in runs], has_val=not opened.not_fitted)
+
+
+def _describe_member(member: Member) -> EnsembleMember:
+    settings = member.checkpoint.settings
+    fold = settings.get("split.test_fold") if settings.get("split.num_folds") else None
+    return {
+        "name": member.name,
+        "seed": settings.get("train.seed"),
+        "test_fold": fold,
+        "epoch": member.checkpoint.epoch,
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import progress
@@ -18,10 +19,11 @@ from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.resumable_table import Row, RowWriter
 from pipeline.core.text import count_words, make_printable, plural
 from pipeline.formats.nifti import list_files
+from pipeline.inference.ensembles import Ensemble, read_members
 from pipeline.inference.inputs import Scan, find_scans
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.stages.base import exclusive
-from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
+from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.training.devices.fabric import choose_accelerator
 
 FORMAT = 1
@@ -44,17 +46,14 @@ def predict(experiment: Experiment, console: Console) -> None:
         UserError: Nothing to score, or files that cannot be read; the others are written first.
     """
     options = experiment.predict
-    path = options.checkpoint or experiment.paths.best_checkpoint
-    checkpoint = read_checkpoint(path)
+    paths, checkpoint, classifier, device = _load(experiment, console)
     scans = find_scans(options.inputs, checkpoint.spec.kind)
-    device = torch.device(choose_accelerator(experiment.train.accelerator))
-    classifier = build_from_checkpoint(checkpoint, device)
     score = score_volumes if checkpoint.spec.kind.has_slices else score_examples
     per_volume = ("num_slices",) if checkpoint.spec.kind.has_slices else ()
     scores = ("path", "predicted", *probability_columns(checkpoint.spec.class_names))
     columns = (*scores, *per_volume, "abstained", "warnings", "reason")
     output = choose_output(experiment)
-    with RowWriter(output, _identify(path, scans, options.min_confidence)) as writer:
+    with RowWriter(output, _identify(paths, scans, options.min_confidence)) as writer:
         if writer.num_rows > 0:
             console.print(f"{writer.num_rows} of {len(scans)} were scored before; resuming.")
         rest = scans[writer.num_rows :]
@@ -73,12 +72,28 @@ def predict(experiment: Experiment, console: Console) -> None:
         raise UserError(f"{output}: {refused}, each with its reason; first: {first_reason}")
 
 
+def _load(experiment: Experiment, console: Console) -> tuple[list[Path], Checkpoint, nn.Module, torch.device]:
+    """Return the files of the weights, the checkpoint whose options the scans are read by, the model and its device."""
+    options = experiment.predict
+    device = torch.device(choose_accelerator(experiment.train.accelerator))
+    if not options.ensemble:
+        path = options.checkpoint or experiment.paths.best_checkpoint
+        checkpoint = read_checkpoint(path)
+        return [path], checkpoint, build_from_checkpoint(checkpoint, device), device
+    members = read_members(options.ensemble, experiment.paths, "predict.ensemble")
+    console.print(f"ensemble of {len(members)} models: {', '.join(member.name for member in members)}", highlight=False)
+    classifier = Ensemble([build_from_checkpoint(member.checkpoint, device) for member in members]).eval()
+    return [member.path for member in members], members[0].checkpoint, classifier, device
+
+
 _NOTES = {"abstained": "abstained from", "warned": "with a warning"}
 
 
-def _identify(path: Path, scans: list[Scan], min_confidence: float) -> str:
-    """Return a fingerprint of the checkpoint, the options, and every file's name, size and time."""
-    digest = hashlib.sha256(path.read_bytes())
+def _identify(paths: list[Path], scans: list[Scan], min_confidence: float) -> str:
+    """Return a fingerprint of the weights, the options, and every file's name, size and time."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
     for scan in scans:
         for file in itertools.chain.from_iterable(map(list_files, scan.paths)):
             status = file.stat() if file.exists() else None

@@ -167,6 +167,27 @@ def load_trained_run(experiment: Experiment, checkpoint_path: Path | None) -> Tr
     trained_on = (checkpoint.store_fingerprint, checkpoint.split_fingerprint)
     if trained_on != (data.store.fingerprint, data.certificate["splits_fingerprint"]):
         raise UserError(f"{path}: trained on other examples or splits than these. Run the train stage again.")
+    test_fold, num_folds = checkpoint.settings.get("split.test_fold"), experiment.split.num_folds
+    if num_folds > 0 and test_fold is not None and test_fold != experiment.split.test_fold:
+        raise UserError(
+            f"{path}: trained with fold {test_fold} left out for its test, so that it knows patients of fold "
+            f"{experiment.split.test_fold}. Set split.test_fold: {test_fold}, or give the checkpoint of this fold."
+        )
+    return open_checkpoint(path, checkpoint, data, experiment)
+
+
+def open_checkpoint(path: Path, checkpoint: Checkpoint, data: CertifiedData, experiment: Experiment) -> TrainedRun:
+    """Build the model of a checkpoint next to data that it may be evaluated on.
+
+    Args:
+        path: The file of the checkpoint, for messages.
+        checkpoint: The weights.
+        data: All examples and their splits.
+        experiment: All options; the device is chosen by them.
+
+    Raises:
+        UserError: The classes have another order.
+    """
     trained_names, names = checkpoint.spec.class_names, data.store.class_names
     if trained_names != names:
         raise UserError(

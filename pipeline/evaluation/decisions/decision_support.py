@@ -59,14 +59,14 @@ class LevelTables:
 
 
 def list_tables(predictions: pandas.DataFrame, levels: Sequence[str]) -> Iterator[LevelTables]:
-    """Yield the tables of each level that validation and test rows have.
+    """Yield the tables of each level that validation and test rows have; none without validation rows.
 
     Args:
         predictions: The predictions of validation and test rows.
         levels: The names of the levels of the test rows.
     """
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
-    for name in levels:
+    for name in levels if len(val) > 0 else ():
         if name in LEVEL_KEYS and not has_level(val, name):
             continue  # a validation patient has two labels, where each test patient has one
         yield LevelTables(name, aggregate(val, name), aggregate(test, name))

@@ -43,7 +43,7 @@ def compute_grades(
 def _compute_level(
     val: pandas.DataFrame, test: pandas.DataFrame, level: str, class_names: Sequence[str], bootstrap: Bootstrap
 ) -> LevelGrades:
-    val, test = aggregate(val, level), aggregate(test, level)
+    val, test = aggregate(val, level) if len(val) > 0 else val, aggregate(test, level)
     labels = read_class_indices(val["label"], class_names)
     expected = compute_expected_grades(read_probabilities(val, class_names))
     fitted = fit_cut_points(expected, labels, len(class_names)) if len(set(labels)) > 1 else None

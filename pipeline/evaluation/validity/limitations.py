@@ -95,7 +95,9 @@ def _list_levels(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
         yield "Scores of whole knees", why
     for level in evaluated.levels:
         if level not in evaluated.decision["calibration"]:
-            yield f"Temperature and thresholds of {plural(level)}", "a validation patient has rows of several classes"
+            has_any = len(evaluated.decision["calibration"]) > 0
+            why = "a validation patient has rows of several classes" if has_any else "no validation rows were scored"
+            yield f"Temperature and thresholds of {plural(level)}", why
 
 
 def _list_classes(evaluated: Evaluated) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
 from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.flow_diagram import describe_flow
+from pipeline.reporting.evaluation.origin_section import describe_ensemble
 from pipeline.reporting.evaluation.scores import describe_few_groups, describe_sample_size, summarise_in_words
 from pipeline.reporting.evaluation.shortcut_section import PART_TITLES, list_parts
 from pipeline.reporting.formatting import (
@@ -72,6 +73,8 @@ def fill_documents(
     facts |= describe_results(
         metrics, checkpoint.spec.kind, experiment.evaluate.num_bootstrap_resamples, experiment.evaluate.seed
     )
+    if "ensemble" in metrics:
+        facts["ensemble"] = describe_ensemble(metrics["ensemble"])
     facts |= {"flow": " ".join(describe_flow(evidence.data.flow))}
     if has_attention:
         facts["explanation"] = (

@@ -40,6 +40,10 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
     """
     decision = metrics["decision"]
     levels = [level for level in distinct_levels(metrics["levels"]) if level in decision["coverage"]]
+    if not levels:
+        return Section(
+            "Decision support", ("No temperature and no threshold is fitted: no validation rows were scored.",)
+        )
     found = decision["calibration"][levels[0]]
     title = f"{plural(levels[0]).capitalize()}, test"
     figures = [

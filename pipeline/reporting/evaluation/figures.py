@@ -50,10 +50,11 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
     figures["precision_recall"] = precision_recall_curve(
         compute_precision_recall_curves(test, names), title, precision_text
     )
-    bins = metrics["decision"]["calibration"][level_name]["before"]["bins"]
-    figures["calibration"] = reliability_diagram(
-        [Reliability("model", bins)], names[-1] if len(names) == 2 else "", title
-    )
+    calibration = metrics["decision"]["calibration"].get(level_name)
+    if calibration is not None:
+        figures["calibration"] = reliability_diagram(
+            [Reliability("model", calibration["before"]["bins"])], names[-1] if len(names) == 2 else "", title
+        )
     mistakes = draw_mistakes(store, test)
     if mistakes is not None:
         figures["worst_mistakes"] = mistakes

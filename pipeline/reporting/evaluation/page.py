@@ -33,6 +33,7 @@ from pipeline.reporting.evaluation.notes import (
     list_warnings,
     tabulate_splits,
 )
+from pipeline.reporting.evaluation.origin_section import build_ensemble_section
 from pipeline.reporting.evaluation.published_section import build_published_section
 from pipeline.reporting.evaluation.scores import (
     build_classes,
@@ -107,20 +108,23 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     store, plane, kind = data.store, checkpoint.preprocess.plane, data.store.kind
     figures = draw_figures(store, evaluation.test, metrics)
     figures |= draw_attention(run.classifier, data, experiment.attention.num_examples, checkpoint.epoch)
-    history = None if experiment.evaluate.checkpoint is not None else pd.read_csv(experiment.paths.history)
+    is_own = experiment.evaluate.checkpoint is None and not experiment.evaluate.ensemble
+    history = pd.read_csv(experiment.paths.history) if is_own else None
     figures["training_curves"] = draw_curves(checkpoint, history)
-    sections = build_published_section(metrics, find_dataset(experiment.data)[1])
+    sections = build_ensemble_section(metrics, kind)
+    examined = len(sections)
+    sections += build_published_section(metrics, find_dataset(experiment.data)[1])
     sections += build_grade_section(metrics, kind)
     sections += build_subgroup_section(metrics, kind)
     sections += build_probe_sections(metrics["probes"], metrics, kind, plane)
-    examined = [section.title for section in sections]
+    titles = [section.title for section in sections[examined:]]
     sections += [build_decision_section(metrics, store.class_names, kind), build_limits_section(metrics)]
     flow = build_flow(manifest, store.index, data.split_of, kind, store.missing)
     evidence = DataEvidence(manifest, flow, data.certificate, store.missing)
     documents = fill_documents(
         Evidence(experiment, checkpoint, count_parameters(run.classifier.model), evidence, metrics),
         has_attention=any(name.startswith("attention") for name in figures),
-        section_titles=examined,
+        section_titles=titles,
     )
     return Report(
         title=experiment.paths.title,
