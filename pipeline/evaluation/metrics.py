@@ -32,7 +32,14 @@ from pipeline.evaluation.proportions import (
     plan_sample_size,
 )
 from pipeline.evaluation.schema import EXACT, Level, Scores, explain_missing_interval
-from pipeline.evaluation.scores import METRIC_NAMES, PatientTotals, compute_scores, resample_scores, sum_over_patients
+from pipeline.evaluation.scores import (
+    METRIC_NAMES,
+    METRIC_TITLES,
+    PatientTotals,
+    compute_scores,
+    resample_scores,
+    sum_over_patients,
+)
 
 # With more classes a confusion matrix has no numbers in its cells, so the largest are listed in words.
 MAX_READABLE_CLASSES = 12
@@ -182,7 +189,7 @@ def estimate_scores(totals: PatientTotals, repeats: Floats, bootstrap: Bootstrap
 def _list_undefined(metrics: Scores, support: dict[str, int]) -> list[str]:
     """Note which scores are not defined, or which classes an average leaves out."""
     present = [name for name, count in support.items() if count > 0]
-    undefined = [name for name, metric in metrics.items() if metric["value"] is None]
+    undefined = [METRIC_TITLES[name] for name, metric in metrics.items() if metric["value"] is None]
     if undefined:
         return [f"Not defined: {', '.join(undefined)}; the labels hold only {', '.join(present)}."]
     absent = [name for name in support if name not in present]
@@ -196,13 +203,13 @@ def _list_missing_intervals(metrics: Scores, num_patients: int, kind: DataKind) 
     names_of: dict[str, list[str]] = {}
     for name, metric in metrics.items():
         if metric["value"] is not None and metric["reason"]:
-            names_of.setdefault(metric["reason"].replace("group", kind.group), []).append(name)
+            names_of.setdefault(metric["reason"].replace("group", kind.group), []).append(METRIC_TITLES[name])
     return [f"No interval of {', '.join(names)}: {reason}." for reason, names in names_of.items()]
 
 
 def _list_limits(metrics: Scores, kind: DataKind) -> list[str]:
     """Note which intervals are exact bounds, and what they mean."""
-    names = [name for name, metric in metrics.items() if metric["method"] == EXACT]
+    names = [METRIC_TITLES[name] for name, metric in metrics.items() if metric["method"] == EXACT]
     if not names:
         return []
     return [

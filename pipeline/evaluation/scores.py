@@ -19,18 +19,19 @@ from pipeline.core.array_types import Floats, Indices
 from pipeline.evaluation.auroc import RankCounts, compute_auroc, count_ranks
 from pipeline.evaluation.bootstrap import Bootstrap, count_pairs, divide_or_nan
 
-METRIC_NAMES = (
-    "accuracy",
-    "balanced_accuracy",
-    "auroc",
-    "sensitivity",
-    "specificity",
-    "mcc",
-    "f1",
-    "nll",
-    "brier",
-    "ece",
-)
+METRIC_TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc": "AUROC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "mcc": "Matthews correlation",
+    "f1": "F1",
+    "nll": "Negative log-likelihood",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+}
+METRIC_NAMES = tuple(METRIC_TITLES)
 NUM_CALIBRATION_BINS = 15
 
 

@@ -6,18 +6,6 @@ from typing import Any
 
 from pipeline.evaluation.schema import Estimate
 
-METRIC_TITLES = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "auroc": "AUROC",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "mcc": "Matthews correlation",
-    "f1": "F1",
-    "nll": "Negative log-likelihood",
-    "brier": "Brier score",
-    "ece": "Expected calibration error",
-}
 DASH = "\u2013"
 LOWER_IS_BETTER = ("nll", "brier", "ece")
 BASELINE_TITLES = {

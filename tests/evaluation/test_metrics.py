@@ -238,7 +238,8 @@ def test_no_interval_is_without_width():
             assert metric["low"] < metric["high"]
         else:
             assert (metric["low"], metric["high"], metric["method"]) == (None, None, None)
-    assert "No interval of balanced_accuracy, mcc, f1, nll, brier: all resamples are equal." in level["notes"]
+    names = "Balanced accuracy, Matthews correlation, F1, Negative log-likelihood, Brier score"
+    assert f"No interval of {names}: all resamples are equal." in level["notes"]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_an_interval_needs_nine_resamples_in_ten():
     assert level["metrics"]["auroc"]["value"] == 1.0
     assert level["metrics"]["auroc"]["low"] is None
     assert level["metrics"]["accuracy"]["low"] is not None
-    assert "No interval of auroc: a class has rows of one patient only." in level["notes"]
+    assert "No interval of AUROC: a class has rows of one patient only." in level["notes"]
     estimate = estimate_by_bootstrap(0.5, np.array([0.4] * 89 + [np.nan] * 11), Support(60, 30))
     assert (estimate["value"], estimate["low"]) == (0.5, None)
     assert estimate["reason"] == "more than 10% of the resamples lack a class"

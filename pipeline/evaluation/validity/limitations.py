@@ -8,6 +8,7 @@ import pandas
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.schema import Decision, Level, NotEvaluated, first_level
+from pipeline.evaluation.scores import METRIC_TITLES
 
 # Of a class that fewer patients have, an interval says little; with fewer there is no verdict between runs either.
 FEW_GROUPS = 10
@@ -122,7 +123,7 @@ def _list_numbers(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     for name, metric in first["metrics"].items():
         if metric["value"] is not None and metric["low"] is None:
             reason = metric["reason"].replace("group", evaluated.kind.group)
-            names_of.setdefault(reason, []).append(name.replace("_", " "))
+            names_of.setdefault(reason, []).append(METRIC_TITLES[name])
     for reason, names in names_of.items():
         yield f"Intervals of {', '.join(names)}", reason
     if len(first["support"]) > 2:

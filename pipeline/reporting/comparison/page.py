@@ -17,10 +17,11 @@ from pipeline.evaluation.paired_comparison import (
     explain_mismatch,
 )
 from pipeline.evaluation.schema import Level, first_level
+from pipeline.evaluation.scores import METRIC_TITLES
 from pipeline.reporting.comparison.figures import draw_comparison
 from pipeline.reporting.comparison.runs import RunRecord
 from pipeline.reporting.elements import Table
-from pipeline.reporting.formatting import DASH, LOWER_IS_BETTER, METRIC_TITLES, humanise, show_interval, show_number
+from pipeline.reporting.formatting import DASH, LOWER_IS_BETTER, humanise, show_interval, show_number
 from pipeline.reporting.html import write_page
 
 SIGNIFICANCE = 0.05

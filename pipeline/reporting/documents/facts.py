@@ -15,7 +15,7 @@ from pipeline.core.files import write_bytes
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import list_mistakes
 from pipeline.evaluation.schema import Level, Metrics, count_correct, first_level
-from pipeline.evaluation.scores import METRIC_NAMES
+from pipeline.evaluation.scores import METRIC_NAMES, METRIC_TITLES
 from pipeline.evaluation.validity.limitations import describe_not_evaluated
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
@@ -27,7 +27,6 @@ from pipeline.reporting.evaluation.shortcut_section import PART_TITLES, list_par
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     LEVEL_TITLES,
-    METRIC_TITLES,
     humanise,
     show_number_with_interval,
     show_percent,

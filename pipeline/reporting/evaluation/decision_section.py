@@ -9,6 +9,7 @@ from pipeline.evaluation.decisions.selective_prediction import LISTED_COVERAGES
 from pipeline.evaluation.decisions.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import Decision, DecisionCurve, Estimate, Fit, Metrics
+from pipeline.evaluation.scores import METRIC_TITLES
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.scores import distinct_levels, name_groups
 from pipeline.reporting.figures.decision import (
@@ -20,7 +21,6 @@ from pipeline.reporting.figures.decision import (
 from pipeline.reporting.formatting import (
     DASH,
     LEVEL_TITLES,
-    METRIC_TITLES,
     humanise,
     show_estimate,
     show_number,
@@ -74,8 +74,7 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
     tables = [_tabulate_temperatures(decision, levels, kind), _tabulate_calibration(decision, levels)]
     tables += _tabulate_recalibration(decision, levels, class_names, kind)
     tables += _tabulate_operating_points(decision, levels, kind)
-    for level in levels:
-        tables += [_tabulate_coverage(decision, level), _tabulate_thresholds(decision, level, kind)]
+    tables += [_tabulate_coverage(decision, levels), _tabulate_thresholds(decision, levels, kind)]
     if decision["net_benefit"]:
         curve = decision["net_benefit"][levels[-1]]
         figures.append(_draw_net_benefit(curve, levels[-1]))
@@ -169,7 +168,7 @@ def _tabulate_temperatures(decision: Decision, levels: Sequence[str], kind: Data
         ("Level", "Temperature", "Validation rows", *counted),
         tuple(
             (
-                LEVEL_TITLES.get(level, humanise(level)),
+                _name_level(level),
                 f"{scores['temperature']:.3g}",
                 f"{scores['fitted_on']['num_rows']:,}",
                 *[f"{scores['fitted_on']['num_groups']:,}"] * len(counted),
@@ -273,41 +272,51 @@ def _tabulate_recalibration(
     ]
 
 
-def _tabulate_coverage(decision: Decision, level: str) -> Table:
-    points = {point["coverage"]: point for point in decision["coverage"][level]["curve"]}
-    area = decision["coverage"][level]["area_under_risk"]
+def _tabulate_coverage(decision: Decision, levels: Sequence[str]) -> Table:
+    rows = []
+    for level in levels:
+        points = {point["coverage"]: point for point in decision["coverage"][level]["curve"]}
+        for coverage in LISTED_COVERAGES:
+            confidence, accuracy = points[coverage]["confidence"], points[coverage]["accuracy"]
+            rows.append((_name_level(level), f"{coverage:.0%}", show_number(confidence), *show_estimate(accuracy)))
+    areas = {level: decision["coverage"][level]["area_under_risk"] for level in levels}
+    shown = "; ".join(
+        f"{plural(level)} {_show_small(area['value'])} ({_show_ends(area)})" for level, area in areas.items()
+    )
     return Table(
-        f"Accuracy of the most confident test {plural(level)}",
-        ("Answered", "Confidence at least", "Accuracy", "95 % interval"),
-        tuple(
-            (
-                f"{coverage:.0%}",
-                show_number(points[coverage]["confidence"]),
-                *show_estimate(points[coverage]["accuracy"]),
-            )
-            for coverage in LISTED_COVERAGES
-        ),
-        f"Mean fraction of wrong predictions over all coverages (area under the risk-coverage curve): "
-        f"{_show_small(area['value'])} ({_show_ends(area)}).",
+        "Accuracy of the most confident test rows",
+        ("Level", "Answered", "Confidence at least", "Accuracy", "95 % interval"),
+        tuple(rows),
+        f"Mean fraction of wrong predictions over all coverages (area under the risk-coverage curve): {shown}.",
     )
 
 
-def _tabulate_thresholds(decision: Decision, level: str, kind: DataKind) -> Table:
-    return Table(
-        f"Thresholds chosen on validation {plural(level)}, and their results on the test split",
-        ("Answered on validation", "Threshold of confidence", "Answered on test", "Accuracy", "95 % interval"),
-        tuple(
-            (
-                f"{row['wanted']:.0%}",
-                show_number(row["threshold"]),
-                "\u2013" if row["coverage"]["value"] is None else f"{row['coverage']['value']:.1%}",
-                *show_estimate(row["accuracy"]),
+def _tabulate_thresholds(decision: Decision, levels: Sequence[str], kind: DataKind) -> Table:
+    rows = []
+    for level in levels:
+        for found in decision["coverage"][level]["thresholds"]:
+            answered = found["coverage"]["value"]
+            rows.append(
+                (
+                    _name_level(level),
+                    f"{found['wanted']:.0%}",
+                    show_number(found["threshold"]),
+                    DASH if answered is None else f"{answered:.1%}",
+                    *show_estimate(found["accuracy"]),
+                )
             )
-            for row in decision["coverage"][level]["thresholds"]
-        ),
-        f"These thresholds can be used for a new {level if kind.has_patients else kind.source}: they were chosen on "
-        f"{describe_fit(decision['calibration'][level]['fitted_on'], level, kind)}.",
+    new = " or ".join(levels) if kind.has_patients else kind.source
+    fits = " and ".join(describe_fit(decision["calibration"][level]["fitted_on"], level, kind) for level in levels)
+    return Table(
+        "Thresholds chosen on validation, and their results on the test split",
+        ("Level", "Answered on validation", "Threshold of confidence", "Answered on test", "Accuracy", "95 % interval"),
+        tuple(rows),
+        f"These thresholds can be used for a new {new}: they were chosen on {fits}.",
     )
+
+
+def _name_level(level: str) -> str:
+    return LEVEL_TITLES.get(level, humanise(level))
 
 
 def _tabulate_operating_points(decision: Decision, levels: Sequence[str], kind: DataKind) -> list[Table]:

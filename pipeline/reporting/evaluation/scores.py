@@ -7,14 +7,13 @@ from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import ClassTable, Level, Metrics, count_correct, first_level
-from pipeline.evaluation.scores import METRIC_NAMES
+from pipeline.evaluation.scores import METRIC_NAMES, METRIC_TITLES
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     DASH,
     LEVEL_TITLES,
     LOWER_IS_BETTER,
-    METRIC_TITLES,
     humanise,
     show_estimate,
     show_number,

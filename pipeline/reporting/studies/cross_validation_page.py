@@ -13,13 +13,13 @@ from pipeline.core.text import count_words, plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
 from pipeline.evaluation.schema import Level, first_level
+from pipeline.evaluation.scores import METRIC_TITLES
 from pipeline.reporting.copies_page import read_colours
 from pipeline.reporting.elements import Figure, Section, Table, tabulate_facts
 from pipeline.reporting.evaluation.scores import describe_errors
 from pipeline.reporting.figures.image_grid import Cell, Strip, draw_grid
 from pipeline.reporting.figures.intervals import run_accuracies
 from pipeline.reporting.formatting import (
-    METRIC_TITLES,
     humanise,
     show_estimate,
     show_number,

@@ -111,18 +111,20 @@ def test_the_predictions_are_left_as_they_are():
 def test_the_section_shows_both_levels_and_explains_the_temperature():
     metrics, _ = decide(build_predictions())
     section = build_decision_section(metrics, NAMES, VOLUMES)
-    assert len(section.tables) == 9
+    assert len(section.tables) == 7, "one table an idea, not one a level"
     assert "overconfident" in " ".join(section.sentences)
     assert section.tables[0].rows[1][2:] == ("40", "20")
-    assert "chosen on 40 validation volumes of 20 patients" in section.tables[7].note
+    assert "and 40 validation volumes of 20 patients" in section.tables[5].note
     assert [row[0] for row in section.tables[3].rows][:2] == [
         "Slices: sensitivity of at least 95%",
         "Slices: specificity of at least 95%",
     ]
     rows = section.tables[4].rows
-    assert [row[0] for row in rows] == ["100%", "95%", "90%", "80%", "50%"]
+    for table in section.tables[4:6]:
+        assert [row[0] for row in table.rows] == ["Slices"] * 5 + ["Volumes"] * 5
+        assert [row[1] for row in table.rows] == ["100%", "95%", "90%", "80%", "50%"] * 2
     accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
-    assert float(rows[0][2]) == pytest.approx(accuracy, abs=5e-4)
+    assert float(rows[0][3]) == pytest.approx(accuracy, abs=5e-4)
     texts = {figure.name: figure.text for figure in section.figures}
     assert f"Slices: {accuracy:.1%} at 100%" in texts["coverage"]
     after = metrics["decision"]["calibration"]["slice"]["after"]["debiased_error"]["value"]

@@ -101,7 +101,7 @@ def test_a_class_without_rows_and_one_of_few_patients_are_listed(whole):
 
 def test_missing_intervals_are_listed_by_reason(whole):
     found = read(whole)
-    names = "Intervals of balanced accuracy, mcc, f1, nll, brier"
+    names = "Intervals of Balanced accuracy, Matthews correlation, F1, Negative log-likelihood, Brier score"
     assert found[names] == "a bootstrap over fewer than 60 patients is too narrow"
 
 
