@@ -6,13 +6,13 @@ counts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas
 import scipy.sparse
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.evaluation.bootstrap import MAX_CHUNK_NUMBERS, count_pairs, divide_or_nan
@@ -56,6 +56,24 @@ class RankCounts:
 def count_ranks(scores: Floats, is_positive: NDArray[np.bool_], patients: Indices, num_patients: int) -> RankCounts:
     """Sort the scores once and merge the rows that no threshold at a positive separates.
 
+    Args:
+        scores: ``(rows,)``, the probability of the positive class.
+        is_positive: ``(rows,)``, whether the row's label is the positive class.
+        patients: ``(rows,)``, the patient of each row, 0 to ``num_patients`` - 1.
+        num_patients: The number of patients.
+    """
+    counts = count_rows_by_rank(scores, is_positive, patients, num_patients)
+    has_many_rows = len(scores) >= MANY_ROWS * num_patients
+    if num_patients > (MAX_PAIRED_PATIENTS_OF_MANY_ROWS if has_many_rows else MAX_PAIRED_PATIENTS):
+        return counts
+    return replace(counts, pair_wins=count_pair_wins(counts.positives, counts.negatives))
+
+
+def count_rows_by_rank(
+    scores: Floats, is_positive: NDArray[np.bool_], patients: Indices, num_patients: int
+) -> RankCounts:
+    """Count the rows of each rank and patient, without the table of patient pairs that only resamples need.
+
     Even ranks hold the negatives between two positives, odd ranks the positives of
     one distinct score together with the negatives that tie with them.
 
@@ -70,10 +88,7 @@ def count_ranks(scores: Floats, is_positive: NDArray[np.bool_], patients: Indice
     shape = (2 * len(thresholds) + 1, num_patients)
     positives = count_pairs(ranks[is_positive], patients[is_positive], shape)
     negatives = count_pairs(ranks[~is_positive], patients[~is_positive], shape)
-    has_many_rows = len(scores) >= MANY_ROWS * num_patients
-    if num_patients > (MAX_PAIRED_PATIENTS_OF_MANY_ROWS if has_many_rows else MAX_PAIRED_PATIENTS):
-        return RankCounts(positives, negatives, None)
-    return RankCounts(positives, negatives, count_pair_wins(positives, negatives))
+    return RankCounts(positives, negatives, None)
 
 
 def count_pair_wins(positives: scipy.sparse.csr_array, negatives: scipy.sparse.csr_array) -> Floats:
@@ -156,11 +171,14 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
     """Return the AUROC of a table with its interval over patients.
 
     The variance is that of clustered data: each positive has the fraction of negatives that it is ranked above, each
-    negative the fraction of positives above it, and both are summed over the rows of a patient. The interval is
-    symmetric on the logit scale, where it cannot leave 0 to 1. Its quantile is Student's, with fewer degrees of freedom
-    where a few patients make up most of the variance, as near 1. Where all pairs are ranked correctly there is no
-    variance, and the end is the exact bound over the patients of the class that has fewer of them, as if any of them
-    could have all its pairs wrong.
+    negative the fraction of positives above it, and both are summed over the rows of a patient. The quantile is
+    Student's, with fewer degrees of freedom where a few patients make up most of the variance, as near 1. The interval
+    is symmetric on the logit scale, where it cannot leave 0 to 1, and has the mean and variance that the logit of a
+    beta-distributed AUROC has (``_compute_logit_interval``).
+
+    Where all pairs are ranked correctly there is no variance, and the end is the exact bound over the patients of the
+    class that has fewer of them, as if any of them could have all its pairs wrong. Nor is any other interval wider than
+    the exact one of these patients.
 
     Args:
         counts: The counts of one class.
@@ -168,7 +186,8 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
     Source:
         Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997 (the variance);
         Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2, 1946
-        (degrees of freedom from the variance of a variance).
+        (degrees of freedom from the variance of a variance); Clopper and Pearson, Biometrika 26, 1934 (the exact
+        interval). The coverage is in ``reports/benchmarks/intervals.md``.
     """
     num_positives, num_negatives = (
         np.asarray(part.sum(axis=0), dtype=np.float64) for part in (counts.positives, counts.negatives)
@@ -186,10 +205,43 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
     spread = _compute_clustered_spread(counts, num_positives, num_negatives, value)
     if spread.std < SMALLEST_STD:
         return explain_missing_interval(value, "all groups rank their rows alike, so that there is no variance")
-    quantile = stats.t.ppf(1 - TAIL, min(spread.degrees_of_freedom, num_patients - 1))
-    half_width = quantile * spread.std / (value * (1 - value))
-    low, high = special.expit(special.logit(value) + np.array([-half_width, half_width]))
-    return {"value": value, "low": float(low), "high": float(high), "method": "logit", "reason": ""}
+    quantile = float(special.stdtrit(min(spread.degrees_of_freedom, num_patients - 1), 1 - TAIL))
+    low, high = _compute_logit_interval(value, spread.std, quantile)
+    widest = _compute_exact_interval(value, num_patients)
+    low, high = max(low, widest[0]), min(high, widest[1])
+    return {"value": value, "low": low, "high": high, "method": "logit", "reason": ""}
+
+
+def _compute_logit_interval(value: float, std: float, quantile: float) -> tuple[float, float]:
+    """Return the ends of an interval on the logit scale, for an AUROC that is beta-distributed about the true one.
+
+    The logit of a Beta(a, b) variable has the mean digamma(a) - digamma(b), which is farther from 0 than log(a / b),
+    and the variance trigamma(a) + trigamma(b). For many wrong pairs of many patients both are what the delta method
+    says, log(a / b) and the variance over (value (1 - value)) squared. Near 1 the wrong pairs are often those of one or
+    two patients: b is small, and the delta method too narrow. An example: for an AUROC of 0.99 with a standard
+    deviation of 0.01, a + b is 99, b is 0.99, and the logit's standard deviation 1.30 instead of 1.01.
+
+    Args:
+        value: The AUROC, above 0 and below 1.
+        std: Its standard deviation, above 0.
+        quantile: How many standard deviations of the logit the ends are away.
+
+    Source:
+        Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions" 2, 1995, chapter 25 (the logit of a beta
+        variable).
+    """
+    # A beta variable's variance makes a + b one less than this; as it is here, it stays above 0.
+    shapes = np.array([value, 1 - value]) * (value * (1 - value) / std**2)
+    bias = (special.digamma(shapes) - np.log(shapes)) @ [1, -1]
+    half_width = quantile * np.sqrt(special.polygamma(1, shapes).sum())
+    low, high = special.expit(special.logit(value) - bias + np.array([-half_width, half_width]))
+    return float(low), float(high)
+
+
+def _compute_exact_interval(value: float, num_patients: int) -> tuple[float, float]:
+    """Return Clopper and Pearson's interval of a fraction of the patients, which need not be a whole number of them."""
+    right, wrong = value * num_patients, (1 - value) * num_patients
+    return float(special.betaincinv(right, wrong + 1, TAIL)), float(special.betaincinv(right + 1, wrong, 1 - TAIL))
 
 
 @dataclass(frozen=True)

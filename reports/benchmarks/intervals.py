@@ -4,8 +4,8 @@
 
 Tables of patients are drawn from a distribution whose true scores are known, and scored by the package itself. A
 proportion: each patient has an accuracy of its own, beta-distributed with a given mean and intraclass correlation.
-Other scores: each patient has both classes, and a skill that is added to each row's score on the normal scale, so that
-the accuracy and the correlation of right and wrong rows are those of the cell.
+Other scores: each patient has a skill that is added to each row's score on the normal scale, so that the accuracy and
+the correlation of right and wrong rows are those of the cell.
 """
 
 import argparse
@@ -14,15 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
 from scipy import optimize, stats
 
-from pipeline.core.array_types import Floats
+from pipeline.core.array_types import Floats, Indices
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
-from pipeline.evaluation.auroc import estimate_auroc
+from pipeline.evaluation.auroc import count_rows_by_rank, estimate_auroc
 from pipeline.evaluation.bootstrap import (
     MIN_GROUPS,
     MIN_GROUPS_WITH_ERRORS,
@@ -91,7 +92,9 @@ def main() -> None:
         lines += describe_proportions(parallel(delayed(cover_proportion)(c, arguments.repetitions) for c in cells))
     score_cells = [Cell(*values) for values in product(SCORE_PATIENTS, SCORE_ACCURACIES, SCORE_CORRELATIONS)]
     if "auroc" in arguments.parts:
-        lines += describe_auroc(parallel(delayed(cover_auroc)(cell, arguments.repetitions) for cell in score_cells))
+        lines += describe_auroc(
+            parallel(delayed(cover_auroc)(*kind, arguments.repetitions) for kind in list_auroc_cells())
+        )
     if "bootstrap" in arguments.parts:
         lines += describe_scores(parallel(delayed(cover_scores)(c, arguments.repetitions // 4) for c in score_cells))
     text = "\n".join([*describe_run(arguments, (time.monotonic() - started) / 60), *lines])
@@ -146,13 +149,18 @@ def cover_proportion(cell: Cell, repetitions: int) -> ProportionResult:
 
 def draw_counts(cell: Cell, generator: np.random.Generator) -> PatientCounts:
     """Draw the rows of each patient, and the right ones."""
-    rows = np.full(cell.patients, ROWS)
-    if not cell.is_equal:
-        drawn = np.exp(generator.normal(np.log(ROWS), ROWS_SPREAD, cell.patients))
-        rows = np.clip(np.rint(drawn), 1, MAX_ROWS).astype(int)
+    rows = draw_numbers_of_rows(cell, generator)
     precision = (1 - cell.correlation) / cell.correlation
     fractions = generator.beta(cell.accuracy * precision, (1 - cell.accuracy) * precision, cell.patients)
     return PatientCounts(generator.binomial(rows, fractions).astype(np.float64), rows.astype(np.float64))
+
+
+def draw_numbers_of_rows(cell: Cell, generator: np.random.Generator) -> Indices:
+    """Draw how many rows each patient has, ``(patients,)``."""
+    if cell.is_equal:
+        return np.full(cell.patients, ROWS)
+    drawn = np.exp(generator.normal(np.log(ROWS), ROWS_SPREAD, cell.patients))
+    return np.clip(np.rint(drawn), 1, MAX_ROWS).astype(np.int64)
 
 
 def is_held(found: Estimate, truth: float) -> bool:
@@ -216,6 +224,7 @@ class AurocResult:
 
     Args:
         cell: The kind of table.
+        has_both: Whether each patient has rows of both classes.
         truth: The true AUROC.
         repetitions: The number of tables.
         held: The number of intervals that held it.
@@ -224,25 +233,61 @@ class AurocResult:
     """
 
     cell: Cell
+    has_both: bool
     truth: float
     repetitions: int
     held: int
     width: float
     perfect: float
 
+    @property
+    def p_value(self) -> float:
+        """The chance of so few intervals that hold, if 93 % did."""
+        return float(stats.binom.cdf(self.held, self.repetitions, REQUIRED))
 
-def cover_auroc(cell: Cell, repetitions: int) -> AurocResult:
+
+def list_auroc_cells() -> Iterator[tuple[Cell, bool]]:
+    """List the kinds of tables, each with whether a patient has rows of both classes."""
+    for is_equal, has_both in ((True, True), (False, True), (True, False)):
+        for values in product(SCORE_PATIENTS, SCORE_ACCURACIES, SCORE_CORRELATIONS):
+            yield Cell(*values, is_equal), has_both
+
+
+def cover_auroc(cell: Cell, has_both: bool, repetitions: int) -> AurocResult:
     """Count how often the interval of the AUROC holds the true one."""
     skill = solve_skill(cell.accuracy, cell.correlation)
-    truth = compute_truth(skill)["auroc"]
+    truth = compute_true_auroc(skill)
     found = [
-        estimate_auroc(draw_totals(cell.patients, skill, np.random.default_rng(cell.seed(index))).rank_counts[0])
+        estimate_auroc_of_drawn_rows(cell, has_both, skill, np.random.default_rng((*cell.seed(index), has_both)))
         for index in range(repetitions)
     ]
     held = sum(is_held(estimate, truth) for estimate in found)
     width = float(np.mean([estimate["high"] - estimate["low"] for estimate in found]))
     perfect = float(np.mean([estimate["value"] == 1 for estimate in found]))
-    return AurocResult(cell, truth, repetitions, held, width, perfect)
+    return AurocResult(cell, has_both, truth, repetitions, held, width, perfect)
+
+
+def compute_true_auroc(skill: tuple[float, float]) -> float:
+    """Compute how often a positive of one patient scores higher than a negative of another.
+
+    The difference of the two scores is normal: twice the mean skill, with the variance of two skills and two rows.
+    """
+    mean, spread = skill
+    return float(stats.norm.cdf(2 * mean / np.sqrt(2 * spread**2 + 2)))
+
+
+def estimate_auroc_of_drawn_rows(
+    cell: Cell, has_both: bool, skill: tuple[float, float], generator: np.random.Generator
+) -> Estimate:
+    """Draw the scores of patients, and return the AUROC with its interval as the package computes it."""
+    mean, spread = skill
+    rows = draw_numbers_of_rows(cell, generator)
+    patients = np.arange(cell.patients).repeat(rows)
+    # Every other row is positive, or every other patient.
+    is_positive = (np.arange(len(patients)) if has_both else patients) % 2 == 0
+    strength = (mean + spread * generator.normal(size=cell.patients))[patients] + generator.normal(size=len(patients))
+    scores = np.where(is_positive, strength, -strength)
+    return estimate_auroc(count_rows_by_rank(scores, is_positive, patients, cell.patients))
 
 
 def solve_skill(accuracy: float, correlation: float) -> tuple[float, float]:
@@ -286,7 +331,7 @@ def compute_truth(skill: tuple[float, float]) -> dict[str, float]:
             for part in range(num_parts)
         )
     ]
-    return {name: float(np.mean([part[name][0] for part in parts])) for name in (*SCORES, "auroc")}
+    return {name: float(np.mean([part[name][0] for part in parts])) for name in SCORES}
 
 
 def describe_run(arguments: argparse.Namespace, minutes: float) -> list[str]:
@@ -304,7 +349,10 @@ def describe_run(arguments: argparse.Namespace, minutes: float) -> list[str]:
     ]
 
 
-def find_significant(results: list[ProportionResult]) -> list[ProportionResult]:
+Result = TypeVar("Result", ProportionResult, AurocResult)
+
+
+def find_significant(results: list[Result]) -> list[Result]:
     """Return the cells below 93 %, at 5 % over all cells together (Holm's steps)."""
     ordered = sorted(results, key=lambda result: result.p_value)
     significant = []
@@ -315,9 +363,16 @@ def find_significant(results: list[ProportionResult]) -> list[ProportionResult]:
     return significant
 
 
-def describe_proportions(results: list[ProportionResult]) -> list[str]:
-    significant = find_significant(results)
+def describe_coverage(results: list[Result]) -> str:
+    """Say how low and high the coverage is, and in how many cells it is too low."""
     coverages = [result.held / result.repetitions for result in results]
+    return (
+        f"Lowest coverage {min(coverages):.1%}, highest {max(coverages):.1%}. Cells significantly below {REQUIRED:.0%} "
+        f"(one-sided binomial test, Holm over {len(results)} cells, 5 %): {len(find_significant(results))}."
+    )
+
+
+def describe_proportions(results: list[ProportionResult]) -> list[str]:
     wider = [result for result in results if result.width >= result.exact_width]
     return [
         "## Proportions",
@@ -327,9 +382,8 @@ def describe_proportions(results: list[ProportionResult]) -> list[str]:
         f"were one row. Bootstrap: the percentile interval over patients, {NUM_OLD_RESAMPLES} resamples, on a tenth of "
         "the tables.",
         "",
-        f"Lowest coverage {min(coverages):.1%}, highest {max(coverages):.1%}. Cells significantly below {REQUIRED:.0%} "
-        f"(one-sided binomial test, Holm over {len(results)} cells, 5 %): {len(significant)}. Cells in which the "
-        f"interval is on average wider than Clopper and Pearson's: {len(wider)}.",
+        f"{describe_coverage(results)} Cells in which the interval is on average wider than Clopper and Pearson's: "
+        f"{len(wider)}.",
         "",
         "| patients | true accuracy | correlation | rows | coverage | width | Clopper-Pearson | bootstrap's coverage |",
         "|---|---|---|---|---|---|---|---|",
@@ -347,13 +401,18 @@ def describe_auroc(results: list[AurocResult]) -> list[str]:
     return [
         "## AUROC of two classes",
         "",
-        f"{results[0].repetitions:,} tables a cell, {ROWS} rows a patient, half of them of each class. Width in "
-        "points. Tables without a wrong pair have the exact bound.",
+        f"{results[0].repetitions:,} tables a cell, {ROWS} rows a patient, or a median of {ROWS} from 1 to {MAX_ROWS} "
+        "where patients differ. Half of the rows of each patient are of each class, or all rows of half of the "
+        "patients. Width in points. Tables without a wrong pair have the exact bound.",
         "",
-        "| patients | accuracy | correlation | true AUROC | coverage | width | without a wrong pair |",
-        "|---|---|---|---|---|---|---|",
+        describe_coverage(results),
+        "",
+        "| patients | accuracy | correlation | true AUROC | rows | classes of a patient | coverage | width "
+        "| without a wrong pair |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {item.cell.patients} | {item.cell.accuracy} | {item.cell.correlation} | {item.truth:.4f} | "
+            f"{'equal' if item.cell.is_equal else 'unequal'} | {'both' if item.has_both else 'one'} | "
             f"{item.held / item.repetitions:.1%} | {100 * item.width:.1f} | {item.perfect:.0%} |"
             for item in results
         ),

@@ -57,7 +57,18 @@ def draw_rows(num_patients, seed=0, rows_a_patient=1):
     return generator.normal(size=len(patients)) + (1.5 + hardness) * is_positive, is_positive, patients
 
 
-def test_of_single_rows_the_interval_is_that_of_delong():
+def compute_logit_ends(value, variance, quantile):
+    """The ends on the logit scale, from the mean and the variance of the logit of a beta variable as SciPy has them."""
+    scale = value * (1 - value) / variance
+    shapes = value * scale, (1 - value) * scale
+    # The logarithm of a gamma variable has SciPy's loggamma distribution; the logit is the difference of two.
+    (mean_a, variance_a), (mean_b, variance_b) = (stats.loggamma.stats(shape) for shape in shapes)
+    bias = (mean_a - mean_b) - special.logit(value)
+    half_width = quantile * np.sqrt(variance_a + variance_b)
+    return tuple(special.expit(special.logit(value) - bias + np.array([-half_width, half_width])))
+
+
+def test_of_single_rows_the_variance_is_that_of_delong():
     scores, is_positive, patients = draw_rows(80)
     above = (scores[is_positive][:, None] > scores[~is_positive]).astype(float)
     value = above.mean()
@@ -66,29 +77,86 @@ def test_of_single_rows_the_interval_is_that_of_delong():
     squares = np.r_[(above.mean(axis=1) - value) / len(above), (above.mean(axis=0) - value) / len(above[0])] ** 2
     freedom = 2 * len(squares) * squares.mean() ** 2 / squares.var()
     assert freedom < min(above.shape) - 1
-    quantile = stats.t.ppf(0.975, freedom)
-    half_width = quantile * np.sqrt(variance) / (value * (1 - value))
     found = estimate_auroc(count_ranks(scores, is_positive, patients, 80))
     assert found["value"] == pytest.approx(value)
     assert found["method"] == "logit"
-    expected = special.expit(special.logit(value) + np.array([-half_width, half_width]))
-    assert (found["low"], found["high"]) == pytest.approx(tuple(expected))
+    expected = compute_logit_ends(value, variance, stats.t.ppf(0.975, freedom))
+    assert (found["low"], found["high"]) == pytest.approx(expected)
 
 
-def test_a_variance_of_three_patients_by_hand():
-    # Patient 0 has a positive at 4 and a negative at 1, patient 1 a positive at 2, patient 2 a negative at 3.
+def test_an_interval_of_three_patients_by_hand():
+    # Patients 0 and 2 have a positive at 5 and at 4, patients 1 and 2 a negative at 1 and at 2; patient 0 a negative at
+    # 4.5 too, which is above the positive of patient 2.
     counts = count_ranks(
-        np.array([4.0, 1.0, 2.0, 3.0]), np.array([True, False, True, False]), np.array([0, 0, 1, 2]), 3
+        np.array([5.0, 4.0, 1.0, 2.0, 4.5]), np.array([True, True, False, False, False]), np.array([0, 2, 1, 2, 0]), 3
     )
     found = estimate_auroc(counts)
-    # Positives win 1 and 1/2 of the negatives, negatives lose to 1 and 1/2 of the positives; the mean is 3/4.
-    # Excesses are 1/4 and -1/4 in both, divided by two rows each; patient 0 has one of each.
-    variance = 2 * (2 / 64) + 2 * (2 / 64) + 2 * (3 / 2) * (1 / 64)
-    # Patients 0, 1 and 2 contribute 1/4, -1/8 and -1/8: squares of 4, 1 and 1, with a mean of 2 and a variance of 2.
-    # That gives 12 degrees of freedom, and the class of two patients 1.
-    half_width = stats.t.ppf(0.975, 1) * np.sqrt(variance) / (3 / 16)
-    assert found["value"] == 0.75
-    assert found["low"] == pytest.approx(special.expit(special.logit(0.75) - half_width))
+    # Positives win 1 and 2/3 of the negatives, negatives lose to 1, 1 and 1/2 of the positives; the mean is 5/6.
+    # Excesses are 1/6 and -1/6 over two rows, and 1/6, 1/6 and -1/3 over three.
+    variance = 2 * (2 / 144) + (3 / 2) * (1 / 324 + 1 / 324 + 4 / 324) + 2 * (3 / 2) * (-1 / 108 - 1 / 216)
+    # The table of 2 patients has fewer degrees of freedom than the squares of 1/36, 1/18 and 1/36 have.
+    assert found["value"] == pytest.approx(5 / 6)
+    low, high = compute_logit_ends(5 / 6, variance, stats.t.ppf(0.975, 1))
+    exact = stats.beta.ppf([0.025, 0.975], [5 / 3, 8 / 3], [4 / 3, 1 / 3])
+    assert low < exact[0], "two patients of a class: the exact interval is narrower"
+    assert found["low"] == pytest.approx(exact[0])
+    assert found["high"] == pytest.approx(min(high, exact[1]))
+
+
+def test_an_interval_of_one_wrong_positive_by_hand():
+    """Forty patients of each class; the last positive is below four negatives."""
+    scores = np.r_[np.arange(100, 139), 35.5, np.arange(0, 40)]
+    is_positive = np.arange(80) < 40
+    found = estimate_auroc(count_ranks(scores, is_positive, np.arange(80), 80))
+    # Excesses in units of 1/400: a positive of -39 and 39 of 1, four negatives of -9 and 36 of 1.
+    positives, negatives = 39**2 + 39, 4 * 9**2 + 36
+    variance = (positives + negatives) / 400**2 / 39 / 40
+    fourth_powers = 39**4 + 39 + 4 * 9**4 + 36
+    freedom = 2 * 80 * (positives + negatives) ** 2 / (80 * fourth_powers - (positives + negatives) ** 2)
+    quantile = stats.t.ppf(0.975, freedom)
+    assert freedom < 4
+    assert found["value"] == 0.9975
+    low, high = compute_logit_ends(0.9975, variance, quantile)
+    exact = stats.beta.ppf(0.025, 39.9, 1.1)
+    assert low < exact, "so few degrees of freedom say less than forty patients do"
+    assert (found["low"], found["high"]) == pytest.approx((exact, high))
+    delta = special.expit(special.logit(0.9975) - quantile * np.sqrt(variance) / (0.9975 * 0.0025))
+    assert exact < delta - 0.01, "near 1 the delta method is too narrow"
+
+
+def test_with_many_patients_the_interval_is_symmetric_on_the_logit_scale_as_by_the_delta_method():
+    found = estimate_auroc(count_ranks(*draw_rows(3000), 3000))
+    logits = special.logit([found["low"], found["value"], found["high"]])
+    assert logits[1] - logits[0] == pytest.approx(logits[2] - logits[1], rel=0.03)
+
+
+@pytest.mark.parametrize("separation", [0.0, 1.0, 3.0, -2.0])
+@pytest.mark.parametrize("num_patients", [4, 7, 25])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_interval_holds_the_estimate_has_a_width_and_lies_between_0_and_1(separation, num_patients, seed):
+    generator = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(num_patients), 3)
+    is_positive = patients % 2 == 0 if seed % 2 else np.arange(len(patients)) % 2 == 0
+    scores = np.round(generator.normal(size=len(patients)) + separation * is_positive, seed)
+    found = estimate_auroc(count_ranks(scores, is_positive, patients, num_patients))
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+    assert found["high"] - found["low"] > 0.01
+    mirrored = estimate_auroc(count_ranks(-scores, is_positive, patients, num_patients))
+    assert mirrored["low"] == pytest.approx(1 - found["high"])
+
+
+def test_no_interval_is_wider_than_the_exact_one_over_the_rarer_patients():
+    scores, is_positive, patients = draw_rows(12, seed=3, rows_a_patient=2)
+    counts = count_ranks(scores, is_positive, patients, 12)
+    fewer = min(len(np.unique(patients[is_positive])), len(np.unique(patients[~is_positive])))
+    found = estimate_auroc(counts)
+    exact = stats.beta.ppf(
+        [0.025, 0.975],
+        [found["value"] * fewer, found["value"] * fewer + 1],
+        [(1 - found["value"]) * fewer + 1, (1 - found["value"]) * fewer],
+    )
+    assert exact[0] - 1e-12 <= found["low"]
+    assert found["high"] <= exact[1] + 1e-12
 
 
 def test_repeated_rows_of_a_patient_add_no_certainty_to_the_auroc():
