@@ -65,6 +65,11 @@ class AugmentConfig:
         brightness_fraction: The strength of the brightness change: a factor on the intensities, uniform between
             1 - brightness_fraction and 1 + brightness_fraction.
         noise_std: The standard deviation of Gaussian noise; 1 is the range from black to white.
+        bias_field: The strength of a bias field of MR images, a smooth factor with the mean 1: the largest coefficient
+            of a polynomial of degree 3 in its logarithm, each uniform between minus and plus. 0.3 is much.
+        transforms_per_image: The changes of an image. all: each of those above, and crops. one: one of those that are
+            switched on, drawn with equal chances, so that they can be stronger; flips, erasing and mixing are not among
+            them.
         horizontal_flip: The flip of left and right in half of the images. ``swap_label`` swaps the label as well
             (laterality only); ``keep_label`` keeps it (refused where the labels are left and right); ``none`` flips
             nothing.
@@ -87,6 +92,8 @@ class AugmentConfig:
     gamma: float = 0.2
     brightness_fraction: float = 0.1
     noise_std: float = 0.02
+    bias_field: float = 0.0
+    transforms_per_image: Literal["all", "one"] = "all"
     horizontal_flip: Literal["none", "keep_label", "swap_label"] = "none"
     crop_padding: int = 0
     random_erasing_probability: float = 0.0
@@ -100,7 +107,7 @@ class AugmentConfig:
         for field in ("zoom_fraction", "shift_fraction", "brightness_fraction"):
             value = getattr(self, field)
             require(0 <= value < 1, f"augment.{field}", value, "0 to below 1")
-        for field in ("gamma", "noise_std", "crop_padding", "mixup_alpha", "cutmix_alpha"):
+        for field in ("gamma", "noise_std", "bias_field", "crop_padding", "mixup_alpha", "cutmix_alpha"):
             value = getattr(self, field)
             require(value >= 0, f"augment.{field}", value, "0 or more")
         require(

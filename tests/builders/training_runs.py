@@ -36,6 +36,8 @@ AUGMENT = AugmentConfig(
     crop_padding=1,
     random_erasing_probability=0.5,
     noise_std=0.05,
+    bias_field=0.2,
+    transforms_per_image="one",
     mixup_alpha=0.2,
     cutmix_alpha=1.0,
 )

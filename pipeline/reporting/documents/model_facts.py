@@ -18,6 +18,7 @@ AUGMENTATIONS = {
     "gamma": "gamma {}",
     "brightness_fraction": "brightness {}",
     "noise_std": "noise {}",
+    "bias_field": "a bias field with coefficients up to {}",
     "crop_padding": "crops after a border of {} pixels",
     "random_erasing_probability": "a box erased with probability {}",
     "mixup_alpha": "mixup, alpha {}",
@@ -188,7 +189,11 @@ def _describe_augmentation(settings: Mapping[str, Any]) -> str:
     done = [text.format(show_value(values[name])) for name, text in AUGMENTATIONS.items() if values[name]]
     flip = HORIZONTAL_FLIPS.get(str(settings.get("augment.horizontal_flip")))
     done += [flip] if flip else []
-    return f"Random changes of training images: {', '.join(done)}." if done else "Training images were not changed."
+    is_one = settings.get("augment.transforms_per_image") == "one"
+    one = " Of these but flips, boxes and mixing each image gets one." if is_one else ""
+    return (
+        f"Random changes of training images: {', '.join(done)}.{one}" if done else "Training images were not changed."
+    )
 
 
 def show_value(value: Any) -> str:

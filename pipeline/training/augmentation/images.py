@@ -12,7 +12,14 @@ from pipeline.config.data import Plane
 from pipeline.config.training import AugmentConfig
 from pipeline.core.data_kinds import DataKind, are_sides
 from pipeline.core.errors import UserError
+from pipeline.training.augmentation.bias_field import compute_bias_fields, list_powers
 from pipeline.training.augmentation.mixing import draw_erased_boxes
+
+# The options of the changes of which each image gets one under ``augment.transforms_per_image: one``.
+CHANGES = (
+    *("rotation_degrees", "zoom_fraction", "shift_fraction", "gamma", "brightness_fraction", "noise_std"),
+    *("crop_padding", "bias_field"),
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class ImageTransforms:
     Args:
         flipped: The images that are flipped left to right, (batch,) bool.
         geometry: The matrices for ``affine_grid`` from output to input coordinates in [-1, 1], (batch, 2, 3).
+        bias_field: The factors on the pixels, (batch, 1, height, width).
         exponent: The exponents of the intensities, (batch,).
         factor: The factors on the intensities, (batch,).
         noise: The noise that is added, (batch, channels, height, width).
@@ -37,6 +45,7 @@ class ImageTransforms:
     noise: torch.Tensor | None = None
     displacement: torch.Tensor | None = None
     erased: torch.Tensor | None = None
+    bias_field: torch.Tensor | None = None
 
     def shard(self, rank_slice: slice) -> "ImageTransforms":
         """Return the transforms of a device's shard of the batch."""
@@ -133,6 +142,10 @@ def sample_transforms(
 
     Raises:
         UserError: ``crop_padding`` is as large as an image.
+
+    Source:
+        Müller and Hutter, "TrivialAugment: tuning-free yet state-of-the-art data augmentation", arXiv 2103.10158, for
+        one change of uniform strength an image; there the changes are a fixed list, here those that are switched on.
     """
     batch, _, height, width = shape
     if config.crop_padding >= min(height, width):
@@ -141,33 +154,47 @@ def sample_transforms(
             "their frame. Use a few pixels, such as 4 of 32."
         )
 
-    def uniform(limit: float) -> torch.Tensor:
-        return (torch.rand(batch, generator=generator, device=device) * 2 - 1) * limit
+    def uniform(limit: float, name: str = "") -> torch.Tensor:
+        return keep((torch.rand(batch, generator=generator, device=device) * 2 - 1) * limit, name)
 
-    flipped = geometry = exponent = factor = noise = displacement = erased = None
+    def keep(values: torch.Tensor, name: str) -> torch.Tensor:
+        """Replace by 0 the values of images that get another transform."""
+        if chosen is None or name == "":
+            return values
+        is_kept = chosen == enabled.index(name)
+        return values * is_kept.view(-1, *[1] * (values.ndim - 1))
+
+    flipped = geometry = exponent = factor = noise = displacement = erased = bias_field = chosen = None
+    enabled = [name for name in CHANGES if getattr(config, name) > 0]
+    if config.transforms_per_image == "one" and enabled:
+        chosen = torch.randint(len(enabled), (batch,), generator=generator, device=device)
     if config.horizontal_flip != "none":
         flipped = torch.rand(batch, generator=generator, device=device) < 0.5
     if config.rotation_degrees > 0 or config.zoom_fraction > 0 or config.shift_fraction > 0:
         geometry = compute_geometry(
-            degrees=uniform(config.rotation_degrees),
-            zoom=1 + uniform(config.zoom_fraction),
-            shift_right=uniform(config.shift_fraction),
-            shift_down=uniform(config.shift_fraction),
+            degrees=uniform(config.rotation_degrees, "rotation_degrees"),
+            zoom=1 + uniform(config.zoom_fraction, "zoom_fraction"),
+            shift_right=uniform(config.shift_fraction, "shift_fraction"),
+            shift_down=uniform(config.shift_fraction, "shift_fraction"),
             height=height,
             width=width,
         )
     if config.gamma > 0:
-        exponent = torch.exp(uniform(math.log1p(config.gamma)))
+        exponent = torch.exp(uniform(math.log1p(config.gamma), "gamma"))
     if config.brightness_fraction > 0:
-        factor = 1 + uniform(config.brightness_fraction)
+        factor = 1 + uniform(config.brightness_fraction, "brightness_fraction")
     if config.noise_std > 0:
-        noise = torch.randn(shape, generator=generator, device=device) * config.noise_std
+        noise = keep(torch.randn(shape, generator=generator, device=device) * config.noise_std, "noise_std")
     if config.crop_padding > 0:
         limits = (-config.crop_padding, config.crop_padding + 1)
         displacement = torch.randint(*limits, (batch, 2), generator=generator, device=device)
+        displacement = keep(displacement, "crop_padding")
     if config.random_erasing_probability > 0:
         erased = draw_erased_boxes(config, batch, height, width, generator, device)
-    return ImageTransforms(flipped, geometry, exponent, factor, noise, displacement, erased)
+    if config.bias_field > 0:
+        draws = torch.rand((batch, len(list_powers())), generator=generator, device=device) * 2 - 1
+        bias_field = compute_bias_fields(keep(draws * config.bias_field, "bias_field"), height, width)
+    return ImageTransforms(flipped, geometry, exponent, factor, noise, displacement, erased, bias_field)
 
 
 def compute_geometry(
@@ -227,6 +254,8 @@ def apply_transforms(images: torch.Tensor, transforms: ImageTransforms) -> torch
         images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if transforms.displacement is not None:
         images = displace_images(images, transforms.displacement)
+    if transforms.bias_field is not None:
+        images = images * transforms.bias_field
     if transforms.exponent is not None:
         # Resampling can leave -1e-8 next to black, and a negative number has no fractional power.
         images = images.clamp(min=0) ** per_image(transforms.exponent)

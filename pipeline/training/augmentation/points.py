@@ -14,6 +14,11 @@ from pipeline.config.training import AugmentConfig, PointAugmentConfig
 from pipeline.config.validation import require
 
 AXES = {"x": 0, "y": 1, "z": 2}
+# Changes of images.
+OFF_BY_DEFAULT = (
+    *("horizontal_flip", "bias_field", "transforms_per_image", "crop_padding", "random_erasing_probability"),
+    *("mixup_alpha", "cutmix_alpha"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def check_point_transforms(config: AugmentConfig) -> None:
     Raises:
         UserError: a flip, random crops, random erasing, mixup or cutmix.
     """
-    for field_name in ("horizontal_flip", "crop_padding", "random_erasing_probability", "mixup_alpha", "cutmix_alpha"):
+    for field_name in OFF_BY_DEFAULT:
         found, allowed = getattr(config, field_name), getattr(AugmentConfig, field_name)
         require(found == allowed, f"augment.{field_name}", found, f"{allowed!r} for point clouds")
 

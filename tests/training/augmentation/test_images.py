@@ -56,6 +56,7 @@ def test_no_strength_is_the_identity_bit_for_bit():
         {"noise_std": 0.1},
         {"horizontal_flip": "keep_label"},
         {"crop_padding": 2},
+        {"bias_field": 0.3},
     ],
 )
 def test_each_change_alone_changes_images_repeatably_and_by_its_seed(options):
@@ -201,3 +202,40 @@ def test_a_flip_that_makes_labels_wrong_is_refused(flip, class_names, plane, mes
 )
 def test_a_flip_that_keeps_labels_right_is_allowed(flip, class_names, plane):
     check_horizontal_flip(only(horizontal_flip=flip), class_names, plane)
+
+
+ALL = AugmentConfig(rotation_degrees=30, zoom_fraction=0.3, gamma=1.0, brightness_fraction=0.5, crop_padding=2)
+
+
+def test_one_transform_an_image_leaves_the_others_at_no_strength():
+    config = dataclasses.replace(ALL, transforms_per_image="one", noise_std=0.1, bias_field=0.3, shift_fraction=0.1)
+    found = draw(config, shape=(400, 1, 8, 10))
+    still = compute_geometry(*(torch.tensor([value]) for value in (0.0, 1.0, 0.0, 0.0)), 8, 10)
+    changed = torch.stack(
+        [
+            (found.geometry != still).flatten(1).any(dim=1),
+            found.exponent != 1,
+            found.factor != 1,
+            found.noise.flatten(1).any(dim=1),
+            (found.bias_field != 1).flatten(1).any(dim=1),
+        ]
+    )
+    assert changed.sum(dim=0).max() == 1
+    # Rotation, zoom and shift are three of eight changes; crops, the eighth, are at rest for one draw in 25.
+    counts = changed.sum(dim=1).tolist()
+    assert counts[0] == pytest.approx(150, abs=35)
+    assert counts[1:] == pytest.approx([50] * 4, abs=25)
+    moved = found.displacement.any(dim=1)
+    assert moved.sum().item() == pytest.approx(48, abs=25)
+    assert not (moved & changed.any(dim=0)).any()
+
+
+def test_all_transforms_are_drawn_as_ever_whether_or_not_one_could_be():
+    """The draws of a run of before: an image gets the same changes."""
+    found = draw(ALL, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    degrees = (torch.rand(6, generator=generator) * 2 - 1) * 30
+    zoom = 1 + (torch.rand(6, generator=generator) * 2 - 1) * 0.3
+    shifts = [(torch.rand(6, generator=generator) * 2 - 1) * ALL.shift_fraction for _ in range(2)]
+    assert torch.equal(found.geometry, compute_geometry(degrees, zoom, *shifts, 8, 10))
+    assert found.bias_field is None
