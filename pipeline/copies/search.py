@@ -24,12 +24,11 @@ from pipeline.core.array_types import Array, Floats, Indices
 from pipeline.core.data_kinds import WHOLE_VOLUMES
 from pipeline.data.store import Store
 
-# Of 6,604 radiographs of 160 x 160 unrelated ones agree up to 0.6, altered copies from 0.84 on; of volumes about the
-# same. A pair is listed from the second number on.
-MIN_SIMILARITY, MIN_LISTED = 0.75, 0.65
-# The significance that no unrelated scans reach, and that few do, though none are there to measure it on. The best of
-# 8,712 alignments of each of 20,000 pairs would be 7 with one chance in a thousand, before its refinement.
-MIN_SIGNIFICANCE, MIN_SIGNIFICANCE_LISTED = 9.0, 7.0
+# Altered copies agree by this at least: of radiographs of 160 x 160 by 0.84, of 80 x 80 by 0.63.
+MIN_SIMILARITY = 0.6
+# The significance that no unrelated scans reach though none are there to measure it on. The best of 8,712 alignments of
+# each of 20,000 pairs would be 7 with one chance in a thousand, before its refinement.
+MIN_SIGNIFICANCE = 9.0
 # Of a volume so many slices are compared; the middle one of their similarities counts.
 NUM_COMPARED = 3
 # How much closer or wider the slices of a copy may be, how far its middle may be off, and what both must have.
@@ -40,12 +39,14 @@ MIN_STRENGTH = 0.5
 NUM_UNRELATED = 80
 # A volume is compared further where its most similar slice reaches this.
 MIN_HOPEFUL = 0.6
-# Above what unrelated scans reach: the median of their significance, and so many of its standard deviations.
-NUM_STDS, NUM_STDS_LISTED, NUM_STDS_ALIKE = 6.0, 4.0, 4.0
+# Above what unrelated scans reach: the median of their significance, and so many of its standard deviations. The first
+# is for pairs whose scans have too few others that look like them, or that are too many to be checked one by one.
+NUM_STDS, NUM_STDS_ALIKE, NUM_STDS_LISTED, NUM_STDS_CHECKED = 6.0, 5.0, 4.0, 2.5
 MIN_UNRELATED = 5
 MAX_COMPARED, MAX_CHECKED = 20_000, 300
 BATCH = 64
-
+# Without anything to measure them on: from here a pair is checked, listed, and verified if it is not checked.
+NO_THRESHOLDS = (MIN_SIGNIFICANCE, MIN_SIGNIFICANCE, MIN_SIGNIFICANCE)
 
 NO_SOURCES = Sources(np.array([], str), np.array([], str), np.array([], str), (), np.zeros((0, 0), np.float32))
 
@@ -79,7 +80,7 @@ class Found:
 
     Args:
         sources: The scans.
-        threshold: The significance from which on a pair is verified.
+        threshold: The significance from which on a pair is verified where its scans have too few that look like them.
         verified: Pairs that are copies.
         unverified: Pairs that agree less than copies do and more than is usual.
         num_candidates: The number of pairs whose descriptors are close.
@@ -110,14 +111,12 @@ def search_copies(store: Store, split_of: Array) -> Found:
     candidates = find_candidates(metric.project(sources.descriptors), sources.group_ids, metric.max_distance)
     pairs = _order(candidates, sources, split_of)[:MAX_COMPARED]
     comparer = Comparer(store, sources, metric)
-    found = [pair for pair in comparer.compare(pairs) if pair.similarity >= MIN_LISTED]
+    found = [pair for pair in comparer.compare(pairs) if pair.similarity >= MIN_SIMILARITY]
     # Where nothing agrees there is nothing to set a threshold for.
-    listed, threshold = (
-        measure_thresholds(comparer, candidates.neighbours) if found else (MIN_SIGNIFICANCE_LISTED, MIN_SIGNIFICANCE)
-    )
-    found = [pair for pair in found if pair.significance >= listed]
-    agreeing = [pair for pair in found if pair.similarity >= MIN_SIMILARITY and pair.significance >= threshold]
-    apart = _stand_out(comparer, agreeing, candidates.neighbours)
+    checked, listed, threshold = measure_thresholds(comparer, candidates.neighbours) if found else NO_THRESHOLDS
+    found = [pair for pair in found if pair.significance >= checked]
+    apart = _stand_out(comparer, found, candidates.neighbours, threshold)
+    found = [pair for pair in found if pair in apart or pair.significance >= listed]
     return Found(
         sources,
         threshold,
@@ -137,8 +136,8 @@ def _order(candidates: Candidates, sources: Sources, split_of: Array) -> Array:
     return candidates.pairs[np.argsort(2 * is_one_patient + is_one_split, kind="stable")]
 
 
-def measure_thresholds(comparer: "Comparer", neighbours: Indices, seed: int = 0) -> tuple[float, float]:
-    """Return the significances that few unrelated scans reach (a pair is listed), and that none does (verified).
+def measure_thresholds(comparer: "Comparer", neighbours: Indices, seed: int = 0) -> tuple[float, float, float]:
+    """Return the significances from which on a pair is checked, listed, and verified where it cannot be checked.
 
     Scans are drawn, and for each one of those that look most like it. That fewer than half of them are copies is all
     that is assumed.
@@ -153,10 +152,13 @@ def measure_thresholds(comparer: "Comparer", neighbours: Indices, seed: int = 0)
     others = neighbours[drawn, generator.integers(0, neighbours.shape[1], len(drawn))]
     pairs = np.stack([drawn, others], axis=1)[others >= 0]
     significances = _list_significances(comparer, np.unique(np.sort(pairs, axis=1), axis=0))
-    return (
-        max(MIN_SIGNIFICANCE_LISTED, _bound(significances, NUM_STDS_LISTED)),
-        max(MIN_SIGNIFICANCE, _bound(significances, NUM_STDS)),
+    if len(significances) < MIN_UNRELATED:
+        return NO_THRESHOLDS
+    middle, spread = measure_unrelated(significances)
+    checked, listed, verified = (
+        max(MIN_SIGNIFICANCE, middle + stds * spread) for stds in (NUM_STDS_CHECKED, NUM_STDS_LISTED, NUM_STDS)
     )
+    return checked, listed, verified
 
 
 def _list_significances(comparer: "Comparer", pairs: Array) -> Floats:
@@ -165,28 +167,33 @@ def _list_significances(comparer: "Comparer", pairs: Array) -> Floats:
     return found[found > 0]
 
 
-def _bound(significances: Floats, num_stds: float) -> float:
-    """Return what is so many standard deviations above the median, both robust; 0 for too few.
+def measure_unrelated(significances: Floats) -> tuple[float, float]:
+    """Return median and standard deviation of unrelated pairs, both robust, though some of the pairs may be copies.
 
-    What is beyond the bound are copies; it is measured again without them, until it stays. Of 8, 9, 10, 11, 12 and 90
-    the bound of 6 is first 10.5 + 6 * 2.2 = 23.8, and without 90 it is 10 + 6 * 1.5 = 18.9.
+    What is more than ``NUM_STDS`` deviations above the median are copies; it is measured again without them, until
+    there are none. Of 8, 9, 10, 11, 12 and 90 that is 10.5 and 2.2 first, and without 90 it is 10 and 1.5.
     """
-    while len(significances) >= MIN_UNRELATED:
-        middle = np.median(significances)
-        bound = float(middle + num_stds * 1.4826 * np.median(np.abs(significances - middle)))
-        if (significances <= bound).all():
-            return bound
-        significances = significances[significances <= bound]
-    return 0.0
+    while True:
+        middle = float(np.median(significances))
+        spread = float(1.4826 * np.median(np.abs(significances - middle)))
+        is_copy = significances > middle + NUM_STDS * spread
+        if not is_copy.any():
+            return middle, spread
+        significances = significances[~is_copy]
 
 
-def _stand_out(comparer: "Comparer", pairs: list[Pair], neighbours: Indices) -> set[Pair]:
-    """Return the pairs that agree more than either scan does with those that look most like it."""
-    checked = sorted(pairs, key=lambda pair: pair.similarity)[:MAX_CHECKED]
+def _stand_out(comparer: "Comparer", pairs: list[Pair], neighbours: Indices, threshold: float) -> set[Pair]:
+    """Return the pairs that agree more than either scan does with those that look most like it.
+
+    Where these are not compared, the pairs of a significance of ``threshold``.
+    """
+    checked = sorted(pairs, key=lambda pair: pair.significance)[:MAX_CHECKED]
     scans = sorted({scan for pair in checked for scan in (pair.first, pair.second)})
     bounds = measure_bounds(comparer, scans, neighbours)
     return {
-        pair for pair in pairs if pair.significance >= max(bounds.get(pair.first, 0.0), bounds.get(pair.second, 0.0))
+        pair
+        for pair in pairs
+        if pair.significance >= max(bounds.get(scan, threshold) for scan in (pair.first, pair.second))
     }
 
 
@@ -213,7 +220,7 @@ def measure_bounds(comparer: "Comparer", scans: list[int], neighbours: Indices) 
     middles = {scan: float(np.median(found)) for scan, found in values.items()}
     # Nine values alone say little about their spread.
     spread = 1.4826 * np.median(np.abs(np.concatenate([values[scan] - middles[scan] for scan in values])))
-    return {scan: float(middle + NUM_STDS_ALIKE * spread) for scan, middle in middles.items()}
+    return {scan: max(MIN_SIGNIFICANCE, float(middle + NUM_STDS_ALIKE * spread)) for scan, middle in middles.items()}
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ class CopySearch(TypedDict):
     ``across_splits`` are copies between patients of two splits (but for single images that are equal bit for bit, which
     are listed elsewhere), ``accepted`` those of them that a person accepted,
     ``within_split`` are between patients of one split and ``within_patient`` between scans of one patient;
-    ``unverified`` agree less than copies do; ``threshold`` is the significance from which on copies are verified.
+    ``unverified`` agree less than copies do; ``threshold`` is the significance from which on copies are verified
+    without a comparison with the scans that look most like them.
     ``labels_disagree`` lists copies whose labels differ once more.
     """
 

@@ -4,7 +4,7 @@
 
 FOLDER of ``--stores`` is a prepared store of volumes; that of ``--radiographs`` holds ``knees.csv`` (path, patient,
 kl_grade, published_split) and the files that it names. A copied scan is found where it is among the candidates of the
-copy, and agrees with it more significantly than the threshold and than its look-alikes allow. The search at size is on
+copy, and agrees with it more significantly than with its look-alikes. The search at size is on
 made-up descriptors, in a process of its own.
 """
 
@@ -145,7 +145,7 @@ def measure_recall(
     points = metric.project(sources.descriptors)
     comparer = Comparer(store, sources, metric)
     neighbours = find_candidates(points, sources.group_ids, metric.max_distance).neighbours
-    threshold = measure_thresholds(comparer, neighbours)[1]
+    threshold = measure_thresholds(comparer, neighbours)[2]
     bounds = measure_bounds(comparer, chosen.tolist(), neighbours)
     originals = [read_grey(store, sources.rows[source]) for source in chosen]
     recall = {}
@@ -157,7 +157,7 @@ def measure_recall(
         pairs = {tuple(pair) for pair in candidates.pairs.tolist()}
         is_candidate = [(int(source), len(points) + place) in pairs for place, source in enumerate(chosen)]
         similarity, significance = compare_copies(comparer, originals, copies)
-        needed = np.array([max(threshold, bounds.get(int(source), 0.0)) for source in chosen])
+        needed = np.array([bounds.get(int(source), threshold) for source in chosen])
         is_found = np.array(is_candidate) & (similarity >= MIN_SIMILARITY) & (significance >= needed)
         recall[name] = (int(is_found.sum()), float(similarity.min()), float(significance.min()))
         print(name, recall[name], sum(is_candidate), needed.max(), file=sys.stderr, flush=True)
