@@ -24,7 +24,7 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup fetch preprocess split train evaluate predict export attention compare leak-study \
-	cross-validate learning-curve report audit folds mnist cifar10 cifar100 medmnist modelnet40 ui test test-slow check docs pages format bench clean
+	cross-validate learning-curve tune report audit folds mnist cifar10 cifar100 medmnist modelnet40 ui test test-slow check docs pages format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ cross-validate: $(READY) ## train and evaluate every fold, so that every patient
 
 learning-curve: $(READY) ## draw the accuracy by the number of training patients, of Perceiver, CNN and a linear model
 	$(STAGE) learning-curve $(OPTIONS)
+
+tune: $(READY) ## search for a recipe in tune.space, on validation alone
+	$(STAGE) tune $(OPTIONS)
 
 # The names of earlier versions.
 report audit folds:

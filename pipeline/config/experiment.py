@@ -11,7 +11,7 @@ from pipeline.config.model import ModelConfig
 from pipeline.config.outputs import AttentionConfig, CompareConfig, EvaluateConfig, ExportConfig, PredictConfig
 from pipeline.config.phantom import PhantomConfig
 from pipeline.config.sources import DataConfig, SplitConfig
-from pipeline.config.studies import CrossValidateConfig, LeakStudyConfig, LearningCurveConfig
+from pipeline.config.studies import CrossValidateConfig, LeakStudyConfig, LearningCurveConfig, TuneConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.config.validation import require
@@ -42,6 +42,7 @@ class Experiment:
         leak_study: The leak demonstration.
         cross_validate: Training and evaluating every fold or seed.
         learning_curve: The accuracy by the number of training patients.
+        tune: The search for a recipe.
         tracking: The records in MLflow and TensorBoard.
     """
 
@@ -63,6 +64,7 @@ class Experiment:
     leak_study: LeakStudyConfig = field(default_factory=LeakStudyConfig)
     cross_validate: CrossValidateConfig = field(default_factory=CrossValidateConfig)
     learning_curve: LearningCurveConfig = field(default_factory=LearningCurveConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

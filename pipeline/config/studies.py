@@ -1,8 +1,9 @@
-"""The options of stages that train several models: the leak demonstration, folds and seeds, the learning curve."""
+"""The options of stages that train several models: leak demonstration, folds and seeds, learning curve, search."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.config.sources import Word
 from pipeline.config.validation import require, require_at_least
 
 
@@ -88,6 +89,40 @@ class LearningCurveConfig:
         good_models = len(self.models) >= 1 and len(set(self.models)) == len(self.models)
         require(good_models, "learning_curve.models", list(self.models), "one or more, each once")
         require(0 < self.wanted < 1, "learning_curve.wanted", self.wanted, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """The search for a recipe among those of a declared space, on validation patients alone.
+
+    Several processes that are started with the same options share one search. It ends when the minutes or the trials
+    are spent, whichever comes first, or when no recipe of the space is left.
+
+    Args:
+        space: The options that are searched, of ``model``, ``augment`` and ``train``, each with its choices, as
+            ``[64, 128, 256]``, or with the ends of a range, as ``[0.0001, 0.01, log]`` or ``[0.0, 0.3, linear]``.
+        minutes: The minutes of training of all trials and processes together, after which none is begun; null without
+            such a limit.
+        trials: The number of recipes that are tried; null without such a limit.
+        warmup_epochs: The number of epochs of a trial before it can be ended, which happens to one whose best
+            validation is worse than the median of the others after as many epochs.
+        seed: The seed of the search.
+    """
+
+    space: dict[str, tuple[Word, ...]] = field(default_factory=dict)
+    minutes: float | None = 30.0
+    trials: int | None = None
+    warmup_epochs: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        good_minutes = self.minutes is None or self.minutes > 0
+        require(good_minutes, "tune.minutes", self.minutes, "above 0, or null")
+        good_trials = self.trials is None or self.trials >= 1
+        require(good_trials, "tune.trials", self.trials, "1 or more, or null")
+        require_at_least("tune", self, 0, "warmup_epochs")
+        has_end = self.minutes is not None or self.trials is not None
+        require(has_end, "tune.minutes", None, "a number, where tune.trials is null: a search needs an end")
 
 
 def require_distinct(field: str, seeds: tuple[int, ...]) -> None:

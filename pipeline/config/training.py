@@ -173,6 +173,9 @@ class TrainConfig:
         keep_attention_every_epochs: The number of epochs from one set of attention maps that are kept to the next, of
             ``attention.num_examples`` validation examples (cross-attention, all layers and heads, mean over the
             latents); 0 keeps none.
+        recipes_tried: The number of recipes that were compared on validation before this one was chosen, which ``tune``
+            writes into the one that it finds; it is printed next to every result. The best of many looks better than it
+            is.
         seed: The seed of the initial weights, the order, the augmentation and dropout.
         precision: The number format; ``auto`` takes bf16 where the processor computes in it, else float32.
         accelerator: The kind of device; ``auto`` takes a GPU where there is one.
@@ -209,6 +212,7 @@ class TrainConfig:
     early_stopping_epochs: int = 0
     monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
     keep_attention_every_epochs: int = 0
+    recipes_tried: int = 0
     seed: int = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -224,7 +228,13 @@ class TrainConfig:
             require(value >= 1, f"train.{field}", value, "1 or more")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
         require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "two numbers, 0 to below 1")
-        for field in ("weight_decay", "warmup_epochs", "early_stopping_epochs", "keep_attention_every_epochs"):
+        for field in (
+            "weight_decay",
+            "warmup_epochs",
+            "early_stopping_epochs",
+            "keep_attention_every_epochs",
+            "recipes_tried",
+        ):
             value = getattr(self, field)
             require(value >= 0, f"train.{field}", value, "0 or more")
         longest = f"0 to the {self.epochs} of train.epochs"

@@ -364,7 +364,10 @@ class EnsembleFacts(TypedDict):
 
 
 class Metrics(TypedDict):
-    """The whole of metrics.json; ``synthetic_note`` is empty for real data, only ordered classes have ``grades``."""
+    """The whole of metrics.json; ``synthetic_note`` is empty for real data, only ordered classes have ``grades``.
+
+    ``recipes_tried`` counts the recipes that were compared on validation before the model's was chosen; absent for 0.
+    """
 
     split: str
     synthetic_note: str
@@ -374,6 +377,7 @@ class Metrics(TypedDict):
     grades: NotRequired[Grades]
     subgroups: NotRequired[list[SubgroupTable]]
     ensemble: NotRequired[EnsembleFacts]
+    recipes_tried: NotRequired[int]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision

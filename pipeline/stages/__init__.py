@@ -170,6 +170,15 @@ STAGES = {
             package=_STUDIES,
         ),
         Stage(
+            "tune",
+            "Search for a recipe in a declared space, on validation patients alone; several processes share it.",
+            (
+                *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
+                *("model", "augment", "train", "tune", "tracking"),
+            ),
+            package=_STUDIES,
+        ),
+        Stage(
             "learning-curve",
             "Draw the accuracy by the number of training patients: Perceiver, CNN and logistic regression.",
             (

@@ -18,7 +18,7 @@ from pipeline.evaluation.validity.subgroups import read_facts
 from pipeline.inference.ensembles import NAME, Member, average_answers, check_members, read_members
 from pipeline.inference.splits import score_splits
 from pipeline.reporting.evaluation.notes import describe_unknown_patients, list_console_warnings, summarise_scores
-from pipeline.reporting.evaluation.origin_section import describe_ensemble
+from pipeline.reporting.evaluation.origin_section import describe_ensemble, describe_recipes
 from pipeline.reporting.evaluation.page import build_report, write_evaluation
 from pipeline.stages.base import exclusive
 from pipeline.tracking.mlflow_run import open_run
@@ -55,6 +55,10 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     if opened.members:
         members = [_describe_member(member) for member in opened.members]
         evaluation.metrics["ensemble"] = {"members": members, "not_fitted": opened.not_fitted}
+    evaluated = [member.checkpoint for member in opened.members] or [run.checkpoint]
+    num_tried = max(checkpoint.settings.get("train.recipes_tried", 0) for checkpoint in evaluated)
+    if num_tried > 0:
+        evaluation.metrics["recipes_tried"] = num_tried
     report = build_report(experiment, run, evaluation, manifest)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
@@ -68,7 +72,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         )
     if "ensemble" in evaluation.metrics:
         console.print(f"  {describe_ensemble(evaluation.metrics['ensemble'])}", highlight=False)
-    for line in (*summarise_scores(evaluation.metrics, run.data.store.kind), *report.baseline_notes):
+    notes = (*report.baseline_notes, *describe_recipes(num_tried))
+    for line in (*summarise_scores(evaluation.metrics, run.data.store.kind), *notes):
         console.print(f"  {line}", highlight=False)
     unknown = describe_unknown_patients(run.checkpoint.settings)
     for warning in (*list_console_warnings(evaluation.metrics, run.data), *unknown):

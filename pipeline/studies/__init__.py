@@ -1,1 +1,1 @@
-"""Several trainings put together: cross-validation, the leak study and the learning curve."""
+"""Several trainings put together: cross-validation, the leak study, the learning curve and tuning."""

@@ -68,6 +68,7 @@ LIBRARIES = {
     "onnx": ("export.programs",),
     "onnxruntime": ("export.programs",),
     "openpyxl": ("formats.spreadsheets",),
+    "optuna": ("studies.tuning",),
 }
 REGISTRIES = ("datasets", "stages")
 MODULES = {

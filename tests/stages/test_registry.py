@@ -20,6 +20,7 @@ EXTRA = {
     "export": ["--export.formats", "[torch]"],
     "leak-study": ["--leak_study.num_steps", "2", "--leak_study.num_slices", "2"],
     "cross-validate": ["--cross_validate.vary", "seeds", "--cross_validate.seeds", "[1]"],
+    "tune": ["--tune.space", "{train.weight_decay: [0.0, 0.1]}", "--tune.trials", "1"],
     "learning-curve": [
         "--learning_curve.patients",
         "[2]",

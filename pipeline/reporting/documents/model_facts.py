@@ -8,6 +8,7 @@ from perceiver.config import PerceiverConfig
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.text import count_words, plural
+from pipeline.reporting.evaluation.origin_section import describe_recipes
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import find_best
 
@@ -152,7 +153,8 @@ def _describe_choice(checkpoint: Checkpoint) -> str:
         select_by = checkpoint.settings["train.monitor"]
         if find_best(checkpoint.history, select_by).epoch == checkpoint.epoch:
             how = f"the best by {select_by.replace('val_', 'validation ')}"
-    return f"Epoch {checkpoint.epoch}, {how}; test rows were read by the evaluation alone."
+    recipes = describe_recipes(checkpoint.settings.get("train.recipes_tried", 0))
+    return " ".join((f"Epoch {checkpoint.epoch}, {how}; test rows were read by the evaluation alone.", *recipes))
 
 
 def _describe_training(settings: Mapping[str, Any]) -> str:

@@ -1,10 +1,24 @@
-"""The origin of the answers in a section of the report: the members of an ensemble."""
+"""The origin of the answers: the members of an ensemble in a section of the report, and a search in a sentence."""
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words
 from pipeline.evaluation.schema import EnsembleFacts, Metrics
 from pipeline.reporting.elements import Section, Table
 from pipeline.reporting.formatting import DASH
+
+
+def describe_recipes(num_tried: int) -> list[str]:
+    """Write how many recipes were compared before that of a model was chosen; nothing for 0.
+
+    Args:
+        num_tried: The number of recipes.
+    """
+    if num_tried == 0:
+        return []
+    return [
+        f"The recipe is the best of {count_words(num_tried, 'recipe')} that were compared on validation, so that its "
+        "scores on validation look better than they are."
+    ]
 
 
 def describe_ensemble(facts: EnsembleFacts) -> str:

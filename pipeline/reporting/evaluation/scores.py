@@ -9,6 +9,7 @@ from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import ClassTable, Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES, METRIC_TITLES
 from pipeline.reporting.elements import Figure, Section, Table
+from pipeline.reporting.evaluation.origin_section import describe_recipes
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     DASH,
@@ -104,7 +105,7 @@ def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
     sentences.append(describe_sample_size(first_name, first, kind))
     if baselines:
         sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(baselines)}.")
-    return sentences
+    return sentences + describe_recipes(metrics.get("recipes_tried", 0))
 
 
 def describe_errors(level: Level, kind: DataKind) -> str:

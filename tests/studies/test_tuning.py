@@ -1,0 +1,146 @@
+"""The search for a recipe: a declared space, shared by processes, in which no trial is lost or repeated."""
+
+import dataclasses
+import io
+import json
+import multiprocessing
+import signal
+
+import pytest
+from rich.console import Console
+
+from pipeline.cli import parse_experiment
+from pipeline.config.studies import TuneConfig
+from pipeline.core.errors import UserError
+from pipeline.data.certified_data import load_certified_data
+from pipeline.reporting.evaluation.origin_section import describe_recipes
+from pipeline.stages.studies.tune import choose_folder, tune
+from pipeline.studies.tuning import Choices, Range, SharedSearch, apply_params, read_space
+from tests.builders.training_runs import make_experiment, with_train
+
+SPACE = {"train.learning_rate": (1e-4, 1e-1, "log"), "model.perceiver.num_latents": (2, 4)}
+FINISHED = ("complete", "ended", "diverged")
+
+
+def with_tune(experiment, **options):
+    return dataclasses.replace(experiment, tune=TuneConfig(**({"space": SPACE, "trials": 3} | options)))
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return with_train(make_experiment(tmp_path), epochs=2)
+
+
+def test_a_space_has_choices_and_ranges(experiment):
+    space = {
+        "train.learning_rate": ("1e-4", 0.1, "log"),
+        "train.batch_size": (4, 32, "linear"),
+        "model.stem": ("pixels", "conv"),
+    }
+    assert read_space(with_tune(experiment, space=space)) == {
+        "train.learning_rate": Range(1e-4, 0.1, is_log=True, is_whole=False),
+        "train.batch_size": Range(4, 32, is_log=False, is_whole=True),
+        "model.stem": Choices(("pixels", "conv")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("space", "match"),
+    [
+        ({}, "found {}, allowed are options"),
+        ({"train.learning_rat": (1, 2)}, "unknown option; the nearest is train.learning_rate"),
+        ({"split.seed": (1, 2)}, "split.seed is not searched"),
+        ({"train.seed": (1, 2)}, "train.seed is not searched"),
+        ({"train.learning_rate": (0.1, 0.01, "log")}, "a lower and a higher number"),
+        ({"train.learning_rate": (0.0, 0.01, "log")}, "above 0 where the scale is log"),
+        ({"train.learning_rate": ("low", 0.01, "log")}, r"allowed is \[LOW, HIGH, log\]"),
+        ({"train.batch_size": (4,)}, "two choices or more"),
+        ({"train.batch_size": (4, 4)}, "each once"),
+        ({"train.batch_size": (4, 8.5)}, "allowed is a whole number"),
+        ({"model.stem": ("pixels", "pixel")}, r"allowed is pixels \| patches \| conv"),
+        ({"train.learning_rate": (-1.0, 0.1, "linear")}, "train.learning_rate: found -1.0"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(experiment, space, match):
+    with pytest.raises(UserError, match=match):
+        read_space(with_tune(experiment, space=space))
+
+
+def test_options_of_nested_sections_are_replaced(experiment):
+    changed = apply_params(experiment, {"model.perceiver.num_latents": 7, "train.learning_rate": 0.5})
+    assert (changed.model.perceiver.num_latents, changed.train.learning_rate) == (7, 0.5)
+    assert changed.augment == experiment.augment
+
+
+def search(experiment):
+    console = Console(file=io.StringIO(), width=200)
+    tune(experiment, console)
+    return console.file.getvalue(), json.loads((choose_folder(experiment) / "tune.json").read_text())
+
+
+def test_the_best_recipe_is_a_config_that_states_how_many_were_tried(experiment):
+    data = load_certified_data(experiment)
+    experiment = with_tune(experiment)
+    output, content = search(experiment)
+    assert "3 recipes tried" in output
+    finished = [trial for trial in content["trials"] if trial["state"] in FINISHED]
+    best = min((trial for trial in finished if trial["state"] == "complete"), key=lambda trial: trial["val_loss"])
+    recipe = parse_experiment("train", ["--config", str(choose_folder(experiment) / "best.yaml")])
+    assert recipe.train.recipes_tried == 3
+    assert recipe.train.learning_rate == best["params"]["train.learning_rate"]
+    assert recipe.model.perceiver.num_latents == best["params"]["model.perceiver.num_latents"]
+    assert "3 recipes" in describe_recipes(recipe.train.recipes_tried)[0]
+    assert describe_recipes(0) == []
+    # Started again, nothing is tried again; with a larger budget the search resumes.
+    assert search(experiment)[1]["trials"] == content["trials"]
+    more = search(with_tune(experiment, trials=4))[1]
+    assert more["trials"][: len(content["trials"])] == content["trials"]
+    assert more["recipes_tried"] == 4
+    assert data.roles == load_certified_data(experiment).roles
+
+
+def test_a_small_space_is_tried_once_and_then_the_search_ends(experiment):
+    content = search(with_tune(experiment, space={"model.perceiver.num_latents": (2, 4)}, trials=9))[1]
+    tried = [
+        trial["params"]["model.perceiver.num_latents"] for trial in content["trials"] if trial["state"] in FINISHED
+    ]
+    assert sorted(tried) == [2, 4]
+
+
+def test_no_trial_of_a_killed_process_is_lost_or_repeated(experiment):
+    """A process is killed in the middle of a trial; the next start tries this recipe again, and no other."""
+    experiment = with_tune(experiment, trials=1000)
+    data, folder = load_certified_data(experiment), choose_folder(experiment)
+
+    def work():
+        SharedSearch(experiment, data, folder).run(lambda trial: None)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    watcher = SharedSearch(experiment, data, folder)
+    while not any(trial.state == "running" and trial.number > 0 for trial in watcher.read().trials):
+        assert process.is_alive()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    before = watcher.read()
+    (killed,) = (trial for trial in before.trials if trial.state == "running")
+    shared = SharedSearch(with_tune(experiment, trials=before.num_tried + 2), data, folder)
+    after = shared.run(lambda trial: None)
+    assert after.num_tried == before.num_tried + 2
+    assert after.trials[killed.number].state == "failed"
+    assert after.trials[: killed.number] == before.trials[: killed.number]
+    recipes = [tuple(sorted(trial.params.items())) for trial in after.trials if trial.state in FINISHED]
+    assert len(set(recipes)) == len(recipes)
+    assert recipes.count(tuple(sorted(killed.params.items()))) == (1 if killed.params else 0)
+
+
+def test_a_living_process_keeps_its_trial(experiment):
+    data, folder = load_certified_data(experiment), choose_folder(experiment)
+    first, second = (SharedSearch(with_tune(experiment), data, folder) for _ in range(2))
+    with first.join():
+        trial = first._ask()
+        assert second._ask().params != trial.params
+        assert second.read().trials[trial.number].state == "running"
+    assert second._ask().params == trial.params, "its lock is gone, so that its recipe comes next"
+    assert second.read().trials[trial.number].state == "failed"
