@@ -170,8 +170,8 @@ def _list_significances(comparer: "Comparer", pairs: Array) -> Floats:
 def measure_unrelated(significances: Floats) -> tuple[float, float]:
     """Return median and standard deviation of unrelated pairs, both robust, though some of the pairs may be copies.
 
-    What is more than ``NUM_STDS`` deviations above the median are copies; it is measured again without them, until
-    there are none. Of 8, 9, 10, 11, 12 and 90 that is 10.5 and 2.2 first, and without 90 it is 10 and 1.5.
+    What is more than ``NUM_STDS`` standard deviations above the median are copies; it is measured again without them,
+    until there are none. Of 8, 9, 10, 11, 12 and 90 that is 10.5 and 2.2 first, and without 90 it is 10 and 1.5.
     """
     while True:
         middle = float(np.median(significances))

@@ -79,7 +79,7 @@ def test_no_pairs_give_no_similarities():
 
 
 def test_the_significance_is_that_of_fishers_transform():
-    # arctanh(0.8) is half of the logarithm of 9, and of a correlation of 100 pixels the deviation is 1 / sqrt(97).
+    # arctanh(0.8) is half of the logarithm of 9, and the std of a correlation of 100 pixels is 1 / sqrt(97).
     found = compute_significance(np.array([0.8, 0.0, 0.8]), np.array([100.0, 100.0, 2.0]))
     assert found.tolist() == pytest.approx([np.log(3) * 97**0.5, 0, 0])
     assert np.isfinite(compute_significance(np.array([1.0]), np.array([1000.0]))).all()

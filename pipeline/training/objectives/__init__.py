@@ -1,1 +1,1 @@
-"""What training learns next to the labels: a teacher's answers, and features or pixels at positions."""
+"""Objectives of training next to the labels: a teacher's answers, and features or pixels at positions."""
