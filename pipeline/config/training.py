@@ -143,11 +143,12 @@ class TrainConfig:
             drawn so that the classes are equally frequent. patient: so that the patients are. class_and_patient: so
             that the classes are, and within each of them its patients, for a rare label of few patients with many
             scans.
-        optimizer: The update rule.
+        optimizer: The update rule. muon: Muon for the matrices inside the network, adamw for the rest, with one
+            learning rate and one weight decay.
         learning_rate: The highest learning rate, after warm-up.
         betas: The fractions of the mean gradient and of the mean squared gradient that a step keeps.
-        weight_decay: The weight decay: adamw subtracts it from the weights next to the update, lamb adds it to the
-            update before its trust ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
+        weight_decay: The weight decay: adamw and muon subtract it from the weights next to the update, lamb adds it to
+            the update before its trust ratio, adam adds it to the gradient; biases, norms and embeddings are left out.
         schedule: The learning-rate schedule: ``cosine`` falls by step; ``step``, ``multistep`` and ``exponential`` fall
             by epoch.
         warmup_epochs: The number of epochs (fractions allowed) of linear growth from zero before the schedule; at most
@@ -193,7 +194,7 @@ class TrainConfig:
     loss: LossName = "cross_entropy"
     class_weights: Literal["equal", "balanced"] = "equal"
     sampling: SamplingName = "once"
-    optimizer: Literal["adam", "adamw", "lamb"] = "adamw"
+    optimizer: Literal["adam", "adamw", "lamb", "muon"] = "adamw"
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
@@ -254,7 +255,7 @@ class TrainConfig:
         growing = list(self.lr_milestones) == sorted(set(self.lr_milestones)) and all(m > 0 for m in self.lr_milestones)
         require(growing, "train.lr_milestones", self.lr_milestones, "growing epochs above 0")
         require(self.teacher != "", "train.teacher", self.teacher, "cnn, the path of a checkpoint, or null")
-        for field, refused in (("optimizer", "lamb"), ("precision", "16-mixed"), ("compile", True)):
+        for field, refused in (("optimizer", ("lamb", "muon")), ("precision", ("16-mixed",)), ("compile", (True,))):
             value = getattr(self, field)
-            good = self.strategy == "ddp" or value != refused
+            good = self.strategy == "ddp" or value not in refused
             require(good, f"train.{field}", value, "another value, or train.strategy ddp")

@@ -27,13 +27,13 @@ from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
 from pipeline.training.augmentation.images import check_horizontal_flip, check_mirror_tta
 from pipeline.training.augmentation.points import check_point_transforms
-from pipeline.training.checkpoint import Checkpoint, Origin, read_checkpoint, write_checkpoint
+from pipeline.training.checkpoint import Checkpoint, OptimizerState, Origin, read_checkpoint, write_checkpoint
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
 from pipeline.training.devices.fabric import build_fabric, name_accelerator
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
 from pipeline.training.objectives.teacher import check_teacher_options, describe_teacher
-from pipeline.training.optimizers import OptimizerState, pack_optimizer
+from pipeline.training.optimization.optimizers import pack_optimizer
 from pipeline.training.progress import TrainingDisplay
 from pipeline.training.run_state import check_same_settings, clear_run, is_finished, read_started, write_started
 from pipeline.training.setup import build_state, describe_origin, measure_intensities, prepare_training

@@ -25,7 +25,6 @@ from pipeline.data.statistics import IntensityReference
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.history import EpochResult
-from pipeline.training.optimizers import OptimizerState
 
 FORMAT = 2
 HEADER_KEY = "perceiver_checkpoint"
@@ -35,6 +34,23 @@ OPTIMIZER = "optimizer."
 # Of networks that files describe; far beyond any that was trained.
 MAX_LAYERS = 4096
 MAX_PERMUTED_PIXELS = 1 << 22
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimizer's state in parts that a file without code can hold.
+
+    Args:
+        tensors: The tensors, ``number of the parameter.name`` -> value.
+        numbers: The other values, by the same names.
+        groups: The options of each group, without its parameters.
+        scaler: The numbers of the gradient scaler, of float16 training.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, Any]
+    groups: list[dict[str, Any]]
+    scaler: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ class Checkpoint(Origin):
     tracking_run: str
     weights: dict[str, torch.Tensor] = field(repr=False)
     intensities: IntensityReference | None = None
-    optimizer: "OptimizerState | None" = field(default=None, repr=False)
+    optimizer: OptimizerState | None = field(default=None, repr=False)
     heads: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
 

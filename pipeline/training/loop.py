@@ -32,7 +32,7 @@ from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, 
 from pipeline.training.objectives.distillation import compute_distillation_loss_sum, compute_guidance_loss_sum
 from pipeline.training.objectives.heads import GUIDANCE, HeadedModel
 from pipeline.training.objectives.teacher import Lesson, Teacher
-from pipeline.training.optimizers import compute_learning_rate_fraction, set_learning_rate
+from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, set_learning_rate
 
 # Reading a loss makes a GPU wait, so it is done every so many steps.
 STEPS_BETWEEN_CHECKS = 50

@@ -25,7 +25,7 @@ from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.losses import balance_classes
 from pipeline.training.objectives.heads import build_headed_model
 from pipeline.training.objectives.teacher import place_teacher
-from pipeline.training.optimizers import build_optimizer, restore_optimizer
+from pipeline.training.optimization.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.run_state import describe_settings, read_preprocess
 
 

@@ -42,7 +42,7 @@ from pipeline.models.networks import build_model
 from pipeline.preprocessing.parts import compute_part_key, prepare_part
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
-from pipeline.training.optimizers import build_optimizer
+from pipeline.training.optimization.optimizers import build_optimizer
 
 FOLDER = Path(__file__).parent
 SIDES = ("left", "right")

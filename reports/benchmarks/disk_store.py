@@ -37,7 +37,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
-from pipeline.training.optimizers import build_optimizer
+from pipeline.training.optimization.optimizers import build_optimizer
 
 SIDE = 64
 WAYS = ("memory", "disk")

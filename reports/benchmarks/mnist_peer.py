@@ -41,7 +41,7 @@ from pipeline.models.networks import SliceModel, build_model, count_parameters
 from pipeline.training.devices.fabric import build_fabric, name_accelerator
 from pipeline.training.history import find_best
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed, train_epochs
-from pipeline.training.optimizers import build_optimizer
+from pipeline.training.optimization.optimizers import build_optimizer
 
 MODELS = ("ours", "ours-wide", "perceiver-pytorch")
 PRECISIONS = ("float32", "bf16")

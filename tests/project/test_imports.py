@@ -58,7 +58,7 @@ LIBRARIES = {
     "monai": ("models",),
     "sklearn": ("evaluation",),
     "lightning": ("training",),
-    "pytorch_optimizer": ("training.optimizers",),
+    "pytorch_optimizer": ("training.optimization.optimizers",),
     "safetensors": ("training.checkpoint",),
     "jsonargparse": ("config.parsing",),
     "dask": ("preprocessing.dask_jobs",),

@@ -20,7 +20,7 @@ from pipeline.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from pipeline.training.optimizers import build_optimizer, pack_optimizer, restore_optimizer
+from pipeline.training.optimization.optimizers import build_optimizer, pack_optimizer, restore_optimizer
 from tests.builders.checkpoints import MODEL, draw_images, make_checkpoint
 from tests.builders.models import build_spec
 
@@ -87,7 +87,7 @@ def test_mirror_tta_gives_a_mirrored_knee_exactly_the_other_answer():
     assert abs(scores - one).max() > 1e-4, "the plain model is not antisymmetric by itself"
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "muon"])
 def test_an_optimizer_resumes_from_a_checkpoint_bit_for_bit(name, tmp_path):
     config = TrainConfig(optimizer=name)
 

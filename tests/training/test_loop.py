@@ -28,7 +28,7 @@ from pipeline.training.augmentation.mixing import draw_mixture, mix_images
 from pipeline.training.devices.fabric import build_fabric, choose_accelerator, choose_precision, name_accelerator
 from pipeline.training.history import EpochResult, find_best, should_stop
 from pipeline.training.loop import LossMonitor, TrainingState, derive_seed, draw_order, train_epochs
-from pipeline.training.optimizers import build_optimizer
+from pipeline.training.optimization.optimizers import build_optimizer
 from pipeline.training.setup import compute_sampling_weights
 from tests.builders.models import build_setup, wrap_network
 

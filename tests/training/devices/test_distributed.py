@@ -120,7 +120,9 @@ def test_each_process_keeps_its_shard_and_the_first_gets_the_whole(tmp_path):
     assert whole > 3 == nothing, "what is not divided is left as it is"
 
 
-@pytest.mark.parametrize("options", [{"optimizer": "lamb"}, {"precision": "16-mixed"}, {"compile": True}])
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "lamb"}, {"optimizer": "muon"}, {"precision": "16-mixed"}, {"compile": True}]
+)
 def test_options_that_cannot_be_sharded_are_refused(options):
     name = next(iter(options))
     TrainConfig(**options)

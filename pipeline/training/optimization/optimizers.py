@@ -1,33 +1,17 @@
 """Optimizers and learning-rate schedules."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.config.training import TrainConfig
+from pipeline.training.checkpoint import OptimizerState
 from pipeline.training.devices.distributed import gather, shard_as
+from pipeline.training.optimization.muon import MuonWithAdamW
 
 MULTIPLYING_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
-
-
-@dataclass(frozen=True)
-class OptimizerState:
-    """An optimizer's state in parts that a file without code can hold.
-
-    Args:
-        tensors: The tensors, ``number of the parameter.name`` -> value.
-        numbers: The other values, by the same names.
-        groups: The options of each group, without its parameters.
-        scaler: The numbers of the gradient scaler, of float16 training.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    numbers: dict[str, Any]
-    groups: list[dict[str, Any]]
-    scaler: dict[str, Any]
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, scaler: dict[str, Any]) -> OptimizerState:
@@ -99,7 +83,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
     Source:
         Adam arXiv 1412.6980; AdamW arXiv 1711.05101; LAMB arXiv 1904.00962 algorithm 2, without bias
         correction: the decay is part of the update that the trust ratio scales. Biases and norms have
-        no trust ratio, as in the authors' own code: a bias of zero could hardly leave it.
+        no trust ratio, as in the authors' own code: a bias of zero could hardly leave it. Muon see
+        :class:`pipeline.training.optimization.muon.MuonWithAdamW`: the first convolution, which reads the image, the
+        last linear layer, which gives the logits, and all that is no matrix are left to AdamW.
     """
     kinds = assign_parameter_kinds(model)
     parameters = dict(model.named_parameters())
@@ -113,6 +99,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
         return torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
+    if config.optimizer == "muon":
+        return MuonWithAdamW(_separate_hidden(model, groups), config.learning_rate, config.betas)
     from pytorch_optimizer import Lamb  # takes a second to import, and only LAMB needs it
 
     for group in groups:
@@ -122,6 +110,21 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
         groups, lr=config.learning_rate, betas=config.betas, weight_decouple=False, adam_debias=True
     )
     return lamb
+
+
+def _separate_hidden(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Separate the matrices inside the network, which Muon updates, from those at its ends."""
+    linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    ends = {id(weight) for weight in linear[-1:] + kernels[:1]}
+    separated = []
+    for group in groups:
+        is_matrix = group["kind"] == "matrix"
+        for muon in (True, False):
+            members = [value for value in group["params"] if (is_matrix and id(value) not in ends) == muon]
+            if members:
+                separated.append(group | {"params": members, "muon": muon})
+    return separated
 
 
 def compute_learning_rate_fraction(config: TrainConfig, step: int, steps_per_epoch: int) -> float:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.model import ModelConfig
+from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
-from pipeline.training.optimizers import (
+from pipeline.training.optimization.optimizers import (
     assign_parameter_kinds,
     build_optimizer,
     compute_learning_rate_fraction,
@@ -107,13 +107,14 @@ def test_learned_positions_and_embeddings_are_not_decayed():
     assert assign_parameter_kinds(Model()) == {"table": "input", "words.weight": "input"}
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "muon"])
 def test_every_parameter_has_one_group_and_the_rate_reaches_all(name):
     model = build_tiny()
     optimizer = build_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.3))
     members = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(members) == sorted(id(parameter) for parameter in model.parameters())
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.0]
+    decays = [0.3, 0.3, 0.0, 0.0] if name == "muon" else [0.3, 0.0, 0.0]  # Muon's matrices, and those of AdamW
+    assert [group["weight_decay"] for group in optimizer.param_groups] == decays
     set_learning_rate(optimizer, 0.125)
     assert {group["lr"] for group in optimizer.param_groups} == {0.125}
 
@@ -193,3 +194,69 @@ def test_lamb_learns_a_line():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 20
+
+
+def step_matrix(gradients, rate=0.5, decay=0.0, shape=(2, 3)):
+    """Let Muon update the first of two layers; return its weight before and after each gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False), nn.Linear(shape[0], 2))
+    optimizer = build_optimizer(model, TrainConfig(optimizer="muon", learning_rate=rate, weight_decay=decay))
+    weights = [model[0].weight.detach().clone()]
+    for gradient in gradients:
+        model[0].weight.grad = gradient.clone()
+        optimizer.step()
+        weights.append(model[0].weight.detach().clone())
+    return weights
+
+
+def test_muon_moves_all_directions_of_a_matrix_alike_whatever_the_size_of_the_gradient():
+    """The singular values of a step are 0.2 sqrt(3) times the rate, within the 0.7 to 1.2 of five iterations."""
+    gradient = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.2, 0.0]])
+    before, after = step_matrix([gradient])
+    sizes = torch.linalg.svdvals(before - after) / (0.5 * 0.2 * math.sqrt(3))
+    assert ((sizes > 0.65) & (sizes < 1.25)).all(), sizes
+    large = step_matrix([1000 * gradient])[1]
+    torch.testing.assert_close(large, after, rtol=0, atol=1e-3)  # bfloat16 inside
+
+
+def test_muons_step_has_the_root_mean_square_of_adamws():
+    """Of 64 x 16 numbers a step of AdamW has about 0.2 to 0.4 of the rate; Muon's, 0.2 of it."""
+    gradient = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
+    before, after = step_matrix([gradient], rate=0.1, shape=(64, 16))
+    assert (before - after).square().mean().sqrt().item() == pytest.approx(0.2 * 0.1, rel=0.25)
+
+
+def test_muon_decays_a_matrix_next_to_its_step():
+    gradient = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
+    before, plain = step_matrix([gradient])
+    _, decayed = step_matrix([gradient], decay=0.1)
+    torch.testing.assert_close(plain - decayed, 0.5 * 0.1 * before, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem": "pixels"}, {"architecture": "cnn", "cnn": CnnConfig(channels=(4, 8))}])
+def test_muon_updates_the_matrices_inside_a_network_and_leaves_its_ends_to_adamw(options):
+    model = build_tiny(**options)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(model, TrainConfig(optimizer="muon"))
+    hidden = [names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]]
+    others = [names[id(p)] for group in optimizer.param_groups if not group["muon"] for p in group["params"]]
+    if "architecture" in options:
+        assert len(hidden) == 1
+        assert ("conv" in hidden[0]) and len(others) == len(names) - 1
+    else:
+        assert ("network.stem.4.weight" in hidden) == ("stem" not in options)
+        assert "network.perceiver.cross_layers.0.attention.to_key.weight" in hidden
+        assert {"network.perceiver.head.weight", "network.perceiver.latents"} <= set(others)
+        assert "network.stem.0.weight" not in hidden
+
+
+def test_muon_takes_a_kernel_as_a_matrix_of_its_outputs():
+    """The same gradient, as a kernel (4, 2, 3, 3) and as a matrix (4, 18), makes the same step."""
+    kernel = nn.Conv2d(2, 4, 3, bias=False)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), kernel, nn.Flatten(), nn.Linear(4, 2))
+    gradient = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(3))
+    before = kernel.weight.detach().clone()
+    kernel.weight.grad = gradient.clone()
+    build_optimizer(model, TrainConfig(optimizer="muon", learning_rate=0.5, weight_decay=0.0)).step()
+    first, second = step_matrix([gradient.flatten(1)], shape=(4, 18))
+    torch.testing.assert_close((before - kernel.weight.detach()).flatten(1), first - second, rtol=0, atol=1e-6)
