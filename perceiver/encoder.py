@@ -20,6 +20,7 @@ from perceiver.positions import (
     Part,
     count_axes,
     join_channels,
+    take_inputs,
     warn_far_from_nyquist,
 )
 
@@ -66,6 +67,18 @@ def assign_weight_indices(num_layers: int, weight_sharing: str, first_has_own_we
     if weight_sharing == "all_but_first_block" or (weight_sharing == "all_but_first" and first_has_own_weights):
         return [min(layer_index, 1) for layer_index in range(num_layers)]
     return [0] * num_layers
+
+
+def compute_drop_rates(stochastic_depth: float, num_layers: int) -> tuple[float, ...]:
+    """Compute for each layer the fraction of the examples whose updates are left out, 0 for the first layer.
+
+    Layers that share weights have rates of their own, because a rate belongs to a depth.
+
+    Args:
+        stochastic_depth: The fraction of the last layer.
+        num_layers: The number of layers, cross-attentions and self-attentions in the order of computation.
+    """
+    return tuple(stochastic_depth * layer_index / max(1, num_layers - 1) for layer_index in range(num_layers))
 
 
 def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositions | NoPositions:
@@ -129,6 +142,8 @@ class PerceiverEncoder(nn.Module):
         self.latent_weight_indices = assign_weight_indices(
             config.num_cross_attends, config.weight_sharing, first_has_own_weights=False
         )
+        num_layers = config.num_cross_attends * (1 + config.self_attends_per_cross)
+        self.drop_rates = compute_drop_rates(config.stochastic_depth, num_layers)
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.latent_dim))
         initialise_latents(self.latents, config.latent_init_std)
         self.cross_layers = nn.ModuleList(
@@ -139,7 +154,13 @@ class PerceiverEncoder(nn.Module):
             for _ in range(max(self.latent_weight_indices) + 1)
         )
 
-    def encode(self, values: Tensor, positions: Positions = None, padding: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        values: Tensor,
+        positions: Positions = None,
+        padding: Tensor | None = None,
+        chosen_inputs: Tensor | None = None,
+    ) -> Tensor:
         """Encode a batch of sets of inputs as latents; arguments and errors are those of ``Perceiver``.
 
         Args:
@@ -148,19 +169,20 @@ class PerceiverEncoder(nn.Module):
             positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a ``Grid``, a tuple of parts, or None
                 for the grid of the values.
             padding: A boolean mask ``(batch, inputs)``, or ``(batch, axes)`` on a grid, True for an input to ignore.
+            chosen_inputs: The places ``(batch, chosen)``, int64, of the inputs that are read; None for all.
 
         Returns:
             The latents, ``(batch, latents, latent_dim)``.
         """
-        inputs, mask = self.prepare_inputs(values, positions, padding)
+        inputs, mask = self.prepare_inputs(values, positions, padding, chosen_inputs)
         latents = self.latents.expand(inputs.shape[0], -1, -1)
         keys_values_cache: dict[int, KeysValues] = {}
         if self.config.gradient_checkpointing != "none" and torch.compiler.is_compiling():
             touch_scalars_before_compile(self)
         for repetition in range(self.config.num_cross_attends):
             latents = self._cross_attend(repetition, latents, inputs, mask, keys_values_cache)
-            for layer in self._latent_layers(repetition):
-                latents = self._run_layer(layer, latents)
+            for index, layer in enumerate(self._latent_layers(repetition)):
+                latents = self._run_layer(layer, latents, self._drop_rate(repetition, index + 1))
         return latents
 
     def attention_maps(
@@ -218,7 +240,7 @@ class PerceiverEncoder(nn.Module):
                     maps[layer_index] = compute_self_attention_weights(layer.attention, latents, head_indices)
                     if layer_index == max(layers):
                         return maps
-                latents = layer(latents)
+                latents = layer(latents, self._drop_rate(repetition, index + 1))
         return maps
 
     def _needs_nyquist_check(self) -> bool:
@@ -230,6 +252,11 @@ class PerceiverEncoder(nn.Module):
         if self.config.gradient_checkpointing == "layers" and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
         return layer(*arguments)
+
+    def _drop_rate(self, repetition: int, layer_index: int) -> float:
+        """Return the rate of the cross-attention of a repetition, 0, or of one of the layers after it."""
+        place = repetition * (1 + self.config.self_attends_per_cross) + layer_index
+        return self.drop_rates[place] if self.training else 0.0
 
     def _cross_layer(self, repetition: int) -> CrossLayer:
         return cast(CrossLayer, self.cross_layers[self.cross_weight_indices[repetition]])
@@ -248,14 +275,15 @@ class PerceiverEncoder(nn.Module):
     ) -> Tensor:
         """Run the cross-attention of one repetition; repetitions that share weights share keys and values."""
         cross_index, cross_layer = self.cross_weight_indices[repetition], self._cross_layer(repetition)
+        drop_rate = self._drop_rate(repetition, 0)
         if self.cross_weight_indices.count(cross_index) == 1:  # then a checkpoint need not keep the keys and values
-            return self._run_layer(cross_layer.cross_attend, latents, inputs, mask)
+            return self._run_layer(cross_layer.cross_attend, latents, inputs, mask, drop_rate)
         if cross_index not in keys_values_cache:
             keys_values_cache[cross_index] = cross_layer.attention.project_inputs(inputs)
-        return self._run_layer(cross_layer, latents, keys_values_cache[cross_index], mask)
+        return self._run_layer(cross_layer, latents, keys_values_cache[cross_index], mask, drop_rate)
 
     def prepare_inputs(
-        self, values: Tensor, positions: Positions, padding: Tensor | None
+        self, values: Tensor, positions: Positions, padding: Tensor | None, chosen_inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Join values and positions to the inputs of every cross-attention.
 
@@ -265,6 +293,7 @@ class PerceiverEncoder(nn.Module):
             positions: The positions ``(batch or 1, inputs, axes)`` in [-1, 1], a ``Grid``, a tuple of parts, or None
                 for the grid of the values.
             padding: A boolean mask ``(batch, inputs)``, or ``(batch, axes)`` on a grid, True for an input to ignore.
+            chosen_inputs: The places ``(batch, chosen)``, int64, of the inputs that are read; None for all.
 
         Returns:
             The normalised inputs ``(batch, inputs, all channels)``, and a mask ``(batch, 1, 1, inputs)``, True for an
@@ -278,13 +307,25 @@ class PerceiverEncoder(nn.Module):
                 warn_far_from_nyquist(self.config.max_freq or (), axis_sizes)
         parts = (positions,) if isinstance(positions, Tensor | Grid) else positions
         self._check_shapes(values, parts, padding)
-        inputs = join_channels([values, self.positions(parts)])
+        if chosen_inputs is None:
+            inputs = join_channels([values, self.positions(parts)])
+        else:
+            features = self._choose_features(parts, chosen_inputs)
+            inputs = join_channels([take_inputs(values, chosen_inputs), features])
+            padding = None if padding is None else padding.gather(1, chosen_inputs)
         mask = None
         if padding is not None:
             inputs = inputs.masked_fill(padding.unsqueeze(-1), 0.0)  # 0 times NaN would be NaN
             # An example that is all padding attends to these zeros: a softmax over nothing is NaN on some devices.
             mask = (~padding | padding.all(dim=1, keepdim=True))[:, None, None, :]
         return normalise_inputs(inputs, self.latents.dtype), mask
+
+    def _choose_features(self, parts: tuple[Part, ...], chosen_inputs: Tensor) -> Tensor:
+        """Compute the features of the chosen positions; those of a grid are kept for all of it."""
+        if any(isinstance(part, Grid) for part in parts):
+            return take_inputs(self.positions(parts), chosen_inputs)
+        chosen = tuple(take_inputs(cast(Tensor, part), chosen_inputs) for part in parts)
+        return cast(Tensor, self.positions(chosen))
 
     def _check_shapes(self, values: Tensor, parts: tuple[Part, ...], padding: Tensor | None) -> None:
         if values.ndim != 3 or values.shape[2] != self.input_channels:

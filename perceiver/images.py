@@ -128,13 +128,16 @@ class ImagePerceiver(nn.Module):
         }
         self.perceiver = Perceiver(fill_config(config.perceiver, data_fields))
 
-    def forward(self, images: Tensor, slice_position: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, slice_position: Tensor | None = None, chosen_inputs: Tensor | None = None
+    ) -> Tensor:
         """Classify images.
 
         Args:
             images: The images ``(batch, channels, height, width)``, of a floating-point type.
             slice_position: The position ``(batch,)`` in [-1, 1] of each slice in its volume; needed if
                 ``config.slice_position`` is True and refused otherwise.
+            chosen_inputs: The places ``(batch, chosen)``, int64, of the inputs that are read, rows first; None for all.
 
         Returns:
             The logits, ``(batch, classes)``.
@@ -142,7 +145,7 @@ class ImagePerceiver(nn.Module):
         Raises:
             ValueError: An image has another shape, or a slice position is missing or not used.
         """
-        logits: Tensor = self.perceiver(*self.tokenise(images, slice_position))
+        logits: Tensor = self.perceiver(*self.tokenise(images, slice_position), chosen_inputs=chosen_inputs)
         return logits
 
     def attention_maps(

@@ -111,7 +111,13 @@ class Perceiver(PerceiverEncoder):
             )
         return cls(config)
 
-    def forward(self, values: Tensor, positions: Positions = None, padding: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        values: Tensor,
+        positions: Positions = None,
+        padding: Tensor | None = None,
+        chosen_inputs: Tensor | None = None,
+    ) -> Tensor:
         """Classify a batch of sets of inputs.
 
         Without positions the inputs are a regular grid with channels last: an image is
@@ -129,6 +135,8 @@ class Perceiver(PerceiverEncoder):
                 values.
             padding: A boolean mask ``(batch, inputs)``, True for an input to ignore, whatever it contains. On a grid
                 ``(batch, axes)``. An example that is all padding is classified as one with a single input of zeros.
+            chosen_inputs: The places ``(batch, chosen)``, int64, of the inputs that are read, as many of each example,
+                such as a random subset in training; None for all.
 
         Returns:
             The logits, ``(batch, classes)``.
@@ -136,7 +144,7 @@ class Perceiver(PerceiverEncoder):
         Raises:
             ValueError: Channels, axes or padding do not fit the configuration or one another.
         """
-        return self.classify(self.encode(values, positions, padding))
+        return self.classify(self.encode(values, positions, padding, chosen_inputs))
 
     def classify(self, latents: Tensor) -> Tensor:
         """Turn encoded latents ``(batch, latents, latent_dim)`` into logits ``(batch, classes)``."""

@@ -67,13 +67,14 @@ class PointPerceiver(nn.Module):
         data_fields: dict[str, Any] = {"input_channels": 0, "num_classes": num_classes}
         self.perceiver = Perceiver(fill_config(config, data_fields))
 
-    def forward(self, points: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(self, points: Tensor, padding: Tensor | None = None, chosen_inputs: Tensor | None = None) -> Tensor:
         """Classify point clouds.
 
         Args:
             points: The points ``(batch, points, 3)``, of a floating-point type, each coordinate in [-1, 1]; see
                 ``normalise_points``.
             padding: A boolean mask ``(batch, points)``, True for a point to ignore; None for no padding.
+            chosen_inputs: The places ``(batch, chosen)``, int64, of the points that are read; None for all.
 
         Returns:
             The logits, ``(batch, classes)``.
@@ -81,7 +82,7 @@ class PointPerceiver(nn.Module):
         Raises:
             ValueError: The points have another shape.
         """
-        logits: Tensor = self.perceiver(*self.tokenise(points), padding)
+        logits: Tensor = self.perceiver(*self.tokenise(points), padding, chosen_inputs)
         return logits
 
     def attention_maps(

@@ -262,6 +262,23 @@ def count_axes(part: Part) -> int:
     return len(part.sizes) if isinstance(part, Grid) else part.shape[-1]
 
 
+def take_inputs(tensor: Tensor, chosen_inputs: Tensor) -> Tensor:
+    """Take some inputs of each example.
+
+    Args:
+        tensor: The tensor ``(batch or 1, inputs or 1, channels)``.
+        chosen_inputs: The places of the inputs, ``(batch, chosen)``, int64.
+
+    Returns:
+        The tensor ``(batch, chosen, channels)``; one that all inputs share is returned as it is.
+    """
+    if tensor.shape[1] == 1:
+        return tensor
+    if tensor.shape[0] == 1:
+        return tensor[0][chosen_inputs]
+    return torch.take_along_dim(tensor, chosen_inputs.unsqueeze(-1), dim=1)
+
+
 def join_channels(tensors: list[Tensor]) -> Tensor:
     """Concatenate tensors along the channels; batch and inputs of size 1 are repeated.
 

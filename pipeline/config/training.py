@@ -143,6 +143,10 @@ class TrainConfig:
             drawn so that the classes are equally frequent. patient: so that the patients are. class_and_patient: so
             that the classes are, and within each of them its patients, for a rare label of few patients with many
             scans.
+        accumulate_batches: The number of batches whose gradients make one step of the optimizer, for steps of more
+            examples than fit into memory at once; batch norms see each batch alone.
+        input_fraction: The fraction of the Perceiver's inputs (pixels, patches, places of the stem's output, points)
+            that it reads of each example in a step of training, drawn again each time; elsewhere it reads all.
         optimizer: The update rule. muon: Muon for the matrices inside the network, adamw for the rest, with one
             learning rate and one weight decay.
         learning_rate: The highest learning rate, after warm-up.
@@ -158,6 +162,9 @@ class TrainConfig:
         lr_milestones: The epochs after which the learning rate falls, of ``multistep``.
         final_lr_fraction: The last learning rate of ``cosine`` as a fraction of the highest.
         max_grad_norm: The largest gradient norm; null leaves gradients as they are.
+        average_decay: The fraction that an exponential moving average of the weights keeps in a step, such as 0.999; it
+            grows to that value. The averaged weights are those that are validated, kept as the best and exported. 0
+            keeps no average.
         label_smoothing: The fraction of the target that is spread over all classes.
         teacher: A model whose answers are learned next to the labels: the path of a checkpoint of the same classes, or
             cnn for the convolutional network of ``model.cnn``, which then is trained first, on the same patients with
@@ -191,6 +198,8 @@ class TrainConfig:
 
     epochs: int = 20
     batch_size: int = 64
+    accumulate_batches: int = 1
+    input_fraction: float = 1.0
     loss: LossName = "cross_entropy"
     class_weights: Literal["equal", "balanced"] = "equal"
     sampling: SamplingName = "once"
@@ -205,6 +214,7 @@ class TrainConfig:
     lr_milestones: tuple[int, ...] = ()
     final_lr_fraction: float = 0.01
     max_grad_norm: float | None = 1.0
+    average_decay: float = 0.0
     label_smoothing: float = 0.0
     teacher: str | None = None
     distillation_weight: float = 0.5
@@ -224,9 +234,11 @@ class TrainConfig:
     resume: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "lr_step_epochs", "devices", "num_nodes"):
+        for field in ("epochs", "batch_size", "accumulate_batches", "lr_step_epochs", "devices", "num_nodes"):
             value = getattr(self, field)
             require(value >= 1, f"train.{field}", value, "1 or more")
+        require(0 < self.input_fraction <= 1, "train.input_fraction", self.input_fraction, "above 0, at most 1")
+        require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "0 to below 1")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
         require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "two numbers, 0 to below 1")
         for field in (
@@ -255,7 +267,12 @@ class TrainConfig:
         growing = list(self.lr_milestones) == sorted(set(self.lr_milestones)) and all(m > 0 for m in self.lr_milestones)
         require(growing, "train.lr_milestones", self.lr_milestones, "growing epochs above 0")
         require(self.teacher != "", "train.teacher", self.teacher, "cnn, the path of a checkpoint, or null")
-        for field, refused in (("optimizer", ("lamb", "muon")), ("precision", ("16-mixed",)), ("compile", (True,))):
-            value = getattr(self, field)
-            good = self.strategy == "ddp" or value not in refused
-            require(good, f"train.{field}", value, "another value, or train.strategy ddp")
+        cannot_be_sharded = {
+            "optimizer": self.optimizer in ("lamb", "muon"),
+            "precision": self.precision == "16-mixed",
+            "compile": self.compile,
+            "average_decay": self.average_decay > 0,
+        }
+        for field, is_set in cannot_be_sharded.items():
+            good = self.strategy == "ddp" or not is_set
+            require(good, f"train.{field}", getattr(self, field), "another value, or train.strategy ddp")

@@ -1,5 +1,7 @@
 """The networks that an experiment can choose from, with one call."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -136,10 +138,23 @@ class SliceModel(nn.Module):
         self.reads_slice_position = reads_slice_position
         self.permutation = permutation
 
-    def forward(self, images: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
-        """Turn normalised images and their slices' places (batch,) into logits (batch, classes)."""
+    def forward(
+        self, images: torch.Tensor, slice_position: torch.Tensor, chosen_inputs: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Turn normalised images and their slices' places (batch,) into logits (batch, classes).
+
+        Args:
+            images: The images or clouds.
+            slice_position: The places.
+            chosen_inputs: Of a Perceiver, the inputs that it reads, (batch, chosen) int64; None for all.
+        """
         if self.permutation is not None:
             images = self.permutation(images)
         arguments = (images, slice_position) if self.reads_slice_position else (images,)
-        logits: torch.Tensor = self.network(*arguments)
+        chosen = {} if chosen_inputs is None else {"chosen_inputs": chosen_inputs}
+        logits: torch.Tensor = self.network(*arguments, **chosen)
         return logits
+
+    def count_inputs(self, images: torch.Tensor) -> int:
+        """Return the number of inputs that a Perceiver reads of each image or cloud."""
+        return math.prod(self.network.grid_size) if isinstance(self.network, ImagePerceiver) else images.shape[1]

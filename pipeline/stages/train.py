@@ -57,6 +57,9 @@ def train(experiment: Experiment, console: Console) -> None:
         check_mirror_tta(experiment.augment, store.class_names, experiment.preprocess.plane)
     allowed_losses = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
     require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed_losses)
+    if experiment.model.architecture == "cnn":
+        allowed = "1 for model.architecture cnn, which reads all pixels"
+        require(config.input_fraction == 1, "train.input_fraction", config.input_fraction, allowed)
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
         every, allowed = config.keep_attention_every_epochs, "0 with train.strategy fsdp; draw maps after training"
         require(every == 0, "train.keep_attention_every_epochs", every, allowed)
@@ -107,7 +110,7 @@ def _train_teacher(experiment: Experiment, console: Console) -> tuple[Checkpoint
         experiment,
         run=join_names(experiment.run, "teacher"),
         model=dataclasses.replace(experiment.model, architecture="cnn"),
-        train=dataclasses.replace(experiment.train, teacher=None, keep_attention_every_epochs=0),
+        train=dataclasses.replace(experiment.train, teacher=None, keep_attention_every_epochs=0, input_fraction=1.0),
     )
     console.print(f"the teacher, {teacher.paths.title}:", highlight=False)
     train(teacher, console)
@@ -196,7 +199,7 @@ def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Co
     paths, config = run.setup.experiment.paths, run.setup.experiment.train
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
         for result in train_epochs(run.setup, state, display.show_step if console.is_terminal else None):
-            weights, optimizer = _gather(run, state)
+            gathered = _gather(run, state)
             with fail_together(run.setup.fabric):
                 _check_unchanged(run)
                 is_best = find_best(state.history, config.monitor) is result
@@ -204,7 +207,8 @@ def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Co
                 every = config.keep_attention_every_epochs
                 if every > 0 and result.epoch % every == 0:
                     num_examples = run.setup.experiment.attention.num_examples
-                    maps = compute_kept_maps(state.classifier, run.data, num_examples, result.epoch)
+                    with state.answering():
+                        maps = compute_kept_maps(state.classifier, run.data, num_examples, result.epoch)
                     write_maps(name_kept_epoch(paths.attention_maps, result.epoch), maps)
                 best = Checkpoint(
                     **vars(run.origin),
@@ -213,14 +217,18 @@ def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Co
                     epoch=result.epoch,
                     history=tuple(state.history),
                     tracking_run=tracked.run_id,
-                    weights=weights,
+                    weights=gathered.weights,
                     intensities=run.intensities,
                 )
                 if is_best:
                     write_checkpoint(paths.best_checkpoint, best)
-                write_checkpoint(
-                    paths.last_checkpoint, dataclasses.replace(best, optimizer=optimizer, heads=_gather_heads(state))
+                last = dataclasses.replace(
+                    best,
+                    optimizer=gathered.optimizer,
+                    heads=_gather_heads(state),
+                    step_weights=gathered.step_weights,
                 )
+                write_checkpoint(paths.last_checkpoint, last)
                 write_history(paths.history, state.history)
                 tracked.sync()
                 display.show_epoch(result, is_best)
@@ -237,10 +245,28 @@ def _name_batch(run: Run, error: DivergenceError) -> str:
     return f"{error} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
 
 
-def _gather(run: Run, state: TrainingState) -> tuple[dict[str, torch.Tensor], OptimizerState]:
+@dataclass(frozen=True)
+class Gathered:
+    """The tensors of a checkpoint, see :class:`pipeline.training.checkpoint.Checkpoint`.
+
+    Args:
+        weights: The weights that were validated.
+        optimizer: The state of the optimizer.
+        step_weights: The weights after the last step, where others were validated.
+    """
+
+    weights: dict[str, torch.Tensor]
+    optimizer: OptimizerState
+    step_weights: dict[str, torch.Tensor] | None
+
+
+def _gather(run: Run, state: TrainingState) -> Gathered:
     """Gather the weights and the optimizer's state for a checkpoint, in all processes at the same time."""
     scaler = run.setup.fabric.strategy.precision.state_dict()
-    return gather_all(state.classifier.model.state_dict()), pack_optimizer(state.optimizer, scaler)
+    weights, optimizer = gather_all(state.classifier.model.state_dict()), pack_optimizer(state.optimizer, scaler)
+    if state.average is None:
+        return Gathered(weights, optimizer, None)
+    return Gathered(dict(state.average.values), optimizer, weights)
 
 
 def _gather_heads(state: TrainingState) -> dict[str, torch.Tensor]:

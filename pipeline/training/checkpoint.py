@@ -30,6 +30,7 @@ FORMAT = 2
 HEADER_KEY = "perceiver_checkpoint"
 WEIGHTS = "model."
 HEADS = "heads."
+STEP_WEIGHTS = "step."
 OPTIMIZER = "optimizer."
 # Of networks that files describe; far beyond any that was trained.
 MAX_LAYERS = 4096
@@ -88,10 +89,12 @@ class Checkpoint(Origin):
         epoch: The number of epochs trained.
         history: The result of each of them.
         tracking_run: The MLflow run, empty without one.
-        weights: The model's tensors.
+        weights: The model's tensors, of ``train.average_decay`` above 0 their average over the steps.
         intensities: How bright the training volumes were; None for other kinds of data.
         optimizer: The optimizer's state, only in a checkpoint that training resumes from.
         heads: The tensors of the heads that only training has, in such a checkpoint.
+        step_weights: The tensors after the last step, only in a checkpoint that training resumes from, and only where
+            ``weights`` are their average.
     """
 
     mean: tuple[float, ...]
@@ -103,6 +106,7 @@ class Checkpoint(Origin):
     intensities: IntensityReference | None = None
     optimizer: OptimizerState | None = field(default=None, repr=False)
     heads: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    step_weights: dict[str, torch.Tensor] | None = field(default=None, repr=False)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -117,8 +121,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     facts = {
         item.name: getattr(checkpoint, item.name)
         for item in dataclasses.fields(checkpoint)
-        if item.name not in ("weights", "optimizer", "heads")
+        if item.name not in ("weights", "optimizer", "heads", "step_weights")
     }
+    if checkpoint.step_weights is not None:
+        tensors |= {STEP_WEIGHTS + name: value for name, value in checkpoint.step_weights.items()}
     if checkpoint.optimizer is not None:
         tensors |= {OPTIMIZER + name: value for name, value in checkpoint.optimizer.tensors.items()}
         facts["optimizer"] = {name: getattr(checkpoint.optimizer, name) for name in ("numbers", "groups", "scaler")}
@@ -277,7 +283,7 @@ def _build_checkpoint(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -
     state = facts.pop("optimizer", None)
     optimizer = None if state is None else OptimizerState(tensors=take(OPTIMIZER), **state)
     checkpoint = build_record(Checkpoint, facts | {"weights": take(WEIGHTS), "heads": take(HEADS)})
-    return dataclasses.replace(checkpoint, optimizer=optimizer)
+    return dataclasses.replace(checkpoint, optimizer=optimizer, step_weights=take(STEP_WEIGHTS) or None)
 
 
 def _compute_checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:

@@ -5,6 +5,7 @@ end draws the same as an uninterrupted one, without any generator's state being 
 drawn for the whole batch, whatever the number of devices; dropout and mixing by each device for its shard.
 """
 
+import contextlib
 import hashlib
 import math
 import time
@@ -33,6 +34,7 @@ from pipeline.training.objectives.distillation import compute_distillation_loss_
 from pipeline.training.objectives.heads import GUIDANCE, HeadedModel
 from pipeline.training.objectives.teacher import Lesson, Teacher
 from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, set_learning_rate
+from pipeline.training.optimization.weight_average import WeightAverage
 
 # Reading a loss makes a GPU wait, so it is done every so many steps.
 STEPS_BETWEEN_CHECKS = 50
@@ -92,6 +94,7 @@ class TrainingState:
         optimizer: The optimizer as Fabric runs it.
         history: The results of the epochs done.
         headed: The same model with the heads that only training has; None without any.
+        average: The average of the weights, which answers in validation; None where the weights themselves do.
     """
 
     classifier: Classifier
@@ -99,6 +102,11 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     history: list[EpochResult]
     headed: HeadedModel | None = None
+    average: WeightAverage | None = None
+
+    def answering(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context inside of which the classifier has the weights that are validated and kept."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
 
 
 class DivergenceError(UserError):
@@ -136,7 +144,8 @@ def train_epochs(
         started = time.perf_counter()
         train_loss, train_accuracy = _train_one_epoch(setup, state, on_step)
         training_seconds = time.perf_counter() - started
-        val_loss, val_accuracy = _validate(setup, state)
+        with state.answering():
+            val_loss, val_accuracy = _validate(setup, state)
         epoch = len(state.history) + 1
         if not math.isfinite(val_loss):
             raise DivergenceError(_describe_divergence(f"epoch {epoch}, validation", val_loss, config, epoch))
@@ -161,34 +170,42 @@ def _train_one_epoch(
     fabric, config, examples = setup.fabric, setup.experiment.train, setup.train_examples
     epochs_done = len(state.history)
     batches = _order_examples(setup, epochs_done)
+    num_steps = batches[-1].step + 1
     prepare = _build_preparation(setup, state.classifier, epochs_done)
+    choose_inputs = _build_input_choice(setup, state.classifier, epochs_done)
     monitor = LossMonitor(fabric, epochs_done + 1, len(batches))
     shard = slice(fabric.global_rank, None, fabric.world_size)
     state.parallel_model.train()
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "dropout", epochs_done, fabric.global_rank))
-        for step, batch in enumerate(read_batches(examples, [indices[shard] for indices in batches])):
-            fraction = compute_learning_rate_fraction(config, epochs_done * len(batches) + step, len(batches))
+        shards = read_batches(examples, [batch.indices[shard] for batch in batches])
+        for planned, batch in zip(batches, shards, strict=True):
+            steps_done = epochs_done * num_steps + planned.step
+            fraction = compute_learning_rate_fraction(config, steps_done, num_steps)
             set_learning_rate(state.optimizer, config.learning_rate * fraction)
-            inputs, targets, weights = prepare(batch, len(batches[step]))
-            outputs = state.parallel_model(inputs, batch.slice_position)
-            logits, decoded = (outputs, {}) if state.headed is None else outputs
-            logits = logits.float()
-            loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights, weights)
-            if setup.teacher is not None:
-                with fabric.autocast():
-                    lesson = setup.teacher.answer(inputs, batch.slice_position, state.classifier)
-                loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config)
-            # Devices average their gradients, but their shards can differ by one example.
-            fabric.backward(loss_sum * (fabric.world_size / len(batches[step])))
-            _update_weights(fabric, state, config)
+            inputs, targets, weights = prepare(batch, len(planned.indices))
+            with _exchange_gradients(fabric, state.parallel_model, planned):
+                outputs = state.parallel_model(inputs, batch.slice_position, *choose_inputs(inputs, planned))
+                logits, decoded = (outputs, {}) if state.headed is None else outputs
+                logits = logits.float()
+                loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights, weights)
+                if setup.teacher is not None:
+                    with fabric.autocast():
+                        lesson = setup.teacher.answer(inputs, batch.slice_position, state.classifier)
+                    loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config)
+                # Devices average their gradients, but their shards can differ by one example.
+                fabric.backward(loss_sum * (fabric.world_size / planned.step_size))
+            if planned.ends_step:
+                _update_weights(fabric, state, config)
+                if state.average is not None:
+                    state.average.update(steps_done)
             monitor.add(loss_sum.detach(), count_correct(logits.detach(), targets, config.loss), len(targets))
             if monitor.is_check_due:
                 wrong = monitor.find_not_finite()
                 if wrong is not None:
-                    where = f"epoch {epochs_done + 1}, step {wrong[0] + 1}"
+                    where = f"epoch {epochs_done + 1}, step {batches[wrong[0]].step + 1}"
                     message = _describe_divergence(where, wrong[1], config, epochs_done + 1)
-                    raise DivergenceError(message, examples.rows[batches[wrong[0]].numpy()])
+                    raise DivergenceError(message, examples.rows[batches[wrong[0]].indices.numpy()])
             if on_step is not None:
                 monitor.report(on_step)
     return monitor.average()
@@ -207,15 +224,63 @@ def _add_lesson(
     return loss_sum
 
 
-def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[torch.Tensor]:
-    """Draw the order of an epoch and split it into batches over all devices."""
+@dataclass(frozen=True)
+class PlannedBatch:
+    """A batch of an epoch, over all devices.
+
+    Args:
+        indices: The places of its examples within the split, (batch,) int64.
+        step: The number of its step of the optimizer, from 0; several batches make a step with
+            ``train.accumulate_batches``.
+        step_size: The number of examples of the whole step.
+        ends_step: True for the last batch of its step.
+    """
+
+    indices: torch.Tensor
+    step: int
+    step_size: int
+    ends_step: bool
+
+
+def plan_batches(order: torch.Tensor, batch_size: int, num_accumulated: int) -> list[PlannedBatch]:
+    """Split an epoch's order into steps of about equal size, and each step into batches of about equal size.
+
+    Ten examples with batches of 2 and 3 batches a step make two steps of 5 examples, each of batches of 2, 2 and 1.
+    The steps are those of batches of ``batch_size * num_accumulated``, so that a step whose gradients are added up is
+    that of one large batch.
+
+    Args:
+        order: The places of the examples, (examples,).
+        batch_size: The largest number of examples of a batch.
+        num_accumulated: The largest number of batches of a step.
+    """
+    planned = []
+    for step, members in enumerate(split_order(order, batch_size * num_accumulated)):
+        parts = split_order(members, batch_size)
+        planned += [PlannedBatch(part, step, len(members), part is parts[-1]) for part in parts]
+    return planned
+
+
+def _exchange_gradients(
+    fabric: Fabric, model: nn.Module, planned: PlannedBatch
+) -> contextlib.AbstractContextManager[None]:
+    """Let devices exchange their gradients in the last batch of a step alone."""
+    if fabric.world_size == 1 or planned.ends_step:
+        return contextlib.nullcontext()
+    without_exchange: contextlib.AbstractContextManager[None] = fabric.no_backward_sync(model)
+    return without_exchange
+
+
+def _order_examples(setup: TrainingSetup, epochs_done: int) -> list[PlannedBatch]:
+    """Draw the order of an epoch and split it into steps and batches over all devices."""
     config, world_size = setup.experiment.train, setup.fabric.world_size
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epochs_done))
     order = draw_order(len(setup.train_examples), setup.sampling_weights, generator)
-    batches = split_order(order, config.batch_size)
-    if len(batches[-1]) < world_size:
+    batches = plan_batches(order, config.batch_size, config.accumulate_batches)
+    smallest = min(len(batch.indices) for batch in batches)
+    if smallest < world_size:
         raise UserError(
-            f"train.batch_size: batches of {len(batches[-1])} examples are too small for {world_size} "
+            f"train.batch_size: batches of {smallest} examples are too small for {world_size} "
             "devices. Use larger batches or fewer devices."
         )
     return batches
@@ -286,6 +351,45 @@ def _build_preparation(
         return mix_images(images, mixture), mix_labels(labels, mixture, num_classes), weights
 
     return prepare_images if classifier.spec.kind.is_image else prepare_points
+
+
+def _build_input_choice(
+    setup: TrainingSetup, classifier: Classifier, epochs_done: int
+) -> Callable[[torch.Tensor, PlannedBatch], tuple[torch.Tensor, ...]]:
+    """Build the function from a shard's inputs to the inputs that the Perceiver reads of them; nothing for all.
+
+    They are drawn for the whole batch, of which each device takes its shard.
+    """
+    fabric, config = setup.fabric, setup.experiment.train
+    if config.input_fraction == 1:
+        return lambda *_: ()
+    generator = torch.Generator(device=fabric.device)
+    generator.manual_seed(derive_seed(config.seed, "inputs", epochs_done))
+    shard = slice(fabric.global_rank, None, fabric.world_size)
+
+    def choose(inputs: torch.Tensor, planned: PlannedBatch) -> tuple[torch.Tensor, ...]:
+        num_inputs = classifier.model.count_inputs(inputs)
+        chosen = draw_inputs(len(planned.indices), num_inputs, config.input_fraction, generator)
+        return (chosen[shard],)
+
+    return choose
+
+
+def draw_inputs(batch_size: int, num_inputs: int, fraction: float, generator: torch.Generator) -> torch.Tensor:
+    """Draw a subset of the inputs for each example, of the same size, each subset as likely as any.
+
+    Args:
+        batch_size: The number of examples.
+        num_inputs: The number of inputs of an example.
+        fraction: The fraction that is drawn, rounded, and at least one input.
+        generator: The random number generator, on the device that computes.
+
+    Returns:
+        (batch, chosen) int64 places in growing order.
+    """
+    num_chosen = max(1, round(fraction * num_inputs))
+    scores = torch.rand(batch_size, num_inputs, generator=generator, device=generator.device)
+    return scores.topk(num_chosen, dim=1, sorted=False).indices.sort(dim=1).values
 
 
 def _update_weights(fabric: Fabric, state: TrainingState, config: TrainConfig) -> None:

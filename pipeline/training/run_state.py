@@ -38,6 +38,15 @@ EXECUTION = (
 )
 
 
+# The options of model, changes and training that were added to a version whose runs can be resumed.
+DEFAULTS = {
+    "model.perceiver.stochastic_depth": 0.0,
+    "train.accumulate_batches": 1,
+    "train.average_decay": 0.0,
+    "train.input_fraction": 1.0,
+}
+
+
 def describe_settings(experiment: Experiment, store: Store, split_fingerprint: str) -> dict[str, Any]:
     """List all options and fingerprints that shape a run's weights, ``section.field`` -> value.
 
@@ -122,6 +131,8 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
             f"{RENAMED_OPTIONS[old_names[0]]} now). Give the new run a name of its own (run: NAME), or train "
             "again and lose the old one (train.resume: false)."
         )
+    # An option that was added since has the effect of its default, which is that of before.
+    before = {name: value for name, value in DEFAULTS.items() if name in settings} | before
     changes = [
         f"{name} was {before.get(name)}, is {settings.get(name)}"
         for name in sorted(before.keys() | settings.keys())

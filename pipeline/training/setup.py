@@ -26,6 +26,7 @@ from pipeline.training.losses import balance_classes
 from pipeline.training.objectives.heads import build_headed_model
 from pipeline.training.objectives.teacher import place_teacher
 from pipeline.training.optimization.optimizers import build_optimizer, restore_optimizer
+from pipeline.training.optimization.weight_average import WeightAverage
 from pipeline.training.run_state import describe_settings, read_preprocess
 
 
@@ -166,7 +167,7 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
         mean, std = compute_statistics(setup.train_examples, are_slices=are_slices) if spec.kind.is_image else ((), ())
     else:
         mean, std = last.mean, last.std
-        load_weights(model, last.weights)
+        load_weights(model, last.weights if last.step_weights is None else last.step_weights)
     synchronise_batch_norms(model)
     classifier = Classifier(model, experiment.model, spec, mean, std, config.loss)
     if config.strategy == "ddp":  # a sharded model may not fit on one device
@@ -184,5 +185,8 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
         if last.optimizer.scaler:
             fabric.strategy.precision.load_state_dict(last.optimizer.scaler)
     parallel_optimizer = fabric.setup_optimizers(optimizer)
-    history = list(last.history) if last else []
-    return TrainingState(classifier, parallel_model, parallel_optimizer, history, headed)
+    average = None
+    if config.average_decay > 0:
+        average = WeightAverage(model, config.average_decay, None if last is None else last.weights)
+    history = list(last.history) if last is not None else []
+    return TrainingState(classifier, parallel_model, parallel_optimizer, history, headed, average)

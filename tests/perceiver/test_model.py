@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perceiver import Perceiver, PerceiverConfig
-from perceiver.positions import grid_positions
+from perceiver.positions import Grid, grid_positions
 from tests.perceiver.small_models import MODEL_OPTIONS, logits_and_gradients, small_config, small_perceiver
 
 
@@ -52,6 +52,21 @@ def test_padding_changes_nothing_whatever_it_holds(options, values, positions):
     for name, gradient in expected_gradients.items():
         scale = max(1.0, gradient.abs().max().item())  # a gradient is a sum of terms that cancel
         torch.testing.assert_close(gradients[name], gradient, atol=1e-5 * scale, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("options", MODEL_OPTIONS)
+def test_chosen_inputs_are_read_and_all_others_are_as_if_they_were_padding(options, values, positions):
+    model, values = small_perceiver(**options), values_for(options, values)
+    scores = torch.rand(2, 12, generator=torch.Generator().manual_seed(5))
+    chosen = scores.topk(5, dim=1).indices
+    left_out = torch.ones(2, 12, dtype=torch.bool).scatter(1, chosen, value=False)
+    for given in (positions, positions.expand(2, -1, -1), Grid((3, 4))):
+        expected = model(values, given, left_out)
+        # The softmax adds up in another order: float32 rounding.
+        torch.testing.assert_close(model(values, given, None, chosen), expected, atol=1e-5, rtol=1e-5)
+        padding = scores > 0.8
+        both = model(values, given, padding | left_out)
+        torch.testing.assert_close(model(values, given, padding, chosen), both, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_ignores_what_it_marks_and_nothing_else(values, positions):

@@ -74,6 +74,61 @@ def test_an_interrupted_run_ends_with_the_same_bytes_as_an_undisturbed_one(undis
     pd.testing.assert_frame_equal(numbers(experiment.paths.history), numbers(undisturbed.paths.history))
 
 
+OPTIONS = {
+    "optimizer": "muon",
+    "average_decay": 0.9,
+    "accumulate_batches": 2,
+    "batch_size": 8,
+    "input_fraction": 0.5,
+}
+
+
+def make_varied(workspace: Path) -> Experiment:
+    """An experiment with all that draws or keeps more than a plain training does."""
+    perceiver = dataclasses.replace(TINY, num_cross_attends=2, weight_sharing="all", stochastic_depth=0.3)
+    model = ModelConfig(num_conv_layers=1, conv_channels=4, slice_position=True, perceiver=perceiver)
+    return with_train(make_experiment(workspace, model=model), **OPTIONS)
+
+
+def test_an_interrupted_run_of_every_method_ends_with_the_same_bytes(tmp_path):
+    whole, cut = make_varied(tmp_path / "whole"), make_varied(tmp_path / "cut")
+    run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, Cut("epoch 2/4"))
+    assert "resuming after epoch 2" in run(cut)
+    for name in ("best_checkpoint", "last_checkpoint"):
+        assert read_weights(getattr(cut.paths, name)) == read_weights(getattr(whole.paths, name))
+    first, second = (read_checkpoint(experiment.paths.last_checkpoint) for experiment in (cut, whole))
+    assert all(torch.equal(first.step_weights[name], value) for name, value in second.step_weights.items())
+    assert all(torch.equal(first.optimizer.tensors[name], value) for name, value in second.optimizer.tensors.items())
+    pd.testing.assert_frame_equal(numbers(cut.paths.history), numbers(whole.paths.history))
+
+
+def test_the_averaged_weights_are_those_that_are_validated_and_kept(tmp_path):
+    experiment = with_train(make_experiment(tmp_path), average_decay=0.9)
+    run(experiment)
+    best, last = (read_checkpoint(experiment.paths.best_checkpoint), read_checkpoint(experiment.paths.last_checkpoint))
+    assert best.step_weights is None
+    assert any(not torch.equal(last.weights[name], value) for name, value in last.step_weights.items())
+    loaded = load_trained_run(experiment, experiment.paths.best_checkpoint)
+    store, rows = loaded.data.store, loaded.data.rows["val"]
+    index = store.index.iloc[rows]
+    scores = compute_probabilities(
+        loaded.classifier, store.examples[rows], index["slice_position"].to_numpy(), torch.device("cpu"), 16
+    )
+    codes = index["label"].map({name: code for code, name in enumerate(store.class_names)}).to_numpy()
+    # Float32 on both sides, in batches of another size.
+    loss = -np.log(scores[np.arange(len(codes)), codes]).mean()
+    assert loss == pytest.approx(best.history[best.epoch - 1].val_loss, rel=1e-5)
+
+
+def test_subsets_of_inputs_are_refused_for_a_network_without_inputs(tmp_path):
+    cnn = ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(4,)))
+    experiment = make_experiment(tmp_path, model=cnn)
+    with pytest.raises(UserError, match=r"train\.input_fraction: .*cnn"):
+        run(with_train(experiment, input_fraction=0.5))
+
+
 def test_a_second_run_does_nothing_and_reports_it(undisturbed):
     before = undisturbed.paths.last_checkpoint.stat().st_mtime_ns
     assert "already trained; nothing to do" in run(undisturbed)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import pipeline.data.batches
+from pipeline.config.model import ModelConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_hardware
@@ -23,14 +24,23 @@ from pipeline.data.batches import (
     split_order,
 )
 from pipeline.data.statistics import compute_statistics
-from pipeline.models.networks import SliceModel
+from pipeline.models.networks import SliceModel, build_model
 from pipeline.training.augmentation.mixing import draw_mixture, mix_images
 from pipeline.training.devices.fabric import build_fabric, choose_accelerator, choose_precision, name_accelerator
 from pipeline.training.history import EpochResult, find_best, should_stop
-from pipeline.training.loop import LossMonitor, TrainingState, derive_seed, draw_order, train_epochs
+from pipeline.training.loop import (
+    LossMonitor,
+    TrainingState,
+    derive_seed,
+    draw_inputs,
+    draw_order,
+    plan_batches,
+    train_epochs,
+)
 from pipeline.training.optimization.optimizers import build_optimizer
 from pipeline.training.setup import compute_sampling_weights
-from tests.builders.models import build_setup, wrap_network
+from tests.builders.models import build_setup, build_spec, wrap_network
+from tests.builders.training_runs import TINY
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(
@@ -598,3 +608,64 @@ def test_an_epoch_trains_on_what_was_drawn_and_weighs_the_classes():
     losses = nn.functional.cross_entropy(logits, targets, reduction="none") * class_weights[targets]
     result = next(train_epochs(setup, state))
     assert result.train_loss == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_steps_of_several_batches_have_the_examples_of_large_batches():
+    planned = plan_batches(torch.arange(10), 2, 3)
+    assert [batch.indices.tolist() for batch in planned] == [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9]]
+    assert [(batch.step, batch.step_size, batch.ends_step) for batch in planned] == [
+        *((0, 5, ends) for ends in (False, False, True)),
+        *((1, 5, ends) for ends in (False, False, True)),
+    ]
+    for number in (1, 7, 29, 30):
+        order = torch.arange(number)
+        planned = plan_batches(order, 4, 2)
+        steps = [torch.cat([b.indices for b in planned if b.step == step]) for step in range(planned[-1].step + 1)]
+        assert [step.tolist() for step in steps] == [part.tolist() for part in split_order(order, 8)]
+        assert max(len(batch.indices) for batch in planned) <= 4
+
+
+@pytest.mark.parametrize("clipped", [None, 0.1])
+def test_small_batches_that_are_added_up_train_as_large_ones_do(clipped):
+    """Thirty examples: steps of 12, 9 and 9 or so; the learning rate falls by step, clipping comes after the sum."""
+    config = dataclasses.replace(CONFIG, batch_size=12, schedule="cosine", max_grad_norm=clipped)
+    large = train(config)
+    small = train(dataclasses.replace(config, batch_size=3, accumulate_batches=4))
+    # Sums in another order.
+    for name, value in large.classifier.state_dict().items():
+        torch.testing.assert_close(small.classifier.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    columns = [(result.train_loss, result.learning_rate) for result in small.history]
+    assert np.array(columns) == pytest.approx(np.array([(r.train_loss, r.learning_rate) for r in large.history]))
+
+
+def test_each_example_reads_a_subset_of_its_own_and_each_input_as_often():
+    generator = torch.Generator().manual_seed(0)
+    chosen = draw_inputs(2000, 10, 0.3, generator)
+    assert chosen.shape == (2000, 3)
+    assert (chosen[:, 1:] > chosen[:, :-1]).all(), "each input once"
+    counts = torch.bincount(chosen.flatten(), minlength=10)
+    assert (counts - 600).abs().max() < 5 * math.sqrt(2000 * 0.3 * 0.7)
+    assert len({tuple(row) for row in chosen.tolist()}) == 120  # of 10 choose 3
+    assert draw_inputs(1, 10, 0.01, generator).shape == (1, 1)
+
+
+def test_a_training_reads_subsets_of_inputs_and_validation_reads_all():
+    train_examples, val_examples = examples()
+    config = dataclasses.replace(CONFIG, epochs=1, input_fraction=0.25)
+    fabric = build_fabric(config)
+    model = build_model(ModelConfig(stem="pixels", perceiver=TINY), build_spec(image_size=(6, 8)), seed=0)
+    optimizer = build_optimizer(model, config)
+    parallel_model, parallel_optimizer = fabric.setup(model, optimizer)
+    state = TrainingState(wrap_network(model), parallel_model, parallel_optimizer, [])
+    seen = []
+    prepare = model.network.perceiver.prepare_inputs
+
+    def look(*arguments):
+        inputs, mask = prepare(*arguments)
+        seen.append((model.training, tuple(inputs.shape[:2])))
+        return inputs, mask
+
+    model.network.perceiver.prepare_inputs = look
+    list(train_epochs(build_setup(fabric, train_examples, val_examples, config, STILL), state))
+    assert {shape[1] for training, shape in seen if training} == {12}
+    assert {shape[1] for training, shape in seen if not training} == {48}

@@ -67,13 +67,19 @@ class HeadedModel(nn.Module):
         self.model, self.heads, self.map_size = model, heads, map_size
 
     def forward(
-        self, images: torch.Tensor, slice_position: torch.Tensor
+        self, images: torch.Tensor, slice_position: torch.Tensor, chosen_inputs: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compute the logits (batch, classes) of normalised images, and what each head decodes."""
+        """Compute the logits (batch, classes) of normalised images, and what each head decodes.
+
+        Args:
+            images: The images.
+            slice_position: The places of the slices, (batch,).
+            chosen_inputs: The inputs that the Perceiver reads, (batch, chosen) int64; None for all.
+        """
         network = self.model.network
         assert isinstance(network, ImagePerceiver)  # others have no heads
         places = slice_position if self.model.reads_slice_position else None
-        latents = network.perceiver.encode(*network.tokenise(images, places))
+        latents = network.perceiver.encode(*network.tokenise(images, places), chosen_inputs=chosen_inputs)
         decoded = {GUIDANCE: self.heads[GUIDANCE](latents, Grid(self.map_size))} if GUIDANCE in self.heads else {}
         return network.perceiver.classify(latents), decoded
 

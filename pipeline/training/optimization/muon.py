@@ -56,7 +56,7 @@ class MuonWithAdamW(Optimizer):
                 self._muon.param_groups[0].update(lr=group["lr"], weight_decay=group["weight_decay"])
         for parameter, matrix in self._matrices.items():
             matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
-        self._muon.step()
+        self._muon.step()  # type: ignore[no-untyped-call]
         for matrix in self._matrices.values():
             matrix.grad = None
 

@@ -85,7 +85,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
         correction: the decay is part of the update that the trust ratio scales. Biases and norms have
         no trust ratio, as in the authors' own code: a bias of zero could hardly leave it. Muon see
         :class:`pipeline.training.optimization.muon.MuonWithAdamW`: the first convolution, which reads the image, the
-        last linear layer, which gives the logits, and all that is no matrix are left to AdamW.
+        last linear layer, which gives the logits, those of further heads, and all that is no matrix are left to AdamW.
     """
     kinds = assign_parameter_kinds(model)
     parameters = dict(model.named_parameters())
@@ -114,9 +114,10 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = True
 
 def _separate_hidden(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Separate the matrices inside the network, which Muon updates, from those at its ends."""
-    linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    linear = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    heads = [weight for name, weight in linear.items() if name.split(".")[-1] == "head"]
     kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-    ends = {id(weight) for weight in linear[-1:] + kernels[:1]}
+    ends = {id(weight) for weight in heads + list(linear.values())[-1:] + kernels[:1]}
     separated = []
     for group in groups:
         is_matrix = group["kind"] == "matrix"

@@ -32,7 +32,7 @@ class WeightAverage:
         live = {name: value.detach() for name, value in model.state_dict().items()}
         start = live if values is None else values
         self.values = {name: start[name].detach().to(value.device, copy=True) for name, value in live.items()}
-        # The live tensors share memory with the model, whose optimizer changes it in place.
+        # The live tensors are the model's own memory, which its optimizer changes in place.
         pairs = [(self.values[name], value) for name, value in live.items()]
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]

@@ -121,7 +121,14 @@ def test_each_process_keeps_its_shard_and_the_first_gets_the_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"optimizer": "lamb"}, {"optimizer": "muon"}, {"precision": "16-mixed"}, {"compile": True}]
+    "options",
+    [
+        {"optimizer": "lamb"},
+        {"optimizer": "muon"},
+        {"average_decay": 0.9},
+        {"precision": "16-mixed"},
+        {"compile": True},
+    ],
 )
 def test_options_that_cannot_be_sharded_are_refused(options):
     name = next(iter(options))

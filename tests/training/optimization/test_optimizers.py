@@ -233,7 +233,9 @@ def test_muon_decays_a_matrix_next_to_its_step():
     torch.testing.assert_close(plain - decayed, 0.5 * 0.1 * before, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"stem": "pixels"}, {"architecture": "cnn", "cnn": CnnConfig(channels=(4, 8))}])
+@pytest.mark.parametrize(
+    "options", [{}, {"stem": "pixels"}, {"architecture": "cnn", "cnn": CnnConfig(channels=(4, 8))}]
+)
 def test_muon_updates_the_matrices_inside_a_network_and_leaves_its_ends_to_adamw(options):
     model = build_tiny(**options)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -242,7 +244,8 @@ def test_muon_updates_the_matrices_inside_a_network_and_leaves_its_ends_to_adamw
     others = [names[id(p)] for group in optimizer.param_groups if not group["muon"] for p in group["params"]]
     if "architecture" in options:
         assert len(hidden) == 1
-        assert ("conv" in hidden[0]) and len(others) == len(names) - 1
+        assert "conv" in hidden[0]
+        assert len(others) == len(names) - 1
     else:
         assert ("network.stem.4.weight" in hidden) == ("stem" not in options)
         assert "network.perceiver.cross_layers.0.attention.to_key.weight" in hidden
