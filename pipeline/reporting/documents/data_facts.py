@@ -15,6 +15,7 @@ from pipeline.reporting.evaluation.flow_diagram import Flow
 from pipeline.training.checkpoint import Checkpoint
 
 AXES = ("right", "anterior", "superior")
+IMAGE_AXES = ("height", "width")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
                 "Of a file's header the geometry alone is read. Patients have the identifiers of the file names or "
                 "of the label table, and the report shows them."
             ),
-            "acquisition": _describe_acquisition(accepted),
+            "acquisition": _describe_acquisition(accepted, kind),
         }
     if dataset.synthetic_note:
         facts |= {"annotators": "Nobody: labels come with the geometry.", "identity": "The data are not of people."}
@@ -235,15 +236,18 @@ def _describe_disjoint(certificate: Certificate, kind: DataKind) -> str:
     )
 
 
-def _describe_acquisition(accepted: pd.DataFrame) -> str:
-    """Describe the headers of the accepted volumes; empty where there were only images without headers."""
+def _describe_acquisition(accepted: pd.DataFrame, kind: DataKind) -> str:
+    """Describe the headers of the accepted scans or images; empty where they have none."""
     spacings = [tuple(map(float, text.split("x"))) for text in accepted["spacing_mm"] if text]
     if not spacings:
         return ""
-    ranges = [f"{axis} {_show_range(values)}" for axis, values in zip(AXES, zip(*spacings, strict=True), strict=True)]
+    axes = AXES if kind.has_slices else IMAGE_AXES
+    ranges = [f"{axis} {_show_range(values)}" for axis, values in zip(axes, zip(*spacings, strict=True), strict=True)]
     num_orders = accepted.loc[accepted["stored_axes"] != "", "stored_axes"].nunique()
     num_visits = accepted.loc[accepted["visit"] != "", "visit"].nunique()
     visits = f"; {num_visits:,} visits or dates" if num_visits else ""
+    if not kind.has_slices:
+        return f"Pixel size in mm, of {len(spacings)} of {len(accepted)} images: {', '.join(ranges)}{visits}."
     return f"Voxel size in mm: {', '.join(ranges)}; {num_orders} orders of the stored axes{visits}."
 
 

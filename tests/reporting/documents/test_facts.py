@@ -139,7 +139,16 @@ def test_labels_that_are_names_of_folders_are_not_said_to_be_sides():
 @pytest.mark.parametrize("kind", [VOLUMES, PATIENT_IMAGES], ids=["slices", "images"])
 def test_the_fit_that_was_chosen_is_stated(fit, words, kind):
     checkpoint = build_checkpoint(spec=build_spec(kind=kind), preprocess=PreprocessConfig(fit=fit))
-    assert words in describe(checkpoint=checkpoint)["preprocessing"]
+    manifest = build_manifest().assign(spacing_mm="" if kind is PATIENT_IMAGES else "1x1x1")
+    assert words in describe(checkpoint=checkpoint, manifest=manifest)["preprocessing"]
+
+
+def test_images_have_a_size_of_their_pixels_where_their_headers_give_one():
+    checkpoint = build_checkpoint(spec=build_spec(kind=PATIENT_IMAGES))
+    manifest = build_manifest().assign(spacing_mm=["0.2x0.3", "0.14x0.3", "", ""])
+    assert describe(checkpoint=checkpoint, manifest=manifest)["acquisition"] == (
+        "Pixel size in mm, of 2 of 3 images: height 0.14 to 0.2, width 0.3; 2 visits or dates."
+    )
 
 
 def test_a_published_set_has_no_patients_and_no_checklist():
