@@ -150,6 +150,12 @@ def read_mesh_tree(raw: Path, published: Mapping[str, int], allow_partial: bool)
     splits = np.array([place.parts[-2] for place in places])
     # Missing files are reported at once and not after minutes of reading.
     found = {split: int((splits == split).sum()) for split in published}
+    lacking = next((split for split, number in found.items() if number == 0), "")
+    if lacking:
+        raise UserError(
+            f"{raw}: no object for {lacking}. Meshes of your own are read too where data.allow_partial is true; put "
+            f"some of each class into <class>/{lacking}."
+        )
     missing = describe_missing(raw, found, published, "object", allow_partial)
     tasks = (delayed(read_off_points)(raw / place, NUM_POINTS) for place in places)
     num_bytes = sum((raw / place).stat().st_size for place in places)

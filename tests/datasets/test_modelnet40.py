@@ -142,6 +142,15 @@ def mesh_tree(tmp_path):
     return tmp_path
 
 
+def test_meshes_of_ones_own_need_some_for_each_split(mesh_tree):
+    for path in mesh_tree.rglob("test/*.off"):
+        path.unlink()
+    with pytest.raises(
+        UserError, match=r"no object for test. Meshes of your own .* put some of each class into <class>/test"
+    ):
+        read_modelnet40(mesh_tree, PART)
+
+
 def test_meshes_are_labelled_and_split_by_their_folders(mesh_tree):
     found = read_modelnet40(mesh_tree, PART)
     assert list(found.origins[:3]) == [
