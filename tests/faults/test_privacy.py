@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from tests.builders.dicom import write_series
+from tests.builders.dicom import write_radiograph, write_series
 from tests.builders.tiny_workspace import TINY_CONFIG
 
 SECRET = "Zyxwv^Quetzal"
@@ -27,6 +27,13 @@ ROOT = Path(__file__).parents[2]
 # A text in a table of 16-bit characters, or in base64 inside of a page, is the same text.
 FORMS = (SECRET.encode(), SECRET.encode("utf-16-le"), SECRET.encode("utf-16-be"), BIRTH_DATE.encode())
 STAGES = ("fetch", "preprocess", "split", "train", "evaluate", "attention")
+# Names, free text and numbers that DICOM has for persons; a birth date has a form of its own.
+PERSONAL = (
+    *("PatientName", "PatientID", "OtherPatientNames", "PatientAddress", "PatientComments", "PatientMotherBirthName"),
+    *("InstitutionName", "InstitutionAddress", "ReferringPhysicianName", "OperatorsName", "PhysiciansOfRecord"),
+    *("StudyDescription", "SeriesDescription", "ProtocolName", "ImageComments", "AccessionNumber", "StudyID"),
+    *("RequestedProcedureDescription", "AdditionalPatientHistory", "DeviceSerialNumber", "StationName"),
+)
 MORE_STAGES = ("export", "compare", "leak-study", "cross-validate")
 
 
@@ -142,3 +149,38 @@ def test_no_output_holds_the_free_text_of_a_header(stages, tmp_path):
     assert len(find_secret(raw, raw / "none")) == len(list(raw.glob("*.nii.gz")))  # the search finds what is there
     assert find_secret(workspace, raw) == []
     assert (workspace / "mlflow.db").is_file()
+
+
+@pytest.mark.slow
+def test_no_output_holds_what_headers_of_radiographs_and_dropped_columns_say_of_persons(tmp_path):
+    """From the images of training on: splits, predictions, metrics, report, MLflow, bundle and all that is printed."""
+    workspace, raw = tmp_path / "workspace", tmp_path / "raw"
+    workspace.mkdir()
+    raw.mkdir()
+    rows = ["path,patient,label,name,born"]
+    for number in range(24):
+        levels = np.random.default_rng(number).integers(0, 2000, (20, 20)) + 2000 * (number % 2)
+        name, born = f"{number}.dcm", {"PatientBirthDate": BIRTH_DATE}
+        write_radiograph(raw / name, levels, **born, **dict.fromkeys(PERSONAL, SECRET))
+        rows.append(f"{name},p{number // 2},{('left', 'right')[number % 2]},{SECRET},{BIRTH_DATE}")
+    content = (raw / "0.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(content[: content.index(b"Zyxwv") + 40])
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    config = TINY_CONFIG | {"data": {"dataset": "labelled", "raw_folder": str(raw)}, "export": {"formats": ["bundle"]}}
+    config["data"] |= {"label_table": str(tmp_path / "table.csv")}
+    config |= {"preprocess": {"image_size": [16, 16], "num_workers": 1}, "attention": {"num_examples": 2}}
+    config |= {"train": TINY_CONFIG["train"] | {"epochs": 1}}
+    (workspace / "tiny.yaml").write_text(yaml.safe_dump(config))
+    words = ["--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace)]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for stage in ("preprocess", "split", "train", "evaluate", "export"):
+            assert main([stage, *words]) == 0, (stage, printed.getvalue())
+        given = [str(raw), str(tmp_path / "cut.dcm")]
+        assert main(["predict", *given, *words, "--predict.output", str(workspace / "new.csv")]) == 2
+    (workspace / "printed.txt").write_text(printed.getvalue())
+    assert len(find_secret(raw, raw / "none")) == 24, "the search finds what is there"
+    assert find_secret(workspace, raw) == []
+    for name in ("mlflow.db", "new.csv", "runs/tiny/export/bundle", "reports/tiny/report.html", "data/tiny/splits.csv"):
+        assert (workspace / name).exists(), name
