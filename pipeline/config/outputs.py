@@ -28,6 +28,9 @@ class EvaluateConfig:
             it that of the test rows.
         subgroups: Facts of the scans whose values are scored apart: ``side``, ``visit``, ``site`` and the columns of
             ``data.covariates``; of numbers with the number of their quantiles, as ``age:4``.
+        external: A table of labelled scans or images of another site (``path, patient, label``, as
+            ``data.label_table``) that the run is validated on, with nothing refitted; paths are relative to its
+            folder, and its split is not read.
         checkpoint: The weights to evaluate; without it the run's best.
         ensemble: The runs that are evaluated as one model, with the mean of their probabilities: names such as
             ``seed-1``, or with ``*`` all that fit, folders of runs, or checkpoints. None of them may have seen a test
@@ -43,6 +46,7 @@ class EvaluateConfig:
     wanted_specificity: float = 0.95
     prevalence: float | None = None
     subgroups: tuple[str, ...] = ()
+    external: Path | None = None
     checkpoint: Path | None = None
     ensemble: tuple[str, ...] = ()
 

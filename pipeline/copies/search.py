@@ -95,12 +95,13 @@ class Found:
     num_compared: int
 
 
-def search_copies(store: Store, split_of: Array) -> Found:
+def search_copies(store: Store, split_of: Array, only_across: bool = False) -> Found:
     """Find the pairs of scans that show the same.
 
     Args:
         store: Slices or images; among point clouds and whole volumes nothing is searched.
         split_of: The split of each row; pairs of two patients across splits are compared first.
+        only_across: Whether pairs within one split are passed over.
     """
     # The mean over all slices of a whole volume is a blurred silhouette, which many volumes have in common.
     is_searched = store.kind.is_image and store.kind is not WHOLE_VOLUMES
@@ -109,7 +110,7 @@ def search_copies(store: Store, split_of: Array) -> Found:
         return Found(sources, MIN_SIGNIFICANCE, (), (), 0, 0)
     metric = fit_metric(store, sources)
     candidates = find_candidates(metric.project(sources.descriptors), sources.group_ids, metric.max_distance)
-    pairs = _order(candidates, sources, split_of)[:MAX_COMPARED]
+    pairs = _order(candidates, sources, split_of, only_across)[:MAX_COMPARED]
     comparer = Comparer(store, sources, metric)
     found = [pair for pair in comparer.compare(pairs) if pair.similarity >= MIN_SIMILARITY]
     # Where nothing agrees there is nothing to set a threshold for.
@@ -127,13 +128,14 @@ def search_copies(store: Store, split_of: Array) -> Found:
     )
 
 
-def _order(candidates: Candidates, sources: Sources, split_of: Array) -> Array:
+def _order(candidates: Candidates, sources: Sources, split_of: Array, only_across: bool) -> Array:
     """Return the pairs in the order of what they would mean: two patients across splits, two patients, one patient."""
     splits = np.array([split_of[rows[0]] for rows in sources.rows])
     first, second = candidates.pairs.T
     is_one_patient = sources.group_ids[first] == sources.group_ids[second]
     is_one_split = splits[first] == splits[second]
-    return candidates.pairs[np.argsort(2 * is_one_patient + is_one_split, kind="stable")]
+    order = np.argsort(2 * is_one_patient + is_one_split, kind="stable")
+    return candidates.pairs[order[~is_one_split[order]] if only_across else order]
 
 
 def measure_thresholds(comparer: "Comparer", neighbours: Indices, seed: int = 0) -> tuple[float, float, float]:

@@ -181,6 +181,20 @@ def find_alike(texts: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
+def find_known(texts: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Find the texts that are, or may be respelled from, one that is known.
+
+    Args:
+        texts: Texts as :func:`clean_text` returns them.
+        known: Other such texts.
+
+    Returns:
+        Each of them that was found, in their order, with the known text.
+    """
+    folded = {_fold(text): text for text in known}
+    return {text: folded[key] for text in texts if (key := _fold(text)) in folded}
+
+
 def describe_difference(text: str, other: str) -> str:
     """List in what two texts that :func:`find_alike` found differ, such as "upper and lower case"."""
     needed = [difference for difference in DIFFERENCES if _fold(text, difference) != _fold(other, difference)]

@@ -53,6 +53,11 @@ class Workspace:
         return self.prepared / "manifest.csv"
 
     @property
+    def external(self) -> Path:
+        """The example store of another site's data, with its manifest; a run has its own."""
+        return self.data / join_names("external", self.run)
+
+    @property
     def official_splits(self) -> Path:
         """The publisher's split of a published set."""
         return self.prepared / "official_splits.csv"
@@ -134,6 +139,10 @@ class Workspace:
     @property
     def predictions(self) -> Path:
         return self.report_folder / "predictions.csv"
+
+    @property
+    def external_predictions(self) -> Path:
+        return self.report_folder / "predictions_external.csv"
 
     @property
     def tracking_database(self) -> Path:

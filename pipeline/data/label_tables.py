@@ -51,7 +51,7 @@ class LabelTable:
     notes: tuple[str, ...]
 
 
-def read_label_table(options: DataConfig) -> LabelTable:
+def read_label_table(options: DataConfig, may_lack: bool = False) -> LabelTable:
     """Read the table of labels; whatever is wrong with it is refused with its line.
 
     Of the rows ``a.png, 7, 0``, ``b.png, 8, 1`` and ``c.png, 9, 9``, with ``data.merge`` {0: none, 9: null}, two stay,
@@ -59,6 +59,8 @@ def read_label_table(options: DataConfig) -> LabelTable:
 
     Args:
         options: The table, its columns, and what becomes of labels and published splits.
+        may_lack: Whether it need not have the covariates, further columns and labels that the options name: those of
+            another hospital were named for the table of training.
 
     Raises:
         UserError: no rows, a missing column, an empty cell where one is needed, two spellings of one patient or label,
@@ -67,17 +69,18 @@ def read_label_table(options: DataConfig) -> LabelTable:
     path = options.label_table
     assert path is not None
     columns, kept = _name_columns(options)
-    optional = [role for role in OPTIONAL if columns.get(role) == (role,)]
+    optional = [role for role in OPTIONAL if may_lack or columns.get(role) == (role,)]
+    optional += kept.values() if may_lack else ()
     numbers = ("label", "weight", *kept.values())
     given = read_given_table(path, columns, ("patient", "label", "site"), optional, numbers)
     table, notes = given.table, list(given.notes)
     if table.empty:
         raise UserError(f"{path}: no rows. Each file needs one: {', '.join(NEEDED)}.")
-    table = table.assign(**{role: "" for role in OPTIONAL if role not in table.columns})
+    table = table.assign(**{name: "" for name in (*OPTIONAL, *kept.values()) if name not in table.columns})
     if options.split_values:
         table = table.assign(split=rename_values(path, table["split"], options.split_values, "data.split_values"))
     if options.merge and not options.bins:
-        table = table.assign(label=rename_values(path, table["label"], options.merge, "data.merge"))
+        table = table.assign(label=_merge(path, table["label"], options.merge, may_lack))
     table = table.dropna()
     for column in NEEDED:
         blank = [text for text in table[column].unique() if not text[:1].isalnum() and is_blank(text)]
@@ -86,7 +89,7 @@ def read_label_table(options: DataConfig) -> LabelTable:
             raise UserError(f"{path}, line {empty[0]}: {column} is empty. Fill it in, or delete the row.")
     if options.bins:
         labels = bin_labels(path, table["label"], options.bins)
-        labels = rename_values(path, labels, options.merge, "data.merge") if options.merge else labels
+        labels = _merge(path, labels, options.merge, may_lack) if options.merge else labels
         table = table.assign(label=labels).dropna()
     else:
         refuse_quantity(path, table["label"])
@@ -104,6 +107,13 @@ def read_label_table(options: DataConfig) -> LabelTable:
         )
     covariates = pd.DataFrame({name: table[column] for name, column in kept.items()}, index=table.index)
     return LabelTable(path, table[[*NEEDED, *OPTIONAL]], covariates, tuple(notes))
+
+
+def _merge(path: Path, labels: "pd.Series[str]", names: Mapping[Word, Word | None], may_lack: bool) -> "pd.Series[str]":
+    """Give labels their new names; those that no row has are passed over where the table may lack them."""
+    found = set(labels.unique())
+    used = {old: new for old, new in names.items() if not may_lack or str(old) in found}
+    return rename_values(path, labels, used, "data.merge")
 
 
 def _name_columns(options: DataConfig) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
@@ -265,12 +275,13 @@ def _read_weights(path: Path, weights: "pd.Series[str]") -> "pd.Series[str]":
     return numbers.astype(float).map(repr)
 
 
-def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
+def list_table_sources(raw: Path, given: LabelTable, folder_name: str = "data.raw_folder") -> list[Source]:
     """List the files that a table of labels names, sorted by their paths.
 
     Args:
         raw: The raw folder; every file must lie in it.
         given: The table, as :func:`read_label_table` returns it.
+        folder_name: The name of the raw folder, for messages.
 
     Returns:
         A source for each file; those that are not there, or are named in two rows, are refused.
@@ -278,7 +289,7 @@ def list_table_sources(raw: Path, given: LabelTable) -> list[Source]:
     Raises:
         UserError: a path that leaves the folder.
     """
-    finder = _Finder(raw, given.path)
+    finder = _Finder(raw, given.path, folder_name)
     found: dict[str, tuple[int, Source]] = {}
     for (line, row), covariates in zip(_iterate(given.table), _list_covariates(given.covariates), strict=True):
         path, fault = finder.find(row["path"], line)
@@ -377,10 +388,11 @@ class _Finder:
     Args:
         raw: The raw folder.
         table: The file of the table.
+        folder_name: The name of the raw folder, for messages.
     """
 
-    def __init__(self, raw: Path, table: Path) -> None:
-        self.raw, self.table = raw, table
+    def __init__(self, raw: Path, table: Path, folder_name: str) -> None:
+        self.raw, self.table, self.folder_name = raw, table, folder_name
         self.roots = (Path(os.path.normpath(raw.absolute())), raw.resolve())
         self.folders = (self.roots[0], table.parent.absolute())
         self.files: dict[str, set[str]] = {}  # of each folder within, the files that are no links
@@ -408,8 +420,8 @@ class _Finder:
             inside = inside or path
         if inside is None:
             raise UserError(
-                f"{self.table}, line {line}: {text} is outside {self.roots[1]}. Paths lead into data.raw_folder; they "
-                "are relative to it or to the table."
+                f"{self.table}, line {line}: {text} is outside {self.roots[1]}. Paths lead into {self.folder_name}; "
+                "they are relative to it or to the table."
             )
         return inside, "no such file"
 

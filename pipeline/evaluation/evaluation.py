@@ -31,10 +31,12 @@ class Evaluation:
     Args:
         predictions: The predictions of the validation and the test rows.
         metrics: The content of metrics.json, of the test rows.
+        external: The predictions of the external rows, where this evaluation scored them.
     """
 
     predictions: pandas.DataFrame
     metrics: Metrics
+    external: pandas.DataFrame | None = None
 
     @property
     def test(self) -> pandas.DataFrame:

@@ -340,6 +340,81 @@ class Decision(TypedDict):
     net_benefit: dict[str, DecisionCurve]
 
 
+class Quantiles(TypedDict):
+    """Quantiles of a number over scans: 5, 50 and 95 %."""
+
+    low: float
+    median: float
+    high: float
+
+
+class LevelDrift(TypedDict):
+    """A number of the grey levels of a scan, black 0 and white 1: ``mean`` over its pixels, or their ``std``.
+
+    ``difference`` is that of the means over scans, external minus training, in standard deviations of the training
+    scans; ``test_difference`` the same of the run's own test scans. ``outside`` is the fraction of external scans below
+    the 5 % or above the 95 % quantile of training, 0.1 of scans that are like those. None where the training scans are
+    all alike.
+    """
+
+    number: str
+    training: Quantiles
+    test: Quantiles
+    external: Quantiles
+    difference: float | None
+    test_difference: float | None
+    outside: float
+
+
+class Drift(TypedDict):
+    """The drift of grey levels from the training scans to the external ones.
+
+    ``distance`` is that of the histograms of all pixels (the 1-Wasserstein distance): by how many of 255 grey levels
+    the pixels would have to change on average. ``test_distance`` is the same of the run's own test scans. ``num_far``
+    counts the external scans of which ``predict`` warns. Of more than ``num_scans`` scans in a part, so many were
+    drawn. ``histograms`` hold the fraction of pixels in 32 equally wide ranges from black to white.
+    """
+
+    num_scans: dict[str, int]
+    histograms: dict[str, list[float]]
+    distance: float
+    test_distance: float
+    numbers: list[LevelDrift]
+    num_far: int
+
+
+class Participants(TypedDict):
+    """The rows of a part: ``by_label`` counts scans."""
+
+    groups: int
+    sources: int
+    examples: int
+    by_label: dict[str, int]
+
+
+class External(TypedDict):
+    """The validation of a finished run on data of another site; nothing was refitted.
+
+    ``decision`` holds the temperature, thresholds and operating points of the run's validation, and in ``test`` and
+    other places of test rows what they give on the external ones. ``made_from`` changes with the weights and with the
+    options that the numbers depend on. ``left_out`` counts the rows of the table that were not scored, by reason.
+    """
+
+    table: str
+    sha256: str
+    made_from: str
+    participants: dict[str, Participants]
+    left_out: dict[str, int]
+    search: str
+    levels: dict[str, Level]
+    classes: dict[str, ClassTable]
+    grades: NotRequired[Grades]
+    decision: Decision
+    drift: Drift
+    subgroups: NotRequired[list[SubgroupTable]]
+    missing: "list[NotEvaluated]"
+
+
 class NotEvaluated(TypedDict):
     """A question that the test rows cannot answer, and the reason."""
 
@@ -381,6 +456,7 @@ class Metrics(TypedDict):
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision
+    external: NotRequired[External]
     not_evaluated: list[NotEvaluated]
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.core.array_types import Array
 from pipeline.data.certified_data import Answers
+from pipeline.data.store import Store
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.training.augmentation.images import shows_laterality
@@ -38,6 +39,18 @@ def score_splits(run: TrainedRun, batch_size: int) -> Answers:
     # Of two passes a batch, the second one is over the mirror images.
     passes = 1 if mirrored is None and not classifier.mirror_average else 2
     return Answers({"val": val, "test": test}, np.concatenate(recorded[::passes]), mirrored)
+
+
+def score_external(run: TrainedRun, store: Store, batch_size: int) -> Array:
+    """Score examples that are not of the run, as its test rows are scored, ``(examples, classes)``.
+
+    Args:
+        run: The trained model.
+        store: The examples, made as those of the run were.
+        batch_size: Examples scored at once.
+    """
+    positions = store.index["slice_position"].to_numpy()
+    return compute_probabilities(run.classifier, store.examples, positions, run.device, batch_size)
 
 
 @contextmanager

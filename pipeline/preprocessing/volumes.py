@@ -14,17 +14,17 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
 from pipeline.core.console import progress, warn
-from pipeline.core.data_kinds import DATA_KINDS, PATIENT_IMAGES, VOLUMES, DataKind
+from pipeline.core.data_kinds import PATIENT_IMAGES, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint, count_cores
 from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, find_formula, read_table, write_table
 from pipeline.core.text import count_labels, count_words, make_printable, plural
-from pipeline.core.workspace import Workspace
-from pipeline.data.sources import Source
+from pipeline.data.sources import Listing, Source
 from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.formats.volume import describe_spacing
@@ -53,14 +53,25 @@ class Plan:
     """The sources of a data set, and the parts that they are read into.
 
     Args:
+        raw: The folder that the sources' paths are relative to.
+        folder: The folder of the store.
+        options: The options of slicing.
         kind: The kind of data.
         sources: All sources, ignored ones too, in the order of the manifest.
         parts: The path of each part, with its sources.
     """
 
+    raw: Path
+    folder: Path
+    options: PreprocessConfig
     kind: DataKind
     sources: tuple[Source, ...]
     parts: Mapping[Path, Sequence[Source]]
+
+    @property
+    def manifest(self) -> Path:
+        """The table of the sources."""
+        return self.folder / "manifest.csv"
 
 
 def plan_volumes(experiment: Experiment) -> Preparation:
@@ -72,8 +83,22 @@ def plan_volumes(experiment: Experiment) -> Preparation:
     Raises:
         UserError: there is nothing to read.
     """
-    raw, options, folder = find_raw_folder(experiment), experiment.preprocess, experiment.paths.prepared
     listing = list_sources(experiment)
+    return plan_listing(listing, find_raw_folder(experiment), experiment.paths.prepared, experiment.preprocess)
+
+
+def plan_listing(listing: Listing, raw: Path, folder: Path, options: PreprocessConfig) -> Preparation:
+    """List how scans or images that are known become a store.
+
+    Args:
+        listing: The scans.
+        raw: The folder that their paths are relative to.
+        folder: The folder of the store.
+        options: The options of slicing.
+
+    Raises:
+        UserError: volumes and images are among them.
+    """
     sources, coverage = listing.sources, listing.coverage
     kind = find_kind(sources)
     used = [source for source in sources if not source.ignored]
@@ -87,11 +112,12 @@ def plan_volumes(experiment: Experiment) -> Preparation:
         [source.visit, source.site, source.published_split, source.weight, source.covariates] for source in sources
     ]
     delivered = 0 if coverage is None else int(pd.util.hash_pandas_object(coverage, index=False).sum())
+    plan = Plan(raw, folder, options, kind, tuple(sources), parts)
     return Preparation(
         folder,
         compute_fingerprint(FORMAT, part_names, spellings, ignored, given, delivered, options.export_png),
-        build=partial(_build, experiment, Plan(kind, tuple(sources), parts)),
-        report=partial(_report, experiment),
+        build=partial(_build, plan),
+        report=partial(_report, plan),
         notes=listing.notes,
         coverage=coverage,
     )
@@ -114,24 +140,24 @@ def find_kind(sources: Sequence[Source]) -> DataKind:
     return PATIENT_IMAGES if images else VOLUMES
 
 
-def _build(experiment: Experiment, plan: Plan, console: Console) -> bool:
+def _build(plan: Plan, console: Console) -> bool:
     """Write manifest, coverage report and, where a scan is accepted, the store; return whether no part is lacking."""
-    summaries = _prepare_parts(experiment, plan, console)
+    summaries = _prepare_parts(plan, console)
     by_source = {
         source.paths: summary
         for path, sources in plan.parts.items()
         for source, summary in zip(sources, summaries[path.name].sources, strict=True)
     }
-    _write_manifest(experiment.paths, plan, by_source)
+    _write_manifest(plan, by_source)
     if not any(summary.is_accepted for summary in by_source.values()):
         return False
-    _assemble_store(experiment, plan, summaries, console)
-    for leftover in set((experiment.paths.prepared / "parts").iterdir()) - set(plan.parts):
+    _assemble_store(plan, summaries, console)
+    for leftover in set((plan.folder / "parts").iterdir()) - set(plan.parts):
         leftover.unlink()
     return all(summary.is_kept for summary in summaries.values())
 
 
-def _prepare_parts(experiment: Experiment, plan: Plan, console: Console) -> dict[str, PartSummary]:
+def _prepare_parts(plan: Plan, console: Console) -> dict[str, PartSummary]:
     """Make the parts that are not there yet, or damaged, in parallel.
 
     Returns:
@@ -148,25 +174,24 @@ def _prepare_parts(experiment: Experiment, plan: Plan, console: Console) -> dict
     missing = {path: sources for path, sources in plan.parts.items() if path.name not in summaries}
     for path in missing:
         path.unlink(missing_ok=True)  # damaged
-    raw, options = find_raw_folder(experiment), experiment.preprocess
     jobs = [
-        (sources[0].paths[0].as_posix(), delayed(prepare_part)(raw, sources, options, path, str(raw)))
+        (sources[0].paths[0].as_posix(), delayed(prepare_part)(plan.raw, sources, plan.options, path, str(plan.raw)))
         for path, sources in missing.items()
     ]
     verb = "slicing" if plan.kind.has_slices else "fitting"
-    summaries |= {summary.name: summary for summary in _run(jobs, verb, experiment, console)}
+    summaries |= {summary.name: summary for summary in _run(jobs, verb, plan, console)}
     check_written([path for path in missing if summaries[path.name].is_kept])
     return summaries
 
 
-def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, console: Console) -> list[Any]:
+def _run(jobs: list[tuple[str, Job]], description: str, plan: Plan, console: Console) -> list[Any]:
     """Do all jobs, here or on a cluster; each has the name of its scan. Return what they gave, in any order."""
     if not jobs:
         return []
-    options, raw = experiment.preprocess, find_raw_folder(experiment)
+    options, raw = plan.options, plan.raw
     if options.dask_scheduler is not None:
         sample = next((raw / name for name, _ in jobs if (raw / name).is_file()), None)
-        done = run_on_cluster(options.dask_scheduler, jobs, experiment.paths.prepared, sample)
+        done = run_on_cluster(options.dask_scheduler, jobs, plan.folder, sample)
     else:
         num_workers = min(options.num_workers or count_cores(), len(jobs))
         done = Parallel(n_jobs=num_workers, return_as="generator_unordered")(job for _, job in jobs)
@@ -179,7 +204,7 @@ def _run(jobs: list[tuple[str, Job]], description: str, experiment: Experiment, 
         ) from error
 
 
-def _write_manifest(paths: Workspace, plan: Plan, by_source: Mapping[tuple[Path, ...], SourceSummary]) -> None:
+def _write_manifest(plan: Plan, by_source: Mapping[tuple[Path, ...], SourceSummary]) -> None:
     """Write the fate of every file, and the number of files that each spelling of name matched."""
     rows = []
     for source in plan.sources:
@@ -190,16 +215,16 @@ def _write_manifest(paths: Workspace, plan: Plan, by_source: Mapping[tuple[Path,
     covariates = tuple(name for name, _ in plan.sources[0].covariates) if plan.sources else ()
     columns = (*MANIFEST_COLUMNS, *covariates)
     manifest = pd.DataFrame([{"side_evidence": ""} | row for row in rows], columns=[*columns, "side_evidence"])
-    write_table(paths.manifest, manifest, columns)
-    write_json(paths.prepared / "coverage.json", {"kind": plan.kind.name} | _count_coverage(manifest))
+    write_table(plan.manifest, manifest, columns)
+    write_json(plan.folder / "coverage.json", {"kind": plan.kind.name} | _count_coverage(manifest))
 
 
-def _assemble_store(experiment: Experiment, plan: Plan, summaries: Mapping[str, PartSummary], console: Console) -> None:
+def _assemble_store(plan: Plan, summaries: Mapping[str, PartSummary], console: Console) -> None:
     """Join the accepted parts, in the order of their ids, into the store; export.
 
     Only here is a part read that this run made, once, and by the processes that export it again.
     """
-    folder = experiment.paths.prepared
+    folder = plan.folder
     accepted = {path: sources for path, sources in plan.parts.items() if summaries[path.name].num_channels}
     used = [
         (source, summary.positions)
@@ -211,14 +236,14 @@ def _assemble_store(experiment: Experiment, plan: Plan, summaries: Mapping[str, 
     stacks = (match_channels(read_images(path), num_channels) for path in accepted)
     if num_channels == 1:
         stacks = (stack[:, 0] for stack in stacks)
-    write_store(folder, stacks, _tabulate_index(used), describe_options(experiment.preprocess), plan.kind)
+    write_store(folder, stacks, _tabulate_index(used), describe_options(plan.options), plan.kind)
     shutil.rmtree(folder / "png", ignore_errors=True)
-    if experiment.preprocess.export_png:
+    if plan.options.export_png:
         jobs = [
             (sources[0].paths[0].as_posix(), delayed(export_images)(path, sources, folder / "png"))
             for path, sources in accepted.items()
         ]
-        _run(jobs, "exporting", experiment, console)
+        _run(jobs, "exporting", plan, console)
 
 
 def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> dict[str, Any]:
@@ -265,22 +290,21 @@ def _count_coverage(manifest: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _report(experiment: Experiment, console: Console) -> None:
+def _report(plan: Plan, console: Console) -> None:
     """Print what the manifest holds.
 
     Raises:
         UserError: no scan can be used, or some were refused and ``preprocess.skip_refused`` is false.
     """
-    paths = experiment.paths
-    manifest = read_table(paths.manifest, MANIFEST_COLUMNS)
-    coverage = read_json(paths.prepared / "coverage.json")
+    manifest = read_table(plan.manifest, MANIFEST_COLUMNS)
+    coverage = read_json(plan.folder / "coverage.json")
     for spelling, count in coverage["files_by_spelling"].items():
         console.print(f"  {count:6d}  {spelling}", highlight=False)
     accepted = manifest[manifest["status"] == "accepted"]
-    kind = DATA_KINDS[coverage["kind"]]
+    kind = plan.kind
     labels = f" ({count_labels(coverage['scans_by_label'])})" if len(accepted) else ""
     counts = f"{len(accepted)} {plural(kind.source)} of {count_words(accepted['group_id'].nunique(), 'patient')}"
-    console.print(f"{counts}{labels} -> {paths.prepared}", highlight=False)
+    console.print(f"{counts}{labels} -> {plan.folder}", highlight=False)
     for path in coverage["side_disagreements"]:
         found = coverage["side_evidence"].get(path, "")
         warn(console, f"{path}: the named side and the knee's place in the scanner disagree ({found})")
@@ -296,25 +320,26 @@ def _report(experiment: Experiment, console: Console) -> None:
         first = ignored.iloc[0]
         such = make_printable(f"such as {first['path']}: {first['reason']}")
         console.print(f"{len(ignored)} file(s) ignored, {such}", highlight=False, markup=False)
-    _refuse(paths, manifest, experiment.preprocess.skip_refused, plural(kind.source))
+    _refuse(plan, manifest)
 
 
 def _doubt_spacing(sizes: str) -> str:
     return describe_spacing(float(size) for size in sizes.split("x")) if sizes else ""
 
 
-def _refuse(paths: Workspace, manifest: pd.DataFrame, skip_refused: bool, what: str) -> None:
+def _refuse(plan: Plan, manifest: pd.DataFrame) -> None:
     """List the refused scans; end with an error where nothing is left or they are not to be skipped."""
+    what = plural(plan.kind.source)
     refused = manifest[manifest["status"] == "refused"]
     errors = Console(stderr=True, soft_wrap=True)
     for reason in refused["reason"][:MAX_LISTED]:
         errors.print(f"refused: {reason}", markup=False, highlight=False)
     if len(refused) > MAX_LISTED:
-        errors.print(f"and {len(refused) - MAX_LISTED:,} more, each with its reason in {paths.manifest}")
+        errors.print(f"and {len(refused) - MAX_LISTED:,} more, each with its reason in {plan.manifest}")
     if not (manifest["status"] == "accepted").any():
-        raise UserError(f"{paths.manifest}: none of {len(manifest)} {what} can be used; each is there with its reason.")
-    if len(refused) and not skip_refused:
+        raise UserError(f"{plan.manifest}: none of {len(manifest)} {what} can be used; each is there with its reason.")
+    if len(refused) and not plan.options.skip_refused:
         raise UserError(
-            f"{paths.manifest}: {len(refused)} of {len(manifest)} {what} were refused; each is there with its reason. "
+            f"{plan.manifest}: {len(refused)} of {len(manifest)} {what} were refused; each is there with its reason. "
             "Fix or remove them, or set preprocess.skip_refused: true."
         )

@@ -21,8 +21,16 @@ from pipeline.reporting.evaluation.notes import describe_unknown_patients, list_
 from pipeline.reporting.evaluation.origin_section import describe_ensemble, describe_recipes
 from pipeline.reporting.evaluation.page import build_report, write_evaluation
 from pipeline.stages.base import exclusive
+from pipeline.stages.external import load_external, validate
 from pipeline.tracking.mlflow_run import open_run
-from pipeline.tracking.records import RunFacts, describe_split, flatten_metrics, list_own_files, name_files
+from pipeline.tracking.records import (
+    RunFacts,
+    describe_external,
+    describe_tested,
+    flatten_metrics,
+    list_own_files,
+    name_files,
+)
 from pipeline.training.run_state import TrainedRun, load_trained_run, open_checkpoint
 
 
@@ -35,11 +43,11 @@ def name_ensemble(experiment: Experiment) -> Experiment:
 
 @exclusive(lambda experiment: name_ensemble(experiment).paths.report_folder)
 def evaluate(experiment: Experiment, console: Console) -> None:
-    """Score the validation and test rows; write predictions, metrics, figures and the report.
+    """Score the validation and test rows, and those of another site; write predictions, metrics, figures, the report.
 
     Raises:
         UserError: No trained model, or one that was trained on another store or other splits; an ensemble of which a
-            member has seen a test patient.
+            member has seen a test patient; or an external table that does not fit the run.
     """
     experiment = name_ensemble(experiment)
     paths, options = experiment.paths, experiment.evaluate
@@ -48,10 +56,13 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     manifest = run.data.manifest
     scans = manifest[manifest["status"] == "accepted"].set_index("source_id")
     read_facts(scans, options.subgroups)  # what is wrong with the option is said before the rows are scored
+    external = load_external(experiment, run, console)
     answers = _answer(opened, experiment)
     with console.status("scoring, and fitting the baselines"):
         note = DATASETS[experiment.data.dataset].synthetic_note
         evaluation = compute_evaluation(run.data, answers, scans, options, note)
+        if not opened.members:
+            evaluation = validate(experiment, run, external, evaluation, console)
     if opened.members:
         members = [_describe_member(member) for member in opened.members]
         evaluation.metrics["ensemble"] = {"members": members, "not_fitted": opened.not_fitted}
@@ -65,7 +76,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     with open_run(experiment.tracking, paths) as tracked:
         tracked.keep(
             RunFacts(
-                datasets=(describe_split(experiment, run.data, "test"),),
+                tags=describe_external(evaluation.metrics),
+                datasets=describe_tested(experiment, run.data, external),
                 metrics=flatten_metrics(evaluation.metrics, run.data.store.kind),
                 files=name_files(paths, list_own_files(paths.report_folder), "evaluation"),
             )

@@ -1,7 +1,7 @@
 """The records of a run: facts for MLflow and TensorBoard that are not in its files and curves."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from pipeline.core.serialization import build_record
 from pipeline.core.text import plural
 from pipeline.core.workspace import Workspace
 from pipeline.data.certified_data import CertifiedData
-from pipeline.evaluation.schema import Estimate, Metrics
+from pipeline.data.external_data import ExternalData
+from pipeline.evaluation.schema import Estimate, External, Grades, Level, Metrics
 
 # Other stages write these into the report folder; they are not part of the evaluation of this run.
 FILES_OF_OTHERS = ("comparison.html", "predictions_new.csv")
@@ -132,6 +133,28 @@ def describe_split(experiment: Experiment, data: CertifiedData, role: str) -> Da
     return DatasetUse(f"{experiment.name} {role}", digest, str(experiment.paths.prepared), role)
 
 
+def describe_tested(
+    experiment: Experiment, data: CertifiedData, external: ExternalData | None
+) -> tuple[DatasetUse, ...]:
+    """Describe the test rows, and the data of another site where there are any."""
+    test = describe_split(experiment, data, "test")
+    if external is None:
+        return (test,)
+    table = external.table
+    return test, DatasetUse(table.name, external.store.fingerprint, str(table.given.path), "external")
+
+
+def describe_external(metrics: Metrics) -> dict[str, str]:
+    """Name the table and the fingerprint of an external validation; both are "none" where there is none, or no more.
+
+    A server keeps numbers for ever, also those of an external validation that was removed: the tag says so.
+    """
+    external = metrics.get("external")
+    if external is None:
+        return {"external_table": "none", "external_made_from": "none"}
+    return {"external_table": external["table"], "external_made_from": external["made_from"]}
+
+
 def flatten_estimate(name: str, estimate: Estimate) -> dict[str, float]:
     """Return a score and the ends of its interval as ``NAME``, ``NAME_low`` and ``NAME_high``; None is left out."""
     ends = {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
@@ -139,22 +162,15 @@ def flatten_estimate(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def flatten_metrics(metrics: Metrics, kind: DataKind) -> dict[str, float]:
-    """Return the numbers for MLflow's table: ``test_slice_accuracy`` and so on, with the ends of the intervals."""
-    flat: dict[str, float | None] = {}
-    for level, content in metrics["levels"].items():
-        flat[f"test_{level}_n"] = content["n"]
-        if kind.has_patients:
-            flat[f"test_{level}_{plural(kind.group)}"] = content["groups"]
-        for name, estimate in content["metrics"].items():
-            flat |= flatten_estimate(f"test_{level}_{name}", estimate)
+    """Return the numbers for MLflow's table: ``test_slice_accuracy`` and so on, with the ends of the intervals.
+
+    Those of an external validation are called ``external_slice_accuracy`` and so on.
+    """
+    flat = _flatten_levels("test", metrics["levels"], metrics.get("grades"), kind)
+    if "external" in metrics:
+        flat |= _flatten_external(metrics["external"], kind)
     for baseline, scores in metrics["baselines"].items():
         flat[f"test_{next(iter(metrics['levels']))}_accuracy_{baseline}"] = scores["accuracy"]["value"]
-    for level, grades in metrics["grades"]["levels"].items() if "grades" in metrics else ():
-        found = grades["scores"]
-        named = {"quadratic_kappa": found["quadratic_kappa"], "linear_kappa": found["linear_kappa"]}
-        named |= {"mae": found["mae"], "within_one": found["within_one"]}
-        for name, estimate in named.items():
-            flat |= flatten_estimate(f"test_{level}_{name}", estimate)
     probes = metrics["probes"]
     if "border_only" in probes:
         flat["test_border_only_accuracy"] = probes["border_only"]["accuracy"]["value"]
@@ -165,3 +181,35 @@ def flatten_metrics(metrics: Metrics, kind: DataKind) -> dict[str, float]:
     for level, calibration in metrics["decision"]["calibration"].items():
         flat[f"temperature_{level}"] = calibration["temperature"]
     return {name: float(value) for name, value in flat.items() if value is not None}
+
+
+def _flatten_levels(
+    prefix: str, levels: Mapping[str, Level], grades: Grades | None, kind: DataKind
+) -> dict[str, float | None]:
+    """Return the scores of levels, and of grades, as ``PREFIX_LEVEL_NAME``."""
+    flat: dict[str, float | None] = {}
+    for level, content in levels.items():
+        flat[f"{prefix}_{level}_n"] = content["n"]
+        if kind.has_patients:
+            flat[f"{prefix}_{level}_{plural(kind.group)}"] = content["groups"]
+        for name, estimate in content["metrics"].items():
+            flat |= flatten_estimate(f"{prefix}_{level}_{name}", estimate)
+    for level, found in grades["levels"].items() if grades is not None else ():
+        scores = found["scores"]
+        named = {"quadratic_kappa": scores["quadratic_kappa"], "linear_kappa": scores["linear_kappa"]}
+        named |= {"mae": scores["mae"], "within_one": scores["within_one"]}
+        for name, estimate in named.items():
+            flat |= flatten_estimate(f"{prefix}_{level}_{name}", estimate)
+    return flat
+
+
+def _flatten_external(external: External, kind: DataKind) -> dict[str, float | None]:
+    """Return scores, calibration of two classes, and the drift of grey levels."""
+    flat = _flatten_levels("external", external["levels"], external.get("grades"), kind)
+    for level, calibration in external["decision"]["calibration"].items():
+        found = list(calibration["before"]["recalibration"].values())
+        if len(found) == 1:
+            flat |= flatten_estimate(f"external_{level}_calibration_slope", found[0]["slope"])
+            flat |= flatten_estimate(f"external_{level}_calibration_intercept", found[0]["intercept"])
+            flat |= flatten_estimate(f"external_{level}_calibration_in_the_large", found[0]["in_the_large"])
+    return flat | {"external_grey_level_distance": external["drift"]["distance"]}

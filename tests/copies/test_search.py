@@ -3,28 +3,15 @@
 import dataclasses
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from pipeline.config.phantom import PhantomConfig
 from pipeline.copies.alignment import align
 from pipeline.copies.alterations import ALTERATIONS, VOLUME_ALTERATIONS
 from pipeline.copies.search import MIN_SIGNIFICANCE, MIN_SIMILARITY, match_slices, measure_unrelated, search_copies
 from pipeline.core.data_kinds import POINTS
-from pipeline.data.resampling import resample
-from pipeline.data.store import Store
-from pipeline.datasets.phantom.painting import paint_knee
+from tests.builders.painted_scans import NUM_SLICES, build_store, paint_stack
 
 ALL = {**ALTERATIONS, **VOLUME_ALTERATIONS}
-CONFIG = PhantomConfig(shape=(36, 36, 24), spacing_mm=(4.0, 4.0, 5.0))
-NUM_SLICES = 16
-
-
-def paint_stack(patient: int, side: str):
-    generators = np.random.default_rng((0, patient)), np.random.default_rng((0, patient, 1, side == "left"))
-    volume = paint_knee(CONFIG, *generators, side).astype(np.float32)
-    slices = np.moveaxis(volume, 2, 0)[4 : 4 + NUM_SLICES]
-    return resample(slices / np.percentile(slices, 99), (4.0, 4.0), None, (48, 48))
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +20,6 @@ def stacks():
     scans = [(patient, side) for patient in range(13) for side in ("left", "right")]
     assert len(scans) == len(ALL)
     return [paint_stack(*scan) for scan in scans]
-
-
-def build_store(stacks, groups):
-    index = pd.DataFrame(
-        {
-            "source_id": [f"s{number}" for number, stack in enumerate(stacks) for _ in stack],
-            "group_id": [groups[number] for number, stack in enumerate(stacks) for _ in stack],
-        }
-    )
-    return Store(np.concatenate(stacks), index.assign(example_id=range(len(index)), label="left"), ("left",), {}, "")
 
 
 @pytest.fixture(scope="module")

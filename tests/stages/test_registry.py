@@ -85,7 +85,7 @@ READ_FOR_OTHER_DATA = ("data.label_order", "preprocess.fit", "preprocess.colour"
 
 
 @pytest.fixture(scope="module")
-def names_read(tmp_path_factory):
+def names_read(tmp_path_factory, write_knee):
     """The options that each stage reads when all run on a few tiny knees."""
     folder = tmp_path_factory.mktemp("recorded")
     config = TINY_CONFIG | {
@@ -95,8 +95,14 @@ def names_read(tmp_path_factory):
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     found = {}
+    rows = ["path,patient,label"]
+    for side in ("left", "right"):
+        rows.append(f"{write_knee(folder / 'site' / f'{side}.nii.gz', side, seed=len(side)).name},site2-1,{side}")
+    (folder / "site" / "knees.csv").write_text("\n".join(rows))
+    external = ["--evaluate.external", str(folder / "site" / "knees.csv")]
     for name, stage in STAGES.items():
         words = ["--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *EXTRA.get(name, [])]
+        words += external if name in ("evaluate", "cross-validate") else []
         scans = sorted((folder / "data" / "tiny" / "raw").glob("*.nii.gz"))[:1] if name == "predict" else []
         experiment = parse_experiment(name, [*map(str, scans), *words])
         with pytest.MonkeyPatch.context() as monkeypatch:

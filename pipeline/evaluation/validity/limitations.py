@@ -26,6 +26,7 @@ class Evaluated:
         train_groups: The patients that the model was trained on.
         levels: The levels of metrics.json.
         decision: The decision support of metrics.json.
+        part: The name of the rows: "test", or "external" for those of another site.
     """
 
     kind: DataKind
@@ -34,11 +35,17 @@ class Evaluated:
     train_groups: frozenset[str]
     levels: Mapping[str, Level]
     decision: Decision
+    part: str = "test"
 
     @property
     def test_scans(self) -> pandas.DataFrame:
         """The manifest's rows of the scans that were tested."""
         return self.scans[self.scans.index.isin(set(self.test["source_id"]))]
+
+
+def name_other_source(kind: DataKind) -> str:
+    """Return the question that only data of another source answer."""
+    return f"{plural(kind.source).capitalize()} from another source"
 
 
 def list_not_evaluated(evaluated: Evaluated) -> list[NotEvaluated]:
@@ -49,8 +56,9 @@ def list_not_evaluated(evaluated: Evaluated) -> list[NotEvaluated]:
 
 def _list_origins(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     """Yield what is not known of origin and persons, or the same for all."""
-    kind = evaluated.kind
-    yield f"{plural(kind.source).capitalize()} from another source", "training and test rows are of one data set"
+    kind, part = evaluated.kind, evaluated.part
+    if part == "test":
+        yield name_other_source(kind), "training and test rows are of one data set"
     if not kind.has_patients:
         return
     scans, test = evaluated.scans, evaluated.test_scans
@@ -61,31 +69,32 @@ def _list_origins(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     elif len(set(scans["site"])) == 1:
         yield "Differences between sites", f"all scans are from the site {next(iter(sites))}"
     elif sites <= trained:
-        yield "Sites that were not trained on", f"all sites of test scans ({len(sites)}) have training scans"
+        yield "Sites that were not trained on", f"all sites of {part} scans ({len(sites)}) have training scans"
     columns = {name.casefold(): name for name in scans.columns}
     for name in COVARIATES:
         values = set(test[columns[name]].astype(str)) - {"", "nan"} if name in columns else set()
         if not values:
             yield f"Differences by {name}", f"no {name} is known"
         elif len(values) == 1:
-            yield f"Differences by {name}", f"all test scans have the same, {values.pop()}"
+            yield f"Differences by {name}", f"all {part} scans have the same, {values.pop()}"
     visits = test[test["visit"] != ""].groupby("group_id")["visit"].nunique()
     if visits.empty:
         yield "Changes between visits", "no visit is known"
     elif visits.max() == 1:
-        yield "Changes between visits", f"no test {kind.group} has scans of two visits"
+        yield "Changes between visits", f"no {part} {kind.group} has scans of two visits"
     sides = test[test["side"].isin(("left", "right"))].groupby("group_id")["side"].nunique()
     if sides.empty:
         yield "Differences between left and right", "no side is known"
     elif sides.max() == 1:
-        yield "Both sides of one person", f"no test {kind.group} has scans of both"
+        yield "Both sides of one person", f"no {part} {kind.group} has scans of both"
 
 
 def _list_levels(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     """Yield the levels that the rows do not have."""
     kind, test = evaluated.kind, evaluated.test
     if kind.has_patients and "patient" not in evaluated.levels:
-        yield "Scores of whole patients", "a test patient has rows of several classes"
+        patient = "a test patient" if evaluated.part == "test" else "an external patient"
+        yield "Scores of whole patients", f"{patient} has rows of several classes"
     if kind.has_patients and "knee" not in evaluated.levels:
         unknown = test[test["side"] == ""]["source_id"].nunique()
         why = (
@@ -108,7 +117,7 @@ def _list_classes(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     few = []
     for name, count in first["support"].items():
         if count == 0:
-            yield f"Class “{name}”", "no test row has it"
+            yield f"Class “{name}”", f"no {evaluated.part} row has it"
         elif groups[name] < FEW_GROUPS:
             few.append(f"“{name}” {groups[name]}")
     if few:
@@ -132,7 +141,8 @@ def _list_numbers(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
         for point in points:
             if point["test"] is None:
                 yield f"A threshold for a {point['rate']} of {plural(level)}", "validation has no row of that class"
-    yield "Variation between trainings", "one training was evaluated; cross-validate trains several"
+    if evaluated.part == "test":
+        yield "Variation between trainings", "one training was evaluated; cross-validate trains several"
 
 
 def describe_not_evaluated(found: Sequence[NotEvaluated]) -> str:

@@ -20,6 +20,12 @@ from pipeline.evaluation.validity.limitations import describe_not_evaluated
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
 from pipeline.reporting.documents.model_facts import describe_model
+from pipeline.reporting.evaluation.external_section import (
+    UNCHANGED,
+    describe_drift,
+    describe_external_calibration,
+    summarise_external,
+)
 from pipeline.reporting.evaluation.flow_diagram import describe_flow
 from pipeline.reporting.evaluation.origin_section import describe_ensemble
 from pipeline.reporting.evaluation.scores import describe_few_groups, describe_sample_size, summarise_in_words
@@ -82,6 +88,8 @@ def fill_documents(
         )
     if section_titles:
         facts["robustness"] += f" Examined in this report: {'; '.join(section_titles)}."
+    if "external" in metrics:
+        facts["external"] = describe_external(metrics, checkpoint.spec.kind)
     names = ("model_card", "claim_checklist") if checkpoint.spec.kind.has_patients else ("model_card",)
     return {name: fill_form(read_form(name), facts) for name in names}
 
@@ -147,6 +155,26 @@ def _show_score(level: Level, metric: str) -> str:
     return f"{METRIC_TITLES[metric]} {show_number_with_interval(score)}"
 
 
+def describe_external(metrics: Metrics, kind: DataKind) -> str:
+    """Describe an external validation: whose data, what they gave, and how they differ from training.
+
+    Args:
+        metrics: The content of metrics.json, with ``external``.
+        kind: The kind of data, which names rows and groups.
+    """
+    external = metrics["external"]
+    left_out = "; ".join(f"{reason} ({number:,})" for reason, number in external["left_out"].items())
+    return " ".join(
+        [
+            *summarise_external(metrics, kind),
+            f"Left out of the table: {left_out or 'no row'}. {UNCHANGED}",
+            f"Tables with a {kind.group} of the run are refused. {external['search']}",
+            *describe_external_calibration(external, metrics["class_names"]),
+            *describe_drift(external["drift"], kind),
+        ]
+    )
+
+
 def _describe_failures(metrics: Metrics, kind: DataKind) -> str:
     """Count the wrong rows and what they have in common: patients, classes, and the subgroup with most of them."""
     level_name, level = first_level(metrics["levels"])
@@ -200,10 +228,11 @@ def _describe_robustness(metrics: Metrics) -> str:
 def _describe_limits(metrics: Metrics, level: Level, kind: DataKind) -> str:
     limits = [str(metrics["synthetic_note"])] if metrics["synthetic_note"] else []
     limits += describe_few_groups(level, kind) if kind.has_patients else []
+    external = " and one table of another site" if "external" in metrics else ""
     return " ".join(
         [
             *limits,
-            "One split of one data set; the intervals do not include the variation between training seeds.",
+            f"One split of one data set{external}; the intervals do not include the variation between training seeds.",
             describe_not_evaluated(metrics["not_evaluated"]),
         ]
     )

@@ -141,6 +141,13 @@ def summarise_scores(metrics: Metrics, kind: DataKind) -> list[str]:
             f"{name:8s} as grades: quadratic weighted kappa {show_number_with_interval(kappa)}, mean absolute error "
             f"{show_number_with_interval(error)}"
         )
+    if "external" in metrics:
+        external = metrics["external"]
+        lines.append(f"external validation on {external['table']}, nothing refitted:")
+        for name, level in distinct_levels(external["levels"]).items():
+            errors = f"{level['groups_with_errors']} with errors"
+            groups = f" of {level['groups']} {plural(kind.group)}, {errors}"
+            lines.append(f"{name:8s} {level['n']:6d}{groups}: accuracy {show_percent(level['metrics']['accuracy'])}")
     for name, scores in metrics["baselines"].items():
         lines.append(f"{name.replace('_', ' ')}: accuracy {show_percent(scores['accuracy'])}")
     return lines

@@ -23,6 +23,7 @@ from pipeline.reporting.documents.facts import Evidence, fill_documents, write_d
 from pipeline.reporting.documents.forms import Document, tabulate_document
 from pipeline.reporting.elements import Section, Table, tabulate_facts
 from pipeline.reporting.evaluation.decision_section import build_decision_section
+from pipeline.reporting.evaluation.external_section import build_external_section, summarise_external
 from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
 from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
 from pipeline.reporting.evaluation.grade_section import build_grade_section
@@ -114,6 +115,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     sections = build_ensemble_section(metrics, kind)
     examined = len(sections)
     sections += build_published_section(metrics, find_dataset(experiment.data)[1])
+    sections += build_external_section(metrics, kind)
     sections += build_grade_section(metrics, kind)
     sections += build_subgroup_section(metrics, kind)
     sections += build_probe_sections(metrics["probes"], metrics, kind, plane)
@@ -154,8 +156,13 @@ def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -
         report: The content of the page, with its figures and documents.
     """
     columns = prediction_columns(tuple(report.metrics["class_names"]))
-    known = [name for name in evaluation.predictions.columns if name not in columns]  # side and covariates
-    write_table(paths.predictions, evaluation.predictions, (*columns, *known))
+    tables = {paths.predictions: evaluation.predictions, paths.external_predictions: evaluation.external}
+    for path, table in tables.items():
+        if table is not None:
+            known = [name for name in table.columns if name not in columns]  # side and covariates
+            write_table(path, table, (*columns, *known))
+    if "external" not in evaluation.metrics:
+        paths.external_predictions.unlink(missing_ok=True)
     write_json(paths.metrics, evaluation.metrics)
     figures = {paths.report_folder / f"{name}.png": png for name, png in report.all_figures.items()}
     for path, png in figures.items():
@@ -172,7 +179,7 @@ def write_report(path: Path, report: Report) -> None:
     class_names, findings = metrics["class_names"], list(report.certificate.get("findings", []))
     shown = {
         "synthetic_note": metrics["synthetic_note"] or None,
-        "sentences": summarise_in_words(metrics, report.kind),
+        "sentences": [*summarise_in_words(metrics, report.kind), *summarise_external(metrics, report.kind)],
         "split": metrics["split"],
         "positive_class": class_names[-1] if len(class_names) == 2 else None,
         "levels": [build_level(name, level, report.kind) for name, level in distinct_levels(metrics["levels"]).items()],

@@ -69,7 +69,7 @@ def _run(job: Experiment, parent: TrackedRun, console: Console) -> None:
     console.print(job.run_name or job.name, style="bold")
     split(job, console)
     train(job, console)
-    if is_evaluated(job.paths):
+    if is_evaluated(job.paths) and job.evaluate.external is None:
         console.print(f"{job.paths.report_folder}: already evaluated; nothing to do.")
     else:
         evaluate(job, console)

@@ -1,0 +1,137 @@
+"""External validation: a finished run on a table of another site, in the evaluate stage."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.cli import main
+from pipeline.core.tables import prediction_columns, read_table
+
+REPORT = ("reports", "tiny")
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_workspace, tmp_path_factory):
+    """The tiny run, and next to it the scans of its test patients under other names, with a table."""
+    folder = tmp_path_factory.mktemp("external") / "workspace"
+    shutil.copytree(tiny_workspace, folder)
+    write_site(folder / "site")
+    return folder
+
+
+def write_site(site, change=lambda values: values, split="test", columns=""):
+    """Write scans of one split of the workspace around a folder, with other patients, and the table of their labels."""
+    workspace = site.parent
+    splits = pd.read_csv(workspace / "data" / "tiny" / "splits.csv", dtype=str)
+    manifest = pd.read_csv(workspace / "data" / "tiny" / "prepared" / "manifest.csv", dtype=str)
+    chosen = splits.loc[splits["split"] == split, "group_id"].tolist()
+    rows = [f"file,patient,label,split{columns}"]
+    for row in manifest[manifest["group_id"].isin(chosen)].itertuples():
+        path = site / "scans" / f"{row.source_id}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = nibabel.load(workspace / "data" / "tiny" / "raw" / row.path)
+        values = np.asarray(image.dataobj)
+        nibabel.save(nibabel.Nifti1Image(change(values).astype(values.dtype), image.affine), path)
+        sex = ["F", "M"][chosen.index(row.group_id) % 2]
+        rows.append(f"scans/{path.name},site2-{row.group_id},{row.label},train" + (f",{sex},Rome" if columns else ""))
+    (site / "knees.csv").write_text("\n".join(rows))
+
+
+def run(folder, *words, stage="evaluate"):
+    plain = ("--tracking.enabled", "false", "--tracking.tensorboard", "false")
+    return main([stage, "--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *plain, *words])
+
+
+def validate(folder, site="site", *words):
+    table = str(folder / site / "knees.csv")
+    columns = ("--data.columns.path", "file", "--evaluate.logistic_regression", "false")
+    return run(folder, "--evaluate.external", table, *columns, *words)
+
+
+def read_metrics(folder):
+    return json.loads(folder.joinpath(*REPORT, "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def validated(workspace):
+    """The same workspace, validated on its own test patients."""
+    assert validate(workspace) == 0
+    return workspace
+
+
+def test_test_patients_under_other_names_have_the_scores_of_the_test_bit_for_bit(validated):
+    metrics = read_metrics(validated)
+    external = metrics["external"]
+    for name in ("levels", "classes", "decision"):
+        assert external[name] == metrics[name], name
+    assert external["participants"]["external"] == external["participants"]["test"]
+    assert external["drift"]["distance"] == external["drift"]["test_distance"]
+    assert "6 scans also are in the run's test" in external["search"]
+
+
+def test_predictions_are_a_table_of_their_own_with_covariates(workspace):
+    site = workspace / "other"
+    write_site(site, lambda values: values.max() * (values / values.max()).clip(0) ** 0.4, columns=",sex,site")
+    words = ("--data.covariates", "[sex, age]", "--evaluate.subgroups", "[visit, side]")
+    assert validate(workspace, "other", *words) == 0
+    table = read_table(workspace.joinpath(*REPORT, "predictions_external.csv"), prediction_columns(("left", "right")))
+    assert set(table["split"]) == {"external"}
+    assert set(table["sex"]) == {"F", "M"}
+    assert set(table["site"]) == {"Rome"}
+    assert (table["age"] == "").all(), "the other site does not know it"
+    external = read_metrics(workspace)["external"]
+    assert [table["fact"] for table in external["subgroups"]] == ["side"]
+    assert {"question": "Subgroups by visit", "reason": "the table has no visit"} in external["missing"]
+    drift = external["drift"]
+    assert drift["distance"] > 2 * drift["test_distance"], "dark levels were made brighter"
+    assert drift["numbers"][0]["difference"] > abs(drift["numbers"][0]["test_difference"])
+    page = workspace.joinpath(*REPORT, "report.html").read_text()
+    assert "<h2>External validation</h2>" in page
+    assert "Scans from another source" not in page
+    claim = workspace.joinpath(*REPORT, "claim_checklist.md").read_text()
+    assert "Nothing was refitted" in next(line for line in claim.splitlines() if "Evaluation on external data" in line)
+
+
+def test_an_evaluation_without_the_table_keeps_the_result_until_weights_or_options_change(workspace, capsys):
+    assert validate(workspace) == 0
+    before = read_metrics(workspace)["external"]
+    plain = ("--evaluate.logistic_regression", "false")
+    assert run(workspace, *plain) == 0
+    assert "The external validation on knees.csv is kept." in capsys.readouterr().out
+    assert read_metrics(workspace)["external"] == before
+    assert "<h2>External validation</h2>" in workspace.joinpath(*REPORT, "report.html").read_text()
+    other = workspace / "runs" / "tiny" / "last.safetensors"
+    assert run(workspace, *plain, "--evaluate.checkpoint", str(other)) == 0
+    assert "is removed" in " ".join(capsys.readouterr().out.split())
+    assert "external" not in read_metrics(workspace)
+    assert not workspace.joinpath(*REPORT, "predictions_external.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("site2-", "00"), "is in test"),
+        (("left", "Left"), "line 2: the label 'Left' is no class of the run; allowed are left, right. 'Left' differs"),
+        (("scans/", "../"), "is outside"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_run_is_refused(change, message, workspace, capsys):
+    site = workspace / "refused"
+    write_site(site)
+    text = (site / "knees.csv").read_text()
+    (site / "knees.csv").write_text(text.replace(*change))
+    assert validate(workspace, "refused") == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_scans_of_training_and_validation_are_refused_under_any_name(split, workspace, capsys):
+    write_site(workspace / split, split=split)
+    assert validate(workspace, split) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "has the pixels of" in message
+    assert f"({split})" in message
