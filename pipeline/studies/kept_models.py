@@ -82,7 +82,8 @@ def train_best(setup: TrainingSetup, on_epoch: OnEpoch) -> tuple[Classifier, tup
     state, best = start_from(setup, None), {}
     for result in train_epochs(setup, state):
         if find_best(state.history, setup.experiment.train.monitor) is result:
-            best = {name: value.detach().clone() for name, value in state.classifier.model.state_dict().items()}
+            with state.answering():  # with the weights that were validated, which may be an average
+                best = {name: value.detach().clone() for name, value in state.classifier.model.state_dict().items()}
         on_epoch(result)
     state.classifier.model.load_state_dict(best)
     state.classifier.eval()

@@ -234,6 +234,7 @@ def build_recipe(experiment: Experiment, run: CurveRun) -> Experiment:
         keep_attention_every_epochs=0,
         strategy="ddp",
         teacher=None,
+        input_fraction=1.0 if run.model == "cnn" else experiment.train.input_fraction,
     )
     architecture: Literal["perceiver", "cnn"] = "cnn" if run.model == "cnn" else "perceiver"
     return dataclasses.replace(
@@ -287,7 +288,8 @@ def train_one(experiment: Experiment, data: CertifiedData, run: CurveRun, on_epo
     classifier, history = train_best(setup, on_epoch)
     positions = store.index["slice_position"].to_numpy()
     scores = compute_probabilities(classifier, store.examples, positions, fabric.device, options.batch_size, rows)
-    num_steps = len(history) * -(-len(setup.train_examples) // recipe.train.batch_size)
+    examples_of_a_step = recipe.train.batch_size * recipe.train.accumulate_batches
+    num_steps = len(history) * -(-len(setup.train_examples) // examples_of_a_step)
     return Outcome(build(scores.astype(np.float64)), history, num_steps, len(part.rows["train"]), fabric.device)
 
 

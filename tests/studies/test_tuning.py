@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import parse_experiment
+from pipeline.config.experiment import Experiment
 from pipeline.config.studies import TuneConfig
 from pipeline.core.errors import UserError
 from pipeline.data.certified_data import load_certified_data
@@ -31,13 +32,13 @@ def experiment(tmp_path):
     return with_train(make_experiment(tmp_path), epochs=2)
 
 
-def test_a_space_has_choices_and_ranges(experiment):
+def test_a_space_has_choices_and_ranges():
     space = {
         "train.learning_rate": ("1e-4", 0.1, "log"),
         "train.batch_size": (4, 32, "linear"),
         "model.stem": ("pixels", "conv"),
     }
-    assert read_space(with_tune(experiment, space=space)) == {
+    assert read_space(with_tune(Experiment(), space=space)) == {
         "train.learning_rate": Range(1e-4, 0.1, is_log=True, is_whole=False),
         "train.batch_size": Range(4, 32, is_log=False, is_whole=True),
         "model.stem": Choices(("pixels", "conv")),
@@ -61,12 +62,13 @@ def test_a_space_has_choices_and_ranges(experiment):
         ({"train.learning_rate": (-1.0, 0.1, "linear")}, "train.learning_rate: found -1.0"),
     ],
 )
-def test_a_space_that_cannot_be_searched_is_refused(experiment, space, match):
+def test_a_space_that_cannot_be_searched_is_refused(space, match):
     with pytest.raises(UserError, match=match):
-        read_space(with_tune(experiment, space=space))
+        read_space(with_tune(Experiment(), space=space))
 
 
-def test_options_of_nested_sections_are_replaced(experiment):
+def test_options_of_nested_sections_are_replaced():
+    experiment = Experiment()
     changed = apply_params(experiment, {"model.perceiver.num_latents": 7, "train.learning_rate": 0.5})
     assert (changed.model.perceiver.num_latents, changed.train.learning_rate) == (7, 0.5)
     assert changed.augment == experiment.augment

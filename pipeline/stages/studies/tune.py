@@ -43,6 +43,9 @@ def tune(experiment: Experiment, console: Console) -> None:
             f"tune: found train.teacher {experiment.train.teacher}; trials learn from labels alone. Set it to null, "
             "and give it to the run that is trained from the best recipe."
         )
+    is_fixed = experiment.train.input_fraction == 1 and "train.input_fraction" not in experiment.tune.space
+    if experiment.model.architecture == "cnn" and not is_fixed:
+        raise UserError("tune: train.input_fraction is of the Perceiver. Leave it at 1 for model.architecture cnn.")
     shared = SharedSearch(experiment, data, folder)
     found = shared.read()
     if found.num_tried > 0:
