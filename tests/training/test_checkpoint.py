@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipeline.config.model import ModelConfig
 from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.inference.probabilities import compute_probabilities
@@ -88,17 +89,20 @@ def test_mirror_tta_gives_a_mirrored_knee_exactly_the_other_answer():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "muon"])
-def test_an_optimizer_resumes_from_a_checkpoint_bit_for_bit(name, tmp_path):
+@pytest.mark.parametrize("options", [MODEL, ModelConfig(num_conv_layers=2, conv_channels=8)])
+def test_an_optimizer_resumes_from_a_checkpoint_bit_for_bit(name, options, tmp_path):
+    """The kernels of the second lie channel by channel in memory, and those of the file row by row."""
     config = TrainConfig(optimizer=name)
 
     def step(model, optimizer, seed):
         generator = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
         optimizer.step()
 
     def build():
-        model = build_model(MODEL, build_spec(), seed=3)
+        model = build_model(options, build_spec(), seed=3)
         return model, build_optimizer(model, config)
 
     model, optimizer = build()

@@ -30,7 +30,7 @@ class MuonWithAdamW(Optimizer):
         super().__init__(groups, {"lr": learning_rate, "betas": betas})
         # torch.optim.Muon takes matrices alone: these are views of the kernels, in the same memory.
         self._matrices = {
-            parameter: nn.Parameter(parameter.detach().flatten(1))
+            parameter: nn.Parameter(_flatten_kernel(parameter.detach(), parameter))
             for group in self.param_groups
             if group["muon"]
             for parameter in group["params"]
@@ -55,7 +55,7 @@ class MuonWithAdamW(Optimizer):
             if group["muon"]:
                 self._muon.param_groups[0].update(lr=group["lr"], weight_decay=group["weight_decay"])
         for parameter, matrix in self._matrices.items():
-            matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
+            matrix.grad = None if parameter.grad is None else _flatten_kernel(parameter.grad, parameter)
         self._muon.step()  # type: ignore[no-untyped-call]
         for matrix in self._matrices.values():
             matrix.grad = None
@@ -72,3 +72,11 @@ class MuonWithAdamW(Optimizer):
         if self._muon is not None:
             for parameter, matrix in self._matrices.items():
                 self._muon.state[matrix] = self.state[parameter]
+
+
+def _flatten_kernel(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Turn a kernel or its gradient into a matrix, with columns in the order in which memory holds the parameter.
+
+    Only then is the parameter's own matrix a view of it. The order of the columns does not change a step.
+    """
+    return (values if parameter.is_contiguous() else values.movedim(1, -1)).flatten(1)

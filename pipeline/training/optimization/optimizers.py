@@ -35,12 +35,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, packed: OptimizerState) 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in (packed.tensors | packed.numbers).items():
         parameter_index, name = key.split(".", 1)
-        is_tensor = isinstance(value, torch.Tensor)
         parameter = parameters[int(parameter_index)]
-        state.setdefault(int(parameter_index), {})[name] = shard_as(value, parameter) if is_tensor else value
+        restored = _lay_out(value, parameter) if isinstance(value, torch.Tensor) else value
+        state.setdefault(int(parameter_index), {})[name] = restored
     members = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = [group | {"params": params} for group, params in zip(packed.groups, members, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _lay_out(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Lay out a tensor of an optimizer's state in memory as its parameter is, and keep this process's shard of it.
+
+    A fused optimizer goes through parameter and state in the order of memory, whatever their strides.
+    """
+    sharded = shard_as(value, parameter)
+    if sharded is not value or value.shape != parameter.shape:
+        return sharded
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def assign_parameter_kinds(model: nn.Module) -> dict[str, str]:
