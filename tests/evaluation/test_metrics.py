@@ -349,7 +349,7 @@ def test_a_perfect_score_has_an_exact_bound_and_a_note():
         assert (metric["value"], metric["high"], metric["method"]) == (1.0, 1.0, "exact over groups")
         assert metric["low"] == pytest.approx(low, abs=1e-4)
     assert any(
-        "accuracy, auroc, sensitivity, specificity: the interval is the exact bound" in n for n in level["notes"]
+        "Accuracy, AUROC, Sensitivity, Specificity: the interval is the exact bound" in n for n in level["notes"]
     )
 
 

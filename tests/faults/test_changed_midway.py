@@ -118,7 +118,7 @@ def test_other_voxels_next_to_the_same_header_are_another_scan(suffix, tmp_path)
     source, scan = Source("knee", "1", "left", (Path("knee.hdr"),)), Scan("knee", (header,))
 
     def identify() -> tuple[str, str]:
-        return compute_part_key(tmp_path, [source], scans.OPTIONS), _identify(checkpoint, [scan], 0.0)
+        return compute_part_key(tmp_path, [source], scans.OPTIONS), _identify([checkpoint], [scan], 0.0)
 
     before = identify()
     assert identify() == before
