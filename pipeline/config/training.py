@@ -8,6 +8,8 @@ from pipeline.config.model import LossName
 from pipeline.config.validation import require
 
 SamplingName = Literal["once", "class", "patient", "class_and_patient"]
+# The parts of a network that fine-tuning may leave as they are.
+FreezeName = Literal["none", "backbone"]
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,10 @@ class TrainConfig:
         recipes_tried: The number of recipes that were compared on validation before this one was chosen, which ``tune``
             writes into the one that it finds; it is printed next to every result. The best of many looks better than it
             is.
+        start_from: The path of a checkpoint whose weights training starts from: fine-tuning. Classes, image size and
+            channels may differ; the architecture and its widths may not. Null draws all weights.
+        freeze: The part of the network that keeps the weights of ``start_from``. backbone: all but the last layer, for
+            a linear probe.
         seed: The seed of the initial weights, the order, the augmentation and dropout.
         precision: The number format; ``auto`` takes bf16 where the processor computes in it, else float32.
         accelerator: The kind of device; ``auto`` takes a GPU where there is one.
@@ -224,6 +230,8 @@ class TrainConfig:
     monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
     keep_attention_every_epochs: int = 0
     recipes_tried: int = 0
+    start_from: str | None = None
+    freeze: FreezeName = "none"
     seed: int = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -266,6 +274,9 @@ class TrainConfig:
         require(good_clip, "train.max_grad_norm", self.max_grad_norm, "above 0, or null")
         growing = list(self.lr_milestones) == sorted(set(self.lr_milestones)) and all(m > 0 for m in self.lr_milestones)
         require(growing, "train.lr_milestones", self.lr_milestones, "growing epochs above 0")
+        require(self.start_from != "", "train.start_from", self.start_from, "the path of a checkpoint, or null")
+        starts = self.freeze == "none" or self.start_from is not None
+        require(starts, "train.freeze", self.freeze, "none without train.start_from: drawn weights would be kept")
         require(self.teacher != "", "train.teacher", self.teacher, "cnn, the path of a checkpoint, or null")
         cannot_be_sharded = {
             "optimizer": self.optimizer in ("lamb", "muon"),

@@ -30,12 +30,24 @@ from pipeline.training.augmentation.points import check_point_transforms
 from pipeline.training.checkpoint import Checkpoint, OptimizerState, Origin, read_checkpoint, write_checkpoint
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
 from pipeline.training.devices.fabric import build_fabric, name_accelerator
+from pipeline.training.fine_tuning import prepare_start
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
 from pipeline.training.objectives.teacher import check_teacher_options, describe_teacher
-from pipeline.training.optimization.optimizers import pack_optimizer
+from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, pack_optimizer
 from pipeline.training.progress import TrainingDisplay
-from pipeline.training.run_state import check_same_settings, clear_run, is_finished, read_started, write_started
+from pipeline.training.run_state import (
+    EXTENDED,
+    check_same_settings,
+    clear_run,
+    describe_extensions,
+    extend_run,
+    is_extended,
+    is_finished,
+    note_extension,
+    read_started,
+    write_started,
+)
 from pipeline.training.setup import build_state, describe_origin, measure_intensities, prepare_training
 
 
@@ -66,10 +78,15 @@ def train(experiment: Experiment, console: Console) -> None:
     check_teacher_options(experiment, store.input_spec(experiment.preprocess.num_slices))
     lessons = None if config.teacher in (None, "cnn") else read_checkpoint(Path(str(config.teacher)))
     facts = None if lessons is None else describe_teacher(Path(str(config.teacher)), lessons, data, experiment)
-    origin = describe_origin(experiment, data, facts)
+    start = None
+    if config.start_from is not None:
+        path = Path(config.start_from)
+        start = prepare_start(path, read_checkpoint(path), data, experiment)
+    origin = describe_origin(experiment, data, {**(facts or {}), **(start.settings if start is not None else {})})
     if config.resume:
+        origin = dataclasses.replace(origin, settings=note_extension(paths, origin.settings))
         check_same_settings(paths, origin.settings)
-        if is_finished(paths):
+        if is_finished(paths) and not is_extended(paths, origin.settings):
             if is_first_process():
                 words = "already trained; nothing to do. --train.resume false trains from scratch."
                 console.print(f"{paths.run_folder}: {words}")
@@ -81,7 +98,7 @@ def train(experiment: Experiment, console: Console) -> None:
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     with hold_together(fabric, paths.run_folder):
-        setup = prepare_training(experiment, fabric, data, lessons)
+        setup = prepare_training(experiment, fabric, data, lessons, start)
         _train_alone(Run(setup, origin, data, measure_intensities(data), teacher_seconds), console)
 
 
@@ -110,7 +127,14 @@ def _train_teacher(experiment: Experiment, console: Console) -> tuple[Checkpoint
         experiment,
         run=join_names(experiment.run, "teacher"),
         model=dataclasses.replace(experiment.model, architecture="cnn"),
-        train=dataclasses.replace(experiment.train, teacher=None, keep_attention_every_epochs=0, input_fraction=1.0),
+        train=dataclasses.replace(
+            experiment.train,
+            teacher=None,
+            keep_attention_every_epochs=0,
+            input_fraction=1.0,
+            start_from=None,
+            freeze="none",
+        ),
     )
     console.print(f"the teacher, {teacher.paths.title}:", highlight=False)
     train(teacher, console)
@@ -125,6 +149,8 @@ def _train_alone(run: Run, console: Console) -> None:
     with fail_together(run.setup.fabric):
         if run.setup.is_first and not resumes:
             _start_from_scratch(run)
+        elif run.setup.is_first and is_extended(paths, run.origin.settings):
+            extend_run(paths, run.origin.settings)
     state = build_state(run.setup)
     if experiment.train.keep_attention_every_epochs > 0:
         check_attention(state.classifier.model, KEPT)
@@ -164,7 +190,8 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
         with fail_together(run.setup.fabric):
             tracked = opened.enter_context(open_run(experiment.tracking, paths))
             _record_start(run, state, tracked)
-            console.print(_describe_start(run, state), highlight=False)
+            for line in (*_describe_origin(run, state), _describe_start(run, state)):
+                console.print(line, highlight=False)
             for warning in run.data.warnings:
                 warn(console, warning)
             paths.divergence.unlink(missing_ok=True)  # from an earlier start
@@ -304,13 +331,30 @@ def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
 
 def _list_tags(run: Run) -> dict[str, str]:
     """List the origin of the run, for its record and for MLflow."""
-    fabric = run.setup.fabric
+    fabric, settings = run.setup.fabric, run.origin.settings
+    extended = "; ".join(describe_extensions(settings))
+    started = {"start": f"{settings['train.start_from']}: {settings['start']}"} if "start" in settings else {}
     return {
+        **started,
+        **({"extended": extended} if extended else {}),
         "commit": run.origin.commit,
         "hardware": read_hardware(name_accelerator(fabric.device, fabric.world_size)),
         "store_fingerprint": run.origin.store_fingerprint,
         "split_fingerprint": run.origin.split_fingerprint,
     }
+
+
+def _describe_origin(run: Run, state: TrainingState) -> list[str]:
+    """Describe the weights that training starts from, and what happens to the learning rate of an extended run."""
+    settings, config = run.origin.settings, run.setup.experiment.train
+    lines = [f"starting from {config.start_from}: {settings['start']}"] if run.setup.start is not None else []
+    extended = settings.get(EXTENDED, [])
+    if extended and extended[-1][0] == len(state.history) > 0:
+        steps_per_epoch = run.setup.steps_per_epoch
+        fraction = compute_learning_rate_fraction(config, len(state.history) * steps_per_epoch, steps_per_epoch)
+        before, after = state.history[-1].learning_rate, config.learning_rate * fraction
+        lines.append(f"{describe_extensions(settings)[-1]}; the learning rate goes from {before:.2e} to {after:.2e}")
+    return lines
 
 
 def _describe_start(run: Run, state: TrainingState) -> str:

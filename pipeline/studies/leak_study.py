@@ -137,6 +137,8 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
         accumulate_batches=1,
         average_decay=0.0,
         input_fraction=1.0,
+        start_from=None,
+        freeze="none",
         compile=False,
         devices=1,
         num_nodes=1,

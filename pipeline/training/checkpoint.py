@@ -226,6 +226,14 @@ def build_from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "
     )
 
 
+def compute_weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """Compute a short text that identifies a set of weights, wherever their file lies."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode() + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Put weights into a model of the same shape.
 

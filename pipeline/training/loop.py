@@ -28,6 +28,7 @@ from pipeline.models.classifier import Classifier, compute_log_probabilities
 from pipeline.training.augmentation.images import apply_transforms, flip_labels, sample_transforms
 from pipeline.training.augmentation.mixing import draw_mixture, erase_boxes, mix_images, mix_labels, mix_weights
 from pipeline.training.augmentation.points import apply_point_transforms, sample_point_transforms, shift_points
+from pipeline.training.fine_tuning import Start, set_training_mode
 from pipeline.training.history import EpochResult, should_stop
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
 from pipeline.training.objectives.distillation import compute_distillation_loss_sum, compute_guidance_loss_sum
@@ -67,6 +68,7 @@ class TrainingSetup:
         sampling_weights: How likely each training example is drawn, (examples,) on the processor; None for an epoch
             that has each of them once.
         teacher: The model whose answers are learned next to the labels; None for labels alone.
+        start: The weights that training starts from; None where all are drawn.
     """
 
     experiment: Experiment
@@ -77,6 +79,13 @@ class TrainingSetup:
     class_weights: torch.Tensor | None = None
     sampling_weights: torch.Tensor | None = None
     teacher: Teacher | None = None
+    start: Start | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of steps of the optimizer in an epoch."""
+        step_size = self.experiment.train.batch_size * self.experiment.train.accumulate_batches
+        return -(-len(self.train_examples) // step_size)
 
     @property
     def is_first(self) -> bool:
@@ -170,12 +179,12 @@ def _train_one_epoch(
     fabric, config, examples = setup.fabric, setup.experiment.train, setup.train_examples
     epochs_done = len(state.history)
     batches = _order_examples(setup, epochs_done)
-    num_steps = batches[-1].step + 1
+    num_steps = setup.steps_per_epoch
     prepare = _build_preparation(setup, state.classifier, epochs_done)
     choose_inputs = _build_input_choice(setup, state.classifier, epochs_done)
     monitor = LossMonitor(fabric, epochs_done + 1, len(batches))
     shard = slice(fabric.global_rank, None, fabric.world_size)
-    state.parallel_model.train()
+    set_training_mode(state.parallel_model, state.classifier.model, config.freeze)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "dropout", epochs_done, fabric.global_rank))
         shards = read_batches(examples, [batch.indices[shard] for batch in batches])

@@ -4,7 +4,9 @@
 written last.
 """
 
+import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
-from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
+from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.devices.fabric import choose_accelerator, choose_precision
 
 # Options that are read with a teacher alone.
@@ -38,12 +40,16 @@ EXECUTION = (
 )
 
 
+# The name in a run's settings for each time that its number of epochs was raised.
+EXTENDED = "extended"
 # The options of model, changes and training that were added to a version whose runs can be resumed.
 DEFAULTS = {
     "model.perceiver.stochastic_depth": 0.0,
     "train.accumulate_batches": 1,
     "train.average_decay": 0.0,
+    "train.freeze": "none",
     "train.input_fraction": 1.0,
+    "train.start_from": None,
 }
 
 
@@ -114,6 +120,54 @@ def list_finished_runs(paths: Workspace, store_fingerprint: str) -> list[str]:
     return names
 
 
+def note_extension(paths: Workspace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the settings of a run how often its number of epochs was raised after it was started.
+
+    Args:
+        paths: The folders of the experiment.
+        settings: The settings of now.
+
+    Returns:
+        The settings, with a list ``[epochs done, epochs planned before, epochs planned then]`` for each time.
+    """
+    started = read_started(paths)
+    if started is None or not paths.last_checkpoint.is_file():
+        return dict(settings)
+    extended = list(started["settings"].get(EXTENDED, []))
+    before, now = started["settings"].get("train.epochs", 0), settings["train.epochs"]
+    if now > before > 0:
+        extended.append([read_checkpoint(paths.last_checkpoint).epoch, before, now])
+    return {**settings, EXTENDED: extended} if extended else dict(settings)
+
+
+def is_extended(paths: Workspace, settings: Mapping[str, Any]) -> bool:
+    """Return whether a run has more epochs to train than it was started with."""
+    started = read_started(paths)
+    return started is not None and len(settings.get(EXTENDED, [])) > len(started["settings"].get(EXTENDED, []))
+
+
+def extend_run(paths: Workspace, settings: Mapping[str, Any]) -> None:
+    """Record that a run, finished or not, is trained for more epochs; it then counts as interrupted.
+
+    A process that dies in between leaves a run that the same command extends.
+
+    Args:
+        paths: The folders of the experiment.
+        settings: The settings of now, as :func:`note_extension` returned them.
+    """
+    best = read_checkpoint(paths.best_checkpoint)  # it may stay the best, and its origin is that of the whole run
+    write_checkpoint(paths.best_checkpoint, dataclasses.replace(best, settings=dict(settings)))
+    paths.training_record.unlink(missing_ok=True)
+    write_started(paths, dict(settings))
+
+
+def describe_extensions(settings: Mapping[str, Any]) -> list[str]:
+    """Describe in words each time that the number of epochs of a run was raised."""
+    return [
+        f"extended after epoch {done} from {before} to {now} epochs" for done, before, now in settings.get(EXTENDED, [])
+    ]
+
+
 def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     """Refuse to resume a run that has a checkpoint under other options.
 
@@ -131,6 +185,8 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
             f"{RENAMED_OPTIONS[old_names[0]]} now). Give the new run a name of its own (run: NAME), or train "
             "again and lose the old one (train.resume: false)."
         )
+    if is_extended(paths, settings):
+        before = before | {name: settings[name] for name in ("train.epochs", EXTENDED)}
     # An option that was added since has the effect of its default, which is that of before.
     before = {name: value for name, value in DEFAULTS.items() if name in settings} | before
     changes = [

@@ -12,8 +12,8 @@ from pipeline.data.leak_certificate import fingerprint_splits
 from pipeline.data.splits import read_splits, resolve_roles
 from pipeline.training.checkpoint import Checkpoint
 
-# The name in a checkpoint's settings, and its values.
-TEACHER_PATIENTS = "teacher patients"
+# The names in a checkpoint's settings, and their values.
+TEACHER_PATIENTS, START_PATIENTS = "teacher patients", "start patients"
 KNOWN, UNKNOWN = "none of validation or test", "unknown"
 
 

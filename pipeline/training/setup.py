@@ -21,6 +21,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
 from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
+from pipeline.training.fine_tuning import Start, freeze_backbone
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.losses import balance_classes
 from pipeline.training.objectives.heads import build_headed_model
@@ -54,7 +55,11 @@ def describe_origin(
 
 
 def prepare_training(
-    experiment: Experiment, fabric: Fabric, data: CertifiedData, teacher: Checkpoint | None = None
+    experiment: Experiment,
+    fabric: Fabric,
+    data: CertifiedData,
+    teacher: Checkpoint | None = None,
+    start: Start | None = None,
 ) -> TrainingSetup:
     """Place the examples, and a teacher, where training reads them.
 
@@ -63,6 +68,7 @@ def prepare_training(
         fabric: The devices and the precision.
         data: All examples and their splits.
         teacher: The model whose answers are learned next to the labels; None for labels alone.
+        start: The weights that training starts from; None where all are drawn.
 
     Raises:
         UserError: a split has no examples, or a class has none to learn from.
@@ -79,7 +85,7 @@ def prepare_training(
     sampling_weights = compute_sampling_weights(labels.cpu(), torch.from_numpy(patients), config.sampling)
     placed = None if teacher is None else place_teacher(teacher, fabric, config.guidance_weight > 0)
     return TrainingSetup(
-        experiment, fabric, spec, train_examples, val_examples, class_weights, sampling_weights, placed
+        experiment, fabric, spec, train_examples, val_examples, class_weights, sampling_weights, placed, start
     )
 
 
@@ -165,9 +171,13 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
         # Each cloud is normalised by itself.
         are_slices = spec.kind is WHOLE_VOLUMES
         mean, std = compute_statistics(setup.train_examples, are_slices=are_slices) if spec.kind.is_image else ((), ())
+        if setup.start is not None:
+            model.load_state_dict(setup.start.weights, strict=False)
     else:
         mean, std = last.mean, last.std
         load_weights(model, last.weights if last.step_weights is None else last.step_weights)
+    if config.freeze == "backbone":
+        freeze_backbone(model)
     synchronise_batch_norms(model)
     classifier = Classifier(model, experiment.model, spec, mean, std, config.loss)
     if config.strategy == "ddp":  # a sharded model may not fit on one device

@@ -11,6 +11,11 @@ from pipeline.core.text import count_words, plural
 from pipeline.reporting.evaluation.origin_section import describe_recipes
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import find_best
+from pipeline.training.run_state import describe_extensions
+from pipeline.training.seen_patients import START_PATIENTS
+
+# Options that need no mention where they have these values.
+OFF: dict[str, float] = {"accumulate_batches": 1, "input_fraction": 1.0, "average_decay": 0.0}
 
 AUGMENTATIONS = {
     "rotation_degrees": "rotation up to {} degrees",
@@ -52,10 +57,7 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
             f"{', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}; "
             f"this project at commit {checkpoint.commit}."
         ),
-        "initialisation": (
-            f"Initial weights drawn at random with seed {settings.get('train.seed', 'unknown')}; nothing was "
-            "pre-trained."
-        ),
+        "initialisation": _describe_initialisation(settings),
         "weights": (
             f"Epoch {checkpoint.epoch}; fingerprints: store {checkpoint.store_fingerprint}, splits "
             f"{checkpoint.split_fingerprint}."
@@ -143,7 +145,19 @@ def _describe_perceiver(config: PerceiverConfig) -> str:
         f"{count_words(config.self_attends_per_cross, 'self-attention')} of {latent}), each followed by a feed-forward "
         f"layer ({config.activation.upper()}, widened {config.feedforward_widening} times); "
         f"{sharing[config.weight_sharing]}; {positions[config.positions]}; dropout {config.dropout:g}, of attention "
-        f"weights {config.attention_dropout:g}; classified from {pooling[config.pooling]}."
+        f"weights {config.attention_dropout:g}; stochastic depth {config.stochastic_depth:g}; classified from "
+        f"{pooling[config.pooling]}."
+    )
+
+
+def _describe_initialisation(settings: Mapping[str, Any]) -> str:
+    seed = f"drawn at random with seed {settings.get('train.seed', 'unknown')}"
+    if "start" not in settings:
+        return f"Initial weights {seed}; nothing was pre-trained."
+    frozen = " All but the last layer kept them." if settings.get("train.freeze") == "backbone" else ""
+    return (
+        f"Initial weights of another model ({settings['train.start_from']}; {settings['start']}; its training "
+        f"patients: {settings[START_PATIENTS]}), others {seed}.{frozen}"
     )
 
 
@@ -161,6 +175,8 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
     names = {
         "epochs": "epochs",
         "batch_size": "batch size",
+        "accumulate_batches": "batches a step",
+        "input_fraction": "fraction of the inputs read in training",
         "loss": "loss",
         "class_weights": "class weights",
         "sampling": "examples of an epoch drawn by",
@@ -174,6 +190,7 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
         "distillation_weight": "fraction of the loss that compares with the teacher's probabilities",
         "distillation_temperature": "their temperature",
         "guidance_weight": "weight of the teacher's features",
+        "average_decay": "decay of the average of the weights",
         "max_grad_norm": "largest gradient norm",
         "precision": "precision",
         "seed": "seed",
@@ -181,8 +198,9 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
     known = [
         f"{title} {show_value(settings[f'train.{name}'])}"
         for name, title in names.items()
-        if f"train.{name}" in settings
+        if f"train.{name}" in settings and settings[f"train.{name}"] != OFF.get(name)
     ]
+    known += describe_extensions(settings)
     return f"{'; '.join(known)}.".capitalize() if known else ""
 
 

@@ -19,7 +19,7 @@ from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
 from pipeline.reporting.formatting import show_number_with_interval, show_percent
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import name_accelerator
-from pipeline.training.seen_patients import TEACHER_PATIENTS, UNKNOWN
+from pipeline.training.seen_patients import START_PATIENTS, TEACHER_PATIENTS, UNKNOWN
 
 
 def describe_baselines(num_fitted: int, metrics: Metrics, num_train: int, kind: DataKind) -> list[str]:
@@ -94,16 +94,19 @@ def list_warnings(metrics: Metrics, data: CertifiedData) -> list[str]:
 
 
 def describe_unknown_patients(settings: Mapping[str, Any]) -> list[str]:
-    """Warn where a model learned from a teacher whose training patients are not known.
+    """Warn where a model learned from a checkpoint whose training patients are not known.
 
     Args:
         settings: The settings of the training, as the checkpoint has them.
     """
-    if settings.get(TEACHER_PATIENTS) != UNKNOWN:
-        return []
     return [
-        "The model learned from a teacher whose training patients are not known: it may have seen those who are tested "
-        "here, and the scores would then be too good."
+        f"The model {words} whose training patients are not known: it may have seen those who are tested here, and the "
+        "scores would then be too good."
+        for name, words in (
+            (TEACHER_PATIENTS, "learned from a teacher"),
+            (START_PATIENTS, "started from the weights of another one"),
+        )
+        if settings.get(name) == UNKNOWN
     ]
 
 

@@ -1,6 +1,5 @@
 """The teacher of a training: its checkpoint, the patients that it saw, and its answers."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.text import plural
 from pipeline.data.certified_data import CertifiedData
 from pipeline.models.classifier import Classifier, compute_log_probabilities
-from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint
+from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, compute_weights_digest
 from pipeline.training.seen_patients import TEACHER_PATIENTS, check_seen_patients
 
 # A map of fewer rows or columns says little about where something is.
@@ -119,10 +118,7 @@ def describe_teacher(path: Path, checkpoint: Checkpoint, data: CertifiedData, ex
             f"{checkpoint.model.architecture}, and the features that guide are those of a cnn. Set it to 0."
         )
     seen = check_seen_patients("train.teacher", path, checkpoint, data, experiment)
-    digest = hashlib.sha256()
-    for name, value in sorted(checkpoint.weights.items()):
-        digest.update(name.encode() + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return {"train.teacher": f"checkpoint {digest.hexdigest()[:16]}", TEACHER_PATIENTS: seen}
+    return {"train.teacher": f"checkpoint {compute_weights_digest(checkpoint.weights)}", TEACHER_PATIENTS: seen}
 
 
 def _check_spec(path: Path, found: InputSpec, wanted: InputSpec) -> None:
