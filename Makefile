@@ -23,7 +23,7 @@ OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split train evaluate predict export attention compare leak-study \
+.PHONY: help setup fetch preprocess split pretrain train evaluate predict export attention compare leak-study \
 	cross-validate learning-curve tune report audit folds mnist cifar10 cifar100 medmnist modelnet40 ui test test-slow check docs pages format bench clean
 
 help: ## list the targets
@@ -44,6 +44,9 @@ preprocess: fetch ## slice the volumes, or read the published set, into the exam
 
 split: $(READY) ## split patients or training images and certify that nothing leaks
 	$(STAGE) split $(OPTIONS)
+
+pretrain: split ## learn from the training images without labels; train starts from it with SET="--train.start_from PATH"
+	$(STAGE) pretrain $(OPTIONS)
 
 train: split ## train the model (splits first, if that was not done)
 	$(STAGE) train $(OPTIONS)

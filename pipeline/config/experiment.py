@@ -13,7 +13,7 @@ from pipeline.config.phantom import PhantomConfig
 from pipeline.config.sources import DataConfig, SplitConfig
 from pipeline.config.studies import CrossValidateConfig, LeakStudyConfig, LearningCurveConfig, TuneConfig
 from pipeline.config.tracking import TrackingConfig
-from pipeline.config.training import AugmentConfig, TrainConfig
+from pipeline.config.training import AugmentConfig, PretrainConfig, TrainConfig
 from pipeline.config.validation import require
 from pipeline.core.serialization import to_plain
 from pipeline.core.workspace import Workspace, join_names
@@ -33,6 +33,7 @@ class Experiment:
         split: The split of the patients into train, validation and test.
         model: The network.
         augment: The random changes of the training examples.
+        pretrain: Learning from images without labels before training, and next to it.
         train: The training of the model.
         evaluate: The evaluation of the model on the test rows.
         predict: The new scans to score.
@@ -55,6 +56,7 @@ class Experiment:
     split: SplitConfig = field(default_factory=SplitConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)

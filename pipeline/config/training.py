@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pipeline.config.model import LossName
@@ -168,6 +169,8 @@ class TrainConfig:
             grows to that value. The averaged weights are those that are validated, kept as the best and exported. 0
             keeps no average.
         label_smoothing: The fraction of the target that is spread over all classes.
+        auxiliary_weight: The weight of the error in predicting hidden squares of the same images (``pretrain``), which
+            is added to the loss; 0 hides nothing.
         teacher: A model whose answers are learned next to the labels: the path of a checkpoint of the same classes, or
             cnn for the convolutional network of ``model.cnn``, which then is trained first, on the same patients with
             the same options, as the run ``teacher``; null learns from labels alone.
@@ -222,6 +225,7 @@ class TrainConfig:
     max_grad_norm: float | None = 1.0
     average_decay: float = 0.0
     label_smoothing: float = 0.0
+    auxiliary_weight: float = 0.0
     teacher: str | None = None
     distillation_weight: float = 0.5
     distillation_temperature: float = 3.0
@@ -269,6 +273,7 @@ class TrainConfig:
         temperature = self.distillation_temperature
         require(0 <= self.distillation_weight <= 1, "train.distillation_weight", self.distillation_weight, "0 to 1")
         require(temperature > 0, "train.distillation_temperature", temperature, "above 0")
+        require(self.auxiliary_weight >= 0, "train.auxiliary_weight", self.auxiliary_weight, "0 or more")
         require(self.guidance_weight >= 0, "train.guidance_weight", self.guidance_weight, "0 or more")
         good_clip = self.max_grad_norm is None or self.max_grad_norm > 0
         require(good_clip, "train.max_grad_norm", self.max_grad_norm, "above 0, or null")
@@ -287,3 +292,34 @@ class TrainConfig:
         for field, is_set in cannot_be_sharded.items():
             good = self.strategy == "ddp" or not is_set
             require(good, f"train.{field}", getattr(self, field), "another value, or train.strategy ddp")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Masked autoencoding: squares of images are hidden, and predicted from those that are visible.
+
+    Batch size, optimizer, schedule, augmentation and seed are those of ``train`` and ``augment``.
+
+    Args:
+        epochs: The number of passes over the training examples before ``train``.
+        learning_rate: The highest learning rate, after warm-up.
+        mask_fraction: The fraction of the squares of an image that is hidden.
+        patch_size: The side of a square in pixels, a multiple of that of an input; null takes the square that an input
+            of the model represents, and 4 pixels where an input is a pixel.
+        unlabelled_table: A table of further scans, in the form of ``data.label_table`` and with paths in the same
+            folder, whose labels are not read. Scans of patients who validate or are tested, or copies of theirs, are
+            refused.
+    """
+
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    mask_fraction: float = 0.75
+    patch_size: int | None = None
+    unlabelled_table: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "pretrain.epochs", self.epochs, "1 or more")
+        require(self.learning_rate > 0, "pretrain.learning_rate", self.learning_rate, "above 0")
+        require(0 < self.mask_fraction < 1, "pretrain.mask_fraction", self.mask_fraction, "between 0 and 1")
+        good_size = self.patch_size is None or self.patch_size >= 1
+        require(good_size, "pretrain.patch_size", self.patch_size, "1 or more, or null")

@@ -58,6 +58,8 @@ class Stage:
 
 
 _STUDIES = "pipeline.stages.studies"
+# Of the loss of hidden squares next to that of the labels.
+_AUXILIARY = ("pretrain.mask_fraction", "pretrain.patch_size")
 _TRAIN = (
     "data.label_type",
     "data.label_order",
@@ -66,6 +68,7 @@ _TRAIN = (
     "model",
     "augment",
     "train",
+    *_AUXILIARY,
     "attention.num_examples",
     "tracking",
 )
@@ -106,6 +109,11 @@ STAGES = {
             "split",
             "Split the patients, or the training rows of a published set; write the table and the leak certificate.",
             ("split",),
+        ),
+        Stage(
+            "pretrain",
+            "Learn from the training images without labels, and from further scans; an interrupted run is resumed.",
+            ("data", "preprocess", "split.accept_copies", "model", "augment", "train", "pretrain"),
         ),
         Stage("train", "Train the model; an interrupted run is resumed.", _TRAIN),
         Stage(
@@ -179,7 +187,7 @@ STAGES = {
             "Search for a recipe in a declared space, on validation patients alone; several processes share it.",
             (
                 *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
-                *("model", "augment", "train", "tune", "tracking"),
+                *("model", "augment", "train", *_AUXILIARY, "tune", "tracking"),
             ),
             package=_STUDIES,
         ),
@@ -188,7 +196,7 @@ STAGES = {
             "Draw the accuracy by the number of training patients: Perceiver, CNN and logistic regression.",
             (
                 *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
-                *("model", "augment", "train", "evaluate", "learning_curve", "tracking"),
+                *("model", "augment", "train", *_AUXILIARY, "evaluate", "learning_curve", "tracking"),
             ),
             package=_STUDIES,
         ),

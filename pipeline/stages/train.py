@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -50,6 +51,16 @@ from pipeline.training.run_state import (
 )
 from pipeline.training.setup import build_state, describe_origin, measure_intensities, prepare_training
 
+# Options that the teacher that is trained first does not have.
+OF_A_PERCEIVER: dict[str, Any] = {
+    "teacher": None,
+    "auxiliary_weight": 0.0,
+    "keep_attention_every_epochs": 0,
+    "input_fraction": 1.0,
+    "start_from": None,
+    "freeze": "none",
+}
+
 
 def train(experiment: Experiment, console: Console) -> None:
     """Train the model on the train patients and keep the epoch that is best on the val patients.
@@ -78,10 +89,13 @@ def train(experiment: Experiment, console: Console) -> None:
     check_teacher_options(experiment, store.input_spec(experiment.preprocess.num_slices))
     lessons = None if config.teacher in (None, "cnn") else read_checkpoint(Path(str(config.teacher)))
     facts = None if lessons is None else describe_teacher(Path(str(config.teacher)), lessons, data, experiment)
+    if config.auxiliary_weight > 0:
+        allowed = "ddp, or train.auxiliary_weight 0"
+        require(config.strategy == "ddp", "train.strategy", config.strategy, allowed)
     start = None
     if config.start_from is not None:
         path = Path(config.start_from)
-        start = prepare_start(path, read_checkpoint(path), data, experiment)
+        start = prepare_start(path, read_checkpoint(path, is_start=True), data, experiment)
     origin = describe_origin(experiment, data, {**(facts or {}), **(start.settings if start is not None else {})})
     if config.resume:
         origin = dataclasses.replace(origin, settings=note_extension(paths, origin.settings))
@@ -127,14 +141,7 @@ def _train_teacher(experiment: Experiment, console: Console) -> tuple[Checkpoint
         experiment,
         run=join_names(experiment.run, "teacher"),
         model=dataclasses.replace(experiment.model, architecture="cnn"),
-        train=dataclasses.replace(
-            experiment.train,
-            teacher=None,
-            keep_attention_every_epochs=0,
-            input_fraction=1.0,
-            start_from=None,
-            freeze="none",
-        ),
+        train=dataclasses.replace(experiment.train, **OF_A_PERCEIVER),
     )
     console.print(f"the teacher, {teacher.paths.title}:", highlight=False)
     train(teacher, console)

@@ -27,6 +27,8 @@ from pipeline.models.networks import build_model
 from pipeline.training.history import EpochResult
 
 FORMAT = 2
+# In place of the loss of a model that was not trained to answer.
+NO_LOSS = "none"
 HEADER_KEY = "perceiver_checkpoint"
 WEIGHTS = "model."
 HEADS = "heads."
@@ -135,11 +137,12 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_bytes(path, safetensors.torch.save(tensors, {HEADER_KEY: header}))
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, is_start: bool = False) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
         path: The file that :func:`write_checkpoint` wrote.
+        is_start: Whether training starts from it, and it need not answer; pretrained weights are refused otherwise.
 
     Returns:
         The checkpoint, its tensors on the processor.
@@ -190,7 +193,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(text, str) or record.get("sha256") != _compute_checksum(text, tensors):
         raise damaged
     try:
-        return _build_checkpoint(json.loads(text), tensors)
+        checkpoint = _build_checkpoint(json.loads(text), tensors)
+        if not is_start and checkpoint.settings.get("train.loss") == NO_LOSS:
+            raise UserError(
+                f"{path}: pretrained weights, which know no class yet. Train from them: --train.start_from {path}."
+            )
+        return checkpoint
     except UserError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:

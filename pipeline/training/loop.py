@@ -32,7 +32,8 @@ from pipeline.training.fine_tuning import Start, set_training_mode
 from pipeline.training.history import EpochResult, should_stop
 from pipeline.training.losses import compute_answer_loss_sum, compute_loss_sum, count_correct
 from pipeline.training.objectives.distillation import compute_distillation_loss_sum, compute_guidance_loss_sum
-from pipeline.training.objectives.heads import GUIDANCE, HeadedModel
+from pipeline.training.objectives.heads import GUIDANCE, RECONSTRUCTION, HeadedModel
+from pipeline.training.objectives.masking import Masking, compute_reconstruction_loss_sum
 from pipeline.training.objectives.teacher import Lesson, Teacher
 from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, set_learning_rate
 from pipeline.training.optimization.weight_average import WeightAverage
@@ -69,6 +70,7 @@ class TrainingSetup:
             that has each of them once.
         teacher: The model whose answers are learned next to the labels; None for labels alone.
         start: The weights that training starts from; None where all are drawn.
+        masking: The squares of an image that are hidden and predicted next to the labels; None where none are.
     """
 
     experiment: Experiment
@@ -80,6 +82,7 @@ class TrainingSetup:
     sampling_weights: torch.Tensor | None = None
     teacher: Teacher | None = None
     start: Start | None = None
+    masking: Masking | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -182,6 +185,7 @@ def _train_one_epoch(
     num_steps = setup.steps_per_epoch
     prepare = _build_preparation(setup, state.classifier, epochs_done)
     choose_inputs = _build_input_choice(setup, state.classifier, epochs_done)
+    draw_squares = _build_drawing(setup, epochs_done)
     monitor = LossMonitor(fabric, epochs_done + 1, len(batches))
     shard = slice(fabric.global_rank, None, fabric.world_size)
     set_training_mode(state.parallel_model, state.classifier.model, config.freeze)
@@ -193,8 +197,9 @@ def _train_one_epoch(
             fraction = compute_learning_rate_fraction(config, steps_done, num_steps)
             set_learning_rate(state.optimizer, config.learning_rate * fraction)
             inputs, targets, weights = prepare(batch, len(planned.indices))
+            squares = draw_squares(len(planned.indices))
             with _exchange_gradients(fabric, state.parallel_model, planned):
-                outputs = state.parallel_model(inputs, batch.slice_position, *choose_inputs(inputs, planned))
+                outputs = state.parallel_model(inputs, batch.slice_position, *choose_inputs(inputs, planned), **squares)
                 logits, decoded = (outputs, {}) if state.headed is None else outputs
                 logits = logits.float()
                 loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights, weights)
@@ -202,6 +207,10 @@ def _train_one_epoch(
                     with fabric.autocast():
                         lesson = setup.teacher.answer(inputs, batch.slice_position, state.classifier)
                     loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config)
+                if setup.masking is not None:
+                    hidden = squares["squares"][:, : setup.masking.num_hidden]
+                    error = compute_reconstruction_loss_sum(decoded[RECONSTRUCTION], inputs, setup.masking, hidden)
+                    loss_sum = loss_sum + config.auxiliary_weight * error
                 # Devices average their gradients, but their shards can differ by one example.
                 fabric.backward(loss_sum * (fabric.world_size / planned.step_size))
             if planned.ends_step:
@@ -218,6 +227,21 @@ def _train_one_epoch(
             if on_step is not None:
                 monitor.report(on_step)
     return monitor.average()
+
+
+def _build_drawing(setup: TrainingSetup, epochs_done: int) -> Callable[[int], dict[str, torch.Tensor]]:
+    """Build the function from the size of a batch to the squares of this device's shard, empty where none is hidden."""
+    fabric, masking = setup.fabric, setup.masking
+    generator = torch.Generator(device=fabric.device)
+    generator.manual_seed(derive_seed(setup.experiment.train.seed, "masking", epochs_done))
+
+    def draw(batch_size: int) -> dict[str, torch.Tensor]:
+        if masking is None:
+            return {}
+        squares = masking.draw(batch_size, generator, fabric.device)
+        return {"squares": squares[fabric.global_rank :: fabric.world_size]}
+
+    return draw
 
 
 def _add_lesson(

@@ -63,6 +63,10 @@ def describe_settings(experiment: Experiment, store: Store, split_fingerprint: s
     """
     settings = flatten(experiment.model, "model") | flatten(experiment.augment, "augment")
     left_out = EXECUTION if experiment.train.teacher is not None else (*EXECUTION, "train.teacher", *OF_A_TEACHER)
+    if experiment.train.auxiliary_weight > 0:
+        settings |= {f"pretrain.{name}": getattr(experiment.pretrain, name) for name in ("mask_fraction", "patch_size")}
+    else:
+        left_out = (*left_out, "train.auxiliary_weight")
     settings |= {name: value for name, value in flatten(experiment.train, "train").items() if name not in left_out}
     accelerator = choose_accelerator(experiment.train.accelerator)
     settings["train.precision"] = choose_precision(experiment.train.precision, accelerator)

@@ -25,6 +25,7 @@ from pipeline.training.fine_tuning import Start, freeze_backbone
 from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.losses import balance_classes
 from pipeline.training.objectives.heads import build_headed_model
+from pipeline.training.objectives.masking import plan_masking
 from pipeline.training.objectives.teacher import place_teacher
 from pipeline.training.optimization.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.optimization.weight_average import WeightAverage
@@ -84,8 +85,18 @@ def prepare_training(
     patients = pd.factorize(data.store.index["group_id"].to_numpy()[train_examples.rows])[0]
     sampling_weights = compute_sampling_weights(labels.cpu(), torch.from_numpy(patients), config.sampling)
     placed = None if teacher is None else place_teacher(teacher, fabric, config.guidance_weight > 0)
+    masking = plan_masking(experiment.pretrain, experiment.model, spec) if config.auxiliary_weight > 0 else None
     return TrainingSetup(
-        experiment, fabric, spec, train_examples, val_examples, class_weights, sampling_weights, placed, start
+        experiment=experiment,
+        fabric=fabric,
+        spec=spec,
+        train_examples=train_examples,
+        val_examples=val_examples,
+        class_weights=class_weights,
+        sampling_weights=sampling_weights,
+        teacher=placed,
+        start=start,
+        masking=masking,
     )
 
 
@@ -183,7 +194,8 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
     if config.strategy == "ddp":  # a sharded model may not fit on one device
         classifier.to(fabric.device)
     map_shape = (0, 0, 0) if setup.teacher is None else setup.teacher.map_shape
-    headed = build_headed_model(model, experiment.model.perceiver, map_shape, derive_seed(config.seed, "heads"))
+    seed = derive_seed(config.seed, "heads")
+    headed = build_headed_model(model, experiment.model.perceiver, map_shape, seed, setup.masking)
     if headed is not None and last is not None:
         load_weights(headed.heads, last.heads)
     trained = model if headed is None else headed.to(fabric.device)

@@ -80,8 +80,8 @@ class Recorder:
                 self._patch(hints[name], monkeypatch)
 
 
-# Options of grades and of images, which the tiny knees are not.
-READ_FOR_OTHER_DATA = ("data.label_order", "preprocess.fit", "preprocess.colour")
+# Options of grades, of images and of scans without labels, which the tiny knees are not.
+READ_FOR_OTHER_DATA = ("data.label_order", "split.accept_copies", "preprocess.fit", "preprocess.colour")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,8 @@ def names_read(tmp_path_factory, write_knee):
     folder = tmp_path_factory.mktemp("recorded")
     config = TINY_CONFIG | {
         "tracking": {"enabled": False, "tensorboard": True},
-        "train": TINY_CONFIG["train"] | {"epochs": 1, "keep_attention_every_epochs": 1},
+        "train": TINY_CONFIG["train"] | {"epochs": 1, "keep_attention_every_epochs": 1, "auxiliary_weight": 0.1},
+        "pretrain": {"epochs": 1},
         "attention": {"num_examples": 2},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))

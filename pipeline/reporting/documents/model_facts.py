@@ -186,6 +186,7 @@ def _describe_training(settings: Mapping[str, Any]) -> str:
         "warmup_epochs": "epochs of warm-up",
         "weight_decay": "weight decay",
         "label_smoothing": "label smoothing",
+        "auxiliary_weight": "weight of the error in predicting hidden squares",
         "teacher": "teacher",
         "distillation_weight": "fraction of the loss that compares with the teacher's probabilities",
         "distillation_temperature": "their temperature",

@@ -1,1 +1,1 @@
-"""Objectives of training next to the labels: a teacher's answers, and features or pixels at positions."""
+"""Objectives of training next to the labels: a teacher's answers, its features at places, and hidden squares."""

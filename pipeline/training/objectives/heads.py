@@ -7,11 +7,12 @@ from torch import nn
 
 from perceiver import ImagePerceiver, PerceiverConfig
 from perceiver.perceiver_io import QueryDecoder
-from perceiver.positions import FourierPositions, Grid, Part
+from perceiver.positions import FourierPositions, Grid, Part, grid_positions
 from pipeline.models.networks import SliceModel
+from pipeline.training.objectives.masking import Masking, encode_visible, keep_statistics
 
 # The names of the heads.
-GUIDANCE = "guidance"
+GUIDANCE, RECONSTRUCTION = "guidance", "reconstruction"
 
 
 class PositionDecoder(nn.Module):
@@ -58,34 +59,113 @@ class HeadedModel(nn.Module):
 
     Args:
         model: The model, whose network is a Perceiver for images.
-        heads: The heads by name; ``guidance`` decodes a map of features.
-        map_size: The rows and columns of that map.
+        heads: The heads by name; ``guidance`` decodes a map of features, ``reconstruction`` the pixels of squares.
+        map_size: The rows and columns of the map; zeros without one.
+        masking: The squares; None where none are hidden.
+
+    Source:
+        Das and others, "Limited data, unlimited potential: a study on ViTs augmented by masked autoencoders", arXiv
+        2310.20704, for hidden squares next to the labels: two passes through one encoder, the losses added.
     """
 
-    def __init__(self, model: SliceModel, heads: nn.ModuleDict, map_size: tuple[int, int]) -> None:
+    def __init__(
+        self, model: SliceModel, heads: nn.ModuleDict, map_size: tuple[int, int], masking: Masking | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.heads, self.map_size = model, heads, map_size
+        self.model, self.heads, self.map_size, self.masking = model, heads, map_size, masking
 
     def forward(
-        self, images: torch.Tensor, slice_position: torch.Tensor, chosen_inputs: torch.Tensor | None = None
+        self,
+        images: torch.Tensor,
+        slice_position: torch.Tensor,
+        chosen_inputs: torch.Tensor | None = None,
+        squares: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compute the logits (batch, classes) of normalised images, and what each head decodes.
+        """Compute logits, and what each head decodes.
 
         Args:
-            images: The images.
+            images: The normalised images, (batch, channels, height, width).
             slice_position: The places of the slices, (batch,).
-            chosen_inputs: The inputs that the Perceiver reads, (batch, chosen) int64; None for all.
+            chosen_inputs: The inputs that the Perceiver reads for logits and features, (batch, chosen) int64; None for
+                all.
+            squares: The squares of each image in an order in which the first are hidden, as ``Masking.draw`` returns
+                them; None where none are.
+
+        Returns:
+            The logits (batch, classes), and the decoded vectors by the name of their head.
         """
         network = self.model.network
         assert isinstance(network, ImagePerceiver)  # others have no heads
         places = slice_position if self.model.reads_slice_position else None
         latents = network.perceiver.encode(*network.tokenise(images, places), chosen_inputs=chosen_inputs)
         decoded = {GUIDANCE: self.heads[GUIDANCE](latents, Grid(self.map_size))} if GUIDANCE in self.heads else {}
+        if self.masking is not None and squares is not None:
+            with keep_statistics(network):
+                decoder = self.heads[RECONSTRUCTION]
+                decoded[RECONSTRUCTION] = reconstruct(
+                    self.model, decoder, self.masking, (images, slice_position), squares
+                )
         return network.perceiver.classify(latents), decoded
 
 
+class MaskedAutoencoder(nn.Module):
+    """A Perceiver for images with a decoder of hidden squares, for pretraining.
+
+    Args:
+        model: The model, whose network is a Perceiver for images.
+        masking: The squares.
+        config: The configuration of the Perceiver.
+    """
+
+    def __init__(self, model: SliceModel, masking: Masking, config: PerceiverConfig) -> None:
+        super().__init__()
+        self.model, self.masking = model, masking
+        self.heads = nn.ModuleDict({RECONSTRUCTION: build_reconstruction_head(model, masking, config)})
+
+    def forward(self, images: torch.Tensor, slice_position: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+        """Predict the pixels of hidden squares; arguments are those of ``HeadedModel``."""
+        return reconstruct(self.model, self.heads[RECONSTRUCTION], self.masking, (images, slice_position), squares)
+
+
+def reconstruct(
+    model: SliceModel,
+    decoder: nn.Module,
+    masking: Masking,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    squares: torch.Tensor,
+) -> torch.Tensor:
+    """Predict the pixels of hidden squares from those that are visible.
+
+    Args:
+        model: The model.
+        decoder: The decoder of squares.
+        masking: The squares.
+        inputs: The normalised images and the places of the slices.
+        squares: The squares of each image in an order in which the first are hidden, (batch, squares).
+
+    Returns:
+        (batch, hidden, channels x pixels of a square).
+    """
+    hidden, visible = squares[:, : masking.num_hidden], squares[:, masking.num_hidden :].sort(dim=1).values
+    latents = encode_visible(model, *inputs, masking, visible)
+    positions = grid_positions(masking.grid_size, device=squares.device)[hidden]
+    predicted: torch.Tensor = decoder(latents, positions)
+    return predicted
+
+
+def build_reconstruction_head(model: SliceModel, masking: Masking, config: PerceiverConfig) -> PositionDecoder:
+    """Build the decoder of the pixels of squares."""
+    network = model.network
+    assert isinstance(network, ImagePerceiver)
+    return PositionDecoder(config, masking.grid_size, network.image_shape[0] * masking.patch_size**2)
+
+
 def build_headed_model(
-    model: SliceModel, config: PerceiverConfig, map_shape: tuple[int, int, int], seed: int
+    model: SliceModel,
+    config: PerceiverConfig,
+    map_shape: tuple[int, int, int],
+    seed: int,
+    masking: Masking | None = None,
 ) -> HeadedModel | None:
     """Build the heads of a training with new weights.
 
@@ -94,14 +174,17 @@ def build_headed_model(
         config: The configuration of that Perceiver.
         map_shape: The channels, rows and columns of a teacher's map of features; zeros without one.
         seed: The seed of the heads' weights.
+        masking: The squares that are hidden and predicted; None for none.
 
     Returns:
         The model with its heads; None where there is none.
     """
     channels, *map_size = map_shape
-    if channels == 0:
-        return None
+    heads = nn.ModuleDict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = nn.ModuleDict({GUIDANCE: PositionDecoder(config, (map_size[0], map_size[1]), channels)})
-    return HeadedModel(model, heads, (map_size[0], map_size[1]))
+        if channels > 0:
+            heads[GUIDANCE] = PositionDecoder(config, (map_size[0], map_size[1]), channels)
+        if masking is not None:
+            heads[RECONSTRUCTION] = build_reconstruction_head(model, masking, config)
+    return HeadedModel(model, heads, (map_size[0], map_size[1]), masking) if len(heads) > 0 else None
