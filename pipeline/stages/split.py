@@ -33,7 +33,8 @@ def split(experiment: Experiment, console: Console) -> None:
     """Split the patients, or the training rows of a published set; write the table and its certificate.
 
     Raises:
-        UserError: Too few patients, a table that does not fit, or a leak.
+        UserError: Too few patients, a table that does not fit, a leak, or other splits than finished runs were
+            trained on.
     """
     paths = experiment.paths
     store = read_store(paths.prepared, verify=True)
@@ -59,6 +60,7 @@ def split(experiment: Experiment, console: Console) -> None:
         check_certificate(paths.certificate, store, splits)
         console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")
         return
+    _keep_trained_splits(experiment, store, splits)
     with console.status("searching for copies"):
         certificate = certify(store, splits, experiment.split.accept_copies, has_published_test)
     paths.copies_page.unlink(missing_ok=True)
@@ -103,6 +105,30 @@ def read_published_splits(manifest: Path) -> dict[str, str]:
     rows = read_table(manifest, MANIFEST_COLUMNS)
     rows = rows[(rows["status"] == "accepted") & (rows["published_split"] != "")]
     return dict(zip(rows["group_id"], rows["published_split"], strict=True))
+
+
+def _keep_trained_splits(experiment: Experiment, store: Store, splits: pd.DataFrame) -> None:
+    """Refuse to replace splits that finished runs were trained on: they could not be evaluated any more."""
+    paths = experiment.paths
+    if not paths.splits.is_file():
+        return
+    try:
+        before = fingerprint_splits(read_table(paths.splits, SPLIT_COLUMNS))
+    except UserError:  # damaged: no run can use it
+        return
+    if before == fingerprint_splits(splits):
+        return
+    # It loads torch, which splitting does without.
+    from pipeline.training.run_state import list_finished_runs
+
+    runs = list_finished_runs(paths, store.fingerprint, before)
+    if runs:
+        some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
+        raise UserError(
+            f"{paths.splits}: the options give other splits than those of {some}, which would be replaced, and "
+            f"{'it' if len(runs) == 1 else 'they'} could not be evaluated again. Give the experiment another name "
+            f"(--name), set the options back, or delete {paths.run_folder}."
+        )
 
 
 def _is_done(experiment: Experiment, store: Store, splits: pd.DataFrame) -> bool:

@@ -106,20 +106,24 @@ def is_finished(paths: Workspace) -> bool:
     return paths.training_record.is_file() and paths.best_checkpoint.is_file()
 
 
-def list_finished_runs(paths: Workspace, store_fingerprint: str) -> list[str]:
+def list_finished_runs(paths: Workspace, store_fingerprint: str, split_fingerprint: str | None = None) -> list[str]:
     """List the names of an experiment's finished runs that were trained on a store.
 
     Args:
         paths: The folders of the experiment.
         store_fingerprint: The fingerprint of the store.
+        split_fingerprint: The fingerprint of the split of the patients; None for runs of any split.
     """
+    wanted = {"store fingerprint": store_fingerprint}
+    if split_fingerprint is not None:
+        wanted["split fingerprint"] = split_fingerprint
     root = paths.root / "runs" / paths.name
     names = []
     for path in sorted(root.glob("**/started.json")):
         name = path.parent.relative_to(root).as_posix()
         run = Workspace(paths.root, paths.name, "" if name == "." else name)
         started = read_started(run)
-        if started is not None and is_finished(run) and started["settings"]["store fingerprint"] == store_fingerprint:
+        if started is not None and is_finished(run) and wanted.items() <= started["settings"].items():
             names.append(run.title)
     return names
 

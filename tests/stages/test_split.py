@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.data.store import write_store
+from pipeline.core.workspace import Workspace
+from pipeline.data.store import read_store, write_store
+from pipeline.training.run_state import list_finished_runs
 
 
 @pytest.fixture
@@ -82,3 +84,29 @@ def test_a_page_of_an_earlier_split_is_removed_where_no_copy_is_left(workspace):
     assert run(workspace) == 0
     assert len(table) == 9
     assert not (folder / "copies.html").exists()
+
+
+def test_other_splits_do_not_replace_those_that_a_finished_run_was_trained_on(tiny_workspace, capsys):
+    paths = Workspace(tiny_workspace, "tiny")
+    written = (paths.splits, paths.certificate)
+    before = [path.read_bytes() for path in written]
+    words = ["--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]
+    assert main(["split", *words, "--split.seed", "5"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "give other splits than those of tiny, which would be replaced, and it could not be evaluated again" in line
+    assert [path.read_bytes() for path in written] == before
+    assert main(["split", *words]) == 0, "the same options as before"
+    store = read_store(paths.prepared).fingerprint
+    assert list_finished_runs(paths, store, json.loads(before[1])["splits_fingerprint"]) == ["tiny"]
+    assert list_finished_runs(paths, store, "other splits") == []
+
+
+def test_splits_that_no_finished_run_was_trained_on_are_replaced(workspace, tmp_path):
+    words = ("--split.accept_copies", "[[scan8, scan0]]")
+    assert run(workspace, *words) == 0
+    folder = workspace / "data" / "tiny"
+    before = (folder / "splits.csv").read_bytes()
+    table = pd.read_csv(workspace / "splits.csv")
+    table.assign(split=["train"] * 6 + ["val"] + ["test"] * 2).to_csv(workspace / "splits.csv", index=False)
+    assert run(workspace, *words) == 0
+    assert (folder / "splits.csv").read_bytes() != before
