@@ -12,7 +12,8 @@ from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.text import count_words, plural
 from pipeline.data.store import Store
 
-FORMAT = 2
+# Format 2 verified copies by one similarity for the whole set; such a certificate is made again.
+FORMAT = 3
 
 
 class SplitCounts(TypedDict):

@@ -48,8 +48,10 @@ def write_copies(path: Path, store: Store, certificate: Certificate) -> None:
         synthetic_note=None,
         sentences=[
             f"{count_words(copies['num_sources'], kind.source)} were compared; of {copies['num_candidates']:,} pairs "
-            f"whose descriptors are close, {copies['num_compared']:,} were aligned. A pair is a copy from a similarity "
-            f"of {copies['threshold']:.2f} on.",
+            f"whose descriptors are close, {copies['num_compared']:,} were aligned. A pair is a copy where its "
+            "similarity is more significant than that of either scan with the others that look most like it; where "
+            "these are too few to compare with, from a significance of "
+            f"{copies['threshold']:.1f} standard deviations on.",
         ],
         sections=[_build_section(name, title, found, store, kind) for name, title, found in titles if found["count"]],
     )

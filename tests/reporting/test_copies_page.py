@@ -19,7 +19,7 @@ def test_pairs_are_drawn_in_a_section_for_what_they_mean(tmp_path):
     examples = np.random.default_rng(0).integers(0, 256, (2, 16, 16), dtype=np.uint8)
     found = {"count": 30, "pairs": [build_copy()] * 30}
     kinds = {"across_splits": found, "within_patient": found, "labels_disagree": {"count": 1, "pairs": [build_copy()]}}
-    page = write(tmp_path, build_certificate(**kinds, num_sources=7), examples)
+    page = write(tmp_path, build_certificate(**kinds, num_sources=7, threshold=9.31), examples)
     assert re.findall("<h2>(.*?)</h2>", page) == [
         "Copies across splits: scans of two patients",
         "Copied scans with different labels",
@@ -27,6 +27,7 @@ def test_pairs_are_drawn_in_a_section_for_what_they_mean(tmp_path):
     ]
     assert page.count("6 more are not drawn.") == 2
     assert "7 scans were compared" in page
+    assert "from a significance of 9.3 standard deviations on" in page
     assert page.count("data:image/png") == 3
 
 

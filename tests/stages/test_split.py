@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.core.files import read_checksummed_json, write_checksummed_json
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import read_store, write_store
 from pipeline.training.run_state import list_finished_runs
@@ -84,6 +85,18 @@ def test_a_page_of_an_earlier_split_is_removed_where_no_copy_is_left(workspace):
     assert run(workspace) == 0
     assert len(table) == 9
     assert not (folder / "copies.html").exists()
+
+
+def test_a_certificate_of_an_earlier_rule_is_made_again(workspace, capsys):
+    words = ("--split.accept_copies", "[[scan8, scan0]]")
+    path = workspace / "data" / "tiny" / "leak_certificate.json"
+    assert run(workspace, *words) == 0
+    now = read_checksummed_json(path)
+    write_checksummed_json(path, {**now, "format": 2})
+    capsys.readouterr()
+    assert run(workspace, *words) == 0
+    assert "nothing to do" not in capsys.readouterr().out
+    assert read_checksummed_json(path) == now
 
 
 def test_other_splits_do_not_replace_those_that_a_finished_run_was_trained_on(tiny_workspace, capsys):
