@@ -115,6 +115,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         mesh: The processes, in the form that Lightning's ``ModelParallelStrategy`` gives.
     """
     processes = mesh["data_parallel"]
+    # Torch shards no tensor that lies channel by channel in memory.
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in model.modules():
         # Most weights are in these, and they are always called as a whole. A cross-attend's parts are called one by
         # one (its keys are shared by repetitions), which would go past what puts its weights together.
