@@ -15,8 +15,8 @@ Source:
     "Bootstrapping clustered data", 2007 (whole clusters are drawn).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ MIN_DEFINED_FRACTION = 0.9
 MIN_GROUPS = 60
 # So it is with more, where fewer than these have an error: it cannot draw what only some of the others would show.
 MIN_GROUPS_WITH_ERRORS = 30
+# A score that a few rows can decide, such as a net benefit that weighs a false positive 19 times, needs more groups,
+# and each of the events that it counts in so many of them.
+MIN_GROUPS_OF_EVENTS = 100
+MIN_GROUPS_WITH_EVENT = 10
 
 # Numbers held at once by one array of a chunk: 4 MB as float64, so that a few of them stay
 # in a processor's cache; 16 times more took 2.5 times as long.
@@ -99,10 +103,13 @@ class Support:
     Args:
         num_groups: The groups, such as patients.
         num_with_errors: Those of them with any wrong row.
+        with_event: Of a score that a few rows can decide, those of them with each event that it counts, such as "false
+            positives"; empty for other scores.
     """
 
     num_groups: int
     num_with_errors: int
+    with_event: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def shortage(self) -> str:
@@ -110,13 +117,23 @@ class Support:
         return self.explain_shortage("a bootstrap")
 
     def explain_shortage(self, method: str) -> str:
-        """Write the reason why a method's interval would be too narrow; empty where there is none."""
+        """Write the reason why a method's interval would be too narrow; empty where there is none.
+
+        The only place that decides it. An example of a decision curve over 120 patients, 40 of them with errors:
+
+            false positives in 10, false negatives in 25     an interval
+            false positives in  9, false negatives in 25     none: "with false positives in fewer than 10 groups"
+        """
         if self.num_groups < 2:
             return "rows of one group only"
-        if self.num_groups < MIN_GROUPS:
-            return f"{method} over fewer than {MIN_GROUPS} groups is too narrow"
+        least = MIN_GROUPS_OF_EVENTS if self.with_event else MIN_GROUPS
+        if self.num_groups < least:
+            return f"{method} over fewer than {least} groups is too narrow"
         if self.num_with_errors < MIN_GROUPS_WITH_ERRORS:
             return f"{method} with errors in fewer than {MIN_GROUPS_WITH_ERRORS} groups is too narrow"
+        rare = [event for event, num_groups in self.with_event.items() if num_groups < MIN_GROUPS_WITH_EVENT]
+        if rare:
+            return f"{method} with {' and '.join(rare)} in fewer than {MIN_GROUPS_WITH_EVENT} groups is too narrow"
         return ""
 
 

@@ -1,7 +1,7 @@
 """Scores of each class against the rest, agreement with the labels, and precision-recall curves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas
@@ -58,7 +58,8 @@ def compute_class_table(table: pandas.DataFrame, class_names: Sequence[str], boo
     for index, name in enumerate(class_names):
         ranking = rank_rows(probabilities[:, index], labels == index)
         influences = np.bincount(patients, ranking.influences).astype(np.float64)
-        precision = _estimate_average_precision(ranking.average_precision, influences, support)
+        counted = replace(support, with_event=count_groups_of_class(labels == index, patients))
+        precision = _estimate_average_precision(ranking.average_precision, influences, counted)
         classes[name] = _score_class(totals, repeats, index, f1[index], precision)
     return {"kappa": kappa, "classes": classes}
 
@@ -163,6 +164,19 @@ def rank_rows(scores: Floats, is_positive: NDArray[np.bool_]) -> Ranking:
     loss = np.cumsum((positives * precision / reached)[::-1])[::-1][place]
     grown = is_positive * (precision[place] - average + gain) - loss
     return Ranking(average, grown / num_positives)
+
+
+def count_groups_of_class(is_positive: NDArray[np.bool_], patients: Indices) -> dict[str, int]:
+    """Count the patients with a row of the class, and those with one of the rest.
+
+    Args:
+        is_positive: ``(rows,)``.
+        patients: ``(rows,)``, index of the patient.
+    """
+    return {
+        "the class": len(np.unique(patients[is_positive])),
+        "the rest": len(np.unique(patients[~is_positive])),
+    }
 
 
 def _estimate_average_precision(value: float, influences: Floats, support: Support) -> Estimate:

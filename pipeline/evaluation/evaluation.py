@@ -91,22 +91,21 @@ def compute_evaluation(
         probes["within_class"] = probe_within_classes(test, answers.features, scans, store.class_names, bootstrap)
     baselines, test_index = predict_baselines(data, options), store.index.iloc[data.rows["test"]]
     decision = compute_decision(predictions, levels, store.class_names, store.kind, options)
+    classes = {level: compute_class_table(aggregate(test, level), store.class_names, bootstrap) for level in levels}
     trained = frozenset(group for group, split in data.roles.items() if split == "train")
     metrics: Metrics = {
         "split": "test",
         "synthetic_note": synthetic_note,
         "class_names": list(store.class_names),
         "levels": levels,
-        "classes": {
-            level: compute_class_table(aggregate(test, level), store.class_names, bootstrap) for level in levels
-        },
+        "classes": classes,
         "baselines": {
             name: score_baseline(test_index, scores, store.class_names, bootstrap, store.kind)
             for name, scores in baselines.items()
         },
         "probes": probes,
         "decision": decision,
-        "not_evaluated": list_not_evaluated(Evaluated(store.kind, test, scans, trained, levels, decision)),
+        "not_evaluated": list_not_evaluated(Evaluated(store.kind, test, scans, trained, levels, classes, decision)),
     }
     if store.is_ordinal:
         tables = {name: build_predictions(test_index, scores, store.class_names) for name, scores in baselines.items()}

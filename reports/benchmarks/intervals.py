@@ -1,6 +1,6 @@
 """Simulate how often the 95 % intervals of a report hold the true score.
 
-    python reports/benchmarks/intervals.py [--parts proportions auroc bootstrap] [--repetitions 4000] [--jobs 1]
+    python reports/benchmarks/intervals.py [--parts proportions auroc bootstrap classes] [--repetitions 4000] [--jobs 1]
 
 Tables of patients are drawn from a distribution whose true scores are known, and scored by the package itself. A
 proportion: each patient has an accuracy of its own, beta-distributed with a given mean and intraclass correlation.
@@ -11,7 +11,7 @@ the correlation of right and wrong rows are those of the cell.
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 from joblib import Parallel, delayed
 from scipy import optimize, stats
+from scipy.special import expit, logit
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.core.files import write_bytes
@@ -26,19 +27,24 @@ from pipeline.core.provenance import read_commit, read_hardware, read_versions
 from pipeline.evaluation.auroc import count_rows_by_rank, estimate_auroc
 from pipeline.evaluation.bootstrap import (
     MIN_GROUPS,
+    MIN_GROUPS_OF_EVENTS,
     MIN_GROUPS_WITH_ERRORS,
+    MIN_GROUPS_WITH_EVENT,
     Bootstrap,
     Support,
     estimate_by_bootstrap,
+    estimate_by_linearisation,
     find_percentiles,
     widen_tail,
 )
+from pipeline.evaluation.class_scores import count_groups_of_class, rank_rows
+from pipeline.evaluation.decisions.thresholds import CURVE_THRESHOLDS, PositiveRows, count_calls
 from pipeline.evaluation.metrics import count_correct_rows, count_with_errors
 from pipeline.evaluation.proportions import PatientCounts, estimate_fraction
 from pipeline.evaluation.schema import Estimate
 from pipeline.evaluation.scores import PatientTotals, compute_scores, resample_scores, sum_over_patients
 
-PARTS = ("proportions", "auroc", "bootstrap")
+PARTS = ("proportions", "auroc", "bootstrap", "classes")
 ROWS = 40  # of each patient, or the median where patients differ
 ROWS_SPREAD = 0.9  # standard deviation of the logarithm, where patients differ
 MAX_ROWS = 300
@@ -55,6 +61,13 @@ SCORE_CORRELATIONS = (0.1, 0.3)
 SCORES = ("balanced_accuracy", "f1", "mcc", "nll", "brier")
 ERROR_BINS = ((0, 10), (10, 20), (20, 30), (30, 1_000_000))
 NUM_TRUTH_PATIENTS = 40_000
+
+EVENT_PATIENTS = (60, 100, 200)
+EVENT_KINDS = ((0.9, 0.1), (0.9, 0.3), (0.75, 0.3))  # accuracy and correlation
+EVENT_FRACTIONS = (0.5, 0.1)  # of positive rows
+SHOWN_THRESHOLDS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)
+EVENT_BINS = ((0, 2), (2, 5), (5, 10), (10, 15), (15, 20), (20, 30), (30, 1_000_000))
+MIN_TABLES = 100  # with an interval, for a coverage that is shown
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,10 @@ def main() -> None:
         )
     if "bootstrap" in arguments.parts:
         lines += describe_scores(parallel(delayed(cover_scores)(c, arguments.repetitions // 4) for c in score_cells))
+    if "classes" in arguments.parts:
+        lines += describe_events(
+            parallel(delayed(cover_events)(*kind, arguments.repetitions // 4) for kind in list_event_cells())
+        )
     text = "\n".join([*describe_run(arguments, (time.monotonic() - started) / 60), *lines])
     print(text)
     if arguments.output:
@@ -290,6 +307,115 @@ def estimate_auroc_of_drawn_rows(
     return estimate_auroc(count_rows_by_rank(scores, is_positive, patients, cell.patients))
 
 
+@dataclass(frozen=True)
+class EventResult:
+    """The intervals of average precision and net benefit in one cell.
+
+    Its columns are the average precision of the positive class and of the other, and the net benefit at each threshold.
+
+    Args:
+        cell: The kind of table.
+        fraction: The fraction of positive rows.
+        has_both: Whether each patient has rows of both classes.
+        has_errors: ``(tables,)`` whether enough patients have an error for a bootstrap.
+        given: ``(tables, columns)`` whether the package gives an interval.
+        held: ``(tables, columns)`` whether the interval holds the true value, given or not.
+        num_groups: ``(tables, thresholds, outcomes)`` patients with each outcome.
+    """
+
+    cell: Cell
+    fraction: float
+    has_both: bool
+    has_errors: np.ndarray
+    given: np.ndarray
+    held: np.ndarray
+    num_groups: np.ndarray
+
+
+def list_event_cells() -> Iterator[tuple[Cell, float, bool]]:
+    """List the kinds of tables, each with its fraction of positive rows and whether a patient has both classes."""
+    for patients, kind, fraction, has_both in product(EVENT_PATIENTS, EVENT_KINDS, EVENT_FRACTIONS, (True, False)):
+        yield Cell(patients, *kind), fraction, has_both
+
+
+def cover_events(cell: Cell, fraction: float, has_both: bool, repetitions: int) -> EventResult:
+    """Count how often intervals of average precision and net benefit hold, with and without the rule on events."""
+    skill = solve_skill(cell.accuracy, cell.correlation)
+    fractions = fraction, 1 - fraction
+    precisions = [compute_true_average_precision(skill, part) for part in fractions]
+    benefits = compute_true_net_benefit(skill, fraction)
+    records = []
+    for repetition in range(repetitions):
+        seed = (*cell.seed(repetition), round(100 * fraction), has_both)
+        rows = draw_rows(cell, fraction, has_both, skill, np.random.default_rng(seed))
+        is_wrong = (rows.probability >= 0.5) != rows.is_positive
+        support = Support(cell.patients, len(np.unique(rows.patients[is_wrong])))
+        given, held = [], []
+        for scores, is_class, truth in zip(
+            (rows.probability, 1 - rows.probability), (rows.is_positive, ~rows.is_positive), precisions, strict=True
+        ):
+            ranking = rank_rows(scores, is_class)
+            influences = np.bincount(rows.patients, ranking.influences, cell.patients)
+            counted = replace(support, with_event=count_groups_of_class(is_class, rows.patients))
+            enough = Support(cell.patients, cell.patients)
+            by_rule, plain = (
+                estimate_by_linearisation(ranking.average_precision, influences, part, is_fraction=True)
+                for part in (counted, enough)
+            )
+            given.append(by_rule["low"] is not None)
+            held.append(plain["low"] is not None and is_held(plain, truth))
+        calls = count_calls(rows)
+        values = calls.compute_net_benefit(np.ones((1, cell.patients)), fraction)[0]
+        draws = [
+            calls.compute_net_benefit(weights, fraction)
+            for weights in Bootstrap(NUM_OLD_RESAMPLES, repetition).draw(cell.patients, len(values))
+        ]
+        groups = calls.count_groups()
+        for value, drawn, counts, truth in zip(values, np.concatenate(draws).T, groups, benefits, strict=True):
+            found = estimate_by_bootstrap(value, drawn, replace(support, with_event=counts))
+            ends = find_percentiles(drawn, widen_tail(cell.patients))
+            given.append(found["low"] is not None)
+            held.append(ends is not None and ends[0] <= truth <= ends[1])
+        numbers = [list(counts.values()) for counts in groups]
+        records.append((support.num_with_errors >= MIN_GROUPS_WITH_ERRORS, given, held, numbers))
+    return EventResult(cell, fraction, has_both, *(np.array(column) for column in zip(*records, strict=True)))
+
+
+def draw_rows(
+    cell: Cell, fraction: float, has_both: bool, skill: tuple[float, float], generator: np.random.Generator
+) -> PositiveRows:
+    """Draw the rows of patients, with probabilities that are right as often as they say."""
+    mean, spread = skill
+    patients = np.arange(cell.patients).repeat(ROWS)
+    if has_both:
+        is_positive = np.tile(np.arange(ROWS) < round(ROWS * fraction), cell.patients)
+    else:
+        is_positive = patients < round(cell.patients * fraction)
+    strength = (mean + spread * generator.normal(size=cell.patients))[patients] + generator.normal(size=len(patients))
+    scores = np.where(is_positive, strength, -strength)
+    probability = expit(logit(fraction) + 2 * mean / (1 + spread**2) * scores)
+    return PositiveRows(probability, is_positive, patients)
+
+
+def compute_true_net_benefit(skill: tuple[float, float], fraction: float) -> Floats:
+    """Compute the net benefit of very many patients at each threshold, ``(thresholds,)``."""
+    mean, std = skill[0], np.sqrt(1 + skill[1] ** 2)
+    thresholds = np.asarray(CURVE_THRESHOLDS)
+    least = (logit(thresholds) - logit(fraction)) * std**2 / (2 * mean)  # of the score, as in ``draw_rows``
+    hits, alarms = stats.norm.sf((least - mean) / std), stats.norm.sf((least + mean) / std)
+    return np.asarray(hits * fraction - alarms * (1 - fraction) * thresholds / (1 - thresholds))
+
+
+def compute_true_average_precision(skill: tuple[float, float], fraction: float) -> float:
+    """Compute the mean precision at the positive rows of very many patients."""
+    mean, std = skill[0], np.sqrt(1 + skill[1] ** 2)
+    places = np.linspace(-8, 8, 20_001)
+    weights = stats.norm.pdf(places)
+    hits = fraction * stats.norm.sf(places)
+    alarms = (1 - fraction) * stats.norm.sf(places + 2 * mean / std)
+    return float(weights @ (hits / (hits + alarms)) / weights.sum())
+
+
 def solve_skill(accuracy: float, correlation: float) -> tuple[float, float]:
     """Find mean and standard deviation of the patients' skill that give an accuracy and a correlation."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
@@ -440,6 +566,80 @@ def describe_scores(results: list[ScoreResult]) -> list[str]:
         *_list_bins(results),
         "",
     ]
+
+
+def describe_events(results: list[EventResult]) -> list[str]:
+    measured = [
+        (part.held[is_given, place].mean(), stats.binom.cdf(part.held[is_given, place].sum(), is_given.sum(), REQUIRED))
+        for part in results
+        for place, is_given in enumerate(part.given.T)
+        if is_given.sum() >= MIN_TABLES
+    ]
+    coverages = [coverage for coverage, _ in measured] or [np.nan]
+    steps = np.sort([p_value for _, p_value in measured]) * np.arange(len(measured), 0, -1)
+    significant = int(np.logical_and.accumulate(steps <= 0.05).sum())
+    header = [
+        "| patients | accuracy | correlation | positives | classes of a patient | AP | AP of the rest "
+        f"| {' | '.join(f'{threshold:.2f}' for threshold in SHOWN_THRESHOLDS)} |",
+        f"|---|---|---|---|---|---|---|{'---|' * len(SHOWN_THRESHOLDS)}",
+    ]
+    return [
+        "## Average precision and net benefit",
+        "",
+        f"{len(results[0].given):,} tables a cell, two classes, {ROWS} rows a patient, {NUM_OLD_RESAMPLES} resamples. "
+        "The fraction of positives is that of the rows of each patient, or of patients with rows of one class. AP is "
+        "the average precision, the other columns are net benefits at their thresholds. Coverage where an interval is "
+        "given, and in brackets the fraction of tables that get one; a dash where fewer than "
+        f"{MIN_TABLES} do. Both scores need {MIN_GROUPS_OF_EVENTS} patients, {MIN_GROUPS_WITH_ERRORS} with errors, and "
+        f"{MIN_GROUPS_WITH_EVENT} with each event: the class and the rest; true and false positives and negatives.",
+        "",
+        f"Of {len(measured)} pairs of a cell and a score with so many intervals, over all thresholds: lowest coverage "
+        f"{min(coverages):.1%}, mean {np.mean(coverages):.1%}; significantly below {REQUIRED:.0%} "
+        f"(one-sided binomial test, Holm, 5 %): {significant}.",
+        "",
+        *header,
+        *(_list_event_row(part, part.given) for part in results),
+        "",
+        f"Without this rule, where {MIN_GROUPS_WITH_ERRORS} patients have errors:",
+        "",
+        *header,
+        *(_list_event_row(part, np.repeat(part.has_errors[:, None], part.held.shape[1], axis=1)) for part in results),
+        "",
+        "The net benefit's coverage by the patients with the rarest of the four outcomes, over all cells and "
+        "thresholds:",
+        "",
+        "| patients | with the rarest outcome | intervals | coverage |",
+        "|---|---|---|---|",
+        *_list_event_bins(results),
+        "",
+    ]
+
+
+def _list_event_row(result: EventResult, is_shown: np.ndarray) -> str:
+    places = [0, 1, *(2 + CURVE_THRESHOLDS.index(threshold) for threshold in SHOWN_THRESHOLDS)]
+    cells = []
+    for place in places:
+        shown = is_shown[:, place]
+        text = f"{result.held[shown, place].mean():.0%} ({shown.mean():.0%})" if shown.sum() >= MIN_TABLES else "–"
+        cells.append(text)
+    cell = result.cell
+    return (
+        f"| {cell.patients} | {cell.accuracy} | {cell.correlation} | {result.fraction:.0%} | "
+        f"{'both' if result.has_both else 'one'} | {' | '.join(cells)} |"
+    )
+
+
+def _list_event_bins(results: list[EventResult]) -> Iterator[str]:
+    for patients, (start, end) in product(EVENT_PATIENTS, EVENT_BINS):
+        parts = []
+        for part in results:
+            rarest = part.num_groups.min(axis=2)
+            is_in = part.has_errors[:, None] & (rarest >= start) & (rarest < end)
+            parts.append(part.held[:, 2:][is_in] if part.cell.patients == patients else np.zeros(0, bool))
+        held = np.concatenate(parts)
+        if len(held) >= MIN_TABLES:
+            label = f"{start} to {end - 1}" if end <= 30 else f"{start} and more"
+            yield f"| {patients} | {label} | {len(held):,} | {held.mean():.1%} |"
 
 
 def _list_score_row(result: ScoreResult) -> str:

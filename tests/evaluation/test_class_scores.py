@@ -75,7 +75,7 @@ def test_influences_are_the_slopes_of_average_precision_in_the_weights_of_the_ro
 
 
 def test_intervals_are_over_patients():
-    table = build_random_table(2, num_patients=80, slices=4, patient_std=0.5)
+    table = build_random_table(2, num_patients=100, slices=4, patient_std=0.5)
     found = compute_class_table(table, CLASSES[2], Bootstrap(400))
     scores = found["classes"]["right"]
     methods = {name: scores[name]["method"] for name in ("precision", "recall", "f1", "average_precision")}
@@ -96,17 +96,38 @@ def test_intervals_are_over_patients():
 
 
 def test_the_linearised_interval_of_average_precision_is_as_wide_as_a_bootstrap_over_patients():
-    table = build_random_table(2, num_patients=80, slices=4, patient_std=0.5, decimals=6)
+    table = build_random_table(2, num_patients=100, slices=4, patient_std=0.5, decimals=6)
     found = compute_class_table(table, CLASSES[2], FEW)["classes"]["right"]["average_precision"]
     generator = np.random.default_rng(0)
     positions = table.groupby("group_id").indices
     draws = []
     for _ in range(200):
-        rows = np.concatenate([positions[group] for group in generator.choice(list(positions), 80)])
+        rows = np.concatenate([positions[group] for group in generator.choice(list(positions), 100)])
         drawn = table.iloc[rows]
         draws.append(reference.average_precision_score(drawn["label"] == "right", drawn["probability_right"]))
     # Two hundred draws give the standard deviation within about 5 %.
     assert found["high"] - found["low"] == pytest.approx(3.98 * np.std(draws), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("num_patients", "with_class", "reason"),
+    [
+        (100, 10, ""),
+        (100, 9, "a linearised interval with the class in fewer than 10 groups is too narrow"),
+        (100, 91, "a linearised interval with the rest in fewer than 10 groups is too narrow"),
+        (99, 10, "a linearised interval over fewer than 100 groups is too narrow"),
+    ],
+)
+def test_the_average_precision_of_a_class_of_few_patients_has_no_interval(num_patients, with_class, reason):
+    # A row a patient; the odd patients are predicted "right", so that many are wrong.
+    labels = ["right" if patient < with_class else "left" for patient in range(num_patients)]
+    probabilities = [0.3 + 0.4 * (patient % 2) + patient / 1000 for patient in range(num_patients)]
+    table = build_table(probabilities, labels, CLASSES[2], [f"P{patient}" for patient in range(num_patients)])
+    found = compute_class_table(table, CLASSES[2], FEW)["classes"]["right"]
+    assert found["groups"] == with_class
+    assert found["average_precision"]["reason"] == reason
+    assert (found["average_precision"]["low"] is None) == (reason != "")
+    assert found["average_precision"]["value"] is not None
 
 
 def test_a_class_that_no_row_has_is_not_defined():

@@ -87,3 +87,27 @@ def test_the_true_auroc_is_that_of_very_many_patients(simulation):
     generator = np.random.default_rng(0)
     found = simulation.estimate_auroc_of_drawn_rows(simulation.Cell(5000, 0.9, 0.3), True, skill, generator)
     assert found["value"] == pytest.approx(simulation.compute_true_auroc(skill), abs=0.004)
+
+
+def test_events_in_few_patients_have_no_interval_and_in_many_one_that_holds(simulation):
+    few, many = (simulation.cover_events(simulation.Cell(patients, 0.9, 0.1), 0.1, True, 6) for patients in (60, 200))
+    assert not few.given.any()
+    assert many.given[:, :2].all(), "average precision"
+    is_rare = many.num_groups.min(axis=2) < 10
+    assert (many.given[:, 2:] == ~is_rare).all()
+    assert is_rare[:, -1].all()
+    assert many.held[many.given].mean() > 0.85
+    text = "\n".join(simulation.describe_events([few, many]))
+    assert "| 60 | 0.9 | 0.1 | 10% | both | – |" in text
+
+
+@pytest.mark.parametrize("has_both", [True, False])
+def test_true_average_precision_and_net_benefit_are_those_of_very_many_patients(simulation, has_both):
+    skill = simulation.solve_skill(0.9, 0.3)
+    cell = simulation.Cell(4000, 0.9, 0.3)
+    rows = simulation.draw_rows(cell, 0.1, has_both, skill, np.random.default_rng(0))
+    found = simulation.rank_rows(rows.probability, rows.is_positive).average_precision
+    assert found == pytest.approx(simulation.compute_true_average_precision(skill, 0.1), abs=0.02)
+    benefit = simulation.count_calls(rows).compute_net_benefit(np.ones((1, 4000)), 0.1)[0]
+    # The odds weigh a false positive at 0.95 nineteen times.
+    assert benefit == pytest.approx(simulation.compute_true_net_benefit(skill, 0.1), abs=0.01)

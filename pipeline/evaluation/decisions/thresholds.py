@@ -5,7 +5,7 @@ rows. A decision curve shows, for each threshold, whether acting on the model do
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -123,6 +123,67 @@ def choose_operating_point(val: PositiveRows, test: PositiveRows, rate: Rate, wa
     }
 
 
+@dataclass(frozen=True)
+class Calls:
+    """The rows of each patient that are called positive at each threshold of a decision curve.
+
+    Args:
+        true_positives: ``(patients, thresholds)``, those of them with the label.
+        false_positives: ``(patients, thresholds)``, those without.
+        positives: ``(patients, 1)``, rows with the label, called or not.
+        negatives: ``(patients, 1)``, rows without.
+    """
+
+    true_positives: Floats
+    false_positives: Floats
+    positives: Floats
+    negatives: Floats
+
+    @property
+    def num_patients(self) -> int:
+        """The number of patients."""
+        return len(self.true_positives)
+
+    def count_groups(self) -> list[dict[str, int]]:
+        """Count, for each threshold, the patients with each of the four outcomes."""
+        outcomes = {
+            "true positives": self.true_positives,
+            "false negatives": self.positives - self.true_positives,
+            "false positives": self.false_positives,
+            "true negatives": self.negatives - self.false_positives,
+        }
+        counted = {name: (rows > 0).sum(axis=0) for name, rows in outcomes.items()}
+        return [
+            {name: int(numbers[place]) for name, numbers in counted.items()} for place in range(len(CURVE_THRESHOLDS))
+        ]
+
+    def compute_net_benefit(self, weights: Floats, prevalence: float) -> Floats:
+        """Compute the net benefit at each threshold, ``(draws, thresholds)``; NaN where a class has no row.
+
+        Args:
+            weights: ``(draws, patients)``, how often each patient counts.
+            prevalence: The fraction of positives where the model is to be used.
+        """
+        odds = np.asarray(CURVE_THRESHOLDS) / (1 - np.asarray(CURVE_THRESHOLDS))
+        sensitivity = divide_or_nan(weights @ self.true_positives, weights @ self.positives)
+        alarms = divide_or_nan(weights @ self.false_positives, weights @ self.negatives)
+        benefit: Floats = sensitivity * prevalence - alarms * (1 - prevalence) * odds
+        return benefit
+
+
+def count_calls(rows: PositiveRows) -> Calls:
+    """Count the rows of each patient that reach each threshold of a decision curve."""
+    num_patients = int(rows.patients.max()) + 1
+    is_called = rows.probability[:, None] >= np.asarray(CURVE_THRESHOLDS) - ROUNDING
+
+    def count(is_counted: NDArray[np.bool_]) -> Floats:
+        columns = [np.bincount(rows.patients, column, num_patients) for column in is_counted.T]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    positive, negative = rows.is_positive[:, None], ~rows.is_positive[:, None]
+    return Calls(count(is_called & positive), count(is_called & negative), count(positive), count(negative))
+
+
 def compute_decision_curve(
     rows: PositiveRows, prevalence: float | None, bootstrap: Bootstrap, support: Support
 ) -> DecisionCurve:
@@ -140,31 +201,20 @@ def compute_decision_curve(
         prevalence: The fraction of positives where the model is to be used; None takes that of the rows. Probabilities
             are not adapted to it.
         bootstrap: The resamples of patients.
-        support: The groups that an interval rests on.
+        support: The groups that an interval rests on. A threshold with an outcome that too few of them have gets none.
 
     Source:
         Vickers and Elkin, "Decision curve analysis", Medical Decision Making 26, 2006.
     """
-    num_patients = int(rows.patients.max()) + 1
-    is_called = rows.probability[:, None] >= np.asarray(CURVE_THRESHOLDS) - ROUNDING
-    true, false = (
-        np.stack([np.bincount(rows.patients, part, num_patients) for part in (is_called & kept[:, None]).T], axis=1)
-        for kept in (rows.is_positive, ~rows.is_positive)
-    )
-    positives, negatives = (
-        np.bincount(rows.patients, kept, num_patients) for kept in (rows.is_positive, ~rows.is_positive)
-    )
+    calls = count_calls(rows)
     used = float(rows.is_positive.mean()) if prevalence is None else prevalence
-    odds = np.asarray(CURVE_THRESHOLDS) / (1 - np.asarray(CURVE_THRESHOLDS))
-
-    def compute(weights: Floats) -> Floats:
-        sensitivity = divide_or_nan(weights @ true, (weights @ positives)[:, None])
-        alarms = divide_or_nan(weights @ false, (weights @ negatives)[:, None])
-        benefit: Floats = sensitivity * used - alarms * (1 - used) * odds
-        return benefit
-
-    values = compute(np.ones((1, num_patients)))[0]
-    resampled = None if support.shortage else bootstrap.resample(compute, num_patients, len(CURVE_THRESHOLDS))
+    values = calls.compute_net_benefit(np.ones((1, calls.num_patients)), used)[0]
+    supports = [replace(support, with_event=counted) for counted in calls.count_groups()]
+    resampled = None
+    if not all(found.shortage for found in supports):
+        resampled = bootstrap.resample(
+            lambda weights: calls.compute_net_benefit(weights, used), calls.num_patients, len(CURVE_THRESHOLDS)
+        )
     draws: Sequence[Floats | None] = [None] * len(values) if resampled is None else list(resampled.T)
     return {
         "prevalence": used,
@@ -172,9 +222,9 @@ def compute_decision_curve(
         "curve": [
             {
                 "threshold": threshold,
-                "model": estimate_by_bootstrap(float(value), drawn, support),
+                "model": estimate_by_bootstrap(float(value), drawn, found),
                 "treat_all": float(used - (1 - used) * threshold / (1 - threshold)),
             }
-            for threshold, value, drawn in zip(CURVE_THRESHOLDS, values, draws, strict=True)
+            for threshold, value, drawn, found in zip(CURVE_THRESHOLDS, values, draws, supports, strict=True)
         ],
     }

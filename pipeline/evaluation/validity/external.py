@@ -105,8 +105,9 @@ def compute_external(
     applied = pandas.concat([predictions[predictions["split"] == "val"], rows.assign(split="test")], ignore_index=True)
     levels = compute_levels(rows, names, bootstrap, kind)
     decision = compute_decision(applied, levels, names, kind, options)
+    classes = {level: compute_class_table(aggregate(rows, level), names, bootstrap) for level in levels}
     facts, missing = read_external_facts(external, options)
-    evaluated = Evaluated(kind, rows, external.scans, frozenset(), levels, decision, "external")
+    evaluated = Evaluated(kind, rows, external.scans, frozenset(), levels, classes, decision, "external")
     training = measure_scans(data.store, data.rows["train"])
     content: External = {
         "table": external.table.name,
@@ -119,7 +120,7 @@ def compute_external(
         "left_out": dict(_count_left_out(external)),
         "search": external.search,
         "levels": levels,
-        "classes": {level: compute_class_table(aggregate(rows, level), names, bootstrap) for level in levels},
+        "classes": classes,
         "decision": decision,
         "drift": compute_drift(
             training,

@@ -7,7 +7,7 @@ import pandas
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
-from pipeline.evaluation.schema import Decision, Level, NotEvaluated, first_level
+from pipeline.evaluation.schema import ClassTable, Decision, Estimate, Level, NotEvaluated, first_level
 from pipeline.evaluation.scores import METRIC_TITLES
 
 # Of a class that fewer patients have, an interval says little; with fewer there is no verdict between runs either.
@@ -25,6 +25,7 @@ class Evaluated:
         scans: The manifest's rows of all splits by their ``source_id``: ``visit``, ``side``, ``site`` and covariates.
         train_groups: The patients that the model was trained on.
         levels: The levels of metrics.json.
+        classes: The scores of each class by level, of metrics.json.
         decision: The decision support of metrics.json.
         part: The name of the rows: "test", or "external" for those of another site.
     """
@@ -34,6 +35,7 @@ class Evaluated:
     scans: pandas.DataFrame
     train_groups: frozenset[str]
     levels: Mapping[str, Level]
+    classes: Mapping[str, ClassTable]
     decision: Decision
     part: str = "test"
 
@@ -127,14 +129,22 @@ def _list_classes(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
 
 def _list_numbers(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     """Yield intervals and numbers that are missing, and the variation that one training cannot show."""
-    _, first = first_level(evaluated.levels)
-    names_of: dict[str, list[str]] = {}
-    for name, metric in first["metrics"].items():
-        if metric["value"] is not None and metric["low"] is None:
-            reason = metric["reason"].replace("group", evaluated.kind.group)
-            names_of.setdefault(reason, []).append(METRIC_TITLES[name])
-    for reason, names in names_of.items():
+    name, first = first_level(evaluated.levels)
+    titled = {METRIC_TITLES[metric]: found for metric, found in first["metrics"].items()}
+    for reason, names in _list_withheld(titled, evaluated.kind):
         yield f"Intervals of {', '.join(names)}", reason
+    precisions = {key: found["average_precision"] for key, found in evaluated.classes[name]["classes"].items()}
+    for reason, names in _list_withheld(precisions, evaluated.kind):
+        which = "" if len(names) == len(precisions) else f" of {', '.join(f'“{key}”' for key in names)}"
+        yield f"Intervals of the average precision{which}", reason
+    levels_of: dict[tuple[str, str], list[str]] = {}
+    for level, curve in evaluated.decision["net_benefit"].items():
+        benefits = {f"{point['threshold']:.2f}": point["model"] for point in curve["curve"]}
+        for reason, names in _list_withheld(benefits, evaluated.kind):
+            where = "" if len(names) == len(benefits) else f" at {plural('threshold', len(names))} {', '.join(names)}"
+            levels_of.setdefault((where, reason), []).append(plural(level))
+    for (where, reason), levels in levels_of.items():
+        yield f"Intervals of the net benefit of {', '.join(levels)}{where}", reason
     if len(first["support"]) > 2:
         yield "Operating points and net benefit", f"there are {len(first['support'])} classes, and both need two"
     for level, points in evaluated.decision["operating_points"].items():
@@ -143,6 +153,15 @@ def _list_numbers(evaluated: Evaluated) -> Iterator[tuple[str, str]]:
                 yield f"A threshold for a {point['rate']} of {plural(level)}", "validation has no row of that class"
     if evaluated.part == "test":
         yield "Variation between trainings", "one training was evaluated; cross-validate trains several"
+
+
+def _list_withheld(estimates: Mapping[str, Estimate], kind: DataKind) -> Iterator[tuple[str, list[str]]]:
+    """Yield each reason why values have no interval, with the names of these."""
+    names_of: dict[str, list[str]] = {}
+    for name, found in estimates.items():
+        if found["value"] is not None and found["low"] is None:
+            names_of.setdefault(found["reason"].replace("group", kind.group), []).append(name)
+    yield from names_of.items()
 
 
 def describe_not_evaluated(found: Sequence[NotEvaluated]) -> str:

@@ -118,7 +118,8 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
             "where all rows are alike; for the AUROC of two classes of Obuchowski's clustered variance; for other "
             f"scores of {num_resamples:,} bootstrap resamples (seed {seed}), where {plural(kind.group)} are enough. "
             "Average precision, calibration slope and intercept have intervals of the influence of each "
-            f"{kind.group}, under the same condition. No hypothesis was tested."
+            f"{kind.group}, under the same condition; average precision and net benefit also need enough "
+            f"{plural(kind.group)} with each event that they count. No hypothesis was tested."
         ),
         "test_size": (
             f"{count_words(level['n'], level_name)}"

@@ -78,7 +78,7 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
     if decision["net_benefit"]:
         curve = decision["net_benefit"][levels[-1]]
         figures.append(_draw_net_benefit(curve, levels[-1]))
-        tables.append(_tabulate_net_benefit(curve, levels[-1]))
+        tables.append(_tabulate_net_benefit(curve, levels[-1], kind))
     sentences = (
         *_describe_coverage(decision, levels),
         *_describe_temperatures(decision, levels, kind),
@@ -350,7 +350,7 @@ def _draw_net_benefit(curve: DecisionCurve, level: str) -> Figure:
         "net_benefit",
         "Decision curve",
         "Net benefit of acting on rows whose scaled probability reaches the threshold, next to acting on all and on "
-        f"none. {describe_net_benefit(curve, level)}",
+        f"none; the band is drawn where there is an interval. {describe_net_benefit(curve, level)}",
         net_benefit_curve(curve, f"{plural(level).capitalize()}, test"),
     )
 
@@ -375,12 +375,12 @@ def describe_net_benefit(curve: DecisionCurve, level: str) -> str:
     return f"{start} above {other} at {len(above)} of {len(curve['curve'])} thresholds: {', '.join(above)}."
 
 
-def _tabulate_net_benefit(curve: DecisionCurve, level: str) -> Table:
+def _tabulate_net_benefit(curve: DecisionCurve, level: str, kind: DataKind) -> Table:
     rows = tuple(
         (f"{point['threshold']:.2f}", *show_estimate(point["model"]), f"{point['treat_all']:.3f}", "0.000")
         for point in curve["curve"][1::2]
     )
-    reasons = {point["model"]["reason"] for point in curve["curve"] if point["model"]["reason"]}
+    reasons = {name_groups(point["model"]["reason"], kind) for point in curve["curve"] if point["model"]["reason"]}
     return Table(
         f"Net benefit of the test {plural(level)}",
         ("Threshold", "Model", "95 % interval", "Act on all", "Act on none"),

@@ -8,6 +8,7 @@ from pipeline.evaluation.decisions.thresholds import (
     PositiveRows,
     choose_operating_point,
     compute_decision_curve,
+    count_calls,
     find_threshold,
 )
 
@@ -110,10 +111,43 @@ def test_the_net_benefit_at_the_observed_prevalence_is_counted_in_rows():
 
 def test_many_patients_have_an_interval_and_few_a_reason():
     few = compute_decision_curve(FIVE, None, Bootstrap(100), FEW)["curve"][9]["model"]
-    assert few["reason"] == "a bootstrap over fewer than 60 groups is too narrow"
+    assert few["reason"] == "a bootstrap over fewer than 100 groups is too narrow"
     many = compute_decision_curve(draw(), None, Bootstrap(500), MANY)["curve"][9]["model"]
     assert many["low"] < many["value"] < many["high"]
     assert many["method"] == "bootstrap"
+
+
+def test_the_patients_with_each_outcome_by_hand():
+    counted = count_calls(FIVE).count_groups()
+    # From 0.5 on rows of patients 1 and 2 are called; the negatives are 0.1 of patient 0, 0.5 of 1 and 0.6 of 2.
+    assert counted[9] == {"true positives": 1, "false negatives": 1, "false positives": 2, "true negatives": 1}
+    assert counted[18] == {"true positives": 0, "false negatives": 2, "false positives": 0, "true negatives": 3}
+
+
+@pytest.mark.parametrize(
+    ("false_positives", "false_negatives", "reason"),
+    [
+        (10, 10, ""),
+        (9, 10, "a bootstrap with false positives in fewer than 10 groups is too narrow"),
+        (10, 9, "a bootstrap with false negatives in fewer than 10 groups is too narrow"),
+        (9, 9, "a bootstrap with false negatives and false positives in fewer than 10 groups is too narrow"),
+    ],
+)
+def test_a_threshold_with_an_outcome_in_few_patients_has_no_interval(false_positives, false_negatives, reason):
+    # Each of a hundred patients has a positive row, of 0.6 or 0.2, and a negative one, of 0.2 or 0.6.
+    patients = np.arange(100).repeat(2)
+    is_positive = np.tile([True, False], 100)
+    probability = np.where(is_positive, 0.6, 0.2)
+    probability[1 : 2 * false_positives : 2] = 0.6
+    probability[200 - 2 * false_negatives :: 2] = 0.2
+    curve = compute_decision_curve(PositiveRows(probability, is_positive, patients), None, Bootstrap(200), MANY)
+    at = {point["threshold"]: point["model"] for point in curve["curve"]}
+    assert at[0.5]["reason"] == reason
+    assert (at[0.5]["low"] is None) == (reason != "")
+    assert at[0.5]["value"] == pytest.approx(0.5 * (1 - false_negatives / 100) - 0.5 * false_positives / 100)
+    # From 0.05 on all rows are called, and none from 0.95 on.
+    assert at[0.05]["low"] is at[0.95]["low"] is None
+    assert "true negatives" in at[0.05]["reason"]
 
 
 @pytest.mark.parametrize(

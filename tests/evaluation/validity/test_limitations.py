@@ -6,8 +6,11 @@ import pytest
 from pipeline.config.outputs import EvaluateConfig
 from pipeline.core.data_kinds import IMAGES, VOLUMES
 from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.class_scores import compute_class_table
 from pipeline.evaluation.decisions.decision_support import compute_decision
 from pipeline.evaluation.metrics import compute_levels
+from pipeline.evaluation.predictions import aggregate
+from pipeline.evaluation.schema import explain_missing_interval
 from pipeline.evaluation.validity.limitations import Evaluated, list_not_evaluated
 from tests.builders.predictions import CLASSES, build_table
 
@@ -36,7 +39,8 @@ def build_evaluated(kind=VOLUMES, num_patients=24, **columns) -> Evaluated:
     test = table[is_test].reset_index(drop=True)
     levels = compute_levels(test, CLASSES[2], Bootstrap(100), kind)
     decision = compute_decision(table, levels, CLASSES[2], kind, EvaluateConfig(num_bootstrap_resamples=100))
-    return Evaluated(kind, test, scans, frozenset(scans["group_id"][~is_test]), levels, decision)
+    classes = {level: compute_class_table(aggregate(test, level), CLASSES[2], Bootstrap(100)) for level in levels}
+    return Evaluated(kind, test, scans, frozenset(scans["group_id"][~is_test]), levels, classes, decision)
 
 
 def read(evaluated: Evaluated) -> dict[str, str]:
@@ -103,6 +107,25 @@ def test_missing_intervals_are_listed_by_reason(whole):
     found = read(whole)
     names = "Intervals of Balanced accuracy, Matthews correlation, F1, Negative log-likelihood, Brier score"
     assert found[names] == "a bootstrap over fewer than 60 patients is too narrow"
+
+
+def test_a_net_benefit_without_an_interval_is_listed_with_its_thresholds(whole):
+    few = "over fewer than 100 patients is too narrow"
+    assert read(whole)["Intervals of the net benefit of slices, volumes, knees"] == f"a bootstrap {few}"
+    assert read(whole)["Intervals of the average precision"] == f"a linearised interval {few}"
+    reason = "a bootstrap with false positives in fewer than 10 groups is too narrow"
+    given = {"value": 0.2, "low": 0.1, "high": 0.3, "method": "bootstrap", "reason": ""}
+    curve = whole.decision["net_benefit"]["volume"]
+    points = [
+        point | {"model": explain_missing_interval(0.1, reason) if point["threshold"] >= 0.9 else given}
+        for point in curve["curve"]
+    ]
+    decision = whole.decision | {"net_benefit": {"volume": curve | {"curve": points}}}
+    found = read(dataclasses.replace(whole, decision=decision))
+    listed = {question: why for question, why in found.items() if "net benefit" in question}
+    assert listed == {
+        "Intervals of the net benefit of volumes at thresholds 0.90, 0.95": reason.replace("group", "patient")
+    }
 
 
 def test_a_threshold_that_validation_cannot_choose_is_listed(whole):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.evaluation.auroc import RocCurve
 from pipeline.reporting.figures.classification import confusion_matrix, roc_curve
-from pipeline.reporting.figures.decision import Reliability, reliability_diagram
+from pipeline.reporting.figures.decision import Reliability, net_benefit_curve, reliability_diagram
 from pipeline.reporting.figures.image_grid import contact_sheet, fit_text, load_font
 from pipeline.reporting.figures.runs import training_curves
 from pipeline.reporting.figures.style import shorten
@@ -142,3 +142,21 @@ def test_a_long_text_keeps_its_ends_and_fits():
     assert font.getlength(fitted) <= 150 < font.getlength(text)
     assert fitted.startswith("OAI9014797")
     assert fitted.endswith("gz_0")
+
+
+def test_the_decision_curve_has_no_band_where_there_is_no_interval():
+    def draw(is_withheld):
+        points = []
+        for place in range(1, 20):
+            low, high = (None, None) if is_withheld and place > 9 else (0.1, 0.4)
+            points.append({"threshold": place / 20, "model": build_metric(0.25, low, high), "treat_all": 0.0})
+        return read_pixels(net_benefit_curve({"prevalence": 0.5, "is_observed": True, "curve": points}))
+
+    whole, part = draw(False), draw(True)
+    # On white, a band of BLUE at 18 % is this colour.
+    is_band, is_left = ((pixels == (209, 229, 241)).all(axis=2).sum(axis=0) for pixels in (whole, part))
+    middle = whole.shape[1] * 11 // 20  # the axis begins right of the labels
+    assert is_band[:middle].sum() > 0
+    assert is_band[middle:].sum() > 0
+    assert is_left[:middle].sum() > 0.8 * is_band[:middle].sum()
+    assert is_left[middle + 20 :].sum() == 0
