@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 LONG_CELL = 44  # characters; lines of a column with longer cells are broken
+SHORT_NAME = 12  # characters of a name that needs no width of its own
 MIN_WIDE_PIXELS = 1000  # a figure that needs the width of the page
 MIN_WIDE_SHEET_PIXELS = 560  # a sheet of many images would be too small next to another figure
 # Nothing else is in a number such as "1,234", "97.1 % (95.0 to 98.6)", "+0.01", "4 of 7", "2.0e-05" or a dash.
 NUMBER_PARTS = re.compile(r"(?<=\d)e(?=[-+\d])|\bto\b|\bof\b|[\d\s.,;:%()±×+\-\u2013\u2212\u00a0]")
 
-ColumnKind = Literal["number", "long", "text"]
+ColumnKind = Literal["number", "long", "short", "text"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Table:
 
     @property
     def kinds(self) -> tuple[ColumnKind, ...]:
-        """The kind of each column: numbers are right-aligned, long cells broken into lines."""
+        """The kind of each column: numbers are right-aligned, long cells broken into lines, short names kept narrow."""
         return tuple(_find_kind([row[place] for row in self.rows], place) for place in range(len(self.columns)))
 
     @property
@@ -113,9 +114,11 @@ class Section:
 
 
 def _find_kind(cells: list[str], place: int) -> ColumnKind:
+    if place == 0:
+        return "short" if all(len(cell) <= SHORT_NAME for cell in cells) else "text"
     is_number = any(char.isdigit() for cell in cells for char in cell) and not any(
         NUMBER_PARTS.sub("", cell) for cell in cells
     )
-    if place > 0 and is_number:
+    if is_number:
         return "number"
-    return "long" if place > 0 and any(len(cell) > LONG_CELL for cell in cells) else "text"
+    return "long" if any(len(cell) > LONG_CELL for cell in cells) else "text"

@@ -278,14 +278,14 @@ def _tabulate_coverage(decision: Decision, levels: Sequence[str]) -> Table:
         points = {point["coverage"]: point for point in decision["coverage"][level]["curve"]}
         for coverage in LISTED_COVERAGES:
             confidence, accuracy = points[coverage]["confidence"], points[coverage]["accuracy"]
-            rows.append((_name_level(level), f"{coverage:.0%}", show_number(confidence), *show_estimate(accuracy)))
+            rows.append((_name_level(level), f"{coverage:.0%}", *show_estimate(accuracy), show_number(confidence)))
     areas = {level: decision["coverage"][level]["area_under_risk"] for level in levels}
     shown = "; ".join(
         f"{plural(level)} {_show_small(area['value'])} ({_show_ends(area)})" for level, area in areas.items()
     )
     return Table(
         "Accuracy of the most confident test rows",
-        ("Level", "Answered", "Confidence at least", "Accuracy", "95 % interval"),
+        ("Level", "Answered", "Accuracy", "95 % interval", "Confidence at least"),
         tuple(rows),
         f"Mean fraction of wrong predictions over all coverages (area under the risk-coverage curve): {shown}.",
     )
@@ -300,16 +300,16 @@ def _tabulate_thresholds(decision: Decision, levels: Sequence[str], kind: DataKi
                 (
                     _name_level(level),
                     f"{found['wanted']:.0%}",
-                    show_number(found["threshold"]),
-                    DASH if answered is None else f"{answered:.1%}",
                     *show_estimate(found["accuracy"]),
+                    DASH if answered is None else f"{answered:.1%}",
+                    show_number(found["threshold"]),
                 )
             )
     new = " or ".join(levels) if kind.has_patients else kind.source
     fits = " and ".join(describe_fit(decision["calibration"][level]["fitted_on"], level, kind) for level in levels)
     return Table(
         "Thresholds chosen on validation, and their results on the test split",
-        ("Level", "Answered on validation", "Threshold of confidence", "Answered on test", "Accuracy", "95 % interval"),
+        ("Level", "Answered on validation", "Accuracy", "95 % interval", "Answered on test", "Threshold"),
         tuple(rows),
         f"These thresholds can be used for a new {new}: they were chosen on {fits}.",
     )

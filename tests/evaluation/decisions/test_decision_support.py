@@ -124,7 +124,7 @@ def test_the_section_shows_both_levels_and_explains_the_temperature():
         assert [row[0] for row in table.rows] == ["Slices"] * 5 + ["Volumes"] * 5
         assert [row[1] for row in table.rows] == ["100%", "95%", "90%", "80%", "50%"] * 2
     accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
-    assert float(rows[0][3]) == pytest.approx(accuracy, abs=5e-4)
+    assert float(rows[0][2]) == pytest.approx(accuracy, abs=5e-4)
     texts = {figure.name: figure.text for figure in section.figures}
     assert f"Slices: {accuracy:.1%} at 100%" in texts["coverage"]
     after = metrics["decision"]["calibration"]["slice"]["after"]["debiased_error"]["value"]

@@ -288,4 +288,9 @@ def test_further_sections_are_shown_in_their_order(tmp_path):
     ],
 )
 def test_columns_of_numbers_and_of_words_are_distinguished(cells, kind):
-    assert Table("t", ("a", "b"), tuple(("row", cell) for cell in cells)).kinds == ("text", kind)
+    assert Table("t", ("a", "b"), tuple(("row", cell) for cell in cells)).kinds == ("short", kind)
+
+
+@pytest.mark.parametrize(("longest", "kind"), [("Calibration", "short"), ("Logistic regression", "text")])
+def test_short_names_of_rows_need_no_width_of_their_own(longest, kind):
+    assert Table("t", ("a", "b"), (("Image", "1"), (longest, "2"))).kinds == (kind, "number")
