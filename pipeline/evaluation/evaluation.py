@@ -111,7 +111,8 @@ def compute_evaluation(
         tables = {name: build_predictions(test_index, scores, store.class_names) for name, scores in baselines.items()}
         metrics["grades"] = compute_grades(predictions, list(levels), tables, store.class_names, bootstrap)
     if options.subgroups:
-        metrics["subgroups"] = compute_subgroups(test, read_facts(scans, options.subgroups), options.seed)
+        facts = read_facts(scans, options.subgroups)
+        metrics["subgroups"] = compute_subgroups(test, facts, store.class_names, store.is_ordinal, bootstrap)
     return Evaluation(predictions, metrics)
 
 

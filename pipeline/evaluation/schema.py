@@ -131,9 +131,15 @@ class Subgroup(TypedDict):
 
 
 class SubgroupPart(Subgroup):
-    """The test rows with one value of a fact, or with numbers of one range."""
+    """The test rows with one value of a fact, or with numbers of one range.
+
+    ``auroc`` is there for two classes, ``quadratic_kappa`` and ``mae`` for grades.
+    """
 
     value: str
+    auroc: NotRequired[Estimate]
+    quadratic_kappa: NotRequired[Estimate]
+    mae: NotRequired[Estimate]
 
 
 class SubgroupTable(TypedDict):

@@ -87,6 +87,11 @@ def show_number_with_interval(metric: Estimate) -> str:
     return f"{show_number(metric['value'])} ({found})"
 
 
+def show_number_briefly(metric: Estimate) -> str:
+    """Write a score as "0.971 (0.950 to 0.986)"; without an interval there are no brackets."""
+    return show_number(metric["value"]) + ("" if metric["low"] is None else f" ({show_interval(metric)})")
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Flatten nested mappings into (name, value) rows; names are joined by a dot."""
     rows: list[tuple[str, str]] = []

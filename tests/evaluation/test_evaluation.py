@@ -56,6 +56,7 @@ def test_grades_are_scored_in_their_order_with_an_ordinal_baseline(ordinal):
     assert ordinal["baselines"]["ordinal_logistic"]["accuracy"]["value"] > 0.9
     (table,) = ordinal["subgroups"]
     assert [(part["value"], part["n"]) for part in table["parts"]] == [("F", 70), ("M", 70)]
+    assert np.mean([part["mae"]["value"] for part in table["parts"]]) == pytest.approx(scores["mae"]["value"])
 
 
 def test_mlflow_gets_the_scores_of_grades(ordinal):

@@ -132,7 +132,7 @@ def compute_external(
     if store.is_ordinal:
         content["grades"] = compute_grades(applied, list(levels), {}, names, bootstrap)
     if facts:
-        content["subgroups"] = compute_subgroups(rows, facts, options.seed)
+        content["subgroups"] = compute_subgroups(rows, facts, names, store.is_ordinal, bootstrap)
     return content
 
 

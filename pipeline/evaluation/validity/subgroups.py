@@ -1,4 +1,6 @@
-"""Subgroups: the accuracy for each value of a fact of the scans, and whether the difference is more than chance.
+"""Subgroups: the scores for each value of a fact of the scans, and whether accuracies differ by more than chance.
+
+Two classes also have the AUROC of each part, and grades quadratic kappa and mean absolute error.
 
 The p-value is that of a permutation test over patients: if the fact has nothing to do with the answers, it is chance
 which patient has which value. Where a fact differs within patients, such as the side, its values are exchanged within
@@ -16,10 +18,13 @@ from numpy.typing import NDArray
 from pipeline.core.array_types import Floats, Indices
 from pipeline.core.errors import UserError
 from pipeline.core.tables import MANIFEST_COLUMNS
+from pipeline.evaluation.auroc import count_rows_by_rank, estimate_auroc
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.ordinal.grade_scores import score_grades
 from pipeline.evaluation.paired_comparison import correct_for_many
-from pipeline.evaluation.predictions import number_patients
+from pipeline.evaluation.predictions import number_patients, read_probabilities
 from pipeline.evaluation.proportions import compute_fractions
-from pipeline.evaluation.schema import SubgroupPart, SubgroupTable
+from pipeline.evaluation.schema import Estimate, SubgroupPart, SubgroupTable
 
 NUM_PERMUTATIONS = 2000
 # A part with fewer patients is shown, and takes no part in the gap.
@@ -82,22 +87,28 @@ def read_facts(scans: pandas.DataFrame, wanted: Sequence[str]) -> list[Fact]:
     return facts
 
 
-def compute_subgroups(test: pandas.DataFrame, facts: Sequence[Fact], seed: int) -> list[SubgroupTable]:
-    """Score the parts of each fact, and test the gap between the best and the worst one.
+def compute_subgroups(
+    test: pandas.DataFrame, facts: Sequence[Fact], class_names: Sequence[str], is_ordinal: bool, bootstrap: Bootstrap
+) -> list[SubgroupTable]:
+    """Score the parts of each fact, and test the gap of the accuracy between the best and the worst one.
 
     Args:
         test: The predictions of the test rows.
         facts: What :func:`read_facts` returned.
-        seed: The seed of the permutations.
+        class_names: All classes; of two, the AUROC is that of the last one.
+        is_ordinal: Whether the classes are grades, in their order.
+        bootstrap: The resamples of patients, for the scores of grades; its seed is that of the permutations.
     """
-    tables = [_score_fact(test, fact, seed) for fact in facts]
+    tables = [_score_fact(test, fact, class_names, is_ordinal, bootstrap) for fact in facts]
     corrected = correct_for_many([table["p_value"] for table in tables])
     for table, p_value in zip(tables, corrected, strict=True):
         table["p_corrected"] = p_value
     return tables
 
 
-def _score_fact(test: pandas.DataFrame, fact: Fact, seed: int) -> SubgroupTable:
+def _score_fact(
+    test: pandas.DataFrame, fact: Fact, class_names: Sequence[str], is_ordinal: bool, bootstrap: Bootstrap
+) -> SubgroupTable:
     texts = test["source_id"].map(fact.values).fillna("").astype(str)
     is_known = (texts != "").to_numpy()
     num_unknown = int((~is_known).sum())
@@ -121,6 +132,13 @@ def _score_fact(test: pandas.DataFrame, fact: Fact, seed: int) -> SubgroupTable:
         {"value": name, "n": part.num_rows, "groups": part.num_patients, "accuracy": part.fraction}
         for name, part in zip(names, compute_fractions(is_correct, codes, patients, len(names)), strict=True)
     ]
+    for place, part in enumerate(parts):
+        chosen_rows = rows[codes == place]
+        if len(class_names) == 2:
+            part["auroc"] = _estimate_auroc(chosen_rows, class_names)
+        if is_ordinal:
+            grades = score_grades(chosen_rows, class_names, bootstrap)
+            part["quadratic_kappa"], part["mae"] = grades["quadratic_kappa"], grades["mae"]
     large = [place for place, part in enumerate(parts) if part["groups"] >= MIN_PATIENTS]
     chosen = np.isin(codes, large)
     table["parts"] = parts
@@ -136,8 +154,16 @@ def _score_fact(test: pandas.DataFrame, fact: Fact, seed: int) -> SubgroupTable:
         table["reason"] = f"fewer than {MIN_PATIENTS} patients have rows of several values, and others have"
         return table
     table["reason"] = ""
-    table["p_value"] = _test_gap(codes, patients, is_correct, num_varying > 0, seed)
+    table["p_value"] = _test_gap(codes, patients, is_correct, num_varying > 0, bootstrap.seed)
     return table
+
+
+def _estimate_auroc(rows: pandas.DataFrame, class_names: Sequence[str]) -> Estimate:
+    """Estimate the AUROC of the last of two classes, with the interval that all rows have."""
+    patients = number_patients(rows["group_id"])
+    is_positive = (rows["label"] == class_names[-1]).to_numpy()
+    scores = read_probabilities(rows, class_names)[:, -1]
+    return estimate_auroc(count_rows_by_rank(scores, is_positive, patients, int(patients.max()) + 1))
 
 
 def _name_parts(texts: NDArray[np.str_], num_quantiles: int | None) -> tuple[list[str], Indices]:

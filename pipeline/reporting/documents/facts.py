@@ -28,7 +28,12 @@ from pipeline.reporting.evaluation.external_section import (
 )
 from pipeline.reporting.evaluation.flow_diagram import describe_flow
 from pipeline.reporting.evaluation.origin_section import describe_ensemble
-from pipeline.reporting.evaluation.scores import describe_few_groups, describe_sample_size, summarise_in_words
+from pipeline.reporting.evaluation.scores import (
+    describe_few_groups,
+    describe_sample_size,
+    distinct_levels,
+    summarise_in_words,
+)
 from pipeline.reporting.evaluation.shortcut_section import PART_TITLES, list_parts
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
@@ -141,7 +146,7 @@ def describe_results(metrics: Metrics, kind: DataKind, num_resamples: int, seed:
             f"{LEVEL_TITLES.get(name, humanise(name))}, positive class {list(content['support'])[-1]}: "
             + ", ".join(_show_score(content, metric) for metric in ("sensitivity", "specificity", "auroc"))
             + "."
-            for name, content in metrics["levels"].items()
+            for name, content in distinct_levels(metrics["levels"]).items()
             if len(content["support"]) == 2
         )
     facts["details"] = (

@@ -10,8 +10,8 @@ from pipeline.reporting.formatting import (
     DASH,
     LEVEL_TITLES,
     humanise,
-    show_interval,
     show_number,
+    show_number_briefly,
     show_percent,
     show_percent_briefly,
 )
@@ -62,10 +62,7 @@ def build_grade_section(metrics: Metrics, kind: DataKind) -> list[Section]:
 
 def _show_scores(scores: GradeScores) -> tuple[str, ...]:
     kappas_and_error = (scores["quadratic_kappa"], scores["linear_kappa"], scores["mae"])
-    numbers = [
-        show_number(part["value"]) + ("" if part["low"] is None else f" ({show_interval(part)})")
-        for part in kappas_and_error
-    ]
+    numbers = [show_number_briefly(part) for part in kappas_and_error]
     return *numbers, DASH if scores["within_one"]["value"] is None else show_percent_briefly(scores["within_one"])
 
 

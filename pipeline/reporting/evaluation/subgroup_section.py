@@ -2,10 +2,11 @@
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.text import count_words, plural
-from pipeline.evaluation.schema import Metrics, SubgroupTable
+from pipeline.evaluation.schema import Estimate, Metrics, SubgroupPart, SubgroupTable
 from pipeline.evaluation.validity.subgroups import MIN_PATIENTS
 from pipeline.reporting.elements import Section, Table
-from pipeline.reporting.formatting import humanise, show_number, show_percent_briefly
+from pipeline.reporting.evaluation.scores import name_groups
+from pipeline.reporting.formatting import humanise, show_number, show_number_briefly, show_percent_briefly
 
 
 def build_subgroup_section(metrics: Metrics, kind: DataKind) -> list[Section]:
@@ -19,25 +20,45 @@ def build_subgroup_section(metrics: Metrics, kind: DataKind) -> list[Section]:
     if not tables:
         return []
     sentences = tuple(_describe(table, kind) for table in tables)
-    columns = (plural(kind.example).capitalize(), plural(kind.group).capitalize(), "Accuracy (95\u00a0% interval)")
-    return [
-        Section(
-            "Subgroups",
-            sentences,
-            tuple(
-                Table(
-                    f"Accuracy by {table['fact']}",
-                    (humanise(table["fact"]), *columns),
-                    tuple(
-                        (part["value"], f"{part['n']:,}", f"{part['groups']:,}", show_percent_briefly(part["accuracy"]))
-                        for part in table["parts"]
-                    ),
-                    _describe_unknown(table, kind),
-                )
-                for table in tables
-            ),
-        )
-    ]
+    return [Section("Subgroups", sentences, tuple(_tabulate(table, kind) for table in tables))]
+
+
+def _tabulate(table: SubgroupTable, kind: DataKind) -> Table:
+    parts = table["parts"]
+    scores = [_list_scores(part) for part in parts]
+    titles = list(scores[0]) if scores else []
+    reasons = sorted(
+        {
+            name_groups(estimate["reason"], kind)
+            for part, found in zip(parts, scores, strict=True)
+            for estimate in (part["accuracy"], *found.values())
+            if estimate["reason"]
+        }
+    )
+    notes = [f"Without an interval or a value: {'; '.join(reasons)}."] if reasons else []
+    unknown = [f"{count_words(table['num_unknown'], kind.example)} without a value."] if table["num_unknown"] else []
+    return Table(
+        f"Scores by {table['fact']}",
+        (
+            *(humanise(table["fact"]), plural(kind.example).capitalize(), plural(kind.group).capitalize()),
+            *("Accuracy", *titles),
+        ),
+        tuple(
+            (
+                *(part["value"], f"{part['n']:,}", f"{part['groups']:,}", show_percent_briefly(part["accuracy"])),
+                *(show_number_briefly(estimate) for estimate in found.values()),
+            )
+            for part, found in zip(parts, scores, strict=True)
+        ),
+        " ".join(["With 95\u00a0% intervals.", *notes, *unknown]),
+    )
+
+
+def _list_scores(part: SubgroupPart) -> dict[str, Estimate]:
+    """Return the scores other than accuracy by their titles: those that the classes have."""
+    scores = {"AUROC": part.get("auroc"), "Quadratic weighted kappa": part.get("quadratic_kappa")}
+    scores["Mean absolute error ↓"] = part.get("mae")
+    return {title: estimate for title, estimate in scores.items() if estimate is not None}
 
 
 def _describe(table: SubgroupTable, kind: DataKind) -> str:
@@ -46,8 +67,8 @@ def _describe(table: SubgroupTable, kind: DataKind) -> str:
     if table["gap"] is None:
         return f"{name}: no verdict ({table['reason']})."
     gap = (
-        f"{name}: the best and the worst part with at least {count_words(MIN_PATIENTS, kind.group)} differ by "
-        f"{100 * table['gap']:.1f} points"
+        f"{name}: the accuracies of the best and the worst part with at least "
+        f"{count_words(MIN_PATIENTS, kind.group)} differ by {100 * table['gap']:.1f} points"
     )
     if table["p_value"] is None or table["p_corrected"] is None:
         return f"{gap}; no verdict ({table['reason']})."
@@ -56,8 +77,3 @@ def _describe(table: SubgroupTable, kind: DataKind) -> str:
         f"{gap} (permutation {how}: p = {show_number(table['p_value'])}, corrected for the number of facts "
         f"{show_number(table['p_corrected'])}). A large p does not show that the parts are alike."
     )
-
-
-def _describe_unknown(table: SubgroupTable, kind: DataKind) -> str:
-    number = table["num_unknown"]
-    return f"{count_words(number, kind.example)} without a value." if number else ""

@@ -7,6 +7,7 @@ import pytest
 from pipeline.config.outputs import EvaluateConfig
 from pipeline.core.data_kinds import PATIENT_IMAGES
 from pipeline.core.errors import UserError
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.validity.subgroups import compute_subgroups, read_facts
 from pipeline.reporting.evaluation.subgroup_section import build_subgroup_section
 from tests.builders.predictions import build_table
@@ -25,8 +26,9 @@ def build_scans(**columns):
     return scans.set_index(scans.index.astype(str))
 
 
-def score(test, wanted, **columns):
-    return compute_subgroups(test, read_facts(build_scans(**columns), wanted), seed=0)
+def score(test, wanted, class_names=NAMES, is_ordinal=False, **columns):
+    facts = read_facts(build_scans(**columns), wanted)
+    return compute_subgroups(test, facts, class_names, is_ordinal, Bootstrap(200, seed=0))
 
 
 def test_parts_and_gap_by_hand():
@@ -97,6 +99,67 @@ def test_the_test_rejects_a_true_null_hypothesis_in_five_of_a_hundred_cases(monk
     assert np.mean(found) == pytest.approx(0.5, abs=0.12)
 
 
+def test_two_classes_have_the_auroc_of_each_part_by_hand():
+    """Of M's 2 x 2 pairs of a "b" and an "a" 3 are in order, of F's 1.5; the one scan of X has no pair."""
+    labels = np.array(["a", "a", "b", "b", "a", "a", "b", "b", "b"])
+    probabilities = [0.1, 0.6, 0.5, 0.9, 0.2, 0.8, 0.2, 0.7, 0.3]
+    test = build_table(probabilities, labels, NAMES)
+    (table,) = score(test, ["sex"], sex=["M"] * 4 + ["F"] * 4 + ["X"])
+    found = {part["value"]: part["auroc"] for part in table["parts"]}
+    assert found["M"]["value"] == pytest.approx(3 / 4)
+    assert found["F"]["value"] == pytest.approx(1.5 / 4)
+    assert found["M"]["low"] < 3 / 4 < found["M"]["high"]
+    assert found["X"]["value"] is None
+    assert found["X"]["reason"] == "not defined: a class has no row"
+    assert "mae" not in table["parts"][0]
+
+
+def test_the_auroc_of_a_part_has_the_interval_over_its_patients():
+    """The same rows as two for each of four patients, or as one for each of eight: the latter know more."""
+    labels = np.array(["a", "b"] * 8)
+    probabilities = np.tile([0.2, 0.4, 0.5, 0.3, 0.1, 0.9, 0.3, 0.6], 2)
+    widths = []
+    for patients in (np.arange(16) // 4, np.arange(16) // 2):
+        test = build_table(probabilities, labels, NAMES, patients.astype(str))
+        (table,) = score(test, ["sex"], sex=["M"] * 16)
+        widths.append(table["parts"][0]["auroc"]["high"] - table["parts"][0]["auroc"]["low"])
+    assert widths[0] > widths[1]
+
+
+def test_grades_have_quadratic_kappa_and_mean_absolute_error_of_each_part_by_hand():
+    """Grades 0 to 2 of six women, and of two men who both have grade 1.
+
+    The women's labels are 0, 0, 1, 1, 2, 2 and the answers 0, 1, 1, 1, 2, 0: distances 0, 1, 0, 0, 0, 2. The squares
+    are 5 / 6 in the mean; by chance, each label with each answer (2, 3 and 1 of 6), they are
+    (2 (0 + 3 + 4) + 2 (2 + 0 + 1) + 2 (8 + 3 + 0)) / 36 = 42 / 36. Kappa is 1 - 30 / 42.
+    """
+    grades, men = ("0", "1", "2"), ["1", "1"]
+    labels, answers = np.array([*"001122", *men]), np.array([*"011120", "1", "2"])
+    probabilities = np.where(answers[:, None] == np.array(grades), 0.8, 0.1)
+    test = build_table(probabilities, labels, grades)
+    (table,) = score(test, ["sex"], grades, True, sex=["F"] * 6 + ["M"] * 2)
+    women, others = table["parts"]
+    assert women["quadratic_kappa"]["value"] == pytest.approx(1 - 30 / 42)
+    assert women["mae"]["value"] == pytest.approx(3 / 6)
+    assert others["mae"]["value"] == pytest.approx(1 / 2)
+    assert others["quadratic_kappa"]["value"] is None, "the labels are all alike"
+    assert women["mae"]["low"] is None
+    assert "fewer than 60 groups" in women["mae"]["reason"]
+    assert "auroc" not in women
+
+
+def test_the_scores_of_grades_have_intervals_in_parts_that_are_large_enough():
+    grades = ("0", "1", "2")
+    labels = np.array(grades)[np.arange(140) % 3]
+    answers = np.array(grades)[(np.arange(140) // 2) % 3]
+    test = build_table(np.where(answers[:, None] == np.array(grades), 0.8, 0.1), labels, grades)
+    (table,) = score(test, ["sex"], grades, True, sex=["F"] * 80 + ["M"] * 60)
+    for part in table["parts"]:
+        for name in ("mae", "quadratic_kappa"):
+            assert part[name]["low"] < part[name]["value"] < part[name]["high"]
+            assert part[name]["method"] == "bootstrap"
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
@@ -127,4 +190,6 @@ def test_a_section_has_a_table_a_fact_and_says_where_there_is_no_verdict():
     assert "differ by 0.0 points (permutation between patients: p = 1.000" in section.sentences[0]
     assert "Site: no verdict" in section.sentences[1]
     assert section.tables[1].rows[1][:3] == ("B", "4", "4")
+    assert section.tables[0].columns[3:] == ("Accuracy", "AUROC")
+    assert "Without an interval or a value: not defined: a class has no row." in section.tables[0].note
     assert build_subgroup_section({}, PATIENT_IMAGES) == []

@@ -251,6 +251,15 @@ def test_mistakes_and_intervals_are_counted_from_the_metrics():
     assert "positive class right: Sensitivity 0.500 (95\u00a0% interval 0.250 to 0.750)" in facts["diagnostic"]
 
 
+def test_the_diagnostic_performance_of_levels_that_are_the_same_is_given_once():
+    metrics = build_metrics(("slice", "volume", "patient"))
+    assert describe_results(metrics, VOLUMES, 500, 3)["diagnostic"].count("positive class") == 3
+    metrics["levels"]["patient"]["n"] = metrics["levels"]["volume"]["n"]  # each patient has one scan
+    diagnostic = describe_results(metrics, VOLUMES, 500, 3)["diagnostic"]
+    assert diagnostic.count("positive class") == 2
+    assert "Patients" not in diagnostic
+
+
 @pytest.mark.parametrize("name", ["model_card", "claim_checklist"])
 def test_forms_ask_for_facts_that_exist(name):
     """A key that no function writes, such as a misspelt one, would leave its entry open for ever."""
