@@ -230,6 +230,8 @@ def _describe_disjoint(certificate: Certificate, kind: DataKind) -> str:
     copies = certificate["copies"]
     across, accepted = copies["across_splits"]["count"], copies["accepted"]["count"]
     verdict = "passed" if certificate["passed"] else "did not pass"
+    if copies["num_sources"] == 0:
+        return f"{what} The leak certificate {verdict}; {plural(kind.example)} were compared bit for bit alone."
     return (
         f"{what} The leak certificate {verdict}; it lists {count_words(across, 'pair')} of copies across "
         f"splits, {accepted:,} accepted ones and {copies['unverified']['count']:,} that look alike."

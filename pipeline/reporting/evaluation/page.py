@@ -226,7 +226,8 @@ def summarise_certificate(certificate: Certificate) -> dict[str, Any]:
         counts[f"identical_{what}_across_splits"] = identical["count"]
     else:
         counts[f"identical_{what}_across_the_published_splits"] = doubles["count"]
-    if kind.is_image:
+    # Among point clouds and whole volumes no copies are searched for.
+    if copies["num_sources"] > 0:
         counts |= {
             f"copied_{scans}_across_splits": copies["across_splits"]["count"],
             f"accepted_copies_of_{scans}_across_splits": copies["accepted"]["count"],

@@ -95,6 +95,8 @@ def test_facts_about_the_data_are_those_of_the_files():
 def test_a_failed_certificate_and_a_table_of_labels_are_reported():
     facts = describe(certificate=CERTIFICATE | {"passed": False})
     assert "did not pass" in facts["disjoint"]
+    unsearched = describe(certificate=build_certificate(num_sources=0))["disjoint"]
+    assert unsearched.endswith("The leak certificate passed; slices were compared bit for bit alone.")
     given = Experiment(
         data=DataConfig(label_table=Path("mine/labels.csv")), split=SplitConfig(split_table=Path("mine/parts.csv"))
     )

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from pipeline.copies.certificate import certify
-from pipeline.core.data_kinds import IMAGES
+from pipeline.core.data_kinds import IMAGES, POINTS, WHOLE_VOLUMES
 from pipeline.data.store import Store
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.page import Report, summarise_certificate, write_report
@@ -190,6 +190,16 @@ def test_a_certificate_of_a_leak_is_summarised_in_words():
         copy,
         f"Different labels, left and right: {copy}",
     ]
+
+
+def test_of_data_in_which_copies_are_not_searched_for_none_are_counted():
+    for kind, name in ((WHOLE_VOLUMES, "volume"), (POINTS, "object")):
+        summary = summarise_certificate(build_certificate(kind=kind.name, num_sources=0))
+        assert set(summary["counts"]) == {
+            f"{name}s_in_two_splits",
+            f"{name}s_without_a_split",
+            f"identical_{'images' if kind is WHOLE_VOLUMES else 'objects'}_across_the_published_splits",
+        }
 
 
 def test_numbers_are_rounded_and_counts_have_separators(tmp_path):
