@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from perceiver.model import Perceiver
     from perceiver.perceiver_io import PerceiverIO
     from perceiver.points import PointPerceiver, normalise_points, point_tokens
+    from perceiver.volumes import VolumePerceiver
 
 __all__ = [
     "ImageConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "PerceiverEncoder",
     "PerceiverIO",
     "PointPerceiver",
+    "VolumePerceiver",
     "image_tokens",
     "normalise_points",
     "point_tokens",
@@ -34,6 +36,7 @@ _MODULES = {
     "PerceiverEncoder": "encoder",
     "PerceiverIO": "perceiver_io",
     "PointPerceiver": "points",
+    "VolumePerceiver": "volumes",
     "image_tokens": "images",
     "normalise_points": "points",
     "point_tokens": "points",

@@ -11,26 +11,27 @@ from pipeline.core.errors import UserError
 from pipeline.data.resampling import choose_spacing
 from pipeline.data.sources import Source
 from pipeline.formats.image_files import read_pixels
+from pipeline.formats.volume import Volume
 from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_stack, read_scan
 
 MAX_RATIO = 16  # native pixels along a side of a stored one; finer scans are drawn at this ratio
 
 
-def read_native(raw: Path, source: Source, slice_index: int, options: PreprocessConfig, sha256: str) -> Array:
-    """Cut a slice again as it was cut for the store, into as many more pixels as the scan has.
+def read_native(raw: Path, source: Source, options: PreprocessConfig, sha256: str) -> tuple[Array, Volume | None]:
+    """Cut slices again as they were cut for the store, into as many more pixels as the scan has.
 
-    Plane, slice, window and field of view are those of the stored slice: each of its pixels is replaced by a square
+    Plane, slices, window and field of view are those of the stored slices: each of their pixels is replaced by a square
     of whole pixels, of which one is no larger than the scan's own.
 
     Args:
         raw: The folder that the source's paths are relative to.
         source: The scan.
-        slice_index: The index of the slice, as in the store's index.
         options: The options that the store was made with.
         sha256: The checksum of the scan when it was cut, as in the manifest.
 
     Returns:
-        (1, height, width) uint8, whole multiples of ``options.image_size``.
+        (slices, height, width) uint8, whole multiples of ``options.image_size``, and the volume that they were cut
+        from; None where they came as image files.
 
     Raises:
         UserError: the scan is not there, cannot be read, or is another than the one that was cut.
@@ -41,6 +42,7 @@ def read_native(raw: Path, source: Source, slice_index: int, options: Preprocess
             raise UserError(
                 f"{path}: no such file, so the slice cannot be drawn. Set attention.native_resolution: false."
             )
+    volume = None
     if source.is_volume:
         volume = read_scan(tuple(paths), options.max_volume_bytes)
         digest, shape = volume.sha256, volume.voxels.shape
@@ -58,8 +60,7 @@ def read_native(raw: Path, source: Source, slice_index: int, options: Preprocess
         images = read_image_stack(tuple(paths), fine).images if digest == sha256 else None
     if images is None:
         raise UserError(f"{paths[0]}: not the file that was cut for the store. Run preprocess again, or restore it.")
-    native: Array = images[slice_index][None]
-    return native
+    return images, volume
 
 
 def refine(options: PreprocessConfig, num_pixels: tuple[int, int], pixel_mm: tuple[float, float]) -> PreprocessConfig:

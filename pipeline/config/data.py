@@ -8,9 +8,10 @@ from pipeline.config.validation import require, require_at_least
 
 Plane = Literal["axial", "coronal", "sagittal"]
 Fit = Literal["pad", "crop", "stretch"]
+Unit = Literal["slice", "volume"]
 # The options of preprocess that decide what a stored slice looks like.
 SHAPING = (
-    "plane", "num_slices", "slice_range", "spacing_mm", "image_size", "fit", "colour", "intensity_percentiles",
+    "unit", "plane", "num_slices", "slice_range", "spacing_mm", "image_size", "fit", "colour", "intensity_percentiles",
     "max_volume_gib",
 )  # fmt: skip
 
@@ -20,9 +21,11 @@ class PreprocessConfig:
     """The slices that a volume is cut into, or the size that an image is fitted into.
 
     Args:
+        unit: What one example of a scan is. slice: each slice by itself. volume: all its slices together, with the
+            place of each in millimetres; images and published sets are not affected.
         plane: The anatomical plane of the slices, found from the affine and never from the array's order; of images
             the plane that they show, which decides whether a mirror image is one of the other side.
-        num_slices: The number of slices taken from a volume, evenly spaced.
+        num_slices: The number of slices taken from a volume, evenly spaced; all of the range where it has fewer.
         slice_range: The part of the slicing axis that they span, as fractions of its length counted
             from the left, the posterior or the inferior end.
         spacing_mm: The size of an output pixel; without it, or where a file does not hold the size of its pixels, the
@@ -41,6 +44,7 @@ class PreprocessConfig:
             ``num_workers`` is not read. null cuts them on this machine.
     """
 
+    unit: Unit = "slice"
     plane: Plane = "axial"
     num_slices: int = 40
     slice_range: tuple[float, float] = (0.1, 0.9)

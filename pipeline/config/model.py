@@ -42,6 +42,11 @@ class ModelConfig:
             where ``stem`` is conv.
         conv_channels: The channels that the convolutions end with; read only where ``stem`` is conv.
         slice_position: Give the Perceiver the place of a slice in its volume.
+        slices: The way from the slices of a scan to its answer; read only where ``preprocess.unit`` is volume. joint:
+            one Perceiver reads all of them at once. mean, max, top3: a network of slices, each of whose logits becomes
+            its mean, its maximum or the mean of its three largest over the slices. attention: a network of slices
+            whose embeddings are averaged with weights that are learned.
+        patch_slices: The number of neighbouring slices that make one input; read only where ``slices`` is joint.
         mirror_tta: Test-time augmentation: outside training, answer with the mean of the probabilities of an image and
             its mirror image. Where the classes are left and right these are exchanged in the mirror, so that a mirrored
             knee gets exactly the other answer; other classes are kept, which ``augment.horizontal_flip: keep_label``
@@ -60,6 +65,8 @@ class ModelConfig:
     num_conv_layers: int = ImageConfig.num_conv_layers
     conv_channels: int = ImageConfig.conv_channels
     slice_position: bool = ImageConfig.slice_position
+    slices: Literal["joint", "mean", "max", "top3", "attention"] = "joint"
+    patch_slices: int = 1
     mirror_tta: bool = False
     pixel_permutation_seed: int | None = None
     num_points: int | None = None
@@ -69,7 +76,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         good_number = self.num_points is None or self.num_points >= 1
         require(good_number, "model.num_points", self.num_points, "1 or more, or null")
-        require_at_least("model", self, 1, "patch_size", "num_conv_layers", "conv_channels")
+        require_at_least("model", self, 1, "patch_size", "num_conv_layers", "conv_channels", "patch_slices")
 
     @property
     def image_config(self) -> ImageConfig:

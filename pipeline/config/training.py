@@ -86,6 +86,8 @@ class AugmentConfig:
         cutmix_alpha: The alpha of cutmix, which pastes a box of another image of the batch, whose area is drawn from
             Beta(alpha, alpha), and mixes the labels by the areas; 0 is off. With mixup and cutmix, each batch gets one
             of the two.
+        slice_dropping_fraction: The largest fraction of the slices of a scan that is left out, drawn for each scan
+            uniformly from 0 on; read only where ``preprocess.unit`` is volume.
         points: The random changes of training point clouds; the other options are for images.
     """
 
@@ -103,11 +105,12 @@ class AugmentConfig:
     random_erasing_area: tuple[float, float] = (0.02, 0.33)
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
+    slice_dropping_fraction: float = 0.0
     points: PointAugmentConfig = dataclasses.field(default_factory=PointAugmentConfig)
 
     def __post_init__(self) -> None:
         require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "0 to 180")
-        for field in ("zoom_fraction", "shift_fraction", "brightness_fraction"):
+        for field in ("zoom_fraction", "shift_fraction", "brightness_fraction", "slice_dropping_fraction"):
             value = getattr(self, field)
             require(0 <= value < 1, f"augment.{field}", value, "0 to below 1")
         for field in ("gamma", "noise_std", "bias_field", "crop_padding", "mixup_alpha", "cutmix_alpha"):

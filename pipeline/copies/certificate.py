@@ -50,8 +50,8 @@ def certify(
         lacks a split, no example is the same, bit for bit, in two splits, and no scan is a copy of another patient's
         scan in another split (:func:`~pipeline.copies.search.search_copies`). What holds one value all over carries
         no information and is left out. Copies do not fail a published set: to leave them out would make scores that
-        compare with no one's. Point clouds and whole volumes are
-        compared bit for bit alone.
+        compare with no one's. Scans
+        whose slices are one example are compared slice by slice, point clouds and whole volumes bit for bit alone.
 
     Raises:
         UserError: ``accept_copies`` names no scan of the store at all.
@@ -62,7 +62,9 @@ def certify(
     split_of = dict(zip(pairs["group_id"], pairs["split"], strict=True))
     example_splits = store.index["group_id"].map(split_of)
     lacking = sorted(set(store.index.loc[example_splits.isna(), "group_id"]))
-    codes = example_splits.fillna("").to_numpy(dtype=str)
+    kind, counts = store.kind, _count(store.index.assign(split=example_splits.fillna("").to_numpy(dtype=str)))
+    store = store.as_slices()
+    codes = store.index["group_id"].map(split_of).fillna("").to_numpy(dtype=str)
     accepted = {frozenset(pair) for pair in accept_copies}
     source_ids = store.index["source_id"].to_numpy(dtype=str)
     duplicates = [
@@ -79,10 +81,10 @@ def certify(
     return {
         "format": FORMAT,
         "passed": not (twice or lacking or (has_leak and not has_published_test)),
-        "kind": store.kind.name,
+        "kind": kind.name,
         "store_fingerprint": store.fingerprint,
         "splits_fingerprint": fingerprint_splits(splits),
-        "splits": _count(store.index.assign(split=codes)),
+        "splits": counts,
         "patients_in_two_splits": twice,
         "patients_without_split": lacking,
         "identical_images": none if has_published_test else listed,

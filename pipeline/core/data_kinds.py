@@ -16,6 +16,7 @@ class DataKind:
         file: The name of one file that ``predict`` reads.
         file_suffixes: The endings of the names of such files, in lower case.
         has_slices: Whether an example is one slice of a volume.
+        reads_scans: Whether the files are scans, whose slices have places in millimetres.
         is_image: Whether an example is made of pixels.
     """
 
@@ -27,6 +28,7 @@ class DataKind:
     file_suffixes: tuple[str, ...]
     has_slices: bool
     is_image: bool
+    reads_scans: bool = False
 
     @property
     def has_patients(self) -> bool:
@@ -35,15 +37,29 @@ class DataKind:
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SCAN_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".tar.gz", ".tgz", ".tar", ".zip")
 VOLUMES = DataKind(
     "volumes",
     example="slice",
     source="scan",
     group="patient",
     file="volume",
-    file_suffixes=(".nii", ".nii.gz", ".hdr", ".hdr.gz", ".tar.gz", ".tgz", ".tar", ".zip"),
+    file_suffixes=SCAN_SUFFIXES,
     has_slices=True,
     is_image=True,
+    reads_scans=True,
+)
+# Scans of patients whose slices together are one example (``preprocess.unit: volume``).
+SCANS = DataKind(
+    "scans",
+    example="volume",
+    source="scan",
+    group="patient",
+    file="volume",
+    file_suffixes=SCAN_SUFFIXES,
+    has_slices=False,
+    is_image=True,
+    reads_scans=True,
 )
 # Images of patients, such as radiographs: whole patients are drawn, and each image is an example.
 PATIENT_IMAGES = DataKind(
@@ -70,7 +86,7 @@ WHOLE_VOLUMES = DataKind(
     has_slices=False,
     is_image=True,
 )
-DATA_KINDS = {kind.name: kind for kind in (VOLUMES, PATIENT_IMAGES, IMAGES, WHOLE_VOLUMES, POINTS)}
+DATA_KINDS = {kind.name: kind for kind in (VOLUMES, SCANS, PATIENT_IMAGES, IMAGES, WHOLE_VOLUMES, POINTS)}
 
 
 def are_sides(class_names: Sequence[str]) -> bool:
@@ -88,6 +104,9 @@ class InputSpec:
         image_size: Height and width in pixels; of point clouds the number of stored points, and 3.
         num_slices: The slices of a volume, the resolution of a slice's position.
         class_names: The meaning of the logits, in their order.
+        field_of_view_mm: The length of each axis that a network of scans reads; 0 for other kinds.
+        is_sagittal: Whether the slices of a scan follow each other from left to right, so that its mirror image has
+            them in reverse order; known for scans alone.
     """
 
     kind: DataKind
@@ -95,6 +114,8 @@ class InputSpec:
     image_size: tuple[int, int]
     num_slices: int
     class_names: tuple[str, ...]
+    field_of_view_mm: float = 0.0
+    is_sagittal: bool = False
 
     @property
     def stored_shape(self) -> tuple[int, ...]:

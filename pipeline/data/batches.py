@@ -21,9 +21,11 @@ class Batch:
     """Some examples on the device.
 
     Args:
-        images: (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
+        images: (batch, channels, height, width) uint8, of whole scans (batch, slices, height, width), or point clouds
+            (batch, points, 3) float32.
         labels: (batch,) class indices.
-        slice_position: (batch,) float32 in [-1, 1], the slice's place along its axis.
+        slice_position: (batch,) float32 in [-1, 1], the slice's place along its axis; of whole scans
+            (batch, slices, 3), as the store has their places.
         weights: (batch,) float32, the weight of each example in the loss; None for 1.
     """
 
@@ -42,7 +44,7 @@ class Examples:
             (all examples, channels, height, width) uint8, or (all examples, points, 3) float32; memory-mapped.
         rows: (examples,) int64, the rows of the store that belong to this split.
         labels: (examples,) class indices on the device.
-        slice_position: (examples,) float32 on the device.
+        slice_position: (examples,) float32 on the device, of whole scans (examples, slices, 3).
         placed: The split's examples on the device, or None where they are read from ``images``
             batch by batch.
         weights: (examples,) float32 on the device; None where each weighs 1.
@@ -59,9 +61,16 @@ class Examples:
         return len(self.rows)
 
     def make_batch(self, images: torch.Tensor, chosen: torch.Tensor) -> Batch:
-        """Join images with what else is known of their examples, given the places of these within the split."""
+        """Join images with what else is known of their examples, given the places of these within the split.
+
+        Of whole scans the slices are dropped that are padding in the whole batch.
+        """
         weights = None if self.weights is None else self.weights[chosen]
-        return Batch(images, self.labels[chosen], self.slice_position[chosen], weights)
+        slice_position = self.slice_position[chosen]
+        if slice_position.ndim == 3:
+            most = int((~slice_position[..., 0].isnan()).sum(dim=1).max())
+            images, slice_position = images[:, :most], slice_position[:, :most]
+        return Batch(images, self.labels[chosen], slice_position, weights)
 
 
 def place_examples(
@@ -78,7 +87,7 @@ def place_examples(
         images: All examples of the store.
         rows: (examples,) int64, the rows of this split.
         labels: (examples,) class indices.
-        slice_position: (examples,) float32 in [-1, 1].
+        slice_position: (examples,) float32 in [-1, 1], of whole scans (examples, slices, 3).
         device: The device that training runs on.
         room_bytes: Examples that need more stay on disk; without it, what ``compute_room`` allows one process.
 

@@ -31,14 +31,18 @@ def compute_statistics(
         are_slices: Whether the channels are the slices of a volume, which have one scale; some may be black.
 
     Returns:
-        Means and standard deviations, one a channel.
+        Means and standard deviations, one a channel; of whole scans, whose padding does not count, one for all slices.
 
     Raises:
         UserError: a channel has the same value everywhere.
     """
     chunks = (examples.rows[start : start + chunk] for start in range(0, len(examples), chunk))
     counts = np.sum([_count_levels(read_images(examples.images, rows).numpy()) for rows in chunks], axis=0)
-    if are_slices:
+    if examples.slice_position.ndim == 3:
+        counts = counts.sum(axis=0, keepdims=True)
+        num_padding = int(examples.slice_position[..., 0].isnan().sum())
+        counts[0, 0] -= num_padding * examples.images.shape[-2] * examples.images.shape[-1]
+    elif are_slices:
         counts = np.broadcast_to(counts.sum(axis=0), counts.shape)
     num_pixels = counts.sum(axis=1)
     mean = counts @ np.arange(256) / num_pixels

@@ -3,24 +3,30 @@
 A folder with ``examples.npy`` (memory-mapped), ``index.csv`` (a row an example,
 in the same order) and ``store.json``, which is written last and holds the
 checksums, of the tables next to them too: a store without it is not complete.
+
+An example can be a scan with all its slices (``preprocess.unit: volume``). All then have the number of slices of the
+largest; what a scan lacks is black, and its place in ``places_mm.npy`` is NaN.
 """
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind, InputSpec
+from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import DATA_KINDS, SCANS, VOLUMES, DataKind, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
 
 FORMAT = 5
-EXAMPLES, INDEX = "examples.npy", "index.csv"
+EXAMPLES, INDEX, PLACES = "examples.npy", "index.csv", "places_mm.npy"
+# Scans that come later, and turns of augmentation, may reach a little further than those of the store.
+FIELD_OF_VIEW_MARGIN = 1.25
 # Tables that stages read as they read the store; not every store has them.
 TABLES = ("manifest.csv", "official_splits.csv")
 
@@ -30,8 +36,9 @@ class Store:
     """Examples on disk.
 
     Args:
-        examples: ``(examples, height, width)`` or ``(examples, channels, height, width)`` uint8, or
-            ``(examples, points, 3)`` float32; memory-mapped and read-only.
+        examples: ``(examples, height, width)``, ``(examples, channels, height, width)`` or of whole scans
+            ``(examples, slices, height, width)`` uint8, or ``(examples, points, 3)`` float32; memory-mapped and
+            read-only.
         index: One row per example: ids, label, ``slice_index`` and ``slice_position``; ``weight`` too where the table
             of labels has weights.
         class_names: The labels: sorted as texts, or as grades from the lowest to the highest.
@@ -42,6 +49,9 @@ class Store:
             sentences; empty where all is there and the same.
         is_ordinal: Whether the classes are grades (``data.label_type``). The files do not say so, and the class names
             are grades only after ``order_classes``.
+        places_mm: Of whole scans ``(examples, slices, 3)`` float32: the position of each slice along the normal, from
+            the centre of the volume, and the height and width of its image; NaN where a scan has fewer slices. None
+            for other kinds.
     """
 
     examples: np.ndarray[Any, Any]
@@ -52,16 +62,65 @@ class Store:
     kind: DataKind = VOLUMES
     missing: str = ""
     is_ordinal: bool = False
+    places_mm: Array | None = None
+
+    @property
+    def places(self) -> Array:
+        """The place of each example: of a slice in [-1, 1], ``(examples,)`` float32; of whole scans ``places_mm``."""
+        return self.index["slice_position"].to_numpy() if self.places_mm is None else self.places_mm
+
+    def draw(self, row: int) -> Array:
+        """Return an example as figures show it: of a whole scan its middle slice, of others all."""
+        example: Array = np.asarray(self.examples[row])
+        return example if self.places_mm is None else example[int((~np.isnan(self.places_mm[row, :, 0])).sum()) // 2]
+
+    def as_slices(self) -> "Store":
+        """Return whole scans as a store of their slices, which share the ids of their scan; other kinds as they are.
+
+        Where scans have different numbers of slices, they are copied into memory.
+        """
+        if self.places_mm is None:
+            return self
+        is_slice = ~np.isnan(self.places_mm[..., 0])
+        counts, flat = is_slice.sum(axis=1), self.examples.reshape(-1, *self.examples.shape[2:])
+        index = self.index.loc[self.index.index.repeat(counts)].reset_index(drop=True)
+        index["slice_index"] = np.concatenate([np.arange(count) for count in counts])
+        index["slice_position"] = self.places_mm[..., 0][is_slice]
+        index["example_id"] = index["source_id"] + "_" + index["slice_index"].astype(str)
+        slices = flat if is_slice.all() else flat[is_slice.ravel()]
+        return replace(self, examples=slices, index=index, kind=VOLUMES, places_mm=None)
 
     def input_spec(self, num_slices: int) -> InputSpec:
         """Describe the examples to a network.
 
         Args:
-            num_slices: The slices of a volume (``preprocess.num_slices``); a published set has no such setting.
+            num_slices: The slices of a volume (``preprocess.num_slices``); a published set has no such setting. Of
+                whole scans those of the largest one are counted instead.
         """
+        if self.kind is SCANS:
+            _, num_slices, height, width = self.examples.shape
+            return InputSpec(
+                self.kind,
+                1,
+                (int(height), int(width)),
+                int(num_slices),
+                self.class_names,
+                measure_field_of_view(self.places),
+                self.settings["plane"] == "sagittal",
+            )
         num_channels = 1 if self.examples.ndim == 3 else int(self.examples.shape[1])
         height, width = self.examples.shape[-2:]
         return InputSpec(self.kind, num_channels, (int(height), int(width)), num_slices, self.class_names)
+
+
+def measure_field_of_view(places_mm: Array) -> float:
+    """Return the field of view that the scans of a store need, with a margin for others, in whole mm.
+
+    Args:
+        places_mm: The places of their slices, ``(examples, slices, 3)``, NaN for padding.
+    """
+    # From the centre a slice reaches half of its height and width.
+    return float(np.ceil(FIELD_OF_VIEW_MARGIN * 2 * np.nanmax(np.abs(places_mm) * (1.0, 0.5, 0.5))))
 
 
 def write_store(
@@ -71,6 +130,8 @@ def write_store(
     settings: dict[str, Any],
     kind: DataKind = VOLUMES,
     missing: str = "",
+    *,
+    places_mm: Array | None = None,
 ) -> str:
     """Write a store; an earlier one in the folder stops being valid first.
 
@@ -81,6 +142,7 @@ def write_store(
         settings: The options that made the examples, kept for ``predict``.
         kind: The kind of data.
         missing: The part of a published set that is not there, and how its files differ from the published ones.
+        places_mm: The places of the slices of whole scans, as :class:`Store` has them; None for other kinds.
 
     Returns:
         The store's fingerprint.
@@ -98,10 +160,15 @@ def write_store(
             file.write(np.ascontiguousarray(stack).data)
             filled += len(stack)
     assert filled == len(index), (filled, len(index))
+    (folder / PLACES).unlink(missing_ok=True)
+    if places_mm is not None:
+        with open_atomically(folder / PLACES) as file:
+            np.save(file, places_mm)
     write_table(folder / INDEX, index, (*INDEX_COLUMNS, *(name for name in ("weight",) if name in index.columns)))
     checksums = _compute_checksums(folder)
     class_names = sorted(set(index["label"]))
-    fingerprint = hashlib.sha256((checksums[EXAMPLES] + checksums[INDEX]).encode()).hexdigest()[:16]
+    contents = "".join(checksums[name] for name in (EXAMPLES, INDEX, PLACES) if name in checksums)
+    fingerprint = hashlib.sha256(contents.encode()).hexdigest()[:16]
     content = {
         "format": FORMAT,
         "num_examples": len(index),
@@ -130,12 +197,13 @@ def read_store(folder: Path, verify: bool = False) -> Store:
     if verify:
         check_store(folder, record["fingerprint"])
     assert record["kind"] in DATA_KINDS, record["kind"]
+    kind = DATA_KINDS[record["kind"]]
     try:
         examples = np.load(folder / EXAMPLES, mmap_mode="r", allow_pickle=False)
+        places_mm = np.load(folder / PLACES, allow_pickle=False) if kind is SCANS else None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / 'examples.npy'}: not readable ({error}). Delete the folder and preprocess again."
-        ) from error
+        name = getattr(error, "filename", None) or folder / EXAMPLES
+        raise UserError(f"{name}: not readable ({error}). Delete the folder and preprocess again.") from error
     index = read_table(folder / INDEX, INDEX_COLUMNS)
     if not len(index) == len(examples) == record["num_examples"]:
         raise UserError(f"{folder}: {len(examples)} examples but {len(index)} rows in index.csv. Preprocess again.")
@@ -145,7 +213,14 @@ def read_store(folder: Path, verify: bool = False) -> Store:
         index["weight"] = index["weight"].astype(np.float32)
     names = tuple(record["class_names"])
     return Store(
-        examples, index, names, record["settings"], record["fingerprint"], DATA_KINDS[record["kind"]], record["missing"]
+        examples,
+        index,
+        names,
+        record["settings"],
+        record["fingerprint"],
+        kind,
+        record["missing"],
+        places_mm=places_mm,
     )
 
 
@@ -190,7 +265,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _compute_checksums(folder: Path) -> dict[str, str]:
     checksums = {}
-    for name in (EXAMPLES, INDEX, *TABLES):
+    for name in (EXAMPLES, INDEX, PLACES, *TABLES):
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:
                 checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from pipeline.core.predictions import choose_class
 from pipeline.core.serialization import build_record
 from pipeline.formats.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from pipeline.formats.dicom import is_dicom, list_series
-from pipeline.inference.probabilities import compute_probabilities, score_stack
+from pipeline.inference.probabilities import check_places, compute_probabilities, score_stack
 from pipeline.models.classifier import Classifier, ProbabilityModel
 from pipeline.models.networks import build_model
 from pipeline.preprocessing.images import read_stored
@@ -100,10 +100,10 @@ def score_files(
     """
     options, classifier = build_record(PreprocessConfig, preprocess), network.classifier
     kind, given = classifier.spec.kind, Path(dataset_dir)
-    paths = find_inputs(given, kind.has_slices) if given.is_dir() else [given]
+    paths = find_inputs(given, kind.reads_scans) if given.is_dir() else [given]
     if not paths:
         raise UserError(f"{given}: no {kind.file} in this folder. Name a file, or a folder of them.")
-    score = _score_volumes if kind.has_slices else _score_images
+    score = _score_volumes if kind.reads_scans else _score_images
     rows = []
     for path, scores, counts in score(classifier, paths, options, device):
         names = classifier.spec.class_names
@@ -120,7 +120,12 @@ def _score_volumes(
 ) -> Iterator[tuple[Path, Array, dict[str, int]]]:
     for path in paths:
         stack, _ = read_stack((path,), options)
-        yield path, score_stack(classifier, stack, device, BATCH_SIZE), {"num_slices": len(stack.images)}
+        check_places(str(path), stack, classifier.spec)
+        yield (
+            path,
+            score_stack(classifier, stack, classifier.spec, device, BATCH_SIZE),
+            {"num_slices": len(stack.images)},
+        )
 
 
 def _score_images(

@@ -1,5 +1,6 @@
 """The model in MLflow: its files, its signature with an example, and its version in the registry."""
 
+import base64
 import tempfile
 import warnings
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 
 import perceiver
 import pipeline
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.provenance import read_version
+from pipeline.formats.nifti import write_volume
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 
 # What a server of the model needs in addition to this project's two packages.
@@ -92,17 +95,29 @@ def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkp
 
 
 def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return two prepared examples, a dark one and a bright one, as a request holds them.
+    """Return two prepared examples, a dark one and a bright one, as a request holds them; of whole scans one file.
 
     Args:
         checkpoint: The trained model, with the shape of its examples.
     """
+    if checkpoint.spec.kind is SCANS:
+        return {"nifti": [_encode_scan(checkpoint.spec.field_of_view_mm)]}
     shape = checkpoint.spec.stored_shape
     ramp = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
     pair = np.stack([ramp, -ramp])
     if checkpoint.spec.kind.is_image:
         pair = np.stack([32 * ramp, 32 * ramp + 200]).astype(int)
     return {"images": pair.tolist(), "slice_position": [0.0, 0.5]}
+
+
+def _encode_scan(field_of_view_mm: float) -> str:
+    """Return a small scan of a grey ramp, half as large as the field of view, as base64 text."""
+    sides = (12, 12, 12)
+    affine = np.diag([*(field_of_view_mm / 2 / side for side in sides), 1.0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scan.nii.gz"
+        write_volume(path, np.arange(np.prod(sides), dtype=np.int16).reshape(sides), affine, "RAS")
+        return base64.b64encode(path.read_bytes()).decode()
 
 
 def _build_signature(checkpoint: Checkpoint) -> Any:
@@ -113,7 +128,7 @@ def _build_signature(checkpoint: Checkpoint) -> Any:
 
     # Of nested arrays MLflow would check each number by itself, in seconds a volume; the model checks them itself.
     columns = [ColSpec(AnyType(), "images", required=False), ColSpec(DataType.double, "slice_position", required=False)]
-    if checkpoint.spec.kind.has_slices:
+    if checkpoint.spec.kind.reads_scans:
         columns.append(ColSpec(DataType.string, "nifti", required=False))
     elif checkpoint.spec.kind.has_patients:
         columns.append(ColSpec(DataType.string, "files", required=False))

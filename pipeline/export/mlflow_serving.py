@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.formats.image_files import decode_pixels, match_channels
-from pipeline.inference.probabilities import compute_probabilities, score_stack
+from pipeline.inference.probabilities import check_places, compute_probabilities, score_stack
 from pipeline.preprocessing.images import fit_pixels
 from pipeline.preprocessing.slicing import read_stack
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
@@ -45,9 +46,9 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             context: Not used.
             model_input: ``images``, each (height, width) or (channels, height, width), 0 to 255, prepared with the
                 options in the checkpoint, or a point cloud (points, 3), z up, and ``slice_position``, each in
-                [-1, 1], where the model reads it; or ``nifti``, each the base64 text of a ``.nii`` or ``.nii.gz``
-                file, or of a ``.tar.gz`` or ``.zip`` of a DICOM series; or, of images of patients, ``files``, each the
-                base64 text of an image file of any size.
+                [-1, 1], where the model reads it (neither is taken of whole scans); or ``nifti``, each the base64 text
+                of a ``.nii`` or ``.nii.gz`` file, or of a ``.tar.gz`` or ``.zip`` of a DICOM series; or, of images of
+                patients, ``files``, each the base64 text of an image file of any size.
             params: Not used.
 
         Returns:
@@ -68,6 +69,8 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
 
     def _score_examples(self, images: list[Any], slice_position: list[Any]) -> Array:
+        if self.checkpoint.spec.kind is SCANS:
+            raise UserError("images: this model takes whole scans, whose slices have places. Send them as nifti.")
         shape = self.checkpoint.spec.stored_shape
         try:
             values = np.stack([np.asarray(image, dtype=np.float64) for image in images])
@@ -85,7 +88,7 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
         return compute_probabilities(self.classifier, values.astype(dtype), places, CPU, BATCH_SIZE).astype(np.float64)
 
     def _score_file(self, text: str | bytes) -> Array:
-        if not self.checkpoint.spec.kind.has_slices:
+        if not self.checkpoint.spec.kind.reads_scans:
             raise UserError(f"nifti: this model takes {self.checkpoint.spec.kind.name}, no volumes. Send images.")
         content, options = _decode("nifti", text), self.checkpoint.preprocess
         with tempfile.TemporaryDirectory() as folder:
@@ -93,13 +96,14 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             path.write_bytes(content)
             try:
                 stack, _ = read_stack((path,), options)
+                check_places(str(path), stack, self.checkpoint.spec)
             except UserError as error:  # the path on the server is not shown to the client
                 raise UserError(str(error).replace(str(path), "nifti")) from error
-        return score_stack(self.classifier, stack, CPU, BATCH_SIZE)
+        return score_stack(self.classifier, stack, self.checkpoint.spec, CPU, BATCH_SIZE)
 
     def _read_image(self, text: str | bytes) -> Array:
         spec = self.checkpoint.spec
-        if spec.kind.has_slices or not spec.kind.has_patients:
+        if spec.kind.reads_scans or not spec.kind.has_patients:
             raise UserError(f"files: this model takes {spec.kind.name} of its own size. Send images or nifti.")
         fitted = fit_pixels("files", decode_pixels("files", _decode("files", text)), self.checkpoint.preprocess)
         return match_channels("files", fitted.values, spec.num_channels)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, VOLUMES
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, SCANS, VOLUMES
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_version
 from pipeline.core.serialization import to_plain
@@ -30,7 +30,7 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 REQUIRED = ("einops", "isal", "nibabel", "pillow", "psutil", "fire")
 VERSION = "0.1.0"
 # The kinds of data that a bundle has readers of.
-BUNDLED = (VOLUMES, PATIENT_IMAGES, IMAGES)
+BUNDLED = (VOLUMES, SCANS, PATIENT_IMAGES, IMAGES)
 # An import of this project's packages at the start of a line, indented or not.
 OWN_IMPORT = re.compile(rf"^(\s*from )({'|'.join(PACKAGES)})(?=[. ])", re.MULTILINE)
 
@@ -104,7 +104,8 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """
     classes = dict(enumerate(checkpoint.spec.class_names))
     height, width = checkpoint.spec.image_size
-    num_channels, are_volumes = checkpoint.spec.num_channels, checkpoint.spec.kind.has_slices
+    num_channels, are_volumes = checkpoint.spec.num_channels, checkpoint.spec.kind.reads_scans
+    is_whole = checkpoint.spec.kind is SCANS
     example = "slice" if are_volumes else "image"
     grey = {"0": f"grey level of a prepared {example}"}
     values = {
@@ -112,7 +113,7 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         "format": "magnitude" if num_channels == 1 else "rgb",
         "modality": "MR" if are_volumes else "unknown",
         "num_channels": num_channels,
-        "spatial_shape": [height, width],
+        "spatial_shape": [*(["*"] if is_whole else []), height, width],
         "dtype": "float32",
         "value_range": [0, 255],
         "is_patch_data": False,
@@ -138,7 +139,9 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         "required_packages_version": {package: read_version(package, "any") for package in REQUIRED},
         "name": name,
         "task": f"Classification of {_name_inputs(checkpoint)}: {', '.join(checkpoint.spec.class_names)}",
-        "description": "Slices of a volume, chosen by anatomical plane, are scored one by one; the volume's answer is "
+        "description": "All slices of a volume, with their places in millimetres, are read at once."
+        if is_whole
+        else "Slices of a volume, chosen by anatomical plane, are scored one by one; the volume's answer is "
         "the mean of their probabilities."
         if are_volumes
         else "Each image is scored by itself.",
@@ -155,7 +158,7 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def _name_inputs(checkpoint: Checkpoint) -> str:
-    return "MR volumes" if checkpoint.spec.kind.has_slices else "images"
+    return "MR volumes" if checkpoint.spec.kind.reads_scans else "images"
 
 
 def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -186,7 +189,7 @@ def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _describe_use(checkpoint: Checkpoint, name: str) -> str:
-    are_volumes = checkpoint.spec.kind.has_slices
+    are_volumes = checkpoint.spec.kind.reads_scans
     example, inputs = (
         (
             "scan.nii.gz",

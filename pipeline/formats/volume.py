@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import nibabel.affines
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from pipeline.core.array_types import Array
 from pipeline.core.errors import VolumeError
@@ -32,6 +32,7 @@ class Volume:
         stored_shape: The size along the stored axes.
         obliquity_degrees: The largest angle between a stored axis and its anatomical one.
         sha256: The checksum of the file (of header and data, one after the other, where they are two).
+        affine: ``(4, 4)``, from voxel indices (right, anterior, superior) to world millimetres.
         orientation_known: Whether the file defines the directions of its axes, and not two that contradict each other;
             where it defines none, they were taken as right, anterior and superior.
     """
@@ -44,6 +45,7 @@ class Volume:
     stored_axes: str
     stored_shape: tuple[int, ...]
     obliquity_degrees: float
+    affine: Array
     sha256: str = ""
     orientation_known: bool = True
 
@@ -87,6 +89,7 @@ def build_volume(
         stored_axes="".join(nibabel.aff2axcodes(affine)),
         stored_shape=voxels.shape,
         obliquity_degrees=float(np.rad2deg(nibabel.affines.obliquity(affine).max())),
+        affine=affine @ inv_ornt_aff(orientation, voxels.shape),
     )
 
 

@@ -48,7 +48,7 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
     Raises:
         UserError: no input, a folder without anything to read, a table without paths.
     """
-    more = ", folders of a DICOM series" if kind.has_slices else ", DICOM" if kind.is_image else ""
+    more = ", folders of a DICOM series" if kind.reads_scans else ", DICOM" if kind.is_image else ""
     allowed = f"{', '.join(kind.file_suffixes)}{more}"
     paths = [path for given in inputs for path in _open_table(given)]
     if not paths:
@@ -65,9 +65,9 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
                 raise UserError(f"{path}: no file that the model reads ({allowed}) in this folder.")
             scans += found
             slices += found_slices
-        elif kind.has_slices and path.name.lower().endswith(IMAGE_SUFFIXES):
+        elif kind.reads_scans and path.name.lower().endswith(IMAGE_SUFFIXES):
             slices.append(path)
-        elif kind.has_slices and not path.name.lower().endswith(kind.file_suffixes) and is_dicom(path):
+        elif kind.reads_scans and not path.name.lower().endswith(kind.file_suffixes) and is_dicom(path):
             refusal = f"{path}: one file of a DICOM series. Name the folder of the series."
             scans.append(Scan(str(path), (path,), refusal))
         else:
@@ -110,9 +110,9 @@ def _search(folder: Path, kind: DataKind) -> tuple[list[Scan], list[Path]]:
                 scans.append(Scan(str(path), (path,)))
             elif kind.is_image and name.lower().endswith(NIFTI_SUFFIXES):
                 scans.append(Scan(str(path), (path,), _describe_other_kind(path, kind)))
-            elif kind.has_slices and name.lower().endswith(IMAGE_SUFFIXES):
+            elif kind.reads_scans and name.lower().endswith(IMAGE_SUFFIXES):
                 slices += [path] if _parse(path) is not None else []
-            elif kind.has_slices and is_dicom(path):
+            elif kind.reads_scans and is_dicom(path):
                 series.append(path)
             elif kind.is_image and is_dicom(path):
                 scans.append(Scan(str(path), (path,)))

@@ -21,7 +21,7 @@ from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.formats.volume import Volume, describe_spacing
 from pipeline.inference.inputs import Scan
-from pipeline.inference.probabilities import compute_probabilities, score_stack
+from pipeline.inference.probabilities import check_places, compute_probabilities, score_stack
 from pipeline.preprocessing.images import read_stored
 from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint
@@ -30,7 +30,7 @@ from pipeline.training.checkpoint import Checkpoint
 def score_volumes(
     scans: list[Scan], classifier: nn.Module, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
 ) -> Iterator[Row]:
-    """Yield one row a volume: probabilities are the means over its slices, as in ``evaluate``.
+    """Yield one row a volume: probabilities are the means over its slices, as in ``evaluate``, or of all of them.
 
     Args:
         scans: The scans of volumes; each is read when its row is computed.
@@ -46,7 +46,7 @@ def score_volumes(
             continue
         stack, volume = read
         orientation_known = volume is None or volume.orientation_known
-        scores = score_stack(classifier, stack, device, experiment.evaluate.batch_size)
+        scores = score_stack(classifier, stack, checkpoint.spec, device, experiment.evaluate.batch_size)
         row = _describe(scan, scores, checkpoint, experiment.predict.min_confidence)
         row["num_slices"] = len(stack.images)
         row["warnings"] += _warn(scan, stack, volume, row["predicted"], checkpoint)
@@ -95,7 +95,9 @@ def _attempt(scan: Scan, read: Callable[[], Any]) -> tuple[Any, Row | None]:
 
 def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, Volume | None]:
     """Return the slices of a volume, and the volume; None where its slices came as images."""
-    return read_stack(scan.paths, checkpoint.preprocess, needs_orientation=False)
+    stack, volume = read_stack(scan.paths, checkpoint.preprocess, needs_orientation=False)
+    check_places(scan.name, stack, checkpoint.spec)
+    return stack, volume
 
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> Array:

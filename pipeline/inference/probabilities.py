@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import SCANS, InputSpec
+from pipeline.core.errors import VolumeError
 from pipeline.core.predictions import Mirrored
 from pipeline.data.batches import read_images
 from pipeline.models.classifier import Classifier, average_mirrored
@@ -63,8 +65,9 @@ def compute_probabilities(
 
     Args:
         classifier: The classifier of ``build_from_checkpoint`` or an ensemble of them, on ``device``.
-        images: The images (examples, height, width) or (examples, channels, height, width) uint8; may be memory-mapped.
-        slice_position: The places of the slices, (examples,) in [-1, 1].
+        images: The images (examples, height, width) or (examples, channels, height, width) uint8, of whole scans
+            (examples, slices, height, width); may be memory-mapped.
+        slice_position: The places of the slices, (examples,) in [-1, 1], of whole scans (examples, slices, 3) in mm.
         device: The device of the classifier.
         batch_size: The number of examples scored at once.
         rows: The rows of the examples that are scored, in this order; None for all.
@@ -91,18 +94,48 @@ def _read_batches(
         yield read_images(images, batch).to(device), places
 
 
-def score_stack(classifier: nn.Module, stack: Stack, device: torch.device, batch_size: int) -> Array:
-    """Score a volume: the mean over its slices.
+def score_stack(classifier: nn.Module, stack: Stack, spec: InputSpec, device: torch.device, batch_size: int) -> Array:
+    """Score a volume: the mean over its slices, or where the classifier reads whole scans its answer.
 
     Args:
         classifier: The classifier of ``build_from_checkpoint``, on ``device``.
         stack: The slices of the volume.
+        spec: The examples that the classifier reads.
         device: The device of the classifier.
         batch_size: The number of slices scored at once.
 
     Returns:
         Probabilities (classes,) float64.
     """
-    slices = compute_probabilities(classifier, stack.images, stack.positions, device, batch_size)
-    probabilities: Array = slices.astype(np.float64).mean(axis=0)
+    images, places = stack.images, stack.positions
+    if spec.kind is SCANS:
+        images, places = images[None], stack.places_mm[None]
+    scores = compute_probabilities(classifier, images, places, device, batch_size)
+    probabilities: Array = scores.astype(np.float64).mean(axis=0)
     return probabilities
+
+
+def check_places(name: str, stack: Stack, spec: InputSpec) -> None:
+    """Refuse a scan that a classifier of whole scans cannot read as it lies; others read every scan.
+
+    Args:
+        name: The name of the scan, for messages.
+        stack: The slices of the scan.
+        spec: The examples that the classifier reads.
+
+    Raises:
+        VolumeError: its slices have no places, or reach beyond the field of view.
+    """
+    if spec.kind is not SCANS:
+        return
+    if np.isnan(stack.places_mm).any():
+        raise VolumeError(
+            f"{name}: slices that came as images have no positions in millimetres, which the model reads. Give the "
+            "scan as NIfTI or DICOM."
+        )
+    reach_mm = 2 * float(np.abs(stack.places_mm * (1.0, 0.5, 0.5)).max())
+    if reach_mm > spec.field_of_view_mm:
+        raise VolumeError(
+            f"{name}: takes {reach_mm:.0f} mm along an axis, and the model's field of view is "
+            f"{spec.field_of_view_mm:.0f} mm. Crop the scan, or train with such scans."
+        )

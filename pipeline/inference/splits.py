@@ -29,7 +29,7 @@ def score_splits(run: TrainedRun, batch_size: int) -> Answers:
     """
     store, rows = run.data.store, run.data.rows
     classifier = run.classifier
-    arguments = (classifier, store.examples, store.index["slice_position"].to_numpy(), run.device, batch_size)
+    arguments = (classifier, store.examples, store.places, run.device, batch_size)
     val = compute_probabilities(*arguments, rows["val"])
     with record_features(classifier) as recorded:
         if shows_laterality(store.kind, store.class_names, run.checkpoint.preprocess.plane):
@@ -59,13 +59,20 @@ def record_features(classifier: Classifier) -> Iterator[list[Array]]:
     layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
     heads = [layer for layer in layers if layer.out_features == len(classifier.spec.class_names)]
     recorded: list[Array] = []
+    num_scored: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        num_scored.append(len(inputs[0]))
 
     def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        values: torch.Tensor = inputs[0]
-        recorded.append(values.detach().flatten(1).float().cpu().numpy())
+        values: torch.Tensor = inputs[0].detach().flatten(1).float()
+        # Where the answers of slices are pooled, the layer reads every slice by itself; of a scan the mean is kept.
+        values = values.reshape(num_scored[-1], -1, values.shape[-1]).mean(dim=1)
+        recorded.append(values.cpu().numpy())
 
-    hook = heads[-1].register_forward_pre_hook(record)
+    hooks = (classifier.model.register_forward_pre_hook(count), heads[-1].register_forward_pre_hook(record))
     try:
         yield recorded
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

@@ -33,6 +33,15 @@ def average_mirrored(straight: torch.Tensor, mirrored: torch.Tensor, swaps_sides
     return torch.logaddexp(straight, mirrored.flip(-1) if swaps_sides else mirrored) - math.log(2)
 
 
+def reverse_slices(places: torch.Tensor) -> torch.Tensor:
+    """Put the slices of sagittal scans at the places that they have in the mirror image.
+
+    Args:
+        places: The places (batch, slices, 3) in mm from the centre of the volume, NaN for padding.
+    """
+    return places * torch.tensor((-1.0, 1.0, 1.0), device=places.device)
+
+
 class Classifier(nn.Module):
     """A model with the statistics of the examples that it was trained on: all that a stored example needs.
 
@@ -94,8 +103,10 @@ class Classifier(nn.Module):
         """Classify examples as the store holds them.
 
         Args:
-            images: The images (batch, channels, height, width) uint8, or point clouds (batch, points, 3) float32.
-            slice_position: The place of each slice in its volume, (batch,) in [-1, 1].
+            images: The images (batch, channels, height, width) uint8, of scans (batch, slices, height, width), or point
+                clouds (batch, points, 3) float32.
+            slice_position: The place of each slice in its volume, (batch,) in [-1, 1]; of scans the places of all their
+                slices, (batch, slices, 3) in mm, NaN for padding.
 
         Returns:
             Logarithms of the probabilities (batch, classes), float32.
@@ -115,7 +126,10 @@ class Classifier(nn.Module):
             Logarithms of the probabilities of the images and of their mirror images, as each was seen.
         """
         prepared = self.prepare(images)
-        return self._score(prepared, slice_position), self._score(prepared.flip(-1), slice_position)
+        straight = self._score(prepared, slice_position)
+        if self.spec.is_sagittal:
+            return straight, self._score(prepared, reverse_slices(slice_position))
+        return straight, self._score(prepared.flip(-1), slice_position)
 
     def _score(self, prepared: torch.Tensor, slice_position: torch.Tensor) -> torch.Tensor:
         return compute_log_probabilities(self.model(prepared, slice_position).float(), self.loss)

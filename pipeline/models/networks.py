@@ -1,16 +1,18 @@
 """The networks that an experiment can choose from, with one call."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from perceiver import ImagePerceiver, PointPerceiver
+from perceiver import ImagePerceiver, PointPerceiver, VolumePerceiver
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.validation import require
-from pipeline.core.data_kinds import InputSpec
+from pipeline.core.data_kinds import SCANS, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.models.pixel_permutation import PixelPermutation
+from pipeline.models.volumes import EMBEDDING, PooledSlices
 
 
 def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel":
@@ -36,6 +38,10 @@ def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel"
         torch.manual_seed(seed)
         if not spec.kind.is_image:
             return SliceModel(_build_point_perceiver(config, spec), reads_slice_position=False)
+        if spec.kind is SCANS:
+            network = _build_volume_network(config, spec)
+            half_mm = spec.field_of_view_mm / 2
+            return SliceModel(network, reads_slice_position=True, permutation=permutation, place_unit=half_mm)
         if config.architecture == "cnn":
             # The layout of the Perceiver's convolutions, so that the two are compared like with like.
             cnn = _build_cnn(config.cnn, spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -44,14 +50,47 @@ def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel"
         return SliceModel(network, reads_slice_position=config.slice_position, permutation=permutation)
 
 
-def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
-    """Build the Perceiver for images."""
+def _build_volume_network(config: ModelConfig, spec: InputSpec) -> nn.Module:
+    """Build the network of whole scans: a Perceiver of all slices, or a network of slices and a pooling."""
+    require(not config.slice_position, "model.slice_position", True, "false where preprocess.unit is volume")
+    if config.slices != "joint":
+        num_outputs = EMBEDDING if config.slices == "attention" else len(spec.class_names)
+        of_slice = replace(spec, class_names=tuple(map(str, range(num_outputs))))
+        if config.architecture == "cnn":
+            network = _build_cnn(config.cnn, of_slice)
+        else:
+            network = _build_image_perceiver(config, of_slice)
+        return PooledSlices(network, config.slices, len(spec.class_names))
+    allowed = "perceiver where model.slices is joint; a cnn reads slices, which model.slices: mean pools"
+    require(config.architecture == "perceiver", "model.architecture", config.architecture, allowed)
+    _check_patches(config, spec)
+    height, width = spec.image_size
+    try:
+        return VolumePerceiver(
+            config.image_config,
+            height=height,
+            width=width,
+            num_slices=spec.num_slices,
+            num_classes=len(spec.class_names),
+            patch_slices=config.patch_slices,
+        )
+    except ValueError as error:  # the package's only error for options that do not fit
+        raise UserError(f"model: {error}. Change the model section.") from error
+
+
+def _check_patches(config: ModelConfig, spec: InputSpec) -> None:
     height, width = spec.image_size
     if config.stem == "patches" and (height % config.patch_size != 0 or width % config.patch_size != 0):
         raise UserError(
             f"model.patch_size: found {config.patch_size}, but images of {height} x {width} pixels need a size "
             "that divides both. Change it or preprocess.image_size."
         )
+
+
+def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
+    """Build the Perceiver for images."""
+    height, width = spec.image_size
+    _check_patches(config, spec)
     try:
         return ImagePerceiver(
             config.image_config,
@@ -128,28 +167,36 @@ class SliceModel(nn.Module):
             from places (batch,) where it reads them, to logits.
         reads_slice_position: Whether the network reads the places.
         permutation: The permutation of the pixels before the network; None leaves them in place.
+        place_unit: The number that places are divided by: of whole scans half the field of view in mm.
     """
 
     def __init__(
-        self, network: nn.Module, reads_slice_position: bool, permutation: PixelPermutation | None = None
+        self,
+        network: nn.Module,
+        reads_slice_position: bool,
+        permutation: PixelPermutation | None = None,
+        place_unit: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
         self.reads_slice_position = reads_slice_position
+        self.place_unit = place_unit
         self.permutation = permutation
 
     def forward(
         self, images: torch.Tensor, slice_position: torch.Tensor, chosen_inputs: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Turn normalised images and their slices' places (batch,) into logits (batch, classes).
+        """Turn normalised images and their slices' places into logits (batch, classes).
 
         Args:
-            images: The images or clouds.
-            slice_position: The places.
+            images: The images (batch, channels, height, width), clouds, or scans (batch, slices, height, width).
+            slice_position: The places of the slices, (batch,); of scans (batch, slices, 3) in mm, NaN for padding.
             chosen_inputs: Of a Perceiver, the inputs that it reads, (batch, chosen) int64; None for all.
         """
         if self.permutation is not None:
             images = self.permutation(images)
+        if self.place_unit != 1.0:
+            slice_position = slice_position / self.place_unit
         arguments = (images, slice_position) if self.reads_slice_position else (images,)
         chosen = {} if chosen_inputs is None else {"chosen_inputs": chosen_inputs}
         logits: torch.Tensor = self.network(*arguments, **chosen)

@@ -44,7 +44,8 @@ class SourceSummary:
     """The facts about one source of a part; its rows of manifest and index are made from them.
 
     Args:
-        positions: ``(slices,)`` float32 in [-1, 1], one of an image; empty where the source was refused.
+        positions: ``(slices,)`` float32 in [-1, 1], one of an image; of scans whose slices are one example
+            ``(slices, 3)``, as ``Stack.places_mm`` has them; empty where the source was refused.
         facts: The manifest's columns that come from reading the file.
     """
 
@@ -308,10 +309,16 @@ def _read_image(paths: tuple[Path, ...], options: PreprocessConfig) -> tuple[Arr
 
 def _read_volume(paths: tuple[Path, ...], options: PreprocessConfig) -> tuple[Array, Array, dict[str, Any]]:
     stack, volume = read_stack(paths, options)
+    if volume is None and options.unit == "volume":
+        raise VolumeError(
+            f"{paths[0]}: slices that came as images have no positions in millimetres, which preprocess.unit: volume "
+            "needs. Give the scans as NIfTI or DICOM, or set it to slice."
+        )
+    positions = stack.places_mm if options.unit == "volume" else stack.positions
     window = {"intensity_low": stack.low, "intensity_high": stack.high}
     if volume is None:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-        return stack.images[:, None], stack.positions, {"sha256": digest} | window
+        return stack.images[:, None], positions, {"sha256": digest} | window
     facts = {
         "sha256": volume.sha256,
         "shape": "x".join(str(size) for size in volume.stored_shape),
@@ -324,4 +331,4 @@ def _read_volume(paths: tuple[Path, ...], options: PreprocessConfig) -> tuple[Ar
     # A volume one voxel thick does not show where the knee lies.
     if min(volume.voxels.shape) > 1 and abs(volume.centre_mm[0]) >= MIN_SIDE_OFFSET_MM:
         facts["side_by_position"] = "right" if volume.centre_mm[0] > 0 else "left"
-    return stack.images[:, None], stack.positions, facts | window
+    return stack.images[:, None], positions, facts | window

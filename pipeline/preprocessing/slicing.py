@@ -15,7 +15,7 @@ from pipeline.config.data import Plane, PreprocessConfig
 from pipeline.core.array_types import Array
 from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import VolumeError
-from pipeline.data.resampling import resample
+from pipeline.data.resampling import choose_spacing, resample
 from pipeline.formats.archives import is_archive
 from pipeline.formats.dicom import is_dicom, read_series
 from pipeline.formats.image_files import read_pixels, turn_grey
@@ -36,12 +36,15 @@ class Stack:
         images: ``(slices, height, width)`` uint8.
         positions: ``(slices,)`` float32, the place along the slicing axis: -1 its left, posterior
             or inferior end, 1 the other.
+        places_mm: ``(slices, 3)`` float32: the position along the slicing axis from the centre of the volume, and the
+            height and width of the image; NaN where the slices came as images.
         low: The intensity that became black, in scanner units.
         high: The intensity that became white.
     """
 
     images: Array
     positions: Array
+    places_mm: Array
     low: float
     high: float
 
@@ -125,7 +128,12 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
         raise VolumeError(f"{name}: the {options.plane} slices are constant ({low:g}). Widen preprocess.slice_range.")
     pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
     images = resample((slices - low) / (high - low), pixel_mm, options.spacing_mm, options.image_size, options.fit)
-    return Stack(images, _positions(indices, shape[axis]), low, high)
+    fitted_mm = choose_spacing((shape[row_axis], shape[column_axis]), pixel_mm, options.image_size, options.fit)
+    output_mm = fitted_mm if options.spacing_mm is None else (options.spacing_mm, options.spacing_mm)
+    places_mm = np.empty((len(indices), 3), np.float32)
+    places_mm[:, 0] = (indices - (shape[axis] - 1) / 2) * volume.spacing_mm[axis]
+    places_mm[:, 1:] = np.multiply(options.image_size, output_mm)
+    return Stack(images, _positions(indices, shape[axis]), places_mm, low, high)
 
 
 def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stack:
@@ -156,7 +164,7 @@ def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stac
     if not low < high:
         low, high = choose_window(stack, options.intensity_percentiles)
     images = resample((stack - low) / (high - low), (1.0, 1.0), None, options.image_size, options.fit)
-    return Stack(images, _positions(chosen, len(paths)), low, high)
+    return Stack(images, _positions(chosen, len(paths)), np.full((len(images), 3), np.nan, np.float32), low, high)
 
 
 def _positions(indices: Array, num_available: int) -> Array:

@@ -14,11 +14,11 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
-from pipeline.config.data import PreprocessConfig
+from pipeline.config.data import PreprocessConfig, Unit
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
 from pipeline.core.console import progress, warn
-from pipeline.core.data_kinds import PATIENT_IMAGES, VOLUMES, DataKind
+from pipeline.core.data_kinds import PATIENT_IMAGES, SCANS, VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint, count_cores
@@ -100,7 +100,7 @@ def plan_listing(listing: Listing, raw: Path, folder: Path, options: PreprocessC
         UserError: volumes and images are among them.
     """
     sources, coverage = listing.sources, listing.coverage
-    kind = find_kind(sources)
+    kind = find_kind(sources, options.unit)
     used = [source for source in sources if not source.ignored]
     step = IMAGES_A_PART if kind is PATIENT_IMAGES else 1
     groups = [used[start : start + step] for start in range(0, len(used), step)]
@@ -123,8 +123,12 @@ def plan_listing(listing: Listing, raw: Path, folder: Path, options: PreprocessC
     )
 
 
-def find_kind(sources: Sequence[Source]) -> DataKind:
-    """Return the kind of data that sources are: volumes, or images of patients.
+def find_kind(sources: Sequence[Source], unit: Unit) -> DataKind:
+    """Return the kind of data that sources are: volumes as slices or whole, or images of patients.
+
+    Args:
+        sources: The sources, ignored ones too.
+        unit: What one example of a scan is.
 
     Raises:
         UserError: both are there.
@@ -137,7 +141,7 @@ def find_kind(sources: Sequence[Source]) -> DataKind:
             f"preprocess: {images[0].paths[0]} is an image and {scans[0].paths[0]} a volume; a model takes one kind. "
             f"Name the {len(images):,} images or the {len(scans):,} volumes alone."
         )
-    return PATIENT_IMAGES if images else VOLUMES
+    return PATIENT_IMAGES if images else SCANS if unit == "volume" else VOLUMES
 
 
 def _build(plan: Plan, console: Console) -> bool:
@@ -178,7 +182,7 @@ def _prepare_parts(plan: Plan, console: Console) -> dict[str, PartSummary]:
         (sources[0].paths[0].as_posix(), delayed(prepare_part)(plan.raw, sources, plan.options, path, str(plan.raw)))
         for path, sources in missing.items()
     ]
-    verb = "slicing" if plan.kind.has_slices else "fitting"
+    verb = "slicing" if plan.kind.reads_scans else "fitting"
     summaries |= {summary.name: summary for summary in _run(jobs, verb, plan, console)}
     check_written([path for path in missing if summaries[path.name].is_kept])
     return summaries
@@ -211,6 +215,7 @@ def _write_manifest(plan: Plan, by_source: Mapping[tuple[Path, ...], SourceSumma
         facts, num_examples = {"status": "ignored", "reason": source.refusal}, 0
         if not source.ignored:
             facts, num_examples = by_source[source.paths].facts, len(by_source[source.paths].positions)
+            num_examples = min(num_examples, 1) if plan.kind is SCANS else num_examples
         rows.append(_manifest_row(source, facts, num_examples))
     covariates = tuple(name for name, _ in plan.sources[0].covariates) if plan.sources else ()
     columns = (*MANIFEST_COLUMNS, *covariates)
@@ -236,7 +241,14 @@ def _assemble_store(plan: Plan, summaries: Mapping[str, PartSummary], console: C
     stacks = (match_channels(read_images(path), num_channels) for path in accepted)
     if num_channels == 1:
         stacks = (stack[:, 0] for stack in stacks)
-    write_store(folder, stacks, _tabulate_index(used), describe_options(plan.options), plan.kind)
+    places_mm, settings = None, describe_options(plan.options)
+    if plan.kind is SCANS:
+        most = max(len(positions) for _, positions in used)
+        stacks = (_fill_up(stack, most, 0)[None] for stack in stacks)
+        places_mm = np.stack([_fill_up(positions, most, np.nan) for _, positions in used])
+        used = [(source, np.zeros(1, np.float32)) for source, _ in used]
+    index = _tabulate_index(used, is_split=plan.kind.has_slices)
+    write_store(folder, stacks, index, settings, plan.kind, places_mm=places_mm)
     shutil.rmtree(folder / "png", ignore_errors=True)
     if plan.options.export_png:
         jobs = [
@@ -246,6 +258,12 @@ def _assemble_store(plan: Plan, summaries: Mapping[str, PartSummary], console: C
         _run(jobs, "exporting", plan, console)
 
 
+def _fill_up(values: Array, length: int, value: float) -> Array:
+    """Append rows of one value, so that there are ``length`` of them."""
+    padding = [(0, length - len(values))] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, padding, constant_values=value)
+
+
 def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> dict[str, Any]:
     copied = ("source_id", "group_id", "label", "visit", "side", "site", "spelling", "published_split", "weight")
     row: dict[str, Any] = dict.fromkeys(MANIFEST_COLUMNS, "") | {name: getattr(source, name) for name in copied}
@@ -253,11 +271,11 @@ def _manifest_row(source: Source, facts: dict[str, Any], num_examples: int) -> d
     return row | facts | dict(source.covariates)
 
 
-def _tabulate_index(used: Sequence[tuple[Source, Array]]) -> pd.DataFrame:
-    """Make the index: a row for each slice, with its position, or for each image."""
+def _tabulate_index(used: Sequence[tuple[Source, Array]], is_split: bool) -> pd.DataFrame:
+    """Make the index: a row for each slice, with its position, or where scans are not split for each scan or image."""
     rows = [
         (
-            source.source_id if source.is_image else f"{source.source_id}_{slice_index}",
+            f"{source.source_id}_{slice_index}" if is_split else source.source_id,
             source.source_id,
             source.group_id,
             source.label,
@@ -308,7 +326,7 @@ def _report(plan: Plan, console: Console) -> None:
     for path in coverage["side_disagreements"]:
         found = coverage["side_evidence"].get(path, "")
         warn(console, f"{path}: the named side and the knee's place in the scanner disagree ({found})")
-    spacings = zip(accepted["path"], accepted["spacing_mm"], strict=True) if kind.has_slices else ()
+    spacings = zip(accepted["path"], accepted["spacing_mm"], strict=True) if kind.reads_scans else ()
     doubts = [(path, doubt) for path, sizes in spacings if (doubt := _doubt_spacing(sizes))]
     for path, doubt in doubts[:MAX_LISTED]:
         warn(console, f"{path}: {doubt}")

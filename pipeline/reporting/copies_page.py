@@ -23,7 +23,7 @@ def write_copies(path: Path, store: Store, certificate: Certificate) -> None:
 
     Args:
         path: The HTML file to write.
-        store: The examples that the certificate was made for.
+        store: The examples that the certificate was made for, of whole scans their slices.
         certificate: The content of leak_certificate.json.
     """
     kind, copies = DATA_KINDS[certificate["kind"]], certificate["copies"]
@@ -63,7 +63,7 @@ def _build_section(name: str, title: str, found: CopyPairs, store: Store, kind: 
     figure = Figure(
         name=name,
         title=count_words(found["count"], "pair"),
-        text=f"Each line is a pair; of a volume the {kind.example} that was compared is shown.",
+        text=f"Each line is a pair; of a volume the {store.kind.example} that was compared is shown.",
         png=draw_grid([Strip(_build_cells(pair, store, kind)) for pair in drawn], columns=2),
         is_sheet=True,
     )

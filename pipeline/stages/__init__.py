@@ -140,7 +140,8 @@ STAGES = {
             (
                 *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
                 *("data.label_type", "data.label_order"),
-                *(f"preprocess.{name}" for name in SHAPING),  # for attention.native_resolution
+                # For attention.native_resolution, of slices alone.
+                *(f"preprocess.{name}" for name in SHAPING if name != "unit"),
                 "train.accelerator",
                 "attention",
                 "tracking",

@@ -1,33 +1,44 @@
 """The attention stage: maps of the model's attention on examples that it was not trained on."""
 
+import itertools
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.attention.maps import choose_examples, compute_maps
 from pipeline.attention.native_slices import read_native
+from pipeline.attention.slices import spread_over_volume, tabulate_slices, weigh_slices
 from pipeline.attention.storage import AttentionMaps, list_kept_epochs, read_maps, write_map_table, write_maps
 from pipeline.config.experiment import Experiment
+from pipeline.config.outputs import AttentionConfig
+from pipeline.config.validation import require
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
-from pipeline.core.tables import MANIFEST_COLUMNS, read_table
+from pipeline.core.tables import MANIFEST_COLUMNS, read_table, write_table
 from pipeline.data.store import Store
 from pipeline.datasets import find_raw_folder, list_sources
+from pipeline.formats.nifti import write_volume
+from pipeline.formats.volume import Volume
+from pipeline.reporting.attention.filmstrips import draw_filmstrip, write_slice_page
 from pipeline.reporting.attention.overlays import draw_overlays
 from pipeline.reporting.attention.page import DrawnMaps, write_attention_page
 from pipeline.reporting.attention.sheets import choose_epochs, draw_epochs, draw_maps
 from pipeline.stages.base import exclusive
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.records import RunFacts, name_files
-from pipeline.training.run_state import load_trained_run
+from pipeline.training.run_state import TrainedRun, load_trained_run
 
 
 @exclusive(lambda experiment: experiment.paths.report_folder)
 def attention(experiment: Experiment, console: Console) -> None:
-    """Draw the attention of a trained model's latents, and write the maps.
+    """Draw the attention of a trained model's latents, and write the maps; of whole scans, weigh their slices.
 
     Validation examples are shown unless ``attention.split`` names another split. Where training kept maps
     (``train.keep_attention_every_epochs``), chosen epochs are drawn too.
@@ -39,6 +50,9 @@ def attention(experiment: Experiment, console: Console) -> None:
     run = load_trained_run(experiment, options.checkpoint)
     store, checkpoint = run.data.store, run.checkpoint
     rows = choose_examples(store, run.data.roles, options)
+    if store.kind is SCANS:
+        _show_slices(experiment, run, rows, console)
+        return
     maps = compute_maps(run.classifier, store, rows, options, checkpoint.epoch)
 
     backgrounds = _read_backgrounds(experiment, store, rows, maps)
@@ -75,17 +89,66 @@ def _read_backgrounds(
         return list(maps.examples)
     if not store.kind.has_slices:
         raise UserError("attention.native_resolution: found True, but this data set has no volumes; allowed is False.")
+    slice_indices = store.index["slice_index"].iloc[rows].astype(int)
+    scans = _read_scans(experiment, store, rows)
+    return [images[index][None] for index, (images, _) in zip(slice_indices, scans, strict=True)]
+
+
+def _read_scans(
+    experiment: Experiment, store: Store, rows: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[Any], Volume | None]]:
+    """Yield the slices of each scan in its own pixels, and the scan.
+
+    Raises:
+        UserError: A scan is missing or was changed.
+    """
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
     sources = {source.source_id: source for source in list_sources(experiment).sources}
-    raw, chosen = find_raw_folder(experiment), store.index.iloc[rows]
-    missing = sorted(set(chosen["source_id"]) - set(sources))
+    raw, chosen = find_raw_folder(experiment), store.index["source_id"].iloc[rows]
+    missing = sorted(set(chosen) - set(sources))
     if missing:
         raise UserError(f"{raw}: no scan is called {missing[0]}. Set attention.native_resolution: false.")
-    options = experiment.preprocess
-    return [
-        read_native(raw, sources[source_id], int(slice_index), options, str(manifest.loc[source_id, "sha256"]))
-        for source_id, slice_index in zip(chosen["source_id"], chosen["slice_index"], strict=True)
-    ]
+    for source_id in chosen:
+        yield read_native(raw, sources[source_id], experiment.preprocess, str(manifest.loc[source_id, "sha256"]))
+
+
+def _show_slices(experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64], console: Console) -> None:
+    """Write the slices that carry the answers of whole scans: filmstrips, a table, and overlays where scans are read.
+
+    Raises:
+        UserError: An option of maps that whole scans do not have, or a scan is missing or was changed.
+    """
+    options, store = experiment.attention, run.data.store
+    for name in ("kind", "layers", "heads", "latents", "mirrored"):
+        found, allowed = getattr(options, name), getattr(AttentionConfig, name)
+        require(found == allowed, f"attention.{name}", found, f"{allowed!r} where preprocess.unit is volume")
+    folder = experiment.paths.report_folder / "attention"
+    for old in (*folder.glob("filmstrip_*.png"), *folder.glob("overlays/*.nii.gz")):
+        old.unlink()
+    scans = _read_scans(experiment, store, rows) if options.native_resolution else itertools.repeat((None, None))
+    weighed, strips, tables = [], [], []
+    for row, (images, volume) in zip(rows.tolist(), scans, strict=False):
+        weights = weigh_slices(run.classifier, store, row)
+        stored = np.asarray(store.examples[row][: len(weights.lost)])
+        strip = draw_filmstrip(stored if images is None else images, weights)
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", weights.example_id)
+        write_bytes(folder / f"filmstrip_{name}.png", strip)
+        if volume is not None:
+            maps = {"lost": np.nan_to_num(weights.lost)[:, None, None], "attention": weights.attention}
+            for what, values in maps.items():
+                if values is not None:
+                    spread = spread_over_volume(volume, weights.places_mm, values, experiment.preprocess.plane)
+                    path = folder / "overlays" / f"{name}_{what}.nii.gz"
+                    write_volume(path, spread, volume.affine, volume.stored_axes)
+        weighed.append(weights)
+        strips.append(strip)
+        tables.append(tabulate_slices(weights))
+    table = pd.concat(tables, ignore_index=True)
+    write_table(folder / "slices.csv", table, tuple(table.columns))
+    write_slice_page(folder / "index.html", experiment, run.checkpoint, weighed, strips)
+    with open_run(experiment.tracking, experiment.paths) as tracked:
+        tracked.keep(RunFacts(files=name_files(experiment.paths, [folder], "attention")))
+    console.print(f"{len(rows)} {options.split} scans -> {folder / 'index.html'}", highlight=False)
 
 
 def _draw_kept(kept: dict[int, Path], wanted: tuple[int, ...], epoch: int) -> dict[str, bytes]:

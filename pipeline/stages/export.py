@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.locks import lock_output
@@ -46,12 +47,17 @@ def export(experiment: Experiment, console: Console) -> None:
     checkpoint = read_checkpoint(path)
     folder = choose_output(experiment)
     _check_folder(folder)
+    wanted = [PROGRAMS[name] for name in options.formats if name in PROGRAMS]
+    if checkpoint.spec.kind is SCANS and wanted:
+        raise UserError(
+            f"export.formats: found {', '.join(options.formats)}, but programs of whole scans (preprocess.unit: "
+            f"volume) are not written; allowed is {BUNDLE}."
+        )
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         differences = {}
-        wanted = [PROGRAMS[name] for name in options.formats if name in PROGRAMS]
         traced = trace(checkpoint) if wanted else None
         for file_name, write in wanted:
             assert traced is not None

@@ -13,6 +13,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.copies.external import refuse_shared_scans
 from pipeline.core.console import warn
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
@@ -37,8 +38,8 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
     """Read the table of another site and cut its scans as those of training were; None without such a table.
 
     Raises:
-        UserError: an ensemble is evaluated, the table does not fit the run, a patient or a scan of it is in the run,
-            or a file is refused and ``preprocess.skip_refused`` is false.
+        UserError: an ensemble or a run of whole scans is evaluated, the table does not fit the run, a patient or a scan
+            of it is in the run, or a file is refused and ``preprocess.skip_refused`` is false.
     """
     path = experiment.evaluate.external
     if path is None:
@@ -47,6 +48,11 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
         raise UserError(
             "evaluate.external: an ensemble is not validated on data of another site. Validate its members one by one, "
             "without evaluate.ensemble."
+        )
+    if run.data.store.kind is SCANS:
+        raise UserError(
+            "evaluate.external: whole scans (preprocess.unit: volume) are not validated on data of another site. Leave "
+            "the option out, or evaluate a run of slices."
         )
     table = read_external_table(path, experiment.data, run.data.store, run.data.roles)
     here = experiment.preprocess

@@ -48,8 +48,8 @@ def predict(experiment: Experiment, console: Console) -> None:
     options = experiment.predict
     paths, checkpoint, classifier, device = _load(experiment, console)
     scans = find_scans(options.inputs, checkpoint.spec.kind)
-    score = score_volumes if checkpoint.spec.kind.has_slices else score_examples
-    per_volume = ("num_slices",) if checkpoint.spec.kind.has_slices else ()
+    score = score_volumes if checkpoint.spec.kind.reads_scans else score_examples
+    per_volume = ("num_slices",) if checkpoint.spec.kind.reads_scans else ()
     scores = ("path", "predicted", *probability_columns(checkpoint.spec.class_names))
     columns = (*scores, *per_volume, "abstained", "warnings", "reason")
     output = choose_output(experiment)

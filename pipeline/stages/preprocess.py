@@ -87,4 +87,4 @@ def _draw_contact_sheet(paths: Workspace) -> None:
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SHEET_IMAGES).round().astype(int))]
     table = store.index.iloc[chosen]
     captions = [make_printable(f"{row.group_id} {row.label}") for row in table.itertuples()]
-    write_bytes(paths.prepared / "contact_sheet.png", contact_sheet(store.examples[chosen], captions))
+    write_bytes(paths.prepared / "contact_sheet.png", contact_sheet([store.draw(row) for row in chosen], captions))

@@ -69,7 +69,7 @@ def split(experiment: Experiment, console: Console) -> None:
         from pipeline.reporting.copies_page import write_copies
 
         certificate["page"] = paths.copies_page.name
-        write_copies(paths.copies_page, store, certificate)
+        write_copies(paths.copies_page, store.as_slices(), certificate)
     write_table(paths.splits, splits, SPLIT_COLUMNS)
     write_checksummed_json(paths.certificate, dict(certificate))
     kind = store.kind

@@ -14,6 +14,7 @@ from pipeline.attention.storage import name_kept_epoch, write_maps
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.validation import require
 from pipeline.core.console import warn
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.provenance import read_hardware
@@ -49,7 +50,13 @@ from pipeline.training.run_state import (
     read_started,
     write_started,
 )
-from pipeline.training.setup import build_state, describe_origin, measure_intensities, prepare_training
+from pipeline.training.setup import (
+    build_state,
+    check_scan_options,
+    describe_origin,
+    measure_intensities,
+    prepare_training,
+)
 
 # Options that the teacher that is trained first does not have.
 OF_A_PERCEIVER: dict[str, Any] = {
@@ -75,9 +82,12 @@ def train(experiment: Experiment, console: Console) -> None:
     store = data.store
     if not store.kind.is_image:
         check_point_transforms(experiment.augment)
-    check_horizontal_flip(experiment.augment, store.class_names, experiment.preprocess.plane)
+    plane, augment = experiment.preprocess.plane, experiment.augment
+    check_horizontal_flip(augment, store.class_names, plane, store.kind)
     if experiment.model.mirror_tta:
-        check_mirror_tta(experiment.augment, store.class_names, experiment.preprocess.plane)
+        check_mirror_tta(augment, store.class_names, plane, store.kind)
+    if store.kind is SCANS:
+        check_scan_options(experiment)
     allowed_losses = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
     require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed_losses)
     if experiment.model.architecture == "cnn":

@@ -21,11 +21,11 @@ from torch import nn
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.training import TrainConfig
-from pipeline.core.data_kinds import InputSpec
+from pipeline.core.data_kinds import SCANS, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.data.batches import Batch, Examples, read_batches, split_order
 from pipeline.models.classifier import Classifier, compute_log_probabilities
-from pipeline.training.augmentation.images import apply_transforms, flip_labels, sample_transforms
+from pipeline.training.augmentation.images import apply_transforms, flip_labels, move_slices, sample_transforms
 from pipeline.training.augmentation.mixing import draw_mixture, erase_boxes, mix_images, mix_labels, mix_weights
 from pipeline.training.augmentation.points import apply_point_transforms, sample_point_transforms, shift_points
 from pipeline.training.fine_tuning import Start, set_training_mode
@@ -38,6 +38,8 @@ from pipeline.training.objectives.teacher import Lesson, Teacher
 from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, set_learning_rate
 from pipeline.training.optimization.weight_average import WeightAverage
 
+# The inputs of the network, the places of slices, the targets and the weights of a shard.
+Prepared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 # Reading a loss makes a GPU wait, so it is done every so many steps.
 STEPS_BETWEEN_CHECKS = 50
 SECONDS_BETWEEN_REPORTS = 0.25
@@ -196,16 +198,16 @@ def _train_one_epoch(
             steps_done = epochs_done * num_steps + planned.step
             fraction = compute_learning_rate_fraction(config, steps_done, num_steps)
             set_learning_rate(state.optimizer, config.learning_rate * fraction)
-            inputs, targets, weights = prepare(batch, len(planned.indices))
+            inputs, places, targets, weights = prepare(batch, len(planned.indices))
             squares = draw_squares(len(planned.indices))
             with _exchange_gradients(fabric, state.parallel_model, planned):
-                outputs = state.parallel_model(inputs, batch.slice_position, *choose_inputs(inputs, planned), **squares)
+                outputs = state.parallel_model(inputs, places, *choose_inputs(inputs, planned), **squares)
                 logits, decoded = (outputs, {}) if state.headed is None else outputs
                 logits = logits.float()
                 loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights, weights)
                 if setup.teacher is not None:
                     with fabric.autocast():
-                        lesson = setup.teacher.answer(inputs, batch.slice_position, state.classifier)
+                        lesson = setup.teacher.answer(inputs, places, state.classifier)
                     loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config)
                 if setup.masking is not None:
                     hidden = squares["squares"][:, : setup.masking.num_hidden]
@@ -346,8 +348,8 @@ def draw_order(num_examples: int, weights: torch.Tensor | None, generator: torch
 
 def _build_preparation(
     setup: TrainingSetup, classifier: Classifier, epochs_done: int
-) -> Callable[[Batch, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """Build the function from a shard, and the size of its whole batch, to the network's inputs, targets and weights.
+) -> Callable[[Batch, int], Prepared]:
+    """Build the function from a shard, and the size of its whole batch, to what the network and the loss read.
 
     Transforms are drawn for the whole batch, of which each device takes its shard; mixtures for the shard alone.
     """
@@ -357,7 +359,7 @@ def _build_preparation(
     generator.manual_seed(derive_seed(seed, "augmentation", epochs_done))
     mixing_generator = np.random.default_rng(derive_seed(seed, "mixing", epochs_done, fabric.global_rank))
 
-    def prepare_points(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def prepare_points(batch: Batch, batch_size: int) -> Prepared:
         shape = (batch_size, *batch.images.shape[1:])
         num_points = classifier.num_points or shape[1]
         transforms = sample_point_transforms(augment.points, shape, num_points, generator, fabric.device).shard(shard)
@@ -366,12 +368,15 @@ def _build_preparation(
             before=partial(apply_point_transforms, transforms=transforms),
             after=partial(shift_points, transforms=transforms),
         )
-        return points, batch.labels, batch.weights
+        return points, batch.slice_position, batch.labels, batch.weights
 
-    def prepare_images(batch: Batch, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def prepare_images(batch: Batch, batch_size: int) -> Prepared:
         _, channels, height, width = batch.images.shape
+        if classifier.spec.kind is SCANS:
+            channels = classifier.spec.num_slices  # in a batch may be fewer, and in each device's shard of it
         shape = (batch_size, channels, height, width)
-        transforms = sample_transforms(augment, shape, generator, fabric.device).shard(shard)
+        transforms = sample_transforms(augment, shape, generator, fabric.device, classifier.spec).shard(shard)
+        places = move_slices(batch.slice_position, transforms)
         images = classifier.prepare(
             batch.images,
             before=partial(apply_transforms, transforms=transforms),
@@ -381,7 +386,7 @@ def _build_preparation(
         mixture = draw_mixture(augment, len(labels), (height, width), mixing_generator, fabric.device)
         num_classes = len(classifier.spec.class_names)
         weights = mix_weights(batch.weights, mixture)
-        return mix_images(images, mixture), mix_labels(labels, mixture, num_classes), weights
+        return mix_images(images, mixture), places, mix_labels(labels, mixture, num_classes), weights
 
     return prepare_images if classifier.spec.kind.is_image else prepare_points
 

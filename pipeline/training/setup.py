@@ -11,7 +11,8 @@ from lightning.fabric import Fabric
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.training import SamplingName
-from pipeline.core.data_kinds import WHOLE_VOLUMES
+from pipeline.config.validation import require
+from pipeline.core.data_kinds import SCANS, WHOLE_VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
 from pipeline.data.batches import Examples, compute_room, place_examples
@@ -55,6 +56,29 @@ def describe_origin(
     )
 
 
+def check_scan_options(experiment: Experiment) -> None:
+    """Refuse options that the training of whole scans does not have.
+
+    Args:
+        experiment: All options.
+
+    Raises:
+        UserError: an option that has to change.
+    """
+    config, augment = experiment.train, experiment.augment
+    for name, found, lone in (
+        ("augment.mixup_alpha", augment.mixup_alpha, 0),
+        ("augment.cutmix_alpha", augment.cutmix_alpha, 0),
+        ("train.keep_attention_every_epochs", config.keep_attention_every_epochs, 0),
+        ("train.teacher", config.teacher, None),
+        ("train.compile", config.compile, False),
+        ("train.input_fraction", config.input_fraction, 1.0),
+        ("train.devices", config.devices, 1),
+        ("train.num_nodes", config.num_nodes, 1),
+    ):
+        require(found == lone, name, found, f"{lone} where preprocess.unit is volume")
+
+
 def prepare_training(
     experiment: Experiment,
     fabric: Fabric,
@@ -72,8 +96,10 @@ def prepare_training(
         start: The weights that training starts from; None where all are drawn.
 
     Raises:
-        UserError: a split has no examples, or a class has none to learn from.
+        UserError: a split has no examples, a class has none to learn from, or an option is not for whole scans.
     """
+    if data.store.kind is SCANS:
+        check_scan_options(experiment)
     # Each process has a GPU of its own, but all those of a machine have the same memory.
     num_sharing = experiment.train.devices if fabric.device.type == "cpu" else 1
     train_examples, val_examples = (
@@ -136,9 +162,12 @@ def _count_equal(keys: torch.Tensor) -> torch.Tensor:
 
 def measure_intensities(data: CertifiedData) -> IntensityReference | None:
     """Measure the training volumes, one after the other; images and point clouds have none."""
-    if not data.store.kind.has_slices:
+    if not data.store.kind.reads_scans:
         return None
-    rows = data.rows["train"]
+    rows, store = data.rows["train"], data.store
+    if store.places_mm is not None:
+        is_slice = ~np.isnan(store.places_mm[..., 0])
+        return compute_reference(store.examples[row][is_slice[row]] for row in rows) if len(rows) else None
     rows_by_source = data.store.index.iloc[rows].groupby("source_id", sort=True).indices
     volumes = (data.store.examples[rows[places]] for places in rows_by_source.values())
     return compute_reference(volumes) if rows_by_source else None
@@ -154,8 +183,8 @@ def _select_examples(data: CertifiedData, role: str, device: torch.device, num_s
     if len(rows) == 0 or missing:
         lacking = f"no example labelled {missing[0]}" if missing else "no example"
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
-    positions = chosen["slice_position"].to_numpy()
-    examples = place_examples(store.examples, rows, labels, positions, device, compute_room(device, num_sharing))
+    positions, room = store.places[rows], compute_room(device, num_sharing)
+    examples = place_examples(store.examples, rows, labels, positions, device, room)
     if "weight" not in chosen.columns:
         return examples
     return replace(examples, weights=torch.tensor(chosen["weight"].to_numpy(dtype=np.float32), device=device))

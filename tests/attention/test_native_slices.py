@@ -32,7 +32,7 @@ def test_a_native_slice_shows_what_the_stored_one_shows_in_smaller_pixels(tmp_pa
     volume = read_volume(knee)
     stored = cut_stack(volume, OPTIONS, "").images
     for slice_index in range(3):
-        native = read_native(tmp_path, build_source("a.nii.gz"), slice_index, OPTIONS, volume.sha256)
+        native = read_native(tmp_path, build_source("a.nii.gz"), OPTIONS, volume.sha256)[0][[slice_index]]
         ratio = 5  # 26 / 6 mm to 1 mm
         assert native.shape == (1, 6 * ratio, 6 * ratio)
         coarse = reduce(native[0].astype(float), "(h a) (w b) -> h w", "mean", a=ratio, b=ratio)
@@ -44,7 +44,7 @@ def test_a_native_slice_shows_what_the_stored_one_shows_in_smaller_pixels(tmp_pa
 def test_where_stored_pixels_are_the_scans_own_nothing_changes(tmp_path, knee):
     options = PreprocessConfig(num_slices=3, image_size=(24, 26), spacing_mm=1.0)
     volume = read_volume(knee)
-    native = read_native(tmp_path, build_source("a.nii.gz"), 1, options, volume.sha256)
+    native = read_native(tmp_path, build_source("a.nii.gz"), options, volume.sha256)[0][1:2]
     np.testing.assert_array_equal(native[0], cut_stack(volume, options, "").images[1])
 
 
@@ -70,7 +70,9 @@ def test_slices_that_were_cut_before_are_drawn_as_they_came(tmp_path):
     for name, pixels in zip(names, slices, strict=True):
         Image.fromarray(pixels).save(tmp_path / name)
     digest = hashlib.sha256(b"".join((tmp_path / name).read_bytes() for name in names)).hexdigest()
-    native = read_native(tmp_path, build_source(*names), 2, OPTIONS, digest)
+    images, volume = read_native(tmp_path, build_source(*names), OPTIONS, digest)
+    assert volume is None
+    native = images[2:]
     assert native.shape == (1, 18, 18)
     np.testing.assert_array_equal(native[0, 3:15], slices[2])
     assert native[0, :3].max() == 0
@@ -78,6 +80,6 @@ def test_slices_that_were_cut_before_are_drawn_as_they_came(tmp_path):
 
 def test_another_file_under_the_name_is_refused(tmp_path, knee):
     with pytest.raises(UserError, match=r"a\.nii\.gz: not the file that was cut for the store"):
-        read_native(tmp_path, build_source("a.nii.gz"), 0, OPTIONS, "0" * 64)
+        read_native(tmp_path, build_source("a.nii.gz"), OPTIONS, "0" * 64)
     with pytest.raises(UserError, match=r"b\.nii\.gz: no such file, so the slice cannot be drawn"):
-        read_native(tmp_path, build_source("b.nii.gz"), 0, OPTIONS, "0" * 64)
+        read_native(tmp_path, build_source("b.nii.gz"), OPTIONS, "0" * 64)

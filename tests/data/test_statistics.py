@@ -5,9 +5,17 @@ import json
 import numpy as np
 import pytest
 import safetensors
+import torch
 
 from pipeline.core.serialization import build_record
-from pipeline.data.statistics import IntensityReference, compute_reference, describe_distance, measure
+from pipeline.data.batches import place_examples, read_batches
+from pipeline.data.statistics import (
+    IntensityReference,
+    compute_reference,
+    compute_statistics,
+    describe_distance,
+    measure,
+)
 from pipeline.training.checkpoint import HEADER_KEY, Checkpoint, read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 
@@ -55,3 +63,26 @@ def test_a_checkpoint_keeps_the_reference_and_an_old_one_has_none(tmp_path):
         facts = json.loads(json.loads(file.metadata()[HEADER_KEY])["facts"])
     del facts["intensities"]  # as a version without it wrote them
     assert build_record(Checkpoint, facts | {"weights": {}}).intensities is None
+
+
+def test_black_slices_that_fill_up_a_scan_count_neither_in_mean_nor_in_std():
+    images = np.random.default_rng(0).integers(1, 256, (2, 3, 4, 4)).astype(np.uint8)
+    images[1, 1:] = 0
+    places = np.zeros((2, 3, 3), np.float32)
+    places[1, 1:] = np.nan
+    examples = place_examples(images, np.arange(2), np.zeros(2), places, torch.device("cpu"))
+    there = np.concatenate([images[0], images[1, :1]]) / 255
+    mean, std = compute_statistics(examples)
+    assert mean == pytest.approx((there.mean(),))
+    assert std == pytest.approx((there.std(),))
+
+
+def test_a_batch_has_as_many_slices_as_its_largest_scan():
+    images = np.arange(3 * 4, dtype=np.uint8).reshape(3, 4, 1, 1)
+    places = np.full((3, 4, 3), np.nan, np.float32)
+    for row, count in enumerate((2, 4, 1)):
+        places[row, :count] = 0
+    examples = place_examples(images, np.arange(3), np.zeros(3), places, torch.device("cpu"))
+    batches = list(read_batches(examples, [torch.tensor([0, 2]), torch.tensor([1])]))
+    assert batches[0].images.flatten(1).tolist() == [[0, 1], [8, 9]]
+    assert [batch.slice_position.shape for batch in batches] == [(2, 2, 3), (1, 4, 3)]

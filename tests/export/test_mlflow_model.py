@@ -64,7 +64,7 @@ def encode(path):
 def score_knee(checkpoint_path, knee):
     checkpoint = read_checkpoint(checkpoint_path)
     stack = cut_stack(read_volume(knee), checkpoint.preprocess, "")
-    return score_stack(build_from_checkpoint(checkpoint), stack, CPU, 256)
+    return score_stack(build_from_checkpoint(checkpoint), stack, checkpoint.spec, CPU, 256)
 
 
 def test_slices_get_the_checkpoints_probabilities_without_pickles(logged, loaded):

@@ -143,7 +143,7 @@ def _is_odd(rows: Sequence[pd.Series]) -> bool:
 
 def _draw_sheet(inputs: SharedInputs, example_ids: Sequence[str]) -> bytes:
     row_of = pd.Series(np.arange(len(inputs.store.index)), index=inputs.store.index["example_id"])
-    images = [np.asarray(inputs.store.examples[row_of[name]]) for name in example_ids]
+    images = [inputs.store.draw(row_of[name]) for name in example_ids]
     captions, all_right = [], []
     for name in example_ids:
         rows = [table.loc[name] for table in inputs.tables]

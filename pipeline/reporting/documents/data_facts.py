@@ -149,7 +149,7 @@ def _describe_preprocessing(checkpoint: Checkpoint) -> str:
         return (
             f"Volumes of {slices} of {height} x {width} pixels as published, the channels of one image. {standardised}"
         )
-    if not checkpoint.spec.kind.has_slices:
+    if not checkpoint.spec.kind.reads_scans:
         if not checkpoint.spec.kind.has_patients:
             return f"Images of {height} x {width} pixels as published. {standardised}"
         return f"{_describe_fitting(checkpoint.preprocess)} {standardised}"
@@ -163,8 +163,9 @@ def _describe_slicing(options: PreprocessConfig) -> str:
     if options.spacing_mm is not None:
         height, width = options.image_size
         fitted = f"pixels of {options.spacing_mm:g} mm, {height} x {width} pixels"
+    number = f"at most {options.num_slices}" if options.unit == "volume" else f"{options.num_slices}"
     return (
-        f"Axes turned to anatomical directions; {options.num_slices} {options.plane} slices a volume, evenly spaced "
+        f"Axes turned to anatomical directions; {number} {options.plane} slices a volume, evenly spaced "
         f"from {start} to {end} % of the axis, {fitted}; intensities from the {low} to the "
         f"{high} % percentile of a volume's slices become black to white."
     )
@@ -225,7 +226,7 @@ def _describe_published_parts(options: SplitConfig, published: pd.Series, kind: 
 def _describe_disjoint(certificate: Certificate, kind: DataKind) -> str:
     what = f"{kind.group.capitalize()}."
     if kind.has_patients:
-        slices = "both knees and all slices" if kind.has_slices else "and both knees"
+        slices = "both knees and all slices" if kind.reads_scans else "and both knees"
         what = f"{kind.group.capitalize()}: all visits, {slices} of one are in one split."
     copies = certificate["copies"]
     across, accepted = copies["across_splits"]["count"], copies["accepted"]["count"]

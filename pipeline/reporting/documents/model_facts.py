@@ -6,7 +6,7 @@ from typing import Any
 
 from perceiver.config import PerceiverConfig
 from pipeline.config.model import CnnConfig, ModelConfig
-from pipeline.core.data_kinds import InputSpec
+from pipeline.core.data_kinds import SCANS, InputSpec
 from pipeline.core.text import count_words, plural
 from pipeline.reporting.evaluation.origin_section import describe_recipes
 from pipeline.training.checkpoint import Checkpoint
@@ -84,8 +84,9 @@ def _describe_network(shape: ModelConfig, spec: InputSpec) -> str:
     shuffled = ""
     if shape.pixel_permutation_seed is not None:
         shuffled = f" The pixels of all images are permuted alike (seed {shape.pixel_permutation_seed})."
+    scans = f" {_describe_slices(shape, spec)}" if spec.kind is SCANS else ""
     if shape.architecture != "perceiver":
-        return f"{_describe_cnn(shape.cnn)}{shuffled}"
+        return f"{_describe_cnn(shape.cnn)}{scans}{shuffled}"
     if not spec.kind.is_image:
         read = "Each point" if shape.num_points is None else f"Each of {shape.num_points} points of a cloud"
         return f"{_describe_perceiver(shape.perceiver)} {read} is an input."
@@ -95,7 +96,21 @@ def _describe_network(shape: ModelConfig, spec: InputSpec) -> str:
         "conv": _describe_conv_stem(shape),
     }
     place = ", with the place of its slice in the volume as a third axis." if shape.slice_position else "."
-    return f"{_describe_perceiver(shape.perceiver)} {stems[shape.stem]}{place}{shuffled}"
+    return f"{_describe_perceiver(shape.perceiver)} {stems[shape.stem]}{place}{scans}{shuffled}"
+
+
+def _describe_slices(shape: ModelConfig, spec: InputSpec) -> str:
+    """Describe how the slices of a scan become one answer."""
+    if shape.slices == "joint":
+        joined = "" if shape.patch_slices == 1 else f"; {shape.patch_slices} neighbouring slices are joined to one"
+        return (
+            "All slices of a scan are read at once: positions have three axes, in millimetres from the centre of the "
+            f"volume over half the field of view of {spec.field_of_view_mm:g} mm{joined}."
+        )
+    if shape.slices == "attention":
+        return "Each slice becomes an embedding; their mean, weighted by a learned attention, becomes the answer."
+    pooled = {"mean": "mean", "max": "maximum", "top3": "mean of the three largest"}[shape.slices]
+    return f"Each slice gets logits; a scan's logit is the {pooled} over its slices."
 
 
 def _describe_cnn(config: CnnConfig) -> str:

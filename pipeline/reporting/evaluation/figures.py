@@ -102,6 +102,6 @@ def draw_mistakes(store: Store, test: pd.DataFrame) -> bytes | None:
     wrong["confidence"] = wrong[columns].max(axis=1)
     worst = wrong.sort_values(["confidence", "example_id"], ascending=[False, True]).head(NUM_MISTAKES)
     place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
-    images = store.examples[place_of[worst["example_id"]].to_numpy()]
+    images = [store.draw(place_of[name]) for name in worst["example_id"]]
     captions = [f"{row.group_id} is {row.label}, {row.predicted} {row.confidence:.2f}" for row in worst.itertuples()]
     return contact_sheet(images, captions)

@@ -217,8 +217,8 @@ def _draw_doubts(shown: pd.DataFrame, store: Store) -> Figure:
     for scan in shown.to_dict("records"):
         rows = places[scan["source_id"]]
         caption = f"{scan['source_id']}\nlabel {scan['label']}, models {scan['suggested']}"
-        cells.append(Cell(read_colours(store.examples[rows[len(rows) // 2]]), caption))
-    where = "The middle slice of each" if store.kind.has_slices else "Each"
+        cells.append(Cell(read_colours(store.draw(rows[len(rows) // 2])), caption))
+    where = "The middle slice of each" if store.kind.reads_scans else "Each"
     text = f"{where}, with its label and what the models say."
     return Figure("label_doubts", "Labels to look at", text, draw_grid([Strip(cells)], columns=4), is_sheet=True)
 

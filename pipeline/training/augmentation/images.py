@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from pipeline.config.data import Plane
 from pipeline.config.training import AugmentConfig
-from pipeline.core.data_kinds import DataKind, are_sides
+from pipeline.core.data_kinds import SCANS, VOLUMES, DataKind, InputSpec, are_sides
 from pipeline.core.errors import UserError
+from pipeline.models.classifier import reverse_slices
 from pipeline.training.augmentation.bias_field import compute_bias_fields, list_powers
 from pipeline.training.augmentation.mixing import draw_erased_boxes
 
@@ -32,10 +33,13 @@ class ImageTransforms:
         bias_field: The factors on the pixels, (batch, 1, height, width).
         exponent: The exponents of the intensities, (batch,).
         factor: The factors on the intensities, (batch,).
-        noise: The noise that is added, (batch, channels, height, width).
+        noise: The noise that is added, (batch, channels, height, width); of scans for as many slices as the largest
+            has, and those of a batch may be fewer.
         displacement: The displacements in whole pixels downwards and to the right, (batch, 2) int64.
         erased: The box of each image, (batch, 4), for
             :func:`pipeline.training.augmentation.mixing.erase_boxes` after normalising.
+        reversed: The sagittal scans whose slices are put in reverse order, which flips left to right, (batch,) bool.
+        dropped: The slices of scans that are left out, (batch, slices) bool, as many as the noise is for.
     """
 
     flipped: torch.Tensor | None = None
@@ -46,19 +50,24 @@ class ImageTransforms:
     displacement: torch.Tensor | None = None
     erased: torch.Tensor | None = None
     bias_field: torch.Tensor | None = None
+    reversed: torch.Tensor | None = None
+    dropped: torch.Tensor | None = None
 
     def shard(self, rank_slice: slice) -> "ImageTransforms":
         """Return the transforms of a device's shard of the batch."""
         return ImageTransforms(*(None if field is None else field[rank_slice] for field in vars(self).values()))
 
 
-def check_horizontal_flip(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
+def check_horizontal_flip(
+    config: AugmentConfig, class_names: tuple[str, ...], plane: Plane, kind: DataKind = VOLUMES
+) -> None:
     """Refuse a flip that would make labels wrong.
 
     Args:
         config: The options of augmentation.
         class_names: The names of the classes.
         plane: The anatomical plane of the images.
+        kind: The kind of data.
 
     Raises:
         UserError: ``swap_label`` without left and right, or in sagittal slices; ``keep_label`` with left and right.
@@ -69,6 +78,7 @@ def check_horizontal_flip(config: AugmentConfig, class_names: tuple[str, ...], p
             "'keep_label' where a mirror image has the same label, else 'none'",
             class_names,
             plane,
+            kind,
         )
     if config.horizontal_flip == "keep_label" and are_sides(class_names):
         raise UserError(
@@ -77,19 +87,22 @@ def check_horizontal_flip(config: AugmentConfig, class_names: tuple[str, ...], p
         )
 
 
-def check_mirror_tta(config: AugmentConfig, class_names: tuple[str, ...], plane: Plane) -> None:
+def check_mirror_tta(
+    config: AugmentConfig, class_names: tuple[str, ...], plane: Plane, kind: DataKind = VOLUMES
+) -> None:
     """Refuse test-time augmentation with mirror images whose label is another one or was never trained.
 
     Args:
         config: The options of augmentation.
         class_names: The names of the classes.
         plane: The anatomical plane of the images.
+        kind: The kind of data.
 
     Raises:
         UserError: Sides in sagittal slices; other classes without ``augment.horizontal_flip: keep_label``.
     """
     if are_sides(class_names):
-        check_swap("model.mirror_tta", "false", class_names, plane)
+        check_swap("model.mirror_tta", "false", class_names, plane, kind)
     elif config.horizontal_flip != "keep_label":
         raise UserError(
             f"model.mirror_tta: averages over mirror images, but training with augment.horizontal_flip: "
@@ -98,18 +111,20 @@ def check_mirror_tta(config: AugmentConfig, class_names: tuple[str, ...], plane:
         )
 
 
-def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: Plane) -> None:
+def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: Plane, kind: DataKind = VOLUMES) -> None:
     """Refuse to take an image's mirror image for one of the other side.
 
     A flip turns the image of a left knee into that of a right one wherever the image's columns
     run along the body's left-right axis: in axial and coronal slices. In a sagittal slice the columns
-    run from front to back, and no flip inside the image turns one side into the other.
+    run from front to back, and no flip inside the image turns one side into the other. A scan whose slices are one
+    example is flipped in every plane: a sagittal one by the order of its slices.
 
     Args:
         option: The option that exchanges the sides, for the message.
         instead: The value to set it to, for the message.
         class_names: The names of the classes.
         plane: The anatomical plane of the images.
+        kind: The kind of data.
 
     Raises:
         UserError: the labels are not left and right, or the slices are sagittal.
@@ -119,7 +134,7 @@ def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: P
         raise UserError(
             f"{option} exchanges the labels left and right, but the labels here are {found}. Use {instead}."
         )
-    if plane == "sagittal":
+    if plane == "sagittal" and kind is not SCANS:
         raise UserError(
             f"{option} needs images whose columns run from left to right, but sagittal ones run from front to back. "
             f"Use {instead}, or set preprocess.plane to axial or coronal."
@@ -127,15 +142,20 @@ def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: P
 
 
 def sample_transforms(
-    config: AugmentConfig, shape: tuple[int, int, int, int], generator: torch.Generator, device: torch.device
+    config: AugmentConfig,
+    shape: tuple[int, int, int, int],
+    generator: torch.Generator,
+    device: torch.device,
+    spec: InputSpec | None = None,
 ) -> ImageTransforms:
-    """Draw the changes of one batch.
+    """Draw the changes of one batch; all slices of a scan that is one example are changed alike.
 
     Args:
         config: The options that say how strong the changes may be.
-        shape: The shape of the images: batch, channels, height, width.
+        shape: The shape of the images: batch, channels, height, width; of scans their slices instead of channels.
         generator: The random number generator of all draws, on ``device``.
         device: The device of the images.
+        spec: The examples, where they may be scans; None for images.
 
     Returns:
         Transforms that :func:`apply_transforms` and :func:`flip_labels` apply.
@@ -194,7 +214,35 @@ def sample_transforms(
     if config.bias_field > 0:
         draws = torch.rand((batch, len(list_powers())), generator=generator, device=device) * 2 - 1
         bias_field = compute_bias_fields(keep(draws * config.bias_field, "bias_field"), height, width)
-    return ImageTransforms(flipped, geometry, exponent, factor, noise, displacement, erased, bias_field)
+    transforms = ImageTransforms(flipped, geometry, exponent, factor, noise, displacement, erased, bias_field)
+    if spec is None or spec.kind is not SCANS:
+        return transforms
+    if spec.is_sagittal:
+        transforms = replace(transforms, flipped=None, reversed=flipped)
+    if config.slice_dropping_fraction > 0:
+        fraction = torch.rand((batch, 1), generator=generator, device=device) * config.slice_dropping_fraction
+        dropped = torch.rand(shape[:2], generator=generator, device=device) < fraction
+        transforms = replace(transforms, dropped=dropped)
+    return transforms
+
+
+def move_slices(places: torch.Tensor, transforms: ImageTransforms) -> torch.Tensor:
+    """Apply drawn changes to the places of the slices of scans.
+
+    Args:
+        places: The places (batch, slices, 3) in mm, NaN for padding.
+        transforms: The changes of the same scans.
+
+    Returns:
+        Places of the same shape; of slices that are left out NaN. A scan keeps all of them where all would be left out.
+    """
+    if transforms.reversed is not None:
+        places = torch.where(transforms.reversed[:, None, None], reverse_slices(places), places)
+    if transforms.dropped is not None:
+        dropped = transforms.dropped[:, : places.shape[1]]
+        remains = (~dropped & ~places[..., 0].isnan()).any(dim=1)
+        places = places.masked_fill((dropped & remains[:, None])[..., None], torch.nan)
+    return places
 
 
 def compute_geometry(
@@ -262,7 +310,7 @@ def apply_transforms(images: torch.Tensor, transforms: ImageTransforms) -> torch
     if transforms.factor is not None:
         images = images * per_image(transforms.factor)
     if transforms.noise is not None:
-        images = images + transforms.noise
+        images = images + transforms.noise[:, : images.shape[1]]  # of scans for the slices of the largest one
     return images
 
 
@@ -298,17 +346,19 @@ def flip_labels(labels: torch.Tensor, transforms: ImageTransforms, config: Augme
     Returns:
         (batch,) class indices.
     """
-    if config.horizontal_flip != "swap_label" or transforms.flipped is None:
+    flipped = transforms.flipped if transforms.reversed is None else transforms.reversed
+    if config.horizontal_flip != "swap_label" or flipped is None:
         return labels
-    return torch.where(transforms.flipped, 1 - labels, labels)
+    return torch.where(flipped, 1 - labels, labels)
 
 
 def shows_laterality(kind: DataKind, class_names: Sequence[str], plane: Plane) -> bool:
-    """Return whether a mirror image is one of the other label: left and right, unless seen from the side (sagittal).
+    """Return whether a mirror image is one of the other label: left and right, but for slices seen from the side.
 
     Args:
         kind: The kind of data.
         class_names: The names of the classes.
         plane: The anatomical plane of the slices.
     """
-    return kind.has_patients and kind.is_image and are_sides(class_names) and plane != "sagittal"
+    is_mirrored = plane != "sagittal" or kind is SCANS
+    return kind.has_patients and kind.is_image and are_sides(class_names) and is_mirrored

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.config.training import AugmentConfig
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.training.augmentation.images import (
     apply_transforms,
@@ -11,9 +12,11 @@ from pipeline.training.augmentation.images import (
     compute_geometry,
     displace_images,
     flip_labels,
+    move_slices,
     sample_transforms,
 )
 from pipeline.training.augmentation.mixing import erase_boxes
+from tests.builders.models import build_spec
 
 NONE = AugmentConfig(rotation_degrees=0, zoom_fraction=0, shift_fraction=0, gamma=0, brightness_fraction=0, noise_std=0)
 CPU = torch.device("cpu")
@@ -239,3 +242,39 @@ def test_all_transforms_are_drawn_as_ever_whether_or_not_one_could_be():
     shifts = [(torch.rand(6, generator=generator) * 2 - 1) * ALL.shift_fraction for _ in range(2)]
     assert torch.equal(found.geometry, compute_geometry(degrees, zoom, *shifts, 8, 10))
     assert found.bias_field is None
+
+
+def draw_for_scans(config, is_sagittal=False, shape=(200, 5, 4, 4)):
+    spec = dataclasses.replace(build_spec(kind=SCANS), is_sagittal=is_sagittal)
+    return sample_transforms(config, shape, torch.Generator().manual_seed(0), CPU, spec)
+
+
+def test_a_flip_reverses_the_slices_of_a_sagittal_scan_and_swaps_the_label():
+    config = only(horizontal_flip="swap_label")
+    changes = draw_for_scans(config, is_sagittal=True)
+    scans, labels = images((200, 5, 4, 4)), torch.zeros(200, dtype=torch.long)
+    places = torch.stack([torch.arange(-2.0, 3), *[torch.ones(5)] * 2], dim=-1).expand(200, -1, -1)
+    assert torch.equal(apply_transforms(scans, changes), scans), "no slice is flipped by itself"
+    swapped, moved = flip_labels(labels, changes, config).bool(), move_slices(places, changes)
+    assert 50 < int(swapped.sum()) < 150
+    assert torch.equal(moved[..., 0], torch.where(swapped[:, None], -places[..., 0], places[..., 0]))
+    assert torch.equal(moved[..., 1:], places[..., 1:])
+    axial = draw_for_scans(config)
+    assert torch.equal(move_slices(places, axial), places)
+    assert torch.equal(apply_transforms(scans, axial)[0], scans[0].flip(-1) if axial.flipped[0] else scans[0])
+
+
+def test_dropped_slices_lose_their_place_and_no_scan_loses_all():
+    changes = draw_for_scans(only(slice_dropping_fraction=0.9))
+    places = torch.zeros(200, 3, 3)  # of the 5 slices that were drawn for, a batch may have fewer
+    places[:, 1:] = torch.nan
+    dropped = move_slices(places.nan_to_num(), changes)[..., 0].isnan()
+    assert 0.2 < float(dropped.float().mean()) < 0.5
+    assert not move_slices(places, changes)[:, 0].isnan().any(), "a scan of one slice keeps it"
+
+
+def test_all_slices_of_a_scan_are_lit_and_turned_alike():
+    slice_ = images((200, 1, 4, 4)).expand(-1, 5, -1, -1)
+    changed = apply_transforms(slice_, draw_for_scans(only(rotation_degrees=20, gamma=0.5, brightness_fraction=0.2)))
+    assert torch.equal(changed, changed[:, :1].expand(-1, 5, -1, -1))
+    assert not torch.equal(changed, slice_)

@@ -1,0 +1,90 @@
+"""Networks of whole scans that pool what a network of slices returns: baselines of a Perceiver that reads all slices.
+
+Source:
+    Ilse, Tomczak and Welling 2018, arXiv 1802.04712, equation 9 (gated attention).
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from perceiver.volumes import apply_to_slices
+
+PoolingName = Literal["mean", "max", "top3", "attention"]
+# The length of a slice's embedding, and of the hidden layer of the attention.
+EMBEDDING = 64
+TOP = 3
+
+
+class PooledSlices(nn.Module):
+    """A network of slices and the pooling of its answers to one answer a scan.
+
+    Args:
+        network: A network from slices ``(slices, 1, height, width)`` to their logits, or for attention to embeddings
+            ``(slices, EMBEDDING)``.
+        pooling: mean, max or top3: each logit's mean, maximum or mean of the three largest over the slices. attention:
+            the mean of the embeddings, weighted by an attention that is learned, then a linear layer.
+        num_classes: The number of logits.
+    """
+
+    def __init__(self, network: nn.Module, pooling: PoolingName, num_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.pooling = pooling
+        if pooling == "attention":
+            self.content, self.gate = nn.Linear(EMBEDDING, EMBEDDING), nn.Linear(EMBEDDING, EMBEDDING)
+            self.score = nn.Linear(EMBEDDING, 1)
+            self.head = nn.Linear(EMBEDDING, num_classes)
+
+    def forward(self, volumes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Turn normalised slices and their places into logits.
+
+        Args:
+            volumes: The slices, ``(batch, slices, height, width)``.
+            places: The place of each slice, ``(batch, slices, 3)``; NaN for padding, and not read otherwise.
+
+        Returns:
+            Logits ``(batch, classes)``.
+        """
+        is_padding = places[..., 0].isnan()
+        answers = apply_to_slices(self.network, volumes, is_padding)
+        if self.pooling == "attention":
+            weights = self.weigh(answers, is_padding)
+            logits: torch.Tensor = self.head(torch.einsum("bs,bse->be", weights, answers))
+            return logits
+        return pool_logits(answers, is_padding, self.pooling)
+
+    def weigh_slices(self, volumes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Return the attention to each slice, ``(batch, slices)``; arguments are those of ``forward``."""
+        is_padding = places[..., 0].isnan()
+        return self.weigh(apply_to_slices(self.network, volumes, is_padding), is_padding)
+
+    def weigh(self, embeddings: torch.Tensor, is_padding: torch.Tensor) -> torch.Tensor:
+        """Return the weight of each slice, ``(batch, slices)``; they sum to 1 over the slices of a scan."""
+        scores = self.score(self.content(embeddings).tanh() * self.gate(embeddings).sigmoid())[..., 0]
+        weights: torch.Tensor = scores.masked_fill(is_padding, -torch.inf).softmax(dim=1)
+        return weights
+
+
+def pool_logits(logits: torch.Tensor, is_padding: torch.Tensor, pooling: PoolingName) -> torch.Tensor:
+    """Pool the logits of slices to those of their scan.
+
+    Of the logits 1, 5, 3, 4 of four slices the mean is 3.25, the maximum 5 and the mean of the top three 4.
+
+    Args:
+        logits: The logits, ``(batch, slices, classes)``.
+        is_padding: Whether a slice is padding, ``(batch, slices)``.
+        pooling: mean, max or top3.
+
+    Returns:
+        Logits ``(batch, classes)``.
+    """
+    count = (~is_padding).sum(dim=1, keepdim=True).clamp(min=1)
+    if pooling == "mean":
+        return logits.masked_fill(is_padding[..., None], 0.0).sum(dim=1) / count
+    largest = logits.masked_fill(is_padding[..., None], -torch.inf)
+    if pooling == "max":
+        return largest.amax(dim=1)
+    top = largest.topk(min(TOP, largest.shape[1]), dim=1).values
+    return top.masked_fill(top.isinf(), 0.0).sum(dim=1) / count.clamp(max=TOP)

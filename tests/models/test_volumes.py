@@ -1,0 +1,99 @@
+"""Networks of whole scans: pooling of slices, attention over them, millimetres and the mirror image."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from perceiver import PerceiverConfig
+from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.data_kinds import SCANS
+from pipeline.core.errors import UserError
+from pipeline.models.classifier import Classifier, reverse_slices
+from pipeline.models.networks import build_model
+from pipeline.models.volumes import pool_logits
+from tests.builders.models import build_spec
+
+SPEC = replace(build_spec(kind=SCANS, num_slices=4), field_of_view_mm=100.0)
+SMALL = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2)
+STEM = {"stem": "patches", "patch_size": 4, "perceiver": SMALL}
+CHOICES = {
+    "joint": ModelConfig(**STEM),
+    "joined": ModelConfig(patch_slices=2, **STEM),
+    "mean": ModelConfig(slices="mean", **STEM),
+    "max": ModelConfig(slices="max", **STEM),
+    "top3": ModelConfig(slices="top3", **STEM),
+    "attention": ModelConfig(slices="attention", **STEM),
+    "cnn": ModelConfig(slices="mean", architecture="cnn", cnn=CnnConfig(channels=(4, 8))),
+}
+
+
+def draw_scans(num_slices=4, num_padding=0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    volumes = torch.randint(0, 256, (2, num_slices + num_padding, 8, 8), generator=generator, dtype=torch.uint8)
+    places = torch.full((2, num_slices + num_padding, 3), torch.nan)
+    places[:, :num_slices, 0] = torch.linspace(-30, 36, num_slices)
+    places[:, :num_slices, 1:] = 80.0
+    return volumes, places
+
+
+def build_classifier(name, spec=SPEC):
+    return Classifier(build_model(CHOICES[name], spec, seed=1), CHOICES[name], spec, (0.5,), (0.25,)).eval()
+
+
+def test_pooled_logits_are_those_computed_by_hand():
+    logits = torch.tensor([[[1.0, 0], [5, 0], [3, 0], [4, 9], [100, 100]]])
+    is_padding = torch.tensor([[False, False, False, False, True]])
+    found = {name: pool_logits(logits, is_padding, name)[0].tolist() for name in ("mean", "max", "top3")}
+    assert found == {"mean": [3.25, 2.25], "max": [5, 9], "top3": [4, 3]}
+    two = torch.tensor([[False, False, True, True, True]])
+    assert pool_logits(logits, two, "top3")[0].tolist() == [3, 0], "of two slices the mean of both"
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_padding_and_the_order_of_slices_change_no_answer(name):
+    classifier = build_classifier(name)
+    volumes, places = draw_scans(num_padding=2)
+    expected = classifier(volumes[:, :4], places[:, :4])
+    torch.testing.assert_close(classifier(volumes, places), expected, rtol=0, atol=1e-5)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(classifier(volumes[:, order], places[:, order]), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_network_of_scans_trains(name):
+    classifier = build_classifier(name).train()
+    volumes, places = draw_scans(num_padding=1)
+    loss = classifier(volumes, places).sum()
+    loss.backward()
+    missing = [name for name, weight in classifier.named_parameters() if weight.grad is None]
+    assert missing == []
+
+
+def test_a_scan_twice_as_large_in_a_field_of_view_twice_as_large_gets_the_same_answer():
+    volumes, places = draw_scans()
+    large = build_classifier("joint", replace(SPEC, field_of_view_mm=200.0))
+    torch.testing.assert_close(large(volumes, 2 * places), build_classifier("joint")(volumes, places))
+
+
+@pytest.mark.parametrize("is_sagittal", [False, True])
+def test_the_mirror_image_of_a_scan_is_flipped_across_or_along_its_slices(is_sagittal):
+    classifier = build_classifier("joint", replace(SPEC, is_sagittal=is_sagittal))
+    volumes, places = draw_scans()
+    straight, mirrored = classifier.score_both(volumes, places)
+    flipped = (volumes.flip(1), reverse_slices(places).flip(1)) if is_sagittal else (volumes.flip(-1), places)
+    assert torch.equal(mirrored, classifier(*flipped))
+    assert not torch.allclose(mirrored, straight)
+    again = classifier.score_both(*flipped)
+    assert torch.equal(again[1], straight), "the mirror image of the mirror image is the scan"
+
+
+def test_options_that_whole_scans_do_not_have_are_refused_by_name():
+    for config, message in (
+        (ModelConfig(architecture="cnn"), "model.slices: mean"),
+        (ModelConfig(slice_position=True), "model.slice_position"),
+        (ModelConfig(stem="patches", patch_size=3), "model.patch_size"),
+        (ModelConfig(stem="conv", num_conv_layers=4), "larger slices"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_model(config, SPEC, seed=0)

@@ -1,0 +1,166 @@
+"""Whole scans through the stages: slices that are one example from the store to a row of predict."""
+
+import json
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline.cli import main
+from pipeline.data.store import read_store
+from pipeline.training.checkpoint import read_checkpoint
+from tests.builders.tiny_workspace import TINY_CONFIG
+
+NAME = "tiny_scans"
+
+
+def call(stage, folder, *options):
+    config = ["--config", str(folder / f"{NAME}.yaml"), "--workspace", str(folder)]
+    return main([stage, *config, *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A workspace of tiny synthetic knees that are stored as slices and as scans, and trained on as scans."""
+    folder = tmp_path_factory.mktemp("scans")
+    preprocess = TINY_CONFIG["preprocess"] | {"unit": "volume", "plane": "sagittal", "num_slices": 6}
+    config = TINY_CONFIG | {
+        "name": NAME,
+        "data": {"dataset": "phantom", "raw_folder": str(folder / "raw")},
+        "preprocess": preprocess,
+        "model": TINY_CONFIG["model"] | {"mirror_tta": True},
+        "augment": {"horizontal_flip": "swap_label", "slice_dropping_fraction": 0.3},
+        "train": TINY_CONFIG["train"] | {"epochs": 1},
+        "tracking": {"enabled": False},
+    }
+    (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(config))
+    assert call("fetch", folder) == 0
+    assert call("preprocess", folder, "--name", "tiny", "--preprocess.unit", "slice") == 0
+    for stage in ("preprocess", "split", "train", "evaluate"):
+        assert call(stage, folder) == 0, stage
+    return folder
+
+
+def test_a_scan_is_one_example_next_to_the_store_of_its_slices(workspace):
+    volumes = read_store(workspace / "data" / NAME / "prepared", verify=True)
+    slices = read_store(workspace / "data" / "tiny" / "prepared", verify=True)
+    assert volumes.kind.name == "scans"
+    assert slices.kind.name == "volumes"
+    assert volumes.index["example_id"].tolist() == slices.index["source_id"].unique().tolist()
+    assert volumes.examples.shape == (20, 6, 16, 16)
+    np.testing.assert_array_equal(volumes.as_slices().examples, slices.examples)
+    assert volumes.as_slices().index["example_id"].tolist() == slices.index["example_id"].tolist()
+    manifest = pd.read_csv(workspace / "data" / NAME / "prepared" / "manifest.csv")
+    assert set(manifest.loc[manifest["status"] == "accepted", "num_examples"]) == {1}
+
+
+def test_levels_are_volume_knee_and_patient_without_slices(workspace):
+    metrics = json.loads((workspace / "reports" / NAME / "metrics.json").read_text())
+    assert list(metrics["levels"]) == ["volume", "knee"]
+    assert "mirror" in metrics["probes"], "a sagittal scan has a mirror image"
+    certificate = json.loads((workspace / "data" / NAME / "leak_certificate.json").read_text())
+    assert certificate["passed"]
+    assert certificate["splits"]["test"]["examples"] == 6
+
+
+def test_predict_answers_a_scan_as_evaluate_does_and_refuses_a_larger_one(workspace, write_knee, tmp_path, capsys):
+    large = write_knee(tmp_path / "large.nii.gz", spacing_mm=(40.0, 40.0, 40.0))
+    table = pd.read_csv(workspace / "reports" / NAME / "predictions.csv")
+    raw, out = workspace / "raw", tmp_path / "rows.csv"
+    manifest = pd.read_csv(workspace / "data" / NAME / "prepared" / "manifest.csv").set_index("source_id")
+    first = table.iloc[0]
+    path = raw / manifest.loc[first["source_id"], "path"]
+    assert call("predict", workspace, path, large, "--predict.output", out) == 2
+    rows = pd.read_csv(out)
+    assert rows["num_slices"].iloc[0] == 6
+    assert rows["probability_left"].iloc[0] == pytest.approx(first["probability_left"], abs=1e-5)
+    assert "field of view" in rows["reason"].iloc[1]
+    assert "large.nii.gz" in rows["reason"].iloc[1]
+
+
+def test_attention_shows_the_slices_that_carry_an_answer_in_the_scans_own_pixels(workspace):
+    assert call("attention", workspace, "--attention.num_examples", 2, "--attention.native_resolution", "true") == 0
+    folder = workspace / "reports" / NAME / "attention"
+    table = pd.read_csv(folder / "slices.csv")
+    assert table.groupby("example_id")["slice_index"].count().tolist() == [6, 6]
+    np.testing.assert_allclose(table.groupby("example_id")["attention"].sum(), 1, atol=1e-5)
+    page = (folder / "index.html").read_text()
+    assert all(name in page for name in table["example_id"])
+    assert len(list(folder.glob("filmstrip_*.png"))) == 2
+    overlays = sorted(folder.glob("overlays/*_attention.nii.gz"))
+    assert len(overlays) == len(list(folder.glob("overlays/*_lost.nii.gz"))) == 2
+    manifest = pd.read_csv(workspace / "data" / NAME / "prepared" / "manifest.csv").set_index("source_id")
+    for name in table["example_id"].unique():
+        scan = nibabel.load(workspace / "raw" / manifest.loc[name, "path"])
+        overlay = nibabel.load(folder / "overlays" / f"{name}_attention.nii.gz")
+        assert overlay.shape == scan.shape
+        np.testing.assert_allclose(overlay.affine, scan.affine, atol=1e-4)
+        assert overlay.get_fdata().max() > 0
+
+
+def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(workspace):
+    spec = read_checkpoint(workspace / "runs" / NAME / "best.safetensors").spec
+    store = read_store(workspace / "data" / NAME / "prepared")
+    assert spec.field_of_view_mm >= 2 * np.nanmax(np.abs(store.places_mm[..., 0]))
+    assert spec.field_of_view_mm >= np.nanmax(store.places_mm[..., 1:])
+    assert spec.is_sagittal
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "message"),
+    [
+        ("export", ["--export.formats", "[torch]"], "whole scans"),
+        ("attention", ["--attention.layers", "[0]"], "attention.layers"),
+        ("leak-study", [], "preprocess.unit: slice"),
+        ("train", ["--run", "mixed", "--augment.mixup_alpha", "0.2"], "preprocess.unit is volume"),
+        ("train", ["--run", "kept", "--train.keep_attention_every_epochs", "1"], "preprocess.unit is volume"),
+        ("evaluate", ["--evaluate.external", "other.csv"], "evaluate.external"),
+        ("train", ["--run", "two", "--train.devices", "2"], "train.devices"),
+        ("train", ["--run", "compiled", "--train.compile", "true"], "train.compile"),
+        ("train", ["--run", "cnn", "--model.architecture", "cnn"], "model.slices: mean"),
+        ("train", ["--run", "place", "--model.slice_position", "true"], "model.slice_position"),
+    ],
+)
+def test_stages_refuse_in_one_line_what_whole_scans_do_not_have(stage, options, message, workspace, capsys):
+    assert call(stage, workspace, *options) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in " ".join(error.split())
+    assert "Traceback" not in error
+
+
+def test_scans_of_several_sizes_and_turns_are_one_store_and_images_without_positions_are_refused(
+    write_knee, tmp_path, capsys
+):
+    raw = tmp_path / "raw"
+    rows = []
+    for patient, (shape, spacing, axes) in enumerate(
+        [
+            ((5, 12, 12), (8.0, 4.0, 4.0), "RAS"),
+            ((1, 12, 12), (8.0, 4.0, 4.0), "RAS"),
+            ((9, 12, 10), (3.0, 5.0, 6.0), "PIR"),
+        ]
+    ):
+        path = write_knee(
+            raw / f"knee{patient}.nii.gz", shape=shape, spacing_mm=spacing, stored_axes=axes, seed=patient
+        )
+        rows.append(f"{path.name},{patient},left")
+    (tmp_path / "labels.csv").write_text("path,patient,label\n" + "\n".join(rows) + "\n")
+    options = {
+        "data": {"raw_folder": str(raw), "label_table": str(tmp_path / "labels.csv")},
+        "preprocess": {"unit": "volume", "plane": "sagittal", "slice_range": [0.0, 1.0], "image_size": [8, 8]},
+    }
+    (tmp_path / f"{NAME}.yaml").write_text(yaml.safe_dump({"name": NAME, **options}))
+    assert call("preprocess", tmp_path, "--preprocess.num_workers", 1) == 0
+    store = read_store(tmp_path / "data" / NAME / "prepared")
+    assert (~np.isnan(store.places_mm[..., 0])).sum(axis=1).tolist() == [5, 1, 9]
+    assert store.places_mm[0, :5, 0].tolist() == [-16, -8, 0, 8, 16]
+    assert store.places_mm[1, 0].tolist() == [0, 48, 48]
+    assert store.places_mm[2, :, 0].tolist() == pytest.approx(np.arange(-12, 13, 3))
+    assert store.places_mm[2, 0, 1:].tolist() == [60, 60]
+    assert store.examples[0, 5:].max() == 0
+    assert store.as_slices().index["example_id"].tolist()[4:7] == [
+        f"knee{scan}.nii.gz_{index}" for scan, index in ((0, 4), (1, 0), (2, 0))
+    ]
+    np.testing.assert_array_equal(store.as_slices().examples[6:], store.examples[2])
