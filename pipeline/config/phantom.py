@@ -31,6 +31,8 @@ class PhantomConfig:
         texture: The relative size of the mottle inside tissues.
         bias_field: The size of the smooth change of brightness over a scan, in logarithms.
         noise: The standard deviation of the scanner's noise in the noisiest scan; fat is about 0.5.
+        lesion_fraction: The fraction of the knees with a bone-marrow lesion, of grade 1, 2 or 3 by its size. Above 0
+            the raw folder has a table ``lesions.csv`` with the labels lesion and none, for ``data.label_table``.
     """
 
     num_patients: int = 64
@@ -49,6 +51,7 @@ class PhantomConfig:
     texture: float = 0.1
     bias_field: float = 0.3
     noise: float = 0.05
+    lesion_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         require(1 <= self.num_patients <= 99_999, "phantom.num_patients", self.num_patients, "1 to 99999")
@@ -58,3 +61,4 @@ class PhantomConfig:
         require_at_least("phantom", self, 0, "seed", "rotation_degrees", "shift_mm", "height_shift_mm", "lean", "zoom")
         require_at_least("phantom", self, 0, "shape_variation", "warp_mm")
         require_at_least("phantom", self, 0, "contrast_variation", "texture", "bias_field", "noise")
+        require(0 <= self.lesion_fraction <= 1, "phantom.lesion_fraction", self.lesion_fraction, "0 to 1")

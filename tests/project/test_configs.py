@@ -1,5 +1,6 @@
 """Every config is complete in itself: it parses, its model can be built, its header names its own command."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.cli import parse_experiment
-from pipeline.core.data_kinds import POINTS
+from pipeline.core.data_kinds import POINTS, SCANS, VOLUMES
 from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
@@ -45,10 +46,14 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
     if experiment.data.merge:
         classes = tuple(sorted({str(name) for name in experiment.data.merge.values()}))
-    check_horizontal_flip(experiment.augment, classes, experiment.preprocess.plane)
+    if experiment.phantom.lesion_fraction > 0:
+        classes = ("lesion", "none")
+    plane, kind = experiment.preprocess.plane, SCANS if experiment.preprocess.unit == "volume" else VOLUMES
+    check_horizontal_flip(experiment.augment, classes, plane, kind)
     if experiment.model.mirror_tta:
-        check_mirror_tta(experiment.augment, classes, experiment.preprocess.plane)
-    spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices)
+        check_mirror_tta(experiment.augment, classes, plane, kind)
+    spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices, kind)
+    spec = dataclasses.replace(spec, field_of_view_mm=200.0)
     build_model(experiment.model, spec, seed=0)
 
 

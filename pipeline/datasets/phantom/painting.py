@@ -14,6 +14,7 @@ from pipeline.datasets.phantom.geometry import (
     smooth_field,
     vary_shape,
 )
+from pipeline.datasets.phantom.lesions import Lesion, compute_rise
 from pipeline.datasets.phantom.osteoarthritis import CARTILAGE_LEFT, grow_osteophytes, narrow_joint
 
 AIR = 0.02
@@ -45,6 +46,7 @@ def paint_knee(
     scan_generator: np.random.Generator,
     side: str,
     grade: int = 0,
+    lesion: Lesion | None = None,
 ) -> Array:
     """Paint one scan of a knee. A left knee is the mirror image of the right one from the same draws.
 
@@ -55,12 +57,13 @@ def paint_knee(
         scan_generator: The random number generator of what is new in each scan: position, contrast, noise.
         side: ``left`` or ``right``.
         grade: The Kellgren-Lawrence grade, 0 to 4.
+        lesion: A lesion of the bone marrow; no random number depends on it.
 
     Returns:
         ``(right, anterior, superior)`` int16.
     """
     coordinates = place_knee(config, patient_generator, scan_generator)
-    image = paint_tissues(config, coordinates, patient_generator, scan_generator, grade)
+    image = paint_tissues(config, coordinates, patient_generator, scan_generator, grade, lesion)
     image *= np.exp(np.float32(config.bias_field) * smooth_field(scan_generator, image.shape, (3, 3, 3)))
     noise_std = np.float32(config.noise * scan_generator.uniform(0.5, 1.0))
     real, imaginary = (noise_std * scan_generator.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
@@ -78,6 +81,7 @@ def paint_tissues(
     patient_generator: np.random.Generator,
     scan_generator: np.random.Generator,
     grade: int = 0,
+    lesion: Lesion | None = None,
 ) -> Array:
     """Paint the tissues of a right knee, from the skin inwards.
 
@@ -87,6 +91,7 @@ def paint_tissues(
         patient_generator: The random number generator of the shape of each part.
         scan_generator: The random number generator of the intensities.
         grade: The Kellgren-Lawrence grade; no random number depends on it.
+        lesion: A lesion of the bone marrow; no random number depends on it either.
 
     Returns:
         ``(superior, anterior, lateral)`` float32; fat is about 0.5.
@@ -122,6 +127,11 @@ def paint_tissues(
         _paint(image, (slices, distance_mm), level["cortex"])
     for slices, distance_mm in surfaces:
         _paint(image, (slices, distance_mm + np.float32(CORTEX_MM)), level["marrow"])
+    if lesion is not None:
+        is_marrow = np.zeros(image.shape, bool)
+        for slices, distance_mm in surfaces:
+            is_marrow[slices] |= distance_mm < -CORTEX_MM
+        image += compute_rise(coordinates, lesion) * is_marrow
     for tube in anatomy["joint"]:
         _paint(image, cut(coordinates, vary_shape(tube, config.shape_variation, patient_generator)), level[tube.tissue])
     image *= 1 + np.float32(config.texture) * smooth_field(scan_generator, image.shape, (32, 36, 36))

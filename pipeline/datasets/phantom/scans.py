@@ -19,6 +19,7 @@ from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.serialization import flatten
+from pipeline.datasets.phantom.lesions import TABLE_NAME, plan_lesions, write_lesion_table
 from pipeline.datasets.phantom.painting import paint_knee
 from pipeline.formats.nifti import write_volume
 
@@ -71,14 +72,16 @@ def make_phantom(folder: Path, config: PhantomConfig, num_workers: int, console:
         UserError: the folder holds files that are no synthetic knees.
     """
     knees = plan_knees(config)
-    record = {
+    record: dict[str, Any] = {
         "note": SYNTHETIC_NOTE,
         "num_patients": config.num_patients,
         "num_knees": len(knees),
         "config": flatten(config),
-        "files": sorted(knee.file_name for knee in knees),
     }
     tasks = {knee.file_name: delayed(write_knee)(folder, config, knee) for knee in knees}
+    if config.lesion_fraction > 0:
+        tasks[TABLE_NAME] = delayed(write_lesions)(folder, config, knees)
+    record["files"] = sorted(tasks)
     fill_folder(folder, record, tasks, num_workers, console)
 
 
@@ -161,14 +164,25 @@ def write_knee(folder: Path, config: PhantomConfig, knee: PlannedKnee) -> None:
         config: The options of the knees.
         knee: The scan to write.
     """
-    # Numbers after the patient's start at 1: numpy takes [seed, patient] and [seed, patient, 0, 0] for one seed.
-    scan_seed = (config.seed, knee.patient_index, knee.visit_index + 1, SIDES.index(knee.side) + 1)
-    scan_generator = np.random.default_rng(scan_seed)
-    patient_generator = np.random.default_rng((config.seed, knee.patient_index))
-    intensity = paint_knee(config, patient_generator, scan_generator, knee.side)
+    patient_generator, scan_generator = build_generators(config, knee)
+    lesion = plan_lesions(config).get((knee.patient_index, knee.side))
+    intensity = paint_knee(config, patient_generator, scan_generator, knee.side, lesion=lesion)
     affine = place_scan(config, knee.side, scan_generator)
     stored_axes = STORED_AXES[scan_generator.integers(len(STORED_AXES))]
     write_volume(folder / knee.file_name, intensity, affine, stored_axes)
+
+
+def build_generators(config: PhantomConfig, knee: PlannedKnee) -> tuple[np.random.Generator, np.random.Generator]:
+    """Return the random number generators of a patient and of one scan, as painting begins with them."""
+    # Numbers after the patient's start at 1: numpy takes [seed, patient] and [seed, patient, 0, 0] for one seed.
+    scan_seed = (config.seed, knee.patient_index, knee.visit_index + 1, SIDES.index(knee.side) + 1)
+    return np.random.default_rng((config.seed, knee.patient_index)), np.random.default_rng(scan_seed)
+
+
+def write_lesions(folder: Path, config: PhantomConfig, knees: list[PlannedKnee]) -> None:
+    """Write the table of the scans and their lesions."""
+    scans = [(knee.file_name, knee.patient_index, knee.side, *build_generators(config, knee)) for knee in knees]
+    write_lesion_table(folder / TABLE_NAME, config, scans)
 
 
 def place_scan(config: PhantomConfig, side: str, generator: np.random.Generator) -> Array:
