@@ -114,6 +114,7 @@ def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(worksp
         ("export", ["--export.formats", "[torch]"], "whole scans"),
         ("attention", ["--attention.layers", "[0]"], "attention.layers"),
         ("leak-study", [], "preprocess.unit: slice"),
+        ("pretrain", ["--run", "hidden"], "preprocess.unit: slice"),
         ("train", ["--run", "mixed", "--augment.mixup_alpha", "0.2"], "preprocess.unit is volume"),
         ("train", ["--run", "kept", "--train.keep_attention_every_epochs", "1"], "preprocess.unit is volume"),
         ("evaluate", ["--evaluate.external", "other.csv"], "evaluate.external"),

@@ -244,12 +244,12 @@ def _describe_acquisition(accepted: pd.DataFrame, kind: DataKind) -> str:
     spacings = [tuple(map(float, text.split("x"))) for text in accepted["spacing_mm"] if text]
     if not spacings:
         return ""
-    axes = AXES if kind.has_slices else IMAGE_AXES
+    axes = AXES if kind.reads_scans else IMAGE_AXES
     ranges = [f"{axis} {_show_range(values)}" for axis, values in zip(axes, zip(*spacings, strict=True), strict=True)]
     num_orders = accepted.loc[accepted["stored_axes"] != "", "stored_axes"].nunique()
     num_visits = accepted.loc[accepted["visit"] != "", "visit"].nunique()
     visits = f"; {num_visits:,} visits or dates" if num_visits else ""
-    if not kind.has_slices:
+    if not kind.reads_scans:
         return f"Pixel size in mm, of {len(spacings)} of {len(accepted)} images: {', '.join(ranges)}{visits}."
     return f"Voxel size in mm: {', '.join(ranges)}; {num_orders} orders of the stored axes{visits}."
 
