@@ -19,7 +19,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel, build_model
 from pipeline.preprocessing.slicing import cut_stack
 from tests.builders.models import build_spec
-from tests.models.test_volumes import CHOICES
+from tests.builders.scan_models import CHOICES
 
 SPEC = replace(build_spec(kind=SCANS, num_slices=5), field_of_view_mm=100.0)
 

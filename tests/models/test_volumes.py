@@ -5,27 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from perceiver import PerceiverConfig
-from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.models.classifier import Classifier, reverse_slices
 from pipeline.models.networks import build_model
 from pipeline.models.volumes import pool_logits
 from tests.builders.models import build_spec
+from tests.builders.scan_models import CHOICES
 
 SPEC = replace(build_spec(kind=SCANS, num_slices=4), field_of_view_mm=100.0)
-SMALL = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1, num_bands=2)
-STEM = {"stem": "patches", "patch_size": 4, "perceiver": SMALL}
-CHOICES = {
-    "joint": ModelConfig(**STEM),
-    "joined": ModelConfig(patch_slices=2, **STEM),
-    "mean": ModelConfig(slices="mean", **STEM),
-    "max": ModelConfig(slices="max", **STEM),
-    "top3": ModelConfig(slices="top3", **STEM),
-    "attention": ModelConfig(slices="attention", **STEM),
-    "cnn": ModelConfig(slices="mean", architecture="cnn", cnn=CnnConfig(channels=(4, 8))),
-}
 
 
 def draw_scans(num_slices=4, num_padding=0, seed=0):
