@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 
 from pipeline.cli import main
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.tables import prediction_columns, read_table
+from pipeline.formats.nifti import read_volume
+from pipeline.reporting.evaluation.external_section import build_external_section
+from pipeline.tracking.records import describe_external, flatten_metrics
+from tests.builders.dicom import write_series
+from tests.builders.volumes import compute_intensity
 
 REPORT = ("reports", "tiny")
 
@@ -71,6 +77,57 @@ def test_test_patients_under_other_names_have_the_scores_of_the_test_bit_for_bit
     assert external["participants"]["external"] == external["participants"]["test"]
     assert external["drift"]["distance"] == external["drift"]["test_distance"]
     assert "6 scans also are in the run's test" in external["search"]
+
+
+def test_the_section_has_levels_of_255_and_keeps_reasons_out_of_its_cells(validated):
+    metrics = read_metrics(validated)
+    (section,) = build_external_section(metrics, VOLUMES)
+    tables = {table.caption: table for table in section.tables}
+    drift, mean = tables["Drift of grey levels"], metrics["external"]["drift"]["numbers"][0]["external"]
+    median, low, high = (round(255 * mean[name]) for name in ("median", "low", "high"))
+    assert drift.rows[0][3] == f"{median} ({low} to {high})"
+    assert drift.rows[0][-1].endswith("\u00a0%")
+    calibration = tables["Calibration of the external rows and of the test rows"]
+    assert not [cell for row in calibration.rows for cell in row if "no interval" in cell]
+    assert "too narrow" in calibration.note
+    assert "External classes, each against the rest: slices" in tables
+
+
+def test_mlflow_gets_the_external_scores_under_names_of_their_own(validated):
+    metrics = read_metrics(validated)
+    external, flat = metrics["external"], flatten_metrics(metrics, VOLUMES)
+    accuracy = external["levels"]["slice"]["metrics"]["accuracy"]
+    assert flat["external_slice_accuracy"] == accuracy["value"]
+    assert flat["external_slice_accuracy_low"] == accuracy["low"]
+    assert flat["external_slice_patients"] == external["participants"]["external"]["groups"]
+    assert flat["external_grey_level_distance"] == external["drift"]["distance"]
+    (found,) = external["decision"]["calibration"]["slice"]["before"]["recalibration"].values()
+    assert flat["external_slice_calibration_in_the_large"] == found["in_the_large"]["value"]
+    tags = {"external_table": "knees.csv", "external_made_from": external["made_from"]}
+    assert describe_external(metrics) == tags
+    del metrics["external"]
+    assert set(describe_external(metrics).values()) == {"none"}
+    assert not [name for name in flatten_metrics(metrics, VOLUMES) if name.startswith("external")]
+
+
+def test_dicom_series_of_test_patients_have_the_scores_of_their_nifti_files_bit_for_bit(workspace, monkeypatch):
+    monkeypatch.setattr("tests.builders.dicom.SPACING", dict.fromkeys(range(3), 6.0))
+    site = workspace / "series"
+    write_site(site)
+    for path in sorted((site / "scans").iterdir()):
+        volume = read_volume(path)
+        folder = path.with_name(path.name.removesuffix(".nii.gz"))
+        write_series(folder, compute_intensity(volume), centre=volume.centre_mm)
+        path.unlink()
+    table = site / "knees.csv"
+    table.write_text(table.read_text().replace(".nii.gz", ""))
+    assert validate(workspace, "series") == 0
+    metrics = read_metrics(workspace)
+    for name in ("levels", "classes", "decision"):
+        assert metrics["external"][name] == metrics[name], name
+    written = workspace.joinpath(*REPORT)
+    texts = [path.read_text() for path in written.iterdir() if path.suffix in (".csv", ".json", ".md", ".html")]
+    assert not [text for text in texts if "Secret" in text], "names of persons stay in the headers"
 
 
 def test_predictions_are_a_table_of_their_own_with_covariates(workspace):

@@ -24,13 +24,14 @@ from pipeline.reporting.formatting import (
     humanise,
     show_estimate,
     show_number,
-    show_number_with_interval,
+    show_number_briefly,
     show_percent,
     show_percent_briefly,
 )
 
 TITLE = "External validation"
-LEVEL_NUMBERS = {"mean": "Mean grey level", "std": "Standard deviation of the grey levels"}
+LEVEL_NUMBERS = {"mean": "Mean", "std": "Standard deviation"}
+WHITE = 255
 UNCHANGED = (
     "Nothing was refitted: weights, classes and preprocessing are those of the checkpoint, and temperature, thresholds "
     "and operating points those that were chosen on the validation rows of the run."
@@ -113,8 +114,8 @@ def describe_drift(drift: Drift, kind: DataKind) -> list[str]:
     if mean["difference"] is not None and mean["test_difference"] is not None:
         direction = "brighter" if mean["difference"] > 0 else "darker"
         sentences.append(
-            f"In the mean they are {direction} than training's by {abs(mean['difference']):.2f} standard deviations of "
-            f"its {scans} (the test {scans} differ by {abs(mean['test_difference']):.2f}), and "
+            f"In the mean the external {scans} are {direction} than training's by {abs(mean['difference']):.2f} "
+            f"standard deviations of its {scans} (the test {scans} differ by {abs(mean['test_difference']):.2f}), and "
             f"{drift['num_far']:,} of {count_words(drift['num_scans']['external'], kind.source)} "
             f"{'is' if drift['num_far'] == 1 else 'are'} so far from all of training that predict would warn."
         )
@@ -122,7 +123,7 @@ def describe_drift(drift: Drift, kind: DataKind) -> list[str]:
 
 
 def _mark(table: Table) -> Table:
-    return dataclasses.replace(table, caption=f"External: {table.caption[0].lower()}{table.caption[1:]}")
+    return dataclasses.replace(table, caption=f"External {table.caption[0].lower()}{table.caption[1:]}")
 
 
 def _tabulate_participants(external: External, kind: DataKind) -> Table:
@@ -211,7 +212,7 @@ def _tabulate_calibration(metrics: Metrics, external: External, levels: Sequence
 
 
 def _show(estimate: Estimate) -> str:
-    return DASH if estimate["value"] is None else show_number_with_interval(estimate)
+    return DASH if estimate["value"] is None else show_number_briefly(estimate)
 
 
 def _tabulate_operating_points(metrics: Metrics, external: External, levels: Sequence[str]) -> list[Table]:
@@ -282,11 +283,12 @@ def _tabulate_drift(drift: Drift, kind: DataKind) -> Table:
                 LEVEL_NUMBERS[number["number"]],
                 *(_show_quantiles(number[part]) for part in ("training", "test", "external")),
                 *_show_differences(number),
-                f"{number['outside']:.1%}",
+                f"{100 * number['outside']:.1f}\u00a0%",
             )
             for number in drift["numbers"]
         ),
-        f"Medians over {scans}, with the 5 and 95\u00a0% quantiles; black is 0 and white 1, as the model sees them. "
+        f"Medians over {scans}, with the 5 and 95\u00a0% quantiles; black is 0 and white {WHITE}, as the model sees "
+        f"them. "
         f"Differences from training of the means, in standard deviations of the training {scans}. Outside are external "
         f"{scans} beyond these quantiles of training: a tenth of {scans} that are like those. No label is "
         f"used.{sampled}",
@@ -294,7 +296,9 @@ def _tabulate_drift(drift: Drift, kind: DataKind) -> Table:
 
 
 def _show_quantiles(found: Quantiles) -> str:
-    return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    """Write grey levels of 0 to 255, as the distances of histograms are."""
+    median, low, high = (f"{WHITE * value:.0f}" for value in (found["median"], found["low"], found["high"]))
+    return f"{median} ({low} to {high})"
 
 
 def _show_differences(number: LevelDrift) -> tuple[str, str]:

@@ -20,12 +20,12 @@ def draw_histograms(histograms: Mapping[str, Sequence[float]], title: str = "") 
     with open_figure(6.2, 4.0) as figure:
         axes = figure.subplots()
         for (name, fractions), (colour, line) in zip(histograms.items(), LINES, strict=False):
-            edges = np.linspace(0, 1, len(fractions) + 1)
+            edges = np.linspace(0, 255, len(fractions) + 1)
             axes.stairs(fractions, edges, color=colour, linestyle=line, linewidth=2.0, label=name)
         # Of images with a black frame nearly all pixels would be in the first range, and the others not be seen.
         axes.set_yscale("log")
-        axes.set(xlim=(0, 1), xlabel="Grey level: black 0, white 1", ylabel="Fraction of the pixels")
+        axes.set(xlim=(0, 255), xlabel="Grey level: black 0, white 255", ylabel="Fraction of the pixels")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_title(title, fontweight="bold")
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside lower center", ncols=3)
         return save_png(figure)
