@@ -27,6 +27,9 @@ from pipeline.data.store import Store
 
 DIGEST_BYTES = 16
 MAX_LISTED = 100
+# A left knee and a patient's mirrored right one are alike by symmetry: of 6,604 radiographs of 3,302 patients 66 such
+# pairs agreed by 0.60 to 0.76. Between patients that is a copy; within one, only what agrees further.
+MIN_SIMILARITY_OF_ONE_PATIENT = 0.9
 CHUNK = 512
 
 
@@ -136,6 +139,8 @@ def _sort_copies(
         entry = _describe(found, pair, codes)
         first, second = entry["first"], entry["second"]
         if first["group_id"] == second["group_id"]:
+            if entry["similarity"] < MIN_SIMILARITY_OF_ONE_PATIENT:
+                continue
             kinds["within_patient"].append(entry)
         elif first["split"] == second["split"]:
             kinds["within_split"].append(entry)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from pipeline.copies.alterations import ALTERATIONS
 from pipeline.copies.certificate import certify, list_absent
@@ -181,6 +182,16 @@ def test_copies_within_a_patient_and_within_a_split_are_no_leak_and_are_reported
     copies = certificate["copies"]
     assert [copies[name]["count"] for name in ("within_patient", "within_split", "across_splits")] == [1, 1, 0]
     assert describe_findings(certificate)[0] == "1 pair of patients in one split have a copied scan."
+
+
+@pytest.mark.parametrize(("place", "kind", "count"), [(1, "within_patient", 0), (11, "across_splits", 1)])
+def test_what_is_alike_as_two_knees_of_a_patient_are_is_a_copy_between_patients_alone(place, kind, count, tmp_path):
+    fields = gaussian_filter(np.random.default_rng(0).normal(size=(12, 32, 32)), (0, 1, 1))
+    fields /= fields.std()
+    fields[place] = 0.87 * fields[0, :, ::-1] + 0.49 * fields[place]
+    store = make_store(tmp_path, np.clip(127.5 + 50 * fields, 0, 255).astype(np.uint8))
+    copies = certify(store, SPLITS)["copies"]
+    assert copies[kind]["count"] == copies["labels_disagree"]["count"] == count
 
 
 def test_a_certificate_of_an_earlier_version_is_refused(images, tmp_path):

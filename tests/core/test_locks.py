@@ -93,6 +93,7 @@ WRITTEN = {
     "fetch": ("data/tiny/raw", lock_folder),
     "preprocess": ("data/tiny/prepared", lock_folder),
     "split": ("data/tiny", lock_folder),
+    "pretrain": ("runs/tiny/other-pretraining", lock_folder),
     "train": ("runs/tiny/other", lock_folder),
     "evaluate": ("reports/tiny", lock_folder),
     "attention": ("reports/tiny", lock_folder),
@@ -111,7 +112,7 @@ def test_a_stage_does_not_write_where_another_process_does(tmp_path, holder, tin
     workspace = Path(shutil.copytree(tiny_workspace, tmp_path / "workspace"))
     if stage == "fetch":
         shutil.rmtree(workspace / "data" / "tiny" / "raw")
-    words = ["--run", "other"] if stage == "train" else []
+    words = ["--run", "other"] if stage in ("pretrain", "train") else []
     path, lock = WRITTEN[stage]
     holder(workspace / path, lock)
     before = sorted(workspace.rglob("*"))
