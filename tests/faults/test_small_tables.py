@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import warnings
 
 import numpy as np
@@ -170,6 +171,7 @@ def test_one_slice_of_one_patient_to_validate_and_one_to_test_make_a_report_with
 def test_a_class_or_a_split_without_patients_is_refused_before_training(roles, message, scans, capsys):
     wanted = pd.DataFrame({"group_id": [*(f"P{number}" for number in range(5)), "V", "T"], "split": roles})
     wanted.to_csv(scans / "wanted.csv", index=False)
+    shutil.rmtree(scans / "runs", ignore_errors=True)  # a finished run would keep its splits
     codes = [run(scans, "split"), run(scans, "train", "--run", "refused")]
     assert 2 in codes
     assert message in capsys.readouterr().err
