@@ -20,6 +20,13 @@ BOTH_OFF = TrackingConfig(enabled=False)
 EVENTS = dataclasses.replace(BOTH_OFF, tensorboard=True)
 
 
+@pytest.fixture(autouse=True)
+def _files_in_the_order_of_their_writing(monkeypatch):
+    # TensorBoard orders the files of one second by the digits of a counter in their names, 10 before 9. Stages are
+    # processes of their own, which take longer than a second to start; tests open several runs in one process.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+
+
 def read(folder):
     """The curves in TensorBoard: name -> steps and values, in the order of steps."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -63,9 +70,7 @@ def test_epochs_lost_with_the_end_of_a_file_are_written_again(tmp_path):
         assert [step for step, _ in items] == [1, 2, 3], name
 
 
-def test_the_last_evaluation_stands_and_the_same_one_is_not_written_again(tmp_path, monkeypatch):
-    # Files of one second are read in the order of a counter's digits, 10 before 9; stages are processes of their own.
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+def test_the_last_evaluation_stands_and_the_same_one_is_not_written_again(tmp_path):
     workspace = Workspace(tmp_path, "knees", "seed-1")
     with open_run(EVENTS, workspace) as tracked:
         keep_history(tracked, HISTORY)
