@@ -27,7 +27,7 @@ from tests.builders.checkpoints import make_checkpoint
 from tests.builders.isolation import BLOCKED
 from tests.builders.models import build_spec
 
-SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2}
+SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2, "num_cross_attends": 1, "self_attends_per_cross": 1}
 # Between them: every kind of data, a slice's place, the mirror, the permutation, all losses, both networks.
 MODELS = {
     "slices": (
@@ -36,7 +36,7 @@ MODELS = {
             patch_size=2,
             slice_position=True,
             mirror_tta=True,
-            perceiver=PerceiverConfig(**SMALL, num_cross_attends=2, weight_sharing="all"),
+            perceiver=PerceiverConfig(**SMALL | {"num_cross_attends": 2}, weight_sharing="all"),
         ),
         {},
     ),

@@ -26,7 +26,7 @@ BIRTH_DATE = "19020304"
 ROOT = Path(__file__).parents[2]
 # A text in a table of 16-bit characters, or in base64 inside of a page, is the same text.
 FORMS = (SECRET.encode(), SECRET.encode("utf-16-le"), SECRET.encode("utf-16-be"), BIRTH_DATE.encode())
-STAGES = ("fetch", "preprocess", "split", "train", "evaluate", "attention")
+STAGES = ("fetch", "preprocess", "split", "train", "evaluate")
 # Names, free text and numbers that DICOM has for persons; a birth date has a form of its own.
 PERSONAL = (
     *("PatientName", "PatientID", "OtherPatientNames", "PatientAddress", "PatientComments", "PatientMotherBirthName"),
@@ -34,7 +34,7 @@ PERSONAL = (
     *("StudyDescription", "SeriesDescription", "ProtocolName", "ImageComments", "AccessionNumber", "StudyID"),
     *("RequestedProcedureDescription", "AdditionalPatientHistory", "DeviceSerialNumber", "StationName"),
 )
-MORE_STAGES = ("export", "compare", "leak-study", "cross-validate")
+MORE_STAGES = ("attention", "export", "compare", "leak-study", "cross-validate")
 
 
 def plant(path: Path) -> None:

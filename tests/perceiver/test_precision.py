@@ -75,7 +75,7 @@ ALL_OPTIONS = [{"axis_sizes": (17, 16)}, {"axis_sizes": (17, 16), "cross_head_di
     "kind",
     ["ordinary", "thousands", "near the end of float16", "small next to large", "constant", "nearly all padding"],
 )
-@pytest.mark.parametrize("model_options", run_most_slowly([ALL_OPTIONS[start::5] for start in range(5)], fast={0}))
+@pytest.mark.parametrize("model_options", run_most_slowly([ALL_OPTIONS[start::9] for start in range(9)], fast={0}))
 def test_logits_and_gradients_are_near_those_of_float32(model_options, kind, dtype, precision_mode):
     for options in model_options:
         axis_sizes = options.get("axis_sizes", (3, 4))

@@ -65,6 +65,7 @@ def test_the_temperature_is_that_of_the_unscaled_validation_rows_in_predictions(
         assert found["fitted_on"] == {"num_rows": len(rows), "num_groups": 2}
 
 
+@pytest.mark.slow
 def test_with_tta_answers_flip_by_construction_and_the_network_alone_is_listed_too(workspace, tmp_path):
     other = tmp_path / "averaged"
     shutil.copytree(workspace, other, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
@@ -248,12 +249,3 @@ def test_recording_the_load_of_the_machine_changes_no_number(workspace, tmp_path
     kept = {record.info.run_name: record.data.metrics for record in client.search_runs([experiment.experiment_id])}
     assert "system/cpu_utilization_percentage" in kept["watched"]
     assert not [name for name in kept["alone"] if name.startswith("system/")]
-
-
-def test_evaluate_leaves_no_figure_of_an_earlier_evaluation(workspace, tmp_path):
-    folder = shutil.copytree(workspace, tmp_path / "copy")
-    report = folder / "reports" / "tiny"
-    (report / "attention_99.png").write_bytes(b"drawn from other weights")
-    before = {path.name for path in (workspace / "reports" / "tiny").glob("*.png")}
-    assert run(folder, "evaluate") == 0
-    assert {path.name for path in report.glob("*.png")} == before

@@ -110,6 +110,19 @@ def test_mlflow_gets_the_external_scores_under_names_of_their_own(validated):
     assert not [name for name in flatten_metrics(metrics, VOLUMES) if name.startswith("external")]
 
 
+def test_an_evaluation_without_the_table_keeps_the_result_and_no_figure_that_it_does_not_draw(validated, capsys):
+    before, report = read_metrics(validated)["external"], validated.joinpath(*REPORT)
+    names = {path.name for path in report.glob("*.png")}
+    (report / "attention_99.png").write_bytes(b"drawn from other weights")
+    capsys.readouterr()
+    assert run(validated, "--evaluate.logistic_regression", "false") == 0
+    assert "The external validation on knees.csv is kept." in capsys.readouterr().out
+    assert read_metrics(validated)["external"] == before
+    assert "<h2>External validation</h2>" in (report / "report.html").read_text()
+    assert {path.name for path in report.glob("*.png")} == names
+
+
+@pytest.mark.slow
 def test_dicom_series_of_test_patients_have_the_scores_of_their_nifti_files_bit_for_bit(workspace, monkeypatch):
     monkeypatch.setattr("tests.builders.dicom.SPACING", dict.fromkeys(range(3), 6.0))
     site = workspace / "series"
@@ -153,14 +166,10 @@ def test_predictions_are_a_table_of_their_own_with_covariates(workspace):
     assert "Nothing was refitted" in next(line for line in claim.splitlines() if "Evaluation on external data" in line)
 
 
-def test_an_evaluation_without_the_table_keeps_the_result_until_weights_or_options_change(workspace, capsys):
+@pytest.mark.slow
+def test_a_result_of_other_weights_is_removed(workspace, capsys):
     assert validate(workspace) == 0
-    before = read_metrics(workspace)["external"]
     plain = ("--evaluate.logistic_regression", "false")
-    assert run(workspace, *plain) == 0
-    assert "The external validation on knees.csv is kept." in capsys.readouterr().out
-    assert read_metrics(workspace)["external"] == before
-    assert "<h2>External validation</h2>" in workspace.joinpath(*REPORT, "report.html").read_text()
     other = workspace / "runs" / "tiny" / "last.safetensors"
     assert run(workspace, *plain, "--evaluate.checkpoint", str(other)) == 0
     assert "is removed" in " ".join(capsys.readouterr().out.split())

@@ -79,7 +79,7 @@ def write_clouds(folder, meshes):
             file["label"] = np.array([[CLASSES.index(path.parts[-3])] for path in paths], np.uint8)
 
 
-@pytest.fixture(scope="session", params=["meshes", "clouds"])
+@pytest.fixture(scope="session", params=["meshes", pytest.param("clouds", marks=pytest.mark.slow)])
 def workspace(request, tmp_path_factory):
     """All stages on a few solids, as OFF meshes and as HDF5 files; tests read it and leave it as it is."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -84,9 +84,13 @@ class Recorder:
 READ_FOR_OTHER_DATA = ("data.label_order", "split.accept_copies", "preprocess.fit", "preprocess.colour")
 
 
+# They train several models each.
+STUDIES = ("leak-study", "cross-validate", "tune", "learning-curve")
+
+
 @pytest.fixture(scope="module")
-def names_read(tmp_path_factory, write_knee):
-    """The options that each stage reads when all run on a few tiny knees."""
+def names_read(tmp_path_factory, write_knee, request):
+    """The options that each stage reads when all run on a few tiny knees; without --slow all but the studies."""
     folder = tmp_path_factory.mktemp("recorded")
     config = TINY_CONFIG | {
         "tracking": {"enabled": False, "tensorboard": True},
@@ -102,6 +106,8 @@ def names_read(tmp_path_factory, write_knee):
     (folder / "site" / "knees.csv").write_text("\n".join(rows))
     external = ["--evaluate.external", str(folder / "site" / "knees.csv")]
     for name, stage in STAGES.items():
+        if name in STUDIES and not request.config.getoption("--slow"):
+            continue
         words = ["--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *EXTRA.get(name, [])]
         words += external if name in ("evaluate", "cross-validate") else []
         scans = sorted((folder / "data" / "tiny" / "raw").glob("*.nii.gz"))[:1] if name == "predict" else []
@@ -115,7 +121,10 @@ def names_read(tmp_path_factory, write_knee):
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(stage, id=name, marks=[pytest.mark.slow] * (name in STUDIES)) for name, stage in STAGES.items()],
+)
 def test_help_lists_what_the_stage_reads(stage, names_read):
     read = names_read[stage.name]
     assert sorted(name for name in read if not stage.reads_option(name)) == [], "read and not listed"

@@ -114,11 +114,15 @@ def test_no_trial_of_a_killed_process_is_lost_or_repeated(experiment):
     experiment = with_tune(experiment, trials=1000)
     data, folder = load_certified_data(experiment), choose_folder(experiment)
 
-    def work():
-        SharedSearch(experiment, data, folder).run(lambda trial: None)
+    context = multiprocessing.get_context("fork")
+    has_ended = context.Event()
 
-    process = multiprocessing.get_context("fork").Process(target=work)
+    def work():
+        SharedSearch(experiment, data, folder).run(lambda trial: has_ended.set())
+
+    process = context.Process(target=work)
     process.start()
+    assert has_ended.wait(60), "the first trial"
     watcher = SharedSearch(experiment, data, folder)
     while not any(trial.state == "running" and trial.number > 0 for trial in watcher.read().trials):
         assert process.is_alive()

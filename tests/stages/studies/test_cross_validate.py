@@ -72,6 +72,7 @@ def test_mlflow_shows_folds_below_one_parent(workspace):
         assert {item.tags[0].value for item in child.inputs.dataset_inputs} == {"train", "val", "test"}
 
 
+@pytest.mark.slow
 def test_evaluated_runs_are_not_computed_again(workspace, tmp_path, capsys):
     other = tmp_path / "ws"
     shutil.copytree(workspace, other)
