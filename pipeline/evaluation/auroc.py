@@ -25,6 +25,9 @@ MAX_PAIRED_PATIENTS = 1024
 # seconds, and again for each of 2,000 resamples in two minutes.
 MAX_PAIRED_PATIENTS_OF_MANY_ROWS = 4096
 MANY_ROWS = 100
+# Of so many patients of equal size the interval held in every cell of a simulation; where few rows are not those of
+# one large patient, the variance says little.
+MIN_EFFECTIVE_GROUPS = 5.0
 SMALLEST_STD = 1e-12  # of an AUROC; below it is a rounding error of equal numbers
 
 
@@ -180,6 +183,9 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
     class that has fewer of them, as if any of them could have all its pairs wrong. Nor is any other interval wider than
     the exact one of these patients.
 
+    A variance of few patients, or of some of which one has most rows, is too uncertain for an interval; the exact bound
+    counts each patient once, and needs none (``count_effective_groups``).
+
     Args:
         counts: The counts of one class.
 
@@ -202,6 +208,13 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
         bound = TAIL ** (1 / num_patients)
         low, high = (bound, 1.0) if value == 1 else (0.0, 1 - bound)
         return {"value": value, "low": low, "high": high, "method": EXACT, "reason": ""}
+    effective = count_effective_groups(num_positives + num_negatives)
+    if effective < MIN_EFFECTIVE_GROUPS:
+        rounded_down = np.floor(10 * effective) / 10
+        reason = (
+            f"by their rows the groups count like {rounded_down:.1f} of equal size, {MIN_EFFECTIVE_GROUPS:g} needed"
+        )
+        return explain_missing_interval(value, reason)
     spread = _compute_clustered_spread(counts, num_positives, num_negatives, value)
     if spread.std < SMALLEST_STD:
         return explain_missing_interval(value, "all groups rank their rows alike, so that there is no variance")
@@ -210,6 +223,20 @@ def estimate_auroc(counts: RankCounts) -> Estimate:
     widest = _compute_exact_interval(value, num_patients)
     low, high = max(low, widest[0]), min(high, widest[1])
     return {"value": value, "low": low, "high": high, "method": "logit", "reason": ""}
+
+
+def count_effective_groups(num_rows: Floats) -> float:
+    """Count how many patients of equal size have a mean as uncertain as these have: (sum of n)^2 / (sum of n^2).
+
+    Four patients of 1, 1, 1 and 3 rows count like 36 / 12 = 3 patients.
+
+    Args:
+        num_rows: ``(patients,)``; those without rows do not count.
+
+    Source:
+        Kish, "Survey Sampling", 1965, section 11.7.
+    """
+    return float(num_rows.sum() ** 2 / (num_rows**2).sum())
 
 
 def _compute_logit_interval(value: float, std: float, quantile: float) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from scipy.special import expit, logit
 from pipeline.core.array_types import Floats, Indices
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
-from pipeline.evaluation.auroc import count_rows_by_rank, estimate_auroc
+from pipeline.evaluation.auroc import MIN_EFFECTIVE_GROUPS, count_rows_by_rank, estimate_auroc
 from pipeline.evaluation.bootstrap import (
     MIN_GROUPS,
     MIN_GROUPS_OF_EVENTS,
@@ -141,6 +141,11 @@ class ProportionResult:
     bootstrap: float
 
     @property
+    def coverage(self) -> float:
+        """The fraction of the intervals that hold."""
+        return self.held / self.repetitions
+
+    @property
     def p_value(self) -> float:
         """The chance of so few intervals that hold, if 93 % did."""
         return float(stats.binom.cdf(self.held, self.repetitions, REQUIRED))
@@ -244,6 +249,7 @@ class AurocResult:
         has_both: Whether each patient has rows of both classes.
         truth: The true AUROC.
         repetitions: The number of tables.
+        given: The number of these that have an interval.
         held: The number of intervals that held it.
         width: The mean width.
         perfect: The fraction of tables without a wrong pair, which have the exact bound.
@@ -253,14 +259,20 @@ class AurocResult:
     has_both: bool
     truth: float
     repetitions: int
+    given: int
     held: int
     width: float
     perfect: float
 
     @property
+    def coverage(self) -> float:
+        """The fraction of the intervals that hold."""
+        return self.held / self.given
+
+    @property
     def p_value(self) -> float:
         """The chance of so few intervals that hold, if 93 % did."""
-        return float(stats.binom.cdf(self.held, self.repetitions, REQUIRED))
+        return float(stats.binom.cdf(self.held, self.given, REQUIRED))
 
 
 def list_auroc_cells() -> Iterator[tuple[Cell, bool]]:
@@ -278,10 +290,11 @@ def cover_auroc(cell: Cell, has_both: bool, repetitions: int) -> AurocResult:
         estimate_auroc_of_drawn_rows(cell, has_both, skill, np.random.default_rng((*cell.seed(index), has_both)))
         for index in range(repetitions)
     ]
-    held = sum(is_held(estimate, truth) for estimate in found)
-    width = float(np.mean([estimate["high"] - estimate["low"] for estimate in found]))
+    given = [estimate for estimate in found if estimate["low"] is not None]
+    held = sum(is_held(estimate, truth) for estimate in given)
+    width = float(np.mean([estimate["high"] - estimate["low"] for estimate in given]))
     perfect = float(np.mean([estimate["value"] == 1 for estimate in found]))
-    return AurocResult(cell, has_both, truth, repetitions, held, width, perfect)
+    return AurocResult(cell, has_both, truth, repetitions, len(given), held, width, perfect)
 
 
 def compute_true_auroc(skill: tuple[float, float]) -> float:
@@ -491,7 +504,7 @@ def find_significant(results: list[Result]) -> list[Result]:
 
 def describe_coverage(results: list[Result]) -> str:
     """Say how low and high the coverage is, and in how many cells it is too low."""
-    coverages = [result.held / result.repetitions for result in results]
+    coverages = [result.coverage for result in results]
     return (
         f"Lowest coverage {min(coverages):.1%}, highest {max(coverages):.1%}. Cells significantly below {REQUIRED:.0%} "
         f"(one-sided binomial test, Holm over {len(results)} cells, 5 %): {len(find_significant(results))}."
@@ -529,17 +542,18 @@ def describe_auroc(results: list[AurocResult]) -> list[str]:
         "",
         f"{results[0].repetitions:,} tables a cell, {ROWS} rows a patient, or a median of {ROWS} from 1 to {MAX_ROWS} "
         "where patients differ. Half of the rows of each patient are of each class, or all rows of half of the "
-        "patients. Width in points. Tables without a wrong pair have the exact bound.",
+        "patients. Width in points. Tables without a wrong pair have the exact bound. Others have no interval where "
+        f"the patients count like fewer than {MIN_EFFECTIVE_GROUPS:g} of equal size; coverage is that of the others.",
         "",
         describe_coverage(results),
         "",
-        "| patients | accuracy | correlation | true AUROC | rows | classes of a patient | coverage | width "
-        "| without a wrong pair |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| patients | accuracy | correlation | true AUROC | rows | classes of a patient | interval | coverage "
+        "| width | without a wrong pair |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {item.cell.patients} | {item.cell.accuracy} | {item.cell.correlation} | {item.truth:.4f} | "
             f"{'equal' if item.cell.is_equal else 'unequal'} | {'both' if item.has_both else 'one'} | "
-            f"{item.held / item.repetitions:.1%} | {100 * item.width:.1f} | {item.perfect:.0%} |"
+            f"{item.given / item.repetitions:.0%} | {item.coverage:.1%} | {100 * item.width:.1f} | {item.perfect:.0%} |"
             for item in results
         ),
         "",

@@ -84,7 +84,8 @@ def test_of_single_rows_the_variance_is_that_of_delong():
     assert (found["low"], found["high"]) == pytest.approx(expected)
 
 
-def test_an_interval_of_three_patients_by_hand():
+def test_an_interval_of_three_patients_by_hand(monkeypatch):
+    monkeypatch.setattr(ranking, "MIN_EFFECTIVE_GROUPS", 0.0)  # so few have none; the formula is the same for many
     # Patients 0 and 2 have a positive at 5 and at 4, patients 1 and 2 a negative at 1 and at 2; patient 0 a negative at
     # 4.5 too, which is above the positive of patient 2.
     counts = count_ranks(
@@ -131,7 +132,7 @@ def test_with_many_patients_the_interval_is_symmetric_on_the_logit_scale_as_by_t
 
 
 @pytest.mark.parametrize("separation", [0.0, 1.0, 3.0, -2.0])
-@pytest.mark.parametrize("num_patients", [4, 7, 25])
+@pytest.mark.parametrize("num_patients", [5, 7, 25])
 @pytest.mark.parametrize("seed", range(4))
 def test_an_interval_holds_the_estimate_has_a_width_and_lies_between_0_and_1(separation, num_patients, seed):
     generator = np.random.default_rng(seed)
@@ -176,11 +177,29 @@ def test_an_auroc_without_a_wrong_pair_has_the_exact_bound_over_the_rarer_patien
     assert (reversed_ranks["low"], reversed_ranks["high"]) == (0.0, 1 - perfect["low"])
 
 
+def test_patients_count_by_their_rows_and_fewer_than_five_have_no_interval_but_the_exact_bound():
+    for rows, count in (((1, 1, 1, 3), 3), ((4, 4, 4, 4, 4), 5), ((0, 2, 2), 2), ((10, 1, 1, 1, 1, 1), 225 / 105)):
+        assert ranking.count_effective_groups(np.array(rows, float)) == count
+    wrong = np.array([0.1] + [0.6] * 199)  # the first positive is below all negatives
+
+    def estimate(rows, scores=wrong):
+        is_positive = np.arange(sum(rows)) % 2 == 0
+        chosen = np.where(is_positive, scores[: sum(rows)], 0.4)
+        return estimate_auroc(count_ranks(chosen, is_positive, np.repeat(np.arange(len(rows)), rows), len(rows)))
+
+    five, unequal = estimate((4,) * 5), estimate((4, 4, 4, 4, 6))
+    assert (five["method"], unequal["method"]) == ("logit", None), "22^2 / 100 = 4.84 patients"
+    assert unequal["value"] == pytest.approx(10 / 11)
+    assert unequal["reason"] == "by their rows the groups count like 4.8 of equal size, 5 needed"
+    perfect = estimate((4, 4, 4, 4, 6), np.full(200, 0.6))
+    assert (perfect["method"], perfect["low"]) == ("exact over groups", pytest.approx(0.025 ** (1 / 5)))
+
+
 def test_an_auroc_has_no_interval_of_one_patient_of_a_class_nor_without_variance():
     is_positive = np.array([True, True, False, False])
     one = estimate_auroc(count_ranks(np.array([0.9, 0.4, 0.5, 0.1]), is_positive, np.array([0, 0, 1, 2]), 3))
     assert (one["value"], one["low"], one["reason"]) == (0.75, None, "a class has rows of one group only")
-    equal = estimate_auroc(count_ranks(np.full(4, 0.5), is_positive, np.arange(4), 4))
+    equal = estimate_auroc(count_ranks(np.full(6, 0.5), np.arange(6) % 2 == 0, np.arange(6), 6))
     assert (equal["value"], equal["low"]) == (0.5, None)
     assert "no variance" in equal["reason"]
     none = estimate_auroc(count_ranks(np.full(2, 0.5), np.array([False, False]), np.arange(2), 2))
