@@ -152,7 +152,8 @@ class TrainConfig:
         accumulate_batches: The number of batches whose gradients make one step of the optimizer, for steps of more
             examples than fit into memory at once; batch norms see each batch alone.
         input_fraction: The fraction of the Perceiver's inputs (pixels, patches, places of the stem's output, points)
-            that it reads of each example in a step of training, drawn again each time; elsewhere it reads all.
+            that it reads of each example in a step of training, drawn again each time; elsewhere it reads all. Of
+            whole scans it is the fraction of the slices, so that the stem reads fewer as well.
         optimizer: The update rule. muon: Muon for the matrices inside the network, adamw for the rest, with one
             learning rate and one weight decay.
         learning_rate: The highest learning rate, after warm-up.

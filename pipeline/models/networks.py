@@ -12,7 +12,7 @@ from pipeline.config.validation import require
 from pipeline.core.data_kinds import SCANS, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.models.pixel_permutation import PixelPermutation
-from pipeline.models.volumes import EMBEDDING, PooledSlices
+from pipeline.models.volumes import EMBEDDING, PooledSlices, choose_slices
 
 
 def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel":
@@ -191,12 +191,16 @@ class SliceModel(nn.Module):
         Args:
             images: The images (batch, channels, height, width), clouds, or scans (batch, slices, height, width).
             slice_position: The places of the slices, (batch,); of scans (batch, slices, 3) in mm, NaN for padding.
-            chosen_inputs: Of a Perceiver, the inputs that it reads, (batch, chosen) int64; None for all.
+            chosen_inputs: Of a Perceiver, the inputs that it reads, (batch, chosen) int64; of a network of whole scans
+                the slices, and -1 for none; None for all.
         """
         if self.permutation is not None:
             images = self.permutation(images)
         if self.place_unit != 1.0:
             slice_position = slice_position / self.place_unit
+        if chosen_inputs is not None and isinstance(self.network, VolumePerceiver | PooledSlices):
+            images, slice_position = choose_slices(images, slice_position, chosen_inputs)
+            chosen_inputs = None  # so that the stem, too, has fewer slices to read
         arguments = (images, slice_position) if self.reads_slice_position else (images,)
         chosen = {} if chosen_inputs is None else {"chosen_inputs": chosen_inputs}
         logits: torch.Tensor = self.network(*arguments, **chosen)

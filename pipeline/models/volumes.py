@@ -88,3 +88,44 @@ def pool_logits(logits: torch.Tensor, is_padding: torch.Tensor, pooling: Pooling
         return largest.amax(dim=1)
     top = largest.topk(min(TOP, largest.shape[1]), dim=1).values
     return top.masked_fill(top.isinf(), 0.0).sum(dim=1) / count.clamp(max=TOP)
+
+
+def draw_slices(places: torch.Tensor, fraction: float, generator: torch.Generator) -> torch.Tensor:
+    """Draw a subset of the slices of each scan, each subset of its size as likely as any.
+
+    With the fraction 0.5 a scan of 40 slices has 20 of them, one of 11 slices 6, and one of a single slice that one.
+
+    Args:
+        places: The places of the slices ``(batch, slices, 3)``; NaN for padding.
+        fraction: The fraction that is drawn, rounded, and at least one slice.
+        generator: The random number generator, on the device of the places.
+
+    Returns:
+        (batch, chosen) int64 indices of slices in growing order, then -1 where a scan has fewer than others.
+    """
+    is_padding = places[..., 0].isnan()
+    scores = torch.rand(is_padding.shape, generator=generator, device=places.device).masked_fill(is_padding, -1.0)
+    order = scores.argsort(dim=1, descending=True)
+    num_chosen = ((~is_padding).sum(dim=1) * fraction).round().long().clamp(min=1)
+    rank = torch.arange(places.shape[1], device=places.device)
+    end = places.shape[1]
+    kept = torch.where(rank < num_chosen[:, None], order, end).sort(dim=1).values[:, : int(num_chosen.max())]
+    return kept.masked_fill(kept == end, -1)
+
+
+def choose_slices(
+    volumes: torch.Tensor, places: torch.Tensor, chosen: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take the chosen slices of each scan.
+
+    Args:
+        volumes: The slices, ``(batch, slices, height, width)``.
+        places: The place of each slice, ``(batch, slices, 3)``.
+        chosen: Their indices, as from ``draw_slices``.
+
+    Returns:
+        Both with as many slices as are chosen; what is -1 is padding.
+    """
+    rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+    at = chosen.clamp(min=0)
+    return volumes[rows, at], places[rows, at].masked_fill(chosen[..., None] < 0, torch.nan)

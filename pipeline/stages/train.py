@@ -90,7 +90,7 @@ def train(experiment: Experiment, console: Console) -> None:
         check_scan_options(experiment)
     allowed_losses = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
     require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed_losses)
-    if experiment.model.architecture == "cnn":
+    if experiment.model.architecture == "cnn" and store.kind is not SCANS:
         allowed = "1 for model.architecture cnn, which reads all pixels"
         require(config.input_fraction == 1, "train.input_fraction", config.input_fraction, allowed)
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model

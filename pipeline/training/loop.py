@@ -25,6 +25,7 @@ from pipeline.core.data_kinds import SCANS, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.data.batches import Batch, Examples, read_batches, split_order
 from pipeline.models.classifier import Classifier, compute_log_probabilities
+from pipeline.models.volumes import draw_slices
 from pipeline.training.augmentation.images import apply_transforms, flip_labels, move_slices, sample_transforms
 from pipeline.training.augmentation.mixing import draw_mixture, erase_boxes, mix_images, mix_labels, mix_weights
 from pipeline.training.augmentation.points import apply_point_transforms, sample_point_transforms, shift_points
@@ -201,7 +202,7 @@ def _train_one_epoch(
             inputs, places, targets, weights = prepare(batch, len(planned.indices))
             squares = draw_squares(len(planned.indices))
             with _exchange_gradients(fabric, state.parallel_model, planned):
-                outputs = state.parallel_model(inputs, places, *choose_inputs(inputs, planned), **squares)
+                outputs = state.parallel_model(inputs, places, *choose_inputs(inputs, places, planned), **squares)
                 logits, decoded = (outputs, {}) if state.headed is None else outputs
                 logits = logits.float()
                 loss_sum = compute_loss_sum(logits, targets, config, setup.class_weights, weights)
@@ -393,7 +394,7 @@ def _build_preparation(
 
 def _build_input_choice(
     setup: TrainingSetup, classifier: Classifier, epochs_done: int
-) -> Callable[[torch.Tensor, PlannedBatch], tuple[torch.Tensor, ...]]:
+) -> Callable[[torch.Tensor, torch.Tensor, PlannedBatch], tuple[torch.Tensor, ...]]:
     """Build the function from a shard's inputs to the inputs that the Perceiver reads of them; nothing for all.
 
     They are drawn for the whole batch, of which each device takes its shard.
@@ -405,7 +406,9 @@ def _build_input_choice(
     generator.manual_seed(derive_seed(config.seed, "inputs", epochs_done))
     shard = slice(fabric.global_rank, None, fabric.world_size)
 
-    def choose(inputs: torch.Tensor, planned: PlannedBatch) -> tuple[torch.Tensor, ...]:
+    def choose(inputs: torch.Tensor, places: torch.Tensor, planned: PlannedBatch) -> tuple[torch.Tensor, ...]:
+        if classifier.spec.kind is SCANS:
+            return (draw_slices(places, config.input_fraction, generator),)
         num_inputs = classifier.model.count_inputs(inputs)
         chosen = draw_inputs(len(planned.indices), num_inputs, config.input_fraction, generator)
         return (chosen[shard],)

@@ -72,7 +72,6 @@ def check_scan_options(experiment: Experiment) -> None:
         ("train.keep_attention_every_epochs", config.keep_attention_every_epochs, 0),
         ("train.teacher", config.teacher, None),
         ("train.compile", config.compile, False),
-        ("train.input_fraction", config.input_fraction, 1.0),
         ("train.auxiliary_weight", config.auxiliary_weight, 0),
         ("train.devices", config.devices, 1),
         ("train.num_nodes", config.num_nodes, 1),

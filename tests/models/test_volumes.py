@@ -10,7 +10,7 @@ from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.models.classifier import Classifier, reverse_slices
 from pipeline.models.networks import build_model
-from pipeline.models.volumes import pool_logits
+from pipeline.models.volumes import choose_slices, draw_slices, pool_logits
 from tests.builders.models import build_spec
 from tests.builders.scan_models import CHOICES
 
@@ -47,6 +47,37 @@ def test_padding_and_the_order_of_slices_change_no_answer(name):
     torch.testing.assert_close(classifier(volumes, places), expected, rtol=0, atol=1e-5)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(classifier(volumes[:, order], places[:, order]), expected, rtol=0, atol=1e-5)
+
+
+def test_each_scan_has_its_fraction_of_slices_drawn_and_each_slice_as_often():
+    places = torch.full((4000, 12, 3), torch.nan)
+    counts = torch.tensor([12, 10, 2, 1]).repeat(1000)
+    places[torch.arange(12) < counts[:, None]] = 0.0
+    chosen = draw_slices(places, 0.3, torch.Generator().manual_seed(0))
+    assert chosen.shape == (4000, 4)
+    assert [(rows >= 0).sum(dim=1).unique().tolist() for rows in (chosen[i::4] for i in range(4))] == [
+        [4],
+        [3],
+        [1],
+        [1],
+    ]
+    assert (chosen < counts[:, None]).all(), "no padding"
+    grows = (chosen[:, 1:] > chosen[:, :-1]) | (chosen[:, 1:] < 0)
+    assert grows.all(), "each slice once, and what is missing comes last"
+    often = torch.bincount(chosen[::4].flatten(), minlength=12)
+    assert (often - 1000 / 3).abs().max() < 5 * (1000 * 2 / 9) ** 0.5
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_network_reads_the_chosen_slices_and_no_others(name):
+    model = build_classifier(name).model
+    volumes, places = draw_scans(num_padding=2)
+    images = volumes.float() / 255
+    chosen = torch.tensor([[0, 2, 3], [1, -1, -1]])
+    found = model(images, places, chosen)
+    torch.testing.assert_close(found[:1], model(images[:1, [0, 2, 3]], places[:1, [0, 2, 3]]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[1:], model(images[1:, 1:2], places[1:, 1:2]), rtol=0, atol=1e-5)
+    assert [part.shape[1] for part in choose_slices(images, places, chosen)] == [3, 3]
 
 
 @pytest.mark.parametrize("name", CHOICES)
