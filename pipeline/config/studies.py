@@ -56,7 +56,7 @@ class CrossValidateConfig:
         require(given, "cross_validate.seeds", [], "one seed or more where cross_validate.vary is seeds")
 
 
-CurveModel = Literal["perceiver", "cnn", "logistic_regression"]
+CurveModel = Literal["perceiver", "distilled", "cnn", "logistic_regression"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class LearningCurveConfig:
         patients: The numbers of training patients, growing; none means 2, 4, 8 and so on, and all of them.
         draws: The number of draws of training patients. A draw is one order of all of them, of which each size takes
             the first: the patients of a smaller size are among those of a larger one, and draws are independent.
-        models: The models, which see the same patients in each draw.
+        models: The models, which see the same patients in each draw. distilled: the Perceiver with the CNN as its
+            teacher (``train.teacher: cnn``), which is trained first, on the patients of the draw alone.
         wanted: The accuracy whose number of training patients is estimated, by a power law.
         seed: The seed of the draws.
     """

@@ -39,10 +39,11 @@ from pipeline.evaluation.schema import Estimate
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.studies.kept_models import OnEpoch, Outcome, train_best
 from pipeline.studies.power_law import Comparison, Forecast, compare_draws, estimate_mean, forecast_size
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop import TrainingSetup, derive_seed
 from pipeline.training.run_state import describe_settings
-from pipeline.training.setup import prepare_training
+from pipeline.training.setup import describe_origin, prepare_training
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ def _count_needed(order: Sequence[str], labels_of: Mapping[str, set[str]], class
 def build_recipe(experiment: Experiment, run: CurveRun) -> Experiment:
     """Return the options of one network: those of the experiment, with its kind and its seed.
 
-    Training does not stop early, has one device, and no teacher, who would know other patients than those of the draw.
+    Training does not stop early and has one device. A teacher from a file would know other patients than those of the
+    draw, so that the only one is the CNN of the same draw.
     """
     train = dataclasses.replace(
         experiment.train,
@@ -233,8 +235,9 @@ def build_recipe(experiment: Experiment, run: CurveRun) -> Experiment:
         early_stopping_epochs=0,
         keep_attention_every_epochs=0,
         strategy="ddp",
-        teacher=None,
+        teacher="cnn" if run.model == "distilled" else None,
         input_fraction=1.0 if run.model == "cnn" else experiment.train.input_fraction,
+        auxiliary_weight=0.0 if run.model == "cnn" else experiment.train.auxiliary_weight,
     )
     architecture: Literal["perceiver", "cnn"] = "cnn" if run.model == "cnn" else "perceiver"
     return dataclasses.replace(
@@ -283,14 +286,38 @@ def train_one(experiment: Experiment, data: CertifiedData, run: CurveRun, on_epo
         scores = logistic_regression(store, part.rows, options.seed, options.logistic_regression_examples)
         return Outcome(build(scores), (), 0, len(part.rows["train"]), torch.device("cpu"))
     recipe = build_recipe(experiment, run)
-    fabric = build_fabric(recipe.train)
-    setup = repeat_examples(prepare_training(recipe, fabric, part), len(data.rows["train"]))
+    teacher = _train_teacher(experiment, data, run) if run.model == "distilled" else None
+    setup = _prepare_draw(recipe, data, part, teacher)
+    device = setup.fabric.device
     classifier, history = train_best(setup, on_epoch)
     positions = store.index["slice_position"].to_numpy()
-    scores = compute_probabilities(classifier, store.examples, positions, fabric.device, options.batch_size, rows)
+    scores = compute_probabilities(classifier, store.examples, positions, device, options.batch_size, rows)
     examples_of_a_step = recipe.train.batch_size * recipe.train.accumulate_batches
     num_steps = len(history) * -(-len(setup.train_examples) // examples_of_a_step)
-    return Outcome(build(scores.astype(np.float64)), history, num_steps, len(part.rows["train"]), fabric.device)
+    return Outcome(build(scores.astype(np.float64)), history, num_steps, len(part.rows["train"]), device)
+
+
+def _prepare_draw(
+    recipe: Experiment, data: CertifiedData, part: CertifiedData, teacher: Checkpoint | None = None
+) -> TrainingSetup:
+    """Prepare a training on the patients of a draw, with as many examples an epoch as all patients have."""
+    setup = prepare_training(recipe, build_fabric(recipe.train), part, teacher)
+    return repeat_examples(setup, len(data.rows["train"]))
+
+
+def _train_teacher(experiment: Experiment, data: CertifiedData, run: CurveRun) -> Checkpoint:
+    """Train the CNN of the same draw, with the same seed; its time counts in that of the model that it teaches."""
+    recipe, part = build_recipe(experiment, dataclasses.replace(run, model="cnn")), select_patients(data, run.patients)
+    classifier, history = train_best(_prepare_draw(recipe, data, part), lambda _: None)
+    return Checkpoint(
+        **vars(describe_origin(recipe, part)),
+        mean=classifier.mean_values,
+        std=classifier.std_values,
+        epoch=len(history),
+        history=history,
+        tracking_run="",
+        weights=classifier.model.state_dict(),
+    )
 
 
 def select_patients(data: CertifiedData, patients: Sequence[str]) -> CertifiedData:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.config.model import CnnConfig
 from pipeline.config.studies import LearningCurveConfig
 from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
@@ -19,6 +20,7 @@ from pipeline.studies.learning_curve import (
     plan_curve,
     repeat_examples,
     select_patients,
+    train_one,
 )
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.setup import prepare_training
@@ -113,6 +115,26 @@ def test_other_patients_or_another_recipe_are_another_model(planned):
     assert settings != list_settings(experiment, data, other)
     assert settings != list_settings(with_train(experiment, learning_rate=0.1), data, run)
     assert build_recipe(experiment, dataclasses.replace(run, model="cnn")).model.architecture == "cnn"
+
+
+def test_a_taught_perceiver_learns_from_its_teacher_and_from_the_patients_of_the_draw_alone(planned):
+    experiment, data, runs = planned
+    small = dataclasses.replace(experiment.model, cnn=CnnConfig(channels=(4,)))
+    experiment = with_train(dataclasses.replace(experiment, model=small), epochs=1)
+    plain = next(run for run in runs if run.model == "perceiver")
+    taught = dataclasses.replace(plain, model="distilled")
+    others = np.isin(data.split_of, "train") & ~data.store.index["group_id"].isin(plain.patients).to_numpy()
+    hidden = np.array(data.store.examples)
+    hidden[others] = 255 - hidden[others]
+    changed = dataclasses.replace(data, store=dataclasses.replace(data.store, examples=hidden))
+
+    def score(run, data=data):
+        return train_one(experiment, data, run, lambda _: None).predictions
+
+    predictions = score(taught)
+    assert others.any()
+    pd.testing.assert_frame_equal(predictions, score(taught, changed))
+    assert not predictions.equals(score(plain))
 
 
 def test_several_devices_are_refused(planned):

@@ -10,10 +10,10 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from pipeline.evaluation.schema import Estimate
 from pipeline.reporting.figures.intervals import read_estimates
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, PAPER, VERMILION, open_figure, save_png
+from pipeline.reporting.figures.style import BLUE, GREEN, GREY, PAPER, PURPLE, VERMILION, open_figure, save_png
 
-COLOURS = {"perceiver": BLUE, "cnn": VERMILION, "logistic_regression": GREEN}
-MARKERS = {"perceiver": "o", "cnn": "D", "logistic_regression": "s"}
+COLOURS = {"perceiver": BLUE, "distilled": PURPLE, "cnn": VERMILION, "logistic_regression": GREEN}
+MARKERS = {"perceiver": "o", "distilled": "^", "cnn": "D", "logistic_regression": "s"}
 SPREAD = 0.035  # of the sizes, by which the models stand next to each other
 
 

@@ -22,7 +22,12 @@ from pipeline.reporting.html import write_page
 from pipeline.studies.learning_curve import CurvePoint, LearningCurve
 from pipeline.studies.power_law import MAX_FACTOR, MIN_SIZES, Comparison, Forecast
 
-MODELS = {"perceiver": "Perceiver", "cnn": "CNN", "logistic_regression": "Logistic regression"}
+MODELS = {
+    "perceiver": "Perceiver",
+    "distilled": "Perceiver taught by the CNN",
+    "cnn": "CNN",
+    "logistic_regression": "Logistic regression",
+}
 
 
 def describe_method(experiment: Experiment, kind: DataKind) -> tuple[str, ...]:
