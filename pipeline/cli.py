@@ -4,6 +4,7 @@ Nothing heavy is imported here: help takes a moment, and a stage loads what it n
 """
 
 import errno
+import importlib.metadata
 import io
 import os
 import shutil
@@ -34,6 +35,7 @@ USER_ERRNOS = {
 # A file or folder that went away or cannot be read any more: another program, a disk, or a network folder.
 GONE_ERRNOS = {errno.ENOENT, errno.ESTALE, errno.EIO}
 HELP = ("-h", "--help")
+DISTRIBUTION = "perceiver-knees"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +66,9 @@ def _run(words: list[str]) -> int:
     if not words or words[0] in HELP:
         print(describe_stages())
         return 0 if words else 2
+    if words[0] == "--version":
+        print(f"perceiver {importlib.metadata.version(DISTRIBUTION)}")
+        return 0
     stage_name = words.pop(0)
     try:
         stage = _find_stage(stage_name)
@@ -127,7 +132,8 @@ def describe_stages() -> str:
             "stages:",
             *lines,
             "",
-            "perceiver STAGE --help lists the options that a stage reads, with type, default and meaning.",
+            "perceiver STAGE --help lists the options that a stage reads, with type, default and meaning;",
+            "perceiver --version names the version.",
         ]
     )
 

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -50,6 +52,12 @@ def test_help_lists_the_options_that_the_stage_reads_with_type_default_and_meani
     assert OPTIONS.keys() - {*listed} == {"data.allow_partial"} - {*listed}
 
 
+def test_the_version_is_that_of_the_project(capsys):
+    assert main(["--version"]) == 0
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert capsys.readouterr().out == f"perceiver {project['version']}\n"
+
+
 def test_help_and_the_stages_that_read_tables_load_nothing_slow():
     """Help takes a moment; torch alone takes seconds."""
     slow = {"torch", "monai", "mlflow", "sklearn", "lightning"}
@@ -72,7 +80,7 @@ def test_help_and_the_stages_that_read_tables_load_nothing_slow():
         (["--num_latents", "3"], "--num_latents: unknown option; the nearest is model.perceiver.num_latents"),
         (["--zzz", "3"], "--zzz: unknown option; perceiver STAGE --help"),
         (["--train.epochs", "three"], "train.epochs: found 'three', allowed is whole number"),
-        (["--train.epochs", "3", "4"], "unrecognized arguments: 4"),
+        (["--train.epochs", "3", "4"], "4: no option; a YAML file is given as --config FILE"),
         (["--model.perceiver.num_latents", "0"], "model.perceiver.num_latents: found 0"),
         (["--train", "{epoch: 3}"], "epoch"),
         (["--train.epochs", "0"], "train.epochs: found 0, allowed is 1 or more"),

@@ -35,6 +35,11 @@ class Option:
         """The words that are allowed, where only a few are."""
         return tuple(typing.get_args(self.annotation)) if typing.get_origin(self.annotation) is typing.Literal else ()
 
+    @property
+    def may_be_null(self) -> bool:
+        """Whether null is a value."""
+        return type(None) in typing.get_args(self.annotation)
+
 
 @dataclass(frozen=True)
 class Section:

@@ -7,6 +7,7 @@ and the file that holds a refused value.
 import dataclasses
 import difflib
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import jsonargparse
 import yaml
 
 from pipeline.config.experiment import Experiment
-from pipeline.config.options import PLAIN_TYPES, describe_type, list_sections
+from pipeline.config.options import PLAIN_TYPES, Option, describe_type, list_sections
 from pipeline.config.renames import RENAMED_VALUES, explain_old_name
 from pipeline.core.errors import UserError
 
@@ -34,16 +35,24 @@ class StrictLoader(yaml.SafeLoader):
         """Build a mapping, as the base class does.
 
         Raises:
-            yaml.YAMLError: A key is there twice.
+            KeyTwiceError: A key is there twice; 1 and "1" are one, as both stand for the same text of a table.
         """
-        lines: dict[Any, int] = {}
+        lines: dict[str, int] = {}
         for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if isinstance(key, str) and key in lines:
-                raise yaml.YAMLError(f"{key} is there twice, in lines {lines[key]} and {line}. Keep one.")
-            if isinstance(key, str):
-                lines[key] = line
+            key, line = str(self.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
+            if key in lines:
+                raise KeyTwiceError(key, lines[key], line)
+            lines[key] = line
         return super().construct_mapping(node, deep)
+
+
+class KeyTwiceError(yaml.YAMLError):
+    """A key that is there twice, with the two lines."""
+
+    def __str__(self) -> str:
+        key, first, second = self.args
+        where = f"line {first}" if first == second else f"lines {first} and {second}"
+        return f"{key} is there twice, in {where}. Keep one."
 
 
 def read_experiment(words: Sequence[str], inputs: str = "") -> Experiment:
@@ -61,7 +70,7 @@ def read_experiment(words: Sequence[str], inputs: str = "") -> Experiment:
     for name in sorted(given):
         _check_name(name, "--", (*OPTIONS, *SECTION_NAMES, *OTHER_NAMES))
     paths = [Path(found) for found in _find_values(words, "config")]
-    names_in_files = {path: set(_list_names(_read_yaml(path), path)) for path in paths}
+    names_in_files = {path: _collect_names(path) for path in paths}
     try:
         return _parse(words, inputs)
     except (jsonargparse.ArgumentError, yaml.YAMLError, ValueError) as error:
@@ -88,6 +97,8 @@ def _parse(words: Sequence[str], inputs: str) -> Experiment:
     options = parser.parse_args(list(words))
     unnamed = tuple(options.pop(field, ())) if inputs else ()
     options.pop("config", None)
+    for option in OPTIONS.values():
+        _check_value(option, options[option.name])
     sections = parser.instantiate(options)
     experiment = Experiment(**{field.name: sections[field.name] for field in dataclasses.fields(Experiment)})
     if unnamed:
@@ -95,6 +106,27 @@ def _parse(words: Sequence[str], inputs: str) -> Experiment:
         experiment = dataclasses.replace(experiment, **{section: replaced})
     expanded: Experiment = _expand_home(experiment)
     return expanded
+
+
+def _check_value(option: Option, value: Any) -> None:
+    """Refuse what the parser lets through: null where there must be a value, and infinite numbers.
+
+    Raises:
+        UserError: It is null.
+        ValueError: It is infinite.
+    """
+    if value is None:
+        _refuse_null(option)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{option.name}: found {value}, allowed are finite numbers")
+
+
+def _refuse_null(option: Option, before: str = "") -> None:
+    if not option.may_be_null:
+        allowed = describe_type(option.annotation)
+        raise UserError(
+            f"{before}{option.name}: found null, allowed is {allowed}. Write a value, or remove the option."
+        )
 
 
 def _expand_home(value: Any) -> Any:
@@ -129,14 +161,28 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
         content = yaml.load(path.read_text("utf-8"), StrictLoader)  # noqa: S506 (a loader of plain values)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; --config takes an experiment's YAML file.") from error
+        preset = Path("configs") / f"{path.name}.yaml"
+        advice = f"there is {preset}" if preset.is_file() else "--config takes an experiment's YAML file"
+        raise UserError(f"{path}: {error.strerror}; {advice}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
+    except KeyTwiceError as error:
+        raise UserError(f"{path}: {error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: found {content!r}, allowed are sections with options, as in configs/phantom.yaml.")
     return content
+
+
+def _collect_names(path: Path) -> set[str]:
+    """Return the options in a file; refuse one that is there with its full name and in its section."""
+    names: set[str] = set()
+    for name in _list_names(_read_yaml(path), path):
+        if name in names:
+            raise UserError(f"{path}: {name} is there twice, in its section and with its full name. Keep one.")
+        names.add(name)
+    return names
 
 
 def _list_names(content: dict[Any, Any], path: Path, prefix: str = "") -> Iterator[str]:
@@ -145,6 +191,8 @@ def _list_names(content: dict[Any, Any], path: Path, prefix: str = "") -> Iterat
         name = f"{prefix}{key}"
         _check_name(name, f"{path}: ", (*OPTIONS, *SECTION_NAMES))
         if name in OPTIONS:
+            if value is None:
+                _refuse_null(OPTIONS[name], f"{path}: ")
             yield name
         elif isinstance(value, dict):
             yield from _list_names(value, path, f"{name}.")
@@ -180,6 +228,9 @@ def find_nearest(name: str, known: Iterable[str]) -> str | None:
 def _explain(text: str) -> str:
     """Put the message of a parser or a section into the form of this project's errors."""
     text = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    unnamed = text.removeprefix("unrecognized arguments: ")
+    if unnamed != text:
+        return f"{unnamed}: no option; a YAML file is given as --config FILE, an option as --section.option VALUE."
     refused = re.match(r'Parser key "([\w.]+)": .*Got value: (.*)$', text)
     if refused is None or refused[1] not in OPTIONS:
         return f"{text.replace('PerceiverConfig.', 'model.perceiver.', 1).removesuffix('.')}."

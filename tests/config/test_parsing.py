@@ -20,14 +20,42 @@ def write_config(tmp_path):
 @pytest.mark.parametrize(
     ("text", "name", "lines"),
     [
-        ("train:\n  epochs: 3\nname: a\ntrain:\n  batch_size: 2\n", "train", "1 and 4"),
-        ("train:\n  epochs: 3\n  epochs: 4\n", "epochs", "2 and 3"),
-        ("model:\n  perceiver: {num_latents: 4, num_latents: 4}\n", "num_latents", "2 and 2"),
+        ("train:\n  epochs: 3\nname: a\ntrain:\n  batch_size: 2\n", "train", "lines 1 and 4"),
+        ("train:\n  epochs: 3\n  epochs: 4\n", "epochs", "lines 2 and 3"),
+        ("model:\n  perceiver: {num_latents: 4, num_latents: 4}\n", "num_latents", "line 2"),
+        ('data:\n  merge: {1: a, "1": b}\n', "1", "line 2"),
+        ("data:\n  merge:\n    1: a\n    1: b\n", "1", "lines 3 and 4"),
+        ("train.epochs: 3\ntrain: {epochs: 4}\n", "train.epochs", "its section and with its full name"),
     ],
 )
-def test_a_key_that_is_there_twice_is_refused_with_both_lines(write_config, text, name, lines):
-    with pytest.raises(UserError, match=f"knees.yaml: .*{name} is there twice, in lines {lines}"):
+def test_a_key_that_is_there_twice_is_refused_with_both_places(write_config, text, name, lines):
+    with pytest.raises(UserError, match=f"knees.yaml: {name} is there twice, in {lines}"):
         read_experiment(write_config(text))
+
+
+@pytest.mark.parametrize("text", ["name: null\n", "name:\n", "train:\n  resume: ~\n", "train: {epochs: }\n"])
+def test_null_is_refused_where_there_must_be_a_value(write_config, text):
+    with pytest.raises(UserError, match=r"knees.yaml: (name|train\.\w+): found null, allowed is (text|true|whole)"):
+        read_experiment(write_config(text))
+    assert read_experiment(write_config("predict: {checkpoint: null}\n")).predict.checkpoint is None
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
+def test_an_infinite_number_is_refused(write_config, number):
+    with pytest.raises(UserError, match=r"knees.yaml: train.learning_rate: found -?(inf|nan), allowed are finite"):
+        read_experiment(write_config(f"train: {{learning_rate: {number}}}\n"))
+
+
+def test_a_word_that_is_no_option_and_a_preset_without_its_folder_say_what_to_write(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "phantom.yaml").write_text("name: a\n")
+    with pytest.raises(UserError, match=r"^phantom: no option; a YAML file is given as --config FILE"):
+        read_experiment(["phantom"])
+    with pytest.raises(UserError, match=r"^phantom: No such file or directory; there is configs/phantom\.yaml\.$"):
+        read_experiment(["--config", "phantom"])
+    with pytest.raises(UserError, match=r"^knees: No such file or directory; --config takes an experiment's YAML"):
+        read_experiment(["--config", "knees"])
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
