@@ -37,7 +37,7 @@ class Option:
 
     @property
     def may_be_null(self) -> bool:
-        """Whether null is a value."""
+        """True where null is a value."""
         return type(None) in typing.get_args(self.annotation)
 
 
