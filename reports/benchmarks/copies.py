@@ -1,11 +1,13 @@
-"""Measure the search for copies: recall of each alteration, false alarms, and time.
+"""Measure the search for copies: recall of each alteration, false alarms, time, and copies that must stop training.
 
     python reports/benchmarks/copies.py [--stores FOLDER ...] [--radiographs FOLDER] [--volumes 200000] [--output FILE]
+    python reports/benchmarks/copies.py --leaks FOLDER
 
 FOLDER of ``--stores`` is a prepared store of volumes; that of ``--radiographs`` holds ``knees.csv`` (path, patient,
 kl_grade, published_split) and the files that it names. A copied scan is found where it is among the candidates of the
 copy, and agrees with it more significantly than with its look-alikes. The search at size is on
-made-up descriptors, in a process of its own.
+made-up descriptors, in a process of its own. FOLDER of ``--leaks`` is a store of volumes, one of which is altered and
+put into training under a patient of its own.
 """
 
 import argparse
@@ -15,16 +17,19 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import ndimage
 
-from pipeline.copies.alterations import ALTERATIONS, VOLUME_ALTERATIONS
+from pipeline.copies.alterations import ALTERATIONS, VOLUME_ALTERATIONS, Alteration, compress, crop, to_grey
 from pipeline.copies.candidates import NUM_DIRECTIONS, find_candidates, fit_metric, read_grey
+from pipeline.copies.certificate import certify
 from pipeline.copies.descriptors import Sources, describe_sources, describe_stacks
 from pipeline.copies.search import MIN_SIMILARITY, Comparer, measure_bounds, measure_thresholds, search_copies
 from pipeline.core.files import write_bytes
@@ -33,6 +38,46 @@ from pipeline.data.store import Store, read_store
 
 NUM_COPIED_VOLUMES, NUM_COPIED_IMAGES = 16, 100
 Array = np.ndarray[Any, Any]
+
+
+def _rotate(stack: Array, degrees: float) -> Array:
+    return to_grey(ndimage.rotate(stack.astype(float), degrees, (1, 2), reshape=False, order=1))
+
+
+def _zoom(stack: Array) -> Array:
+    """Pad each slice at its border by a thirty-second part of its height, and reduce it to the old size."""
+    height, width = stack.shape[1:]
+    padded = np.pad(stack.astype(float), ((0, 0), (height // 32,) * 2, (height // 32,) * 2), mode="edge")
+    return to_grey(ndimage.zoom(padded, (1, height / padded.shape[1], width / padded.shape[2]), order=1))
+
+
+def _average_neighbours(stack: Array) -> Array:
+    between = to_grey((stack[:-1].astype(float) + stack[1:]) / 2)
+    return np.concatenate([between, between[-1:]])
+
+
+# Others than those that the metric is fitted on, made with another library.
+LEAKS: dict[str, Alteration] = {
+    "identical": lambda stack, _: stack,
+    "one grey level brighter": lambda stack, _: to_grey(stack + 1.0),
+    "contrast of 90 %": lambda stack, _: to_grey(stack * 0.9),
+    "contrast of 85 %, 8 grey levels brighter": lambda stack, _: to_grey(stack * 0.85 + 8),
+    "gamma 1.3": lambda stack, _: to_grey(255 * (stack / 255) ** 1.3),
+    "inverted": lambda stack, _: 255 - stack,
+    "noise of 2 grey levels": lambda stack, generator: to_grey(stack + generator.normal(0, 2, stack.shape)),
+    "noise of 5 grey levels": lambda stack, generator: to_grey(stack + generator.normal(0, 5, stack.shape)),
+    "JPEG of quality 50": lambda stack, _: compress(stack),
+    "shifted by one pixel": lambda stack, _: np.roll(stack, 1, 2),
+    "shifted by two pixels": lambda stack, _: np.roll(stack, 2, 2),
+    "shifted by half a pixel": lambda stack, _: to_grey(ndimage.shift(stack.astype(float), (0, 0, 0.5), order=1)),
+    "rotated by 2 degrees": lambda stack, _: _rotate(stack, 2),
+    "rotated by 5 degrees": lambda stack, _: _rotate(stack, 5),
+    "zoomed out by 6 %": lambda stack, _: _zoom(stack),
+    "cropped by 10 %": lambda stack, _: crop(stack, 0.1, (0.5, 0.5)),
+    "mirrored, with the other label": lambda stack, _: stack[:, :, ::-1],
+    "slices half-way between neighbours": lambda stack, _: _average_neighbours(stack),
+    "each slice the next one": lambda stack, _: np.concatenate([stack[1:], stack[-1:]]),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +109,13 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=NUM_COPIED_VOLUMES, help="volumes of a store that are copied")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     parser.add_argument("--one", type=int, help="search among this number alone and print JSON")
+    parser.add_argument(
+        "--leaks", type=Path, help="alter a scan of this store and certify splits with its copy, no more"
+    )
     arguments = parser.parse_args()
+    if arguments.leaks is not None:
+        print("\n".join(describe_leaks(read_store(arguments.leaks))))
+        return
     if arguments.one is not None:
         print(json.dumps(search_at_size(arguments.one)))
         return
@@ -176,6 +227,47 @@ def compare_copies(comparer: Comparer, originals: list[Array], copies: list[Arra
     found = {pair.first: (pair.similarity, pair.significance) for pair in both.compare(pairs)}
     similarity, significance = np.array([found.get(place, (0.0, 0.0)) for place in range(len(copies))]).T
     return similarity, significance
+
+
+def describe_leaks(store: Store) -> Iterator[str]:
+    """Put altered copies of the first scan, which is tested, into training, each by itself, and list what stops it."""
+    scans = store.index["source_id"].unique()
+    # Two scans alone and their copy leave nothing to learn thresholds from.
+    two = np.isin(store.index["source_id"], [scans[0], scans[len(scans) // 2]])
+    yield f"| what was done to the copy | among 3 scans | among {len(scans) + 1:,} scans |"
+    yield "|---|---|---|"
+    for name, alter in LEAKS.items():
+        cells = [_certify_with_copy(store, chosen, name, alter) for chosen in (two, np.ones(len(two), bool))]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _certify_with_copy(store: Store, is_chosen: Array, name: str, alter: Alteration) -> str:
+    index = store.index[is_chosen]
+    original = (index["source_id"] == index["source_id"].iloc[0]).to_numpy()
+    patient, label = index.loc[original, ["group_id", "label"]].iloc[0]
+    copied = alter(store.examples[is_chosen][original], np.random.default_rng(0))
+    other_label = next(known for known in store.index["label"] if known != label)
+    rows = index[original].assign(
+        group_id="alias", source_id="copy", label=other_label if "other label" in name else label
+    )
+    rows = rows.assign(example_id=[f"copy_{place}" for place in range(len(rows))])
+    both = replace(
+        store,
+        examples=np.concatenate([store.examples[is_chosen], copied]),
+        index=pd.concat([index, rows], ignore_index=True),
+    )
+    splits = pd.DataFrame({"group_id": both.index["group_id"].unique()})
+    split_of = {patient: "test", "alias": "train"}
+    found = certify(both, splits.assign(split=[split_of.get(group, "val") for group in splits["group_id"]]))
+    pairs = [
+        pair
+        for pair in found["copies"]["across_splits"]["pairs"]
+        if {pair["first"]["source_id"], pair["second"]["source_id"]} == {"copy", index["source_id"].iloc[0]}
+    ]
+    others_found = found["copies"]["across_splits"]["count"] - len(pairs)
+    verdict = "passes" if found["passed"] else "stopped"
+    named = f"{pairs[0]['similarity']:.2f}, {pairs[0]['significance']:.0f}" if pairs else "not named"
+    return f"{verdict} ({named}{f', {others_found} others' * bool(others_found)})"
 
 
 def search_at_size(number: int) -> dict[str, float]:
