@@ -19,7 +19,7 @@ RUN := .venv/bin/python
 READY := .venv/.installed
 endif
 STAGE = $(RUN) -m pipeline
-OPTIONS = --config $(CONFIG) $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
+OPTIONS = --config "$(CONFIG)" $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -54,8 +54,10 @@ train: split ## train the model (splits first, if that was not done)
 evaluate: $(READY) ## score the test rows and write the report
 	$(STAGE) evaluate $(OPTIONS)
 
+predict: export PREDICTED := $(INPUT)
 predict: $(READY) ## score new scans, images or objects: make predict INPUT="a.nii.gz folder"
-	$(STAGE) predict $(INPUT) $(OPTIONS)
+	@if [ -e "$$PREDICTED" ]; then set -- "$$PREDICTED"; else eval "set -- $$PREDICTED"; fi; \
+		$(STAGE) predict "$$@" $(OPTIONS)
 
 export: $(READY) ## write the trained model for torch.export, ONNX and MONAI
 	$(STAGE) export $(OPTIONS)
@@ -102,7 +104,8 @@ modelnet40: ## all stages on ModelNet40
 	+$(call ALL_STAGES,configs/modelnet40.yaml)
 
 ui: $(READY) ## open the MLflow pages on http://127.0.0.1:5000 (PORT=)
-	$(RUN) -m mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $(PORT)
+	uri=$$($(RUN) -m pipeline.tracking.mlflow_database $(OPTIONS)) && \
+		$(RUN) -m mlflow ui --backend-store-uri "$$uri" --host 127.0.0.1 --port $(PORT)
 
 # One process takes all tests of a module, so that what they share is built once.
 PARALLEL = -n auto --dist loadscope

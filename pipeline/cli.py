@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.renames import RENAMED_STAGES
 from pipeline.core.errors import UserError
-from pipeline.core.text import make_printable
+from pipeline.core.text import join_by_blanks, make_printable
 from pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _run(words: list[str]) -> int:
 
         stage.run(parse_experiment(stage_name, words), open_console())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {join_by_blanks(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in USER_ERRNOS | GONE_ERRNOS:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,19 +16,27 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pipeline.core.text import make_printable
+from pipeline.core.text import join_by_blanks, make_printable
 
 Item = TypeVar("Item")
 
 
 def open_console() -> Console:
     """Open standard output; printed text is never read as markup, however a file is named."""
-    return Console(soft_wrap=True, markup=False, emoji=False)
+    return _PlainConsole(soft_wrap=True, markup=False, emoji=False)
+
+
+class _PlainConsole(Console):
+    """A console that prints plain blanks between numbers and their %; reports need others."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, as the base class does."""
+        super().print(*(join_by_blanks(item) if isinstance(item, str) else item for item in objects), **options)
 
 
 def warn(console: Console, text: str) -> None:
-    """Print a warning; the blank that keeps a number and its % on one line is a plain one in a terminal."""
-    shown = make_printable(text.replace("\u00a0%", " %"))
+    """Print a warning; what is no visible character is shown as its code."""
+    shown = make_printable(join_by_blanks(text))
     console.print(Text.assemble(("warning:", "yellow"), " ", shown), highlight=False)
 
 

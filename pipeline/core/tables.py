@@ -7,6 +7,7 @@ import csv
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,14 @@ MANIFEST_COLUMNS = (
 INDEX_COLUMNS = ("example_id", "source_id", "group_id", "label", "slice_index", "slice_position")
 SPLIT_COLUMNS = ("group_id", "split")
 OFFICIAL_SPLIT_COLUMNS = ("group_id", "split", "sha256")
+# The stage that writes a table of the workspace, by the pattern of its name.
+WRITERS = {
+    "manifest.csv": "preprocess",
+    "index.csv": "preprocess",
+    "official_splits.csv": "preprocess",
+    "splits*.csv": "split",
+    "predictions*.csv": "evaluate",
+}
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -45,7 +54,9 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such table. Check the path, or run the stage that writes it.") from error
+        writers = [stage for pattern, stage in WRITERS.items() if fnmatchcase(path.name, pattern)]
+        advice = f"Run the {writers[0]} stage, which writes it, or check" if writers else "Check"
+        raise UserError(f"{path}: no such table. {advice} the path (workspace, name and run).") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as CSV ({error}). Save it as UTF-8, comma-separated.") from error
     if not isinstance(table.index, pd.RangeIndex):

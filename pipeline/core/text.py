@@ -19,6 +19,14 @@ def count_labels(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{label}: {count:,}" if numbered else f"{count:,} {label}" for label, count in counts.items())
 
 
+def join_by_blanks(text: str) -> str:
+    """Return a text with a plain blank before each %, instead of the one that keeps both on a line of a page.
+
+    A terminal that is not UTF-8 would show that one as its code.
+    """
+    return text.replace("\u00a0%", " %")
+
+
 def make_printable(text: str) -> str:
     """Write what is no visible character as its code.
 

@@ -66,7 +66,7 @@ def read_cells(path: Path, wanted: Collection[str]) -> Cells:
             raise UserError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB. Split the table, or drop columns.")
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such table. Check the path, or run the stage that writes it.") from error
+        raise UserError(f"{path}: no such table. Check the path.") from error
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror}). A table is a CSV or XLSX file.") from error
     if content.startswith(b"PK\x03\x04"):

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.data.sources import Source, find_written_file, join_files
 from pipeline.datasets.akoa import parse_name
 from pipeline.formats.dicom import is_dicom
 from pipeline.formats.nifti import SUFFIXES as NIFTI_SUFFIXES
+from pipeline.formats.nifti import list_files
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 
@@ -73,6 +74,23 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
         else:
             scans.append(Scan(str(path), (path,), _describe_other_kind(path, kind)))
     return [*scans, *_group(slices)]
+
+
+def list_passed_over(inputs: Iterable[Path], scans: Iterable[Scan]) -> list[Path]:
+    """List the files in the folders among the inputs that belong to none of the scans; hidden ones do not count.
+
+    Args:
+        inputs: The files, folders and tables that were given.
+        scans: What ``find_scans`` found in them.
+    """
+    taken = {file for scan in scans for path in scan.paths for file in list_files(path)}
+    return [path for folder in inputs if folder.is_dir() for path in _walk(folder) if path not in taken]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))
 
 
 def _describe_other_kind(path: Path, kind: DataKind) -> str:

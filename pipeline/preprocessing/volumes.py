@@ -337,7 +337,7 @@ def _report(plan: Plan, console: Console) -> None:
     if len(ignored):
         first = ignored.iloc[0]
         such = make_printable(f"such as {first['path']}: {first['reason']}")
-        console.print(f"{len(ignored)} file(s) ignored, {such}", highlight=False, markup=False)
+        console.print(f"{count_words(len(ignored), 'file')} ignored, {such}", highlight=False, markup=False)
     _refuse(plan, manifest)
 
 
@@ -347,7 +347,7 @@ def _doubt_spacing(sizes: str) -> str:
 
 def _refuse(plan: Plan, manifest: pd.DataFrame) -> None:
     """List the refused scans; end with an error where nothing is left or they are not to be skipped."""
-    what = plural(plan.kind.source)
+    what = count_words(len(manifest), plan.kind.source)
     refused = manifest[manifest["status"] == "refused"]
     errors = Console(stderr=True, soft_wrap=True)
     for reason in refused["reason"][:MAX_LISTED]:
@@ -355,9 +355,10 @@ def _refuse(plan: Plan, manifest: pd.DataFrame) -> None:
     if len(refused) > MAX_LISTED:
         errors.print(f"and {len(refused) - MAX_LISTED:,} more, each with its reason in {plan.manifest}")
     if not (manifest["status"] == "accepted").any():
-        raise UserError(f"{plan.manifest}: none of {len(manifest)} {what} can be used; each is there with its reason.")
+        raise UserError(f"{plan.manifest}: none of {what} can be used; each is there with its reason.")
     if len(refused) and not plan.options.skip_refused:
+        verb, them = ("was", "it") if len(refused) == 1 else ("were", "them")
         raise UserError(
-            f"{plan.manifest}: {len(refused)} of {len(manifest)} {what} were refused; each is there with its reason. "
-            "Fix or remove them, or set preprocess.skip_refused: true."
+            f"{plan.manifest}: {len(refused):,} of {what} {verb} refused; each is there with its reason. "
+            f"Fix or remove {them}, or set preprocess.skip_refused: true."
         )

@@ -20,7 +20,7 @@ from pipeline.core.resumable_table import Row, RowWriter
 from pipeline.core.text import count_words, make_printable, plural
 from pipeline.formats.nifti import list_files
 from pipeline.inference.ensembles import Ensemble, read_members
-from pipeline.inference.inputs import Scan, find_scans
+from pipeline.inference.inputs import Scan, find_scans, list_passed_over
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.stages.base import exclusive
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
@@ -53,6 +53,12 @@ def predict(experiment: Experiment, console: Console) -> None:
     scores = ("path", "predicted", *probability_columns(checkpoint.spec.class_names))
     columns = (*scores, *per_volume, "abstained", "warnings", "reason")
     output = choose_output(experiment)
+    passed_over = list_passed_over(options.inputs, scans)
+    if passed_over:
+        such = make_printable(f"such as {passed_over[0]}")
+        console.print(f"{count_words(len(passed_over), 'file')} passed over, {such}: not read by this model.")
+    if output.exists():
+        console.print(f"{output}: an earlier table, which is replaced. predict.output names another file.")
     with RowWriter(output, _identify(paths, scans, options.min_confidence)) as writer:
         if writer.num_rows > 0:
             console.print(f"{writer.num_rows} of {len(scans)} were scored before; resuming.")

@@ -1,8 +1,15 @@
-"""The database or server of MLflow, and the experiment in it."""
+"""The database or server of MLflow, and the experiment in it.
+
+    python -m pipeline.tracking.mlflow_database --config configs/NAME.yaml
+
+prints the address of an experiment's records, for ``mlflow ui``.
+"""
 
 import os
 import sqlite3
+import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -10,11 +17,29 @@ from urllib.parse import quote, unquote
 
 from filelock import FileLock
 
+from pipeline.config.parsing import read_experiment
 from pipeline.config.tracking import TrackingConfig
 from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 
 SQLITE = "sqlite:///"
+
+
+def main(words: Sequence[str]) -> str:
+    """Return the address of an experiment's records.
+
+    Args:
+        words: The options, as of any stage.
+
+    Raises:
+        UserError: A bad option, or no records: MLflow would make an empty database.
+    """
+    experiment = read_experiment(words)
+    uri = resolve_uri(experiment.tracking, experiment.paths)
+    database = experiment.paths.tracking_database
+    if uri == build_uri(database.resolve()) and not database.is_file():
+        raise UserError(f"{database}: no records. Run the train stage, or check the path (workspace).")
+    return uri
 
 
 def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
@@ -104,3 +129,10 @@ def _find_experiment(client: Any, uri: str, workspace: Workspace, is_local: bool
             f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or choose another name."
         )
     return str(experiment.experiment_id)
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{main(sys.argv[1:])}\n")
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -36,6 +36,21 @@ def test_ids_stay_text_and_floats_keep_all_their_digits(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("manifest.csv", "Run the preprocess stage"),
+        ("splits.csv", "Run the split stage"),
+        ("splits-5-folds.csv", "Run the split stage"),
+        ("predictions.csv", "Run the evaluate stage"),
+        ("mine.csv", "Check the path"),
+    ],
+)
+def test_a_table_that_is_not_there_names_the_stage_that_writes_it(name, advice, tmp_path):
+    with pytest.raises(UserError, match=rf"{name}: no such table\. {advice}"):
+        read_table(tmp_path / name, SPLIT_COLUMNS)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"group_id\n1\n", "columns split are missing"),

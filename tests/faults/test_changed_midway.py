@@ -70,7 +70,7 @@ def test_a_scan_that_changes_or_goes_away_between_listing_and_reading_is_refused
     if skip_refused:
         scans.run(experiment)
     else:
-        with pytest.raises(UserError, match="1 of 6 scans were refused"):
+        with pytest.raises(UserError, match="1 of 6 scans was refused"):
             scans.run(experiment)
     assert ON_OPEN == {}
     row = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("path").loc[victim.name]
@@ -94,7 +94,7 @@ def test_a_scan_that_may_not_be_read_is_refused_and_tried_again(write_patients, 
 
     ON_OPEN[str(victim)] = refuse
     experiment = scans.make_experiment(tmp_path)
-    with pytest.raises(UserError, match="1 of 4 scans were refused"):
+    with pytest.raises(UserError, match="1 of 4 scans was refused"):
         scans.run(experiment)
     reasons = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("path")["reason"]
     assert reasons[victim.name] == f"{victim}: Permission denied. Fix its permissions, or copy it."

@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.datasets.akoa import find_side
-from pipeline.inference.inputs import find_scans
+from pipeline.inference.inputs import find_scans, list_passed_over
 from tests.builders.dicom import write_radiograph, write_series
 
 AKOA = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz"
@@ -26,6 +26,9 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
     (tmp_path / "table.csv").write_text("note,path\nx,a.nii\ny,b\n")
     for inputs in (files, [tmp_path], [tmp_path / "table.csv"], [tmp_path / "a.nii", tmp_path / "b"]):
         assert [scan.name for scan in find_scans(inputs, VOLUMES)] == [str(path) for path in files]
+    passed_over = list_passed_over([tmp_path], find_scans([tmp_path], VOLUMES))
+    assert passed_over == [tmp_path / "table.csv", tmp_path / "b" / "notes.txt"], "neither half of the pair"
+    assert list_passed_over(files, find_scans(files, VOLUMES)) == []
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_two_written_sides_are_refused_with_all_evidence(tmp_path, capsys):
     write_series(raw / "series", INTENSITY, Laterality="L", ImageLaterality="R")
     write_series(raw / "other", INTENSITY[::-1], Laterality="R")
     experiment = make_experiment(tmp_path, dataset="labelled", label_table=write_table(raw))
-    with pytest.raises(UserError, match="1 of 2 scans were refused"):
+    with pytest.raises(UserError, match="1 of 2 scans was refused"):
         run(experiment)
     printed = capsys.readouterr().err
     assert "two sides: ImageLaterality right (99.5%), Laterality left (99.0%), place in the scanner right" in printed

@@ -66,25 +66,28 @@ def test_a_dicom_series_gets_the_probabilities_of_its_nifti_file(predict, knees,
     assert "Secret" not in written
 
 
-def test_slices_that_were_cut_before_get_the_volumes_probabilities(predict, knees, tiny_workspace, tmp_path):
+def test_slices_that_were_cut_before_get_the_volumes_probabilities(predict, knees, tiny_workspace, tmp_path, capsys):
     options = read_checkpoint(tiny_workspace / "runs" / "tiny" / "best.safetensors").preprocess
     stack = cut_stack(read_volume(knees[0]), options, "")
     folder = tmp_path / "png"
     folder.mkdir()
     for number, image in enumerate(stack.images):
         Image.fromarray(image).save(folder / f"{knees[0].name}_{number}.png")
+    (folder / "notes.txt").touch()
     code, (volume, slices) = predict(knees[0], folder)
     assert code == 0
+    assert "1 file passed over, such as" in capsys.readouterr().out
     assert slices["path"] == str(folder / f"{knees[0].name}_*.png")
     assert {**slices, "path": ""} == {**volume, "path": ""}
 
 
-def test_a_table_gives_the_rows_of_its_files_in_both_forms(predict, knees, tmp_path):
+def test_a_table_gives_the_rows_of_its_files_in_both_forms(predict, knees, tmp_path, capsys):
     (tmp_path / "scans.csv").write_text(f"id,path\n1,{knees[1]}\n2,gone.nii\n3,{knees[0]}\n")
     code, table = predict(tmp_path / "scans.csv")
     assert code == 2
     assert [row["path"] for row in table] == [str(knees[1]), str(tmp_path / "gone.nii"), str(knees[0])]
     assert "no such file" in table[1]["reason"]
+    assert "replaced" not in capsys.readouterr().out
     code, rows = predict(tmp_path / "scans.csv", name="new.json")
     assert code == 2
     assert [row["probability_left"] for row in rows] == [
@@ -102,12 +105,16 @@ def test_a_file_that_the_disk_refuses_costs_the_others_nothing(predict, knees, t
     assert rows[1]["reason"] == ""
 
 
-def test_the_model_abstains_below_the_minimum_confidence(predict, knees):
+def test_the_model_abstains_below_the_minimum_confidence_and_an_earlier_table_is_not_lost_silently(
+    predict, knees, capsys
+):
     _, rows = predict(*knees)
+    assert "replaced" not in capsys.readouterr().out
     confidences = [max(float(row["probability_left"]), float(row["probability_right"])) for row in rows]
     assert {row["abstained"] for row in rows} == {"false"}
     threshold = float(np.median(confidences))
     _, rows = predict(*knees, options=("--predict.min_confidence", repr(threshold)))
+    assert "new.csv: an earlier table, which is replaced." in capsys.readouterr().out
     assert [row["abstained"] for row in rows] == [str(value < threshold).lower() for value in confidences]
     assert {row["abstained"] for row in rows} == {"false", "true"}
 

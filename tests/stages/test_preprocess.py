@@ -383,7 +383,7 @@ def test_a_gap_in_a_stack_of_images_is_refused(tmp_path):
         for number in slices:
             pixels = np.random.default_rng(number).integers(0, 256, (20, 24), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "raw" / name.format(side, number))
-    with pytest.raises(UserError, match="1 of 2 scans were refused"):
+    with pytest.raises(UserError, match="1 of 2 scans was refused"):
         run(make_experiment(tmp_path))
     manifest = read_table(make_experiment(tmp_path).paths.manifest, MANIFEST_COLUMNS).set_index("label")
     assert "slice 1 of this scan is missing" in manifest.loc["right", "reason"]

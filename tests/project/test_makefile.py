@@ -1,0 +1,42 @@
+"""The Makefile passes names on as they are."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run a target with an interpreter that only writes its words, one a line."""
+    recorder = tmp_path / "recorder"
+    recorder.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    recorder.chmod(0o755)
+
+    def run(*words):
+        command = ["make", "--silent", f"PYTHON={recorder}", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_predict_takes_one_file_with_blanks_or_several_without(make, tmp_path):
+    scan = tmp_path / "Knie 00 R's %20#.nii.gz"
+    scan.touch()
+    config = ["--config", "configs/phantom.yaml"]
+    assert make("predict", f"INPUT={scan}") == ["-m", "pipeline", "predict", str(scan), *config]
+    assert make("predict", "INPUT=a.nii b.nii") == ["-m", "pipeline", "predict", "a.nii", "b.nii", *config]
+    quoted = make("predict", "INPUT='Knie a.nii' b.nii", "CONFIG=my knees.yaml")
+    assert quoted == ["-m", "pipeline", "predict", "Knie a.nii", "b.nii", "--config", "my knees.yaml"]
+
+
+def test_the_pages_of_the_records_are_those_of_the_experiment(make):
+    shown = make("ui", "SET=--workspace ws")
+    address = ["-m", "pipeline.tracking.mlflow_database", "--config", "configs/phantom.yaml", "--workspace", "ws"]
+    assert shown == ["-m", "mlflow", "ui", "--backend-store-uri", *address, "--host", "127.0.0.1", "--port", "5000"]
