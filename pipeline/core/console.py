@@ -40,6 +40,12 @@ def warn(console: Console, text: str) -> None:
     console.print(Text.assemble(("warning:", "yellow"), " ", shown), highlight=False)
 
 
+def warn_all(console: Console, notes: Iterable[str]) -> None:
+    """Print what was guessed about a table of the user, a warning each."""
+    for note in notes:
+        warn(console, note)
+
+
 def progress(items: Iterable[Item], description: str, total: int, console: Console) -> Iterator[Item]:
     """Yield ``items`` under a bar with the count and the time left; nothing is drawn where there is no terminal.
 

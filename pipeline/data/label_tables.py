@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -291,31 +292,35 @@ def list_table_sources(raw: Path, given: LabelTable, folder_name: str = "data.ra
     """
     finder = _Finder(raw, given.path, folder_name)
     found: dict[str, tuple[int, Source]] = {}
-    for (line, row), covariates in zip(_iterate(given.table), _list_covariates(given.covariates), strict=True):
-        path, fault = finder.find(row["path"], line)
-        source_id = path.as_posix()
+    names = tuple(given.covariates)
+    for row, cells in zip(_list_rows(given.table), _list_rows(given.covariates), strict=True):
+        line, text, patient, label, side, visit, site, split, weight = row
+        if finder.has(text):
+            source_id, path, fault = text, Path(text), ""
+        else:
+            path, fault = finder.find(text, line)
+            source_id = path.as_posix()
         if source_id in found:
             first, source = found[source_id]
             refusal = f"lines {first} and {line} of {given.path.name} name this one file. Keep one row."
             found[source_id] = first, replace(source, refusal=source.refusal or refusal)
             continue
-        side = row["side"] or (row["label"].lower() if row["label"].lower() in ("left", "right") else "")
         found[source_id] = (
             line,
             Source(
                 source_id,
-                row["patient"],
-                row["label"],
+                patient,
+                label,
                 (path,),
-                visit=row["visit"],
-                side=side,
-                site=row["site"],
+                visit=visit,
+                side=side or (label.lower() if label.lower() in ("left", "right") else ""),
+                site=site,
                 spelling="table",
                 refusal=f"{fault} ({given.path.name}, line {line})" if fault else "",
-                published_split=row["split"],
-                weight=row["weight"],
-                covariates=covariates,
-                is_image=is_image_file(raw / path),
+                published_split=split,
+                weight=weight,
+                covariates=tuple(zip(names, cells[1:], strict=True)),
+                is_image=is_image_file(raw, path),
             ),
         )
     return [found[source_id][1] for source_id in sorted(found)]
@@ -369,17 +374,10 @@ def read_class_folder(path: Path) -> tuple[Source, int]:
     return replace(source, is_image=name.lower().endswith(IMAGE_SUFFIXES)), -1
 
 
-def _iterate(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line and cells of each row."""
-    names = list(table.columns)
-    for line, *cells in table.itertuples(name=None):
-        yield line, dict(zip(names, cells, strict=True))
-
-
-def _list_covariates(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], ...]]:
-    names = list(table.columns)
-    for cells in table.itertuples(index=False, name=None):
-        yield tuple(zip(names, cells, strict=True))
+def _list_rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """Yield line and cells of each row; pandas takes most of the time of a long table to make texts one by one."""
+    columns = [table[name].astype(object).tolist() for name in table]
+    return zip(table.index.tolist(), *columns, strict=True)
 
 
 class _Finder:
@@ -397,6 +395,11 @@ class _Finder:
         self.folders = (self.roots[0], table.parent.absolute())
         self.files: dict[str, set[str]] = {}  # of each folder within, the files that are no links
 
+    def has(self, text: str) -> bool:
+        """Return whether a cell names a file of the raw folder in the plainest way, as most of 100,000 rows do."""
+        folder_name, _, name = text.rpartition("/")
+        return not text.startswith(("/", "..")) and os.path.normpath(text) == text and name in self._list(folder_name)
+
     def find(self, text: str, line: int) -> tuple[Path, str]:
         """Find the file, or the folder of a series, that a cell names.
 
@@ -408,10 +411,6 @@ class _Finder:
         Raises:
             UserError: it leads out of the raw folder.
         """
-        folder_name, _, name = text.rpartition("/")
-        # Most rows name a file of few folders in the plainest way, and there may be 100,000.
-        if not text.startswith(("/", "..")) and os.path.normpath(text) == text and name in self._list(folder_name):
-            return Path(text), ""
         inside = None
         for folder in self.folders:
             path = self._make_relative(folder / find_written_file(folder, text))

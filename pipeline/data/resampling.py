@@ -9,7 +9,12 @@ from pipeline.core.array_types import Array
 
 
 def resample(
-    slices: Array, pixel_mm: tuple[float, float], spacing_mm: float | None, size: tuple[int, int], fit: Fit = "pad"
+    slices: Array,
+    limits: tuple[float, float],
+    pixel_mm: tuple[float, float],
+    spacing_mm: float | None,
+    size: tuple[int, int],
+    fit: Fit = "pad",
 ) -> Array:
     """Resample images about their centre; what lies outside them is black.
 
@@ -17,7 +22,8 @@ def resample(
     larger, so that fine detail is averaged and not aliased.
 
     Args:
-        slices: ``(slices, rows, columns)`` float, black 0 and white 1; what is beyond is clipped.
+        slices: ``(slices, rows, columns)`` of any numbers.
+        limits: The levels that become black and white; what is beyond is clipped.
         pixel_mm: The height and width of an input pixel.
         spacing_mm: The side of an output pixel; None fits the image into ``size``.
         size: The height and width of the output.
@@ -33,7 +39,12 @@ def resample(
         row_mm = column_mm = spacing_mm
     down = resampling_weights(num_rows, pixel_mm[0], size[0], row_mm)
     across = resampling_weights(num_columns, pixel_mm[1], size[1], column_mm)
-    images = down @ np.clip(slices, 0, 1) @ across.T
+    images = np.empty((len(slices), *size), np.float32)
+    for image, given in zip(images, slices, strict=True):
+        # One after the other and in place: new arrays cost more than what is computed on them.
+        levels = np.subtract(given, limits[0], dtype=np.float32)
+        levels /= limits[1] - limits[0]
+        image[:] = down @ np.clip(levels, 0, 1, out=levels) @ across.T
     pixels: Array = np.floor(images * 255 + 0.5).clip(0, 255).astype(np.uint8)
     return pixels
 

@@ -159,16 +159,17 @@ def list_named_sources(
     return [*(join_files(by_id[source_id]) for source_id in sorted(by_id)), *others]
 
 
-def is_image_file(path: Path) -> bool:
+def is_image_file(folder: Path, path: Path) -> bool:
     """Return whether a file is an image by itself: by its name, or a DICOM file, whose series would be a folder.
 
     Args:
+        folder: The folder that the path is relative to.
         path: The path of a file or a folder, whether it is there or not.
     """
     name = path.name.lower()
     if name.endswith(VOLUMES.file_suffixes):
         return False
-    return name.endswith(IMAGE_SUFFIXES) or is_dicom(path)
+    return name.endswith(IMAGE_SUFFIXES) or is_dicom(folder / path)
 
 
 def find_written_file(folder: Path, text: str) -> Path:

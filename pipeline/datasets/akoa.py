@@ -22,14 +22,6 @@ EXPORT_NAME = re.compile(
     r"(?:[_.][\w.\-]*?)??\.(?:nii|hdr)(?:\.gz)?(?:_(?P<slice>[0-9]+)\.png)?",
     re.IGNORECASE,
 )
-# A side as a word of its own anywhere in a name; of "bright" or "leftover" nothing follows.
-SIDE_WORD = re.compile(r"(?<![a-z])(R_?I_?G_?H_?T|L_?E_?F_?T)(?![a-z])", re.IGNORECASE)
-
-
-def find_side(name: str) -> str:
-    """Return the side that a file's or folder's name holds, in any spelling: ``left``, ``right``, or nothing."""
-    sides = {"right" if found[0].upper() == "R" else "left" for found in SIDE_WORD.findall(name)}
-    return sides.pop() if len(sides) == 1 else ""
 
 
 def parse_name(path: Path) -> tuple[Source, int]:

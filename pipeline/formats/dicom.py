@@ -23,6 +23,7 @@ from einops import rearrange
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError, VolumeError
 from pipeline.formats.archives import is_archive, read_files
+from pipeline.formats.compressed_pixels import decode_frame
 from pipeline.formats.volume import Volume, build_volume
 
 SUFFIXES = (".dcm", ".ima")
@@ -90,7 +91,7 @@ def read_series(name: str, paths: tuple[Path, ...], max_bytes: int = 4 << 30) ->
         UserError: pydicom is not installed.
     """
     with silence_pydicom(name):
-        return _read_stack(name, _read_contents(name, paths, max_bytes))
+        return _read_stack(name, _read_contents(name, paths, max_bytes), max_bytes)
 
 
 def read_radiograph(
@@ -123,7 +124,7 @@ def read_radiograph(
         pixel_mm = None if not spacing else (float(spacing[0]), float(spacing[1]))
         if pixel_mm is not None and not (np.isfinite(pixel_mm).all() and min(pixel_mm) > 0):
             pixel_mm = None
-        values = _read_values(name, header)
+        values = _read_values(name, header, content)
         if photometric in COLOURS:
             if values.ndim != 3 or values.dtype != np.uint8:
                 raise VolumeError(f"{name}: DICOM in colour of more than 8 bits. Convert it to PNG.")
@@ -169,13 +170,17 @@ def _read_contents(name: str, paths: tuple[Path, ...], max_bytes: int) -> Iterat
     if any(not path.resolve().is_relative_to(path.parent.resolve()) for path in files if path.is_symlink()):
         raise VolumeError(f"{name}: a symbolic link that leads out of the folder. Put the file itself there.")
     num_bytes = sum(path.stat().st_size for path in files)
+    _check_size(name, num_bytes, max_bytes)
+    for path in files:
+        yield str(path), path.read_bytes()
+
+
+def _check_size(name: str, num_bytes: int, max_bytes: int) -> None:
     if num_bytes > max_bytes:
         raise VolumeError(
             f"{name}: {num_bytes / 2**30:.1f} GiB of DICOM, at most {max_bytes / 2**30:.1f} GiB are read. "
             "Raise preprocess.max_volume_gib if that is meant."
         )
-    for path in files:
-        yield str(path), path.read_bytes()
 
 
 def _parse(name: str, content: bytes, needed: Iterable[str]) -> Any:
@@ -201,14 +206,16 @@ def _parse(name: str, content: bytes, needed: Iterable[str]) -> Any:
     return header
 
 
-def _read_stack(name: str, contents: Iterable[tuple[str, bytes]]) -> Volume:
+def _read_stack(name: str, contents: Iterable[tuple[str, bytes]], max_bytes: int) -> Volume:
     """Read each file once, keep its pixels and geometry, and stack them."""
-    headers, values, scalings, digests = [], [], [], []
+    headers, values, scalings, digests, num_bytes = [], [], [], [], 0
     for label, content in contents:
         header = _parse(label, content, (*NEEDED, "PixelData"))
         if str(header.get("PhotometricInterpretation", "")) != "MONOCHROME2":
             raise VolumeError(f"{label}: DICOM that is not grey with black as 0 (MONOCHROME2). Convert it to NIfTI.")
-        values.append(_read_values(label, header))
+        num_bytes += 2 * _read_number(header, "Rows") * _read_number(header, "Columns")
+        _check_size(name, num_bytes, max_bytes)  # compressed pixels may be far fewer bytes than the header's
+        values.append(_read_values(label, header, content))
         scalings.append(_read_scaling(header))
         digests.append(hashlib.sha256(content).digest())
         del header.PixelData
@@ -256,7 +263,8 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
     if len({str(header.SeriesInstanceUID) for header in headers}) > 1:
         raise VolumeError(f"{name}: several DICOM series in one folder. Put each into a folder of its own.")
     directions = np.array([header.ImageOrientationPatient for header in headers], dtype=np.float64)
-    grids = {(int(header.Rows), int(header.Columns), *map(float, header.PixelSpacing)) for header in headers}
+    sizes = [(_read_number(header, "Rows"), _read_number(header, "Columns")) for header in headers]
+    grids = {(*size, *map(float, header.PixelSpacing)) for size, header in zip(sizes, headers, strict=True)}
     if len(grids) > 1 or np.abs(directions - directions[0]).max() > MAX_TURN:
         raise VolumeError(f"{name}: DICOM slices that differ in size, spacing or direction. Convert it to NIfTI.")
     across = np.cross(directions[0, :3], directions[0, 3:])
@@ -290,23 +298,35 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
     return order.tolist(), affine
 
 
-def _read_values(name: str, header: Any) -> Array:
+def _read_values(name: str, header: Any, content: bytes) -> Array:
     """Return the pixels of one file, ``(row, column)`` or ``(row, column, channel)``, as they are stored."""
     try:
         syntax = header.file_meta.TransferSyntaxUID
         if syntax.is_encapsulated:
             _check_frame_size(name, header)
-        elif syntax.is_little_endian and int(header.SamplesPerPixel) == 1 and int(header.BitsAllocated) in (8, 16):
+            num_values = int(header.Rows) * int(header.Columns) * int(header.SamplesPerPixel)
+            found: Array = decode_frame(content, num_values)
+            return found
+        if syntax.is_little_endian and _is_plain_grey(header):
             return _view_values(header)
         values: Array = header.pixel_array
     except UserError:
         raise
-    except READ_ERRORS as error:
+    except TimeoutError as error:
         raise VolumeError(
-            f"{name}: pixels cannot be read ({type(error).__name__}). Compressed ones need codecs: pip install "
+            f"{name}: its compressed pixels took {error} to decode, as damaged ones do. Export it again."
+        ) from error
+    except READ_ERRORS as error:
+        found_type = str(error) if isinstance(error, RuntimeError) else type(error).__name__
+        raise VolumeError(
+            f"{name}: pixels cannot be read ({found_type}). Compressed ones need codecs: pip install "
             "'perceiver-knees[dicom]'; else convert the file, for instance with dcm2niix."
         ) from error
     return values
+
+
+def _is_plain_grey(header: Any) -> bool:
+    return _read_number(header, "SamplesPerPixel") == 1 and _read_number(header, "BitsAllocated") in (8, 16)
 
 
 def _view_values(header: Any) -> Array:
@@ -315,9 +335,9 @@ def _view_values(header: Any) -> Array:
     Source:
         DICOM PS3.5, 8.1.1: little-endian words, padded to an even number of bytes, unused high bits to be ignored.
     """
-    rows, columns, num_stored = int(header.Rows), int(header.Columns), int(header.BitsStored)
-    is_signed, num_bits = int(header.PixelRepresentation) == 1, int(header.BitsAllocated)
-    if not (0 < num_stored <= num_bits and int(header.HighBit) == num_stored - 1):
+    rows, columns, num_stored = (_read_number(header, name) for name in ("Rows", "Columns", "BitsStored"))
+    is_signed, num_bits = _read_number(header, "PixelRepresentation") == 1, _read_number(header, "BitsAllocated")
+    if not (0 < num_stored <= num_bits and _read_number(header, "HighBit") == num_stored - 1):
         raise ValueError("bits that are stored elsewhere")
     dtype = np.dtype(f"<{'i' if is_signed else 'u'}{num_bits // 8}")
     values: Array = np.frombuffer(header.PixelData, dtype, count=rows * columns).reshape(rows, columns)
@@ -325,6 +345,14 @@ def _view_values(header: Any) -> Array:
         shift = num_bits - num_stored
         values = (values << shift) >> shift
     return values
+
+
+def _read_number(header: Any, name: str) -> int:
+    """Return a whole number of two bytes; of a slice pydicom takes as long for its eight as for all else."""
+    element = header.get_item(name)
+    if isinstance(element.value, bytes) and len(element.value) == 2:  # not yet taken apart
+        return int.from_bytes(element.value, "little" if element.is_little_endian else "big")
+    return int(header[name].value)
 
 
 def _check_frame_size(name: str, header: Any) -> None:

@@ -1,7 +1,8 @@
-"""The side of the body by the tags of a DICOM series, and the maker of the scanner; nothing else leaves the header."""
+"""The side of the body by a name, or by the tags of a DICOM series, and the maker of the scanner."""
 
 import io
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pipeline.formats.dicom import has_magic, list_series, silence_pydicom
 SIDE_TAGS = ("ImageLaterality", "Laterality")
 SIDE_CODES = {"R": "right", "L": "left"}  # DICOM PS3.3, C.7.3.1: B and U are both sides, or neither
 MAKERS = ("Siemens", "Philips", "GE")
+# A side as a word of its own anywhere in a name; of "bright" or "leftover" nothing follows.
+SIDE_WORD = re.compile(r"(?<![a-z])(R_?I_?G_?H_?T|L_?E_?F_?T)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,17 @@ class SideTags:
     maker: str = ""
 
 
-def read_side_tags(path: Path, find_side: Callable[[str], str], max_bytes: int) -> SideTags:
+def find_side(name: str) -> str:
+    """Return the side that a file's or folder's name holds, in any spelling: ``left``, ``right``, or nothing."""
+    sides = {"right" if found[0].upper() == "R" else "left" for found in SIDE_WORD.findall(name)}
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def read_side_tags(path: Path, max_bytes: int) -> SideTags:
     """Read the sides in the header of a series' first file.
 
     Args:
         path: The folder or archive of the series; another file has none.
-        find_side: The function that finds a side in a description.
         max_bytes: The largest number of bytes that the archive may unpack to.
 
     Raises:

@@ -22,7 +22,7 @@ from pipeline.formats.dicom import has_magic, read_radiograph
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF")
 MAX_FILE_BYTES = 1 << 28
-MAX_PIXELS = 1 << 26
+MAX_PIXELS, MAX_SIDE = 1 << 25, 1 << 16  # in colour and as float32, twice, they are a gibibyte
 # Pillow has no error of its own; damaged files were seen to end in most of these.
 READ_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error, zlib.error,
@@ -161,9 +161,11 @@ def _decode_plain(name: str, content: bytes) -> ImagePixels:
     try:
         # From memory, because a length in the file may be larger than the file. Warnings may quote the metadata.
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                found = f"{image.height} x {image.width}"
-                raise VolumeError(f"{name}: {found} pixels, at most {MAX_PIXELS:,} are read. Make it smaller.")
+            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+                raise VolumeError(
+                    f"{name}: {image.height} x {image.width} pixels, at most {MAX_PIXELS:,} are read, and {MAX_SIDE:,} "
+                    "a side. Make it smaller."
+                )
             _refuse_kind(name, image, content)
             values, limits = _take_values(name, image)
     except UserError:

@@ -34,7 +34,7 @@ class Scan:
     refusal: str = ""
 
 
-def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
+def find_scans(inputs: Iterable[Path], kind: DataKind) -> tuple[list[Scan], tuple[str, ...]]:
     """List the scans to score, in the order given; a folder's files are sorted.
 
     Args:
@@ -44,14 +44,16 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
             DICOM series. Images: image files and DICOM radiographs.
 
     Returns:
-        The scans; a file that was named and is not there is among them, and refused when it is read.
+        The scans, and a sentence about each thing that was guessed about a table. A file that was named and is not
+        there is among the scans, and refused when it is read.
 
     Raises:
         UserError: no input, a folder without anything to read, a table without paths.
     """
     more = ", folders of a DICOM series" if kind.reads_scans else ", DICOM" if kind.is_image else ""
     allowed = f"{', '.join(kind.file_suffixes)}{more}"
-    paths = [path for given in inputs for path in _open_table(given)]
+    opened = [_open_table(given) for given in inputs]
+    paths = [path for named, _ in opened for path in named]
     if not paths:
         raise UserError(
             f"predict: no input. Name files ({allowed}), folders of them, or a table ({', '.join(TABLE_SUFFIXES)}) "
@@ -73,7 +75,7 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> list[Scan]:
             scans.append(Scan(str(path), (path,), refusal))
         else:
             scans.append(Scan(str(path), (path,), _describe_other_kind(path, kind)))
-    return [*scans, *_group(slices)]
+    return [*scans, *_group(slices)], tuple(note for _, notes in opened for note in notes)
 
 
 def list_passed_over(inputs: Iterable[Path], scans: Iterable[Scan]) -> list[Path]:
@@ -102,17 +104,18 @@ def _describe_other_kind(path: Path, kind: DataKind) -> str:
     return f"{path}: one {others[0].file}; the model was trained on {plural(kind.file)}. Name {plural(kind.file)}."
 
 
-def _open_table(path: Path) -> list[Path]:
-    """Return the paths that a table names, or the path itself where it is no table."""
+def _open_table(path: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Return the paths that a table names, and what was guessed about it; the path itself where it is no table."""
     if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
-        return [path]
-    cells = read_given_table(path, {"path": ("path",)}).table["path"]
+        return [path], ()
+    given = read_given_table(path, {"path": ("path",)})
+    cells = given.table["path"]
     for number, cell in cells.items():
         if not cell.strip():
             raise UserError(f"{path}, line {number}: path is empty. Fill it in, or delete the row.")
     if cells.empty:
         raise UserError(f"{path}: no rows. Each scan needs one, with its path in the column path.")
-    return [path.parent / find_written_file(path.parent, cell) for cell in cells]
+    return [path.parent / find_written_file(path.parent, cell) for cell in cells], given.notes
 
 
 def _search(folder: Path, kind: DataKind) -> tuple[list[Scan], list[Path]]:

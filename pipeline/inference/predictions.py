@@ -16,7 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
 from pipeline.data.statistics import describe_distance
-from pipeline.datasets.akoa import find_side
+from pipeline.formats.dicom_sides import find_side
 from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.formats.volume import Volume, describe_spacing

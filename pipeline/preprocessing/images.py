@@ -83,15 +83,14 @@ def fit_pixels(name: str, pixels: ImagePixels, options: PreprocessConfig) -> Fit
         values = values[:1]
     elif options.colour == "grey":
         values = turn_grey(values)
-    levels = values.astype(np.float32)
     limits = pixels.limits
     if limits is None:
-        limits = choose_window(levels, options.intensity_percentiles)
+        limits = choose_window(values.astype(np.float32), options.intensity_percentiles)
     low, high = limits
     if low < high:
         pixel_mm = pixels.pixel_mm or (1.0, 1.0)
         spacing_mm = None if pixels.pixel_mm is None else options.spacing_mm
-        fitted = resample((levels - low) / (high - low), pixel_mm, spacing_mm, options.image_size, options.fit)
+        fitted = resample(values, (low, high), pixel_mm, spacing_mm, options.image_size, options.fit)
     if low >= high or fitted.min() == fitted.max():
         raise VolumeError(f"{name}: one grey level everywhere after fitting. There is nothing to see.")
     shape = (*pixels.values.shape[1:], *((3,) if is_coloured else ()))

@@ -25,7 +25,6 @@ from pipeline.core.files import write_bytes
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
 from pipeline.data.sources import Source
-from pipeline.datasets.akoa import find_side
 from pipeline.formats.dicom_sides import read_side_tags
 from pipeline.formats.nifti import list_files
 from pipeline.preprocessing.images import fit_image
@@ -289,7 +288,7 @@ def _compare_sides(path: Path, named: str, by_position: str, options: Preprocess
     Raises:
         VolumeError: two sides are written, in name, table or header.
     """
-    evidence = list_evidence(named, read_side_tags(path, find_side, options.max_volume_bytes), by_position)
+    evidence = list_evidence(named, read_side_tags(path, options.max_volume_bytes), by_position)
     contradiction = describe_contradiction(evidence)
     written = {each.side for each in evidence if each.is_written}
     if len(written) > 1:

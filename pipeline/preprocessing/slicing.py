@@ -127,7 +127,7 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     if not low < high:
         raise VolumeError(f"{name}: the {options.plane} slices are constant ({low:g}). Widen preprocess.slice_range.")
     pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
-    images = resample((slices - low) / (high - low), pixel_mm, options.spacing_mm, options.image_size, options.fit)
+    images = resample(slices, (low, high), pixel_mm, options.spacing_mm, options.image_size, options.fit)
     fitted_mm = choose_spacing((shape[row_axis], shape[column_axis]), pixel_mm, options.image_size, options.fit)
     output_mm = fitted_mm if options.spacing_mm is None else (options.spacing_mm, options.spacing_mm)
     places_mm = np.empty((len(indices), 3), np.float32)
@@ -163,7 +163,7 @@ def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stac
     low, high = limits.pop() or (0.0, 0.0) if len(limits) == 1 else (0.0, 0.0)
     if not low < high:
         low, high = choose_window(stack, options.intensity_percentiles)
-    images = resample((stack - low) / (high - low), (1.0, 1.0), None, options.image_size, options.fit)
+    images = resample(stack, (low, high), (1.0, 1.0), None, options.image_size, options.fit)
     return Stack(images, _positions(chosen, len(paths)), np.full((len(images), 3), np.nan, np.float32), low, high)
 
 

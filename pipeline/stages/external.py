@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.copies.external import refuse_shared_scans
-from pipeline.core.console import warn
+from pipeline.core.console import warn, warn_all
 from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
@@ -61,8 +61,7 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
     )
     console.print(f"external validation on {path}", highlight=False)
     preparation = plan_listing(table.listing, table.folder, experiment.paths.external, options)
-    for note in preparation.notes:
-        warn(console, note)
+    warn_all(console, preparation.notes)
     _prepare(preparation, console)
     preparation.report(console)
     store = match_classes(read_store(preparation.folder, verify=True), run.data.store, path)

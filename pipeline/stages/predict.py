@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.console import progress
+from pipeline.core.console import progress, warn_all
 from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_output
 from pipeline.core.predictions import probability_columns
@@ -47,7 +47,8 @@ def predict(experiment: Experiment, console: Console) -> None:
     """
     options = experiment.predict
     paths, checkpoint, classifier, device = _load(experiment, console)
-    scans = find_scans(options.inputs, checkpoint.spec.kind)
+    scans, notes = find_scans(options.inputs, checkpoint.spec.kind)
+    warn_all(console, notes)
     score = score_volumes if checkpoint.spec.kind.reads_scans else score_examples
     per_volume = ("num_slices",) if checkpoint.spec.kind.reads_scans else ()
     scores = ("path", "predicted", *probability_columns(checkpoint.spec.class_names))
@@ -71,8 +72,8 @@ def predict(experiment: Experiment, console: Console) -> None:
         counts, first_reason = _count(writer.read())
         writer.finish(columns)
     word = checkpoint.spec.kind.file
-    notes = "".join(f", {counts[key]} {words}" for key, words in _NOTES.items() if counts[key] > 0)
-    console.print(f"{counts['scored']} of {len(scans)} {plural(word)} scored{notes} -> {output}")
+    marked = "".join(f", {counts[key]} {words}" for key, words in _MARKS.items() if counts[key] > 0)
+    console.print(f"{counts['scored']} of {len(scans)} {plural(word)} scored{marked} -> {output}")
     if counts["refused"] > 0:
         refused = f"{count_words(counts['refused'], word)} {'was' if counts['refused'] == 1 else 'were'} refused"
         raise UserError(f"{output}: {refused}, each with its reason; first: {first_reason}")
@@ -92,7 +93,7 @@ def _load(experiment: Experiment, console: Console) -> tuple[list[Path], Checkpo
     return [member.path for member in members], members[0].checkpoint, classifier, device
 
 
-_NOTES = {"abstained": "abstained from", "warned": "with a warning"}
+_MARKS = {"abstained": "abstained from", "warned": "with a warning"}
 
 
 def _identify(paths: list[Path], scans: list[Scan], min_confidence: float) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.console import warn
+from pipeline.core.console import warn_all
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.serialization import flatten
@@ -33,8 +33,7 @@ def preprocess(experiment: Experiment, console: Console) -> None:
     dataset, _ = find_dataset(experiment.data)
     plan = plan_published_set if dataset.list_sources is None else plan_volumes
     preparation = plan(experiment)
-    for note in preparation.notes:
-        warn(console, note)
+    warn_all(console, preparation.notes)
     record = preparation.folder / "complete.json"
     if record.is_file() and read_json(record).get("plan") == preparation.plan:
         console.print(f"{preparation.folder}: up to date; nothing to do.")

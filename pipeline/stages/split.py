@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.copies.certificate import certify, list_absent
-from pipeline.core.console import warn
+from pipeline.core.console import warn, warn_all
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
 from pipeline.core.tables import MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
@@ -46,8 +46,7 @@ def split(experiment: Experiment, console: Console) -> None:
         published = read_published_splits(paths.manifest)
         splits = assign_splits(store.index, experiment.split, published)
     if experiment.split.split_table is not None:
-        for note in read_given_splits(experiment.split.split_table).notes:
-            warn(console, note)
+        warn_all(console, read_given_splits(experiment.split.split_table).notes)
     absent = list_absent(store, experiment.split.accept_copies)
     if absent:
         warn(

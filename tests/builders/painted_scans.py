@@ -16,7 +16,7 @@ def paint_stack(patient: int, side: str):
     generators = np.random.default_rng((0, patient)), np.random.default_rng((0, patient, 1, side == "left"))
     volume = paint_knee(CONFIG, *generators, side).astype(np.float32)
     slices = np.moveaxis(volume, 2, 0)[4 : 4 + NUM_SLICES]
-    return resample(slices / np.percentile(slices, 99), (4.0, 4.0), None, (48, 48))
+    return resample(slices, (0.0, float(np.percentile(slices, 99))), (4.0, 4.0), None, (48, 48))
 
 
 def build_store(stacks, groups):

@@ -7,7 +7,7 @@ from pipeline.data.resampling import resample, resampling_weights
 def test_the_same_spacing_and_size_changes_nothing():
     np.testing.assert_array_equal(resampling_weights(7, 0.4, 7, 0.4), np.eye(7, dtype=np.float32))
     slices = np.random.default_rng(0).integers(0, 256, (2, 5, 6))
-    np.testing.assert_array_equal(resample(slices / 255, (0.5, 0.5), 0.5, (5, 6)), slices)
+    np.testing.assert_array_equal(resample(slices, (0.0, 255.0), (0.5, 0.5), 0.5, (5, 6)), slices)
 
 
 @pytest.mark.parametrize(("num_in", "in_mm", "num_out", "out_mm"), [(9, 1.0, 4, 2.5), (4, 2.0, 11, 0.7), (5, 1, 8, 3)])
@@ -27,7 +27,7 @@ def test_halving_four_pixels_by_hand():
 
 
 def test_a_whole_image_fits_into_any_size_with_black_around_it():
-    image = resample(np.ones((1, 8, 4)), (1.0, 1.0), None, (8, 8))
+    image = resample(np.ones((1, 8, 4)), (0.0, 1.0), (1.0, 1.0), None, (8, 8))
     assert (image[0, :, 2:6] == 255).all()
     assert (image[0, :, :2] == 0).all()
     assert (image[0, :, 6:] == 0).all()

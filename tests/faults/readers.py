@@ -17,7 +17,7 @@ import pydicom
 import safetensors.torch
 import torch
 from PIL import Image
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.sources import DataConfig
@@ -158,11 +158,12 @@ def make_radiographs(folder: Path) -> list[bytes]:
     plain = write_radiograph(folder / "plain", levels, WindowCenter=500, WindowWidth=900)
     inverted = write_radiograph(folder / "inverted", levels, PhotometricInterpretation="MONOCHROME1")
     contents = [plain.read_bytes(), inverted.read_bytes()]
-    # Not JPEG-LS: damaged scans of it keep CharLS busy for seconds before it refuses them (reports/RELIABILITY.md).
-    header = pydicom.dcmread(plain)
-    header.compress(JPEG2000Lossless)
-    header.save_as(folder / "packed")
-    return [*contents, (folder / "packed").read_bytes()]
+    for syntax in (JPEG2000Lossless, JPEGLSLossless):
+        header = pydicom.dcmread(plain)
+        header.compress(syntax)
+        header.save_as(folder / "packed")
+        contents.append((folder / "packed").read_bytes())
+    return contents
 
 
 def read_fitted(path: Path) -> Any:

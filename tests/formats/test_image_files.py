@@ -43,6 +43,13 @@ def test_12_bits_in_16_keep_their_levels_and_name_no_white(suffix, tmp_path):
     assert pixels.limits is None
 
 
+@pytest.mark.parametrize("shape", [(1, (1 << 16) + 1), (5793, 5793)])
+def test_images_of_too_many_pixels_or_too_long_a_side_are_refused(shape, tmp_path):
+    path = save(tmp_path / "a.png", np.zeros(shape, np.uint8), compress_level=1)
+    with pytest.raises(VolumeError, match=rf"{shape[0]} x {shape[1]} pixels, at most 33,554,432 are read, and 65,536"):
+        read_pixels(path)
+
+
 def test_a_palette_is_looked_up(tmp_path):
     image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
     image.putpalette([10, 20, 30, 200, 100, 50])

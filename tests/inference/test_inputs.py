@@ -6,7 +6,7 @@ from PIL import Image
 
 from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, VOLUMES
 from pipeline.core.errors import UserError
-from pipeline.datasets.akoa import find_side
+from pipeline.formats.dicom_sides import find_side
 from pipeline.inference.inputs import find_scans, list_passed_over
 from tests.builders.dicom import write_radiograph, write_series
 
@@ -25,10 +25,10 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
     files = [tmp_path / name for name in ("a.nii", "b/1.nii", "b/2.nii.gz", "b/pair.hdr")]
     (tmp_path / "table.csv").write_text("note,path\nx,a.nii\ny,b\n")
     for inputs in (files, [tmp_path], [tmp_path / "table.csv"], [tmp_path / "a.nii", tmp_path / "b"]):
-        assert [scan.name for scan in find_scans(inputs, VOLUMES)] == [str(path) for path in files]
-    passed_over = list_passed_over([tmp_path], find_scans([tmp_path], VOLUMES))
+        assert [scan.name for scan in find_scans(inputs, VOLUMES)[0]] == [str(path) for path in files]
+    passed_over = list_passed_over([tmp_path], find_scans([tmp_path], VOLUMES)[0])
     assert passed_over == [tmp_path / "table.csv", tmp_path / "b" / "notes.txt"], "neither half of the pair"
-    assert list_passed_over(files, find_scans(files, VOLUMES)) == []
+    assert list_passed_over(files, find_scans(files, VOLUMES)[0]) == []
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,9 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
 def test_a_table_may_have_any_dialect_that_a_table_of_labels_may_have(name, content, tmp_path):
     (tmp_path / "knäh.nii").touch()
     (tmp_path / name).write_bytes(content)
-    assert [scan.name for scan in find_scans([tmp_path / name], VOLUMES)] == [str(tmp_path / "knäh.nii")]
+    scans, notes = find_scans([tmp_path / name], VOLUMES)
+    assert [scan.name for scan in scans] == [str(tmp_path / "knäh.nii")]
+    assert ["Windows-1252, a guess" in note for note in notes] == [True] * content.startswith(b"sep")
 
 
 def test_a_table_may_be_a_workbook(tmp_path):
@@ -52,7 +54,7 @@ def test_a_table_may_be_a_workbook(tmp_path):
     for row in (["name", "path"], ["x", "b/2.nii"]):
         book.active.append(row)
     book.save(tmp_path / "table.xlsx")
-    assert [scan.name for scan in find_scans([tmp_path / "table.xlsx"], VOLUMES)] == [str(tmp_path / "b/2.nii")]
+    assert [scan.name for scan in find_scans([tmp_path / "table.xlsx"], VOLUMES)[0]] == [str(tmp_path / "b/2.nii")]
 
 
 def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path):
@@ -60,11 +62,11 @@ def test_slices_of_a_volume_are_one_scan_in_the_order_of_their_numbers(tmp_path)
         write_image(tmp_path / f"{AKOA}_{slice_index}.png")
     write_image(tmp_path / "other" / f"{AKOA}_0.png")
     write_image(tmp_path / "contact_sheet.png")
-    first, second = find_scans([tmp_path], VOLUMES)
+    (first, second), _ = find_scans([tmp_path], VOLUMES)
     assert first.name == str(tmp_path / f"{AKOA}_*.png")
     assert [path.name for path in first.paths] == [f"{AKOA}_{number}.png" for number in range(11)]
     assert [path.parent.name for path in second.paths] == ["other"]
-    named = find_scans(sorted(tmp_path.glob("OAI*.png")), VOLUMES)
+    named, _ = find_scans(sorted(tmp_path.glob("OAI*.png")), VOLUMES)
     assert named == [first], "a shell's pattern gives the same scan as the folder"
 
 
@@ -72,7 +74,7 @@ def test_images_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
     write_image(tmp_path / "knee.png")
     write_image(tmp_path / f"{AKOA}_1.png")
     write_image(tmp_path / f"{AKOA.replace('RIGHT', 'R_I_G_H_T')}_1.png")
-    scans = find_scans(sorted(tmp_path.iterdir()), VOLUMES)
+    scans, _ = find_scans(sorted(tmp_path.iterdir()), VOLUMES)
     assert ["volume and slice" in scan.refusal for scan in scans] == [True, False]
     assert "two files for one scan" in scans[1].refusal
 
@@ -80,7 +82,7 @@ def test_images_that_are_no_slices_are_refused_where_they_are_named(tmp_path):
 def test_a_model_of_images_takes_each_image_by_itself(tmp_path):
     for slice_index in range(2):
         write_image(tmp_path / f"{AKOA}_{slice_index}.png")
-    assert [len(scan.paths) for scan in find_scans([tmp_path], IMAGES)] == [1, 1]
+    assert [len(scan.paths) for scan in find_scans([tmp_path], IMAGES)[0]] == [1, 1]
 
 
 def test_a_model_of_images_takes_every_format_and_refuses_volumes_by_name(tmp_path):
@@ -88,18 +90,18 @@ def test_a_model_of_images_takes_every_format_and_refuses_volumes_by_name(tmp_pa
         (tmp_path / name).touch()
     write_radiograph(tmp_path / "IM_0001", np.arange(6, dtype=np.uint16).reshape(2, 3))
     for inputs in ([tmp_path], sorted(path for path in tmp_path.iterdir() if path.name != "notes.txt")):
-        scans = find_scans(inputs, PATIENT_IMAGES)
+        scans, _ = find_scans(inputs, PATIENT_IMAGES)
         assert [scan.paths[0].name for scan in scans] == ["IM_0001", "a.jpg", "b.TIFF", "c.bmp", "knee.nii.gz"]
         assert [bool(scan.refusal) for scan in scans] == [False] * 4 + [True]
         assert "knee.nii.gz: one volume; the model was trained on images" in scans[-1].refusal
-    (scan,) = find_scans([tmp_path / "c.bmp"], VOLUMES)
+    (scan,), _ = find_scans([tmp_path / "c.bmp"], VOLUMES)
     assert "an image whose name does not hold its volume" in scan.refusal
 
 
 def test_archives_and_folders_of_a_series_are_scans_of_volumes(tmp_path):
     write_series(tmp_path / "knee", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     (tmp_path / "other.tar.gz").touch()
-    assert [scan.name for scan in find_scans([tmp_path], VOLUMES)] == [
+    assert [scan.name for scan in find_scans([tmp_path], VOLUMES)[0]] == [
         str(tmp_path / "knee"),
         str(tmp_path / "other.tar.gz"),
     ]

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.datasets.akoa import find_side
 from pipeline.formats.dicom_sides import SideTags, read_side_tags
 from pipeline.preprocessing.sides import describe_contradiction, fuse_sides, list_evidence
 from tests.builders.dicom import write_series
@@ -42,11 +41,11 @@ def test_the_place_is_trusted_by_the_maker_of_the_scanner(maker, confidence):
 def test_tags_are_read_and_nothing_else(tmp_path):
     named = {"Laterality": "R", "ImageLaterality": "B", "SeriesDescription": "SAG PD RIGHT KNEE Zyxwv"}
     write_series(tmp_path / "a", INTENSITY, Manufacturer="SIEMENS Zyxwv", **named)
-    tags = read_side_tags(tmp_path / "a", find_side, 1 << 30)
+    tags = read_side_tags(tmp_path / "a", 1 << 30)
     assert tags == SideTags({"Laterality": "right", "SeriesDescription": "right"}, "Siemens")
     write_series(tmp_path / "b", INTENSITY, Manufacturer="Zyxwv", SeriesDescription="LEFT AND RIGHT")
-    assert read_side_tags(tmp_path / "b", find_side, 1 << 30) == SideTags()
-    assert read_side_tags(tmp_path / "none.nii.gz", find_side, 1 << 30) == SideTags()
+    assert read_side_tags(tmp_path / "b", 1 << 30) == SideTags()
+    assert read_side_tags(tmp_path / "none.nii.gz", 1 << 30) == SideTags()
 
 
 def test_two_written_sides_are_refused_with_all_evidence(tmp_path, capsys):

@@ -68,13 +68,13 @@ def test_spacing_keeps_millimetres():
     """A bar 20 mm wide, in voxels of 5 mm, is 10 pixels of 2 mm, about the image's centre."""
     slices = np.zeros((1, 12, 12), np.float32)
     slices[:, :, 4:8] = 1.0
-    images = resample(slices, (5.0, 5.0), 2.0, (30, 30))
+    images = resample(slices, (0.0, 1.0), (5.0, 5.0), 2.0, (30, 30))
     assert images[0, 15].astype(float).sum() / 255 == pytest.approx(10, abs=0.1)
     np.testing.assert_array_equal(images[0], images[0, :, ::-1])
 
 
 def test_without_a_spacing_the_whole_slice_is_fitted():
-    images = resample(np.ones((1, 30, 60), np.float32), (1.0, 1.0), None, (20, 20))
+    images = resample(np.ones((1, 30, 60), np.float32), (0.0, 1.0), (1.0, 1.0), None, (20, 20))
     np.testing.assert_array_equal(images[0, 5:15], 255)
     np.testing.assert_array_equal(images[0, :5], 0)
 
@@ -98,14 +98,14 @@ def test_resampling_keeps_a_constant_and_a_ramp(num_in, in_mm, num_out, out_mm):
 def test_detail_finer_than_a_pixel_is_averaged():
     """Black and white dots at random: over some 64 of them grey deviates by a sixteenth, two dots by a third."""
     dots = np.random.default_rng(0).integers(0, 2, (1, 128, 128)).astype(np.float32)
-    images = resample(dots, (1.0, 1.0), 8.0, (16, 16))
+    images = resample(dots, (0.0, 1.0), (1.0, 1.0), 8.0, (16, 16))
     assert images.std() < 255 / 16
     assert images.mean() == pytest.approx(127.5, abs=5)
 
 
 def test_grey_levels_are_rounded_to_the_nearest():
     for value, level in ((0.999, 255), (0.5 / 255 - 1e-4, 0), (0.5 / 255 + 1e-4, 1)):
-        assert resample(np.full((1, 4, 4), value, np.float32), (1.0, 1.0), None, (4, 4)).max() == level
+        assert resample(np.full((1, 4, 4), value, np.float32), (0.0, 1.0), (1.0, 1.0), None, (4, 4)).max() == level
 
 
 @pytest.mark.parametrize("shape", [(1, 14, 16), (12, 1, 16), (12, 14, 1)])
@@ -120,7 +120,9 @@ def test_a_volume_one_voxel_thick_is_its_own_slice_whatever_the_plane(shape, wri
 
 def test_equal_grids_resample_to_the_same_pixels():
     slices = np.random.default_rng(0).integers(0, 256, (2, 9, 7)) / 255
-    np.testing.assert_array_equal(resample(slices.astype(np.float32), (1.0, 1.0), 1.0, (9, 7)), np.round(slices * 255))
+    np.testing.assert_array_equal(
+        resample(slices.astype(np.float32), (0.0, 1.0), (1.0, 1.0), 1.0, (9, 7)), np.round(slices * 255)
+    )
 
 
 def test_percentiles_are_the_recorded_window(write_knee, tmp_path):

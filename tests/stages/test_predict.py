@@ -82,12 +82,16 @@ def test_slices_that_were_cut_before_get_the_volumes_probabilities(predict, knee
 
 
 def test_a_table_gives_the_rows_of_its_files_in_both_forms(predict, knees, tmp_path, capsys):
-    (tmp_path / "scans.csv").write_text(f"id,path\n1,{knees[1]}\n2,gone.nii\n3,{knees[0]}\n")
+    text = f"name;path\nJürgen;{knees[1]}\nx;gone.nii\ny;{knees[0]}\n"
+    (tmp_path / "scans.csv").write_text(text, encoding="cp1252")
     code, table = predict(tmp_path / "scans.csv")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: " in said
+    assert "read as Windows-1252, a guess" in said
     assert code == 2
     assert [row["path"] for row in table] == [str(knees[1]), str(tmp_path / "gone.nii"), str(knees[0])]
     assert "no such file" in table[1]["reason"]
-    assert "replaced" not in capsys.readouterr().out
+    assert "replaced" not in said
     code, rows = predict(tmp_path / "scans.csv", name="new.json")
     assert code == 2
     assert [row["probability_left"] for row in rows] == [

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.core.errors import UserError
-from pipeline.datasets.akoa import SIDE_WORD
 from pipeline.datasets.oai.text_tables import open_table, read_columns
 from pipeline.formats.archives import SUFFIXES
+from pipeline.formats.dicom_sides import SIDE_WORD
 
 # The place of a series: RELEASE/PATIENT/DATE/BARCODE; the release may be missing.
 PLACE = re.compile(
