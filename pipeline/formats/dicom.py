@@ -143,6 +143,8 @@ def silence_pydicom(name: str) -> Iterator[None]:
     """
     if importlib.util.find_spec("pydicom") is None:
         raise UserError(f"{name}: DICOM needs pydicom, not installed here. Run pip install 'perceiver-knees[dicom]'.")
+    from pydicom.errors import BytesLengthException
+
     logger = logging.getLogger("pydicom")
     was_disabled, logger.disabled = logger.disabled, True
     try:
@@ -151,7 +153,7 @@ def silence_pydicom(name: str) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except READ_ERRORS as error:
+    except (BytesLengthException, *READ_ERRORS) as error:
         found = type(error).__name__  # its text may quote the header
         raise VolumeError(f"{name}: DICOM with a damaged header ({found}). Export it again.") from error
     finally:

@@ -200,7 +200,7 @@ def test_a_bundle_has_the_files_of_the_format(bundle):
     assert (bundle / "large_files.yml").is_file()
 
 
-def test_a_bundle_brings_at_most_42_files_and_5950_lines_along():
+def test_a_bundle_brings_at_most_42_files_and_6050_lines_along():
     """A bundle is read by who deploys it. It has the readers of NIfTI, DICOM series, archives and sliced images.
 
     That of DICOM knows the reference images and the echoes of the OAI, and one file decodes its compressed pixels. One
@@ -209,7 +209,7 @@ def test_a_bundle_brings_at_most_42_files_and_5950_lines_along():
     """
     modules = find_modules("pipeline.export.bundle_inference")
     assert len(modules) <= 42, sorted(modules)
-    assert sum(len(path.read_text().splitlines()) for path in modules.values()) <= 5950
+    assert sum(len(path.read_text().splitlines()) for path in modules.values()) <= 6050
 
 
 def test_copies_are_the_modules_but_for_their_imports(bundle):

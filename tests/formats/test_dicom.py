@@ -114,3 +114,14 @@ def test_unused_bits_are_ignored_and_signs_kept(num_stored, is_signed, intensity
     folder = write_series(tmp_path / "series", intensity[:2, :, :], PixelData=pack, **bits)
     voxels = compute_intensity(read(folder))
     assert sorted(voxels.ravel().tolist()) == sorted(levels.ravel().tolist())
+
+
+def test_a_number_of_a_wrong_length_is_refused_without_its_bytes(intensity, tmp_path):
+    folder = write_series(tmp_path / "knee", intensity)
+    path = next(folder.iterdir())
+    content = path.read_bytes()
+    number = b"\x28\x00\x00\x01US\x02\x00\x10\x00"  # (0028,0100), two bytes: 16 bits
+    assert number in content
+    path.write_bytes(content.replace(number, number[:4] + b"FD\x04\x00\x10\x00\x00\x00"))
+    with pytest.raises(VolumeError, match=r"damaged header \(BytesLengthException\)"):
+        read_series("knee", (folder,))
