@@ -160,8 +160,10 @@ def describe(workspace: Path) -> dict[str, Any]:
             found[name] = [[row[place] for place in kept] for row in rows]
         elif path.name == "training.json":
             record = json.loads(path.read_text())
-            best = {name: value for name, value in record["best"].items() if name not in CLOCK_COLUMNS}
-            found[name] = record | {"seconds": None, "tracking_run": None, "best": best}
+            found[name] = record | {"seconds": None, "tracking_run": None}
+            if "best" in record:  # of a pretraining the last epoch is kept
+                best = {name: value for name, value in record["best"].items() if name not in CLOCK_COLUMNS}
+                found[name] |= {"best": best}
         elif path.name == "started.json":
             found[name] = json.loads(path.read_text())["settings"]
         else:
@@ -170,7 +172,7 @@ def describe(workspace: Path) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, is_start=True)  # pretrained weights too, which know no class
     tensors = dict(checkpoint.weights)
     if checkpoint.optimizer is not None:
         tensors |= {f"optimizer.{name}": value for name, value in checkpoint.optimizer.tensors.items()}

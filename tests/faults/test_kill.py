@@ -63,6 +63,23 @@ def test_a_stage_that_was_killed_before_each_change_of_a_file_ends_with_the_same
     assert kill_and_resume(stage, moments[::step], undisturbed, tmp_path) == len(moments[::step])
 
 
+@pytest.mark.slow
+def test_a_pretraining_that_was_killed_ends_with_the_same_bytes(undisturbed, tmp_path):
+    before = undisturbed[0]["train"]
+    options = ["--pretrain.epochs", "3"]
+    whole = copy_workspace(before, tmp_path / "whole")
+    ended = run_stage(make_words("pretrain", whole) + options)
+    assert ended.code == 0
+    expected, num_killed = describe(whole), 0
+    assert any(name.endswith("best.safetensors") for name in expected)
+    for place, moment in enumerate(choose_moments(ended, 8, "pretrain")):
+        workspace = copy_workspace(before, tmp_path / str(place))
+        num_killed += run_stage(make_words("pretrain", workspace) + options, moment).code != 0
+        assert run_stage(make_words("pretrain", workspace) + options).code == 0, moment
+        assert find_differences(describe(workspace), expected) == [], moment
+    assert num_killed >= 6
+
+
 def test_a_training_that_was_killed_before_its_last_line_of_history_writes_it(undisturbed, tmp_path):
     _, _, whole = undisturbed
     workspace = copy_workspace(whole, tmp_path / "workspace")
