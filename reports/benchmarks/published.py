@@ -20,6 +20,7 @@ from pipeline.cli import main as run_stage
 from pipeline.cli import parse_experiment
 from pipeline.core.files import read_json, write_bytes
 from pipeline.core.provenance import read_commit, read_versions
+from pipeline.reporting.formatting import DASH
 
 
 def main() -> None:
@@ -66,7 +67,8 @@ def run_seed(common: list[str], seed: int) -> tuple[str, float, float | None]:
     metrics: dict[str, Any] = read_json(paths.metrics)
     name, level = next(iter(metrics["levels"].items()))
     accuracy = level["metrics"]["accuracy"]
-    kappa = metrics["grades"]["levels"][name]["scores"]["quadratic_kappa"] if "grades" in metrics else None
+    scores = metrics["grades"]["levels"][name]["scores"] if "grades" in metrics else None
+    kappa = None if scores is None else scores["quadratic_kappa"]
     cells = [
         experiment.name,
         str(seed),
@@ -77,9 +79,16 @@ def run_seed(common: list[str], seed: int) -> tuple[str, float, float | None]:
         f"{record['best']['val_accuracy']:.2%}",
         f"{accuracy['value']:.2%}",
         f"{accuracy['low']:.2%} to {accuracy['high']:.2%}",
-        "" if kappa is None else f"{kappa['value']:.3f} ({kappa['low']:.3f} to {kappa['high']:.3f})",
+        "" if kappa is None else show_kappa(kappa),
     ]
     return f"| {' | '.join(cells)} |", accuracy["value"], None if kappa is None else kappa["value"]
+
+
+def show_kappa(kappa: dict[str, Any]) -> str:
+    """Write a kappa with its interval, which few images may not have."""
+    if kappa["value"] is None or kappa["low"] is None:
+        return DASH if kappa["value"] is None else f"{kappa['value']:.3f}"
+    return f"{kappa['value']:.3f} ({kappa['low']:.3f} to {kappa['high']:.3f})"
 
 
 def run(stage: str, words: list[str]) -> None:
