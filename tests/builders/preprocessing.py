@@ -1,5 +1,7 @@
 """Experiments that preprocess a few scans."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from pipeline.config.data import PreprocessConfig
@@ -20,7 +22,8 @@ def make_experiment(tmp_path, options=OPTIONS, **data):
 
 
 def run(experiment):
-    console = Console(width=200, force_terminal=False, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    nowhere = Path("/dev/null").open("w", encoding="utf-8")  # noqa: SIM115
+    console = Console(width=200, force_terminal=False, record=True, quiet=False, file=nowhere)
     preprocess(experiment, console)
     return console.export_text()
 
