@@ -24,6 +24,8 @@ from torch.nn import functional
 
 from perceiver.cpu_attention import attend_without_input_gradient, inputs_need_no_gradient
 
+CHANNEL_MULTIPLE = 8
+
 
 class KeysValues(NamedTuple):
     """Keys and values of a cross-attention.
@@ -41,21 +43,40 @@ def normalise_inputs(inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor
     """Scale each input to mean 0 and standard deviation 1 over its channels, once for all layers.
 
     Mean and standard deviation are computed in at least float32, so that no large input overflows. Under autocast the
-    result has the lower precision, so that no layer casts it again.
+    result has the lower precision, so that no layer casts it again. For a GPU channels of zeros are appended, see
+    ``pad_channels``.
 
     Args:
         inputs: The inputs, ``(batch, inputs, channels)``.
         dtype: The type of the result outside of autocast; None for the type of the inputs.
 
     Returns:
-        The scaled inputs, in the same shape.
+        The scaled inputs ``(batch, inputs, channels)``; on a GPU the channels may be a few more.
     """
     exact = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     normalised = functional.layer_norm(exact, inputs.shape[-1:])
     # Autocast refuses to be asked about tensors without memory.
     if inputs.device.type != "meta" and torch.is_autocast_enabled(inputs.device.type):
-        return normalised.to(torch.get_autocast_dtype(inputs.device.type))
-    return normalised.to(inputs.dtype if dtype is None else dtype)
+        normalised = normalised.to(torch.get_autocast_dtype(inputs.device.type))
+    else:
+        normalised = normalised.to(inputs.dtype if dtype is None else dtype)
+    return pad_channels(normalised) if inputs.device.type == "cuda" else normalised
+
+
+def pad_channels(inputs: Tensor) -> Tensor:
+    """Append channels of zeros up to a multiple of eight, which change neither scores nor, left out again, answers.
+
+    Torch's kernels for GPUs want such widths. Of 27 channels they would pad keys and values in each layer, and in
+    float32, or with a mask, compute the whole matrix of weights.
+
+    Args:
+        inputs: The normalised inputs, ``(batch, inputs, channels)``.
+
+    Source:
+        Torch, ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp``, ``check_head_dim_size_mem_efficient``.
+    """
+    missing = -inputs.shape[-1] % CHANNEL_MULTIPLE
+    return functional.pad(inputs, (0, missing)) if missing > 0 else inputs
 
 
 def prefers_explicit_softmax(queries: Tensor, keys: Tensor) -> bool:
@@ -137,6 +158,20 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(num_heads * head_dim, latent_dim)
         self.dropout = nn.Dropout(dropout)
 
+    def weigh_channels(self, weight: Tensor, num_channels: int) -> Tensor:
+        """Multiply a weight for keys or values by the gain of the inputs, with zeros for channels that are padding.
+
+        Args:
+            weight: The weight, ``(heads * width, channels)``.
+            num_channels: The number of channels that the inputs have, padding included.
+
+        Returns:
+            The weight of ``normalise_inputs``'s result, ``(heads * width, num_channels)``.
+        """
+        weighed = weight * self.input_gain
+        missing = num_channels - weighed.shape[-1]
+        return functional.pad(weighed, (0, missing)) if missing > 0 else weighed
+
     def project_inputs(self, inputs: Tensor) -> KeysValues:
         """Compute keys and values; in input space both are the inputs themselves.
 
@@ -148,9 +183,9 @@ class CrossAttention(nn.Module):
         if self.fits_input_space and not (self.training and self.attention_dropout > 0):
             one_head = inputs.unsqueeze(1)
             return KeysValues(one_head, one_head, projected=False)
-        keys = functional.linear(inputs, self.to_key.weight * self.input_gain)
+        keys = functional.linear(inputs, self.weigh_channels(self.to_key.weight, inputs.shape[-1]))
         shift = self.to_value.weight @ self.input_shift
-        values = functional.linear(inputs, self.to_value.weight * self.input_gain, shift)
+        values = functional.linear(inputs, self.weigh_channels(self.to_value.weight, inputs.shape[-1]), shift)
         split_heads = "batch inputs (heads width) -> batch heads inputs width"
         return KeysValues(
             rearrange(keys, split_heads, heads=self.num_heads),
@@ -185,10 +220,10 @@ class CrossAttention(nn.Module):
         return rearrange(attended, "batch heads latents width -> batch latents (heads width)")
 
     def _attend_in_input_space(self, queries: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
-        heads = self.num_heads
-        key_weight = rearrange(self.to_key.weight * self.input_gain, "(heads width) c -> heads width c", heads=heads)
-        value_weight = rearrange(
-            self.to_value.weight * self.input_gain, "(heads width) c -> heads width c", heads=heads
+        heads, num_channels = self.num_heads, keys_values.keys.shape[-1]
+        key_weight, value_weight = (
+            rearrange(self.weigh_channels(weight, num_channels), "(heads width) c -> heads width c", heads=heads)
+            for weight in (self.to_key.weight, self.to_value.weight)
         )
         queries = rearrange(queries, "batch latents (heads width) -> batch latents heads width", heads=heads)
         queries = einsum(queries, key_weight, "batch latents heads width, heads width c -> batch heads latents c")

@@ -42,7 +42,8 @@ def compute_cross_attention_weights(
     """
     split_heads = "(heads width) channels -> heads width channels"
     query_weight = rearrange(attention.to_query.weight, split_heads, heads=attention.num_heads)[list(heads)]
-    key_weight = rearrange(attention.to_key.weight * attention.input_gain, split_heads, heads=attention.num_heads)
+    key_weight = attention.weigh_channels(attention.to_key.weight, inputs.shape[-1])
+    key_weight = rearrange(key_weight, split_heads, heads=attention.num_heads)
     normalised_latents = attention.query_norm(latents)
     queries = einsum(normalised_latents, query_weight, "batch latents c, heads width c -> batch heads latents width")
     # In the space of the inputs, whatever its width: the shift of the norm cancels in the softmax.

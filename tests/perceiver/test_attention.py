@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from perceiver.attention import CrossAttention, SelfAttention, attend, normalise_inputs, prefers_explicit_softmax
+from perceiver.attention import (
+    CrossAttention,
+    SelfAttention,
+    attend,
+    normalise_inputs,
+    pad_channels,
+    prefers_explicit_softmax,
+)
 
 
 @pytest.fixture
@@ -40,14 +47,16 @@ def textbook(attention, latents, inputs, mask):
 @pytest.mark.parametrize("channels", [3, 7, 16, 17, 40])
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("masked", [False, True])
-def test_cross_attention_is_the_textbook_one_with_its_gradients(channels, heads, masked, generator):
+@pytest.mark.parametrize("padded", [False, True], ids=["", "padded as for a GPU"])
+def test_cross_attention_is_the_textbook_one_with_its_gradients(channels, heads, masked, padded, generator):
     attention = randomise(CrossAttention(20, channels, heads, 16), generator)
     latents = torch.randn(2, 5, 20, generator=generator, requires_grad=True)
     inputs = torch.randn(2, 11, channels, generator=generator, requires_grad=True)
     mask = torch.rand(2, 1, 1, 11, generator=generator) > 0.4 if masked else None
     weight = torch.randn(2, 5, 20, generator=generator)
 
-    keys_values = attention.project_inputs(normalise_inputs(inputs))
+    normalised = normalise_inputs(inputs)
+    keys_values = attention.project_inputs(pad_channels(normalised) if padded else normalised)
     assert keys_values.projected == (channels > 16)
     leaves = [latents, inputs, *attention.parameters()]
     actual = attention(latents, keys_values, mask)
