@@ -1,5 +1,8 @@
 """Volumes as sets of inputs, and a Perceiver that reads all slices of a scan at once."""
 
+import contextlib
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -188,7 +191,8 @@ class VolumePerceiver(nn.Module):
 def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> Tensor:
     """Run a network for images on each slice; of padding the result is 0.
 
-    In training padding does not pass the network, whose batch normalisation would count it.
+    In training padding does not pass the network, whose batch normalisation would count it. A GPU would have to tell
+    the processor how many slices are left; there padding passes the network, and its batch norms do not count it.
 
     Args:
         network: A network from images ``(images, 1, height, width)`` to one result an image.
@@ -198,14 +202,51 @@ def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> 
     Returns:
         The results, ``(batch, slices, ...)``.
     """
-    if network.training:
+    if network.training and volumes.device.type == "cpu":
         found: Tensor = network(volumes[~is_padding].unsqueeze(1))
         results = found.new_zeros((*is_padding.shape, *found.shape[1:]))
         results[~is_padding] = found
         return results
-    found = network(rearrange(volumes, "batch slices height width -> (batch slices) 1 height width"))
+    with count_images(network, ~is_padding.flatten()) if network.training else contextlib.nullcontext():
+        found = network(rearrange(volumes, "batch slices height width -> (batch slices) 1 height width"))
     mask = is_padding.reshape(-1, *(1,) * (found.ndim - 1))
     return rearrange(found.masked_fill(mask, 0.0), "(batch slices) ... -> batch slices ...", batch=len(is_padding))
+
+
+@contextlib.contextmanager
+def count_images(network: nn.Module, is_counted: Tensor) -> Iterator[None]:
+    """Let the batch norms of a network in training take mean and variance from some images of a batch alone.
+
+    Args:
+        network: The network; within the context it must read as many images as there are in ``is_counted``.
+        is_counted: Whether an image counts, ``(images,)``.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    try:
+        for norm in norms:
+            norm.forward = partial(_normalise_counted, norm, is_counted)  # type: ignore[method-assign]
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _normalise_counted(norm: nn.BatchNorm2d, is_counted: Tensor, images: Tensor) -> Tensor:
+    assert norm.running_mean is not None, "a batch norm with running averages"
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    values, counted = images.float(), is_counted.view(-1, 1, 1, 1).float()
+    number = counted.sum() * images.shape[2] * images.shape[3]
+    mean = (values * counted).sum(dim=(0, 2, 3), keepdim=True) / number
+    centred = values - mean
+    variance = (centred.square() * counted).sum(dim=(0, 2, 3), keepdim=True) / number
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean.flatten(), norm.momentum)
+        norm.running_var.lerp_(variance.flatten() * (number / (number - 1)), norm.momentum)
+    gain, shift = norm.weight.view(1, -1, 1, 1), norm.bias.view(1, -1, 1, 1)
+    return (centred * torch.rsqrt(variance + norm.eps) * gain + shift).to(images.dtype)
 
 
 def join_slices(values: Tensor, places: Tensor, is_padding: Tensor, patch_slices: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -49,7 +49,10 @@ NEW_VALUES = {
     "augment.horizontal_flip": "keep is keep_label and swap is swap_label",
     "cross_validate.vary": "false is folds and true is seeds",
 }
-RENAMED_VALUES = {"augment.horizontal_flip": {"keep": "keep_label", "swap": "swap_label"}}
+RENAMED_VALUES = {
+    "augment.horizontal_flip": {"keep": "keep_label", "swap": "swap_label"},
+    "train.compile": {"True": "default", "False": "none"},
+}
 RENAMED_SECTIONS = {"report": "compare", "audit": "leak_study", "folds": "cross_validate"}
 RENAMED_STAGES = {"report": "compare", "audit": "leak-study", "folds": "cross-validate"}
 

@@ -11,6 +11,7 @@ from pipeline.config.validation import require
 SamplingName = Literal["once", "class", "patient", "class_and_patient"]
 # The parts of a network that fine-tuning may leave as they are.
 FreezeName = Literal["none", "backbone"]
+CompileName = Literal["none", "default", "graphs"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,9 @@ class TrainConfig:
         strategy: The part of the model that each of several devices holds. ddp: the whole model. fsdp: a shard of each
             weight and of the optimizer's state, for models that are too large for one device; with adam or adamw, not
             compiled.
-        compile: Compile the model with ``torch.compile``; pays on long GPU runs.
+        compile: The compilation of the model with ``torch.compile``, which pays on long GPU runs. none: not at all.
+            default: for training alone. graphs: for training and validation, replayed as CUDA graphs, for small models
+            on one GPU; all batches then have ``batch_size`` examples, and an epoch leaves out the end of its order.
         resume: Resume an interrupted run from its last checkpoint; false starts from scratch.
     """
 
@@ -246,7 +249,7 @@ class TrainConfig:
     devices: int = 1
     num_nodes: int = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    compile: bool = False
+    compile: CompileName = "none"
     resume: bool = True
 
     def __post_init__(self) -> None:
@@ -287,10 +290,15 @@ class TrainConfig:
         starts = self.freeze == "none" or self.start_from is not None
         require(starts, "train.freeze", self.freeze, "none without train.start_from: drawn weights would be kept")
         require(self.teacher != "", "train.teacher", self.teacher, "cnn, the path of a checkpoint, or null")
+        if self.compile == "graphs":
+            for field in ("devices", "num_nodes", "accumulate_batches"):
+                require(
+                    getattr(self, field) == 1, f"train.{field}", getattr(self, field), "1 with train.compile graphs"
+                )
         cannot_be_sharded = {
             "optimizer": self.optimizer in ("lamb", "muon"),
             "precision": self.precision == "16-mixed",
-            "compile": self.compile,
+            "compile": self.compile != "none",
             "average_decay": self.average_decay > 0,
         }
         for field, is_set in cannot_be_sharded.items():

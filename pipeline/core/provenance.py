@@ -53,7 +53,7 @@ def read_hardware(accelerator: str = "") -> str:
 
     Args:
         accelerator: The name of the GPUs that take part, as
-            :func:`pipeline.training.devices.fabric.name_accelerator` returns it; empty for none.
+            :func:`pipeline.training.devices.arithmetic.name_accelerator` returns it; empty for none.
 
     Returns:
         The GPUs, the processor, and the number of cores that this process may use.

@@ -48,6 +48,7 @@ class Examples:
         placed: The split's examples on the device, or None where they are read from ``images``
             batch by batch.
         weights: (examples,) float32 on the device; None where each weighs 1.
+        num_slices: Of whole scans the slices that are no padding, (examples,); None elsewhere.
     """
 
     images: np.ndarray[Any, Any]
@@ -56,19 +57,25 @@ class Examples:
     slice_position: torch.Tensor
     placed: torch.Tensor | None
     weights: torch.Tensor | None = None
+    num_slices: np.ndarray[Any, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def make_batch(self, images: torch.Tensor, chosen: torch.Tensor) -> Batch:
-        """Join images with what else is known of their examples, given the places of these within the split.
+    def make_batch(self, images: torch.Tensor, chosen: torch.Tensor, indices: torch.Tensor) -> Batch:
+        """Join images with what else is known of their examples.
 
         Of whole scans the slices are dropped that are padding in the whole batch.
+
+        Args:
+            images: The images, on the device.
+            chosen: The places of the examples within the split, (batch,) on the device.
+            indices: The same places on the processor.
         """
         weights = None if self.weights is None else self.weights[chosen]
         slice_position = self.slice_position[chosen]
-        if slice_position.ndim == 3:
-            most = int((~slice_position[..., 0].isnan()).sum(dim=1).max())
+        if self.num_slices is not None:
+            most = int(self.num_slices[indices.numpy()].max())
             images, slice_position = images[:, :most], slice_position[:, :most]
         return Batch(images, self.labels[chosen], slice_position, weights)
 
@@ -97,12 +104,14 @@ def place_examples(
     room_bytes = compute_room(device) if room_bytes is None else room_bytes
     num_bytes = len(rows) * int(np.prod(images.shape[1:])) * images.itemsize
     placed = read_images(images, rows).to(device) if num_bytes <= room_bytes else None
+    places = np.array(slice_position, dtype=np.float32)
     return Examples(
         images=images,
         rows=np.asarray(rows, dtype=np.int64),
         labels=torch.tensor(np.array(labels, dtype=np.int64), device=device),
-        slice_position=torch.tensor(np.array(slice_position, dtype=np.float32), device=device),
+        slice_position=torch.tensor(places, device=device),
         placed=placed,
+        num_slices=(~np.isnan(places[..., 0])).sum(axis=1) if places.ndim == 3 else None,
     )
 
 
@@ -143,10 +152,11 @@ def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Bat
         The batches.
     """
     device = examples.labels.device
+    # One copy for all batches: a copy from memory that is not pinned can make the processor wait for the device.
+    chosen_of = torch.split(torch.cat(places).to(device), list(map(len, places))) if places else ()
     if examples.placed is not None:
-        for indices in places:
-            chosen = indices.to(device, non_blocking=True)
-            yield examples.make_batch(examples.placed[chosen], chosen)
+        for indices, chosen in zip(places, chosen_of, strict=True):
+            yield examples.make_batch(examples.placed[chosen], chosen, indices)
         return
 
     def read(indices: torch.Tensor) -> torch.Tensor:
@@ -155,12 +165,11 @@ def read_batches(examples: Examples, places: list[torch.Tensor]) -> Iterator[Bat
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead: Future[torch.Tensor] | None = reader.submit(read, places[0]) if places else None
-        for number, indices in enumerate(places):
+        for number, (indices, chosen) in enumerate(zip(places, chosen_of, strict=True)):
             assert ahead is not None
             images = ahead.result()
             ahead = reader.submit(read, places[number + 1]) if number + 1 < len(places) else None
-            chosen = indices.to(device, non_blocking=True)
-            yield examples.make_batch(images.to(device, non_blocking=True), chosen)
+            yield examples.make_batch(images.to(device, non_blocking=True), chosen, indices)
 
 
 def _fetch_images(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -444,6 +444,13 @@ class EnsembleFacts(TypedDict):
     not_fitted: str
 
 
+class Scoring(TypedDict):
+    """The machine that scored: the number format (never TF32), and its GPU, empty for a processor."""
+
+    precision: str
+    accelerator: str
+
+
 class Metrics(TypedDict):
     """The whole of metrics.json; ``synthetic_note`` is empty for real data, only ordered classes have ``grades``.
 
@@ -459,6 +466,7 @@ class Metrics(TypedDict):
     subgroups: NotRequired[list[SubgroupTable]]
     ensemble: NotRequired[EnsembleFacts]
     recipes_tried: NotRequired[int]
+    scoring: NotRequired[Scoring]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision

@@ -39,7 +39,7 @@ def reverse_slices(places: torch.Tensor) -> torch.Tensor:
     Args:
         places: The places (batch, slices, 3) in mm from the centre of the volume, NaN for padding.
     """
-    return places * torch.tensor((-1.0, 1.0, 1.0), device=places.device)
+    return torch.cat([-places[..., :1], places[..., 1:]], dim=-1)
 
 
 class Classifier(nn.Module):

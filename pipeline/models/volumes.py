@@ -4,6 +4,7 @@ Source:
     Ilse, Tomczak and Welling 2018, arXiv 1802.04712, equation 9 (gated attention).
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -109,7 +110,9 @@ def draw_slices(places: torch.Tensor, fraction: float, generator: torch.Generato
     num_chosen = ((~is_padding).sum(dim=1) * fraction).round().long().clamp(min=1)
     rank = torch.arange(places.shape[1], device=places.device)
     end = places.shape[1]
-    kept = torch.where(rank < num_chosen[:, None], order, end).sort(dim=1).values[:, : int(num_chosen.max())]
+    # A GPU would have to tell the processor how many slices the largest scan has left; there padding may remain.
+    most = int(num_chosen.max()) if places.device.type == "cpu" else min(end, math.ceil(fraction * end))
+    kept = torch.where(rank < num_chosen[:, None], order, end).sort(dim=1).values[:, :most]
     return kept.masked_fill(kept == end, -1)
 
 

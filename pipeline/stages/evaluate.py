@@ -31,6 +31,7 @@ from pipeline.tracking.records import (
     list_own_files,
     name_files,
 )
+from pipeline.training.devices.arithmetic import SCORING_PRECISION, name_accelerator
 from pipeline.training.run_state import TrainedRun, load_trained_run, open_checkpoint
 
 
@@ -70,6 +71,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     num_tried = max(checkpoint.settings.get("train.recipes_tried", 0) for checkpoint in evaluated)
     if num_tried > 0:
         evaluation.metrics["recipes_tried"] = num_tried
+    evaluation.metrics["scoring"] = {"precision": SCORING_PRECISION, "accelerator": name_accelerator(run.device)}
     report = build_report(experiment, run, evaluation, manifest)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)

@@ -24,7 +24,7 @@ from pipeline.inference.inputs import Scan, find_scans, list_passed_over
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.stages.base import exclusive
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
-from pipeline.training.devices.fabric import choose_accelerator
+from pipeline.training.devices.fabric import choose_device
 
 FORMAT = 1
 # With more scans only the totals are printed; the table has a row for each.
@@ -82,7 +82,7 @@ def predict(experiment: Experiment, console: Console) -> None:
 def _load(experiment: Experiment, console: Console) -> tuple[list[Path], Checkpoint, nn.Module, torch.device]:
     """Return the files of the weights, the checkpoint whose options the scans are read by, the model and its device."""
     options = experiment.predict
-    device = torch.device(choose_accelerator(experiment.train.accelerator))
+    device = choose_device(experiment.train.accelerator)
     if not options.ensemble:
         path = options.checkpoint or experiment.paths.best_checkpoint
         checkpoint = read_checkpoint(path)

@@ -30,11 +30,13 @@ from pipeline.tracking.records import RunFacts, describe_split, name_files
 from pipeline.training.augmentation.images import check_horizontal_flip, check_mirror_tta
 from pipeline.training.augmentation.points import check_point_transforms
 from pipeline.training.checkpoint import Checkpoint, OptimizerState, Origin, read_checkpoint, write_checkpoint
+from pipeline.training.devices.arithmetic import name_accelerator
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
-from pipeline.training.devices.fabric import build_fabric, name_accelerator
+from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.fine_tuning import prepare_start
 from pipeline.training.history import find_best, write_history
-from pipeline.training.loop import DivergenceError, TrainingSetup, TrainingState, train_epochs
+from pipeline.training.loop.epochs import DivergenceError, train_epochs
+from pipeline.training.loop.state import TrainingSetup, TrainingState
 from pipeline.training.objectives.teacher import check_teacher_options, describe_teacher
 from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, pack_optimizer
 from pipeline.training.progress import TrainingDisplay

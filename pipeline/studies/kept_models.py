@@ -17,9 +17,10 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.tables import prediction_columns, write_table
 from pipeline.models.classifier import Classifier
-from pipeline.training.devices.fabric import name_accelerator
+from pipeline.training.devices.arithmetic import name_accelerator
 from pipeline.training.history import EpochResult, find_best
-from pipeline.training.loop import TrainingSetup, train_epochs
+from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.state import TrainingSetup
 from pipeline.training.setup import start_from
 
 OnEpoch = Callable[[EpochResult], None]

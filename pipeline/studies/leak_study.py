@@ -27,7 +27,8 @@ from pipeline.inference.probabilities import compute_probabilities
 from pipeline.studies.kept_models import OnEpoch, Outcome
 from pipeline.studies.leaky_splits import LeakyRun
 from pipeline.training.devices.fabric import build_fabric
-from pipeline.training.loop import TrainingSetup, train_epochs
+from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.state import TrainingSetup
 from pipeline.training.run_state import EXECUTION
 from pipeline.training.setup import start_from
 
@@ -139,7 +140,7 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
         input_fraction=1.0,
         start_from=None,
         freeze="none",
-        compile=False,
+        compile="none",
         devices=1,
         num_nodes=1,
     )

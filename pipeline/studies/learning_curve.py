@@ -41,7 +41,7 @@ from pipeline.studies.kept_models import OnEpoch, Outcome, train_best
 from pipeline.studies.power_law import Comparison, Forecast, compare_draws, estimate_mean, forecast_size
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import build_fabric
-from pipeline.training.loop import TrainingSetup, derive_seed
+from pipeline.training.loop.state import TrainingSetup, derive_seed
 from pipeline.training.run_state import describe_settings
 from pipeline.training.setup import describe_origin, prepare_training
 
@@ -354,6 +354,7 @@ def repeat_examples(setup: TrainingSetup, number: int) -> TrainingSetup:
         slice_position=examples.slice_position[device_places],
         placed=take(examples.placed),
         weights=take(examples.weights),
+        num_slices=None if examples.num_slices is None else examples.num_slices[places],
     )
     weights = setup.sampling_weights
     weights = None if weights is None else weights[torch.from_numpy(places)]

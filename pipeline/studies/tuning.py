@@ -32,7 +32,8 @@ from pipeline.data.certified_data import CertifiedData
 from pipeline.studies.kept_models import train_best
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.history import EpochResult, find_best
-from pipeline.training.loop import DivergenceError, derive_seed
+from pipeline.training.loop.epochs import DivergenceError
+from pipeline.training.loop.state import derive_seed
 from pipeline.training.run_state import EXECUTION, OF_A_TEACHER, describe_settings
 from pipeline.training.setup import prepare_training
 

@@ -26,7 +26,8 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.augmentation.images import apply_transforms, sample_transforms
 from pipeline.training.checkpoint import Checkpoint, load_weights
-from pipeline.training.loop import derive_seed
+from pipeline.training.devices.compilation import compile_model
+from pipeline.training.loop.state import derive_seed
 from pipeline.training.objectives.heads import MaskedAutoencoder
 from pipeline.training.objectives.masking import Masking, compute_reconstruction_loss_sum
 from pipeline.training.optimization.optimizers import (
@@ -128,7 +129,7 @@ def build_pretraining(
         load_weights(autoencoder.heads, last.heads)
     classifier = Classifier(model, experiment.model, setup.spec, *setup.statistics).to(fabric.device)
     autoencoder.to(fabric.device)
-    parallel_model = fabric.setup_module(torch.compile(autoencoder) if config.compile else autoencoder)
+    parallel_model = fabric.setup_module(compile_model(autoencoder, config.compile))
     optimizer = build_optimizer(autoencoder, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:
         restore_optimizer(optimizer, last.optimizer)

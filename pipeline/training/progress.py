@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.training.history import EpochResult
-from pipeline.training.loop import StepResult
+from pipeline.training.loop.monitor import StepResult
 
 
 def describe_epoch(result: EpochResult, num_epochs: int, is_best: bool) -> str:

@@ -24,7 +24,7 @@ from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint, write_checkpoint
-from pipeline.training.devices.fabric import choose_accelerator, choose_precision
+from pipeline.training.devices.fabric import choose_accelerator, choose_device, choose_precision
 
 # Options that are read with a teacher alone.
 OF_A_TEACHER = ("train.distillation_weight", "train.distillation_temperature", "train.guidance_weight")
@@ -68,6 +68,8 @@ def describe_settings(experiment: Experiment, store: Store, split_fingerprint: s
     else:
         left_out = (*left_out, "train.auxiliary_weight")
     settings |= {name: value for name, value in flatten(experiment.train, "train").items() if name not in left_out}
+    if experiment.train.compile == "graphs":  # an epoch then leaves out some examples
+        settings["train.compile"] = "graphs"
     accelerator = choose_accelerator(experiment.train.accelerator)
     settings["train.precision"] = choose_precision(experiment.train.precision, accelerator)
     settings |= {"store fingerprint": store.fingerprint, "split fingerprint": split_fingerprint}
@@ -269,7 +271,7 @@ def open_checkpoint(path: Path, checkpoint: Checkpoint, data: CertifiedData, exp
             f"{path}: trained with the classes in the order {', '.join(trained_names)}; data.label_type and "
             f"data.label_order now give {', '.join(names)}. Set them back, or run the train stage again."
         )
-    device = torch.device(choose_accelerator(experiment.train.accelerator))
+    device = choose_device(experiment.train.accelerator)
     return TrainedRun(data, checkpoint, build_from_checkpoint(checkpoint, device), device)
 
 

@@ -21,9 +21,10 @@ from pipeline.data.statistics import IntensityReference, compute_reference, comp
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
+from pipeline.training.devices.compilation import compile_model, has_static_batches
 from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
 from pipeline.training.fine_tuning import Start, freeze_backbone
-from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed
+from pipeline.training.loop.state import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.losses import balance_classes
 from pipeline.training.objectives.heads import build_headed_model
 from pipeline.training.objectives.masking import plan_masking
@@ -71,7 +72,7 @@ def check_scan_options(experiment: Experiment) -> None:
         ("augment.cutmix_alpha", augment.cutmix_alpha, 0),
         ("train.keep_attention_every_epochs", config.keep_attention_every_epochs, 0),
         ("train.teacher", config.teacher, None),
-        ("train.compile", config.compile, False),
+        ("train.compile", config.compile, "none"),
         ("train.auxiliary_weight", config.auxiliary_weight, 0),
         ("train.devices", config.devices, 1),
         ("train.num_nodes", config.num_nodes, 1),
@@ -106,6 +107,9 @@ def prepare_training(
         _select_examples(data, role, fabric.device, num_sharing) for role in ("train", "val")
     )
     spec, config = data.store.input_spec(experiment.preprocess.num_slices), experiment.train
+    if has_static_batches(config):
+        allowed = f"at most the {len(train_examples)} training examples with train.compile graphs"
+        require(config.batch_size <= len(train_examples), "train.batch_size", config.batch_size, allowed)
     labels = train_examples.labels
     class_weights = balance_classes(labels, len(spec.class_names)) if config.class_weights == "balanced" else None
     patients = pd.factorize(data.store.index["group_id"].to_numpy()[train_examples.rows])[0]
@@ -228,7 +232,7 @@ def start_from(setup: TrainingSetup, last: Checkpoint | None) -> TrainingState:
     if headed is not None and last is not None:
         load_weights(headed.heads, last.heads)
     trained = model if headed is None else headed.to(fabric.device)
-    parallel_model = fabric.setup_module(torch.compile(trained) if config.compile else trained)
+    parallel_model = fabric.setup_module(compile_model(trained, config.compile))
     classifier.to(fabric.device)
     optimizer = build_optimizer(trained, config, fused=config.precision != "16-mixed")
     if last is not None and last.optimizer is not None:

@@ -41,7 +41,8 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.preprocessing.parts import compute_part_key, prepare_part
 from pipeline.training.devices.fabric import build_fabric
-from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
+from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.state import TrainingSetup, TrainingState
 from pipeline.training.optimization.optimizers import build_optimizer
 
 FOLDER = Path(__file__).parent

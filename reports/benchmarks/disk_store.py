@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import pipeline.training.loop
+import pipeline.training.loop.epochs
 from pipeline.cli import parse_experiment
 from pipeline.core.data_kinds import VOLUMES, InputSpec
 from pipeline.core.files import write_bytes
@@ -36,7 +36,8 @@ from pipeline.data.batches import Batch, Examples, place_examples, read_batches
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
 from pipeline.training.devices.fabric import build_fabric
-from pipeline.training.loop import TrainingSetup, TrainingState, train_epochs
+from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.state import TrainingSetup, TrainingState
 from pipeline.training.optimization.optimizers import build_optimizer
 
 SIDE = 64
@@ -101,7 +102,7 @@ def measure(path: Path, is_on_disk: bool, num_steps: int, config: str) -> dict[s
     few = place_examples(images, np.arange(2), labels[:2], positions[:2], fabric.device)
     watch = Watch(path, images if is_on_disk else None, num_steps)
     # The loop is the pipeline's own; only its source of batches is replaced, which ends after the timed steps.
-    pipeline.training.loop.read_batches = watch.read  # type: ignore[assignment]
+    pipeline.training.loop.epochs.read_batches = watch.read  # type: ignore[assignment]
     spec = InputSpec(VOLUMES, 1, (SIDE, SIDE), experiment.preprocess.num_slices, ("left", "right"))
     model = build_model(experiment.model, spec, seed=0)
     classifier = Classifier(model, experiment.model, spec, (0.5,), (0.3,))

@@ -38,9 +38,11 @@ from pipeline.data.store import Store, read_store
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel, build_model, count_parameters
-from pipeline.training.devices.fabric import build_fabric, name_accelerator
+from pipeline.training.devices.arithmetic import name_accelerator
+from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.history import find_best
-from pipeline.training.loop import TrainingSetup, TrainingState, derive_seed, train_epochs
+from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.state import TrainingSetup, TrainingState, derive_seed
 from pipeline.training.optimization.optimizers import build_optimizer
 
 MODELS = ("ours", "ours-wide", "perceiver-pytorch")

@@ -32,7 +32,7 @@ from perceiver import Perceiver
 from perceiver.perceiver_pytorch import from_perceiver_pytorch
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
-from pipeline.training.devices.fabric import name_accelerator
+from pipeline.training.devices.arithmetic import name_accelerator
 
 SIZES = ((28, 28), (64, 64), (128, 114), (260, 228))
 NUM_LATENTS, WIDTH, DEPTH, HEADS, HEAD_DIM, WIDENING, BANDS, CLASSES = 512, 512, 6, 8, 64, 4, 6, 2

@@ -1,15 +1,28 @@
-"""Specifications of small inputs, classifiers around any network, and trainings of them."""
+"""Specifications of small inputs and of the configs', classifiers around any network, and trainings of them."""
+
+import dataclasses
 
 from lightning.fabric import Fabric
 
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
-from pipeline.core.data_kinds import VOLUMES, DataKind, InputSpec
+from pipeline.core.data_kinds import POINTS, SCANS, VOLUMES, DataKind, InputSpec
 from pipeline.data.batches import Examples
+from pipeline.datasets import DATASETS
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
-from pipeline.training.loop import TrainingSetup
+from pipeline.training.loop.state import TrainingSetup
+
+# Channels, height and width, and classes of the images of a published set, or of a config by its name.
+IMAGE_SHAPES = {
+    "mnist": (1, (28, 28), 10),
+    "cifar10": (3, (32, 32), 10),
+    "cifar100": (3, (32, 32), 100),
+    "medmnist": (1, (28, 28), 2),
+    "medmnist3d": (28, (28, 28), 2),
+    "xray_kl": (1, (80, 80), 5),
+}
 
 
 def build_spec(
@@ -24,6 +37,28 @@ def build_spec(
     return InputSpec(kind, num_channels, image_size, num_slices, names)
 
 
+def build_config_spec(experiment: Experiment) -> InputSpec:
+    """Describe the examples that a file of ``configs/`` is for."""
+    if DATASETS[experiment.data.dataset].kind is POINTS:
+        return build_spec(1, (2048, 3), 40, kind=POINTS)
+    size = experiment.preprocess.image_size
+    shape = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
+    num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.name, shape)
+    kind = SCANS if experiment.preprocess.unit == "volume" else VOLUMES
+    spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices, kind)
+    names = spec.class_names
+    if experiment.data.merge:
+        names = tuple(sorted({str(name) for name in experiment.data.merge.values()}))
+    if experiment.phantom.lesion_fraction > 0:
+        names = ("lesion", "none")
+    return dataclasses.replace(
+        spec,
+        class_names=names,
+        field_of_view_mm=200.0,
+        is_sagittal=kind is SCANS and experiment.preprocess.plane == "sagittal",
+    )
+
+
 def wrap_network(
     model: SliceModel, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.25,), **options: object
 ) -> Classifier:
@@ -36,4 +71,6 @@ def build_setup(
     fabric: Fabric, train_examples: Examples, val_examples: Examples, config: TrainConfig, augment: AugmentConfig
 ) -> TrainingSetup:
     """Put together what the training loop works with."""
-    return TrainingSetup(Experiment(train=config, augment=augment), fabric, build_spec(), train_examples, val_examples)
+    height, width = train_examples.images.shape[-2:]
+    spec = build_spec(image_size=(height, width))
+    return TrainingSetup(Experiment(train=config, augment=augment), fabric, spec, train_examples, val_examples)

@@ -27,7 +27,8 @@ from pipeline.stages.train import train
 from pipeline.training.devices.distributed import gather_all
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
-from pipeline.training.loop import TrainingState, train_epochs
+from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.state import TrainingState
 from tests.builders.models import build_setup, wrap_network
 from tests.builders.training_runs import TINY, make_experiment
 

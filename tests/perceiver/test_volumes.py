@@ -1,10 +1,13 @@
 """Volumes as inputs: positions, padding, order of slices, and joined slices."""
 
+import copy
+
 import pytest
 import torch
 
 from perceiver import ImageConfig, PerceiverConfig, VolumePerceiver
-from perceiver.volumes import join_slices, sort_slices, volume_positions
+from perceiver.images import build_conv_stem
+from perceiver.volumes import count_images, join_slices, sort_slices, volume_positions
 
 SMALL = PerceiverConfig(num_latents=4, latent_dim=16, num_cross_attends=2, self_attends_per_cross=1, num_bands=3)
 STEMS = {
@@ -60,6 +63,27 @@ def test_padding_changes_neither_batch_statistics_nor_gradients_of_training():
         model(*inputs).square().sum().backward()
         found.append((model.stem[2].running_mean.clone(), model.stem[0].weight.grad.clone()))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+def test_images_that_do_not_count_change_nothing_of_a_batch_norm():
+    """On a GPU padding passes the stem; what is left out before it on a processor is the same."""
+    generator = torch.Generator().manual_seed(0)
+    images, is_counted = torch.randn(5, 1, 8, 8, generator=generator), torch.tensor([True, False, True, True, False])
+    images[~is_counted] *= 100
+    torch.manual_seed(0)
+    stem = build_conv_stem(1, 2, 6).train()
+    other = copy.deepcopy(stem)
+    expected = stem(images[is_counted])
+    with count_images(other, is_counted):
+        found = other(images)[is_counted]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)  # other sums
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(value, stem.state_dict()[name], atol=1e-6, rtol=1e-5)
+    weights = torch.randn(expected.shape, generator=generator)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    for mine, theirs in zip(other.parameters(), stem.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-4, rtol=1e-4)  # other sums
 
 
 @pytest.mark.parametrize("patch_slices", [1, 2])

@@ -1,6 +1,5 @@
 """Every config is complete in itself: it parses, its model can be built, its header names its own command."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -10,25 +9,16 @@ import pytest
 import yaml
 
 from pipeline.cli import parse_experiment
-from pipeline.core.data_kinds import POINTS, SCANS, VOLUMES
+from pipeline.core.data_kinds import POINTS
 from pipeline.datasets import DATASETS
 from pipeline.models.networks import build_model
 from pipeline.stages import STAGES
 from pipeline.training.augmentation.images import check_horizontal_flip, check_mirror_tta
 from pipeline.training.augmentation.points import check_point_transforms
-from tests.builders.models import build_spec
+from tests.builders.models import build_config_spec
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-# Channels, height and width, and classes of the images of a published set, or of a config by its name.
-IMAGE_SHAPES = {
-    "mnist": (1, (28, 28), 10),
-    "cifar10": (3, (32, 32), 10),
-    "cifar100": (3, (32, 32), 100),
-    "medmnist": (1, (28, 28), 2),
-    "medmnist3d": (28, (28, 28), 2),
-    "xray_kl": (1, (80, 80), 5),
-}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -36,25 +26,15 @@ def test_config_describes_an_experiment_that_can_be_run(path):
     experiment = parse_experiment("train", ["--config", str(path)])
     assert experiment.name == path.stem
     assert experiment.data.dataset in DATASETS
-    if DATASETS[experiment.data.dataset].kind is POINTS:
-        build_model(experiment.model, build_spec(1, (2048, 3), 40, kind=POINTS), seed=0)
+    spec = build_config_spec(experiment)
+    build_model(experiment.model, spec, seed=0)
+    if spec.kind is POINTS:
         check_point_transforms(experiment.augment)
         return
-    size = experiment.preprocess.image_size
-    shape = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
-    num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.name, shape)
-    classes = ("left", "right") if num_classes == 2 else tuple(map(str, range(num_classes)))
-    if experiment.data.merge:
-        classes = tuple(sorted({str(name) for name in experiment.data.merge.values()}))
-    if experiment.phantom.lesion_fraction > 0:
-        classes = ("lesion", "none")
-    plane, kind = experiment.preprocess.plane, SCANS if experiment.preprocess.unit == "volume" else VOLUMES
-    check_horizontal_flip(experiment.augment, classes, plane, kind)
+    plane = experiment.preprocess.plane
+    check_horizontal_flip(experiment.augment, spec.class_names, plane, spec.kind)
     if experiment.model.mirror_tta:
-        check_mirror_tta(experiment.augment, classes, plane, kind)
-    spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices, kind)
-    spec = dataclasses.replace(spec, field_of_view_mm=200.0)
-    build_model(experiment.model, spec, seed=0)
+        check_mirror_tta(experiment.augment, spec.class_names, plane, spec.kind)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -26,6 +26,7 @@ def run(folder, stage, *words):
 
 def test_metrics_count_the_test_rows(workspace):
     metrics = json.loads((workspace / "reports" / "tiny" / "metrics.json").read_text())
+    assert metrics["scoring"] == {"precision": "32-true", "accelerator": ""}
     assert metrics["split"] == "test"
     assert set(metrics["levels"]) == {"slice", "volume", "knee"}, "a laterality patient has both labels"
     assert metrics["levels"]["slice"]["n"] == 3 * 2 * 4

@@ -151,7 +151,7 @@ def test_other_options_are_refused_and_named_unless_training_starts_from_scratch
 
 
 def test_how_a_run_is_executed_may_change(undisturbed):
-    assert "already trained" in run(with_train(undisturbed, accelerator="auto", compile=True))
+    assert "already trained" in run(with_train(undisturbed, accelerator="auto", compile="default"))
 
 
 def test_test_slices_leave_no_trace_in_the_weights(undisturbed, tmp_path):

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from pipeline.training.history import EpochResult
-from pipeline.training.loop import StepResult
+from pipeline.training.loop.monitor import StepResult
 from pipeline.training.progress import TrainingDisplay, describe_epoch
 
 EPOCH = EpochResult(3, 0.51234, 0.75, 0.61239, 0.7, 1e-3, 1234.5, 2.04)

@@ -18,7 +18,7 @@ from pipeline.reporting.evaluation.scores import describe_few_groups, distinct_l
 from pipeline.reporting.evaluation.shortcut_section import list_probe_warnings
 from pipeline.reporting.formatting import show_number_with_interval, show_percent
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.devices.fabric import name_accelerator
+from pipeline.training.devices.arithmetic import name_accelerator
 from pipeline.training.seen_patients import START_PATIENTS, TEACHER_PATIENTS, UNKNOWN
 
 

@@ -1,7 +1,7 @@
 """Mixup, cutmix and random erasing of normalised images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from pipeline.config.training import AugmentConfig
 
 # The largest ratio of an erased box's sides: arXiv 1708.04896 on random erasing.
 LARGEST_ASPECT = 1 / 0.3
+# Mixtures are drawn ahead for so many batches: of 64 images 3 MiB.
+MIXTURES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,8 @@ def draw_mixture(
     num_images: int,
     image_size: Sequence[int],
     generator: np.random.Generator,
-    device: torch.device,
 ) -> Mixture | None:
-    """Draw the mixture of a batch.
+    """Draw the mixture of a batch, on the processor.
 
     Where both mixup and cutmix are on, each batch gets one of them, both as likely.
 
@@ -48,7 +49,6 @@ def draw_mixture(
         num_images: The number of images in this device's shard of the batch.
         image_size: The height and the width in pixels.
         generator: The random number generator of all draws.
-        device: The device that the mixture is needed on.
 
     Returns:
         The mixture, or None where neither is on.
@@ -60,7 +60,7 @@ def draw_mixture(
         return None
     is_cutmix = config.mixup_alpha == 0 or (config.cutmix_alpha > 0 and generator.random() < 0.5)
     alpha = config.cutmix_alpha if is_cutmix else config.mixup_alpha
-    partners = torch.from_numpy(generator.permutation(num_images)).to(device)
+    partners = torch.from_numpy(generator.permutation(num_images))
     partner_fraction = generator.beta(alpha, alpha, num_images)
     boxes = None
     if is_cutmix:
@@ -69,9 +69,47 @@ def draw_mixture(
         partner_fraction = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (image_size[0] * image_size[1])
     return Mixture(
         partners=partners,
-        own_fraction=torch.from_numpy((1 - partner_fraction).astype(np.float32)).to(device),
-        boxes=None if boxes is None else torch.from_numpy(boxes).to(device),
+        own_fraction=torch.from_numpy((1 - partner_fraction).astype(np.float32)),
+        boxes=None if boxes is None else torch.from_numpy(boxes),
     )
+
+
+def draw_mixtures(
+    config: AugmentConfig,
+    shard_sizes: Sequence[int],
+    image_size: Sequence[int],
+    generator: np.random.Generator,
+    device: torch.device,
+) -> Iterator[Mixture | None]:
+    """Draw the mixtures of an epoch's batches, many at once, so that a step copies nothing to the device.
+
+    Args:
+        config: The options with the alphas.
+        shard_sizes: The number of images of this device's shard of each batch.
+        image_size: The height and the width in pixels.
+        generator: The random number generator of all draws.
+        device: The device that the mixtures are needed on.
+
+    Yields:
+        The mixture of each batch, or None where neither is on.
+    """
+    for start in range(0, len(shard_sizes), MIXTURES_AT_ONCE):
+        sizes = shard_sizes[start : start + MIXTURES_AT_ONCE]
+        drawn = [mixture for size in sizes if (mixture := draw_mixture(config, size, image_size, generator))]
+        if not drawn:
+            yield from [None] * len(sizes)
+            continue
+        no_boxes = torch.zeros((0, 4), dtype=torch.int64)
+        boxes = [no_boxes if mixture.boxes is None else mixture.boxes for mixture in drawn]
+        partners = _copy_at_once([mixture.partners for mixture in drawn], device)
+        own_fractions = _copy_at_once([mixture.own_fraction for mixture in drawn], device)
+        for members in zip(partners, own_fractions, _copy_at_once(boxes, device), strict=True):
+            yield Mixture(*members[:2], boxes=members[2] if len(members[2]) > 0 else None)
+
+
+def _copy_at_once(parts: list[torch.Tensor], device: torch.device) -> Sequence[torch.Tensor]:
+    """Copy tensors of one kind to the device together."""
+    return torch.split(torch.cat(parts).to(device), [len(part) for part in parts])
 
 
 def draw_pasted_boxes(

@@ -8,6 +8,7 @@ from lightning.fabric.strategies import ModelParallelStrategy
 
 from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
+from pipeline.training.devices.arithmetic import fix_arithmetic
 from pipeline.training.devices.distributed import check_launcher, leave_in_order, shard_model
 
 
@@ -31,17 +32,10 @@ def choose_accelerator(accelerator: str) -> str:
     return accelerator
 
 
-def name_accelerator(device: torch.device, num_devices: int = 1) -> str:
-    """Return the name of the GPUs that compute, such as "4 x NVIDIA H200"; empty for a processor.
-
-    Args:
-        device: One of them.
-        num_devices: The number of all of them.
-    """
-    if device.type == "cpu":
-        return ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"Apple GPU ({device.type})"
-    return f"{num_devices} x {name}" if num_devices > 1 else name
+def choose_device(accelerator: str) -> torch.device:
+    """Return the device that scores, with its arithmetic fixed; arguments and errors are ``choose_accelerator``'s."""
+    fix_arithmetic()
+    return torch.device(choose_accelerator(accelerator))
 
 
 def choose_precision(precision: str, accelerator: str) -> str:
@@ -74,6 +68,7 @@ def build_fabric(config: TrainConfig) -> Fabric:
         UserError: the machine does not have them, or torchrun started another number of processes.
     """
     check_launcher(config)
+    fix_arithmetic()
     accelerator = choose_accelerator(config.accelerator)
     num_present = torch.cuda.device_count() if accelerator == "cuda" else 1 if accelerator == "mps" else os.cpu_count()
     if num_present is not None and config.devices > num_present:

@@ -53,7 +53,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         assert self.momentum is not None
         values = input.float()
         axes = [0, *range(2, values.ndim)]
-        number = values.new_tensor([values.numel() / values.shape[1]])
+        number = values.new_full((1,), values.numel() / values.shape[1])
         sums = sum_over_processes(torch.cat([values.sum(axes), number]))
         mean = sums[:-1] / sums[-1]
         shape = (1, -1) + (1,) * (values.ndim - 2)

@@ -22,7 +22,7 @@ CUTMIX = AugmentConfig(cutmix_alpha=1.0)
 
 
 def draw(config, num_images=2000, seed=0):
-    return draw_mixture(config, num_images, SIZE, np.random.default_rng(seed), CPU)
+    return draw_mixture(config, num_images, SIZE, np.random.default_rng(seed))
 
 
 def flat_images(values):
@@ -49,7 +49,7 @@ def test_cutmix_by_hand():
 
 def test_without_alphas_nothing_is_drawn_or_changed():
     generator = np.random.default_rng(0)
-    assert draw_mixture(AugmentConfig(), 8, SIZE, generator, CPU) is None
+    assert draw_mixture(AugmentConfig(), 8, SIZE, generator) is None
     assert generator.random() == np.random.default_rng(0).random()
     images, labels = flat_images([1.0, 2.0]), torch.tensor([1, 0])
     assert mix_images(images, None) is images
@@ -109,7 +109,7 @@ def test_every_image_is_a_partner_once_and_few_are_their_own():
 
 def test_with_both_half_of_the_batches_get_each():
     both, generator = AugmentConfig(mixup_alpha=1.0, cutmix_alpha=1.0), np.random.default_rng(0)
-    mixtures = [draw_mixture(both, 2, SIZE, generator, CPU) for _ in range(1000)]
+    mixtures = [draw_mixture(both, 2, SIZE, generator) for _ in range(1000)]
     num_cutmix = sum(mixture.boxes is not None for mixture in mixtures)
     assert num_cutmix == pytest.approx(500, abs=64)  # four standard errors
     assert draw(MIXUP).boxes is None

@@ -127,7 +127,7 @@ def test_each_process_keeps_its_shard_and_the_first_gets_the_whole(tmp_path):
         {"optimizer": "muon"},
         {"average_decay": 0.9},
         {"precision": "16-mixed"},
-        {"compile": True},
+        {"compile": "default"},
     ],
 )
 def test_options_that_cannot_be_sharded_are_refused(options):

@@ -1,0 +1,1 @@
+"""The training loop: no paths, no records, one device or many."""
