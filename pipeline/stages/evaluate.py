@@ -9,6 +9,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import warn
 from pipeline.core.workspace import join_names
+from pipeline.data.batches import read_free_memory
 from pipeline.data.certified_data import Answers, load_certified_data
 from pipeline.data.store import check_store
 from pipeline.datasets import DATASETS
@@ -32,6 +33,7 @@ from pipeline.tracking.records import (
     name_files,
 )
 from pipeline.training.devices.arithmetic import SCORING_PRECISION, name_accelerator
+from pipeline.training.devices.memory import check_memory, estimate_scoring
 from pipeline.training.run_state import TrainedRun, load_trained_run, open_checkpoint
 
 
@@ -58,6 +60,10 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     scans = manifest[manifest["status"] == "accepted"].set_index("source_id")
     read_facts(scans, options.subgroups)  # what is wrong with the option is said before the rows are scored
     external = load_external(experiment, run, console)
+    if run.device.type == "cuda":
+        need = estimate_scoring(run.classifier.model, run.checkpoint.spec)
+        words = check_memory(need, "evaluate.batch_size", options.batch_size, read_free_memory(run.device))
+        console.print(f"memory of a batch: {words}", highlight=False)
     answers = _answer(opened, experiment)
     with console.status("scoring, and fitting the baselines"):
         note = DATASETS[experiment.data.dataset].synthetic_note

@@ -21,6 +21,7 @@ from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.core.text import count_words
 from pipeline.core.workspace import join_names
+from pipeline.data.batches import read_free_memory
 from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.statistics import IntensityReference
 from pipeline.data.store import check_store
@@ -33,6 +34,7 @@ from pipeline.training.checkpoint import Checkpoint, OptimizerState, Origin, rea
 from pipeline.training.devices.arithmetic import name_accelerator
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
 from pipeline.training.devices.fabric import build_fabric
+from pipeline.training.devices.memory import check_memory, estimate_training
 from pipeline.training.fine_tuning import prepare_start
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop.epochs import DivergenceError, train_epochs
@@ -209,7 +211,7 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
         with fail_together(run.setup.fabric):
             tracked = opened.enter_context(open_run(experiment.tracking, paths))
             _record_start(run, state, tracked)
-            for line in (*_describe_origin(run, state), _describe_start(run, state)):
+            for line in (*_describe_origin(run, state), _describe_start(run, state), *_describe_memory(run, state)):
                 console.print(line, highlight=False)
             for warning in run.data.warnings:
                 warn(console, warning)
@@ -374,6 +376,17 @@ def _describe_origin(run: Run, state: TrainingState) -> list[str]:
         before, after = state.history[-1].learning_rate, config.learning_rate * fraction
         lines.append(f"{describe_extensions(settings)[-1]}; the learning rate goes from {before:.2e} to {after:.2e}")
     return lines
+
+
+def _describe_memory(run: Run, state: TrainingState) -> list[str]:
+    """Describe what a GPU's memory is needed for, and refuse a batch that would not fit; nothing on a processor."""
+    setup, config = run.setup, run.setup.experiment.train
+    if setup.fabric.device.type != "cuda":
+        return []
+    need = estimate_training(state.classifier.model, setup.spec, config, setup.fabric.strategy.precision.precision)
+    batch_size = -(-config.batch_size // setup.fabric.world_size)
+    room = read_free_memory(setup.fabric.device)
+    return [f"memory of a step: {check_memory(need, 'train.batch_size', batch_size, room)}"]
 
 
 def _describe_start(run: Run, state: TrainingState) -> str:
