@@ -1,6 +1,7 @@
 """The model in MLflow: its files, its signature with an example, and its version in the registry."""
 
 import base64
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import perceiver
 import pipeline
 from pipeline.core.data_kinds import SCANS
+from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_version
 from pipeline.formats.nifti import write_volume
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
@@ -45,6 +47,40 @@ def log_model(client: Any, run_id: str, checkpoint_path: Path, registered_name: 
         client.create_model_version(
             registered_name, logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
         )
+
+
+def read_registered_checkpoint(address: str, tracking_uri: str | None) -> Checkpoint:
+    """Read the checkpoint of a model in the registry.
+
+    Args:
+        address: The model with its version or alias: ``models:/phantom/1`` or ``models:/phantom@best``.
+        tracking_uri: The address of the records; None for MLflow's own choice.
+
+    Raises:
+        UserError: There is no such model, or this project did not log it.
+    """
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    parts = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", address)
+    if parts is None:
+        raise UserError(f"{address}: no model of a registry; allowed are models:/NAME/VERSION and models:/NAME@ALIAS.")
+    name, number, alias = parts.groups()
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            version = (
+                client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
+            )
+            source = client.get_model_version_download_uri(name, version.version)
+            model = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=tracking_uri)
+        except MlflowException as error:
+            raise UserError(f"{address}: {error}. Check name, version and tracking_uri.") from error
+        found = sorted(Path(model).glob("artifacts/*.safetensors"))
+        if len(found) != 1:
+            raise UserError(f"{address}: holds no checkpoint of this project. Name a model that train logged.")
+        return read_checkpoint(found[0])
 
 
 def _describe(checkpoint: Checkpoint, run_name: str) -> dict[str, str]:

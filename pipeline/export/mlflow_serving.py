@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.formats.image_files import decode_pixels, match_channels
-from pipeline.inference.probabilities import check_places, compute_probabilities, score_stack
+from pipeline.inference.predictions import score_arrays
+from pipeline.inference.probabilities import check_places, score_stack
 from pipeline.preprocessing.images import fit_pixels
 from pipeline.preprocessing.slicing import read_stack
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint
@@ -69,23 +69,8 @@ class ServedCheckpoint(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
             raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
 
     def _score_examples(self, images: list[Any], slice_position: list[Any]) -> Array:
-        if self.checkpoint.spec.kind is SCANS:
-            raise UserError("images: this model takes whole scans, whose slices have places. Send them as nifti.")
-        shape = self.checkpoint.spec.stored_shape
-        try:
-            values = np.stack([np.asarray(image, dtype=np.float64) for image in images])
-        except ValueError as error:
-            raise UserError("images: none given, or of several shapes. Send images of one shape, or nifti.") from error
-        if values.shape[1:] != shape:
-            raise UserError(f"images: found shape {values.shape[1:]}, allowed is {shape}. Prepare them as in training.")
-        places = np.asarray(slice_position or np.zeros(len(values)), dtype=np.float32)
-        reads_places = self.classifier.model.reads_slice_position
-        if places.shape != (len(values),) or (reads_places and not slice_position):
-            raise UserError(f"slice_position: found {len(slice_position)} for {len(values)} images. Send one for each.")
-        if self.checkpoint.spec.kind.is_image and not ((values >= 0) & (values <= 255) & (values % 1 == 0)).all():
-            raise UserError("images: found values that are no grey levels; allowed are whole numbers, 0 to 255.")
-        dtype = np.uint8 if self.checkpoint.spec.kind.is_image else np.float32
-        return compute_probabilities(self.classifier, values.astype(dtype), places, CPU, BATCH_SIZE).astype(np.float64)
+        scores = score_arrays(self.classifier, images, slice_position or None, CPU, BATCH_SIZE)
+        return scores.astype(np.float64)
 
     def _score_file(self, text: str | bytes) -> Array:
         if not self.checkpoint.spec.kind.reads_scans:

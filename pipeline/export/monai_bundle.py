@@ -25,6 +25,8 @@ from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "pipeline.export.bundle_inference"
 PACKAGES = ("pipeline", "perceiver")
+# Packages whose __init__ only offers what lies in them, and imports most of this project when asked.
+LAZY = ("pipeline",)
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 # What the bundle's code needs in addition to monai, and fire for monai's own command line.
 REQUIRED = ("einops", "isal", "nibabel", "pillow", "psutil", "fire")
@@ -65,7 +67,8 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
 def find_modules(entry: str) -> dict[str, Path]:
     """Find a module of this project, all that it imports of it, and the packages around them.
 
-    A package whose ``__init__`` is a docstring alone is left out: Python takes the folder for a package without it.
+    A package whose ``__init__`` is a docstring alone is left out: Python takes the folder for a package without it. So
+    is that of ``LAZY``, which only offers what lies in it.
 
     Args:
         entry: The name of the first module, such as ``pipeline.export.bundle_inference``.
@@ -77,7 +80,7 @@ def find_modules(entry: str) -> dict[str, Path]:
     waiting = [entry]
     while waiting:
         module = waiting.pop()
-        if module in found:
+        if module in found or module in LAZY:
             continue
         path = ROOT / Path(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -31,6 +31,7 @@ ALLOWED = {
         *("inference", "evaluation", "attention", "studies", "reporting", "tracking", "export"),
     ),
     "cli": ("core", "config", "stages"),
+    "api": ("core", "config", "inference", "models", "training", "export"),
     "__main__": ("cli",),
 }
 TIERS = (
@@ -41,7 +42,7 @@ TIERS = (
     ("inference", "evaluation", "attention", "studies"),
     ("export", "tracking", "reporting"),
     ("stages",),
-    ("cli", "__main__"),
+    ("cli", "api", "__main__"),
 )
 # These are imported in the packages, or modules, named here and nowhere else.
 LIBRARIES = {
