@@ -13,6 +13,8 @@ MIN_WIDE_SHEET_PIXELS = 560  # a sheet of many images would be too small next to
 # Nothing else is in a number such as "1,234", "97.1 % (95.0 to 98.6)", "+0.01", "4 of 7", "2.0e-05" or a dash.
 NUMBER_PARTS = re.compile(r"(?<=\d)e(?=[-+\d])|\bto\b|\bof\b|[\d\s.,;:%()±×+\-\u2013\u2212\u00a0]")
 
+# The parts of a report, in its order.
+Part = Literal["answer", "whom", "decisions", "looks", "data"]
 ColumnKind = Literal["number", "long", "short", "text"]
 
 
@@ -105,12 +107,15 @@ class Section:
         sentences: The results, a paragraph each.
         tables: The tables of the section.
         figures: The figures of the section.
+        part: The part of a report that it belongs to: what the answer is, whom it fails on, what it decides, where the
+            model looks, or what the data are. Other pages do not read it.
     """
 
     title: str
     sentences: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    part: Part = "answer"
 
 
 def _find_kind(cells: list[str], place: int) -> ColumnKind:

@@ -87,7 +87,7 @@ def test_figures_of_a_report_describe_their_numbers(tmp_path):
         e.attributes["alt"].split(".")[0]: e.attributes["alt"] for e in PageReader(build_report(tmp_path)).find("img")
     }
     assert "AUROC 0.500 (95\u00a0% interval 0.250 to 0.750)" in alts["ROC curve"]
-    assert "left 1 of 1; right 1 of 1." in alts["Confusion matrix of the slices"]
+    assert "1 of 1 “left”; 1 of 1 “right”." in alts["Confusion matrix of the slices"]
     assert "0 of 2 predictions" in alts["Worst mistakes"]
 
 

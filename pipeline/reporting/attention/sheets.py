@@ -218,7 +218,8 @@ def note_weights(weights: Floats, kind: str) -> str:
     """
     readers = weights if kind == "self" and weights.ndim == 2 else weights.reshape(1, -1)
     num_read = readers.shape[-1]
-    return f"{readers.max(axis=-1).mean() * num_read:.1f} × even, {measure_spread(readers).mean():.0f} of {num_read}"
+    peak = readers.max(axis=-1).mean() * num_read
+    return f"most: {peak:.1f} × the mean\nread: {measure_spread(readers).mean():.0f} of {num_read} parts"
 
 
 def choose_epochs(kept: Sequence[int], wanted: Sequence[int]) -> list[int]:

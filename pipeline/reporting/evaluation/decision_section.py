@@ -42,7 +42,9 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
     levels = [level for level in distinct_levels(metrics["levels"]) if level in decision["coverage"]]
     if not levels:
         return Section(
-            "Decision support", ("No temperature and no threshold is fitted: no validation rows were scored.",)
+            "Decision support",
+            ("No temperature and no threshold is fitted: no validation rows were scored.",),
+            part="decisions",
         )
     found = decision["calibration"][levels[0]]
     title = f"{plural(levels[0]).capitalize()}, test"
@@ -85,7 +87,7 @@ def build_decision_section(metrics: Metrics, class_names: Sequence[str], kind: D
         *_describe_recalibration(decision, levels, class_names),
         *_describe_zeros(decision, kind),
     )
-    return Section("Decision support", sentences, tuple(tables), tuple(figures))
+    return Section("Decision support", sentences, tuple(tables), tuple(figures), "decisions")
 
 
 def _describe_coverage(decision: Decision, levels: Sequence[str]) -> list[str]:

@@ -15,8 +15,9 @@ from pipeline.reporting.evaluation.scores import distinct_levels
 from pipeline.reporting.figures.classification import confusion_matrix, precision_recall_curve, roc_curve
 from pipeline.reporting.figures.decision import Reliability, reliability_diagram
 from pipeline.reporting.figures.image_grid import contact_sheet
+from pipeline.reporting.figures.intervals import model_and_baselines
 from pipeline.reporting.figures.runs import training_curves
-from pipeline.reporting.formatting import show_percent
+from pipeline.reporting.formatting import BASELINE_TITLES, humanise, show_percent
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import find_best
 
@@ -37,7 +38,14 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
     names = store.class_names
     level_name, level = first_level(metrics["levels"])
     title = f"{level_name.capitalize()}s, test"
+    baselines = {
+        BASELINE_TITLES.get(name, humanise(name)): scores["accuracy"] for name, scores in metrics["baselines"].items()
+    }
+    chance = BASELINE_TITLES["majority"]
     figures = {
+        "answer": model_and_baselines(level["metrics"]["accuracy"], baselines, chance, f"Accuracy, {title.lower()}")
+    }
+    figures |= {
         f"confusion_{level}": confusion_matrix(content["confusion"], names, f"{level.capitalize()}s, test")
         for level, content in distinct_levels(metrics["levels"]).items()
     }
@@ -103,5 +111,8 @@ def draw_mistakes(store: Store, test: pd.DataFrame) -> bytes | None:
     worst = wrong.sort_values(["confidence", "example_id"], ascending=[False, True]).head(NUM_MISTAKES)
     place_of = pd.Series(np.arange(len(store.index)), index=store.index["example_id"])
     images = [store.draw(place_of[name]) for name in worst["example_id"]]
-    captions = [f"{row.group_id} is {row.label}, {row.predicted} {row.confidence:.2f}" for row in worst.itertuples()]
+    captions = [
+        f"{row.group_id}\ntrue: {row.label}\nanswer: {row.predicted}\n({row.confidence:.0%} confident)"
+        for row in worst.itertuples()
+    ]
     return contact_sheet(images, captions)

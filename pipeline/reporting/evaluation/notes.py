@@ -1,6 +1,7 @@
 """Counts, notes, warnings and origins that an evaluation reports with its scores."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.provenance import read_commit, read_hardware, read_versions
-from pipeline.core.text import plural
+from pipeline.core.text import count_words, plural
 from pipeline.data.certified_data import CertifiedData
 from pipeline.data.leak_certificate import describe_findings
 from pipeline.data.store import Store
@@ -72,6 +73,31 @@ def describe_provenance(checkpoint: Checkpoint, device: torch.device) -> dict[st
         "MLflow run": checkpoint.tracking_run,
         "versions": read_versions(),
     }
+
+
+def describe_making(checkpoint: Checkpoint, num_parameters: int, device: torch.device) -> list[str]:
+    """Describe how the model and its report were made, in sentences: when, on what, how long, by which recipe.
+
+    Args:
+        checkpoint: The weights that were evaluated.
+        num_parameters: The number of weights.
+        device: The device that the evaluation ran on.
+    """
+    settings = checkpoint.settings
+    epochs = len(checkpoint.history)
+    minutes = sum(result.seconds for result in checkpoint.history) / 60
+    took = f"{minutes:.0f} minutes" if minutes >= 1.5 else count_words(round(60 * minutes), "second")
+    names = {"batch_size": "batches of", "optimizer": "optimizer", "learning_rate": "learning rate", "seed": "seed"}
+    recipe = ", ".join(
+        f"{words} {settings[f'train.{key}']}" for key, words in names.items() if f"train.{key}" in settings
+    )
+    return [
+        f"Evaluated on {datetime.now(UTC):%Y-%m-%d} on {read_hardware(name_accelerator(device))}.",
+        f"The {checkpoint.model.architecture} has {num_parameters:,} parameters; its weights are those of epoch "
+        f"{checkpoint.epoch}, and training up to it took {took}"
+        + (f" ({count_words(epochs, 'epoch')}; {recipe})." if recipe else f" ({count_words(epochs, 'epoch')})."),
+        f"Commit {checkpoint.commit or 'unknown'}. All options are at the end of the page.",
+    ]
 
 
 def list_warnings(metrics: Metrics, data: CertifiedData) -> list[str]:

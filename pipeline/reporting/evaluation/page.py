@@ -29,6 +29,7 @@ from pipeline.reporting.evaluation.flow_diagram import Flow, build_flow
 from pipeline.reporting.evaluation.grade_section import build_grade_section
 from pipeline.reporting.evaluation.notes import (
     describe_baselines,
+    describe_making,
     describe_provenance,
     describe_unknown_patients,
     list_warnings,
@@ -37,10 +38,13 @@ from pipeline.reporting.evaluation.notes import (
 from pipeline.reporting.evaluation.origin_section import build_ensemble_section
 from pipeline.reporting.evaluation.published_section import build_published_section
 from pipeline.reporting.evaluation.scores import (
+    ATTENTION_TEXT,
     build_classes,
     build_level,
     build_limits_section,
+    describe_question,
     distinct_levels,
+    group_figures,
     order_figures,
     summarise_in_words,
     tabulate_baselines,
@@ -61,7 +65,7 @@ class Report:
     Args:
         title: The name of the experiment and of the run.
         metrics: The content of metrics.json.
-        figures: PNG bytes under "confusion_slice", "confusion_volume", "confusion_knee", "confusion_patient",
+        figures: PNG bytes under "answer", "confusion_slice", "confusion_volume", "confusion_knee", "confusion_patient",
             "confusion_image", "confusion_object", "roc", "calibration", "worst_mistakes" and "training_curves"; those
             that are absent are left out, and those with other names follow at the end.
         split_counts: A row a split, any columns.
@@ -74,6 +78,8 @@ class Report:
         sections: Further sections, shown in their order after the figures and before the split.
         flow: The counts from the files that were found to the rows that were tested; None leaves them out.
         documents: The filled forms, by name.
+        asked: What was asked, and of whom, in sentences.
+        made: How the model and the report were made, in sentences.
     """
 
     title: str
@@ -89,6 +95,8 @@ class Report:
     sections: tuple[Section, ...] = ()
     flow: Flow | None = None
     documents: Mapping[str, Document] = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
 
     @property
     def all_figures(self) -> dict[str, bytes]:
@@ -123,8 +131,9 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     sections += [build_decision_section(metrics, store.class_names, kind), build_limits_section(metrics)]
     flow = build_flow(manifest, store.index, data.split_of, kind, store.missing)
     evidence = DataEvidence(manifest, flow, data.certificate, store.missing)
+    num_parameters = count_parameters(run.classifier.model)
     documents = fill_documents(
-        Evidence(experiment, checkpoint, count_parameters(run.classifier.model), evidence, metrics),
+        Evidence(experiment, checkpoint, num_parameters, evidence, metrics),
         has_attention=any(name.startswith("attention") for name in figures),
         section_titles=titles,
     )
@@ -144,7 +153,15 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
         sections=tuple(sections),
         flow=flow,
         documents=documents,
+        asked=tuple(describe_question(metrics, kind, _name_source(experiment), store.index["group_id"].nunique())),
+        made=tuple(describe_making(checkpoint, num_parameters, run.device)),
     )
+
+
+def _name_source(experiment: Experiment) -> str:
+    """Return the source of the data in words: the table of labels, or the data set."""
+    table, dataset = experiment.data.label_table, experiment.data.variant or experiment.data.dataset
+    return f"the table {table.name}" if table is not None else f"the data set {dataset}"
 
 
 def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -> None:
@@ -185,7 +202,8 @@ def write_report(path: Path, report: Report) -> None:
         "levels": [build_level(name, level, report.kind) for name, level in distinct_levels(metrics["levels"]).items()],
         "classes": build_classes(metrics, report.kind),
         "baselines": tabulate_baselines(metrics),
-        "figures": order_figures(report.figures, metrics),
+        "figures": group_figures(order_figures(report.figures, metrics)),
+        "attention_text": ATTENTION_TEXT,
         "documents": [(document, tabulate_document(document)) for document in report.documents.values()],
         "splits": _tabulate_frame("Rows of each split", report.split_counts),
         "certificate_passed": bool(report.certificate["passed"]),

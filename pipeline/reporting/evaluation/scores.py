@@ -1,10 +1,10 @@
 """The scores of metrics.json in a report: sentences, tables, and the order and texts of figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.core.data_kinds import VOLUMES, DataKind
-from pipeline.core.text import count_words, plural
+from pipeline.core.text import count_labels, count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import ClassTable, Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES, METRIC_TITLES
@@ -25,6 +25,7 @@ from pipeline.reporting.formatting import (
 
 # The order of the page. Figures with other names follow at the end.
 FIGURE_TEXTS = {
+    "answer": ("The answer", "Accuracy of the model and of the baselines on the same rows, with 95 % intervals."),
     "confusion_slice": ("Confusion matrix of the slices", "Rows are the true class."),
     "confusion_volume": (
         "Confusion matrix of the volumes",
@@ -54,17 +55,27 @@ FIGURE_TEXTS = {
         "Worst mistakes",
         "The wrong predictions of the highest confidence, each with its true and its predicted class.",
     ),
-    "attention": (
-        "Where the model looks",
-        "Cross-attention by layer and head, the mean over the latents, in validation examples chosen by their position "
-        "in the list. It shows where the model looks, not why it answers. With each map: the weight of the most-read "
-        "part as a multiple of even attention, and the number of parts that the attention is spread over.",
-    ),
+    "attention": ("Example", "A validation example, and what the latents read of it in each layer and head."),
     "training_curves": ("Training curves", "Loss, accuracy and learning rate over the epochs."),
+}
+ATTENTION_TEXT = (
+    "Cross-attention by layer and head, the mean over the latents, in validation examples that are spread evenly over "
+    "the list. It shows where the model looks, not why it answers. Below each map are the weight of the part that is "
+    "read most, as a multiple of the mean weight, and the number of parts that the attention is spread over."
+)
+# Which figures stand together, by the first word of their names; those that are not here come after the training.
+FIGURE_GROUPS = {
+    "answer": "answer",
+    "confusion": "errors",
+    "worst": "errors",
+    "roc": "curves",
+    "precision": "curves",
+    "calibration": "curves",
+    "attention": "attention",
+    "training": "training",
 }
 # With fewer groups, the intervals are wide, and a report says so at its top.
 FEW_GROUPS = 20
-NEXT_EXAMPLE = "The same for another validation example."
 
 
 def distinct_levels(levels: Mapping[str, Level]) -> dict[str, Level]:
@@ -106,6 +117,25 @@ def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
     if baselines:
         sentences.append(f"Baselines on the same {plural(first_name, 2)}: {'; '.join(baselines)}.")
     return sentences + describe_recipes(metrics.get("recipes_tried", 0))
+
+
+def describe_question(metrics: Metrics, kind: DataKind, data: str, num_groups: int) -> list[str]:
+    """Describe what was asked, and of whom, in sentences.
+
+    Args:
+        metrics: The content of metrics.json.
+        kind: The kind of data, which names rows and groups.
+        data: The source of the data in words.
+        num_groups: The number of patients, or examples, of all splits.
+    """
+    names = metrics["class_names"]
+    shown = f"“{'”, “'.join(names)}”" if len(names) <= MAX_READABLE_CLASSES else f"{len(names)} classes"
+    _, level = first_level(metrics["levels"])
+    tested = count_words(level["groups"], kind.group)
+    return [
+        f"Asked: which of {shown} does {'an' if kind.example[0] in 'aeiou' else 'a'} {kind.example} show? Of whom: "
+        f"{tested} that the model was not trained on, of {num_groups:,} in {data}."
+    ]
 
 
 def describe_errors(level: Level, kind: DataKind) -> str:
@@ -167,7 +197,7 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
         for metric in METRIC_NAMES
     )
     counts = level["support"]
-    support = ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    support = count_labels(counts)
     if len(counts) > MAX_READABLE_CLASSES:
         support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
     errors = f"{level['groups_with_errors']:,} of them with errors"
@@ -234,6 +264,7 @@ def build_limits_section(metrics: Metrics) -> Section:
         "What could not be evaluated",
         ("The rows of this evaluation do not answer the questions below.",),
         (Table("Questions that stay open", ("Question", "Reason"), rows),),
+        part="data",
     )
 
 
@@ -268,13 +299,28 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
         is_map = base == "attention" and number.isdigit()
         if is_map:
             title, text = FIGURE_TEXTS[base]
-            title, text = f"{title}, example {number}", text if number == "1" else NEXT_EXAMPLE
+            title = f"{title} {number}"
         else:
             title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
         if name == "confusion_volume" and "slice" not in metrics["levels"]:
             text = ""  # volumes that are scored whole
         ordered.append(Figure(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
     return ordered
+
+
+def group_figures(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
+    """Put figures into the parts of the page that they belong to, each in its order.
+
+    Args:
+        figures: The figures, as :func:`order_figures` returns them.
+
+    Returns:
+        The figures of every part of ``FIGURE_GROUPS``, and the ``others``.
+    """
+    groups: dict[str, list[Figure]] = {group: [] for group in (*FIGURE_GROUPS.values(), "others")}
+    for figure in figures:
+        groups[FIGURE_GROUPS.get(figure.name.split("_")[0], "others")].append(figure)
+    return groups
 
 
 def _find_place(name: str) -> int:
@@ -320,6 +366,6 @@ def _describe_confusion(level: Level) -> str:
     if len(names) != len(matrix) or len(names) > MAX_READABLE_CLASSES:
         return f"{correct:,} of {total:,} predicted correctly."
     counts = (
-        f"{name} {row[place]:,} of {sum(row):,}" for place, (name, row) in enumerate(zip(names, matrix, strict=True))
+        f"{row[place]:,} of {sum(row):,} “{name}”" for place, (name, row) in enumerate(zip(names, matrix, strict=True))
     )
     return f"Predicted correctly: {'; '.join(counts)}."

@@ -93,7 +93,7 @@ def build_probe_sections(probes: Probes, metrics: Metrics, kind: DataKind, plane
     tables += [_tabulate_parts(name, items, kind) for name, items in parts.items()]
     if probes.get("within_class"):
         tables.append(_tabulate_within_class(probes["within_class"], kind))
-    return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(figures))]
+    return [Section("Shortcut probes", tuple(sentences), tuple(tables), tuple(figures), "looks")]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def build_subgroup_section(metrics: Metrics, kind: DataKind) -> list[Section]:
     if not tables:
         return []
     sentences = tuple(_describe(table, kind) for table in tables)
-    return [Section("Subgroups", sentences, tuple(_tabulate(table, kind) for table in tables))]
+    return [Section("Subgroups", sentences, tuple(_tabulate(table, kind) for table in tables), part="whom")]
 
 
 def _tabulate(table: SubgroupTable, kind: DataKind) -> Table:

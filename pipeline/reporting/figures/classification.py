@@ -21,6 +21,7 @@ from pipeline.reporting.figures.style import (
     INK,
     ORANGE,
     PAPER,
+    PHONE_WIDTH,
     VERMILION,
     open_figure,
     save_png,
@@ -44,9 +45,10 @@ def confusion_matrix(
     """
     matrix = np.asarray(counts, dtype=np.float64)
     fractions = compute_row_fractions(matrix)
-    side = min(9.0, max(3.6, 0.42 * len(class_names) + 1.4))
-    with open_figure(2 * side + 0.6, side + 0.5) as figure:
-        left, right = figure.subplots(1, 2)
+    side = min(9.0, max(PHONE_WIDTH - 0.4, 0.42 * len(class_names) + 1.4))
+    # Below each other, so that a phone shows them large; of many classes no phone can.
+    with open_figure(side + 0.4, 2 * side + 0.5) as figure:
+        left, right = figure.subplots(2, 1)
         draw_matrix(left, matrix, class_names, [f"{value:,.0f}" for value in matrix.flat], matrix.max())
         draw_matrix(right, fractions, class_names, [f"{value:.1%}" for value in fractions.flat], 1.0)
         left.set_title("Counts")
@@ -111,7 +113,7 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
         title: The title, which names what was scored.
         auroc: The area with its interval, written into the figure.
     """
-    with open_figure(5.2, 5.0) as figure:
+    with open_figure(PHONE_WIDTH, 4.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="guessing")
         if len(curves) > MAX_CURVES:
@@ -142,7 +144,7 @@ def precision_recall_curve(
         title: The title, which names what was scored.
         average_precision: The average precision with its interval, written into the figure.
     """
-    with open_figure(5.2, 5.0) as figure:
+    with open_figure(PHONE_WIDTH, 4.6) as figure:
         axes = figure.subplots()
         for (name, curve), colour in zip(curves.items(), CURVE_COLOURS * len(curves), strict=False):
             if len(curves) > MAX_CURVES:

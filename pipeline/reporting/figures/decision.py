@@ -9,7 +9,17 @@ from matplotlib.ticker import PercentFormatter
 
 from pipeline.evaluation.schema import CalibrationBin, DecisionCurve
 from pipeline.reporting.figures.intervals import read_estimates
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILION, open_figure, save_png, shorten
+from pipeline.reporting.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PHONE_WIDTH,
+    VERMILION,
+    open_figure,
+    save_png,
+    shorten,
+)
 
 LEVEL_STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"))
 
@@ -21,7 +31,7 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
         curves: The ``curve`` of ``compute_coverage_curve`` for each level; at most four levels.
         title: The title, which names what was scored.
     """
-    with open_figure(6.2, 4.4) as figure:
+    with open_figure(PHONE_WIDTH, 3.9) as figure:
         axes = figure.subplots()
         lowest = 0.98
         for (level, curve), (colour, line) in zip(curves.items(), LEVEL_STYLES, strict=False):
@@ -64,7 +74,7 @@ def reliability_diagram(lines: Sequence[Reliability], event: str, title: str = "
     probability, fraction = ("Probability of “{}”", "Fraction that is “{}”")
     if not event:
         probability, fraction = "Confidence (highest probability)", "Fraction predicted correctly"
-    with open_figure(5.2, 5.2) as figure:
+    with open_figure(PHONE_WIDTH, 4.8) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfect")
         for line, (colour, marker) in zip(lines, ((VERMILION, "s"), (BLUE, "o")), strict=False):
@@ -91,7 +101,7 @@ def net_benefit_curve(curve: DecisionCurve, title: str = "") -> bytes:
     points = curve["curve"]
     thresholds = np.array([point["threshold"] for point in points])
     value, low, high = (read_estimates([point["model"] for point in points], key) for key in ("value", "low", "high"))
-    with open_figure(5.2, 4.4) as figure:
+    with open_figure(PHONE_WIDTH, 4.2) as figure:
         axes = figure.subplots()
         axes.fill_between(thresholds, low, high, color=BLUE, alpha=0.18, linewidth=0)
         axes.plot(thresholds, value, "o-", color=BLUE, linewidth=2, markersize=4, label="model")

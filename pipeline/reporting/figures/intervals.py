@@ -1,5 +1,6 @@
 """Figures of accuracies with their intervals: of subgroups, of several trainings, of the leak study."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pipeline.evaluation.schema import Estimate
-from pipeline.reporting.figures.style import BLUE, GREY, INK, VERMILION, open_figure, save_png, shorten
+from pipeline.reporting.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PHONE_WIDTH,
+    VERMILION,
+    open_figure,
+    save_png,
+    shorten,
+)
 
 Estimates = Sequence[Estimate]
 
@@ -49,6 +60,26 @@ def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str
         return save_png(figure)
 
 
+def model_and_baselines(model: Estimate, baselines: Mapping[str, Estimate], chance: str, axis_title: str) -> bytes:
+    """Draw the accuracy of the model and of its baselines with their intervals, narrow enough for a phone.
+
+    Args:
+        model: The accuracy of the model.
+        baselines: The accuracy of each baseline by its title; one without an interval is a point.
+        chance: The title of the baseline that has seen no image, which gets the colour of chance.
+        axis_title: The title of the axis of accuracies.
+    """
+    rows = {"This model": model, **{name: found for name, found in baselines.items() if found["value"] is not None}}
+    with open_figure(PHONE_WIDTH, 0.9 + 0.45 * len(rows)) as figure:
+        axes = figure.subplots()
+        for place, (name, found) in enumerate(rows.items()):
+            colour = BLUE if place == 0 else GREY if name == chance else ORANGE
+            _draw_interval(axes, found, place, colour, "o" if place == 0 else "D", None)
+        axes.set_yticks(range(len(rows)), [textwrap.fill(name, 18) for name in rows])
+        _finish(axes, len(rows), axis_title)
+        return save_png(figure)
+
+
 def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mapping[str, Any], axis_title: str) -> bytes:
     """Draw the accuracy of each run with its interval, and the pooled accuracy below.
 
@@ -78,7 +109,7 @@ def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: 
         title: The title, which names what was scored.
     """
     values, low, high = (read_estimates(accuracies, key) for key in ("value", "low", "high"))
-    with open_figure(7.2, 3.9) as figure:
+    with open_figure(PHONE_WIDTH, 3.4) as figure:
         axes = figure.subplots()
         axes.fill_between(indices, low, high, color=BLUE, alpha=0.22, linewidth=0, label="95 % interval over patients")
         marker = "o" if len(indices) <= 60 else ""

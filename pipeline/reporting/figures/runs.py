@@ -10,7 +10,18 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.reporting.figures.classification import MAX_WRITTEN_CLASSES, compute_row_fractions, draw_matrix
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, open_figure, save_png, shorten
+from pipeline.reporting.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PHONE_WIDTH,
+    VERMILION,
+    open_figure,
+    save_png,
+    shorten,
+)
 
 # Colour and line together distinguish runs; a colour is used again with another line.
 RUN_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", INK)
@@ -28,8 +39,8 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> bytes:
     """
     epochs = history["epoch"].to_numpy()
     marker = "o" if len(epochs) <= 40 else ""
-    with open_figure(11.5, 3.5) as figure:
-        loss, accuracy, rate = figure.subplots(1, 3)
+    with open_figure(PHONE_WIDTH, 7.8) as figure:
+        loss, accuracy, rate = figure.subplots(3, 1)
         for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
             for split, colour, line in (("train", BLUE, "-"), ("val", VERMILION, "--")):
                 values = history[f"{split}_{quantity}"].to_numpy(dtype=np.float64)

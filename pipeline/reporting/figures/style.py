@@ -48,6 +48,9 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 DOTS_PER_INCH = 160
+# The width in inches up to which letters of 9 points stay 9 pixels high on a page that is 328 pixels wide, as on a
+# phone of 360: 9 points are 20 pixels of 160 a inch, and 20 * 328 / 720 is 9.1.
+PHONE_WIDTH = 4.5
 
 
 @contextlib.contextmanager

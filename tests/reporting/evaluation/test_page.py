@@ -7,11 +7,11 @@ import pandas
 import pytest
 
 from pipeline.copies.certificate import certify
-from pipeline.core.data_kinds import IMAGES, POINTS, WHOLE_VOLUMES
+from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES
 from pipeline.data.store import Store
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.page import Report, summarise_certificate, write_report
-from pipeline.reporting.evaluation.scores import summarise_in_words
+from pipeline.reporting.evaluation.scores import describe_question, summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
 from tests.builders.certificates import build_certificate, build_copy
 from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores
@@ -115,25 +115,52 @@ def test_everything_that_a_user_can_name_is_escaped(tmp_path):
 def test_the_page_loads_nothing_from_the_network(tmp_path):
     tags = Tags(build_page(tmp_path)).tags
     assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "object"})
-    addresses = [attributes[key] for _, attributes in tags for key in ("src", "href") if key in attributes]
-    assert len(addresses) == 2
-    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    images = [attributes["src"] for _, attributes in tags if "src" in attributes]
+    assert len(images) == 2
+    assert all(address.startswith("data:image/png;base64,") for address in images)
+    assert all(attributes["href"].startswith("#") for _, attributes in tags if "href" in attributes)
     assert "default-src 'none'" in next(a["content"] for _, a in tags if a.get("http-equiv"))
 
 
 def test_each_figure_has_a_text_and_known_ones_come_first(tmp_path):
-    names = ("extra_view", "attention_1", "attention_2", "training_curves", "roc", "confusion_slice")
+    names = ("extra_view", "attention_1", "attention_2", "training_curves", "roc", "confusion_slice", "answer")
     figures = {name: build_png() for name in names}
     images = [a for tag, a in Tags(build_page(tmp_path, figures=figures)).tags if tag == "img"]
     assert [image["alt"].split(".")[0] for image in images] == [
+        "The answer",
         "Confusion matrix of the slices",
         "ROC curve",
-        "Where the model looks, example 1",
-        "Where the model looks, example 2",
+        "Example 1",
+        "Example 2",
         "Training curves",
         "Extra view",
     ]
     assert {(image["width"], image["height"]) for image in images} == {("20", "10")}
+
+
+def test_the_contents_lead_to_every_heading_in_its_order(tmp_path):
+    page = build_page(tmp_path, sections=[Section("By visit", part="whom")], asked=("Asked: which?",), made=("Now.",))
+    tags = Tags(page).tags
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    assert links == [f"#{attributes['id']}" for tag, attributes in tags if tag == "h2"]
+    assert "#by-visit" in links
+    order = ["Asked: which?", 'class="summary"', "Now.", "<nav", ">Scores</h2>"]
+    assert [page.index(words) for words in order] == sorted(page.index(words) for words in order)
+
+
+def test_attention_is_a_strip_of_images_that_open(tmp_path):
+    page = build_page(tmp_path, figures={f"attention_{number}": build_png() for number in (1, 2)})
+    strip = page[page.index('<div class="strip">') :]
+    assert strip.count("<details><summary><img") == 2
+    assert "spread over" in page[: page.index('<div class="strip">')]
+
+
+def test_what_was_asked_names_classes_patients_and_source():
+    (text,) = describe_question(build_metrics(), VOLUMES, "the data set phantom", 64)
+    assert text == (
+        "Asked: which of “left”, “right” does a slice show? Of whom: 20 patients that the model was not trained on, of "
+        "64 in the data set phantom."
+    )
 
 
 def test_every_table_scrolls_inside_its_own_box(tmp_path):
@@ -274,10 +301,10 @@ def test_a_page_on_images_does_not_mention_patients(tmp_path):
 def test_further_sections_are_shown_in_their_order(tmp_path):
     table = Table("By visit", ("Visit", "Slices", "Class"), (("1", "1,200", "left"), ("2", "30", "right")), "Few.")
     figure = Figure("probe", "Probe", "Nothing below one half.", build_png())
-    sections = [Section("First part", ("A finding.",), (table,), (figure,)), Section("Second part")]
+    sections = [Section("Its part", part="looks"), Section("First part", ("A finding.",), (table,), (figure,))]
     page = build_page(tmp_path, sections=sections)
-    order = ["<h2>Figures", "<h2>First part", "A finding.", "By visit", "Few.", "Probe", "<h2>Second", "<h2>Split"]
-    places = [page.index(words) for words in order]
+    order = [">Scores<", ">First part<", "A finding.", "By visit", "Few.", "Probe", ">Errors<", ">Its part<", ">Split<"]
+    places = [page.rindex(words) for words in order]
     assert places == sorted(places)
     assert '<td class="number">1,200</td><td class="text">left</td>' in page
     assert "Visit\tSlices\tClass\n1\t1,200\tleft\n2\t30\tright</pre>" in page

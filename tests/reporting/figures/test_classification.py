@@ -68,12 +68,12 @@ def test_counts_and_fractions_are_drawn_from_the_rows():
     )
     height, width, _ = even.shape
     # Next to the numbers: upper and lower left cell of the counts, then of the fractions.
-    cells = [(0.3, 0.11), (0.7, 0.11), (0.3, 0.63), (0.7, 0.63)]
+    cells = [(0.12, 0.28), (0.32, 0.28), (0.6, 0.28), (0.79, 0.28)]
     same = [np.array_equal(*(pixels[int(y * height), int(x * width)] for pixels in (even, uneven))) for y, x in cells]
     # The second row has lower counts, but the same fractions.
     assert same == [True, False, True, True]
     certain = read_pixels(confusion_matrix([[10, 0], [5, 5]], ("a", "b")))
-    y, x = int(0.3 * height), int(0.63 * width)
+    y, x = int(0.6 * height), int(0.28 * width)
     assert certain[y, x].sum() < even[y, x].sum()  # a whole is darker than a half
 
 
