@@ -23,7 +23,7 @@ OPTIONS = --config "$(CONFIG)" $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch preprocess split pretrain train evaluate predict export attention compare leak-study \
+.PHONY: help setup fetch preprocess split pretrain train evaluate predict export attention cases compare leak-study \
 	cross-validate learning-curve tune report audit folds mnist cifar10 cifar100 medmnist modelnet40 ui test test-slow check docs pages format bench clean
 
 help: ## list the targets
@@ -64,6 +64,9 @@ export: $(READY) ## write the trained model for torch.export, ONNX and MONAI
 
 attention: $(READY) ## draw the attention of the trained model
 	$(STAGE) attention $(OPTIONS)
+
+cases: $(READY) ## show single scans in three planes: the worst, the most uncertain and some drawn at random
+	$(STAGE) cases $(OPTIONS)
 
 compare: $(READY) ## put evaluated runs side by side: make compare RUNS="phantom phantom/seed-1"
 	$(STAGE) compare $(RUNS) $(OPTIONS)

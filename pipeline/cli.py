@@ -4,6 +4,7 @@ Nothing heavy is imported here: help takes a moment, and a stage loads what it n
 """
 
 import errno
+import importlib
 import importlib.metadata
 import io
 import os
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.renames import RENAMED_STAGES
 from pipeline.core.errors import UserError
 from pipeline.core.text import join_by_blanks, make_printable
-from pipeline.stages import STAGES, Stage
+from pipeline.stages import COMMANDS, STAGES, Stage
 
 if TYPE_CHECKING:
     from pipeline.config.experiment import Experiment
@@ -71,6 +72,9 @@ def _run(words: list[str]) -> int:
         return 0
     stage_name = words.pop(0)
     try:
+        if stage_name in COMMANDS:
+            _run_command(stage_name, words)
+            return 0
         stage = _find_stage(stage_name)
         if any(word in HELP for word in words):
             print(describe_stage(stage, min(shutil.get_terminal_size().columns, 120)))
@@ -97,6 +101,17 @@ def _run(words: list[str]) -> int:
     return 0
 
 
+def _run_command(name: str, words: list[str]) -> None:
+    """Run what is no single stage, such as a first look at data."""
+    if any(word in HELP for word in words):
+        print(describe_command(name, min(shutil.get_terminal_size().columns, 120)))
+        return
+    # rich is not needed for help.
+    from pipeline.core.console import open_console
+
+    getattr(importlib.import_module("pipeline.stages.commands"), name)(words, open_console())
+
+
 def parse_experiment(stage_name: str, words: Sequence[str]) -> "Experiment":
     """Read the YAML file and the options after it.
 
@@ -117,7 +132,8 @@ def _find_stage(name: str) -> Stage:
     if name in RENAMED_STAGES:
         raise UserError(f"stage: {name} is called {RENAMED_STAGES[name]} now.")
     if name not in STAGES:
-        raise UserError(f"stage: found {name!r}, allowed are {', '.join(STAGES)}. See perceiver --help.")
+        allowed = ", ".join((*COMMANDS, *STAGES))
+        raise UserError(f"stage: found {name!r}, allowed are {allowed}. See perceiver --help.")
     return STAGES[name]
 
 
@@ -125,17 +141,42 @@ def describe_stages() -> str:
     """Return the text of ``perceiver --help``."""
     width = max(map(len, STAGES))
     lines = [f"  {stage.name:{width}s}  {stage.description}" for stage in STAGES.values()]
+    commands = [f"  {name:{width}s}  {description}" for name, description in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: perceiver STAGE --config configs/NAME.yaml [--section.option value ...]",
+            "usage: perceiver STAGE --config NAME [--section.option value ...]",
+            "",
+            "to begin with:",
+            *commands,
             "",
             "stages:",
             *lines,
             "",
             "perceiver STAGE --help lists the options that a stage reads, with type, default and meaning;",
             "perceiver --version names the version.",
+            "NAME is a YAML file, or the name of a config that comes along, such as phantom or akoa.",
         ]
     )
+
+
+def describe_command(name: str, width: int) -> str:
+    """Return the text of ``perceiver init --help`` or ``perceiver run --help``.
+
+    Args:
+        name: The command.
+        width: The columns of the terminal.
+    """
+    usage = {
+        "init": "usage: perceiver init TABLE-or-FOLDER [--output FILE.yaml] [--data.columns.label NAME ...]",
+        "run": "usage: perceiver run --config NAME [--section.option value ...]",
+    }
+    more = {
+        "init": "A table has a row for each image or scan, with its path, patient and label; names of columns are "
+        "guessed, or given with --data.columns. A folder holds one such table, a folder for each class, or scans with "
+        "AKOA's names.",
+        "run": "All options of the stages are taken; perceiver STAGE --help lists those of each.",
+    }
+    return "\n".join([usage[name], "", *textwrap.wrap(COMMANDS[name], width), "", *textwrap.wrap(more[name], width)])
 
 
 def describe_stage(stage: Stage, width: int) -> str:
@@ -150,11 +191,14 @@ def describe_stage(stage: Stage, width: int) -> str:
     from pipeline.config.options import describe_default, describe_type, list_sections
 
     word = stage.inputs.rpartition(".")[2].upper().removesuffix("S")
-    usage = f"usage: perceiver {stage.name} --config configs/NAME.yaml [--section.option value ...]"
+    usage = f"usage: perceiver {stage.name} --config NAME [--section.option value ...]"
     lines = [usage.replace(" --config", f" [{word} ...] --config") if word else usage, ""]
     lines += [*textwrap.wrap(stage.description, width), ""]
     lines += [f"  {word} ...", *_indent(stage.inputs_meaning, width)] if word else []
-    lines += ["  --config FILE", *_indent("The experiment's YAML file; options after it override it.", width)]
+    lines += [
+        "  --config NAME",
+        *_indent("A YAML file, or the name of a config; options after it override it.", width),
+    ]
     for section in list_sections(Experiment):
         options = [option for option in section.options if stage.reads_option(option.name)]
         heading = f"{section.name}: {section.meaning}" if section.name else "Where the experiment is:"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,7 @@ from pipeline.cli import main, parse_experiment
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.parsing import OPTIONS
 from pipeline.core.errors import UserError
-from pipeline.stages import STAGES
+from pipeline.stages import COMMANDS, RUN, STAGES
 
 
 @pytest.fixture
@@ -136,10 +137,30 @@ def test_a_file_that_is_no_plain_yaml_is_refused(text, config, capsys):
 
 def test_an_unknown_stage_lists_the_known_ones(capsys):
     assert main(["trian"]) == 2
-    assert f"allowed are {', '.join(STAGES)}" in capsys.readouterr().err
+    assert f"allowed are {', '.join((*COMMANDS, *STAGES))}" in capsys.readouterr().err
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(stage in shown for stage in STAGES)
+    assert all(stage in shown for stage in (*STAGES, "init", "run"))
+
+
+def test_a_config_that_comes_along_is_named_without_its_path(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["--config", "xray_kl"], ["--config=xray_kl"]):
+        assert parse_experiment("train", [*words, "--train.epochs", "1"]).data.label_type == "ordinal"
+    assert main(["train", "--config", "xray_ki"]) == 2
+    assert "found xray_ki, which is no file and no config that comes along; the nearest is xray_kl" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "akoa").write_text("name: own\n")
+    assert parse_experiment("train", ["--config", "akoa"]).name == "own", "a file of this name comes first"
+
+
+def test_run_does_the_stages_in_their_order_and_nothing_twice(tiny_workspace, capsys):
+    assert main(["run", "--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^\[\d of 5\] (\w+)$", shown, re.MULTILINE) == list(RUN)
+    assert "up to date" in shown
+    assert main(["run", "--help"]) == main(["init", "--help"]) == 0
 
 
 def test_predict_takes_files_before_its_options(config):

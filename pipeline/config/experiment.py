@@ -8,7 +8,14 @@ import yaml
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
-from pipeline.config.outputs import AttentionConfig, CompareConfig, EvaluateConfig, ExportConfig, PredictConfig
+from pipeline.config.outputs import (
+    AttentionConfig,
+    CasesConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+)
 from pipeline.config.phantom import PhantomConfig
 from pipeline.config.sources import DataConfig, SplitConfig
 from pipeline.config.studies import CrossValidateConfig, LeakStudyConfig, LearningCurveConfig, TuneConfig
@@ -39,6 +46,7 @@ class Experiment:
         predict: The new scans to score.
         export: The forms in which the model is exported.
         attention: The attention that is drawn, and the inputs that it is drawn over.
+        cases: The single scans that are shown.
         compare: The runs that are put side by side.
         leak_study: The leak demonstration.
         cross_validate: Training and evaluating every fold or seed.
@@ -62,6 +70,7 @@ class Experiment:
     predict: PredictConfig = field(default_factory=PredictConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    cases: CasesConfig = field(default_factory=CasesConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     leak_study: LeakStudyConfig = field(default_factory=LeakStudyConfig)
     cross_validate: CrossValidateConfig = field(default_factory=CrossValidateConfig)

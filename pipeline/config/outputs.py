@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipeline.config.validation import require, require_at_least
 
-ExportFormat = Literal["torch", "onnx", "bundle"]
+ExportFormat = Literal["torch", "onnx", "bundle", "hub"]
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,17 @@ class ExportConfig:
 
     Args:
         formats: The forms. torch: a ``torch.export`` program. onnx: an ONNX model. bundle: a MONAI bundle, of scans
-            and images.
+            and images. hub: a folder for model hubs, which ``load_model`` reads.
         checkpoint: The weights; without it the run's best.
         output: The folder to write; without it ``export`` in the run's folder.
+        licence: The licence of the weights in the folder for hubs, as they write it, such as ``apache-2.0``; the data
+            may not allow every one. ``other`` states none.
     """
 
-    formats: tuple[ExportFormat, ...] = ("torch", "onnx", "bundle")
+    formats: tuple[ExportFormat, ...] = ("torch", "onnx", "bundle", "hub")
     checkpoint: Path | None = None
     output: Path | None = None
+    licence: str = "other"
 
     def __post_init__(self) -> None:
         good = len(self.formats) >= 1 and len(set(self.formats)) == len(self.formats)
@@ -154,12 +157,37 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
+class CasesConfig:
+    """The single scans that are shown.
+
+    Args:
+        num_worst: The number of scans that were answered wrongly, those of the highest confidence.
+        num_uncertain: The number of scans whose two most likely classes are nearly equal.
+        num_random: The number of scans drawn at random from the others.
+        seed: The seed of this choice.
+        max_voxels: The greatest length of an axis of a volume on the page; longer ones are reduced. Twenty volumes of
+            96 make a page of 24 MB.
+    """
+
+    num_worst: int = 7
+    num_uncertain: int = 7
+    num_random: int = 6
+    seed: int = 0
+    max_voxels: int = 96
+
+    def __post_init__(self) -> None:
+        require_at_least("cases", self, 0, "num_worst", "num_uncertain", "num_random")
+        require_at_least("cases", self, 8, "max_voxels")
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """The runs that are put side by side.
 
     Args:
-        runs: The report folders, or names such as ``phantom/seed-1`` below the workspace's reports; without them, all
-            evaluated runs of the experiment. The first is the one that the others are compared with.
+        runs: The report folders, or names such as ``phantom/seed-1`` below the workspace's reports. The first is the
+            one that the others are compared with. Without them all evaluated runs of the experiment are listed, the
+            best on validation first, and no differences are tested.
         num_examples: The number of test inputs shown with their true and predicted classes.
         num_bootstrap_resamples: The number of bootstrap resamples of the patients for each interval of a difference.
         num_permutations: The number of exchanges of two runs' predictions for each p-value; of up to 12 patients all

@@ -7,6 +7,7 @@ and the file that holds a refused value.
 import dataclasses
 import difflib
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,13 +60,15 @@ def read_experiment(words: Sequence[str], inputs: str = "") -> Experiment:
     """Read the YAML files and the options after them.
 
     Args:
-        words: The command line after the stage's name.
+        words: The command line after the stage's name; ``--config`` takes a file, or the name of a config that comes
+            along, such as ``akoa``.
         inputs: The option that takes the words without a name, such as ``predict.inputs``; empty where no such word
             is allowed.
 
     Raises:
         UserError: An unknown option, a bad value, or a file that cannot be read.
     """
+    words = list(_resolve_configs(words))
     given = {word[2:].split("=")[0] for word in words if word.startswith("--") and word != "--"}
     for name in sorted(given):
         _check_name(name, "--", (*OPTIONS, *SECTION_NAMES, *OTHER_NAMES))
@@ -149,8 +152,58 @@ def _expand_home(value: Any) -> Any:
     return value
 
 
+def take_option(words: Sequence[str], name: str, default: str = "") -> tuple[str, list[str]]:
+    """Take an option of a command that belongs to no experiment, such as ``--port``, out of its words.
+
+    Args:
+        words: The command line after the command.
+        name: The option.
+        default: Its value where it is not there.
+
+    Returns:
+        The value, and the other words.
+    """
+    if name not in words[:-1]:
+        return default, list(words)
+    place = words.index(name)
+    return words[place + 1], [*words[:place], *words[place + 2 :]]
+
+
+def list_presets() -> dict[str, Path]:
+    """List configs by their names: those that come along, and before these those of the folder ``configs`` here."""
+    here = Path(__file__).resolve().parent
+    folders = (
+        here / "presets",
+        here.parents[1] / "configs",
+        Path("configs"),
+    )  # of a wheel, of the repository, own ones
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def _resolve_configs(words: Sequence[str]) -> Iterator[str]:
+    """Yield the words, with the path of each config that is named without one.
+
+    Raises:
+        UserError: There is no config of this name.
+    """
+    previous = ""
+    for word in words:
+        is_joined = word.startswith("--config=")
+        name = word.partition("=")[2] if is_joined else word if previous == "--config" else ""
+        if re.fullmatch(r"[\w-]+", name) and not Path(name).exists():
+            presets = list_presets()
+            if name not in presets:
+                nearest = find_nearest(name, presets)
+                advice = f"the nearest is {nearest}" if nearest else f"those that come along are {', '.join(presets)}"
+                raise UserError(f"--config: found {name}, which is no file and no config that comes along; {advice}.")
+            yield f"--config={presets[name]}" if is_joined else str(presets[name])
+        else:
+            yield word
+        previous = word
+
+
 def _find_values(words: Sequence[str], name: str) -> Iterator[str]:
-    for word, following in zip(words, (*words[1:], ""), strict=True):
+    for word, following in itertools.pairwise((*words, "")):
         if word == f"--{name}" and following:
             yield following
         elif word.startswith(f"--{name}="):
@@ -161,9 +214,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
         content = yaml.load(path.read_text("utf-8"), StrictLoader)  # noqa: S506 (a loader of plain values)
     except OSError as error:
-        preset = Path("configs") / f"{path.name}.yaml"
-        advice = f"there is {preset}" if preset.is_file() else "--config takes an experiment's YAML file"
-        raise UserError(f"{path}: {error.strerror}; {advice}.") from error
+        raise UserError(f"{path}: {error.strerror}; --config takes an experiment's YAML file.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
     except KeyTwiceError as error:

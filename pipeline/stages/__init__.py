@@ -131,7 +131,7 @@ STAGES = {
         ),
         Stage(
             "export",
-            "Write the trained model as torch.export program, ONNX model and MONAI bundle.",
+            "Write the trained model as torch.export program, ONNX model, MONAI bundle and folder for model hubs.",
             ("export",),
         ),
         Stage(
@@ -145,6 +145,15 @@ STAGES = {
                 "train.accelerator",
                 "attention",
                 "tracking",
+            ),
+        ),
+        Stage(
+            "cases",
+            "Show single scans in three planes: the worst answers, the most uncertain ones and a random sample.",
+            (
+                *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
+                *("preprocess.plane", "preprocess.intensity_percentiles", "preprocess.max_volume_gib"),
+                "cases",
             ),
         ),
         Stage(
@@ -203,3 +212,9 @@ STAGES = {
         ),
     )
 }
+# Commands that are not a single stage: one needs no config yet, the other is several stages.
+COMMANDS = {
+    "init": "Look at labelled files, a table or a folder, and write a commented config for them.",
+    "run": "Run fetch, preprocess, split, train and evaluate; what is done already is not done again.",
+}
+RUN = ("fetch", "preprocess", "split", "train", "evaluate")

@@ -97,6 +97,7 @@ WRITTEN = {
     "train": ("runs/tiny/other", lock_folder),
     "evaluate": ("reports/tiny", lock_folder),
     "attention": ("reports/tiny", lock_folder),
+    "cases": ("reports/tiny", lock_folder),
     "predict": ("reports/tiny/predictions_new.csv", lock_output),
     "export": ("runs/tiny/export", lock_output),
     "compare": ("reports/tiny/comparison.html", lock_output),

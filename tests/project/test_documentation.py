@@ -14,7 +14,7 @@ import yaml
 from pipeline.cli import main
 from pipeline.config.experiment import Experiment
 from pipeline.config.options import list_sections
-from pipeline.stages import STAGES
+from pipeline.stages import COMMANDS, STAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -24,7 +24,9 @@ PAGES = sorted(
 PAGE_IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 # Words of a path that stand for another word, and paths that are there only once something has run.
 PLACEHOLDER = re.compile(r"NAME|[*<>…]|\bmine\b|\bfold-N\b")
-WRITTEN = re.compile(r"(reports|runs|data)/(phantom|akoa)\b|docs/(_build|_generated)\b|configs/inference\.json")
+WRITTEN = re.compile(
+    r"(reports|runs|data)/(phantom|akoa|labels)\b|reports/index\.html|docs/(_build|_generated)\b|configs/inference\.json"
+)
 # The main job on a few small synthetic knees.
 TINY = {
     "name": "tiny",
@@ -123,7 +125,11 @@ def list_unknown_targets(text: str) -> list[str]:
 
 def list_unknown_stages(text: str) -> list[str]:
     commands = list_commands(text, "perceiver") + list_commands(text, "python -m pipeline")
-    return [command for command in commands if command.split()[0] not in {*STAGES, "STAGE", "--help"}]
+    return [
+        command
+        for command in commands
+        if command.split()[0] not in {*STAGES, *COMMANDS, "STAGE", "--help", "--version"}
+    ]
 
 
 def list_unknown_options(text: str) -> list[str]:
@@ -137,7 +143,7 @@ def list_unknown_options(text: str) -> list[str]:
         unknown += [name] if is_option and name not in options | sections else []
     for command in list_commands(text, "perceiver") + list_commands(text, "make"):
         found = re.findall(r"(?<!\S)\"?--([a-z_]+)(?![\w.])", command.replace('SET="', ' "'))
-        unknown += [name for name in found if name not in options | {"config", "help"}]
+        unknown += [name for name in found if name not in options | {"config", "help", "output", "version"}]
     return unknown
 
 

@@ -1,0 +1,88 @@
+"""The cases stage: single scans in a viewer of three planes, with the model's answers."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from pipeline.config.experiment import Experiment
+from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import VOLUMES
+from pipeline.core.errors import UserError
+from pipeline.core.text import count_words
+from pipeline.data.sources import Source
+from pipeline.data.store import Store, read_store
+from pipeline.datasets import DATASETS, find_raw_folder, list_sources
+from pipeline.evaluation.predictions import read_predictions
+from pipeline.preprocessing.slicing import PLANE_AXIS, read_scan
+from pipeline.reporting.attention.overlays import draw_plain
+from pipeline.reporting.cases.choose import Case, choose_cases
+from pipeline.reporting.cases.page import write_cases
+from pipeline.reporting.cases.volumes import SmallVolume, shrink_volume, weigh_axis
+from pipeline.stages.base import exclusive
+
+
+@exclusive(lambda experiment: experiment.paths.report_folder)
+def cases(experiment: Experiment, console: Console) -> None:
+    """Show the scans with the worst answers, the most uncertain ones and a random sample of the tested ones.
+
+    Volumes are read again from their files; images are those of the store.
+
+    Raises:
+        UserError: The run was not evaluated, or a scan is missing or was changed.
+    """
+    paths, options = experiment.paths, experiment.cases
+    store = read_store(paths.prepared)
+    if not store.kind.is_image:
+        raise UserError(f"cases: shows scans and images, and these are {store.kind.name}.")
+    if not paths.predictions.is_file():
+        raise UserError(f"{paths.predictions}: no predictions. Run the evaluate stage first.")
+    table = read_predictions(paths.predictions, store.class_names)
+    test = table[table["split"] == "test"]
+    chosen = choose_cases(test, store.class_names, options)
+    sources = {}
+    if store.kind.reads_scans:
+        wanted = {case.source_id for case in chosen}
+        listed = list_sources(experiment).sources
+        sources = {source.source_id: source for source in listed if source.source_id in wanted and source.is_volume}
+    shown: Mapping[str, SmallVolume] | Mapping[str, bytes]
+    if sources:
+        shown = {case.source_id: _read(experiment, store, test, case, sources) for case in chosen}
+    else:
+        shown = {case.source_id: draw_plain(_find_middle(store, case)) for case in chosen}
+    output = paths.report_folder / "cases.html"
+    note = DATASETS[experiment.data.dataset].synthetic_note
+    write_cases(output, paths.title, store.class_names, chosen, shown, note)
+    console.print(f"{count_words(len(shown), store.kind.source)} -> {output}", highlight=False)
+
+
+def _read(
+    experiment: Experiment, store: Store, test: pd.DataFrame, case: Case, sources: Mapping[str, Source]
+) -> SmallVolume:
+    """Return a scan with the slices' own answers along the slicing axis."""
+    raw, options = find_raw_folder(experiment), experiment.preprocess
+    if case.source_id not in sources:
+        raise UserError(f"{raw}: no scan is called {case.source_id}. Bring it back, or run preprocess again.")
+    files = tuple(raw / path for path in sources[case.source_id].paths)
+    volume = read_scan(files, options.max_volume_bytes)
+    values = volume.voxels.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.intercept)
+    small = shrink_volume(values, volume.spacing_mm, options.intensity_percentiles, experiment.cases.max_voxels)
+    if store.kind is not VOLUMES:  # whole scans have one answer for all slices
+        return small
+    axis = values.shape.index(1) if 1 in values.shape else PLANE_AXIS[options.plane]
+    own = test[test["source_id"] == case.source_id]
+    positions = store.index.set_index("example_id")["slice_position"].loc[own["example_id"]].to_numpy()
+    answers = own[f"probability_{case.predicted}"].to_numpy()
+    weights = weigh_axis(positions, answers, small.voxels.shape[axis])
+    return SmallVolume(small.voxels, small.spacing_mm, weights, axis)
+
+
+def _find_middle(store: Store, case: Case) -> Array:
+    """Return the stored image of a case, of several slices the middle one, as (channels, height, width)."""
+    rows = np.flatnonzero(store.index["source_id"] == case.source_id)
+    example: Array = np.asarray(store.examples[rows[len(rows) // 2]])
+    if example.ndim == 2:
+        return example[None]
+    middle = len(example) // 2
+    return example if len(example) == 3 else example[middle : middle + 1]
