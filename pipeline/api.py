@@ -16,6 +16,7 @@ from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import probability_columns
 from pipeline.core.text import count_words
+from pipeline.export.hub_folder import WEIGHTS as HUB_WEIGHTS
 from pipeline.export.mlflow_model import read_registered_checkpoint
 from pipeline.inference.inputs import find_scans
 from pipeline.inference.predictions import score_arrays, score_examples, score_volumes
@@ -25,8 +26,8 @@ from pipeline.training.devices.fabric import choose_accelerator
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 REGISTRY = "models:/"
-# The weights in the folder of a run.
-WEIGHTS = ("best.safetensors",)
+# The weights in the folder of a run, and in one for model hubs.
+WEIGHTS = ("best.safetensors", HUB_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class TrainedModel:
         return self.checkpoint.spec
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]  # a text is also a sequence of texts, and means one file here
         self, inputs: str | os.PathLike[str], *, min_confidence: float = 0.0, batch_size: int = 256
     ) -> Prediction: ...
     @overload
@@ -154,8 +155,9 @@ def load_model(
     """Load a trained model.
 
     Args:
-        address: A checkpoint (``runs/phantom/best.safetensors``), the folder of a run (``runs/phantom``), or a model in
-            MLflow's registry (``models:/phantom/1``, ``models:/phantom@best``).
+        address: A checkpoint (``runs/phantom/best.safetensors``), the folder of a run (``runs/phantom``) or for hubs
+            (``runs/phantom/export/hub``), or a model in MLflow's registry (``models:/phantom/1`` or with an alias,
+            ``models:/phantom@best``).
         accelerator: The hardware that it computes on; ``auto`` takes a GPU where there is one.
         tracking_uri: The address of MLflow's records, such as ``sqlite:///mlflow.db``; without it MLflow's own choice.
 
@@ -178,4 +180,6 @@ def _find_weights(path: Path) -> Path:
     for name in WEIGHTS:
         if (path / name).is_file():
             return path / name
-    raise UserError(f"{path}: holds no {' or '.join(WEIGHTS)}. Give a checkpoint, or the folder of a trained run.")
+    raise UserError(
+        f"{path}: holds no {' or '.join(WEIGHTS)}. Give a checkpoint, or the folder of a trained run or for hubs."
+    )

@@ -18,6 +18,7 @@ from pipeline.evaluation.schema import EnsembleMember
 from pipeline.evaluation.validity.subgroups import read_facts
 from pipeline.inference.ensembles import NAME, Member, average_answers, check_members, read_members
 from pipeline.inference.splits import score_splits
+from pipeline.reporting.comparison.index_page import write_index
 from pipeline.reporting.evaluation.notes import describe_unknown_patients, list_console_warnings, summarise_scores
 from pipeline.reporting.evaluation.origin_section import describe_ensemble, describe_recipes
 from pipeline.reporting.evaluation.page import build_report, write_evaluation
@@ -81,6 +82,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     report = build_report(experiment, run, evaluation, manifest)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
+    write_index(paths.root / "reports")
     with open_run(experiment.tracking, paths) as tracked:
         tracked.keep(
             RunFacts(

@@ -14,6 +14,7 @@ from pipeline.core.files import write_json
 from pipeline.core.locks import lock_output
 from pipeline.core.provenance import read_versions
 from pipeline.core.text import plural
+from pipeline.export.hub_folder import read_handover, write_hub_folder
 from pipeline.export.monai_bundle import BUNDLED, write_bundle
 from pipeline.export.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
 from pipeline.preprocessing.parts import describe_options
@@ -23,8 +24,8 @@ from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 FORMAT = 1
 RECORD = "model.json"
 PROGRAMS = {"torch": ("model.pt2", write_torch_program), "onnx": ("model.onnx", write_onnx)}
-BUNDLE = "bundle"
-OWN_NAMES = {RECORD, BUNDLE, *(name for name, _ in PROGRAMS.values())}
+BUNDLE, HUB = "bundle", "hub"
+OWN_NAMES = {RECORD, BUNDLE, HUB, *(name for name, _ in PROGRAMS.values())}
 
 
 def choose_output(experiment: Experiment) -> Path:
@@ -34,7 +35,7 @@ def choose_output(experiment: Experiment) -> Path:
 
 @exclusive(choose_output, lock_output)
 def export(experiment: Experiment, console: Console) -> None:
-    """Write the trained model as torch.export program, ONNX model and MONAI bundle, checked against the checkpoint.
+    """Write the trained model as torch.export program, ONNX model and MONAI bundle, checked, and as a folder for hubs.
 
     The folder appears when all files are written and checked; an earlier export is replaced.
 
@@ -51,7 +52,7 @@ def export(experiment: Experiment, console: Console) -> None:
     if checkpoint.spec.kind is SCANS and wanted:
         raise UserError(
             f"export.formats: found {', '.join(options.formats)}, but programs of whole scans (preprocess.unit: "
-            f"volume) are not written; allowed is {BUNDLE}."
+            f"volume) are not written; allowed are {BUNDLE} and {HUB}."
         )
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -70,6 +71,10 @@ def export(experiment: Experiment, console: Console) -> None:
         elif "bundle" in options.formats:
             what = plural(checkpoint.spec.kind.file)
             console.print(f"  {BUNDLE}: left out, because a bundle reads scans and images, no {what}")
+        if "hub" in options.formats:
+            handover = read_handover(paths, options.licence, is_best=options.checkpoint is None)
+            write_hub_folder(unfinished / HUB, path, checkpoint, handover)
+            console.print(f"  {HUB}: load_model reads it", highlight=False)
         write_json(unfinished / RECORD, _describe(checkpoint, path, differences))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)

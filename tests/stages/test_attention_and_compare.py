@@ -1,6 +1,8 @@
 """The stages attention and compare on the command line, after a run was trained and evaluated."""
 
+import re
 import shutil
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -96,16 +98,33 @@ def test_every_report_shows_attention(workspace):
 def test_compare_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):
     assert run(workspace, "compare") == 0
     printed = capsys.readouterr().out
-    assert "tiny: accuracy" in printed
-    assert "longer: accuracy" in printed
+    scores = dict(re.findall(r"^  (\w+): validation ([\d.]+), test accuracy", printed, re.MULTILINE))
+    assert scores.keys() == {"tiny", "longer"}
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    assert f"best on validation: {next(iter(scores))};" in printed
     page = (workspace / "reports" / "tiny" / "comparison.html").read_text()
     assert "tiny: 2 runs side by side" in page
     assert "train.epochs" in page
     assert "Attention in training: longer" in page
     assert "Attention in training: tiny" not in page
-    assert "paired bootstrap" in page
+    assert "paired bootstrap" not in page, "differences are for runs that were named"
+    assert run(workspace, "compare", "tiny/longer", "tiny") == 0
+    assert "paired bootstrap" in (workspace / "reports" / "tiny" / "comparison.html").read_text()
     output = workspace / "one.html"
     assert run(workspace, "compare", "tiny/longer", "--compare.output", str(output)) == 0
     assert "tiny: 1 run side by side" in output.read_text()
     assert run(workspace, "compare", "nothing") == 2
     assert "nothing: no evaluated run" in capsys.readouterr().err
+
+
+def test_one_page_leads_to_the_reports_of_all_experiments(workspace):
+    other = workspace / "reports" / "other one"
+    shutil.copytree(workspace / "reports" / "tiny", other, ignore=shutil.ignore_patterns("longer"))
+    assert run(workspace, "compare") == 0
+    page = (workspace / "reports" / "index.html").read_text()
+    links = re.findall(r'href="([^"]+)"', page)
+    assert sorted(links) == ["other%20one/report.html", "tiny/longer/report.html", "tiny/report.html"]
+    assert all((workspace / "reports" / unquote(link)).is_file() for link in links)
+    (other / "metrics.json").write_text("{")
+    assert run(workspace, "compare") == 0, "a damaged run does not hide the others"
+    assert (workspace / "reports" / "index.html").read_text().count("href=") == 2

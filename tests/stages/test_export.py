@@ -5,7 +5,10 @@ import json
 import sys
 
 import pytest
+import torch
+import yaml
 
+from pipeline import load_model
 from pipeline.cli import main
 from pipeline.training.checkpoint import read_checkpoint
 
@@ -31,6 +34,37 @@ def test_an_export_says_what_is_in_it(tiny_workspace, tmp_path, capsys):
     assert record["store_fingerprint"] == checkpoint.store_fingerprint
     assert record["checkpoint_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert 0 <= record["largest_difference_to_the_checkpoint"]["model.pt2"] <= record["tolerance"]
+
+
+def test_a_folder_for_hubs_has_the_scores_of_its_weights_and_loads_back(tiny_workspace, tmp_path):
+    assert run(tiny_workspace, tmp_path / "model", "--export.formats", "[hub]", "--export.licence", "mit") == 0
+    folder, metrics = (
+        tmp_path / "model" / "hub",
+        json.loads((tiny_workspace / "reports" / "tiny" / "metrics.json").read_text()),
+    )
+    _, front, text = (folder / "README.md").read_text().split("---\n", 2)
+    facts = yaml.safe_load(front)
+    assert (facts["license"], facts["pipeline_tag"], facts["datasets"]) == ("mit", "image-classification", ["tiny"])
+    results = facts["model-index"][0]["results"]
+    assert [result["dataset"]["name"] for result in results] == [f"tiny, {level}s" for level in metrics["levels"]]
+    accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]
+    written = results[0]["metrics"][0]
+    assert written["value"] == accuracy["value"]
+    assert f"{accuracy['low']:.4f} to {accuracy['high']:.4f}" in written["name"]
+    assert "# Model card" in text
+    model = load_model(folder, accelerator="cpu")
+    weights = read_checkpoint(tiny_workspace / "runs" / "tiny" / "best.safetensors").weights
+    assert all(torch.equal(value, weights[name]) for name, value in model.checkpoint.weights.items())
+
+
+def test_weights_that_were_not_evaluated_get_no_scores(tiny_workspace, tmp_path):
+    path = tiny_workspace / "runs" / "tiny" / "last.safetensors"
+    words = ("--export.formats", "[hub]", "--export.checkpoint", str(path))
+    assert run(tiny_workspace, tmp_path / "model", *words) == 0
+    text = (tmp_path / "model" / "hub" / "README.md").read_text()
+    assert "model-index" not in text
+    assert "were not evaluated" in text
+    assert "licence of the weights is not stated" in text
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else_is(tiny_workspace, tmp_path, capsys):

@@ -37,7 +37,8 @@ def write_comparison(path: Path, runs: Sequence[RunRecord], options: CompareConf
         runs: The runs; the first is the one that the others are compared with.
         options: The options of the compare stage, such as the number of bootstrap resamples.
     """
-    differences, problems = compare_with_first(runs, options)
+    # All runs of an experiment are a list to choose from, on validation; differences are for those that were named.
+    differences, problems = compare_with_first(runs, options) if options.runs else ([], [])
     primary = choose_primary(runs, options)
     write_page(
         path,
@@ -60,7 +61,8 @@ def tabulate_runs(runs: Sequence[RunRecord]) -> Table:
     levels = list(dict.fromkeys(level for run in runs for level in run.metrics["levels"]))
     columns = (
         "Run",
-        *(f"Accuracy, {level}s (95\u00a0% interval)" for level in levels),
+        "Validation accuracy",
+        *(f"Test accuracy, {level}s (95\u00a0% interval)" for level in levels),
         "Independent groups",
         "Negative log-likelihood",
         "Parameters",
@@ -81,6 +83,7 @@ def _list_cells(run: RunRecord, levels: Sequence[str]) -> tuple[str, ...]:
     seconds = training.get("seconds")
     return (
         run.name,
+        show_number(run.val_accuracy),
         *(_show_accuracy(level, run.metrics["levels"].get(level)) for level in levels),
         f"{first['groups']:,}",
         show_number(first["metrics"]["nll"]["value"]),

@@ -42,6 +42,16 @@ class RunRecord:
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.metrics["class_names"])
 
+    @property
+    def val_accuracy(self) -> float | None:
+        """The accuracy on validation of the epoch that was kept; None where it is not known."""
+        return float(self.training["best"]["val_accuracy"]) if self.training else None
+
+
+def sort_by_validation(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Sort runs by their accuracy on validation, the best first and those of which it is not known last."""
+    return sorted(runs, key=lambda run: -1.0 if run.val_accuracy is None else run.val_accuracy, reverse=True)
+
 
 def find_report_folders(wanted: Sequence[Path], paths: Workspace) -> list[Path]:
     """Find the report folders of runs.

@@ -7,8 +7,9 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.core.locks import lock_output
 from pipeline.evaluation.schema import first_level, read_value
+from pipeline.reporting.comparison.index_page import write_index
 from pipeline.reporting.comparison.page import write_comparison
-from pipeline.reporting.comparison.runs import find_report_folders, read_runs
+from pipeline.reporting.comparison.runs import find_report_folders, read_runs, sort_by_validation
 from pipeline.stages.base import exclusive
 
 
@@ -29,10 +30,18 @@ def compare(experiment: Experiment, console: Console) -> None:
     """
     options, paths = experiment.compare, experiment.paths
     runs = read_runs(find_report_folders(options.runs, paths))
+    if not options.runs:
+        runs = sort_by_validation(runs)
     output = choose_output(experiment)
     write_comparison(output, runs, options)
+    write_index(paths.root / "reports")
     for run in runs:
         level, content = first_level(run.metrics["levels"])
         accuracy = read_value(content["metrics"]["accuracy"])
-        console.print(f"  {run.name}: accuracy {accuracy:.4f} on {content['n']} test {level}s", highlight=False)
+        validation = "" if run.val_accuracy is None else f"validation {run.val_accuracy:.4f}, test "
+        console.print(
+            f"  {run.name}: {validation}accuracy {accuracy:.4f} on {content['n']} test {level}s", highlight=False
+        )
+    if not options.runs and runs[0].val_accuracy is not None:
+        console.print(f"best on validation: {runs[0].name}; for differences name runs", highlight=False)
     console.print(f"-> {output}")
