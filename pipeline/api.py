@@ -18,8 +18,9 @@ from pipeline.core.predictions import probability_columns
 from pipeline.core.text import count_words
 from pipeline.export.hub_folder import WEIGHTS as HUB_WEIGHTS
 from pipeline.export.mlflow_model import read_registered_checkpoint
+from pipeline.inference.arrays import score_arrays
 from pipeline.inference.inputs import find_scans
-from pipeline.inference.predictions import score_arrays, score_examples, score_volumes
+from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.training.devices.fabric import choose_accelerator
@@ -109,7 +110,7 @@ class TrainedModel:
         experiment = Experiment(evaluate=EvaluateConfig(batch_size=batch_size), predict=options)
         is_single = isinstance(inputs, str | os.PathLike)
         paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-        scans = find_scans([Path(path).expanduser() for path in paths], self.spec.kind)
+        scans, _ = find_scans([Path(path).expanduser() for path in paths], self.spec.kind)
         if is_single and len(scans) != 1:
             found = count_words(len(scans), self.spec.kind.file)
             raise UserError(f"{paths[0]}: holds {found}. Give it in a list, predict([path]), for an answer to each.")

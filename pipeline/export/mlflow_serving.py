@@ -18,7 +18,7 @@ import torch
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.formats.image_files import decode_pixels, match_channels
-from pipeline.inference.predictions import score_arrays
+from pipeline.inference.arrays import score_arrays
 from pipeline.inference.probabilities import check_places, score_stack
 from pipeline.preprocessing.images import fit_pixels
 from pipeline.preprocessing.slicing import read_stack
