@@ -111,7 +111,7 @@ def test_a_set_of_its_own_has_one_target_for_all_stages(words, config):
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
     ran = [line for line in shown.splitlines() if line.startswith("python -m pipeline")]
     stages = ("fetch", "preprocess", "split", "train", "evaluate")
-    options = f'--config configs/{config}.yaml --data.raw_folder "/my data" --run mine'
+    options = f'--config "configs/{config}.yaml" --data.raw_folder "/my data" --run mine'
     assert ran == [f"python -m pipeline {stage} {options}" for stage in stages]
 
 
