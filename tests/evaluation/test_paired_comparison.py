@@ -229,7 +229,13 @@ def write_run(root: Path, experiment: str, run: str, table: pd.DataFrame, **sett
     )
     images = np.random.default_rng(0).integers(0, 255, (len(index), 8, 8)).astype(np.uint8)
     fingerprint = write_store(paths.prepared, [images], index, {})
-    training = {"num_parameters": 1234567, "best": {"epoch": 2}, "epochs": 3, "seconds": 90.0, "world_size": 1}
+    training = {
+        "num_parameters": 1234567,
+        "best": {"epoch": 2, "val_accuracy": 0.9},
+        "epochs": 3,
+        "seconds": 90.0,
+        "world_size": 1,
+    }
     training |= {
         "device": "cpu",
         "precision": "32-true",
@@ -274,8 +280,9 @@ def test_runs_are_found_by_experiment_name_folder_and_run_folder(root, tmp_path)
 
 
 def write_page(root: Path, *names: str) -> str:
-    runs = read_runs(find_report_folders([Path(name) for name in names], Workspace(root, "knees")))
-    write_comparison(root / "page.html", runs, CompareConfig(num_bootstrap_resamples=200, num_examples=4))
+    options = CompareConfig(runs=tuple(map(Path, names)), num_bootstrap_resamples=200, num_examples=4)
+    runs = read_runs(find_report_folders(options.runs, Workspace(root, "knees")))
+    write_comparison(root / "page.html", runs, options)
     return (root / "page.html").read_text()
 
 
@@ -318,7 +325,7 @@ def test_a_report_without_its_run_is_shown_with_dashes(root, tmp_path):
     alone = tmp_path / "elsewhere"
     (root / "reports" / "knees").rename(alone)
     page = write_page(root, str(alone))
-    assert page.count(">\u2013<") == 5, "parameters, epochs, minutes, device, commit"
+    assert page.count(">\u2013<") == 6, "parameters, epochs, validation accuracy, minutes, device, commit"
     assert "Curves" not in page
 
 

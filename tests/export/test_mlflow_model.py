@@ -98,7 +98,7 @@ def test_the_input_example_is_an_input(loaded):
         ({"images": np.zeros((1, 8, 8)) + 0.5}, "no grey levels"),
         ({"images": np.zeros((1, 8, 8)) + 300}, "no grey levels"),
         ({"images": np.zeros((1, 8, 8)) - 1}, "no grey levels"),
-        ({"images": np.zeros((1, 8, 8)) + np.nan}, "no grey levels"),
+        ({"images": np.zeros((1, 8, 8)) + np.nan}, "no finite numbers"),
         ({"slice_position": [0.0]}, "none given"),
         ({"nifti": ["/etc/passwd"]}, "not a NIfTI file|no base64"),
         ({"nifti": ["bm8="]}, "nifti: not a NIfTI file"),
