@@ -155,6 +155,7 @@ def test_a_config_that_comes_along_is_named_without_its_path(capsys, tmp_path, m
     assert parse_experiment("train", ["--config", "akoa"]).name == "own", "a file of this name comes first"
 
 
+@pytest.mark.slow
 def test_run_does_the_stages_in_their_order_and_nothing_twice(tiny_workspace, capsys):
     assert main(["run", "--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]) == 0
     shown = capsys.readouterr().out

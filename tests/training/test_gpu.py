@@ -28,6 +28,9 @@ from tests.builders.fake_gpu import GPU, AttentionCall, Record, move_to_gpu, pre
 from tests.builders.models import build_config_spec
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+# A config for each kind of data and stem, and for mixtures; the others run with --slow.
+QUICK = ("akoa_seed", "cifar100", "medmnist", "phantom_volume", "primitives")
+MARKED = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem not in QUICK)) for path in CONFIGS]
 BATCH = 4
 INDICES = torch.arange(BATCH)
 
@@ -92,7 +95,7 @@ def score(classifier: Classifier, batch: Batch) -> None:
         classifier.eval()(batch.images, batch.slice_position)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MARKED)
 def test_a_step_of_training_leaves_a_gpu_alone(path):
     experiment = read_experiment(path)
     classifier = build_classifier(experiment, build_config_spec(experiment))
@@ -101,7 +104,7 @@ def test_a_step_of_training_leaves_a_gpu_alone(path):
     assert record.is_clean, record
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MARKED)
 def test_scoring_leaves_a_gpu_alone(path):
     experiment = read_experiment(path)
     classifier = build_classifier(experiment, build_config_spec(experiment))
@@ -117,7 +120,7 @@ def test_scoring_leaves_a_gpu_alone(path):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MARKED)
 def test_every_attention_meets_a_kernel_without_the_matrix_of_weights(path, dtype):
     experiment = read_experiment(path)
     classifier = build_classifier(experiment, build_config_spec(experiment))

@@ -30,6 +30,7 @@ def read_cross_validation(folder, name="cross_validation"):
     return json.loads((folder / "reports" / "tiny" / name / "cross_validation.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_patient_is_tested_once_and_the_pooled_score_is_theirs(workspace):
     tables = []
     for fold in range(3):
@@ -50,6 +51,7 @@ def test_every_patient_is_tested_once_and_the_pooled_score_is_theirs(workspace):
     assert set(doubts["source_id"]) <= set(together["source_id"])
 
 
+@pytest.mark.slow
 def test_the_single_split_and_its_run_stay_as_they_were(workspace, tiny_workspace, capsys):
     for name in ("data/tiny/splits.csv", "data/tiny/leak_certificate.json", "runs/tiny/training.json"):
         assert (workspace / name).read_bytes() == (tiny_workspace / name).read_bytes(), name
@@ -59,6 +61,7 @@ def test_the_single_split_and_its_run_stay_as_they_were(workspace, tiny_workspac
     assert "already trained" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mlflow_shows_folds_below_one_parent(workspace):
     client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
@@ -110,7 +113,8 @@ def test_published_sets_vary_the_seed_alone(write_mnist, tmp_path, capsys):
     assert content["pooled"]["image"]["metrics"]["accuracy"]["value"] == pytest.approx(sum(values) / 2)
 
 
-def test_several_devices_and_empty_or_repeated_seeds_are_refused(workspace, capsys):
+def test_several_devices_and_empty_or_repeated_seeds_are_refused(tiny_workspace, capsys):
+    workspace = tiny_workspace
     assert run(workspace, *WORDS, "--train.devices", "2") == 2
     assert "cross-validate: found 2 devices, allowed is one" in capsys.readouterr().err
     assert run(workspace, *WORDS, "--cross_validate.vary", "seeds") == 2
