@@ -29,12 +29,8 @@ def fix_arithmetic() -> None:
 def name_kernel(dtype: torch.dtype, width: int, is_masked: bool) -> str:
     """Return the kernel of an attention on a GPU: flash, efficient, or math, which holds the matrix of weights.
 
-    | type | width | without mask | with mask |
-    |---|---|---|---|
-    | bfloat16, float16 | multiples of 8 to 256 | flash | efficient |
-    | bfloat16, float16 | larger multiples of 8 | efficient | efficient |
-    | float32 | multiples of 4 | efficient | efficient |
-    | any other | | math | math |
+    In bfloat16 and float16 it is flash where the width is a multiple of 8, at most 256, and nothing is masked, and
+    efficient for the other multiples of 8; in float32 it is efficient for multiples of 4. Anything else is math.
 
     Args:
         dtype: The type of queries, keys and values.
