@@ -234,6 +234,7 @@ def test_a_checkpoint_that_is_overwritten_after_it_was_read_changes_nothing(tiny
     assert all(bool((before[name] == value).all()) for name, value in checkpoint.weights.items())
 
 
+@pytest.mark.slow
 def test_a_store_that_changes_while_evaluate_runs_is_reported_before_results_are_written(
     tiny_workspace, tmp_path, capsys
 ):

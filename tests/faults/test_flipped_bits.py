@@ -69,6 +69,7 @@ def describe_times(workspace: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 def test_damaged_splits_are_made_again_by_their_own_stage(workspace):
     before = describe(workspace)
     for name in SPLITS:

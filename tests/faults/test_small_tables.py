@@ -131,6 +131,7 @@ def scans(tmp_path_factory):
     return workspace
 
 
+@pytest.mark.slow
 def test_one_slice_of_one_patient_to_validate_and_one_to_test_make_a_report_without_nan(scans):
     roles = ["train"] * 5 + ["val", "test"]
     wanted = pd.DataFrame({"group_id": [*(f"P{number}" for number in range(5)), "V", "T"], "split": roles})

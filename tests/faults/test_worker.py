@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from pipeline.cli import main
@@ -22,6 +23,7 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_one_line_and_the_next_run_makes_the_rest(tmp_path):
     config = TINY_CONFIG | {"preprocess": {**TINY_CONFIG["preprocess"], "num_workers": 2}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))

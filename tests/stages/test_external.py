@@ -143,6 +143,7 @@ def test_dicom_series_of_test_patients_have_the_scores_of_their_nifti_files_bit_
     assert not [text for text in texts if "Secret" in text], "names of persons stay in the headers"
 
 
+@pytest.mark.slow
 def test_predictions_are_a_table_of_their_own_with_covariates(workspace):
     site = workspace / "other"
     write_site(site, lambda values: values.max() * (values / values.max()).clip(0) ** 0.4, columns=",sex,site")

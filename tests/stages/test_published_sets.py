@@ -71,6 +71,7 @@ def test_the_report_speaks_of_images_and_says_what_is_missing(workspace):
     assert "The logistic regression was fitted on 30 of" in page
 
 
+@pytest.mark.slow
 def test_the_baseline_is_fitted_on_as_many_images_as_the_config_says(workspace):
     checkpoint = str(workspace / "runs" / "set" / "best.safetensors")
     words = ("--run", "whole", "--evaluate.checkpoint", checkpoint, "--evaluate.logistic_regression_examples", "2000")

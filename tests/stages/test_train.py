@@ -233,6 +233,7 @@ def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
     assert checkpoint.history[-1].val_loss == pytest.approx(np.square(answers - wanted).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_in_the_same_tracking_run(tmp_path, tracking_uri):
     experiment = with_train(make_experiment(tmp_path, tracking=TrackingConfig(uri=tracking_uri)), epochs=2)
     with pytest.raises(KeyboardInterrupt):
