@@ -59,7 +59,7 @@ predict: $(READY) ## score new scans, images or objects: make predict INPUT="a.n
 	@if [ -e "$$PREDICTED" ]; then set -- "$$PREDICTED"; else eval "set -- $$PREDICTED"; fi; \
 		$(STAGE) predict "$$@" $(OPTIONS)
 
-export: $(READY) ## write the trained model for torch.export, ONNX and MONAI
+export: $(READY) ## write the trained model for torch.export, ONNX, MONAI and model hubs
 	$(STAGE) export $(OPTIONS)
 
 attention: $(READY) ## draw the attention of the trained model

@@ -162,7 +162,7 @@ class CasesConfig:
 
     Args:
         num_worst: The number of scans that were answered wrongly, those of the highest confidence.
-        num_uncertain: The number of scans whose two most likely classes are nearly equal.
+        num_uncertain: The number of scans whose two most likely classes are closest.
         num_random: The number of scans drawn at random from the others.
         seed: The seed of this choice.
         max_voxels: The greatest length of an axis of a volume on the page; longer ones are reduced. Twenty volumes of

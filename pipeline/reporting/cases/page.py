@@ -13,7 +13,7 @@ from pipeline.reporting.html import render_page
 
 REASONS = {
     "worst": "wrong, of the highest confidence",
-    "uncertain": "the two most likely classes are nearly equal",
+    "uncertain": "among the least certain answers",
     "random": "drawn at random",
 }
 

@@ -92,7 +92,7 @@ function show(number) {
   cross = one.shape.map((length) => Math.floor(length / 2));
   const chances = Object.entries(one.probabilities).map(([name, value]) => `${name} ${(100 * value).toFixed(1)} %`);
   const lines = [
-    `Answer: ${one.predicted}; true: ${one.label} (${one.predicted === one.label ? "right" : "wrong"})`,
+    `Answer: ${one.predicted}; true: ${one.label} (${one.predicted === one.label ? "correct" : "wrong"})`,
     chances.join(", "),
     `Scan ${current + 1} of ${cases.length}: ${one.scan}, patient ${one.patient}; ${one.reason}.`,
   ];

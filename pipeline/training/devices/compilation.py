@@ -38,7 +38,7 @@ def fill_batch(indices: torch.Tensor, batch_size: int) -> torch.Tensor:
 
     Args:
         indices: The places of the examples of a batch, (batch,).
-        batch_size: The number of examples of the result, or fewer than there are.
+        batch_size: The number of examples of the result; a batch that has as many, or more, stays as it is.
     """
     first = indices[:1] if len(indices) > 0 else torch.zeros(1, dtype=torch.int64)
     return torch.cat([indices, first.expand(max(0, batch_size - len(indices)))])
