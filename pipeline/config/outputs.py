@@ -70,7 +70,8 @@ class PredictConfig:
     """New scans to score.
 
     Args:
-        inputs: The files, folders that are searched for them, or tables (``.csv``) with a column ``path``.
+        inputs: The files, folders that are searched for them, or tables (CSV, TSV, XLSX) with a column of paths, which
+            is called ``path`` or as ``data.columns.path`` says.
         checkpoint: The weights; without it the run's best.
         ensemble: The runs that answer as one model, with the mean of their probabilities: names such as ``seed-1``, or
             with ``*`` all that fit (``fold-*``), folders of runs, or checkpoints.

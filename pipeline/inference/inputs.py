@@ -34,14 +34,14 @@ class Scan:
     refusal: str = ""
 
 
-def find_scans(inputs: Iterable[Path], kind: DataKind) -> tuple[list[Scan], tuple[str, ...]]:
+def find_scans(inputs: Iterable[Path], kind: DataKind, path_column: str = "path") -> tuple[list[Scan], tuple[str, ...]]:
     """List the scans to score, in the order given; a folder's files are sorted.
 
     Args:
-        inputs: The files, folders, or tables (CSV in any dialect, XLSX) with a column ``path``, relative to the
-            table.
+        inputs: The files, folders, or tables (CSV in any dialect, XLSX) with a column of paths, relative to the table.
         kind: The kind of data that the model takes. Volumes: NIfTI, slices named as AKOA's, folders and archives of a
             DICOM series. Images: image files and DICOM radiographs.
+        path_column: The column of the paths; one that is called ``path`` is taken as well.
 
     Returns:
         The scans, and a sentence about each thing that was guessed about a table. A file that was named and is not
@@ -52,12 +52,12 @@ def find_scans(inputs: Iterable[Path], kind: DataKind) -> tuple[list[Scan], tupl
     """
     more = ", folders of a DICOM series" if kind.reads_scans else ", DICOM" if kind.is_image else ""
     allowed = f"{', '.join(kind.file_suffixes)}{more}"
-    opened = [_open_table(given) for given in inputs]
+    opened = [_open_table(given, path_column) for given in inputs]
     paths = [path for named, _ in opened for path in named]
     if not paths:
         raise UserError(
             f"predict: no input. Name files ({allowed}), folders of them, or a table ({', '.join(TABLE_SUFFIXES)}) "
-            "with a column path: perceiver predict FILE ... --config ..."
+            f"with a column {path_column}: perceiver predict FILE ... --config ..."
         )
     scans: list[Scan] = []
     slices: list[Path] = []
@@ -104,17 +104,17 @@ def _describe_other_kind(path: Path, kind: DataKind) -> str:
     return f"{path}: one {others[0].file}; the model was trained on {plural(kind.file)}. Name {plural(kind.file)}."
 
 
-def _open_table(path: Path) -> tuple[list[Path], tuple[str, ...]]:
+def _open_table(path: Path, path_column: str) -> tuple[list[Path], tuple[str, ...]]:
     """Return the paths that a table names, and what was guessed about it; the path itself where it is no table."""
     if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
         return [path], ()
-    given = read_given_table(path, {"path": ("path",)})
+    given = read_given_table(path, {"path": (path_column, "path")})
     cells = given.table["path"]
     for number, cell in cells.items():
         if not cell.strip():
             raise UserError(f"{path}, line {number}: path is empty. Fill it in, or delete the row.")
     if cells.empty:
-        raise UserError(f"{path}: no rows. Each scan needs one, with its path in the column path.")
+        raise UserError(f"{path}: no rows. Each scan needs one, with its path in the column {path_column}.")
     return [path.parent / find_written_file(path.parent, cell) for cell in cells], given.notes
 
 

@@ -124,10 +124,10 @@ STAGES = {
         Stage(
             "predict",
             "Score new volumes, images, or meshes and point clouds; write a row for each.",
-            ("train.accelerator", "evaluate.batch_size", "predict"),
+            ("data.columns.path", "train.accelerator", "evaluate.batch_size", "predict"),
             "predict.inputs",
             "Files (NIfTI, archives of a DICOM series; images, for models of images), folders of them or of a series, "
-            "or a .csv with a column path.",
+            "or a table (CSV, TSV, XLSX) with a column of paths.",
         ),
         Stage(
             "export",

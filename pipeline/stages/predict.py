@@ -47,7 +47,7 @@ def predict(experiment: Experiment, console: Console) -> None:
     """
     options = experiment.predict
     paths, checkpoint, classifier, device = _load(experiment, console)
-    scans, notes = find_scans(options.inputs, checkpoint.spec.kind)
+    scans, notes = find_scans(options.inputs, checkpoint.spec.kind, experiment.data.columns.path)
     warn_all(console, notes)
     score = score_volumes if checkpoint.spec.kind.reads_scans else score_examples
     per_volume = ("num_slices",) if checkpoint.spec.kind.reads_scans else ()

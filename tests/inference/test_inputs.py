@@ -48,6 +48,14 @@ def test_a_table_may_have_any_dialect_that_a_table_of_labels_may_have(name, cont
     assert ["Windows-1252, a guess" in note for note in notes] == [True] * content.startswith(b"sep")
 
 
+@pytest.mark.parametrize("header", ["Datei", "path"])
+def test_the_column_of_paths_may_have_the_name_that_it_has_in_the_table_of_labels(header, tmp_path):
+    (tmp_path / "table.csv").write_text(f"{header}\n1.nii\n")
+    assert [scan.name for scan in find_scans([tmp_path / "table.csv"], VOLUMES, "Datei")[0]] == [
+        str(tmp_path / "1.nii")
+    ]
+
+
 def test_a_table_may_be_a_workbook(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
