@@ -1,11 +1,24 @@
 """HTML pages in one file each, the only module that imports jinja2: no network, no script, all text escaped."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from pipeline.core.files import write_bytes
+
+
+@functools.cache
+def open_templates() -> jinja2.Environment:
+    """Return the templates, each of which is compiled once in a process."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render_page(template: str, **values: Any) -> bytes:
@@ -18,14 +31,7 @@ def render_page(template: str, **values: Any) -> bytes:
     Returns:
         The page as UTF-8.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(**values).encode()
+    return open_templates().get_template(template).render(**values).encode()
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:

@@ -11,8 +11,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 logger = logging.getLogger(__name__)
 FONT = "DejaVu Sans"
@@ -57,7 +60,7 @@ PHONE_WIDTH = 4.5
 def open_figure(width: float, height: float) -> Iterator[Figure]:
     """Give an empty figure of a size in inches, which is drawn in the style of all."""
     with matplotlib.rc_context({**STYLE, "font.family": choose_fonts(font_manager.get_font_names())}):
-        yield Figure(figsize=(width, height), layout="constrained")
+        yield Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
 
 
 def choose_fonts(installed: Collection[str]) -> list[str]:
@@ -72,12 +75,17 @@ def choose_fonts(installed: Collection[str]) -> list[str]:
 def save_png(figure: Figure) -> bytes:
     """Return a figure as PNG; the same figure gives the same bytes.
 
+    ``Figure.savefig`` would draw it twice, first without ink for the layout, which drawing itself computes.
+
     A letter that no font has is a box in the figure; a warning says so once.
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor=PAPER, metadata={"Software": None})
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
+        pixels.save(buffer, format="png", dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
     codes = set()
     for warning in caught:
         lacking = re.match(r"Glyph (\d+) .* missing from", str(warning.message))
