@@ -20,11 +20,10 @@ from sklearn.metrics import log_loss
 from sklearn.tree import DecisionTreeClassifier
 
 from pipeline.core.array_types import Floats, Indices
-from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.metrics import compute_level
+from pipeline.evaluation.metrics import estimate_scores, sum_table
 from pipeline.evaluation.predictions import build_predictions, check_predictions
 from pipeline.evaluation.schema import Scores
 
@@ -296,7 +295,6 @@ def score_baseline(
     probabilities: Floats,
     class_names: Sequence[str],
     bootstrap: Bootstrap,
-    kind: DataKind = VOLUMES,
 ) -> Scores:
     """Return the metrics of a baseline, example by example, as ``baselines`` in metrics.json holds them.
 
@@ -305,11 +303,10 @@ def score_baseline(
         probabilities: ``(rows, classes)``, in the order of the index.
         class_names: All classes.
         bootstrap: The resamples of patients.
-        kind: The kind of data, which names rows and groups.
     """
     table = build_predictions(index, probabilities, class_names)
     check_predictions(table, class_names)
-    return compute_level(table, class_names, bootstrap, kind)["metrics"]
+    return estimate_scores(*sum_table(table, class_names), bootstrap)
 
 
 def pool_images(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:

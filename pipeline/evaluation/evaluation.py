@@ -90,7 +90,7 @@ def compute_evaluation(
     if store.kind.has_patients:
         probes["within_class"] = probe_within_classes(test, answers.features, scans, store.class_names, bootstrap)
     baselines, test_index = predict_baselines(data, options), store.index.iloc[data.rows["test"]]
-    decision = compute_decision(predictions, levels, store.class_names, store.kind, options)
+    decision = compute_decision(predictions, levels, store.class_names, options)
     classes = {level: compute_class_table(aggregate(test, level), store.class_names, bootstrap) for level in levels}
     trained = frozenset(group for group, split in data.roles.items() if split == "train")
     metrics: Metrics = {
@@ -100,8 +100,7 @@ def compute_evaluation(
         "levels": levels,
         "classes": classes,
         "baselines": {
-            name: score_baseline(test_index, scores, store.class_names, bootstrap, store.kind)
-            for name, scores in baselines.items()
+            name: score_baseline(test_index, scores, store.class_names, bootstrap) for name, scores in baselines.items()
         },
         "probes": probes,
         "decision": decision,

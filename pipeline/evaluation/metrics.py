@@ -101,11 +101,7 @@ def compute_level(
         ``sample_size``, ``confusion`` counts with a row for each true class, ``support`` per class,
         and ``notes``: why a number is None, or what an interval cannot show.
     """
-    labels = read_class_indices(table["label"], class_names)
-    predicted = read_class_indices(table["predicted"], class_names)
-    patients = number_patients(table["group_id"])
-    totals = sum_over_patients(labels, predicted, read_probabilities(table, class_names), patients)
-    repeats = count_repeats(table["example_id"], patients)
+    totals, repeats = sum_table(table, class_names)
     correct = count_correct_rows(totals, repeats)
     metrics = estimate_scores(totals, repeats, bootstrap)
     confusion = totals.confusion.sum(axis=1).reshape(len(class_names), len(class_names)).astype(int)
@@ -128,6 +124,23 @@ def compute_level(
         "support": support,
         "notes": notes,
     }
+
+
+def sum_table(table: pandas.DataFrame, class_names: Sequence[str]) -> tuple[PatientTotals, Floats]:
+    """Sum a table per patient.
+
+    Args:
+        table: The predictions of one level.
+        class_names: All classes.
+
+    Returns:
+        The sums, and how often each patient's examples are scored, ``(patients,)``.
+    """
+    labels = read_class_indices(table["label"], class_names)
+    predicted = read_class_indices(table["predicted"], class_names)
+    patients = number_patients(table["group_id"])
+    totals = sum_over_patients(labels, predicted, read_probabilities(table, class_names), patients)
+    return totals, count_repeats(table["example_id"], patients)
 
 
 def count_repeats(example_ids: pandas.Series, patients: Indices) -> Floats:
@@ -162,6 +175,11 @@ def count_with_errors(correct: PatientCounts) -> int:
     return int((correct.counted < correct.rows).sum())
 
 
+def count_support(correct: PatientCounts) -> Support:
+    """Count the patients that the intervals rest on, and those of them with any wrong row."""
+    return Support(correct.num_patients, count_with_errors(correct))
+
+
 def estimate_scores(totals: PatientTotals, repeats: Floats, bootstrap: Bootstrap) -> Scores:
     """Compute each score, with an interval of the method that holds for it."""
     values = {
@@ -177,7 +195,7 @@ def estimate_scores(totals: PatientTotals, repeats: Floats, bootstrap: Bootstrap
         estimates["auroc"] = estimate_auroc(rank_counts)
         for label, name in enumerate(("specificity", "sensitivity")):
             estimates[name] = estimate_proportion(values[name], count_correct_rows(totals, repeats, label))
-    support = Support(totals.num_patients, count_with_errors(correct))
+    support = count_support(correct)
     resampled = None if support.shortage else resample_scores(totals, bootstrap)
     for name in METRIC_NAMES:
         if name not in estimates:

@@ -13,7 +13,6 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.config.outputs import EvaluateConfig
-from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.predictions import Mirrored
@@ -81,7 +80,7 @@ def test_scores_of_the_smallest_tables_are_numbers_or_none(val, test, sure, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # numpy's warning where it makes a NaN
         levels = compute_levels(tables["test"], CLASSES, BOOTSTRAP)
-        decision = compute_decision(predictions, levels, CLASSES, VOLUMES, OPTIONS)
+        decision = compute_decision(predictions, levels, CLASSES, OPTIONS)
         probes = compute_probes(
             store,
             rows,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pandas
 
 from pipeline.config.outputs import EvaluateConfig
-from pipeline.core.data_kinds import DataKind
 from pipeline.evaluation.bootstrap import Bootstrap, Support
 from pipeline.evaluation.decisions.calibration import (
     compute_bins,
@@ -22,7 +21,7 @@ from pipeline.evaluation.decisions.calibration import (
 from pipeline.evaluation.decisions.selective_prediction import compute_coverage
 from pipeline.evaluation.decisions.temperature_scaling import fit_on_predictions, scale_predictions
 from pipeline.evaluation.decisions.thresholds import choose_operating_point, compute_decision_curve, read_positives
-from pipeline.evaluation.metrics import compute_level
+from pipeline.evaluation.metrics import count_correct_rows, count_support, estimate_scores, sum_table
 from pipeline.evaluation.predictions import LEVEL_KEYS, aggregate, has_level, read_probabilities
 from pipeline.evaluation.schema import (
     Calibration,
@@ -33,6 +32,7 @@ from pipeline.evaluation.schema import (
     Fit,
     Level,
     OperatingPoint,
+    Scores,
 )
 
 CALIBRATION_METRICS = ("nll", "ece", "brier")
@@ -72,19 +72,22 @@ def list_tables(predictions: pandas.DataFrame, levels: Sequence[str]) -> Iterato
         yield LevelTables(name, aggregate(val, name), aggregate(test, name))
 
 
-def compute_calibration(table: pandas.DataFrame, level: Level, class_names: Sequence[str]) -> CalibrationScores:
+def compute_calibration(
+    table: pandas.DataFrame, scores: Scores, support: Support, class_names: Sequence[str]
+) -> CalibrationScores:
     """Compute the fit of one level's probabilities to what happened.
 
     Args:
         table: The predictions of the level.
-        level: Its scores, of the same predictions.
+        scores: The scores of the same predictions.
+        support: The patients, and those with an error.
         class_names: All classes.
     """
     events = read_events(table, class_names)
     return {
-        "scores": {metric: level["metrics"][metric] for metric in CALIBRATION_METRICS},
+        "scores": {metric: scores[metric] for metric in CALIBRATION_METRICS},
         "debiased_error": compute_debiased_error(events),
-        "recalibration": recalibrate_classes(table, class_names, Support(level["groups"], level["groups_with_errors"])),
+        "recalibration": recalibrate_classes(table, class_names, support),
         "bins": compute_bins(events),
     }
 
@@ -93,7 +96,6 @@ def compute_decision(
     predictions: pandas.DataFrame,
     levels: Mapping[str, Level],
     class_names: Sequence[str],
-    kind: DataKind,
     options: EvaluateConfig,
 ) -> Decision:
     """Compute what decisions rest on: calibration, selective prediction and thresholds of each level.
@@ -102,7 +104,6 @@ def compute_decision(
         predictions: The predictions of validation and test rows.
         levels: The levels of metrics.json, with the scores before scaling.
         class_names: All classes.
-        kind: The kind of data, which names rows and groups.
         options: The options of the evaluation.
 
     Returns:
@@ -120,13 +121,16 @@ def compute_decision(
     for tables in list_tables(predictions, list(levels)):
         temperature = fit_on_predictions(tables.val, class_names)
         level, scaled = levels[tables.name], scale_predictions(tables.test, class_names, temperature.value)
-        scaled_level = compute_level(scaled, class_names, bootstrap, kind)
+        support = Support(level["groups"], level["groups_with_errors"])
+        totals, repeats = sum_table(scaled, class_names)
+        scaled_scores = estimate_scores(totals, repeats, bootstrap)
+        scaled_support = count_support(count_correct_rows(totals, repeats))
         calibration[tables.name] = {
             "temperature": temperature.value,
             "temperature_is_at_bound": temperature.is_bounded,
             "fitted_on": tables.fit,
-            "before": compute_calibration(tables.test, level, class_names),
-            "after": compute_calibration(scaled, scaled_level, class_names),
+            "before": compute_calibration(tables.test, level["metrics"], support, class_names),
+            "after": compute_calibration(scaled, scaled_scores, scaled_support, class_names),
         }
         coverage[tables.name] = compute_coverage(tables.val, tables.test, class_names, bootstrap)
         if len(class_names) == 2:
@@ -137,7 +141,6 @@ def compute_decision(
                 choose_operating_point(val, test, "sensitivity", options.wanted_sensitivity),
                 choose_operating_point(val, test, "specificity", options.wanted_specificity),
             ]
-            support = Support(level["groups"], level["groups_with_errors"])
             net_benefit[tables.name] = compute_decision_curve(scaled_test, options.prevalence, bootstrap, support)
     return {
         "num_zero_probabilities": int((read_probabilities(predictions, class_names) == 0).any(axis=1).sum()),

@@ -121,10 +121,17 @@ def count_answered(levels: ConfidenceLevels, coverage: float, last: int) -> Pati
         coverage: The fraction of all rows that is answered.
         last: The index of the level in which the coverage ends, whose rows count in part.
     """
-    rows, correct = (np.asarray(part[:last].sum(axis=0)) for part in (levels.rows, levels.correct))
-    last_rows, last_correct = (part[[last]].toarray()[0] for part in (levels.rows, levels.correct))
-    part = (coverage * levels.rows.sum() - rows.sum()) / last_rows.sum()
+    rows, correct = (sum_levels(part, 0, last) for part in (levels.rows, levels.correct))
+    last_rows, last_correct = (sum_levels(part, last, last + 1) for part in (levels.rows, levels.correct))
+    part = (coverage * levels.rows.data.sum() - rows.sum()) / last_rows.sum()
     return keep_patients(correct + part * last_correct, rows + part * last_rows)
+
+
+def sum_levels(counts: scipy.sparse.csr_array, first: int, end: int) -> Floats:
+    """Sum the counts ``(levels, patients)`` of some levels, ``(patients,)``, without a table of these levels."""
+    cells = slice(counts.indptr[first], counts.indptr[end])
+    sums = np.bincount(counts.indices[cells], counts.data[cells], counts.shape[1])
+    return np.asarray(sums, dtype=np.float64)
 
 
 def compute_coverage_curve(

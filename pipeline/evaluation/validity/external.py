@@ -104,7 +104,7 @@ def compute_external(
     # Whatever is applied to test rows is applied to the external ones in their place.
     applied = pandas.concat([predictions[predictions["split"] == "val"], rows.assign(split="test")], ignore_index=True)
     levels = compute_levels(rows, names, bootstrap, kind)
-    decision = compute_decision(applied, levels, names, kind, options)
+    decision = compute_decision(applied, levels, names, options)
     classes = {level: compute_class_table(aggregate(rows, level), names, bootstrap) for level in levels}
     facts, missing = read_external_facts(external, options)
     evaluated = Evaluated(kind, rows, external.scans, frozenset(), levels, classes, decision, "external")

@@ -72,7 +72,7 @@ def compute_probes(
     probes["intensity_quartile"] = score_quartiles(test, compute_brightness(store.examples, rows["test"]))
 
     def score(probabilities: Floats) -> Scores:
-        return score_baseline(index, probabilities, store.class_names, bootstrap, store.kind)
+        return score_baseline(index, probabilities, store.class_names, bootstrap)
 
     probes["border_only"] = score(border_only(store, rows, bootstrap.seed, max_fitted))
     probes["border_is_background"] = is_background(store.examples, rows["test"])

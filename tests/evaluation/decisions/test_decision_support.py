@@ -41,7 +41,7 @@ def build_predictions(num_patients=20, slices=10, sharpening=3.0, seed=0) -> pd.
 def decide(predictions, kind=VOLUMES):
     test = predictions[predictions["split"] == "test"].reset_index(drop=True)
     metrics = {"levels": compute_levels(test, NAMES, BOOTSTRAP, kind)}
-    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, kind, OPTIONS)
+    metrics["decision"] = compute_decision(predictions, metrics["levels"], NAMES, OPTIONS)
     return metrics, test
 
 

@@ -38,7 +38,7 @@ def build_evaluated(kind=VOLUMES, num_patients=24, **columns) -> Evaluated:
     table["split"] = ["test" if tested else "val" for tested in is_test]
     test = table[is_test].reset_index(drop=True)
     levels = compute_levels(test, CLASSES[2], Bootstrap(100), kind)
-    decision = compute_decision(table, levels, CLASSES[2], kind, EvaluateConfig(num_bootstrap_resamples=100))
+    decision = compute_decision(table, levels, CLASSES[2], EvaluateConfig(num_bootstrap_resamples=100))
     classes = {level: compute_class_table(aggregate(test, level), CLASSES[2], Bootstrap(100)) for level in levels}
     return Evaluated(kind, test, scans, frozenset(scans["group_id"][~is_test]), levels, classes, decision)
 
