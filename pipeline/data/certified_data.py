@@ -22,18 +22,37 @@ from pipeline.data.store import Store, read_store
 
 
 @dataclass(frozen=True)
-class CertifiedData:
-    """A store and its splits, for which a leak certificate vouches.
+class SplitData:
+    """A store and the split of each patient.
 
     Args:
         store: All examples.
         roles: The split of each patient: train, val or test.
-        certificate: The content of leak_certificate.json.
-        manifest_path: The table of the sources, which is read on first use.
     """
 
     store: Store
     roles: dict[str, str]
+
+    @cached_property
+    def split_of(self) -> NDArray[np.str_]:
+        """The split of each row of the store, ``(rows,)``."""
+        return np.asarray(self.store.index["group_id"].map(self.roles), dtype=str)
+
+    @cached_property
+    def rows(self) -> dict[str, Indices]:
+        """The rows of the store that belong to each split, in rising order."""
+        return {split: np.flatnonzero(self.split_of == split) for split in SPLITS}
+
+
+@dataclass(frozen=True)
+class CertifiedData(SplitData):
+    """A store and its splits, for which a leak certificate vouches.
+
+    Args:
+        certificate: The content of leak_certificate.json.
+        manifest_path: The table of the sources, which is read on first use.
+    """
+
     certificate: Certificate
     manifest_path: Path
 
@@ -46,16 +65,6 @@ class CertifiedData:
     def warnings(self) -> list[str]:
         """Warnings that every result of these data has: what the set lacks, and patients that are unknown."""
         return [text for text in (self.store.missing, describe_class_folders(self.manifest_path)) if text]
-
-    @cached_property
-    def split_of(self) -> NDArray[np.str_]:
-        """The split of each row of the store, ``(rows,)``."""
-        return np.asarray(self.store.index["group_id"].map(self.roles), dtype=str)
-
-    @cached_property
-    def rows(self) -> dict[str, Indices]:
-        """The rows of the store that belong to each split, in rising order."""
-        return {split: np.flatnonzero(self.split_of == split) for split in SPLITS}
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,33 @@ def _shuffle(strata: dict[str, list[str]], options: SplitConfig, roles: list[str
     return [[patients[i] for i in generator.permutation(len(patients))] for patients in strata.values()]
 
 
+def draw_validation(index: pd.DataFrame, val_fraction: float, seed: int) -> dict[str, str]:
+    """Give every patient of a training part train or val; of each set of labels about the same fraction is val.
+
+    Of four patients with the label left, three with right and one with both, with a fraction of 1/3, one of left and
+    one of right are val; whoever is the only one with a set of labels stays in train.
+
+    Args:
+        index: A row an example, with ``group_id`` and ``label``.
+        val_fraction: The fraction of the patients for validation, between 0 and 1.
+        seed: The seed of the random number generator.
+
+    Returns:
+        From a patient to ``train`` or ``val``.
+
+    Raises:
+        UserError: one label only, or no two patients with the same labels.
+    """
+    _check_labels(index)
+    generator = np.random.default_rng(seed)
+    shuffled = [[names[i] for i in generator.permutation(len(names))] for names in collect_strata(index).values()]
+    several = [names for names in shuffled if len(names) > 1]
+    if not several:
+        raise UserError("split: no two patients have the same labels, so that none can be val. Add others.")
+    roles = {names[0]: "train" for names in shuffled if len(names) == 1}
+    return roles | _assign_fractions(several, {"train": 1 - val_fraction, "val": val_fraction})
+
+
 def assign_official_splits(index: pd.DataFrame, official: pd.DataFrame, options: SplitConfig) -> pd.DataFrame:
     """Keep the publisher's test rows, and validation rows where there are any; else draw them from the training rows.
 

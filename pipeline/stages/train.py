@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -39,7 +38,7 @@ from pipeline.training.fine_tuning import prepare_start
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop.epochs import DivergenceError, train_epochs
 from pipeline.training.loop.state import TrainingSetup, TrainingState
-from pipeline.training.objectives.teacher import check_teacher_options, describe_teacher
+from pipeline.training.objectives.teacher import build_teacher_recipe, check_teacher_options, describe_teacher
 from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, pack_optimizer
 from pipeline.training.progress import TrainingDisplay
 from pipeline.training.run_state import (
@@ -61,16 +60,6 @@ from pipeline.training.setup import (
     measure_intensities,
     prepare_training,
 )
-
-# Options that the teacher that is trained first does not have.
-OF_A_PERCEIVER: dict[str, Any] = {
-    "teacher": None,
-    "auxiliary_weight": 0.0,
-    "keep_attention_every_epochs": 0,
-    "input_fraction": 1.0,
-    "start_from": None,
-    "freeze": "none",
-}
 
 
 def train(experiment: Experiment, console: Console) -> None:
@@ -151,12 +140,7 @@ class Run:
 
 def _train_teacher(experiment: Experiment, console: Console) -> tuple[Checkpoint, float]:
     """Train a convolutional network on the same patients, as a run of its own; return its best epoch, and its time."""
-    teacher = dataclasses.replace(
-        experiment,
-        run=join_names(experiment.run, "teacher"),
-        model=dataclasses.replace(experiment.model, architecture="cnn"),
-        train=dataclasses.replace(experiment.train, **OF_A_PERCEIVER),
-    )
+    teacher = dataclasses.replace(build_teacher_recipe(experiment), run=join_names(experiment.run, "teacher"))
     console.print(f"the teacher, {teacher.paths.title}:", highlight=False)
     train(teacher, console)
     record = read_json(teacher.paths.training_record)

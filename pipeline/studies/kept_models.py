@@ -17,9 +17,11 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.tables import prediction_columns, write_table
 from pipeline.models.classifier import Classifier
+from pipeline.training.checkpoint import Checkpoint, Origin
 from pipeline.training.devices.arithmetic import name_accelerator
 from pipeline.training.history import EpochResult, find_best
 from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.monitor import StepResult
 from pipeline.training.loop.state import TrainingSetup
 from pipeline.training.setup import start_from
 
@@ -70,18 +72,21 @@ def measure(train: Callable[[], Outcome]) -> tuple[Outcome, dict[str, Any]]:
     }
 
 
-def train_best(setup: TrainingSetup, on_epoch: OnEpoch) -> tuple[Classifier, tuple[EpochResult, ...]]:
+def train_best(
+    setup: TrainingSetup, on_epoch: OnEpoch, on_step: Callable[[StepResult], None] | None = None
+) -> tuple[Classifier, tuple[EpochResult, ...]]:
     """Train in memory, and return the classifier with the weights of its best epoch, as the train stage keeps them.
 
     Args:
         setup: The options, the devices and the examples.
         on_epoch: Called with the result of each epoch; what it raises ends the training.
+        on_step: Called with the progress inside an epoch a few times a second.
 
     Raises:
         UserError: The loss becomes NaN or infinite.
     """
     state, best = start_from(setup, None), {}
-    for result in train_epochs(setup, state):
+    for result in train_epochs(setup, state, on_step):
         if find_best(state.history, setup.experiment.train.monitor) is result:
             with state.answering():  # with the weights that were validated, which may be an average
                 best = {name: value.detach().clone() for name, value in state.classifier.model.state_dict().items()}
@@ -89,6 +94,32 @@ def train_best(setup: TrainingSetup, on_epoch: OnEpoch) -> tuple[Classifier, tup
     state.classifier.model.load_state_dict(best)
     state.classifier.eval()
     return state.classifier, tuple(state.history)
+
+
+def train_checkpoint(
+    setup: TrainingSetup, origin: Origin, on_epoch: OnEpoch, on_step: Callable[[StepResult], None] | None = None
+) -> Checkpoint:
+    """Train in memory, and return the best epoch as a checkpoint.
+
+    Args:
+        setup: The options, the devices and the examples.
+        origin: The facts for the checkpoint.
+        on_epoch: Called with the result of each epoch; what it raises ends the training.
+        on_step: Called with the progress inside an epoch a few times a second.
+
+    Raises:
+        UserError: The loss becomes NaN or infinite.
+    """
+    classifier, history = train_best(setup, on_epoch, on_step)
+    return Checkpoint(
+        **vars(origin),
+        mean=classifier.mean_values,
+        std=classifier.std_values,
+        epoch=find_best(history, setup.experiment.train.monitor).epoch,
+        history=history,
+        tracking_run="",
+        weights=classifier.model.state_dict(),
+    )
 
 
 def is_complete(path: Path, settings: Mapping[str, Any]) -> bool:

@@ -37,7 +37,7 @@ from pipeline.evaluation.predictions import build_predictions, read_predictions
 from pipeline.evaluation.proportions import PatientCounts, estimate_proportion
 from pipeline.evaluation.schema import Estimate
 from pipeline.inference.probabilities import compute_probabilities
-from pipeline.studies.kept_models import OnEpoch, Outcome, train_best
+from pipeline.studies.kept_models import OnEpoch, Outcome, train_best, train_checkpoint
 from pipeline.studies.power_law import Comparison, Forecast, compare_draws, estimate_mean, forecast_size
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import build_fabric
@@ -308,16 +308,7 @@ def _prepare_draw(
 def _train_teacher(experiment: Experiment, data: CertifiedData, run: CurveRun) -> Checkpoint:
     """Train the CNN of the same draw, with the same seed; its time counts in that of the model that it teaches."""
     recipe, part = build_recipe(experiment, dataclasses.replace(run, model="cnn")), select_patients(data, run.patients)
-    classifier, history = train_best(_prepare_draw(recipe, data, part), lambda _: None)
-    return Checkpoint(
-        **vars(describe_origin(recipe, part)),
-        mean=classifier.mean_values,
-        std=classifier.std_values,
-        epoch=len(history),
-        history=history,
-        tracking_run="",
-        weights=classifier.model.state_dict(),
-    )
+    return train_checkpoint(_prepare_draw(recipe, data, part), describe_origin(recipe, part), lambda _: None)
 
 
 def select_patients(data: CertifiedData, patients: Sequence[str]) -> CertifiedData:

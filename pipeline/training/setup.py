@@ -16,7 +16,7 @@ from pipeline.core.data_kinds import SCANS, WHOLE_VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
 from pipeline.data.batches import Examples, compute_room, place_examples
-from pipeline.data.certified_data import CertifiedData
+from pipeline.data.certified_data import CertifiedData, SplitData
 from pipeline.data.statistics import IntensityReference, compute_reference, compute_statistics
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
@@ -83,7 +83,7 @@ def check_scan_options(experiment: Experiment) -> None:
 def prepare_training(
     experiment: Experiment,
     fabric: Fabric,
-    data: CertifiedData,
+    data: SplitData,
     teacher: Checkpoint | None = None,
     start: Start | None = None,
 ) -> TrainingSetup:
@@ -177,7 +177,7 @@ def measure_intensities(data: CertifiedData) -> IntensityReference | None:
     return compute_reference(volumes) if rows_by_source else None
 
 
-def _select_examples(data: CertifiedData, role: str, device: torch.device, num_sharing: int) -> Examples:
+def _select_examples(data: SplitData, role: str, device: torch.device, num_sharing: int) -> Examples:
     """Place the examples of the patients of one role."""
     store, rows = data.store, data.rows[role]
     chosen = store.index.iloc[rows]

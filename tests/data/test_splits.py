@@ -7,7 +7,14 @@ import pytest
 
 from pipeline.config.sources import SplitConfig
 from pipeline.core.errors import UserError
-from pipeline.data.splits import assign_official_splits, assign_splits, collect_strata, read_splits, resolve_roles
+from pipeline.data.splits import (
+    assign_official_splits,
+    assign_splits,
+    collect_strata,
+    draw_validation,
+    read_splits,
+    resolve_roles,
+)
 
 
 def make_index(**num_patients_by_labels):
@@ -201,3 +208,17 @@ def test_a_published_split_is_kept_and_a_part_that_it_lacks_is_drawn_from_train_
 def test_a_published_split_that_cannot_be_used_is_refused(published, options, match):
     with pytest.raises(UserError, match=match):
         assign_splits(make_index(both=3), SplitConfig(**options), published)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_validation_is_drawn_by_patient_from_each_set_of_labels(seed):
+    roles = draw_validation(make_index(left=4, right=3, both=1), 1 / 3, seed)
+    assert Counter((name[:-3], role) for name, role in roles.items()) == {
+        ("left", "train"): 3,
+        ("left", "val"): 1,
+        ("right", "train"): 2,
+        ("right", "val"): 1,
+        ("both", "train"): 1,
+    }
+    with pytest.raises(UserError, match="no two patients"):
+        draw_validation(make_index(left=1, right=1), 0.5, seed)

@@ -31,7 +31,7 @@ ALLOWED = {
         *("inference", "evaluation", "attention", "studies", "reporting", "tracking", "export"),
     ),
     "cli": ("core", "config", "stages"),
-    "api": ("core", "config", "inference", "models", "training", "export"),
+    "api": ("core", "config", "data", "inference", "studies", "models", "training", "export"),
     "__main__": ("cli",),
 }
 TIERS = (
@@ -57,7 +57,7 @@ LIBRARIES = {
     "matplotlib": ("reporting.figures", "reporting.attention"),
     "jinja2": ("reporting.html",),
     "monai": ("models",),
-    "sklearn": ("evaluation",),
+    "sklearn": ("evaluation", "api.classifier"),
     "lightning": ("training",),
     "pytorch_optimizer": ("training.optimization.optimizers",),
     "safetensors": ("training.checkpoint",),

@@ -1,6 +1,6 @@
 """The teacher of a training: its checkpoint, the patients that it saw, and its answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,15 @@ from pipeline.models.classifier import Classifier, compute_log_probabilities
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, compute_weights_digest
 from pipeline.training.seen_patients import TEACHER_PATIENTS, check_seen_patients
 
+# Options that a teacher that is trained first does not have.
+OF_A_PERCEIVER: dict[str, Any] = {
+    "teacher": None,
+    "auxiliary_weight": 0.0,
+    "keep_attention_every_epochs": 0,
+    "input_fraction": 1.0,
+    "start_from": None,
+    "freeze": "none",
+}
 # A map of fewer rows or columns says little about where something is.
 MIN_MAP_SIZE = 4
 
@@ -93,6 +102,19 @@ def check_teacher_options(experiment: Experiment, spec: InputSpec) -> None:
         require(reads_places, "train.guidance_weight", config.guidance_weight, allowed)
         allowed = "ddp, or train.guidance_weight 0"
         require(config.strategy == "ddp", "train.strategy", config.strategy, allowed)
+
+
+def build_teacher_recipe(experiment: Experiment) -> Experiment:
+    """Return the options of the convolutional network that is trained first, for ``train.teacher: cnn``.
+
+    Args:
+        experiment: The options of the model that learns from it.
+    """
+    return replace(
+        experiment,
+        model=replace(experiment.model, architecture="cnn"),
+        train=replace(experiment.train, **OF_A_PERCEIVER),
+    )
 
 
 def describe_teacher(path: Path, checkpoint: Checkpoint, data: CertifiedData, experiment: Experiment) -> dict[str, Any]:

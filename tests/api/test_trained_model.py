@@ -24,7 +24,7 @@ from pipeline.tracking.mlflow_run import open_run
 from pipeline.training.checkpoint import write_checkpoint
 from tests.builders.checkpoints import draw_images, make_checkpoint
 
-PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 @pytest.fixture(scope="module")

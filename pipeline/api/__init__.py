@@ -1,0 +1,1 @@
+"""The Python interface: trained models that answer files and arrays, and a classifier for scikit-learn."""
