@@ -184,7 +184,8 @@ class TrainConfig:
         distillation_temperature: The divisor of the logits of model and teacher before these are compared; above 1 the
             teacher's small probabilities count more.
         guidance_weight: The weight of the error in predicting the features of a convolutional teacher at each place
-            from the latents, which teaches a Perceiver where local structure is; 0 leaves them out.
+            from the latents, which teaches a Perceiver where local structure is; 0 leaves them out, as a frozen
+            backbone needs.
         early_stopping_epochs: The number of epochs without a better validation after which training stops; 0 never
             stops.
         monitor: The number that decides which epoch is the best.
@@ -290,6 +291,9 @@ class TrainConfig:
         starts = self.freeze == "none" or self.start_from is not None
         require(starts, "train.freeze", self.freeze, "none without train.start_from: drawn weights would be kept")
         require(self.teacher != "", "train.teacher", self.teacher, "cnn, the path of a checkpoint, or null")
+        can_follow = self.teacher is None or self.freeze == "none" or self.guidance_weight == 0
+        allowed = "0 where train.freeze is backbone: frozen features do not come closer to a teacher's"
+        require(can_follow, "train.guidance_weight", self.guidance_weight, allowed)
         if self.compile == "graphs":
             for field in ("devices", "num_nodes", "accumulate_batches"):
                 require(

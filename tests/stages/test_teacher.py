@@ -11,6 +11,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig
 from pipeline.config.sources import SplitConfig
+from pipeline.config.training import TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.data.certified_data import load_certified_data
@@ -136,6 +137,13 @@ def test_a_teacher_that_saw_patients_of_validation_or_test_is_refused(taught, tm
     settings = describe(away, taught)
     assert settings[TEACHER_PATIENTS] == UNKNOWN
     assert "training patients are not known" in describe_unknown_patients(settings)[0]
+
+
+def test_frozen_features_have_no_teacher():
+    frozen = {"start_from": "old.safetensors", "freeze": "backbone", "teacher": "cnn"}
+    with pytest.raises(UserError, match=r"train\.guidance_weight: found 1\.0, allowed is 0 where train\.freeze"):
+        TrainConfig(**frozen)
+    assert TrainConfig(**frozen, guidance_weight=0.0).teacher == "cnn"
 
 
 def test_a_teacher_of_other_classes_or_inputs_or_without_maps_is_refused(taught, tmp_path):
