@@ -14,6 +14,8 @@ from einops import rearrange
 
 # Room for weights, gradients and activations: examples may take this part of the free memory.
 FRACTION_OF_FREE_MEMORY = 0.4
+# Examples go to the device in pieces of this size: each process of a machine holds one piece, not a copy of the split.
+STAGING_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def place_examples(
     """
     room_bytes = compute_room(device) if room_bytes is None else room_bytes
     num_bytes = len(rows) * int(np.prod(images.shape[1:])) * images.itemsize
-    placed = read_images(images, rows).to(device) if num_bytes <= room_bytes else None
+    placed = _copy_to_device(images, rows, device) if num_bytes <= room_bytes else None
     places = np.array(slice_position, dtype=np.float32)
     return Examples(
         images=images,
@@ -113,6 +115,15 @@ def place_examples(
         placed=placed,
         num_slices=(~np.isnan(places[..., 0])).sum(axis=1) if places.ndim == 3 else None,
     )
+
+
+def _copy_to_device(images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
+    empty = read_images(images, rows[:0])
+    placed = torch.empty((len(rows), *empty.shape[1:]), dtype=empty.dtype, device=device)
+    step = max(1, STAGING_BYTES // max(1, images[0].nbytes))
+    for start in range(0, len(rows), step):
+        placed[start : start + step] = read_images(images, rows[start : start + step])
+    return placed
 
 
 def compute_room(device: torch.device, num_sharing: int = 1) -> int:

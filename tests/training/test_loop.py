@@ -11,15 +11,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import pipeline.data.batches
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.data.batches import (
-    compute_room,
     place_examples,
     read_batches,
-    read_free_memory,
     split_order,
 )
 from pipeline.data.statistics import compute_statistics
@@ -434,15 +431,6 @@ def test_bf16_trains_to_about_the_same_loss():
     # bf16 keeps 8 bits: a loss of 0.6 is known to some thousandths.
     assert mixed.history[-1].val_loss == pytest.approx(plain.history[-1].val_loss, abs=0.02)
     assert isinstance(build_fabric(CONFIG), Fabric)
-
-
-def test_processes_of_one_machine_split_the_room_for_images(monkeypatch):
-    # What is free changes a little from one look to the next.
-    assert compute_room(CPU, 4) == pytest.approx(compute_room(CPU, 1) / 4, rel=0.2)
-    monkeypatch.setattr(pipeline.data.batches, "FRACTION_OF_FREE_MEMORY", 2**20 / read_free_memory(CPU))
-    images, rows, labels = np.zeros((2, 1, 2**18), np.uint8), np.arange(2), np.zeros(2)
-    assert place_examples(images, rows, labels, labels, CPU, compute_room(CPU, 1)).placed is not None
-    assert place_examples(images, rows, labels, labels, CPU, compute_room(CPU, 4)).placed is None
 
 
 class CountReads(TorchDispatchMode):
