@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.core.errors import UserError
-from pipeline.core.tables import clean_text, find_alike, refuse_alike
+from pipeline.core.tables import clean_text, find_alike, pause_collector, refuse_alike
 from pipeline.formats.spreadsheets import read_cells
 
 # A number with a decimal comma; points group the digits before it.
 COMMA_NUMBER = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?")
 # Excel shows, and saves, a number of more than eleven digits in this way.
-SHORTENED_NUMBER = r"[0-9][.,]?[0-9]*[eE]\+[0-9]{2,}"
+SHORTENED_NUMBER = re.compile(r"[0-9][.,]?[0-9]*[eE]\+[0-9]{2,}")
 MAX_LISTED_COLUMNS = 20
 
 
@@ -34,6 +34,7 @@ class GivenTable:
     notes: tuple[str, ...]
 
 
+@pause_collector()
 def read_given_table(
     path: Path,
     columns: Mapping[str, Sequence[str]],
@@ -61,56 +62,89 @@ def read_given_table(
     """
     cells = read_cells(path, {name for names in columns.values() for name in names})
     places = _find_columns(path, cells.header, columns, optional)
-    table = pd.DataFrame(
-        {name: [row[place] for row in cells.rows] for name, place in places.items()},
-        index=pd.Index(cells.lines, dtype="int64"),
-        dtype=object,
-    )
-    notes = list(cells.notes)
-    for name in places:
-        given = table[name]
+    notes, columns_read, with_commas = list(cells.notes), {}, []
+    for name, place in places.items():
+        given = cleaned = [row[place] for row in cells.rows]
         if name != "path":
-            table[name] = given.map({text: clean_text(text) for text in given.unique()})
+            cleaned = _respell(given, {text: clean_text(text) for text in set(given)})
         if name in numbers:
-            given, table[name] = (use_points(column, cells.has_decimal_commas) for column in (given, table[name]))
-        if name not in ids or table.empty:
-            continue
-        changed = given.index[given != table[name]]
-        if len(changed):
-            before, after = given[changed[0]], table.at[changed[0], name]
-            notes.append(
-                f"{path}: blanks at the ends or another Unicode form in {len(changed)} of {len(table)} cells of "
-                f"{name}, first in line {changed[0]} ({before!r}); read as {after!r}."
-            )
-        first_lines = table[name].drop_duplicates()
-        if find_alike(first_lines) is not None:
-            refuse_alike(f"{path}", f"{name}s", {text: f"line {line}" for line, text in first_lines.items()})
-        shortened = first_lines[first_lines.str.fullmatch(SHORTENED_NUMBER)]
-        if len(shortened):
-            raise UserError(
-                f"{path}, line {shortened.index[0]}: {name} {shortened.iloc[0]} is a long number that a spreadsheet "
-                "program shortened. Format the column as text or as a number without decimals, and save it again."
-            )
+            with_points = use_points(cleaned, cells.has_decimal_commas)
+            if with_points != cleaned:
+                with_commas.append(clean_text(cells.header[place]))
+            given, cleaned = use_points(given, cells.has_decimal_commas), with_points
+        if name in ids:
+            notes += _check_ids(path, name, cells.lines, given, cleaned)
+        columns_read[name] = cleaned
+    guessed = [f"{cells.guessed_separator} between cells"] if cells.guessed_separator else []
+    guessed += [f"decimal commas in {', '.join(with_commas)}"] if with_commas else []
+    if guessed:
+        notes.append(
+            f"{path}: read with {' and '.join(guessed)}, a guess. If cells look wrong, save it with commas between "
+            "cells and decimal points."
+        )
+    table = pd.DataFrame(columns_read, index=pd.Index(cells.lines, dtype="int64"), dtype=object)
     return GivenTable(path, table, tuple(notes))
 
 
-def use_points(values: "pd.Series[str]", has_decimal_commas: bool | None) -> "pd.Series[str]":
+def use_points(values: Sequence[str], has_decimal_commas: bool | None) -> list[str]:
     """Write numbers with a decimal point, where all cells of a column are numbers and some have a comma.
 
     ``0,5``, ``1.200`` and ``7`` become ``0.5``, ``1200`` and ``7``. Where it is not known whether a comma is that of a
     decimal or groups digits, as in ``1,200``, one that does not stand before three digits shows it.
 
     Args:
-        values: The cells, all text.
+        values: The cells.
         has_decimal_commas: Whether the program that wrote them uses decimal commas; None where it is not known.
     """
-    texts = [text for text in values.unique() if text.strip()]
-    if has_decimal_commas is False or not all(COMMA_NUMBER.fullmatch(text.strip()) for text in texts):
-        return values
-    decimals = [len(text.strip().partition(",")[2]) for text in texts if "," in text]
-    if not decimals or (has_decimal_commas is None and set(decimals) == {3}):
-        return values
-    return values.map({text: text.replace(".", "").replace(",", ".") for text in values.unique()})
+    unique = set(values)
+    texts = [text.strip() for text in unique if text.strip()]
+    if has_decimal_commas is False or not all(COMMA_NUMBER.fullmatch(text) for text in texts):
+        return list(values)
+    decimals = {len(text.partition(",")[2]) for text in texts if "," in text}
+    if not decimals or (has_decimal_commas is None and decimals == {3}):
+        return list(values)
+    return _respell(values, {text: text.replace(".", "").replace(",", ".") for text in unique})
+
+
+def _respell(values: Sequence[str], respelled: Mapping[str, str]) -> list[str]:
+    """Replace cells; mostly there is nothing to replace, and there may be 100,000."""
+    changed = {old: new for old, new in respelled.items() if old != new}
+    return [changed.get(value, value) for value in values] if changed else list(values)
+
+
+def _check_ids(path: Path, name: str, lines: list[int], given: list[str], cleaned: list[str]) -> list[str]:
+    """Check a column of ids.
+
+    Args:
+        path: The table, for messages.
+        name: The column.
+        lines: The line of each row.
+        given: The cells as they were given.
+        cleaned: The cells as they are read.
+
+    Returns:
+        A sentence where cells were cleaned; nothing otherwise.
+
+    Raises:
+        UserError: two ids differ only in spelling, or a spreadsheet program shortened one.
+    """
+    unique = dict.fromkeys(cleaned)
+    if find_alike(unique) is not None:
+        first_lines = dict(zip(reversed(cleaned), reversed(lines), strict=True))
+        refuse_alike(f"{path}", f"{name}s", {text: f"line {first_lines[text]}" for text in unique})
+    shortened = next((text for text in unique if "+" in text and SHORTENED_NUMBER.fullmatch(text)), None)
+    if shortened is not None:
+        raise UserError(
+            f"{path}, line {lines[cleaned.index(shortened)]}: {name} {shortened} is a long number that a spreadsheet "
+            "program shortened. Format the column as text or as a number without decimals, and save it again."
+        )
+    changed = [place for place in range(len(given)) if given[place] != cleaned[place]] if given != cleaned else []
+    if not changed:
+        return []
+    return [
+        f"{path}: blanks at the ends or another Unicode form in {len(changed)} of {len(given)} cells of {name}, first "
+        f"in line {lines[changed[0]]} ({given[changed[0]]!r}); read as {cleaned[changed[0]]!r}."
+    ]
 
 
 def _find_columns(

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,15 @@ import pandas as pd
 from pipeline.config.sources import PARTS, DataConfig, Word, to_texts
 from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import UserError
-from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, clean_text, is_blank, read_table, refuse_alike
+from pipeline.core.tables import (
+    INDEX_COLUMNS,
+    MANIFEST_COLUMNS,
+    clean_text,
+    is_blank,
+    pause_collector,
+    read_table,
+    refuse_alike,
+)
 from pipeline.data.given_tables import read_given_table
 from pipeline.data.sources import Source, describe_link, find_written_file, is_image_file
 
@@ -276,6 +284,7 @@ def _read_weights(path: Path, weights: "pd.Series[str]") -> "pd.Series[str]":
     return numbers.astype(float).map(repr)
 
 
+@pause_collector()
 def list_table_sources(raw: Path, given: LabelTable, folder_name: str = "data.raw_folder") -> list[Source]:
     """List the files that a table of labels names, sorted by their paths.
 
@@ -295,15 +304,14 @@ def list_table_sources(raw: Path, given: LabelTable, folder_name: str = "data.ra
     names = tuple(given.covariates)
     for row, cells in zip(_list_rows(given.table), _list_rows(given.covariates), strict=True):
         line, text, patient, label, side, visit, site, split, weight = row
-        if finder.has(text):
-            source_id, path, fault = text, Path(text), ""
-        else:
+        source_id, fault, path = text, "", finder.find_plain(text)
+        if path is None:
             path, fault = finder.find(text, line)
             source_id = path.as_posix()
         if source_id in found:
             first, source = found[source_id]
             refusal = f"lines {first} and {line} of {given.path.name} name this one file. Keep one row."
-            found[source_id] = first, replace(source, refusal=source.refusal or refusal)
+            found[source_id] = first, source._replace(refusal=source.refusal or refusal)
             continue
         found[source_id] = (
             line,
@@ -319,7 +327,7 @@ def list_table_sources(raw: Path, given: LabelTable, folder_name: str = "data.ra
                 refusal=f"{fault} ({given.path.name}, line {line})" if fault else "",
                 published_split=split,
                 weight=weight,
-                covariates=tuple(zip(names, cells[1:], strict=True)),
+                covariates=tuple(zip(names, cells[1:], strict=True)) if names else (),
                 is_image=is_image_file(raw, path),
             ),
         )
@@ -371,7 +379,7 @@ def read_class_folder(path: Path) -> tuple[Source, int]:
     side = label.lower() if label.lower() in ("left", "right") else ""
     name = path.as_posix()
     source = Source(name, name, label, (path,), side=side, spelling=CLASS_FOLDER, published_split=split)
-    return replace(source, is_image=name.lower().endswith(IMAGE_SUFFIXES)), -1
+    return source._replace(is_image=name.lower().endswith(IMAGE_SUFFIXES)), -1
 
 
 def _list_rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
@@ -393,12 +401,15 @@ class _Finder:
         self.raw, self.table, self.folder_name = raw, table, folder_name
         self.roots = (Path(os.path.normpath(raw.absolute())), raw.resolve())
         self.folders = (self.roots[0], table.parent.absolute())
-        self.files: dict[str, set[str]] = {}  # of each folder within, the files that are no links
+        self.listed: dict[str, tuple[Path, set[str]]] = {}  # of a folder within, the files that are no links
 
-    def has(self, text: str) -> bool:
-        """Return whether a cell names a file of the raw folder in the plainest way, as most of 100,000 rows do."""
-        folder_name, _, name = text.rpartition("/")
-        return not text.startswith(("/", "..")) and os.path.normpath(text) == text and name in self._list(folder_name)
+    def find_plain(self, text: str) -> Path | None:
+        """Return the file that a cell names in the plainest way, as most of 100,000 rows do; None for other cells."""
+        folder_name, slash, name = text.rpartition("/")
+        if folder_name not in self.listed:
+            self.listed[folder_name] = Path(folder_name), self._list(folder_name)
+        folder, names = self.listed[folder_name]
+        return folder / name if name in names and (folder_name or not slash) else None
 
     def find(self, text: str, line: int) -> tuple[Path, str]:
         """Find the file, or the folder of a series, that a cell names.
@@ -426,16 +437,16 @@ class _Finder:
 
     def _list(self, name: str) -> set[str]:
         """Return the files of a folder within that are neither links nor pairs, whose other file may be a link."""
-        if name not in self.files:
-            folder = self.roots[0] / name
-            is_inside = folder.is_dir() and not describe_link(self.raw, Path(name))
-            entries = os.scandir(folder) if is_inside else ()
-            self.files[name] = {
+        folder = self.roots[0] / name
+        is_plain = not name.startswith(("/", ".")) and name in ("", os.path.normpath(name))
+        if not is_plain or not folder.is_dir() or describe_link(self.raw, Path(name)):
+            return set()
+        with os.scandir(folder) as entries:
+            return {
                 entry.name
                 for entry in entries
                 if entry.is_file(follow_symlinks=False) and not entry.name.lower().endswith((".hdr", ".img"))
             }
-        return self.files[name]
 
     def _make_relative(self, path: Path) -> Path | None:
         """Return a path from the raw folder on, whichever name this folder has; None where it leads elsewhere."""

@@ -6,10 +6,10 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.core.data_kinds import IMAGE_SUFFIXES, VOLUMES
 from pipeline.core.errors import UserError
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 DATA_SUFFIXES = (".img", ".img.gz")
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One scan: a volume, or the images that a volume was sliced into; or one image of a patient, such as a radiograph.
 
     Args:
@@ -151,7 +150,7 @@ def list_named_sources(
         try:
             is_series = path in series or name.endswith(ARCHIVE_SUFFIXES)
             source, slice_index = parse_name(_name_as_volume(path) if is_series else path)
-            source = replace(source, paths=(path,), is_image=source.is_image or is_radiograph)
+            source = source._replace(paths=(path,), is_image=source.is_image or is_radiograph)
         except ValueError as error:
             others.append(Source(str(path), "", "", (path,), refusal=str(error)))
             continue
@@ -205,7 +204,7 @@ def join_files(found: list[tuple[int, Source]]) -> Source:
     """
     found = sorted(found, key=lambda item: (item[0], item[1].paths))
     paths = tuple(path for _, source in found for path in source.paths)
-    source = replace(found[0][1], paths=paths)
+    source = found[0][1]._replace(paths=paths)
     slice_indices = [slice_index for slice_index, _ in found]
     if len(set(slice_indices)) == len(found) and (len(found) == 1 or slice_indices[0] >= 0):
         first = min(1, slice_indices[0])  # some programs count from 1
@@ -214,11 +213,11 @@ def join_files(found: list[tuple[int, Source]]) -> Source:
             some = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
             are = f"slice {some} of this scan is" if len(missing) == 1 else f"slices {some} of this scan are"
             gap = f"{are} missing, and the places of the others would be wrong."
-            return replace(source, refusal=f"{gap} Add them, or number the slices that are there from 0.")
+            return source._replace(refusal=f"{gap} Add them, or number the slices that are there from 0.")
         return source
     twice = next((a, b) for a, b in itertools.pairwise(found) if a[0] == b[0] or a[0] < 0)
     names = " and ".join(str(source.paths[0]) for _, source in twice)
-    return replace(source, refusal=f"two files for one scan: {names}. Keep one, or select it with --data.pattern.")
+    return source._replace(refusal=f"two files for one scan: {names}. Keep one, or select it with --data.pattern.")
 
 
 def describe_link(raw: Path, path: Path) -> str:

@@ -12,14 +12,14 @@ import re
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError  # the class alone; XML is parsed by openpyxl
 
 from pipeline.core.errors import UserError
 
-DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 MAX_FILE_BYTES = 256 << 20
 # What a workbook may unpack to, in all and in one file, and how wide a sheet may be.
 MAX_WORKBOOK_BYTES = 128 << 20
@@ -41,7 +41,8 @@ class Cells:
         lines: The line of each row in the file; of a sheet the number of the row.
         has_decimal_commas: Whether the program that wrote it writes 1,5 for one and a half, as far as its separator
             shows: True after a semicolon, False after a comma, None where both may be.
-        notes: What was guessed, in a sentence each.
+        guessed_separator: What stands between the cells, in the plural, where it was guessed and is no comma.
+        notes: What else was guessed, in a sentence each.
     """
 
     header: list[str]
@@ -49,6 +50,7 @@ class Cells:
     lines: list[int]
     has_decimal_commas: bool | None
     notes: tuple[str, ...] = ()
+    guessed_separator: str = ""
 
 
 def read_cells(path: Path, wanted: Collection[str]) -> Cells:
@@ -83,7 +85,9 @@ def read_cells(path: Path, wanted: Collection[str]) -> Cells:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     numbered = _number(path, reader, 1 if named else 0)
     has_decimal_commas = {";": True, ",": False}.get(delimiter)
-    return _build(path, numbered, has_decimal_commas, notes)
+    is_plain = named or delimiter == "," or (delimiter == "\t" and path.suffix.lower() == ".tsv")
+    cells = _build(path, numbered, has_decimal_commas, notes)
+    return cells if is_plain else replace(cells, guessed_separator=DELIMITERS[delimiter])
 
 
 def _decode(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
@@ -147,8 +151,7 @@ def _build(
     Raises:
         UserError: no row, too many columns, or a row with more cells than the header.
     """
-    found = ((line, row) for line, row in numbered if row and (row[0].strip() or any(cell.strip() for cell in row[1:])))
-    _, header = next(found, (0, []))
+    header = next((row for _, row in numbered if any(cell.strip() for cell in row)), [])
     if not header:
         raise UserError(f"{path}: not readable as CSV: it is empty. A table has a row with the names of its columns.")
     while not header[-1].strip():
@@ -157,7 +160,9 @@ def _build(
     if width > MAX_COLUMNS:
         raise UserError(f"{path}: {width} columns, at most {MAX_COLUMNS} are read. Drop those that are not needed.")
     lines, rows = [], []
-    for line, row in found:
+    for line, row in numbered:
+        if not row or not (row[0].strip() or any(cell.strip() for cell in row[1:])):
+            continue
         if len(row) > width:
             if any(cell.strip() for cell in row[width:]):
                 raise UserError(

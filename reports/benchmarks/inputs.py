@@ -2,6 +2,8 @@
 
     python reports/benchmarks/inputs.py [--images FOLDER] [--table CSV] [--rounds 3] [--output FILE]
 
+A table: processor time of reading a synthetic CSV of 100,000 rows (path, patient, label; two files a patient, a folder
+for 1,000) and of finding the files, which are empty and there, as ``preprocess`` does before it opens the first.
 Images: processor time of fitting images (``prepare_part``: decode, turn, fit, check, keep) against Pillow's decoding
 alone. Without ``--images`` they are synthetic JPEGs of 160 x 160 pixels. With ``--table`` the whole preprocess stage is
 timed too, without its start, which is that of the same stage on 256 images, two parts for two processes. Series: noise
@@ -25,8 +27,10 @@ import pydicom
 from PIL import Image
 
 from pipeline.config.data import PreprocessConfig
+from pipeline.config.sources import DataConfig
 from pipeline.core.files import write_bytes
 from pipeline.core.provenance import count_cores, read_commit, read_hardware, read_versions
+from pipeline.data.label_tables import list_table_sources, read_label_table
 from pipeline.data.sources import Source
 from pipeline.formats.dicom import read_series
 from pipeline.preprocessing.parts import compute_part_key, prepare_part
@@ -34,6 +38,7 @@ from tests.builders.dicom import write_series
 
 IMAGES_A_PART = 128
 NUM_SYNTHETIC = 1024
+NUM_ROWS, FILES_A_FOLDER = 100_000, 1_000
 SERIES_SHAPE = (100, 384, 384)
 NUM_START = 2 * IMAGES_A_PART  # images of the run that measures the start of the stage and of its two processes
 OPTIONS = PreprocessConfig(image_size=(64, 64))
@@ -60,6 +65,7 @@ def main() -> None:
             f"{Image.__version__}, pydicom {pydicom.__version__}; commit {read_commit()}. Median of {arguments.rounds} "
             "rounds; ratios are of one run.",
             "",
+            *measure_table(scratch / "rows", arguments.rounds),
             *measure_images(raw, paths, scratch, arguments.rounds),
             *(measure_stage(raw, arguments.table, paths, scratch) if arguments.table else []),
             *measure_series(scratch, arguments.rounds),
@@ -78,6 +84,30 @@ def make_images(folder: Path) -> Path:
         levels = 128 + 60 * np.sin(rows / (9 + number % 7)) * np.cos(columns / (11 + number % 5)) + noise
         Image.fromarray(levels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
     return folder
+
+
+def measure_table(folder: Path, num_rounds: int) -> list[str]:
+    rows = ["path,patient,label"]
+    for number in range(NUM_ROWS):
+        if number % FILES_A_FOLDER == 0:
+            (folder / str(number)).mkdir(parents=True)
+        name = f"{number - number % FILES_A_FOLDER}/{number}.png"
+        (folder / name).touch()
+        rows.append(f"{name},{9_000_000 + number // 2},{number % 2}")
+    (folder / "scans.csv").write_text("\n".join(rows) + "\n")
+    options = DataConfig(label_table=folder / "scans.csv")
+    given = read_label_table(options)
+    ways: dict[str, Callable[[], Any]] = {
+        "reading": lambda: read_label_table(options),
+        "finding": lambda: list_table_sources(folder, given),
+    }
+    assert len(ways["finding"]()) == NUM_ROWS
+    seconds = alternate(ways, num_rounds)
+    return [
+        f"A table of {NUM_ROWS:,} rows, processor time of one core: read in **{seconds['reading']:.2f} s**, its files "
+        f"found in {seconds['finding']:.2f} s.",
+        "",
+    ]
 
 
 def measure_images(raw: Path, paths: list[Path], scratch: Path, num_rounds: int) -> list[str]:

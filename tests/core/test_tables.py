@@ -1,3 +1,5 @@
+import gc
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from pipeline.core.tables import (
     describe_difference,
     find_alike,
     find_formula,
+    pause_collector,
     read_table,
     write_table,
 )
@@ -124,3 +127,19 @@ def test_other_texts_are_not_alike():
 
 def test_the_first_two_that_are_alike_are_named_of_many():
     assert find_alike(["7", "Left", "8", "left", "007"]) == ("Left", "left")
+
+
+def test_the_collector_is_paused_and_then_as_it_was_also_after_an_error():
+    with pause_collector():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(UserError), pause_collector():
+        raise UserError("x")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with pause_collector():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

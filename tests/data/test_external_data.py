@@ -33,6 +33,12 @@ def test_paths_are_relative_to_the_tables_folder_and_split_and_weight_are_not_re
     ]
 
 
+def test_what_was_guessed_of_the_table_is_said(tmp_path):
+    table = read(tmp_path, ["a.png;p1;left;49,5"], "path;patient;label;age", DataConfig(covariates=("age",)))
+    (note,) = table.listing.notes
+    assert "semicolons between cells and decimal commas in age, a guess" in note
+
+
 @pytest.mark.parametrize(
     ("patient", "found"),
     [("007", "007 (line 2) is in train"), ("8", "is in val"), ("7", "as 007, which differs only in leading zeros")],

@@ -1,6 +1,5 @@
 """Tables of the user: columns in any case, numbers in either style, all that is not asked for left in the file."""
 
-import pandas as pd
 import pytest
 
 from pipeline.core.errors import UserError
@@ -62,9 +61,29 @@ def test_cells_know_their_line_in_the_file(tmp_path):
 def test_numbers_get_a_point_where_all_cells_are_numbers_and_some_have_a_decimal_comma(
     has_decimal_commas, cells, read_as
 ):
-    assert use_points(pd.Series(cells, dtype=object), has_decimal_commas).tolist() == read_as
+    assert use_points(cells, has_decimal_commas) == read_as
 
 
 def test_an_id_that_a_spreadsheet_shortened_is_refused(tmp_path):
     with pytest.raises(UserError, match="line 3: group_id 9,01443E\\+13 is a long number"):
         read(tmp_path, "group_id;split\n1E5;train\n9,01443E+13;val\n", ids=("group_id",))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "guessed"),
+    [
+        ("a.csv", "patient,split,Age\n1,train,5\n", ""),
+        ("a.csv", "patient;split;Age\n1;train;5\n", "semicolons between cells"),
+        ("a.csv", "patient;split;Age\n1;train;0,5\n", "semicolons between cells and decimal commas in Age"),
+        ("a.csv", "patient|split|Age\n1|train|0,5\n", "vertical bars between cells and decimal commas in Age"),
+        ("a.csv", "patient\tsplit\tAge\n1\ttrain\t5\n", "tabs between cells"),
+        ("a.tsv", "patient\tsplit\tAge\n1\ttrain\t5\n", ""),
+        ("a.csv", "sep=;\npatient;split;Age\n1;train;5\n", ""),
+        ("a.csv", "sep=;\npatient;split;Age\n1;train;0,5\n", "decimal commas in Age"),
+    ],
+)
+def test_what_was_guessed_of_separator_and_decimals_is_one_note(name, text, guessed, tmp_path):
+    (tmp_path / name).write_text(text)
+    given = read_given_table(tmp_path / name, COLUMNS | {"age": ("age",)}, numbers=("age",))
+    expected = f"{tmp_path / name}: read with {guessed}, a guess. If cells look wrong, save it with commas"
+    assert [note[: len(expected)] for note in given.notes] == ([expected] if guessed else [])

@@ -93,11 +93,11 @@ def test_volumes_are_cut_where_their_voxels_are_fine_and_sides_axially(write_kne
     assert (values["preprocess.plane"], values["preprocess.num_slices"]) == ("sagittal", 10)
     assert values["preprocess.image_size"] == [48, 48], "20 mm at 0.5 mm, to the next 16"
     assert values["preprocess.spacing_mm"] == pytest.approx(20 / 48, rel=0.05)
-    sides = replace(found, sources=tuple(replace(item, label="left") for item in found.sources[:2]) + found.sources[2:])
+    sides = replace(found, sources=tuple(item._replace(label="left") for item in found.sources[:2]) + found.sources[2:])
     sides = replace(
         sides,
         sources=tuple(
-            replace(item, label=item.label.replace("ill", "right").replace("well", "right")) for item in sides.sources
+            item._replace(label=item.label.replace("ill", "right").replace("well", "right")) for item in sides.sources
         ),
     )
     assert values_of(sides)["preprocess.plane"] == "axial"

@@ -88,6 +88,7 @@ def test_a_table_gives_the_rows_of_its_files_in_both_forms(predict, knees, tmp_p
     said = " ".join(capsys.readouterr().out.split())
     assert "warning: " in said
     assert "read as Windows-1252, a guess" in said
+    assert "read with semicolons between cells, a guess" in said
     assert code == 2
     assert [row["path"] for row in table] == [str(knees[1]), str(tmp_path / "gone.nii"), str(knees[0])]
     assert "no such file" in table[1]["reason"]

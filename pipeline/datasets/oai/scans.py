@@ -1,6 +1,5 @@
 """The scans that are taken of a delivery, each with its label, and the reason why the others are left out."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -65,7 +64,7 @@ def list_scans(raw: Path, options: DataConfig) -> Listing:
     for index, row in zip(facts.index, facts.to_dict("records"), strict=True):
         kept = tuple((name, values[index]) for name, values in covariates.items())
         source = _build_source(raw, row, kept, named.get(row["path"]))
-        listed.append(replace(source, min_extent_mm=options.oai.min_extent_mm))
+        listed.append(source._replace(min_extent_mm=options.oai.min_extent_mm))
     refused = [source for source in named.values() if source.refusal]
     notes = [f"{raw}: {name} is not read; save it as text." for name in (clinical.unread if clinical else ())]
     listed.sort(key=lambda source: (source.ignored, source.source_id))
