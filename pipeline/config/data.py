@@ -22,7 +22,7 @@ class PreprocessConfig:
 
     Args:
         unit: What one example of a scan is. slice: each slice by itself. volume: all its slices together, with the
-            place of each in millimetres; images and published sets are not affected.
+            place of each in millimetres, of published volumes in voxels; images are not affected.
         plane: The anatomical plane of the slices, found from the affine and never from the array's order; of images
             the plane that they show, which decides whether a mirror image is one of the other side.
         num_slices: The number of slices taken from a volume, evenly spaced; all of the range where it has fewer.

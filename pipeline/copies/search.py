@@ -21,7 +21,7 @@ from pipeline.copies.alignment import MIN_COARSE, ORIENTATIONS, Alignments, alig
 from pipeline.copies.candidates import Candidates, Metric, find_candidates, fit_metric, read_grey
 from pipeline.copies.descriptors import Sources, compute_descriptors, describe_sources
 from pipeline.core.array_types import Array, Floats, Indices
-from pipeline.core.data_kinds import WHOLE_VOLUMES
+from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES
 from pipeline.data.store import Store
 
 # Altered copies agree by this at least: of radiographs of 160 x 160 by 0.84, of 80 x 80 by 0.63.
@@ -104,7 +104,7 @@ def search_copies(store: Store, split_of: Array, only_across: bool = False) -> F
         only_across: Whether pairs within one split are passed over.
     """
     # The mean over all slices of a whole volume is a blurred silhouette, which many volumes have in common.
-    is_searched = store.kind.is_image and store.kind is not WHOLE_VOLUMES
+    is_searched = store.kind.is_image and store.kind not in (WHOLE_VOLUMES, VOXEL_VOLUMES)
     sources = describe_sources(store) if is_searched else NO_SOURCES
     if len(sources.rows) < 2:
         return Found(sources, MIN_SIGNIFICANCE, (), (), 0, 0)

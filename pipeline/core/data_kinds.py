@@ -1,7 +1,7 @@
 """Kinds of data (volumes, images, point clouds) with all in which code for them differs, and the shape of examples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class DataKind:
         has_slices: Whether an example is one slice of a volume.
         reads_scans: Whether the files are scans, whose slices have places in millimetres.
         is_image: Whether an example is made of pixels.
+        has_places: Whether an example is all slices of a volume, each with its place.
     """
 
     name: str
@@ -29,6 +30,7 @@ class DataKind:
     has_slices: bool
     is_image: bool
     reads_scans: bool = False
+    has_places: bool = False
 
     @property
     def has_patients(self) -> bool:
@@ -60,6 +62,7 @@ SCANS = DataKind(
     has_slices=False,
     is_image=True,
     reads_scans=True,
+    has_places=True,
 )
 # Images of patients, such as radiographs: whole patients are drawn, and each image is an example.
 PATIENT_IMAGES = DataKind(
@@ -86,7 +89,11 @@ WHOLE_VOLUMES = DataKind(
     has_slices=False,
     is_image=True,
 )
-DATA_KINDS = {kind.name: kind for kind in (VOLUMES, SCANS, PATIENT_IMAGES, IMAGES, WHOLE_VOLUMES, POINTS)}
+# The same volumes as stacks of slices that have places, in voxels (``preprocess.unit: volume``).
+VOXEL_VOLUMES = replace(WHOLE_VOLUMES, name="voxel_volumes", has_places=True)
+DATA_KINDS = {
+    kind.name: kind for kind in (VOLUMES, SCANS, PATIENT_IMAGES, IMAGES, WHOLE_VOLUMES, VOXEL_VOLUMES, POINTS)
+}
 
 
 def are_sides(class_names: Sequence[str]) -> bool:
@@ -104,7 +111,8 @@ class InputSpec:
         image_size: Height and width in pixels; of point clouds the number of stored points, and 3.
         num_slices: The slices of a volume, the resolution of a slice's position.
         class_names: The meaning of the logits, in their order.
-        field_of_view_mm: The length of each axis that a network of scans reads; 0 for other kinds.
+        field_of_view_mm: The length of each axis that a network of whole scans reads, of volumes of a published set
+            in voxels; 0 for other kinds.
         is_sagittal: Whether the slices of a scan follow each other from left to right, so that its mirror image has
             them in reverse order; known for scans alone.
     """
@@ -119,5 +127,10 @@ class InputSpec:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The shape of one example in a store, where grey images and point clouds have no axis of channels."""
+        """The shape of one example in a store, where grey images and point clouds have no axis of channels.
+
+        Of whole scans it is that of the one with the most slices.
+        """
+        if self.kind.has_places:
+            return (self.num_slices, *self.image_size)
         return self.image_size if self.num_channels == 1 else (self.num_channels, *self.image_size)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import DATA_KINDS, SCANS, VOLUMES, DataKind, InputSpec
+from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
@@ -50,8 +50,8 @@ class Store:
         is_ordinal: Whether the classes are grades (``data.label_type``). The files do not say so, and the class names
             are grades only after ``order_classes``.
         places_mm: Of whole scans ``(examples, slices, 3)`` float32: the position of each slice along the normal, from
-            the centre of the volume, and the height and width of its image; NaN where a scan has fewer slices. None
-            for other kinds.
+            the centre of the volume, and the height and width of its image; NaN where a scan has fewer slices. Of
+            volumes of a published set, whose voxels have no known size, in voxels. None for other kinds.
     """
 
     examples: np.ndarray[Any, Any]
@@ -75,11 +75,11 @@ class Store:
         return example if self.places_mm is None else example[int((~np.isnan(self.places_mm[row, :, 0])).sum()) // 2]
 
     def as_slices(self) -> "Store":
-        """Return whole scans as a store of their slices, which share the ids of their scan; other kinds as they are.
+        """Return whole scans as a store of their slices, which share the ids of their scan; other data as they are.
 
         Where scans have different numbers of slices, they are copied into memory.
         """
-        if self.places_mm is None:
+        if self.places_mm is None or not self.kind.reads_scans:
             return self
         is_slice = ~np.isnan(self.places_mm[..., 0])
         counts, flat = is_slice.sum(axis=1), self.examples.reshape(-1, *self.examples.shape[2:])
@@ -97,7 +97,7 @@ class Store:
             num_slices: The slices of a volume (``preprocess.num_slices``); a published set has no such setting. Of
                 whole scans those of the largest one are counted instead.
         """
-        if self.kind is SCANS:
+        if self.kind.has_places:
             _, num_slices, height, width = self.examples.shape
             return InputSpec(
                 self.kind,
@@ -106,7 +106,7 @@ class Store:
                 int(num_slices),
                 self.class_names,
                 measure_field_of_view(self.places),
-                self.settings["plane"] == "sagittal",
+                self.settings.get("plane") == "sagittal",
             )
         num_channels = 1 if self.examples.ndim == 3 else int(self.examples.shape[1])
         height, width = self.examples.shape[-2:]
@@ -200,7 +200,7 @@ def read_store(folder: Path, verify: bool = False) -> Store:
     kind = DATA_KINDS[record["kind"]]
     try:
         examples = np.load(folder / EXAMPLES, mmap_mode="r", allow_pickle=False)
-        places_mm = np.load(folder / PLACES, allow_pickle=False) if kind is SCANS else None
+        places_mm = np.load(folder / PLACES, allow_pickle=False) if kind.has_places else None
     except (OSError, ValueError) as error:
         name = getattr(error, "filename", None) or folder / EXAMPLES
         raise UserError(f"{name}: not readable ({error}). Delete the folder and preprocess again.") from error

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
-from pipeline.inference.probabilities import compute_probabilities
+from pipeline.inference.probabilities import compute_probabilities, place_examples
 from pipeline.models.classifier import Classifier
 
 
@@ -34,7 +33,7 @@ def score_arrays(
         UserError: Another shape, other values, or places that are missing.
     """
     spec = classifier.spec
-    if spec.kind is SCANS:
+    if spec.kind.reads_scans and spec.kind.has_places:
         raise UserError("images: this model takes whole scans, whose slices have places. Give it files (NIfTI, DICOM).")
     try:
         values = np.stack([np.asarray(image) for image in images])
@@ -49,6 +48,9 @@ def score_arrays(
         raise UserError("images: found values that are no finite numbers. Prepare them as in training.")
     if spec.kind.is_image and not ((values >= 0) & (values <= 255) & (values % 1 == 0)).all():
         raise UserError("images: found values that are no grey levels; allowed are whole numbers, 0 to 255.")
+    if spec.kind.has_places:
+        places = place_examples(spec, len(values))
+        return compute_probabilities(classifier, values.astype(np.uint8, copy=False), places, device, batch_size)
     if slice_position is None and classifier.model.reads_slice_position:
         raise UserError(f"slice_position: none given for {len(values)} images. Give one for each, in [-1, 1].")
     places = np.zeros(len(values)) if slice_position is None else np.asarray(slice_position, dtype=np.float32)

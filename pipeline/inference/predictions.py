@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import WHOLE_VOLUMES, are_sides
+from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES, are_sides
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import choose_class, probability_columns
 from pipeline.core.resumable_table import Row
@@ -21,7 +21,7 @@ from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.formats.volume import Volume, describe_spacing
 from pipeline.inference.inputs import Scan
-from pipeline.inference.probabilities import check_places, compute_probabilities, score_stack
+from pipeline.inference.probabilities import check_places, compute_probabilities, place_examples, score_stack
 from pipeline.preprocessing.images import read_stored
 from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint
@@ -73,7 +73,8 @@ def score_examples(
         good = [example for example, refusal in read if refusal is None]
         scores = iter(())
         if good:
-            scores = iter(compute_probabilities(classifier, np.stack(good), np.zeros(len(good)), device, batch_size))
+            places = place_examples(checkpoint.spec, len(good))
+            scores = iter(compute_probabilities(classifier, np.stack(good), places, device, batch_size))
         for scan, (_, refusal) in zip(batch, read, strict=True):
             yield refusal or _describe(scan, next(scores), checkpoint, experiment.predict.min_confidence)
 
@@ -102,7 +103,7 @@ def _read_stack(scan: Scan, checkpoint: Checkpoint) -> tuple[Stack, Volume | Non
 
 def _read_example(path: Path, checkpoint: Checkpoint) -> Array:
     """Read an image, volume or point cloud as a store holds it, of a cloud only the points that the model takes."""
-    if checkpoint.spec.kind is WHOLE_VOLUMES:
+    if checkpoint.spec.kind in (WHOLE_VOLUMES, VOXEL_VOLUMES):
         return read_whole_volume(path, checkpoint.spec.stored_shape)
     if checkpoint.spec.kind.is_image:
         return read_stored(path, checkpoint.spec, checkpoint.preprocess)

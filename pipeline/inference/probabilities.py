@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from pipeline.core.array_types import Array
-from pipeline.core.data_kinds import SCANS, InputSpec
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import VolumeError
 from pipeline.core.predictions import Mirrored
 from pipeline.data.batches import read_images
 from pipeline.models.classifier import Classifier, average_mirrored
-from pipeline.preprocessing.slicing import Stack
+from pipeline.preprocessing.slicing import Stack, place_voxels
 
 
 @torch.inference_mode()
@@ -108,11 +108,24 @@ def score_stack(classifier: nn.Module, stack: Stack, spec: InputSpec, device: to
         Probabilities (classes,) float64.
     """
     images, places = stack.images, stack.positions
-    if spec.kind is SCANS:
+    if spec.kind.has_places:
         images, places = images[None], stack.places_mm[None]
     scores = compute_probabilities(classifier, images, places, device, batch_size)
     probabilities: Array = scores.astype(np.float64).mean(axis=0)
     return probabilities
+
+
+def place_examples(spec: InputSpec, number: int) -> Array:
+    """Return the places of examples that are read from files without places: of volumes in voxels, of others 0.
+
+    Args:
+        spec: The examples that the classifier reads.
+        number: The number of examples.
+    """
+    if not spec.kind.has_places:
+        return np.zeros(number, np.float32)
+    volume = place_voxels(*spec.stored_shape)
+    return np.broadcast_to(volume, (number, *volume.shape))
 
 
 def check_places(name: str, stack: Stack, spec: InputSpec) -> None:
@@ -126,7 +139,7 @@ def check_places(name: str, stack: Stack, spec: InputSpec) -> None:
     Raises:
         VolumeError: its slices have no places, or reach beyond the field of view.
     """
-    if spec.kind is not SCANS:
+    if not spec.kind.has_places:
         return
     if np.isnan(stack.places_mm).any():
         raise VolumeError(

@@ -9,7 +9,7 @@ from torch import nn
 from perceiver import ImagePerceiver, PointPerceiver, VolumePerceiver
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.validation import require
-from pipeline.core.data_kinds import SCANS, InputSpec
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.models.pixel_permutation import PixelPermutation
 from pipeline.models.volumes import EMBEDDING, PooledSlices, choose_slices
@@ -38,7 +38,7 @@ def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel"
         torch.manual_seed(seed)
         if not spec.kind.is_image:
             return SliceModel(_build_point_perceiver(config, spec), reads_slice_position=False)
-        if spec.kind is SCANS:
+        if spec.kind.has_places:
             network = _build_volume_network(config, spec)
             half_mm = spec.field_of_view_mm / 2
             return SliceModel(network, reads_slice_position=True, permutation=permutation, place_unit=half_mm)

@@ -11,6 +11,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.sources import DataConfig
 from pipeline.core.array_types import Array
 from pipeline.core.console import warn
+from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.provenance import compute_fingerprint
@@ -23,6 +24,7 @@ from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import Dataset, find_dataset, find_raw_folder
 from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet, require_folder
 from pipeline.preprocessing.preparation import Preparation
+from pipeline.preprocessing.slicing import place_voxels
 
 # Changes when the same files make other tables; it makes old ones invalid.
 VERSION = 1
@@ -61,7 +63,7 @@ def _build(experiment: Experiment, dataset: Dataset, plan: str, console: Console
         found = dataset.read(raw, experiment.data)
         if _fingerprint_plan(experiment) != plan:
             raise UserError(f"{raw}: files changed while they were read. Run the preprocess stage again.")
-        _write_all(experiment.paths, found, dataset)
+        _write_all(experiment, found, dataset)
     return True
 
 
@@ -103,10 +105,12 @@ def _fingerprint_plan(experiment: Experiment) -> str:
     # The order of the labels is read with the store, and does not change it.
     unread = ("raw_folder", "label_type", "label_order")
     options = {name: value for name, value in flatten(experiment.data).items() if name not in unread}
+    options |= {"unit": "volume"} if experiment.preprocess.unit == "volume" else {}
     return compute_fingerprint(VERSION, FORMAT, options, files)
 
 
-def _write_all(paths: Workspace, found: PublishedSet, dataset: Dataset) -> None:
+def _write_all(experiment: Experiment, found: PublishedSet, dataset: Dataset) -> None:
+    paths = experiment.paths
     names = name_examples(found.official_splits)
     digests = [hashlib.sha256(np.ascontiguousarray(example).data).hexdigest() for example in found.examples]
     shape = "x".join(str(size) for size in found.examples.shape[1:])
@@ -119,7 +123,13 @@ def _write_all(paths: Workspace, found: PublishedSet, dataset: Dataset) -> None:
     index = pd.DataFrame({"example_id": names} | ids | {"slice_index": 0, "slice_position": 0.0})
     # In pieces, because each is copied where the channels of the file come last.
     pieces = (found.examples[start : start + PIECE_ROWS] for start in range(0, len(found.examples), PIECE_ROWS))
-    write_store(paths.prepared, pieces, index[list(INDEX_COLUMNS)], {}, dataset.kind, found.missing)
+    kind, settings, places = dataset.kind, {}, None
+    if kind is WHOLE_VOLUMES:
+        settings = {"unit": experiment.preprocess.unit}
+        if experiment.preprocess.unit == "volume":
+            volume = place_voxels(*found.examples.shape[1:])
+            kind, places = VOXEL_VOLUMES, np.broadcast_to(volume, (len(index), *volume.shape))
+    write_store(paths.prepared, pieces, index[list(INDEX_COLUMNS)], settings, kind, found.missing, places_mm=places)
     counts = pd.crosstab(official["split"], manifest["label"])
     counts = counts.loc[[split for split in OFFICIAL_SPLITS if split in counts.index]]
     coverage = {

@@ -18,7 +18,6 @@ from pipeline.attention.storage import AttentionMaps, list_kept_epochs, read_map
 from pipeline.config.experiment import Experiment
 from pipeline.config.outputs import AttentionConfig
 from pipeline.config.validation import require
-from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table, write_table
@@ -50,7 +49,7 @@ def attention(experiment: Experiment, console: Console) -> None:
     run = load_trained_run(experiment, options.checkpoint)
     store, checkpoint = run.data.store, run.checkpoint
     rows = choose_examples(store, run.data.roles, options)
-    if store.kind is SCANS:
+    if store.kind.has_places:
         _show_slices(experiment, run, rows, console)
         return
     maps = compute_maps(run.classifier, store, rows, options, checkpoint.epoch)
@@ -122,15 +121,17 @@ def _show_slices(experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64
     for name in ("kind", "layers", "heads", "latents", "mirrored"):
         found, allowed = getattr(options, name), getattr(AttentionConfig, name)
         require(found == allowed, f"attention.{name}", found, f"{allowed!r} where preprocess.unit is volume")
+    if options.native_resolution and not store.kind.reads_scans:
+        raise UserError("attention.native_resolution: found True, but this data set has no scans; allowed is False.")
     folder = experiment.paths.report_folder / "attention"
     for old in (*folder.glob("filmstrip_*.png"), *folder.glob("overlays/*.nii.gz")):
         old.unlink()
     scans = _read_scans(experiment, store, rows) if options.native_resolution else itertools.repeat((None, None))
-    weighed, strips, tables = [], [], []
+    weighed, strips, tables, unit = [], [], [], "mm" if store.kind.reads_scans else "voxels"
     for row, (images, volume) in zip(rows.tolist(), scans, strict=False):
         weights = weigh_slices(run.classifier, store, row)
         stored = np.asarray(store.examples[row][: len(weights.lost)])
-        strip = draw_filmstrip(stored if images is None else images, weights)
+        strip = draw_filmstrip(stored if images is None else images, weights, unit)
         name = re.sub(r"[^A-Za-z0-9._-]", "_", weights.example_id)
         write_bytes(folder / f"filmstrip_{name}.png", strip)
         if volume is not None:

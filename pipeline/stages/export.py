@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.locks import lock_output
@@ -49,7 +48,7 @@ def export(experiment: Experiment, console: Console) -> None:
     folder = choose_output(experiment)
     _check_folder(folder)
     wanted = [PROGRAMS[name] for name in options.formats if name in PROGRAMS]
-    if checkpoint.spec.kind is SCANS and wanted:
+    if checkpoint.spec.kind.has_places and wanted:
         raise UserError(
             f"export.formats: found {', '.join(options.formats)}, but programs of whole scans (preprocess.unit: "
             f"volume) are not written; allowed are {BUNDLE} and {HUB}."

@@ -13,7 +13,6 @@ from pipeline.attention.storage import name_kept_epoch, write_maps
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.validation import require
 from pipeline.core.console import warn
-from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.provenance import read_hardware
@@ -79,11 +78,11 @@ def train(experiment: Experiment, console: Console) -> None:
     check_horizontal_flip(augment, store.class_names, plane, store.kind)
     if experiment.model.mirror_tta:
         check_mirror_tta(augment, store.class_names, plane, store.kind)
-    if store.kind is SCANS:
+    if store.kind.has_places:
         check_scan_options(experiment)
     allowed_losses = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
     require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed_losses)
-    if experiment.model.architecture == "cnn" and store.kind is not SCANS:
+    if experiment.model.architecture == "cnn" and not store.kind.has_places:
         allowed = "1 for model.architecture cnn, which reads all pixels"
         require(config.input_fraction == 1, "train.input_fraction", config.input_fraction, allowed)
     if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model

@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from pipeline.config.experiment import Experiment
 from pipeline.config.training import SamplingName
 from pipeline.config.validation import require
-from pipeline.core.data_kinds import SCANS, WHOLE_VOLUMES
+from pipeline.core.data_kinds import WHOLE_VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_commit, read_versions
 from pipeline.data.batches import Examples, compute_room, place_examples
@@ -99,7 +99,7 @@ def prepare_training(
     Raises:
         UserError: a split has no examples, a class has none to learn from, or an option is not for whole scans.
     """
-    if data.store.kind is SCANS:
+    if data.store.kind.has_places:
         check_scan_options(experiment)
     # Each process has a GPU of its own, but all those of a machine have the same memory.
     num_sharing = experiment.train.devices if fabric.device.type == "cpu" else 1

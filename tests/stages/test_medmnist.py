@@ -9,7 +9,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from pipeline.cli import main
-from pipeline.core.data_kinds import WHOLE_VOLUMES
+from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES
 from pipeline.data.store import read_store
 from pipeline.datasets.medmnist import Variant
 from pipeline.datasets.published_scores import PUBLISHED_SCORES
@@ -115,3 +115,40 @@ def test_another_set_that_is_fetched_into_the_folder_changes_nothing(workspace, 
     write_medmnist(workspace / "given", Variant("nodulemnist3d", 28))
     assert run(workspace, "preprocess") == 0
     assert "up to date; nothing to do" in capsys.readouterr().out
+
+
+AS_SCANS = ("--name", "scans", "--preprocess.unit", "volume")
+
+
+def test_volumes_as_scans_have_slices_at_places_in_voxels_and_another_store(workspace):
+    assert run(workspace, "preprocess", *AS_SCANS) == 0
+    store, channels = (read_store(workspace / "data" / name / "prepared") for name in ("scans", "set"))
+    assert store.kind is VOXEL_VOLUMES
+    np.testing.assert_array_equal(store.examples, channels.examples)
+    assert store.fingerprint != channels.fingerprint
+    assert store.places_mm.shape == (64, 28, 3)
+    assert store.places_mm[5, :, 0].tolist() == [index - 13.5 for index in range(28)]
+    assert (store.places_mm[..., 1:] == 28).all()
+    spec = store.input_spec(40)
+    assert (spec.num_channels, spec.num_slices, spec.field_of_view_mm, spec.is_sagittal) == (1, 28, 35, False)
+    assert spec.stored_shape == (28, 28, 28)
+
+
+@pytest.mark.slow
+def test_one_perceiver_reads_the_slices_of_a_volume_and_predict_gives_its_answers(workspace, tmp_path):
+    for stage in ("preprocess", "split", "train", "evaluate", "attention"):
+        assert run(workspace, stage, *AS_SCANS) == 0, stage
+    store = read_store(workspace / "data" / "scans" / "prepared")
+    pixels = store.examples[:40] / 255
+    checkpoint = read_checkpoint(workspace / "runs" / "scans" / "best.safetensors")
+    assert checkpoint.mean == pytest.approx([pixels.mean()])
+    assert "placed in voxels" in (workspace / "reports" / "scans" / "model_card.md").read_text()
+    certificate = json.loads((workspace / "data" / "scans" / "leak_certificate.json").read_text())
+    assert certificate["copies"]["num_sources"] == 0
+    path = tmp_path / f"{store.index['example_id'][63]}.npy"
+    np.save(path, store.examples[63])
+    output = tmp_path / "new.csv"
+    assert run(workspace, "predict", str(path), "--predict.output", str(output), *AS_SCANS) == 0
+    scored = pd.read_csv(workspace / "reports" / "scans" / "predictions.csv").set_index("example_id")
+    expected = scored.loc[path.stem, "probability_normal"]
+    assert pd.read_csv(output)["probability_normal"].tolist() == pytest.approx([expected], abs=1e-5)

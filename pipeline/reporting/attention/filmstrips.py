@@ -28,19 +28,20 @@ def choose_marked(weights: SliceWeights) -> list[int]:
     return [int(index) for index in order if weights.lost[index] > 0]
 
 
-def draw_filmstrip(images: Array, weights: SliceWeights) -> bytes:
+def draw_filmstrip(images: Array, weights: SliceWeights, unit: str = "mm") -> bytes:
     """Draw the slices of a scan; those that carry the answer have a border.
 
     Args:
         images: The slices, ``(slices, height, width)`` uint8, in the order of the weights.
         weights: Their weights.
+        unit: The unit of their places.
 
     Returns:
         PNG bytes.
     """
     marked, cells = choose_marked(weights), []
     for index, image in enumerate(images):
-        lines = [f"{weights.places_mm[index, 0]:+.0f} mm"]
+        lines = [f"{weights.places_mm[index, 0]:+.0f} {unit}"]
         if not np.isnan(weights.lost[index]):
             lines.append(f"loses {100 * weights.lost[index]:.1f} points")
         if weights.attention is not None:

@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.sources import DataConfig, SplitConfig
-from pipeline.core.data_kinds import WHOLE_VOLUMES, DataKind
+from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES, DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import Certificate
 from pipeline.datasets import DATASETS, find_dataset, find_raw_folder
@@ -149,6 +149,9 @@ def _describe_preprocessing(checkpoint: Checkpoint) -> str:
         return (
             f"Volumes of {slices} of {height} x {width} pixels as published, the channels of one image. {standardised}"
         )
+    if checkpoint.spec.kind is VOXEL_VOLUMES:
+        slices = count_words(checkpoint.spec.num_slices, "slice")
+        return f"Volumes of {slices} of {height} x {width} pixels as published, placed in voxels. {standardised}"
     if not checkpoint.spec.kind.reads_scans:
         if not checkpoint.spec.kind.has_patients:
             return f"Images of {height} x {width} pixels as published. {standardised}"

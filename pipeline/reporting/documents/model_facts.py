@@ -6,7 +6,7 @@ from typing import Any
 
 from perceiver.config import PerceiverConfig
 from pipeline.config.model import CnnConfig, ModelConfig
-from pipeline.core.data_kinds import SCANS, InputSpec
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.text import count_words, plural
 from pipeline.reporting.evaluation.origin_section import describe_recipes
 from pipeline.training.checkpoint import Checkpoint
@@ -84,7 +84,7 @@ def _describe_network(shape: ModelConfig, spec: InputSpec) -> str:
     shuffled = ""
     if shape.pixel_permutation_seed is not None:
         shuffled = f" The pixels of all images are permuted alike (seed {shape.pixel_permutation_seed})."
-    scans = f" {_describe_slices(shape, spec)}" if spec.kind is SCANS else ""
+    scans = f" {_describe_slices(shape, spec)}" if spec.kind.has_places else ""
     if shape.architecture != "perceiver":
         return f"{_describe_cnn(shape.cnn)}{scans}{shuffled}"
     if not spec.kind.is_image:

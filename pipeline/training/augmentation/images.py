@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipeline.config.data import Plane
 from pipeline.config.training import AugmentConfig
-from pipeline.core.data_kinds import SCANS, VOLUMES, DataKind, InputSpec, are_sides
+from pipeline.core.data_kinds import VOLUMES, DataKind, InputSpec, are_sides
 from pipeline.core.errors import UserError
 from pipeline.models.classifier import reverse_slices
 from pipeline.training.augmentation.bias_field import compute_bias_fields, list_powers
@@ -134,7 +134,7 @@ def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: P
         raise UserError(
             f"{option} exchanges the labels left and right, but the labels here are {found}. Use {instead}."
         )
-    if plane == "sagittal" and kind is not SCANS:
+    if plane == "sagittal" and not kind.has_places:
         raise UserError(
             f"{option} needs images whose columns run from left to right, but sagittal ones run from front to back. "
             f"Use {instead}, or set preprocess.plane to axial or coronal."
@@ -215,7 +215,7 @@ def sample_transforms(
         draws = torch.rand((batch, len(list_powers())), generator=generator, device=device) * 2 - 1
         bias_field = compute_bias_fields(keep(draws * config.bias_field, "bias_field"), height, width)
     transforms = ImageTransforms(flipped, geometry, exponent, factor, noise, displacement, erased, bias_field)
-    if spec is None or spec.kind is not SCANS:
+    if spec is None or not spec.kind.has_places:
         return transforms
     if spec.is_sagittal:
         transforms = replace(transforms, flipped=None, reversed=flipped)
@@ -360,5 +360,5 @@ def shows_laterality(kind: DataKind, class_names: Sequence[str], plane: Plane) -
         class_names: The names of the classes.
         plane: The anatomical plane of the slices.
     """
-    is_mirrored = plane != "sagittal" or kind is SCANS
+    is_mirrored = plane != "sagittal" or kind.has_places
     return kind.has_patients and kind.is_image and are_sides(class_names) and is_mirrored

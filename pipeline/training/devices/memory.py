@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.config.training import TrainConfig
-from pipeline.core.data_kinds import SCANS, InputSpec
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 
 NUM_PROBED = 2
@@ -126,13 +126,13 @@ def _run_without_memory(model: nn.Module, spec: InputSpec, precision: str, is_tr
         kept[storage._cdata] = storage
         return tensor
 
-    size = (spec.num_slices, *spec.image_size) if spec.kind is SCANS else (spec.num_channels, *spec.image_size)
+    size = (spec.num_slices, *spec.image_size) if spec.kind.has_places else (spec.num_channels, *spec.image_size)
     shape = size if spec.kind.is_image else spec.image_size
     lower = torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true")
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with mode, torch.set_grad_enabled(is_training), hooks, lower, _LargestTensor(own) as found:
         inputs = torch.empty((NUM_PROBED, *shape))
-        places = torch.empty((NUM_PROBED, spec.num_slices, 3) if spec.kind is SCANS else NUM_PROBED)
+        places = torch.empty((NUM_PROBED, spec.num_slices, 3) if spec.kind.has_places else NUM_PROBED)
         network(inputs, places)
     num_kept = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
     return _Probe(num_kept, found.largest, inputs.nbytes, sum(tensor.nbytes for tensor in tensors))

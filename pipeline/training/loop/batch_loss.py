@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from pipeline.config.training import TrainConfig
-from pipeline.core.data_kinds import SCANS
 from pipeline.data.batches import Batch
 from pipeline.models.classifier import Classifier, compute_log_probabilities
 from pipeline.models.volumes import draw_slices
@@ -153,7 +152,7 @@ def _prepare_images(
 ) -> Prepared:
     augment = setup.experiment.augment
     _, channels, height, width = batch.images.shape
-    if classifier.spec.kind is SCANS:
+    if classifier.spec.kind.has_places:
         channels = classifier.spec.num_slices  # in a batch may be fewer, and in each device's shard of it
     shape = (batch_size, channels, height, width)
     transforms = sample_transforms(augment, shape, draws.augmentation, setup.fabric.device, classifier.spec)
@@ -187,7 +186,7 @@ def _choose_inputs(
     fraction, (inputs, places) = setup.experiment.train.input_fraction, shard
     if fraction == 1:
         return ()
-    if classifier.spec.kind is SCANS:
+    if classifier.spec.kind.has_places:
         return (draw_slices(places, fraction, draws.inputs),)
     num_inputs = classifier.model.count_inputs(inputs)
     chosen = draw_inputs(batch_size, num_inputs, fraction, draws.inputs, inputs.device)

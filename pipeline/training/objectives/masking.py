@@ -15,7 +15,7 @@ from perceiver.positions import grid_positions
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import PretrainConfig
 from pipeline.config.validation import require
-from pipeline.core.data_kinds import SCANS, InputSpec
+from pipeline.core.data_kinds import InputSpec
 from pipeline.models.networks import SliceModel
 
 DEFAULT_PIXELS = 4
@@ -57,7 +57,7 @@ def plan_masking(config: PretrainConfig, model: ModelConfig, spec: InputSpec) ->
     allowed = "images: a point is its position, so that the query of a hidden point would be its answer"
     require(spec.kind.is_image, "masked autoencoding: the data", spec.kind.name, allowed)
     allowed = "images, of scans their slices (preprocess.unit: slice)"
-    require(spec.kind is not SCANS, "masked autoencoding: the data", spec.kind.name, allowed)
+    require(not spec.kind.has_places, "masked autoencoding: the data", spec.kind.name, allowed)
     require(model.architecture == "perceiver", "model.architecture", model.architecture, "perceiver, to be masked")
     seed = model.pixel_permutation_seed
     require(seed is None, "model.pixel_permutation_seed", seed, "null: squares of permuted pixels are no neighbours")
