@@ -25,8 +25,10 @@ def sort_slices(volumes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         Both in the new order; slices of equal positions keep theirs.
     """
     positions = places[..., 0]
-    order = torch.where(positions.isnan(), torch.inf, positions).argsort(dim=1, stable=True)
-    batch = torch.arange(len(order), device=order.device)[:, None]
+    keys = torch.where(positions.isnan(), torch.inf, positions)
+    # The converter to ONNX knows only the other sort, and ONNX keeps the order of equal numbers.
+    order = keys.sort(dim=1).indices if torch.compiler.is_exporting() else keys.argsort(dim=1, stable=True)
+    batch = torch.arange(order.shape[0], device=order.device)[:, None]
     return volumes[batch, order], places[batch, order]
 
 
@@ -183,7 +185,7 @@ class VolumePerceiver(nn.Module):
             values, places, is_padding = join_slices(values, places, is_padding, self.patch_slices)
         rows, columns = self.grid_size
         values, _ = cut_patches(values.flatten(0, 1), self.patch_size)
-        values = rearrange(values, "(batch slices) cells channels -> batch (slices cells) channels", batch=len(places))
+        values = values.unflatten(0, is_padding.shape).flatten(1, 2)  # type: ignore[no-untyped-call]
         padding = repeat(is_padding, "batch slices -> batch (slices cells)", cells=rows * columns)
         return values, volume_positions(places, rows, columns), padding
 
@@ -210,7 +212,7 @@ def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> 
     with count_images(network, ~is_padding.flatten()) if network.training else contextlib.nullcontext():
         found = network(rearrange(volumes, "batch slices height width -> (batch slices) 1 height width"))
     mask = is_padding.reshape(-1, *(1,) * (found.ndim - 1))
-    return rearrange(found.masked_fill(mask, 0.0), "(batch slices) ... -> batch slices ...", batch=len(is_padding))
+    return found.masked_fill(mask, 0.0).unflatten(0, is_padding.shape)  # type: ignore[no-untyped-call, no-any-return]
 
 
 @contextlib.contextmanager
@@ -264,9 +266,10 @@ def join_slices(values: Tensor, places: Tensor, is_padding: Tensor, patch_slices
         The same three with fewer slices.
     """
     missing = -values.shape[1] % patch_slices
-    values = nn.functional.pad(values, (0, 0, 0, 0, 0, 0, 0, missing))
-    places = nn.functional.pad(places, (0, 0, 0, missing))
-    is_padding = nn.functional.pad(is_padding, (0, missing), value=True)
+    if missing > 0:
+        values = nn.functional.pad(values, (0, 0, 0, 0, 0, 0, 0, missing))
+        places = nn.functional.pad(places, (0, 0, 0, missing))
+        is_padding = nn.functional.pad(is_padding, (0, missing), value=True)
     values = rearrange(values, "b (slices joined) c h w -> b slices (joined c) h w", joined=patch_slices)
     places = rearrange(places, "b (slices joined) place -> b slices joined place", joined=patch_slices)
     present = rearrange(~is_padding, "b (slices joined) -> b slices joined", joined=patch_slices)

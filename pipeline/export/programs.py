@@ -1,8 +1,8 @@
 """A trained model as one file that needs neither this project nor its data: torch.export and ONNX.
 
-The only module that imports onnx and onnxruntime. Inputs are examples as the store holds them, outputs are
-probabilities: normalization, test-time augmentation and softmax are inside. Each file is read back and must give the
-checkpoint's own probabilities; otherwise it is removed.
+The only module that imports onnx and onnxruntime. Inputs are examples as the store holds them, of whole scans with the
+places of their slices; outputs are probabilities: normalization, test-time augmentation and softmax are inside. Each
+file is read back and must give the checkpoint's own probabilities; otherwise it is removed.
 """
 
 import contextlib
@@ -28,9 +28,11 @@ Run = Callable[[tuple[Array, ...]], Array]
 # differ: the largest difference over the architectures here was 4.2e-7. 1e-5 leaves room for deeper models and other
 # processors, and is far from what would change a decision.
 TOLERANCE = 1e-5
-# One example, and batch sizes that no power of two or fixed batch fits.
-CHECKED_BATCHES = (1, 3, 10)
-EXAMPLES, SLICE_POSITION, PROBABILITIES = "examples", "slice_position", "probabilities"
+# One example, and batch sizes that no power of two or fixed batch fits; of whole scans each with so many slices.
+CHECKED_BATCHES = ((1, 1), (3, 11), (10, 5))
+EXAMPLES, SLICE_POSITION, PLACES, PROBABILITIES = "examples", "slice_position", "places_mm", "probabilities"
+# The axis of a scan's slices, of which there may be any number.
+SLICES = "slices"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -41,14 +43,16 @@ class Input:
     Args:
         name: The name of the argument.
         dtype: The data type of its numbers.
-        shape: The shape after the axis of the batch, which is of any size.
+        shape: The shape after the axis of the batch, which is of any size; an axis with a name is too.
         meaning: The description for a reader.
+        largest: The largest number of either sign that is drawn to check a program.
     """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     meaning: str
+    largest: float = 1.0
 
 
 def describe_inputs(checkpoint: Checkpoint) -> tuple[Input, ...]:
@@ -56,6 +60,17 @@ def describe_inputs(checkpoint: Checkpoint) -> tuple[Input, ...]:
     if not checkpoint.spec.kind.is_image:
         num_points = checkpoint.model.num_points or checkpoint.spec.image_size[0]
         return (Input(EXAMPLES, "float32", (num_points, 3), "point clouds, z up; each is normalised inside"),)
+    if checkpoint.spec.kind.has_places:
+        joined = count_joined(checkpoint)
+        number = "any number of slices" if joined == 1 else f"slices in a multiple of {joined}, at least {2 * joined}"
+        scans = f"whole scans (batch, slices, height, width), black 0 and white 255, with {number}"
+        reach, unit = checkpoint.spec.field_of_view_mm / 2, "mm" if checkpoint.spec.kind.reads_scans else "voxels"
+        place = (
+            f"each slice's position along the normal from the centre of its scan, and its height and width, in {unit}; "
+            f"positions at most {reach:g} from 0; not a number for a slice that fills up a scan with fewer"
+        )
+        stack = Input(EXAMPLES, "uint8", (SLICES, *checkpoint.spec.image_size), scans)
+        return stack, Input(PLACES, "float32", (SLICES, 3), place, reach)
     shape = (checkpoint.spec.num_channels, *checkpoint.spec.image_size)
     images = Input(EXAMPLES, "uint8", shape, "images (batch, channels, height, width), black 0 and white 255")
     if not (checkpoint.model.architecture == "perceiver" and checkpoint.model.slice_position):
@@ -64,13 +79,21 @@ def describe_inputs(checkpoint: Checkpoint) -> tuple[Input, ...]:
     return images, Input(SLICE_POSITION, "float32", (), place)
 
 
-def draw_inputs(inputs: tuple[Input, ...], batch_size: int, seed: int = 0) -> tuple[Array, ...]:
+def count_joined(checkpoint: Checkpoint) -> int:
+    """Return the number of slices that make one input; a program takes whole inputs alone, and then two or more."""
+    return checkpoint.model.patch_slices if checkpoint.model.slices == "joint" else 1
+
+
+def draw_inputs(inputs: tuple[Input, ...], batch_size: int, seed: int = 0, num_slices: int = 7) -> tuple[Array, ...]:
     """Draw noise of every brightness and contrast, so that a wrong constant anywhere would change the output.
+
+    Of whole scans with several slices every second one lacks some of them.
 
     Args:
         inputs: The arguments, as :func:`describe_inputs` returns them.
         batch_size: The number of examples.
         seed: The seed of the random number generator.
+        num_slices: The number of slices of whole scans.
 
     Returns:
         An array (batch, ...) for each input.
@@ -78,11 +101,15 @@ def draw_inputs(inputs: tuple[Input, ...], batch_size: int, seed: int = 0) -> tu
     generator = np.random.default_rng(seed)
     drawn = []
     for item in inputs:
+        shape = (batch_size, *(num_slices if size == SLICES else int(size) for size in item.shape))
         if item.dtype == "uint8":
             low, high = np.sort(generator.uniform(0, 255, (2, batch_size, *[1] * len(item.shape))), axis=0)
-            values = generator.uniform(low, high + 1, (batch_size, *item.shape)).clip(0, 255)
+            values = generator.uniform(low, high + 1, shape).clip(0, 255)
         else:
-            values = generator.uniform(-1, 1, (batch_size, *item.shape))
+            values = generator.uniform(-item.largest, item.largest, shape)
+        if item.name == PLACES:
+            values[..., 1:] = np.abs(values[..., 1:])
+            values[1::2, min(1, num_slices - 1) : num_slices // 2] = np.nan
         drawn.append(values.astype(item.dtype))
     return tuple(drawn)
 
@@ -92,9 +119,10 @@ def trace(checkpoint: Checkpoint) -> torch.export.ExportedProgram:
     inputs = describe_inputs(checkpoint)
     model = ProbabilityModel(build_from_checkpoint(checkpoint)).eval()
     # A batch of one would become a constant of the graph.
-    values = tuple(map(torch.from_numpy, draw_inputs(inputs, batch_size=2)))
-    batch = torch.export.Dim("batch")
-    shapes = {item.name: {0: batch} for item in inputs}
+    joined = count_joined(checkpoint)
+    values = tuple(map(torch.from_numpy, draw_inputs(inputs, batch_size=2, num_slices=3 * joined)))
+    batch, slices = torch.export.Dim("batch"), joined * torch.export.Dim(SLICES)
+    shapes = tuple({0: batch, 1: slices} if SLICES in item.shape else {0: batch} for item in inputs)
     with torch.no_grad(), _quiet():
         return torch.export.export(model, values, dynamic_shapes=shapes)
 
@@ -184,8 +212,10 @@ def check_program(path: Path, checkpoint: Checkpoint, run: Run) -> float:
     """
     classifier = build_from_checkpoint(checkpoint)
     largest = 0.0
-    for batch_size in CHECKED_BATCHES:
-        values = draw_inputs(describe_inputs(checkpoint), batch_size, seed=batch_size)
+    joined = count_joined(checkpoint)
+    for batch_size, num_slices in CHECKED_BATCHES:
+        allowed = num_slices if joined == 1 else max(num_slices, 2) * joined
+        values = draw_inputs(describe_inputs(checkpoint), batch_size, batch_size, allowed)
         places = values[1] if len(values) > 1 else np.zeros(batch_size, np.float32)
         expected = compute_probabilities(classifier, values[0], places, torch.device("cpu"), batch_size)
         difference = float(np.abs(run(values) - expected).max())

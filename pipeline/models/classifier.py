@@ -147,7 +147,7 @@ class ProbabilityModel(nn.Module):
         self.classifier = classifier
 
     def forward(self, examples: torch.Tensor, slice_position: torch.Tensor | None = None) -> torch.Tensor:
-        """Turn examples as the store holds them, and places (batch,), into probabilities (batch, classes)."""
+        """Turn examples and their places, as for ``Classifier``, into probabilities (batch, classes)."""
         places = torch.empty(0) if slice_position is None else slice_position
         scores: torch.Tensor = self.classifier(examples, places)
         return scores.exp()

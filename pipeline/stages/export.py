@@ -48,11 +48,6 @@ def export(experiment: Experiment, console: Console) -> None:
     folder = choose_output(experiment)
     _check_folder(folder)
     wanted = [PROGRAMS[name] for name in options.formats if name in PROGRAMS]
-    if checkpoint.spec.kind.has_places and wanted:
-        raise UserError(
-            f"export.formats: found {', '.join(options.formats)}, but programs of whole scans (preprocess.unit: "
-            f"volume) are not written; allowed are {BUNDLE} and {HUB}."
-        )
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -21,6 +21,7 @@ IMAGE_SHAPES = {
     "cifar100": (3, (32, 32), 100),
     "medmnist": (1, (28, 28), 2),
     "medmnist3d": (28, (28, 28), 2),
+    "medmnist3d_volume": (1, (28, 28), 2),
     "xray_kl": (1, (80, 80), 5),
 }
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from perceiver import PerceiverConfig
 from pipeline.config.model import CnnConfig, ModelConfig
-from pipeline.core.data_kinds import IMAGES, POINTS
+from pipeline.core.data_kinds import IMAGES, POINTS, SCANS
 from pipeline.core.errors import UserError
 from pipeline.export.programs import (
     TOLERANCE,
@@ -26,6 +27,7 @@ from pipeline.training.checkpoint import build_from_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.isolation import BLOCKED
 from tests.builders.models import build_spec
+from tests.builders.scan_models import CHOICES
 
 SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2, "num_cross_attends": 1, "self_attends_per_cross": 1}
 # Between them: every kind of data, a slice's place, the mirror, the permutation, all losses, both networks.
@@ -55,19 +57,23 @@ MODELS = {
         ModelConfig(num_points=12, perceiver=PerceiverConfig(**SMALL, max_freq=(4.0, 4.0, 4.0))),
         {"kind": POINTS, "image_size": (16, 3), "mean": (), "std": ()},
     ),
-}
+} | {f"scans-{name}": (replace(config, mirror_tta=True), {"kind": SCANS}) for name, config in CHOICES.items()}
 
 
 def build_checkpoint(name):
     config, facts = MODELS[name]
     shape = {key: facts[key] for key in ("num_channels", "image_size", "kind") if key in facts}
-    model = build_model(config, build_spec(**shape), seed=3)
+    spec = build_spec(**shape)
+    if spec.kind is SCANS:
+        spec = replace(spec, field_of_view_mm=60.0, is_sagittal=True)
+    model = build_model(config, spec, seed=3)
     # Fresh heads answer one half to everything; and far outputs of a model with squared error are all 0 and 1.
     strength = 0.05 if name == "images" else 0.3
     for parameter in model.parameters():
         parameter.data += strength * torch.randn(
             parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
         )
+    facts = {key: value for key, value in facts.items() if key not in shape} | {"spec": spec}
     return make_checkpoint(model=config, weights=model.state_dict(), **facts)
 
 
@@ -77,7 +83,8 @@ def compute_expected(checkpoint, values):
 
 
 @pytest.mark.parametrize(
-    "name", ["images", *(pytest.param(name, marks=pytest.mark.slow) for name in ("points", "cnn"))]
+    "name",
+    ["images", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in ("images", "slices"))],
 )
 def test_programs_give_the_checkpoints_probabilities(name, tmp_path):
     checkpoint = build_checkpoint(name)
@@ -106,8 +113,19 @@ def test_inputs_are_those_that_the_model_reads():
     names = {name: [item.name for item in describe_inputs(build_checkpoint(name))] for name in MODELS}
     assert names["slices"] == ["examples", "slice_position"]
     assert names["images"] == names["cnn"] == names["points"] == ["examples"]
+    assert names["scans-joint"] == names["scans-mean"] == ["examples", "places_mm"]
     assert describe_inputs(build_checkpoint("points"))[0].shape == (12, 3)
     assert describe_inputs(build_checkpoint("images"))[0].shape == (3, 8, 8)
+    assert [item.shape for item in describe_inputs(build_checkpoint("scans-mean"))] == [("slices", 8, 8), ("slices", 3)]
+    assert "slices in a multiple of 2, at least 4" in describe_inputs(build_checkpoint("scans-joined"))[0].meaning
+
+
+def test_drawn_scans_lie_within_the_field_of_view_and_every_second_one_lacks_slices():
+    examples, places = draw_inputs(describe_inputs(build_checkpoint("scans-joint")), 4, num_slices=6)
+    assert (examples.shape, places.shape) == ((4, 6, 8, 8), (4, 6, 3))
+    assert np.isnan(places[..., 0]).sum(axis=1).tolist() == [0, 2, 0, 2]
+    assert np.nanmax(np.abs(places)) <= 30
+    assert np.nanmin(places[..., 0]) < 0 < np.nanmin(places[..., 1:])
 
 
 @pytest.mark.slow

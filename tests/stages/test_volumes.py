@@ -6,8 +6,10 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from pipeline.api import load_model
 from pipeline.cli import main
 from pipeline.data.store import read_store
 from pipeline.training.checkpoint import read_checkpoint
@@ -100,6 +102,29 @@ def test_attention_shows_the_slices_that_carry_an_answer_in_the_scans_own_pixels
         assert overlay.get_fdata().max() > 0
 
 
+@pytest.mark.slow
+def test_an_exported_program_takes_scans_of_any_number_of_slices_and_a_hub_folder_answers_a_file(workspace, tmp_path):
+    output = tmp_path / "model"
+    assert call("export", workspace, "--export.output", output, "--export.formats", "[torch,hub]") == 0
+    table = pd.read_csv(workspace / "reports" / NAME / "predictions.csv").set_index("example_id")
+    store = read_store(workspace / "data" / NAME / "prepared")
+    row = int(np.flatnonzero(store.index["example_id"] == table.index[0])[0])
+    expected = pytest.approx(table["probability_left"].iloc[0], abs=1e-5)
+    program = torch.export.load(output / "model.pt2").module()
+    scan, places = torch.tensor(store.examples[row]), torch.tensor(store.places_mm[row])
+    assert float(program(scan[None], places[None])[0, 0].detach()) == expected
+    filled = (
+        torch.nn.functional.pad(scan, (0, 0, 0, 0, 0, 3)),
+        torch.nn.functional.pad(places, (0, 0, 0, 3), value=torch.nan),
+    )
+    assert float(program(filled[0][None], filled[1][None])[0, 0].detach()) == expected
+    record = json.loads((output / "model.json").read_text())
+    assert [item["shape"] for item in record["inputs"]] == [["batch", "slices", 16, 16], ["batch", "slices", 3]]
+    manifest = pd.read_csv(workspace / "data" / NAME / "prepared" / "manifest.csv").set_index("source_id")
+    path = workspace / "raw" / manifest.loc[table["source_id"].iloc[0], "path"]
+    assert load_model(output / "hub").predict(path).probabilities["left"] == expected
+
+
 def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(workspace):
     spec = read_checkpoint(workspace / "runs" / NAME / "best.safetensors").spec
     store = read_store(workspace / "data" / NAME / "prepared")
@@ -111,7 +136,6 @@ def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(worksp
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("export", ["--export.formats", "[torch]"], "whole scans"),
         ("attention", ["--attention.layers", "[0]"], "attention.layers"),
         ("leak-study", [], "preprocess.unit: slice"),
         ("pretrain", ["--run", "hidden"], "preprocess.unit: slice"),
