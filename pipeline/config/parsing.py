@@ -94,10 +94,19 @@ def _build_parser(field: str) -> jsonargparse.ArgumentParser:
     return parser
 
 
+@functools.cache
+def _read_defaults(field: str) -> jsonargparse.Namespace:
+    """Read the values of all options that are not given; a copy of them is changed, never these."""
+    return _build_parser(field).get_defaults(skip_validation=True)
+
+
 def _parse(words: Sequence[str], inputs: str) -> Experiment:
     section, _, field = inputs.partition(".")
     parser = _build_parser(field)
-    options = parser.parse_args(list(words))
+    # The parser looks for each key among all options, so that it checks those that are given alone.
+    given = parser.parse_args(list(words), defaults=False)
+    options = _read_defaults(field).clone()
+    options.update(given)
     unnamed = tuple(options.pop(field, ())) if inputs else ()
     options.pop("config", None)
     for option in OPTIONS.values():

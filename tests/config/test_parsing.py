@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.experiment import Experiment
 from pipeline.config.parsing import read_experiment
 from pipeline.core.errors import UserError
 
@@ -103,3 +104,9 @@ def test_the_home_folder_is_written_as_a_tilde_in_every_path(write_config, monke
 def test_the_home_of_nobody_is_refused():
     with pytest.raises(UserError, match="~nobody-of-this-name/x"):
         read_experiment(["--workspace", "~nobody-of-this-name/x"])
+
+
+def test_what_one_command_gives_is_not_left_to_the_next():
+    given = ["--name", "x", "--train.epochs", "7", "--tune.space", "{train.dropout: [0.1]}"]
+    assert read_experiment(given).train.epochs == 7
+    assert read_experiment(["--name", "x"]) == Experiment("x")
