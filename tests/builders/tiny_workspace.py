@@ -14,5 +14,6 @@ TINY_CONFIG = {
     "augment": {"horizontal_flip": "swap_label"},
     "train": {"epochs": 2, "batch_size": 16, "precision": "32-true"},
     "evaluate": {"num_bootstrap_resamples": 200},
+    "attention": {"num_examples": 2},
     "tracking": {"tensorboard": True},
 }

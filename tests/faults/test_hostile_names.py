@@ -1,5 +1,6 @@
 """Patients, labels and files whose names are commands to a page, a spreadsheet, a console, a plot or a path."""
 
+import shutil
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -40,7 +41,7 @@ def list_active_content(page):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory, write_knee):
+def workspace(tmp_path_factory, write_knee, empty_tracking_database):
     """All stages on knees of patients with such names."""
     place = tmp_path_factory.mktemp("names")
     workspace = place / "inside"
@@ -57,7 +58,8 @@ def workspace(tmp_path_factory, write_knee):
         "data": {"raw_folder": str(raw), "label_table": str(place / "scans.csv")},
     }
     config |= {"augment": {}, "preprocess": {**TINY_CONFIG["preprocess"], "export_png": True}}
-    config |= {"leak_study": {"num_steps": 2}, "attention": {"num_examples": 2}}
+    config |= {"leak_study": {"num_steps": 2}, "train": {**TINY_CONFIG["train"], "epochs": 1}}
+    shutil.copyfile(empty_tracking_database, workspace / "mlflow.db")
     (place / "hostile.yaml").write_text(yaml.safe_dump(config))
     before = {path for path in place.rglob("*") if not path.is_relative_to(workspace)}
     for stage in STAGES:

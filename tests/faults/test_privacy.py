@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import io
 import re
+import shutil
 import sqlite3
 import warnings
 import zipfile
@@ -140,15 +141,16 @@ def test_servers_listen_to_this_machine_alone():
 
 
 @pytest.mark.parametrize("stages", [STAGES, pytest.param((*STAGES, *MORE_STAGES), marks=pytest.mark.slow)])
-def test_no_output_holds_the_free_text_of_a_header(stages, tmp_path):
+def test_no_output_holds_the_free_text_of_a_header(stages, empty_tracking_database, tmp_path):
     workspace, new = tmp_path / "workspace", tmp_path / "new"
     workspace.mkdir()
+    shutil.copyfile(empty_tracking_database, workspace / "mlflow.db")
     new.mkdir()
     run_planted(workspace, new, stages)
     raw = workspace / "data" / "tiny" / "raw"
     assert len(find_secret(raw, raw / "none")) == len(list(raw.glob("*.nii.gz")))  # the search finds what is there
     assert find_secret(workspace, raw) == []
-    assert (workspace / "mlflow.db").is_file()
+    assert (workspace / "mlflow.db").stat().st_mtime > empty_tracking_database.stat().st_mtime, "it was written into"
 
 
 @pytest.mark.slow

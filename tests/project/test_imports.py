@@ -1,6 +1,7 @@
 """The law of the house: packages in tiers, imports that only point down, a few heavy libraries in a few rooms."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,7 @@ MODULES = {
 }
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Return what a module imports, also for annotations and inside functions."""
     names = set()

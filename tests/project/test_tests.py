@@ -1,6 +1,7 @@
 """Builders of tests: code for several test modules is in tests/builders, never in one of them."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ FILES = sorted((ROOT / "tests").rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES}
 
 
+@functools.cache
 def list_imported(source: str) -> set[str]:
     """Return the modules that a source imports, each name of ``from package import name`` as a module too."""
     names = set()

@@ -48,6 +48,7 @@ def test_same_checkpoint_same_bytes(path, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_file_alone_gives_the_same_probabilities_in_another_process(path, tmp_path):
     code = """
 import sys, numpy as np, torch

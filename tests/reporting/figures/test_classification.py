@@ -83,7 +83,7 @@ def test_a_class_without_rows_is_drawn_as_nothing():
     assert confusion_matrix([[0, 0], [1, 2]], ("a", "b")) != confusion_matrix([[1, 0], [1, 2]], ("a", "b"))
 
 
-@pytest.mark.parametrize("num_classes", [2, 10, 40])
+@pytest.mark.parametrize("num_classes", [2, 40])
 @pytest.mark.filterwarnings("error")
 def test_hostile_names_and_many_classes_are_drawn_without_a_warning(num_classes):
     names = [f"$\\frac$ {index} <b>& a very long name of a class" for index in range(num_classes)]
@@ -94,7 +94,7 @@ def test_hostile_names_and_many_classes_are_drawn_without_a_warning(num_classes)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("num_epochs", [1, 2, 200])
+@pytest.mark.parametrize("num_epochs", [1, 200])
 def test_training_may_have_any_number_of_epochs_and_gaps(num_epochs):
     history = build_history(num_epochs)
     history.loc[0, "val_loss"] = np.nan
