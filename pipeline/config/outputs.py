@@ -198,6 +198,7 @@ class CompareConfig:
         primary_metric: The score of that comparison. Choose both before you see the results.
         seed: The seed of the bootstrap, of the exchanges and of the choice of examples.
         output: The page to write; without it ``comparison.html`` in the experiment's report folder.
+        register: Give the run that is best on validation a version in MLflow's registry, with the alias ``best``.
     """
 
     runs: tuple[Path, ...] = ()
@@ -208,6 +209,7 @@ class CompareConfig:
     primary_metric: Literal["accuracy", "balanced_accuracy", "auroc", "nll"] = "accuracy"
     seed: int = 0
     output: Path | None = None
+    register: bool = False
 
     def __post_init__(self) -> None:
         require_at_least("compare", self, 0, "num_examples")

@@ -3,7 +3,10 @@
 import base64
 import re
 import tempfile
+import time
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_version
 from pipeline.formats.nifti import write_volume
-from pipeline.training.checkpoint import Checkpoint, read_checkpoint
+from pipeline.training.checkpoint import Checkpoint, compute_weights_digest, read_checkpoint, write_checkpoint
 
 # What a server of the model needs in addition to this project's two packages.
 REQUIRED = (
@@ -24,29 +27,105 @@ REQUIRED = (
 )
 
 
-def log_model(client: Any, run_id: str, checkpoint_path: Path, registered_name: str) -> None:
-    """Log a checkpoint as a pyfunc model and register it; a run that has a model already is left as it is.
+def log_model(client: Any, run_id: str, checkpoint_path: Path, registered_name: str = "", name: str = "best") -> Any:
+    """Log a checkpoint as a pyfunc model, and register it; weights that the run has already are left as they are.
 
     Args:
         client: An ``MlflowClient``.
         run_id: The run that trained the model.
         checkpoint_path: The file with the weights.
         registered_name: The model in the registry that gets a new version; empty registers nothing.
+        name: The name of the logged model.
+
+    Returns:
+        MLflow's record of the logged model.
     """
     run, checkpoint = client.get_run(run_id), read_checkpoint(checkpoint_path)
     tags = _describe(checkpoint, run.info.run_name)
-    if run.outputs is not None and run.outputs.model_outputs:
-        logged = client.get_logged_model(run.outputs.model_outputs[0].model_id)
-    else:
-        logged = _keep_model(client, run, checkpoint_path, checkpoint, tags)
-    if registered_name == "":
-        return
+    known = find_model(client, run, tags["weights"], name)
+    logged = _keep_model(client, run, checkpoint_path, checkpoint, tags, name) if known is None else known
+    if registered_name != "":
+        register_model(client, logged, registered_name)
+    return logged
+
+
+def log_last_model(client: Any, run_id: str, checkpoint_path: Path) -> Any | None:
+    """Log the weights of the last epoch as the model ``last``, without what only a training reads.
+
+    Args:
+        client: An ``MlflowClient``.
+        run_id: The run that trained the model.
+        checkpoint_path: The file that training resumes from.
+
+    Returns:
+        MLflow's record of the logged model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "last.safetensors"
+        last = replace(read_checkpoint(checkpoint_path), optimizer=None, heads={}, step_weights=None)
+        write_checkpoint(path, last)
+        return log_model(client, run_id, path, name="last")
+
+
+def find_model(client: Any, run: Any, weights: str, name: str) -> Any | None:
+    """Return the logged model of a run that has these weights; None where there is none.
+
+    Args:
+        client: An ``MlflowClient``.
+        run: MLflow's record of the run.
+        weights: The digest of the weights.
+        name: The name of the logged model.
+    """
+    outputs = run.outputs.model_outputs if run.outputs is not None else []
+    found = (client.get_logged_model(output.model_id) for output in outputs)
+    return next((model for model in found if model.name == name and model.tags.get("weights") == weights), None)
+
+
+def register_model(client: Any, logged: Any, registered_name: str) -> str:
+    """Give a logged model a version in the registry; return the number of its version, old or new.
+
+    Args:
+        client: An ``MlflowClient``.
+        logged: MLflow's record of the logged model.
+        registered_name: The model in the registry.
+    """
     if not client.search_registered_models(f"name = '{registered_name}'"):
         client.create_registered_model(registered_name)
-    if not client.search_model_versions(f"name = '{registered_name}' and run_id = '{run_id}'"):
+    run_id = logged.source_run_id
+    versions = client.search_model_versions(f"name = '{registered_name}' and run_id = '{run_id}'")
+    # The tags that MLflow itself gives a logged model begin with its name.
+    tags = {name: value for name, value in logged.tags.items() if not name.startswith("mlflow.")}
+    own = [version for version in versions if version.source == logged.artifact_location] or [
         client.create_model_version(
             registered_name, logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
         )
+    ]
+    return str(own[0].version)
+
+
+def bind_metrics(
+    client: Any, logged: Any, metrics: Mapping[str, float], step: int, dataset: tuple[str, str] | None
+) -> None:
+    """Bind numbers of a run to the model and the data that they belong to, for ``mlflow.search_logged_models``.
+
+    A number that the run has is sent with its own time, so that the run's curve does not get it twice.
+
+    Args:
+        client: An ``MlflowClient``.
+        logged: MLflow's record of the logged model.
+        metrics: The numbers by their names.
+        step: The epoch that they were measured at; 0 for those of the run as a whole.
+        dataset: The name and the digest of the data; None where they are not known.
+    """
+    from mlflow.entities import Metric
+
+    run_id, now, bound = logged.source_run_id, time.time_ns() // 1_000_000, []
+    for name, value in metrics.items():
+        points = client.get_metric_history(run_id, name)
+        times = [point.timestamp for point in points if (point.step, point.value) == (step, value)]
+        data = {} if dataset is None else {"dataset_name": dataset[0], "dataset_digest": dataset[1]}
+        bound.append(Metric(name, value, (times or [now])[-1], step, logged.model_id, run_id=run_id, **data))
+    client.log_batch(run_id, bound)
 
 
 def read_registered_checkpoint(address: str, tracking_uri: str | None) -> Checkpoint:
@@ -93,17 +172,20 @@ def _describe(checkpoint: Checkpoint, run_name: str) -> dict[str, str]:
         "val_accuracy": accuracy[checkpoint.epoch],
         "store_fingerprint": checkpoint.store_fingerprint,
         "split_fingerprint": checkpoint.split_fingerprint,
+        "weights": compute_weights_digest(checkpoint.weights),
     }
 
 
-def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkpoint, tags: dict[str, str]) -> Any:
+def _keep_model(
+    client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkpoint, tags: dict[str, str], name: str
+) -> Any:
     """Log the model's files; return MLflow's record of it."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     run_id = run.info.run_id
-    logged = client.create_logged_model(run.info.experiment_id, name="classifier", source_run_id=run_id, tags=tags)
+    logged = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, tags=tags)
     code = Path(pipeline.__file__).resolve().parent
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True):
         # MLflow advises type hints, and sets its own filters; the signature describes the input already.
@@ -126,8 +208,8 @@ def _keep_model(client: Any, run: Any, checkpoint_path: Path, checkpoint: Checkp
         )
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    return logged
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=checkpoint.epoch)])
+    return client.get_logged_model(logged.model_id)
 
 
 def build_example(checkpoint: Checkpoint) -> dict[str, Any]:

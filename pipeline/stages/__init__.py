@@ -159,7 +159,7 @@ STAGES = {
         Stage(
             "compare",
             "Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.",
-            ("compare",),
+            ("compare", "tracking"),
             "compare.runs",
             "Report folders, or names such as phantom/seed-1; without them, all runs of the experiment.",
             package=_STUDIES,

@@ -33,6 +33,7 @@ from pipeline.tracking.records import (
     list_own_files,
     name_files,
 )
+from pipeline.training.checkpoint import compute_weights_digest
 from pipeline.training.devices.arithmetic import SCORING_PRECISION, name_accelerator
 from pipeline.training.devices.memory import check_memory, estimate_scoring
 from pipeline.training.run_state import TrainedRun, load_trained_run, open_checkpoint
@@ -90,6 +91,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
                 datasets=describe_tested(experiment, run.data, external),
                 metrics=flatten_metrics(evaluation.metrics, run.data.store.kind),
                 files=name_files(paths, list_own_files(paths.report_folder), "evaluation"),
+                evaluated="" if opened.members else compute_weights_digest(run.checkpoint.weights),
             )
         )
     if "ensemble" in evaluation.metrics:

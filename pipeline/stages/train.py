@@ -206,7 +206,9 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
         best = find_best(state.history, experiment.train.monitor)
         numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
         files, checkpoint = name_files(paths, [paths.history]), paths.name_file(paths.best_checkpoint)
-        tracked.keep(RunFacts(metrics=numbers, files=files, checkpoint=checkpoint))
+        # Of the last epoch another model only where it is not the best.
+        last = paths.name_file(paths.last_checkpoint) if best.epoch < len(state.history) else ""
+        tracked.keep(RunFacts(metrics=numbers, files=files, checkpoint=checkpoint, last_checkpoint=last))
     record = {
         "epochs": len(state.history),
         "stopped_early": len(state.history) < experiment.train.epochs,
@@ -321,10 +323,11 @@ def _record_start(run: Run, state: TrainingState, tracked: TrackedRun) -> None:
     """Keep the facts of the run that are known before training."""
     experiment, paths, origin = run.setup.experiment, run.setup.experiment.paths, run.origin
     write_bytes(paths.run_options, dump_experiment(experiment).encode())
+    versions = {f"version.{name}": version for name, version in origin.versions.items()}
     tracked.keep(
         RunFacts(
             settings=flatten(experiment) | {"num_parameters": count_parameters(state.classifier.model)},
-            tags=_list_tags(run) | {f"version.{name}": version for name, version in origin.versions.items()},
+            tags=_list_tags(run) | _list_search_tags(run) | versions,
             datasets=tuple(describe_split(experiment, run.data, role) for role in ("train", "val")),
             files=name_files(paths, (paths.run_options, paths.splits, paths.certificate)),
             history=paths.name_file(paths.history),
@@ -345,6 +348,17 @@ def _list_tags(run: Run) -> dict[str, str]:
         "hardware": read_hardware(name_accelerator(fabric.device, fabric.world_size)),
         "store_fingerprint": run.origin.store_fingerprint,
         "split_fingerprint": run.origin.split_fingerprint,
+    }
+
+
+def _list_search_tags(run: Run) -> dict[str, str]:
+    """List what runs of several experiments are searched by in MLflow, next to their options."""
+    spec = run.origin.spec
+    return {
+        "dataset": run.setup.experiment.data.dataset,
+        "data_kind": spec.kind.name,
+        "class_names": ", ".join(spec.class_names),
+        "architecture": run.origin.model.architecture,
     }
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
+from pipeline.config.validation import require
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
-from pipeline.export.mlflow_model import log_model
+from pipeline.export.mlflow_model import bind_metrics, find_model, log_last_model, log_model, register_model
 from pipeline.tracking.mlflow_database import connect, resolve_uri
 from pipeline.tracking.records import RunFacts, merge_facts, read_record, write_record
 from pipeline.tracking.tensorboard import EventLog
@@ -190,8 +191,11 @@ class TrackedRun:
             path = self.workspace.root / name
             if path.exists() and sent.get(name) != _describe_file(path):
                 parts.append((FILE, partial(self._send_file, name)))
-        if sent.get("model", "") != facts.checkpoint:
-            parts.append(("model", self._send_model))
+        best = self.workspace.root / facts.checkpoint
+        if facts.checkpoint and sent.get("model", "") != _describe_file(best):
+            parts.append(("models", self._send_models))
+        if facts.evaluated and sent.get("scores", "") != compute_fingerprint(facts.evaluated, facts.metrics):
+            parts.append(("scores of the model", self._send_scores))
         if run.info.status != self.record.status:
             send = self.client.update_run if self.record.status == "RUNNING" else self.client.set_terminated
             parts.append(("status", partial(send, run.info.run_id, self.record.status)))
@@ -219,11 +223,65 @@ class TrackedRun:
         log(self.run_id, str(path), folder or None)
         self._write(sent=self.record.sent | {name: state})
 
-    def _send_model(self) -> None:
-        checkpoint = self.record.facts.checkpoint
-        registered_name = self.workspace.name if self.config.register else ""
-        log_model(self.client, self.run_id, self.workspace.root / checkpoint, registered_name)
-        self._write(sent=self.record.sent | {"model": checkpoint})
+    def _send_models(self) -> None:
+        """Log the best epoch, and the last one where it is another, each with its scores on validation."""
+        facts, root = self.record.facts, self.workspace.root
+        best = root / facts.checkpoint
+        logged = [log_model(self.client, self.run_id, best, self.workspace.name if self.config.register else "")]
+        if facts.last_checkpoint and (root / facts.last_checkpoint).is_file():
+            logged.append(log_last_model(self.client, self.run_id, root / facts.last_checkpoint))
+        epochs = {result.epoch: result for result in read_history(root / facts.history)} if facts.history else {}
+        for model in logged:
+            result = epochs.get(int(model.tags["epoch"]))
+            if result is not None:
+                scores = {"val_loss": result.val_loss, "val_accuracy": result.val_accuracy}
+                bind_metrics(self.client, model, scores, result.epoch, self._find_data("val"))
+        self._write(sent=self.record.sent | {"model": _describe_file(best)})
+
+    def _send_scores(self) -> None:
+        """Bind the numbers of the test to the weights that they are of; the ends of intervals stay the run's."""
+        facts = self.record.facts
+        run = self.client.get_run(self.run_id)
+        model = find_model(self.client, run, facts.evaluated, "best")
+        scores = {
+            name: value
+            for name, value in facts.metrics.items()
+            if name.startswith("test_") and not name.endswith(("_low", "_high"))
+        }
+        if model is not None:
+            bind_metrics(self.client, model, scores, 0, self._find_data("test"))
+        self._write(sent=self.record.sent | {"scores": compute_fingerprint(facts.evaluated, facts.metrics)})
+
+    def _find_data(self, role: str) -> tuple[str, str] | None:
+        """Return the name and the digest of the data that the run used last in a role."""
+        found = [(use.name, use.digest) for use in self.record.facts.datasets if use.role == role]
+        return found[-1] if found else None
+
+    def register(self, alias: str) -> str:
+        """Give the best checkpoint a version in the registry, under the experiment's name, and this an alias.
+
+        Args:
+            alias: The alias, which another version may have had.
+
+        Returns:
+            The address that ``load_model`` takes.
+
+        Raises:
+            UserError: Tracking is off, the run has no checkpoint, or the server does not take it.
+        """
+        require(self.config.enabled, "tracking.enabled", False, "true to register a model")
+        if not self.workspace.best_checkpoint.is_file():
+            raise UserError(f"{self.workspace.best_checkpoint}: no such checkpoint to register. Run the train stage.")
+        self.sync(is_last=True)
+
+        def send() -> None:
+            logged = log_model(self.client, self.run_id, self.workspace.best_checkpoint)
+            version = register_model(self.client, logged, self.workspace.name)
+            self.client.set_registered_model_alias(self.workspace.name, alias, version)
+
+        if not (self.is_reached and self._is_taken(send)):
+            raise UserError(f"tracking: {self.uri} does not take the model. Check tracking.uri, or start the server.")
+        return f"models:/{self.workspace.name}@{alias}"
 
     def _start_monitor(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

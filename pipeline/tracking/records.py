@@ -50,6 +50,8 @@ class RunFacts:
         files: File or folder -> the folder in MLflow that gets a copy, empty for the top.
         history: The CSV file with the curves, a row an epoch; empty for none.
         checkpoint: The weights that MLflow serves; empty for none.
+        last_checkpoint: The weights of the last epoch; empty for none.
+        evaluated: The digest of the weights that the numbers of the test are of; empty where they are of several.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +61,8 @@ class RunFacts:
     files: dict[str, str] = field(default_factory=dict)
     history: str = ""
     checkpoint: str = ""
+    last_checkpoint: str = ""
+    evaluated: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def merge_facts(old: RunFacts, new: RunFacts) -> RunFacts:
         files=old.files | new.files,
         history=new.history or old.history,
         checkpoint=new.checkpoint or old.checkpoint,
+        last_checkpoint=new.last_checkpoint or old.last_checkpoint,
+        evaluated=new.evaluated if new.metrics else old.evaluated,
     )
 
 

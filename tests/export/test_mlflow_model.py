@@ -25,7 +25,12 @@ from pipeline.formats.nifti import read_volume
 from pipeline.inference.probabilities import compute_probabilities, score_stack
 from pipeline.preprocessing.slicing import cut_stack
 from pipeline.tracking.mlflow_run import open_run
-from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
+from pipeline.training.checkpoint import (
+    build_from_checkpoint,
+    compute_weights_digest,
+    read_checkpoint,
+    write_checkpoint,
+)
 from tests.builders.checkpoints import draw_images, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -122,6 +127,7 @@ def test_the_registry_has_a_version_with_its_facts(logged):
         "val_accuracy": f"{checkpoint.history[-1].val_accuracy:.4f}",
         "store_fingerprint": checkpoint.store_fingerprint,
         "split_fingerprint": checkpoint.split_fingerprint,
+        "weights": compute_weights_digest(checkpoint.weights),
     }
     assert version.source == folder.as_uri()
 

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline import load_model
 from pipeline.attention.storage import MAP_COLUMNS, read_maps
 from pipeline.cli import main
+from pipeline.core.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,19 @@ def test_one_page_leads_to_the_reports_of_all_experiments(workspace):
     (other / "metrics.json").write_text("{")
     assert run(workspace, "compare") == 0, "a damaged run does not hide the others"
     assert (workspace / "reports" / "index.html").read_text().count("href=") == 2
+
+
+def test_only_a_run_in_mlflow_can_be_registered(workspace, capsys):
+    assert run(workspace, "compare", "--compare.register", "true") == 2
+    assert "tracking.enabled" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_best_run_on_validation_is_registered_and_loaded_by_its_alias(workspace, tracking_uri, capsys):
+    words = ("--compare.register", "true", "--tracking.enabled", "true", "--tracking.uri", tracking_uri)
+    assert run(workspace, "compare", *words) == 0
+    assert "as models:/tiny@best" in capsys.readouterr().out
+    records = [read_json(workspace / "runs" / "tiny" / name / "training.json") for name in ("", "longer")]
+    best = max(record["best"]["val_accuracy"] for record in records)
+    model = load_model("models:/tiny@best", tracking_uri=tracking_uri)
+    assert model.checkpoint.history[model.checkpoint.epoch - 1].val_accuracy == best

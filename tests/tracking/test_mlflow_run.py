@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import load_model
 from pipeline.config.tracking import TrackingConfig
 from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_database import resolve_uri
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.records import DatasetUse, RunFacts, write_record
+from pipeline.training.checkpoint import compute_weights_digest, read_checkpoint, write_checkpoint
+from pipeline.training.history import EpochResult
+from tests.builders.checkpoints import make_checkpoint
 from tests.builders.training_runs import HISTORY, keep_history
 
 
@@ -229,6 +233,63 @@ def test_without_tracking_nothing_is_kept(tmp_path):
         tracked.sync()
     assert tracked.run_id == ""
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def ranked(tracking_uri, tmp_path_factory):
+    """An evaluated run whose last epoch is not its best."""
+    paths = Workspace(tmp_path_factory.mktemp("ranked"), "ranked", "seed-1")
+    history = [
+        EpochResult(step, 1.0, 0.5, 1 - value, value, 0.1, 1.0, 1.0) for step, value in ((1, 0.7), (2, 0.9), (3, 0.8))
+    ]
+    paths.run_folder.mkdir(parents=True)
+    for path, epoch in ((paths.best_checkpoint, 2), (paths.last_checkpoint, 3)):
+        weights = {key: value + epoch for key, value in make_checkpoint().weights.items()}
+        write_checkpoint(path, make_checkpoint(weights=weights, history=tuple(history[:epoch]), epoch=epoch))
+    facts = RunFacts(
+        datasets=tuple(DatasetUse(f"ranked {role}", f"digest {role}", "/data", role) for role in ("val", "test")),
+        metrics={"test_slice_accuracy": 0.7, "test_slice_accuracy_low": 0.5, "best_epoch": 2},
+        checkpoint=paths.name_file(paths.best_checkpoint),
+        last_checkpoint=paths.name_file(paths.last_checkpoint),
+        evaluated=compute_weights_digest(read_checkpoint(paths.best_checkpoint).weights),
+    )
+    for _ in range(2):  # a stage that runs again sends nothing twice
+        with open_run(TrackingConfig(uri=tracking_uri, register=False), paths) as tracked:
+            tracked.keep(facts)
+            keep_history(tracked, history)
+    return tracked
+
+
+def test_logged_models_are_ranked_by_their_scores_on_the_same_data(ranked):
+    found = ranked.client.search_logged_models(
+        [ranked.client.get_experiment_by_name("ranked").experiment_id],
+        order_by=[{"field_name": "metrics.val_accuracy", "ascending": False, "dataset_name": "ranked val"}],
+    )
+    assert [(model.name, model.tags["run"], model.tags["epoch"]) for model in found] == [
+        ("best", "seed-1", "2"),
+        ("last", "seed-1", "3"),
+    ]
+    bound = {(item.key, item.value, item.step, item.dataset_name, item.dataset_digest) for item in found[0].metrics}
+    assert bound == {
+        ("val_accuracy", 0.9, 2, "ranked val", "digest val"),
+        ("val_loss", 1 - 0.9, 2, "ranked val", "digest val"),
+        ("test_slice_accuracy", 0.7, 0, "ranked test", "digest test"),
+    }
+    assert {item.key for item in found[1].metrics} == {"val_accuracy", "val_loss"}
+    assert [point.step for point in ranked.client.get_metric_history(ranked.run_id, "val_loss")] == [1, 2, 3]
+    assert len(ranked.client.get_metric_history(ranked.run_id, "test_slice_accuracy")) == 1
+
+
+def test_a_registered_run_is_found_by_the_alias(ranked, tracking_uri):
+    for _ in range(2):
+        assert ranked.register("best") == "models:/ranked@best"
+    (version,) = ranked.client.search_model_versions("name = 'ranked'")
+    assert ranked.client.get_model_version_by_alias("ranked", "best").version == version.version
+    assert load_model("models:/ranked@best", tracking_uri=tracking_uri).checkpoint.epoch == 2
+    with pytest.raises(UserError, match=r"tracking\.enabled"):
+        open_run(TrackingConfig(enabled=False), ranked.workspace).register("best")
+    with pytest.raises(UserError, match=r"best\.safetensors: no such checkpoint"):
+        open_run(TrackingConfig(uri=tracking_uri), Workspace(ranked.workspace.root, "untrained")).register("best")
 
 
 @pytest.mark.slow

@@ -5,12 +5,14 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_output
 from pipeline.evaluation.schema import first_level, read_value
 from pipeline.reporting.comparison.index_page import write_index
 from pipeline.reporting.comparison.page import write_comparison
 from pipeline.reporting.comparison.runs import find_report_folders, read_runs, sort_by_validation
 from pipeline.stages.base import exclusive
+from pipeline.tracking.mlflow_run import open_run
 
 
 def choose_output(experiment: Experiment) -> Path:
@@ -44,4 +46,10 @@ def compare(experiment: Experiment, console: Console) -> None:
         )
     if not options.runs and runs[0].val_accuracy is not None:
         console.print(f"best on validation: {runs[0].name}; for differences name runs", highlight=False)
+    if options.register:
+        best = sort_by_validation(runs)[0]
+        if best.val_accuracy is None:
+            raise UserError(f"{best.paths.training_record}: no such file, so that no run is best on validation.")
+        address = open_run(experiment.tracking, best.paths).register("best")
+        console.print(f"registered: {best.name} as {address}", highlight=False)
     console.print(f"-> {output}")
