@@ -159,7 +159,7 @@ STAGES = {
         Stage(
             "compare",
             "Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.",
-            ("compare", "tracking"),
+            ("compare", "tracking.uri"),
             "compare.runs",
             "Report folders, or names such as phantom/seed-1; without them, all runs of the experiment.",
             package=_STUDIES,

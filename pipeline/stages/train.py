@@ -355,7 +355,6 @@ def _list_search_tags(run: Run) -> dict[str, str]:
     """List what runs of several experiments are searched by in MLflow, next to their options."""
     spec = run.origin.spec
     return {
-        "dataset": run.setup.experiment.data.dataset,
         "data_kind": spec.kind.name,
         "class_names": ", ".join(spec.class_names),
         "architecture": run.origin.model.architecture,
