@@ -10,6 +10,10 @@ LONG_CELL = 44  # characters; lines of a column with longer cells are broken
 SHORT_NAME = 12  # characters of a name that needs no width of its own
 MIN_WIDE_PIXELS = 1000  # a figure that needs the width of the page
 MIN_WIDE_SHEET_PIXELS = 560  # a sheet of many images would be too small next to another figure
+# The part of its pixels that a figure keeps on a phone, where it scrolls: the smallest letters, of 20 pixels in figures
+# (9 points) and of 13 in sheets of images, then have 9 of the screen's.
+SMALLEST_SCALE, SMALLEST_SHEET_SCALE = 9 / 20, 9 / 13
+PHONE_PIXELS = 324  # what a page has for a figure on a screen of 360 pixels, without the scroll bar of a desktop
 # Nothing else is in a number such as "1,234", "97.1 % (95.0 to 98.6)", "+0.01", "4 of 7", "2.0e-05" or a dash.
 NUMBER_PARTS = re.compile(r"(?<=\d)e(?=[-+\d])|\bto\b|\bof\b|[\d\s.,;:%()±×+\-\u2013\u2212\u00a0]")
 
@@ -66,8 +70,6 @@ class Figure:
         title: The title above the figure.
         text: The text next to the title; with the title also the alternative text for screen readers.
         png: The PNG file.
-        can_shrink: Whether a phone may show it as narrow as its screen, because it has little lettering; other wide
-            figures scroll.
         is_sheet: Whether it holds many images, and so gets the width of the page sooner than other figures.
     """
 
@@ -75,7 +77,6 @@ class Figure:
     title: str
     text: str
     png: bytes
-    can_shrink: bool = False
     is_sheet: bool = False
 
     # Width and height of a PNG file are in bytes 16 to 24 (PNG specification, IHDR).
@@ -91,6 +92,12 @@ class Figure:
     def is_wide(self) -> bool:
         """True where it gets the width of the page."""
         return self.width >= (MIN_WIDE_SHEET_PIXELS if self.is_sheet else MIN_WIDE_PIXELS)
+
+    @property
+    def smallest_width(self) -> int:
+        """The pixels of a screen below which it scrolls; 0 where it never does."""
+        smallest = round((SMALLEST_SHEET_SCALE if self.is_sheet else SMALLEST_SCALE) * self.width)
+        return smallest if smallest > PHONE_PIXELS else 0
 
     @property
     def address(self) -> str:

@@ -27,7 +27,12 @@ def build_report(folder: Path) -> str:
     report = Report(
         title=LONG,
         metrics=build_metrics() | {"synthetic_note": "Made up."},
-        figures={"roc": build_png(), "confusion_slice": build_png(1200), "worst_mistakes": build_png()},
+        figures={
+            "roc": build_png(),
+            "confusion_slice": build_png(1200),
+            "worst_mistakes": build_png(),
+            "attention_1": build_png(1200),
+        },
         split_counts=pd.DataFrame({"split": ["train", "test"], "patients": [1234, 20]}),
         certificate={"passed": False, "counts": {"patients_in_two_splits": 1}, "findings": [LONG] * 60},
         provenance={"fingerprint": "f" * 300, "versions": {"torch": "2.13.0"}},

@@ -16,6 +16,22 @@ return [...document.querySelectorAll('main *')].filter(
   (e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, .frame, pre, .unseen')
 ).map((e) => e.tagName + ' ' + e.className)
 """
+# Letters of a page below 9 pixels, and figures whose smallest letters, of 20 or in sheets of images of 13 of their own
+# pixels, are shown smaller.
+SMALL = """
+const texts = [...document.querySelectorAll('main *')].filter(
+  (e) => e.checkVisibility() && !e.closest('.unseen')
+    && [...e.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim())
+    && parseFloat(getComputedStyle(e).fontSize) < 9
+).map((e) => e.tagName + ' ' + e.className)
+const images = [...document.querySelectorAll('.frame img')].filter(
+  (e) => e.clientWidth && 20 * e.clientWidth / e.naturalWidth < 8.95
+).map((e) => `${e.alt} ${e.clientWidth} of ${e.naturalWidth}`)
+const opened = [...document.querySelectorAll('.strip details[open] img')].filter(
+  (e) => 13 * e.clientWidth / e.naturalWidth < 8.95
+).map((e) => `${e.alt} ${e.clientWidth} of ${e.naturalWidth}`)
+return [...texts, ...images, ...opened]
+"""
 
 
 @pytest.fixture(scope="module", params=list(BUILDERS))
@@ -34,16 +50,17 @@ def show(browser, address: str, width: int, medium: str = "", scheme: str = "lig
     browser.get(address)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_reaches_beyond_the_screen_but_what_scrolls(browser, address, width):
     show(browser, address, width)
     reach, available = browser.execute_script(REACH)
     assert width - 20 < available <= width, "all but the scroll bar of a desktop"
     assert reach == available
     assert browser.execute_script(BEYOND) == []
-    for details in ("details.copy", "details.document"):
+    for details in ("details.copy", "details.document", ".strip details"):
         browser.execute_script(f"document.querySelectorAll('{details}').forEach((e) => e.open = true)")
     assert browser.execute_script(REACH) == [available, available]
+    assert browser.execute_script(SMALL) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -129,7 +129,8 @@ def describe_question(metrics: Metrics, kind: DataKind, data: str, num_groups: i
         num_groups: The number of patients, or examples, of all splits.
     """
     names = metrics["class_names"]
-    shown = f"“{'”, “'.join(names)}”" if len(names) <= MAX_READABLE_CLASSES else f"{len(names)} classes"
+    shown = f"“{'”, “'.join(names[:-1])}” or “{names[-1]}”"
+    shown = shown if len(names) <= MAX_READABLE_CLASSES else f"{len(names)} classes"
     _, level = first_level(metrics["levels"])
     tested = count_words(level["groups"], kind.group)
     return [
@@ -304,7 +305,8 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
             title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
         if name == "confusion_volume" and "slice" not in metrics["levels"]:
             text = ""  # volumes that are scored whole
-        ordered.append(Figure(name, title, f"{text} {describe_finding(name, metrics)}".strip(), png, is_map))
+        text = f"{text} {describe_finding(name, metrics)}".strip()
+        ordered.append(Figure(name, title, text, png, is_sheet=is_map or name == "worst_mistakes"))
     return ordered
 
 

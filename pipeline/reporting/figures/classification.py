@@ -45,7 +45,7 @@ def confusion_matrix(
     """
     matrix = np.asarray(counts, dtype=np.float64)
     fractions = compute_row_fractions(matrix)
-    side = min(9.0, max(PHONE_WIDTH - 0.4, 0.42 * len(class_names) + 1.4))
+    side = min(9.0, max(PHONE_WIDTH - 0.4, 0.5 * len(class_names) + 1.4))
     # Below each other, so that a phone shows them large; of many classes no phone can.
     with open_figure(side + 0.4, 2 * side + 0.5) as figure:
         left, right = figure.subplots(2, 1)
@@ -98,7 +98,7 @@ def draw_matrix(
     axes.tick_params(length=0)
     if num_classes > MAX_WRITTEN_CLASSES:
         return
-    text_size = 15 if num_classes <= 3 else max(6.0, 12 - 0.5 * num_classes)
+    text_size = 15 if num_classes <= 3 else max(9.0, 12 - 0.5 * num_classes)
     for (row, column), value in np.ndenumerate(matrix):
         colour = PAPER if value > 0.65 * (highest or 1) else INK
         text = texts[row * num_classes + column]

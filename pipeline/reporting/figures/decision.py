@@ -77,7 +77,7 @@ def reliability_diagram(lines: Sequence[Reliability], event: str, title: str = "
     with open_figure(PHONE_WIDTH, 4.8) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="perfect")
-        for line, (colour, marker) in zip(lines, ((VERMILION, "s"), (BLUE, "o")), strict=False):
+        for line, (colour, marker) in zip(lines, ((BLUE, "o"), (GREEN, "s")), strict=False):
             points = np.array([part["probability"] for part in line.bins])
             value, low, high = (
                 read_estimates([part["fraction"] for part in line.bins], key) for key in ("value", "low", "high")

@@ -158,8 +158,8 @@ def test_attention_is_a_strip_of_images_that_open(tmp_path):
 def test_what_was_asked_names_classes_patients_and_source():
     (text,) = describe_question(build_metrics(), VOLUMES, "the data set phantom", 64)
     assert text == (
-        "Asked: which of “left”, “right” does a slice show? Of whom: 20 patients that the model was not trained on, of "
-        "64 in the data set phantom."
+        "Asked: which of “left” or “right” does a slice show? Of whom: 20 patients that the model was not trained on, "
+        "of 64 in the data set phantom."
     )
 
 
