@@ -392,6 +392,8 @@ def _show_grey(header: Any, values: Array) -> tuple[Array, tuple[float, float] |
     is_padding = None
     if header.get("PixelPaddingValue", None) is not None:
         is_padding = values == int(header.PixelPaddingValue)
+    if not header.get("ModalityLUTSequence", None):  # pydicom ignores a slope without an intercept
+        header.RescaleSlope, header.RescaleIntercept = _read_scaling(header)
     levels = np.asarray(apply_modality_lut(values, header), dtype=np.float32)
     limits = None
     if header.get("VOILUTSequence", None) or str(header.get("VOILUTFunction", "")) == "SIGMOID":

@@ -149,6 +149,8 @@ def test_a_radiograph_is_windowed_by_its_header(tmp_path):
     assert read_pixels(write_radiograph(tmp_path / "b", levels)).limits is None
     scaled = read_pixels(write_radiograph(tmp_path / "c", levels, RescaleSlope=2, RescaleIntercept=-5))
     np.testing.assert_array_equal(scaled.values[0], levels * 2.0 - 5.0)
+    alone = read_pixels(write_radiograph(tmp_path / "e", levels, RescaleSlope=2))
+    np.testing.assert_array_equal(alone.values[0], levels * 2.0)
     nothing = read_pixels(write_radiograph(tmp_path / "d", levels, WindowCenter=-9000, WindowWidth=10))
     assert nothing.limits is None, "a window that shows nothing"
 
