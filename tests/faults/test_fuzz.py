@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.faults.fuzz import HARD_NUMBERS, HARD_TEXTS, KINDS, edit, find_fault, fuzz_apart
 from tests.faults.readers import READERS
 
-NUM_FAST, NUM_SLOW, NUM_COVERAGE = 60, 100_000, 20_000
+NUM_FAST, NUM_SLOW, NUM_COVERAGE = 30, 100_000, 20_000
 SLOW_INPUT = [HealthCheck.too_slow, HealthCheck.large_base_example, HealthCheck.data_too_large]
 
 

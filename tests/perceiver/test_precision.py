@@ -21,7 +21,11 @@ from tests.perceiver.small_models import (
 # Relative to the largest logit and to the norm of the gradient. bfloat16 keeps 8 bits (0.4 %), float16 11 (0.05 %), and
 # about forty roundings follow one another. Except for convolutions, no case exceeds two thirds of the tolerance.
 TOLERANCES = {torch.bfloat16: (0.15, 0.3), torch.float16: (0.018, 0.0375)}
-DTYPES = list(TOLERANCES)
+# Between them both types and both ways; the other two pairs run with --slow.
+PRECISIONS = run_most_slowly(
+    [(dtype, mode) for dtype in TOLERANCES for mode in ("autocast", "to")],
+    fast={0, 3},
+)
 
 
 def draw_inputs(kind, axis_sizes, channels):
@@ -69,8 +73,7 @@ def assert_near(dtype, actual, expected, tolerance_factor=1):
 ALL_OPTIONS = [{"axis_sizes": (17, 16)}, {"axis_sizes": (17, 16), "cross_head_dim": 8}, *MODEL_OPTIONS]
 
 
-@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "precision_mode"), PRECISIONS)
 @pytest.mark.parametrize(
     "kind",
     ["ordinary", "thousands", "near the end of float16", "small next to large", "constant", "nearly all padding"],
@@ -91,8 +94,7 @@ def test_logits_and_gradients_are_near_those_of_float32(model_options, kind, dty
         assert not torch.equal(actual[0].float(), expected[0])  # so the model did compute in the lower precision
 
 
-@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "precision_mode"), PRECISIONS)
 @pytest.mark.parametrize("kind", ["near the end of float16", "constant", "nearly all padding"])
 def test_training_with_dropout_stays_finite(kind, dtype, precision_mode):
     values, positions, padding = draw_inputs(kind, (3, 4), 2)
@@ -105,8 +107,7 @@ def test_training_with_dropout_stays_finite(kind, dtype, precision_mode):
             assert gradient.isfinite().all(), name
 
 
-@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "precision_mode"), PRECISIONS)
 def test_perceiver_io_is_near_float32(dtype, precision_mode):
     queries = draw_normal(2, 7, 6)
     for options in ({}, {"decoder_head_dim": 8, "cross_head_dim": 8}):
@@ -118,8 +119,7 @@ def test_perceiver_io_is_near_float32(dtype, precision_mode):
                 assert_near(dtype, logits_and_gradients(model, *inputs, queries=queries), expected)
 
 
-@pytest.mark.parametrize("precision_mode", ["autocast", "to"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "precision_mode"), PRECISIONS)
 @pytest.mark.parametrize("options", run_most_slowly(STEM_OPTIONS, fast={1, 3}))
 def test_images_are_near_float32(options, dtype, precision_mode):
     """A convolution multiplies pixels before any norm, so its largest pixel is 1e3: 6e4 would overflow in float16."""

@@ -71,12 +71,12 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(tiny_workspace, tmp_p
     output = tmp_path / "model"
     output.mkdir()
     (output / "thesis.tex").write_text("years of work")
-    assert run(tiny_workspace, output, "--export.formats", "[torch]") == 2
+    assert run(tiny_workspace, output, "--export.formats", "[hub]") == 2
     assert "model: holds thesis.tex, which is no part of an export" in capsys.readouterr().err
     assert (output / "thesis.tex").read_text() == "years of work"
     (output / "thesis.tex").rename(output / "model.onnx")
-    assert run(tiny_workspace, output, "--export.formats", "[torch]") == 0
-    assert {path.name for path in output.iterdir()} == {"model.pt2", "model.json"}
+    assert run(tiny_workspace, output, "--export.formats", "[hub]") == 0
+    assert {path.name for path in output.iterdir()} == {"hub", "model.json"}
 
 
 def test_a_package_that_is_absent_is_named_and_nothing_is_written(tiny_workspace, tmp_path, capsys, monkeypatch):

@@ -110,6 +110,7 @@ def test_mlflow_gets_the_external_scores_under_names_of_their_own(validated):
     assert not [name for name in flatten_metrics(metrics, VOLUMES) if name.startswith("external")]
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_the_table_keeps_the_result_and_no_figure_that_it_does_not_draw(validated, capsys):
     before, report = read_metrics(validated)["external"], validated.joinpath(*REPORT)
     names = {path.name for path in report.glob("*.png")}

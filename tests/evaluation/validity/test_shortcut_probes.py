@@ -231,11 +231,11 @@ def test_a_site_that_the_features_show_is_found_within_each_class():
 
 def test_without_a_signal_the_interval_of_the_site_holds_chance():
     held = []
-    for seed in range(10):
+    for seed in range(5):
         found = probe_within_classes(*build_features(seed, signal=0.0), NAMES, BOOTSTRAP)
         held += [probe["auroc"]["low"] <= probe["chance"] <= probe["auroc"]["high"] for probe in found[:2]]
-    # Of 20 intervals of 95 % one misses; with three or more missing in 7 of 100 such draws, two are allowed.
-    assert sum(held) >= 18
+    # With two or more of 10 intervals of 95 % missing in 9 of 100 such draws, one is allowed.
+    assert sum(held) >= 9
 
 
 def test_few_patients_and_unknown_facts_get_a_reason_and_no_verdict():

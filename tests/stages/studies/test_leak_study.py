@@ -83,6 +83,7 @@ def test_mlflow_shows_the_eight_below_one_parent(workspace):
     assert parent.data.metrics["slice_shuffled_accuracy"] == pytest.approx(outcomes["slice", "shuffled"])
 
 
+@pytest.mark.slow
 def test_an_evaluated_model_is_not_trained_again_and_the_numbers_are_the_same(workspace, tmp_path, capsys):
     other = tmp_path / "ws"
     shutil.copytree(workspace, other)
