@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline.api import load_model
+from pipeline import load_model
 from pipeline.cli import main
 from pipeline.data.store import read_store
 from pipeline.training.checkpoint import read_checkpoint
