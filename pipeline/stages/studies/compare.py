@@ -12,7 +12,6 @@ from pipeline.reporting.comparison.index_page import write_index
 from pipeline.reporting.comparison.page import write_comparison
 from pipeline.reporting.comparison.runs import find_report_folders, read_runs, sort_by_validation
 from pipeline.stages.base import exclusive
-from pipeline.tracking.mlflow_run import open_run
 
 
 def choose_output(experiment: Experiment) -> Path:
@@ -50,6 +49,9 @@ def compare(experiment: Experiment, console: Console) -> None:
         best = sort_by_validation(runs)[0]
         if best.val_accuracy is None:
             raise UserError(f"{best.paths.training_record}: no such file, so that no run is best on validation.")
+        # torch is not needed to compare.
+        from pipeline.tracking.mlflow_run import open_run
+
         address = open_run(experiment.tracking, best.paths).register("best")
         console.print(f"registered: {best.name} as {address}", highlight=False)
     console.print(f"-> {output}")
