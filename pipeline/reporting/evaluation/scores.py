@@ -351,7 +351,7 @@ def describe_finding(name: str, metrics: Metrics) -> str:
         named = list(classes)[1:] if len(classes) == 2 else list(classes)
         if len(named) > MAX_READABLE_CLASSES:
             return ""
-        found = (f"{key} {show_number(classes[key]['average_precision']['value'])}" for key in named)
+        found = (f"“{key}” {show_number(classes[key]['average_precision']['value'])}" for key in named)
         return f"Average precision: {'; '.join(found)}."
     if name == "calibration":
         error = first["metrics"]["ece"]

@@ -91,7 +91,8 @@ def draw_matrix(
     font_size = 9 if num_classes <= MAX_WRITTEN_CLASSES else max(4.0, 9 - num_classes / 12)
     axes.set_xticks(range(num_classes), names, fontsize=font_size)
     axes.set_yticks(range(num_classes), names, fontsize=font_size)
-    if num_classes > 3 or max(len(name) for name in names) > 9:
+    longest = max(len(name) for name in names)
+    if longest > 9 or longest * num_classes > 30:  # side by side they would touch
         angle = 40 if num_classes <= MAX_WRITTEN_CLASSES else 90
         for tick in axes.get_xticklabels():
             tick.set(rotation=angle, ha="right", va="center", rotation_mode="anchor")
