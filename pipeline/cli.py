@@ -7,10 +7,12 @@ import errno
 import importlib
 import importlib.metadata
 import io
+import json
 import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from pipeline.stages import COMMANDS, STAGES, Stage
 
 if TYPE_CHECKING:
     from pipeline.config.experiment import Experiment
+    from pipeline.core.console import StageConsole
 
 # Errors of the machine that a user can fix: a full disk, a folder without permission, a path through a file.
 USER_ERRNOS = {
@@ -36,6 +39,7 @@ USER_ERRNOS = {
 # A file or folder that went away or cannot be read any more: another program, a disk, or a network folder.
 GONE_ERRNOS = {errno.ENOENT, errno.ESTALE, errno.EIO}
 HELP = ("-h", "--help")
+QUIET, JSON = "--quiet", "--json"
 DISTRIBUTION = "perceiver-knees"
 
 
@@ -54,8 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A letter that the stream's encoding lacks, as on a terminal that is not UTF-8, is shown as its code.
             stream.reconfigure(errors="backslashreplace")
+    output = Output(QUIET in words, JSON in words)
+    words = [word for word in words if word not in (QUIET, JSON)]
+    name, started = (words or [""])[0], time.perf_counter()
     try:
-        code = _run(words)
+        code = _run(words, output)
+        output.finish(name, code, time.perf_counter() - started)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
@@ -63,7 +71,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(words: list[str]) -> int:
+class Output:
+    """What a stage prints, and what of it is shown.
+
+    Args:
+        is_quiet: Whether warnings and errors alone are shown.
+        is_json: Whether standard output is one JSON object, when the stage has ended.
+    """
+
+    def __init__(self, is_quiet: bool, is_json: bool) -> None:
+        self.is_quiet, self.is_json = is_quiet, is_json
+        self.console: StageConsole | None = None
+        self.error: str | None = None
+
+    def open(self) -> "StageConsole":
+        """Open the console that the stage prints on."""
+        # rich is not needed for help.
+        from pipeline.core.console import StageConsole
+
+        self.console = StageConsole(is_silent=self.is_quiet or self.is_json)
+        return self.console
+
+    def fail(self, text: str) -> None:
+        """Print why the stage ended, on standard error."""
+        self.error = text
+        print(text, file=sys.stderr)
+
+    def finish(self, name: str, code: int, seconds: float) -> None:
+        """Show the warnings of a quiet stage, or all as JSON.
+
+        Args:
+            name: The stage.
+            code: Its exit code.
+            seconds: The time that it took.
+        """
+        if self.is_json and (self.console is not None or self.error is not None):
+            printed = {part: getattr(self.console, part, []) for part in ("messages", "warnings")}
+            ended = {"stage": name, "exit_code": code, "seconds": round(seconds, 1), "error": self.error}
+            print(json.dumps(ended | printed, ensure_ascii=False))
+        elif self.console is not None:
+            for warning in self.console.warnings:
+                print(f"warning: {warning}", file=sys.stderr)
+
+
+def _run(words: list[str], output: Output) -> int:
     if not words or words[0] in HELP:
         print(describe_stages())
         return 0 if words else 2
@@ -73,18 +124,15 @@ def _run(words: list[str]) -> int:
     stage_name = words.pop(0)
     try:
         if stage_name in COMMANDS:
-            _run_command(stage_name, words)
+            _run_command(stage_name, words, output)
             return 0
         stage = _find_stage(stage_name)
         if any(word in HELP for word in words):
             print(describe_stage(stage, min(shutil.get_terminal_size().columns, 120)))
             return 0
-        # rich is not needed for help.
-        from pipeline.core.console import open_console
-
-        stage.run(parse_experiment(stage_name, words), open_console())
+        stage.run(parse_experiment(stage_name, words), output.open())
     except UserError as error:
-        print(f"error: {join_by_blanks(str(error))}", file=sys.stderr)
+        output.fail(f"error: {join_by_blanks(str(error))}")
         return 2
     except OSError as error:
         if error.errno not in USER_ERRNOS | GONE_ERRNOS:
@@ -93,23 +141,20 @@ def _run(words: list[str]) -> int:
         advice = (
             "Free or choose another place" if error.errno in USER_ERRNOS else "Bring it back and run the stage again"
         )
-        print(f"error: {place}{error.strerror}. {advice}; work done so far is kept.", file=sys.stderr)
+        output.fail(f"error: {place}{error.strerror}. {advice}; work done so far is kept.")
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from here.", file=sys.stderr)
+        output.fail("interrupted; the same command resumes from here.")
         return 130
     return 0
 
 
-def _run_command(name: str, words: list[str]) -> None:
+def _run_command(name: str, words: list[str], output: Output) -> None:
     """Run what is no single stage, such as a first look at data."""
     if any(word in HELP for word in words):
         print(describe_command(name, min(shutil.get_terminal_size().columns, 120)))
         return
-    # rich is not needed for help.
-    from pipeline.core.console import open_console
-
-    getattr(importlib.import_module("pipeline.stages.commands"), name)(words, open_console())
+    getattr(importlib.import_module("pipeline.stages.commands"), name)(words, output.open())
 
 
 def parse_experiment(stage_name: str, words: Sequence[str]) -> "Experiment":
@@ -153,7 +198,8 @@ def describe_stages() -> str:
             *lines,
             "",
             "perceiver STAGE --help lists the options that a stage reads, with type, default and meaning;",
-            "perceiver --version names the version.",
+            "perceiver --version names the version. Of every stage, --quiet shows warnings and errors alone, and",
+            "--json prints one object at the end.",
             "NAME is a YAML file, or the name of a config that comes along, such as phantom or akoa.",
         ]
     )

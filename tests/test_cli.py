@@ -1,6 +1,7 @@
 """The command line: every option is there, and a mistake is one clear line and exit code 2."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli import main, parse_experiment
+from pipeline.cli import Output, main, parse_experiment
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.parsing import OPTIONS
+from pipeline.core.console import warn
 from pipeline.core.errors import UserError
 from pipeline.stages import COMMANDS, RUN, STAGES
 
@@ -158,6 +160,31 @@ def test_a_config_that_comes_along_is_named_without_its_path(capsys, tmp_path, m
 
 
 @pytest.mark.slow
+def test_scripts_read_one_object_or_warnings_and_errors_alone(tiny_workspace, config, capsys):
+    words = ["split", "--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["--json", *words]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["stage"], shown["exit_code"], shown["error"]) == ("split", 0, None)
+    assert {*shown["messages"], *(f"warning: {text}" for text in shown["warnings"])} == set(printed)
+    assert main(["split", "--config", str(config), "--train.epochs", "0", "--json"]) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"] == shown.err.strip()
+    assert "train.epochs" in shown.err
+
+
+def test_a_quiet_stage_still_warns(capsys):
+    output = Output(is_quiet=True, is_json=False)
+    console = output.open()
+    console.print("done")
+    warn(console, "Too few patients.")
+    output.finish("evaluate", 0, 1.0)
+    assert capsys.readouterr() == ("", "warning: Too few patients.\n")
+
+
 def test_run_does_the_stages_in_their_order_and_nothing_twice(tiny_workspace, capsys):
     assert main(["run", "--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]) == 0
     shown = capsys.readouterr().out

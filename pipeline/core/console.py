@@ -21,22 +21,34 @@ from pipeline.core.text import join_by_blanks, make_printable
 Item = TypeVar("Item")
 
 
-def open_console() -> Console:
-    """Open standard output; printed text is never read as markup, however a file is named."""
-    return _PlainConsole(soft_wrap=True, markup=False, emoji=False)
+class StageConsole(Console):
+    """A console that prints plain blanks between numbers and their %; reports need others.
 
+    Printed text is never read as markup, however a file is named.
 
-class _PlainConsole(Console):
-    """A console that prints plain blanks between numbers and their %; reports need others."""
+    Args:
+        is_silent: Whether nothing is printed, and what would be is kept in ``messages`` and ``warnings``.
+    """
+
+    def __init__(self, is_silent: bool = False) -> None:
+        super().__init__(soft_wrap=True, markup=False, emoji=False, quiet=is_silent)
+        self.messages: list[str] = []
+        self.warnings: list[str] = []
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, as the base class does."""
-        super().print(*(join_by_blanks(item) if isinstance(item, str) else item for item in objects), **options)
+        """Print, as the base class does; keep it instead where nothing is printed."""
+        plain = [join_by_blanks(item) if isinstance(item, str) else item for item in objects]
+        if self.quiet:
+            self.messages.append(" ".join(map(str, plain)))
+        super().print(*plain, **options)
 
 
 def warn(console: Console, text: str) -> None:
     """Print a warning; what is no visible character is shown as its code."""
     shown = make_printable(join_by_blanks(text))
+    if isinstance(console, StageConsole) and console.quiet:
+        console.warnings.append(shown)
+        return
     console.print(Text.assemble(("warning:", "yellow"), " ", shown), highlight=False)
 
 

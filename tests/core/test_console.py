@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from pipeline.core.console import open_console, warn
+from pipeline.core.console import StageConsole, warn
 
 
 def test_a_warning_has_plain_blanks_before_a_percent_sign_and_shows_those_of_names():
@@ -12,5 +12,5 @@ def test_a_warning_has_plain_blanks_before_a_percent_sign_and_shows_those_of_nam
 
 
 def test_what_a_stage_prints_has_plain_blanks_before_a_percent_sign(capsys):
-    open_console().print("accuracy 50.0\u00a0% (95\u00a0% interval) -> P\u00a01", highlight=False)
+    StageConsole().print("accuracy 50.0\u00a0% (95\u00a0% interval) -> P\u00a01", highlight=False)
     assert capsys.readouterr().out == "accuracy 50.0 % (95 % interval) -> P\u00a01\n"

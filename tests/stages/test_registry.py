@@ -11,7 +11,7 @@ import yaml
 from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
 from pipeline.config.parsing import OPTIONS, SECTION_NAMES
-from pipeline.core.console import open_console
+from pipeline.core.console import StageConsole
 from pipeline.stages import PLACE, STAGES
 from tests.builders.tiny_workspace import TINY_CONFIG
 
@@ -117,7 +117,7 @@ def names_read(tmp_path_factory, write_knee, request):
             recorder = Recorder(monkeypatch)
             recorder.follow(experiment)
             with contextlib.redirect_stdout(None):
-                stage.run(experiment, open_console())
+                stage.run(experiment, StageConsole())
             found[name] = recorder.names & OPTIONS.keys()
     return found
 
