@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from pipeline.config.parsing import OPTIONS
 from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, SCANS, VOLUMES
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.provenance import read_version
@@ -48,6 +50,7 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
     assert checkpoint.spec.kind in BUNDLED, checkpoint.spec.kind.name
     write_json(folder / "configs" / "metadata.json", describe_metadata(checkpoint, name))
     write_json(folder / "configs" / "inference.json", _describe_inference(checkpoint))
+    write_bytes(folder / "configs" / "train.yaml", _describe_training(checkpoint, name).encode())
     (folder / "models").mkdir()
     torch.save(ProbabilityModel(build_from_checkpoint(checkpoint)).state_dict(), folder / "models" / "model.pt")
     for module, path in sorted(find_modules(ENTRY).items()):
@@ -135,7 +138,7 @@ def describe_metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": VERSION,
-        "changelog": {VERSION: "first export"},
+        "changelog": {VERSION: _describe_version(checkpoint)},
         "monai_version": read_version("monai"),
         "pytorch_version": read_version("torch").partition("+")[0],
         "numpy_version": read_version("numpy"),
@@ -191,6 +194,32 @@ def _describe_inference(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _describe_training(checkpoint: Checkpoint, name: str) -> str:
+    """Return the options that shaped the weights as a config, which the stages train and evaluate read."""
+    known = OPTIONS.keys() - {"train.start_from", "train.freeze"}  # other weights, which the bundle does not have
+    known -= {"train.teacher"} if checkpoint.settings.get("train.teacher") != "cnn" else set()
+    options = {key: value for key, value in checkpoint.settings.items() if key in known}
+    sections: dict[str, Any] = {"name": name, "preprocess": to_plain(checkpoint.preprocess)}
+    for key, value in to_plain(options).items():
+        *path, last = key.split(".")
+        section = sections
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    header = (
+        "# The options of the training, for perceiver-knees and not for monai.bundle: train again, or evaluate, with\n"
+        "#   perceiver run --config train.yaml --data.raw_folder FOLDER --data.label_table TABLE\n"
+    )
+    return header + yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
+
+
+def _describe_version(checkpoint: Checkpoint) -> str:
+    """Return what the weights are, for the list of versions."""
+    best = {result.epoch: result for result in checkpoint.history}[checkpoint.epoch]
+    accuracy = f"accuracy {best.val_accuracy:.4f} on validation"
+    return f"weights of epoch {checkpoint.epoch}, {accuracy}; commit {checkpoint.commit}"
+
+
 def _describe_use(checkpoint: Checkpoint, name: str) -> str:
     are_volumes = checkpoint.spec.kind.reads_scans
     example, inputs = (
@@ -211,7 +240,11 @@ def _describe_use(checkpoint: Checkpoint, name: str) -> str:
         "",
         f"writes `eval/probabilities.json`. `--dataset_dir` is {inputs}, or a folder of them.",
         "There is no evaluator, so that pytorch-ignite is not needed. `scripts/` holds copies of the modules of",
-        "perceiver-knees that read and score them.",
+        "perceiver-knees that read and score them. `configs/train.yaml` holds the options of the training, with which",
+        "perceiver-knees trains again, or evaluates on other data.",
+        "",
+        "`LICENSE` is that of the code. The training data are not in the bundle, and their licence is not known here:",
+        "who hands the weights on has to see that it allows this.",
         "",
     ]
     return "\n".join(lines)

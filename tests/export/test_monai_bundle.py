@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.config.data import PreprocessConfig
+from pipeline.config.parsing import read_experiment
 from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES
 from pipeline.core.errors import UserError
 from pipeline.export import mlflow_model, monai_bundle
@@ -193,6 +194,25 @@ def test_the_metadata_pass_monais_own_check(bundle, tmp_path):
     (tmp_path / "broken.json").write_text(json.dumps(metadata))
     with pytest.raises(ValueError, match="Failed validating"):
         verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=str(path))
+
+
+def test_the_network_passes_monais_check_of_its_inputs_and_outputs(bundle, bundle_path, monkeypatch):
+    from monai.bundle import verify_net_in_out
+
+    bundle_path(bundle)
+    monkeypatch.chdir(bundle)
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json"}
+    verify_net_in_out("network_def", **files)
+    outputs = {"_meta_#network_data_format#outputs#pred#num_channels": 3}
+    with pytest.raises(ValueError, match="doesn't match"):
+        verify_net_in_out("network_def", **files, **outputs)
+
+
+def test_the_options_of_the_training_are_a_config(bundle, checkpoint):
+    experiment = read_experiment(["--config", str(bundle / "configs" / "train.yaml")])
+    assert (experiment.model, experiment.preprocess) == (checkpoint.model, checkpoint.preprocess)
+    assert experiment.train.learning_rate == checkpoint.settings["train.learning_rate"]
+    assert f"epoch {checkpoint.epoch}" in describe_metadata(checkpoint, "tiny")["changelog"][monai_bundle.VERSION]
 
 
 def test_metadata_name_the_classes_in_the_order_of_the_outputs(checkpoint):
