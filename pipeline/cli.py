@@ -3,6 +3,7 @@
 Nothing heavy is imported here: help takes a moment, and a stage loads what it needs when it runs.
 """
 
+import difflib
 import errno
 import importlib
 import importlib.metadata
@@ -177,8 +178,10 @@ def _find_stage(name: str) -> Stage:
     if name in RENAMED_STAGES:
         raise UserError(f"stage: {name} is called {RENAMED_STAGES[name]} now.")
     if name not in STAGES:
-        allowed = ", ".join((*COMMANDS, *STAGES))
-        raise UserError(f"stage: found {name!r}, allowed are {allowed}. See perceiver --help.")
+        known = (*COMMANDS, *STAGES)
+        nearest = difflib.get_close_matches(name, known, 1)
+        advice = f"The nearest is {nearest[0]}" if nearest else "See perceiver --help"
+        raise UserError(f"stage: found {name!r}, allowed are {', '.join(known)}. {advice}.")
     return STAGES[name]
 
 

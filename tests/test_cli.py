@@ -139,6 +139,11 @@ def test_a_file_that_is_no_plain_yaml_is_refused(text, config, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_stage_with_a_typo_gets_the_nearest_one(capsys):
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.endswith("The nearest is train.\n")
+
+
 def test_an_unknown_stage_lists_the_known_ones(capsys):
     assert main(["trian"]) == 2
     assert f"allowed are {', '.join((*COMMANDS, *STAGES))}" in capsys.readouterr().err
