@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.renames import RENAMED_STAGES
@@ -55,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stderr), 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller (>&-); the first file that a stage opens would take its place
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (it stays open, as the stream does)
         if isinstance(stream, io.TextIOWrapper):
             # A letter that the stream's encoding lacks, as on a terminal that is not UTF-8, is shown as its code.
             stream.reconfigure(errors="backslashreplace")

@@ -264,3 +264,13 @@ def test_bugs_keep_their_traceback(config, monkeypatch):
 
 def test_user_errors_are_value_errors():
     assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize(("words", "code"), [(["split", "--help"], 0), (["nothing"], 2)])
+def test_closed_streams_change_no_exit_code(words, code, monkeypatch):
+    """Python sets a stream to None where the caller closed it, as ``perceiver split >&-`` does."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(words) == code
+    sys.stdout.close()
+    sys.stderr.close()

@@ -30,7 +30,10 @@ OTHER_NAMES = ("config", "print_config")
 
 
 class StrictLoader(yaml.SafeLoader):
-    """A reader of plain YAML that refuses a key given twice, of which YAML libraries drop the first."""
+    """A reader of plain YAML that refuses what others change without a word.
+
+    Of a key given twice they drop the first; ``013`` is 11 to them, a number of base 8, and ``1:30`` is 90.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, as the base class does.
@@ -45,6 +48,28 @@ class StrictLoader(yaml.SafeLoader):
                 raise KeyTwiceError(key, lines[key], line)
             lines[key] = line
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Build a whole number, as the base class does.
+
+        Raises:
+            OtherNumberError: It is another number than it shows.
+        """
+        text = str(node.value)
+        if re.fullmatch(r"[-+]?0[0-9_]+|.*:.*", text):
+            raise OtherNumberError(text, super().construct_yaml_int(node), node.start_mark.line + 1)
+        return super().construct_yaml_int(node)
+
+
+StrictLoader.add_constructor("tag:yaml.org,2002:int", StrictLoader.construct_yaml_int)
+
+
+class OtherNumberError(yaml.YAMLError):
+    """A number that YAML takes for another one, with that number and the line."""
+
+    def __str__(self) -> str:
+        text, number, line = self.args
+        return f"line {line}: YAML takes {text} for the number {number}. Write {number}, or put it into quotes."
 
 
 class KeyTwiceError(yaml.YAMLError):
@@ -226,7 +251,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         raise UserError(f"{path}: {error.strerror}; --config takes an experiment's YAML file.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
-    except KeyTwiceError as error:
+    except (KeyTwiceError, OtherNumberError) as error:
         raise UserError(f"{path}: {error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error

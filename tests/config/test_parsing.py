@@ -84,6 +84,15 @@ def test_numbers_and_switches_are_read_in_every_spelling_of_yaml(write_config):
     assert experiment.tracking.enabled is False
 
 
+@pytest.mark.parametrize(("text", "number"), [("013", 11), ("-010", -8), ("1:30", 90), ("00", 0)])
+def test_a_number_that_yaml_takes_for_another_one_is_refused(write_config, text, number):
+    with pytest.raises(UserError, match=rf"knees.yaml: line 2: YAML takes {text} for the number {number}\. Write"):
+        read_experiment(write_config(f"train:\n  epochs: {text}\n"))
+    with pytest.raises(UserError, match=f"YAML takes {text} for"):
+        read_experiment(write_config(f"name: a\ndata: {{merge: {{{text}: none}}}}\n"))
+    assert read_experiment(write_config(f'data: {{merge: {{"{text}": none}}}}\n')).data.merge == {text: "none"}
+
+
 @pytest.mark.parametrize("word", ["off", "no", "yes", "12", "1e3"])
 def test_a_name_that_yaml_takes_for_something_else_needs_quotes(write_config, word):
     assert read_experiment(write_config(f'name: "{word}"\n')).name == word

@@ -147,7 +147,8 @@ def change_anything(content, generator):
 def read_with_pillow(content):
     """Return ``(channels, height, width)`` as the image is seen, over black."""
     # Pillow 13.0 maps a plain TIFF that it opens by its name into memory, and turns it wrongly.
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content), formats=FORMATS))
+    opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    image = ImageOps.exif_transpose(opened)
     if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
@@ -156,7 +157,7 @@ def read_with_pillow(content):
     if image.mode in ("P", "RGB", "CMYK", "YCbCr"):
         return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
     values = np.asarray(image)
-    inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0
+    inverted = opened.format == "TIFF" and opened.tag_v2.get(262) == 0
     return (values.max() - values if inverted else values)[None]
 
 

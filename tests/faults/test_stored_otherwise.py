@@ -1,12 +1,15 @@
 """The same scans stored otherwise are the same data: the store, the split and what a model reads do not change.
 
 A draw renames, moves and rewrites all scans, the table and the folders at random. A test that fails names its seed.
+Where the new names sort as the old ones did, a training sees its examples in the same order, and its model and
+predictions are the same bit for bit.
 """
 
 import itertools
 import locale
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -16,12 +19,20 @@ from rich.console import Console
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.model import ModelConfig
+from pipeline.config.outputs import PredictConfig
 from pipeline.config.sources import DataConfig, SplitConfig
+from pipeline.config.tracking import TrackingConfig
+from pipeline.config.training import TrainConfig
 from pipeline.core.tables import SPLIT_COLUMNS, read_table
+from pipeline.data.label_tables import list_table_sources, read_label_table
 from pipeline.data.store import read_store
+from pipeline.stages.predict import choose_output, predict
 from pipeline.stages.split import split
+from pipeline.stages.train import train
 from tests.builders.dicom import write_series
 from tests.builders.preprocessing import run
+from tests.builders.training_runs import TINY
 
 SHAPE, SPACING_MM = (6, 7, 8), (4.0, 5.0, 6.0)
 PATIENTS = ("007", "NA", "Fäll 3", "1e3", "=4", "12")
@@ -92,26 +103,35 @@ def write_table(folder, rows, generator):
     return folder / "scans.csv"
 
 
-def read_content(folder, generator, num_workers=1):
-    """Store the scans as the draw says, prepare and split them, and return what was made of them."""
+def make_experiment(raw, table, workspace, num_workers):
+    return Experiment(
+        "knees",
+        workspace=workspace,
+        data=DataConfig(raw_folder=raw, label_table=table),
+        preprocess=PreprocessConfig(num_slices=3, image_size=(8, 8), num_workers=num_workers),
+        split=SplitConfig(val_fraction=0.3, test_fraction=0.3, stratify=False),
+        model=ModelConfig(num_conv_layers=1, conv_channels=4, perceiver=TINY),
+        train=TrainConfig(epochs=1, batch_size=4, precision="32-true", accelerator="cpu"),
+        tracking=TrackingConfig(enabled=False),
+    )
+
+
+def store_otherwise(folder, generator, num_workers=1, in_order=False):
+    """Store the scans as the draw says, with names in the order of the scans where that is asked for."""
     raw = folder / draw_name(generator)
     rows = []
     for number, patient in enumerate(PATIENTS):
         name = "/".join(draw_name(generator) for _ in range(generator.integers(1, 3)))
+        name = f"{number}{name}" if in_order else name
         written = write_scan(raw, name, number, str(generator.choice(FORMS)), str(generator.choice(AXES)))
         rows.append((written, patient, "ab"[number % 2]))
-    experiment = Experiment(
-        "knees",
-        workspace=folder / draw_name(generator),
-        data=DataConfig(raw_folder=raw, label_table=write_table(folder, rows, generator)),
-        preprocess=PreprocessConfig(num_slices=3, image_size=(8, 8), num_workers=num_workers),
-        split=SplitConfig(val_fraction=0.3, test_fraction=0.3, stratify=False),
-    )
+    workspace = folder / draw_name(generator)
+    return make_experiment(raw, write_table(folder, rows, generator), workspace, num_workers)
+
+
+def read_content(experiment):
+    """Prepare and split the scans, and return what was made of them."""
     run(experiment)
-    return prepare_split(experiment)
-
-
-def prepare_split(experiment):
     split(experiment, Console(quiet=True))
     store = read_store(experiment.paths.prepared, verify=True)
     keys = store.index[["group_id", "label", "slice_index"]].itertuples(index=False, name=None)
@@ -120,27 +140,44 @@ def prepare_split(experiment):
     return Content(slices, dict(zip(splits["group_id"], splits["split"], strict=True)))
 
 
+def read_predictions(experiment):
+    """Train a tiny model, score all scans with it, and return the row of each patient but for its path."""
+    train(experiment, Console(quiet=True))
+    root = experiment.data.raw_folder
+    given = list_table_sources(root, read_label_table(experiment.data))
+    patients = {str(root / source.paths[0]): source.group_id for source in given}
+    predict(replace(experiment, predict=PredictConfig(inputs=tuple(map(Path, patients)))), Console(quiet=True))
+    rows = read_table(choose_output(experiment), ("path", "predicted"))
+    columns = [name for name in rows.columns if name != "path"]
+    return {patients[path]: tuple(row) for path, row in zip(rows["path"], rows[columns].to_numpy(), strict=True)}
+
+
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """The content of scans that are stored in the plainest way."""
+def plain_experiment(tmp_path_factory):
+    """The scans, stored in the plainest way."""
     folder = tmp_path_factory.mktemp("plain")
     rows = [
         (write_scan(folder / "raw", f"{number}", number, "nii", "RAS"), patient, "ab"[number % 2])
         for number, patient in enumerate(PATIENTS)
     ]
     (folder / "scans.csv").write_text("\n".join(map(",".join, [("path", "patient", "label"), *rows])))
-    experiment = Experiment(
-        "knees",
-        workspace=folder / "work",
-        data=DataConfig(raw_folder=folder / "raw", label_table=folder / "scans.csv"),
-        preprocess=PreprocessConfig(num_slices=3, image_size=(8, 8), num_workers=1),
-        split=SplitConfig(val_fraction=0.3, test_fraction=0.3, stratify=False),
-    )
-    run(experiment)
-    content = prepare_split(experiment)
+    return make_experiment(folder / "raw", folder / "scans.csv", folder / "work", 1)
+
+
+@pytest.fixture(scope="module")
+def plain(plain_experiment):
+    content = read_content(plain_experiment)
     assert len(content.slices) == 3 * len(PATIENTS)
     assert set(content.splits.values()) == {"train", "val", "test"}
     return content
+
+
+@pytest.fixture(scope="module")
+def plain_predictions(plain, plain_experiment):
+    rows = read_predictions(plain_experiment)
+    assert set(rows) == set(PATIENTS)
+    assert len(set(rows.values())) == len(PATIENTS)
+    return rows
 
 
 @pytest.fixture
@@ -162,11 +199,14 @@ def world(monkeypatch):
     locale.setlocale(locale.LC_ALL, before)
 
 
-def check(seed, folder, plain, world, num_workers=1):
+def check(seed, folder, plain, world, num_workers=1, predictions=None):
     generator = np.random.default_rng(seed)
     world(str(generator.choice(["UTC", "Asia/Kolkata", "Pacific/Chatham"])), str(generator.choice(LOCALES)))
     folder.mkdir()
-    assert read_content(folder, generator, num_workers) == plain, f"seed {seed}"
+    experiment = store_otherwise(folder, generator, num_workers, in_order=predictions is not None)
+    assert read_content(experiment) == plain, f"seed {seed}"
+    if predictions is not None:
+        assert read_predictions(experiment) == predictions, f"seed {seed}"
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -179,3 +219,9 @@ def test_the_same_scans_stored_otherwise_give_the_same_store_and_split(seed, pla
 def test_a_thousand_draws_give_the_same_store_and_split(part, plain, world, tmp_path):
     for seed in range(100 + 100 * part, 200 + 100 * part):
         check(seed, tmp_path / str(seed), plain, world, num_workers=2 if seed % 100 == 0 else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10_000, 10_100))
+def test_a_hundred_draws_give_the_same_model_and_predictions(seed, plain, plain_predictions, world, tmp_path):
+    check(seed, tmp_path / "draw", plain, world, num_workers=1 + (seed % 10 == 0), predictions=plain_predictions)
