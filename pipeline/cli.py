@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Output:
-    """What a stage prints, and what of it is shown.
+    """The printed text of a stage, and how much of it is shown.
 
     Args:
         is_quiet: Whether warnings and errors alone are shown.

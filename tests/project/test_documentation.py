@@ -143,7 +143,9 @@ def list_unknown_options(text: str) -> list[str]:
         unknown += [name] if is_option and name not in options | sections else []
     for command in list_commands(text, "perceiver") + list_commands(text, "make"):
         found = re.findall(r"(?<!\S)\"?--([a-z_]+)(?![\w.])", command.replace('SET="', ' "'))
-        unknown += [name for name in found if name not in options | {"config", "help", "output", "version"}]
+        unknown += [
+            name for name in found if name not in options | {"config", "help", "json", "output", "quiet", "version"}
+        ]
     return unknown
 
 
