@@ -14,6 +14,18 @@ from perceiver.images import build_conv_stem, cut_patches, fill_config
 from perceiver.model import Perceiver
 
 
+def is_known(condition: Tensor) -> bool:
+    """Return whether a condition holds for all elements and that can be known now, so that work can be saved.
+
+    A GPU would have to stop for the answer, and a graph that is compiled or exported must hold for every input.
+
+    Args:
+        condition: A tensor of booleans.
+    """
+    is_real = type(condition) is Tensor and not torch.compiler.is_compiling()
+    return is_real and condition.device.type == "cpu" and bool(condition.all())
+
+
 def sort_slices(volumes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Order the slices of each volume along their normal, padding last.
 
@@ -26,6 +38,8 @@ def sort_slices(volumes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """
     positions = places[..., 0]
     keys = torch.where(positions.isnan(), torch.inf, positions)
+    if is_known(keys[:, 1:] >= keys[:, :-1]):
+        return volumes, places
     # The converter to ONNX knows only the other sort, and ONNX keeps the order of equal numbers.
     order = keys.sort(dim=1).indices if torch.compiler.is_exporting() else keys.argsort(dim=1, stable=True)
     batch = torch.arange(order.shape[0], device=order.device)[:, None]
@@ -157,7 +171,7 @@ class VolumePerceiver(nn.Module):
         grid = "batch heads latents (slices rows columns) -> batch heads latents slices rows columns"
         return {layer: rearrange(weights, grid, rows=rows, columns=columns) for layer, weights in maps.items()}
 
-    def tokenise(self, volumes: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def tokenise(self, volumes: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Turn volumes into the values, positions and padding of a Perceiver.
 
         Args:
@@ -165,7 +179,8 @@ class VolumePerceiver(nn.Module):
             places: The places of the slices, as for ``forward``.
 
         Returns:
-            Values ``(batch, inputs, channels)``, positions ``(batch, inputs, 3)`` and padding ``(batch, inputs)``.
+            Values ``(batch, inputs, channels)``, positions ``(batch, inputs, 3)`` and padding ``(batch, inputs)``,
+            which is None where a look at a processor's memory shows that there is none.
         """
         if volumes.ndim != 4 or tuple(volumes.shape[2:]) != self.image_shape:
             raise ValueError(
@@ -186,8 +201,10 @@ class VolumePerceiver(nn.Module):
         rows, columns = self.grid_size
         values, _ = cut_patches(values.flatten(0, 1), self.patch_size)
         values = values.unflatten(0, is_padding.shape).flatten(1, 2)  # type: ignore[no-untyped-call]
-        padding = repeat(is_padding, "batch slices -> batch (slices cells)", cells=rows * columns)
-        return values, volume_positions(places, rows, columns), padding
+        positions = volume_positions(places, rows, columns)
+        if is_known(~is_padding):
+            return values, positions, None
+        return values, positions, repeat(is_padding, "batch slices -> batch (slices cells)", cells=rows * columns)
 
 
 def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> Tensor:
@@ -204,6 +221,8 @@ def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> 
     Returns:
         The results, ``(batch, slices, ...)``.
     """
+    if is_known(~is_padding):
+        return network(volumes.flatten(0, 1).unsqueeze(1)).unflatten(0, is_padding.shape)  # type: ignore[no-any-return]
     if network.training and volumes.device.type == "cpu":
         found: Tensor = network(volumes[~is_padding].unsqueeze(1))
         results = found.new_zeros((*is_padding.shape, *found.shape[1:]))

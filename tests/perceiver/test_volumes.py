@@ -7,7 +7,7 @@ import torch
 
 from perceiver import ImageConfig, PerceiverConfig, VolumePerceiver
 from perceiver.images import build_conv_stem
-from perceiver.volumes import count_images, join_slices, sort_slices, volume_positions
+from perceiver.volumes import count_images, is_known, join_slices, sort_slices, volume_positions
 
 SMALL = PerceiverConfig(num_latents=4, latent_dim=16, num_cross_attends=2, self_attends_per_cross=1, num_bands=3)
 STEMS = {
@@ -51,6 +51,29 @@ def test_padding_changes_no_logit(stem, patch_slices):
     torch.testing.assert_close(together[1:], alone, rtol=0, atol=1e-5)
     volumes[1, 2:] = torch.nan
     assert torch.equal(model(volumes, places), together), "what padding contains is not read"
+
+
+def test_sorted_volumes_are_not_copied_and_padding_is_named_only_where_there_is_some():
+    volumes, places = draw_volumes(4, 4)
+    assert sort_slices(volumes, places)[0] is volumes
+    assert build().tokenise(volumes, places)[2] is None
+    assert build().tokenise(*draw_volumes(4, 3))[2].sum(dim=1).tolist() == [0, 16]
+    assert is_known(torch.tensor([True, True]))
+    assert not is_known(torch.tensor([True, False]))
+    assert not is_known(torch.ones(2, dtype=torch.bool, device="meta")), "without values nothing is known"
+
+
+def test_half_of_the_slices_give_nearly_the_logits_of_all():
+    """Of a smooth volume every second slice shows what all show; padding of the other half must not."""
+    places = torch.zeros(1, 40, 3)
+    places[..., 0], places[..., 1:] = torch.linspace(-0.8, 0.8, 40), 1.5
+    volumes = torch.sin(3 * places[..., :1, None] + torch.linspace(0, 4, 64).reshape(8, 8))
+    model = build("patches")
+    whole, half = model(volumes, places), model(volumes[:, ::2], places[:, ::2])
+    other = model(volumes[:, ::2], places[:, :20])
+    moved = (whole.softmax(-1) - half.softmax(-1)).abs().max()
+    assert moved < 0.01
+    assert (whole.softmax(-1) - other.softmax(-1)).abs().max() > 3 * moved, "positions that are not theirs"
 
 
 def test_padding_changes_neither_batch_statistics_nor_gradients_of_training():
