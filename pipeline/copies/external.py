@@ -55,7 +55,8 @@ def refuse_shared_scans(data: CertifiedData, external: ExternalData) -> str:
     Raises:
         UserError: a file or an example is the same, or a copy was verified.
     """
-    kind, run, other = data.store.kind, data.store, external.store
+    data, other = dataclasses.replace(data, store=data.store.as_slices()), external.store.as_slices()
+    kind, run = data.store.kind, data.store
     shared = {scan.source_id: scan for scan in _list_same_examples(data, other)}
     shared |= {scan.source_id: scan for scan in _list_same_files(data, external.manifest)}
     _refuse(data, external, list(shared.values()))

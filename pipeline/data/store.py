@@ -22,6 +22,7 @@ from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
+from pipeline.data.resampling import measure_reach
 
 FORMAT = 5
 EXAMPLES, INDEX, PLACES = "examples.npy", "index.csv", "places_mm.npy"
@@ -119,8 +120,7 @@ def measure_field_of_view(places_mm: Array) -> float:
     Args:
         places_mm: The places of their slices, ``(examples, slices, 3)``, NaN for padding.
     """
-    # From the centre a slice reaches half of its height and width.
-    return float(np.ceil(FIELD_OF_VIEW_MARGIN * 2 * np.nanmax(np.abs(places_mm) * (1.0, 0.5, 0.5))))
+    return float(np.ceil(FIELD_OF_VIEW_MARGIN * measure_reach(places_mm).max()))
 
 
 def write_store(

@@ -49,8 +49,7 @@ def score_external(run: TrainedRun, store: Store, batch_size: int) -> Array:
         store: The examples, made as those of the run were.
         batch_size: Examples scored at once.
     """
-    positions = store.index["slice_position"].to_numpy()
-    return compute_probabilities(run.classifier, store.examples, positions, run.device, batch_size)
+    return compute_probabilities(run.classifier, store.examples, store.places, run.device, batch_size)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.copies.external import refuse_shared_scans
 from pipeline.core.console import warn, warn_all
-from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
@@ -28,6 +27,7 @@ from pipeline.evaluation.validity.external import (
     read_external_facts,
     tabulate_predictions,
 )
+from pipeline.inference.probabilities import check_field_of_view
 from pipeline.inference.splits import score_external
 from pipeline.preprocessing.preparation import Preparation
 from pipeline.preprocessing.volumes import plan_listing
@@ -38,8 +38,9 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
     """Read the table of another site and cut its scans as those of training were; None without such a table.
 
     Raises:
-        UserError: an ensemble or a run of whole scans is evaluated, the table does not fit the run, a patient or a scan
-            of it is in the run, or a file is refused and ``preprocess.skip_refused`` is false.
+        UserError: an ensemble is evaluated, the table does not fit the run, a patient or a scan of it is in the run, a
+            whole scan reaches beyond the model's field of view, or a file is refused and ``preprocess.skip_refused`` is
+            false.
     """
     path = experiment.evaluate.external
     if path is None:
@@ -48,11 +49,6 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
         raise UserError(
             "evaluate.external: an ensemble is not validated on data of another site. Validate its members one by one, "
             "without evaluate.ensemble."
-        )
-    if run.data.store.kind is SCANS:
-        raise UserError(
-            "evaluate.external: whole scans (preprocess.unit: volume) are not validated on data of another site. Leave "
-            "the option out, or evaluate a run of slices."
         )
     table = read_external_table(path, experiment.data, run.data.store, run.data.roles)
     here = experiment.preprocess
@@ -65,6 +61,8 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
     _prepare(preparation, console)
     preparation.report(console)
     store = match_classes(read_store(preparation.folder, verify=True), run.data.store, path)
+    if store.places_mm is not None:
+        check_field_of_view(store.index["source_id"].tolist(), store.places_mm, run.checkpoint.spec)
     manifest = read_table(preparation.folder / "manifest.csv", MANIFEST_COLUMNS)
     external = ExternalData(table, store, manifest)
     read_external_facts(external, experiment.evaluate)  # what is wrong with the option is said before rows are scored

@@ -174,7 +174,7 @@ def train_one(
     fabric = build_fabric(train_options)
     places = {role: np.flatnonzero(run.splits == role) for role in ("train", "val", "test")}
     codes = np.searchsorted(np.array(store.class_names), run.labels)  # the names are sorted
-    positions = store.index["slice_position"].to_numpy()[run.rows]
+    positions = store.places[run.rows]
 
     def select(role: str) -> Examples:
         chosen = places[role]

@@ -1,4 +1,4 @@
-"""Ways to split slices or images, all but one of which leak, and labels that mean nothing.
+"""Ways to split slices, images or whole scans, all but one of which leak, and labels that mean nothing.
 
 These splits are for the leak study alone: none of them is written to a folder that training reads.
 """
@@ -14,10 +14,12 @@ from pipeline.config.studies import LeakStudyConfig
 from pipeline.core.array_types import Array
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.errors import UserError
+from pipeline.core.text import plural
 from pipeline.data.splits import SPLITS, assign_splits
 from pipeline.data.store import Store
 
-# From the one that leaks most to the one that does not. Images have no slices, so that image and scan are one.
+# From the one that leaks most to the one that does not. Images have no slices, so that image and scan are one; whole
+# scans are split as slices are, but for the first way.
 SPLIT_UNITS = ("slice", "volume", "side", "patient")
 IMAGE_UNITS = ("image", "side", "patient")
 LABELLINGS = ("true", "shuffled")
@@ -86,11 +88,11 @@ def plan_leaky_runs(store: Store, options: LeakStudyConfig, split: SplitConfig) 
 def list_units(index: pd.DataFrame, kind: DataKind) -> tuple[str, ...]:
     """List the units to split by, from the one that leaks most to patients.
 
-    Of images a unit is left out that is the same as a finer one, as one knee of each patient is the patient; of volumes
-    all are kept, so that studies can be compared.
+    Of images and whole scans a unit is left out that is the same as a finer one, as one knee of each patient is the
+    patient; of slices all are kept, so that studies can be compared.
 
     Args:
-        index: One row for each slice or image.
+        index: One row for each slice, image or whole scan.
         kind: The kind of data.
 
     Raises:
@@ -98,15 +100,17 @@ def list_units(index: pd.DataFrame, kind: DataKind) -> tuple[str, ...]:
     """
     if kind.has_slices:
         return SPLIT_UNITS
-    counts = {unit: name_units(index, unit).nunique() for unit in IMAGE_UNITS}
-    if counts["image"] == counts["patient"]:
+    units = SPLIT_UNITS[1:] if kind.has_places else IMAGE_UNITS
+    whole, what = units[0], kind.source
+    counts = {unit: name_units(index, unit).nunique() for unit in units}
+    if counts[whole] == counts["patient"]:
         raise UserError(
-            f"leak-study: each of the {counts['patient']} patients has one image, so that no split by image can leak. "
-            "The study needs several images of a patient."
+            f"leak-study: each of the {counts['patient']} patients has one {what}, so that no split by {what} can "
+            f"leak. The study needs several {plural(what)} of a patient."
         )
     # Each unit consists of finer ones, so that equal numbers are equal units.
-    is_new = counts["image"] > counts["side"] > counts["patient"]
-    return IMAGE_UNITS if is_new else ("image", "patient")
+    is_new = counts[whole] > counts["side"] > counts["patient"]
+    return units if is_new else (whole, "patient")
 
 
 def name_units(index: pd.DataFrame, unit: str) -> pd.Series:

@@ -102,6 +102,44 @@ def test_attention_shows_the_slices_that_carry_an_answer_in_the_scans_own_pixels
         assert overlay.get_fdata().max() > 0
 
 
+def copy_test_scans(workspace, site, scale=1.0):
+    """Write the test scans under other names and patients, in voxels of so many times the size; return the table."""
+    table = pd.read_csv(workspace / "reports" / NAME / "predictions.csv")
+    manifest = pd.read_csv(workspace / "data" / NAME / "prepared" / "manifest.csv").set_index("source_id")
+    rows = ["path,patient,label"]
+    for row in table[table["split"] == "test"].itertuples():
+        image = nibabel.load(workspace / "raw" / manifest.loc[row.source_id, "path"])
+        affine = np.diag([scale, scale, scale, 1.0]) @ image.affine
+        path = site / f"{row.source_id}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), path)
+        rows.append(f"{path.name},other-{row.group_id},{row.label}")
+    (site / "knees.csv").write_text("\n".join(rows))
+    return site / "knees.csv"
+
+
+@pytest.mark.slow
+def test_whole_scans_of_another_site_are_scored_as_the_test_and_larger_ones_refused(workspace, tmp_path, capsys):
+    plain = ("--evaluate.logistic_regression", "false", "--evaluate.external")
+    assert call("evaluate", workspace, *plain, copy_test_scans(workspace, tmp_path / "large", scale=20.0)) == 2
+    assert "field of view" in capsys.readouterr().err
+    assert call("evaluate", workspace, *plain, copy_test_scans(workspace, tmp_path / "site")) == 0
+    metrics = json.loads((workspace / "reports" / NAME / "metrics.json").read_text())
+    assert metrics["external"]["levels"] == metrics["levels"]
+    assert metrics["external"]["drift"]["distance"] == metrics["external"]["drift"]["test_distance"]
+    assert "6 scans also are in the run's test" in metrics["external"]["search"]
+
+
+@pytest.mark.slow
+def test_the_leak_study_splits_whole_scans_by_scan_and_by_patient(workspace):
+    options = ("--leak_study.num_steps", 2, "--leak_study.seeds", "[0]", "--evaluate.num_bootstrap_resamples", 100)
+    assert call("leak-study", workspace, *options) == 0
+    table = pd.read_csv(workspace / "reports" / NAME / "leak_study" / "leak_study.csv")
+    assert set(table["division"]) == {"volume", "patient"}
+    page = (workspace / "reports" / NAME / "leak_study" / "leak_study.html").read_text()
+    assert "two ways to split, by the same fractions: by scan, and by patient" in " ".join(page.split())
+
+
 @pytest.mark.slow
 def test_an_exported_program_takes_scans_of_any_number_of_slices_and_a_hub_folder_answers_a_file(workspace, tmp_path):
     output = tmp_path / "model"
@@ -137,11 +175,9 @@ def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(worksp
     ("stage", "options", "message"),
     [
         ("attention", ["--attention.layers", "[0]"], "attention.layers"),
-        ("leak-study", [], "preprocess.unit: slice"),
         ("pretrain", ["--run", "hidden"], "preprocess.unit: slice"),
         ("train", ["--run", "mixed", "--augment.mixup_alpha", "0.2"], "preprocess.unit is volume"),
         ("train", ["--run", "kept", "--train.keep_attention_every_epochs", "1"], "preprocess.unit is volume"),
-        ("evaluate", ["--evaluate.external", "other.csv"], "evaluate.external"),
         ("train", ["--run", "two", "--train.devices", "2"], "train.devices"),
         ("train", ["--run", "compiled", "--train.compile", "default"], "train.compile"),
         ("train", ["--run", "cnn", "--model.architecture", "cnn"], "model.slices: mean"),

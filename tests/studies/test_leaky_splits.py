@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.sources import SplitConfig
 from pipeline.config.studies import LeakStudyConfig
-from pipeline.core.data_kinds import PATIENT_IMAGES
+from pipeline.core.data_kinds import PATIENT_IMAGES, SCANS
 from pipeline.core.errors import UserError
 from pipeline.data.store import Store
 from pipeline.studies.leaky_splits import (
@@ -19,6 +19,7 @@ from pipeline.studies.leaky_splits import (
     assign_by_unit,
     choose_middle_slices,
     equalize_training,
+    list_units,
     name_units,
     plan_leaky_runs,
     shuffle_labels,
@@ -96,6 +97,14 @@ def test_images_are_split_by_image_by_knee_and_by_patient_where_these_differ():
         assert (splits.nunique() == 1).all()
     with pytest.raises(UserError, match="each of the 8 patients has one image"):
         plan_leaky_runs(make_image_store(("left",), 1), options, split)
+
+
+def test_whole_scans_are_split_by_scan_by_knee_and_by_patient_where_these_differ():
+    for num_visits, units in (([2] * 8, ("volume", "side", "patient")), ([1] * 8, ("volume", "patient"))):
+        index = make_index(num_visits, num_slices=1)
+        assert list_units(index.assign(source_id=index["example_id"]), SCANS) == units
+    with pytest.raises(UserError, match="each of the 8 patients has one scan, so that no split by scan can leak"):
+        list_units(make_index([1] * 8, num_slices=1, sides=("left",)), SCANS)
 
 
 def test_what_leaks_really_leaks():

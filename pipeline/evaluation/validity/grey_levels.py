@@ -49,7 +49,7 @@ def measure_scans(
     """Measure the scans of some rows of a store.
 
     Args:
-        store: Slices or images.
+        store: Slices, images or whole scans.
         rows: The rows of the part.
         reference: The training scans, where those that are far from them are counted.
         seed: The seed of the choice of scans where there are many.
@@ -62,7 +62,10 @@ def measure_scans(
     starts = np.searchsorted(codes[order], np.arange(len(names) + 1))
     numbers, histogram, num_far = [], np.zeros(256), 0
     for place in chosen:
-        images = np.asarray(store.examples[rows[order[starts[place] : starts[place + 1]]]])
+        of_scan = rows[order[starts[place] : starts[place + 1]]]
+        images = np.asarray(store.examples[of_scan])
+        if store.places_mm is not None:  # what fills up a scan with fewer slices is no part of it
+            images = images[~np.isnan(store.places_mm[of_scan, :, 0])]
         numbers.append(measure(images))
         histogram += np.bincount(images.reshape(-1), minlength=256) / images.size
         num_far += describe_distance(images, reference) != ""

@@ -53,7 +53,7 @@ def describe_method(units: Sequence[str]) -> tuple[str, ...]:
     example, examples = units[0], UNITS[units[0]]
     sources = "images" if example == "image" else "scans"
     ways = {"volume": "by scan", "side": f"by the {sources} of a patient that have the same label (one knee)"}
-    listed = ", ".join(["by " + example, *(ways[unit] for unit in units[1:-1])])
+    listed = ", ".join([ways.get(example, "by " + example), *(ways[unit] for unit in units[1:-1])])
     number = {2: "two", 3: "three", 4: "four"}[len(units)]
     return (
         f"One model, one recipe and the same number of steps for all; {number} ways to split, by the same fractions: "

@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
@@ -42,11 +41,6 @@ def leak_study(experiment: Experiment, console: Console) -> None:
     experiment = use_single_split(experiment)
     paths, options = experiment.paths, experiment.evaluate
     store = read_store(paths.prepared, verify=True)
-    if store.kind is SCANS:
-        raise UserError(
-            "leak-study: it splits slices in four ways, and these scans are one example each (preprocess.unit: "
-            "volume). Choose an experiment with preprocess.unit: slice."
-        )
     if not store.kind.has_patients:
         raise UserError(
             f"leak-study: {experiment.data.dataset} is made of {plural(store.kind.example)} without patients, and the "
