@@ -90,14 +90,3 @@ def resampling_weights(num_in: int, in_mm: float, num_out: int, out_mm: float) -
     fractions: Array = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
     fractions.flags.writeable = False  # it is kept for images of the same size
     return fractions
-
-
-def measure_reach(places_mm: Array) -> Array:
-    """Return the length of the shortest axes that hold a scan around its centre, ``(examples,)``, in mm.
-
-    Args:
-        places_mm: The places of the slices, ``(examples, slices, 3)``, NaN for padding.
-    """
-    # From the centre a slice reaches half of its height and width.
-    reach: Array = 2 * np.nanmax(np.abs(places_mm) * (1.0, 0.5, 0.5), axis=(1, 2))
-    return reach

@@ -22,7 +22,6 @@ from pipeline.core.data_kinds import DATA_KINDS, VOLUMES, DataKind, InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.files import open_atomically, read_checksummed_json, read_json, write_checksummed_json
 from pipeline.core.tables import INDEX_COLUMNS, read_table, write_table
-from pipeline.data.resampling import measure_reach
 
 FORMAT = 5
 EXAMPLES, INDEX, PLACES = "examples.npy", "index.csv", "places_mm.npy"
@@ -121,6 +120,31 @@ def measure_field_of_view(places_mm: Array) -> float:
         places_mm: The places of their slices, ``(examples, slices, 3)``, NaN for padding.
     """
     return float(np.ceil(FIELD_OF_VIEW_MARGIN * measure_reach(places_mm).max()))
+
+
+def measure_reach(places_mm: Array) -> Array:
+    """Return the length of the shortest axes that hold a scan around its centre, ``(examples,)``, in mm.
+
+    Args:
+        places_mm: The places of the slices, ``(examples, slices, 3)``, NaN for padding.
+    """
+    # From the centre a slice reaches half of its height and width.
+    reach: Array = 2 * np.nanmax(np.abs(places_mm) * (1.0, 0.5, 0.5), axis=(1, 2))
+    return reach
+
+
+def place_voxels(num_slices: int, height: int, width: int) -> Array:
+    """Place the slices of a volume whose voxels have no known size, in voxels, as ``Store.places_mm`` has them in mm.
+
+    Of three slices of 4 x 5 pixels they are (-1, 4, 5), (0, 4, 5) and (1, 4, 5).
+
+    Args:
+        num_slices: The slices of the volume.
+        height: The height of a slice.
+        width: The width of a slice.
+    """
+    along = np.arange(num_slices) - (num_slices - 1) / 2
+    return np.stack(np.broadcast_arrays(along, height, width), axis=1).astype(np.float32)
 
 
 def write_store(

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from pipeline.core.array_types import Array
+from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
-from pipeline.inference.probabilities import compute_probabilities, place_examples
+from pipeline.data.store import place_voxels
+from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import Classifier
 
 
@@ -61,3 +63,16 @@ def score_arrays(
         )
     dtype = np.uint8 if spec.kind.is_image else np.float32
     return compute_probabilities(classifier, values.astype(dtype, copy=False), places, device, batch_size)
+
+
+def place_examples(spec: InputSpec, number: int) -> Array:
+    """Return the places of examples that are read from files without places: of volumes in voxels, of others 0.
+
+    Args:
+        spec: The examples that the classifier reads.
+        number: The number of examples.
+    """
+    if not spec.kind.has_places:
+        return np.zeros(number, np.float32)
+    volume = place_voxels(*spec.stored_shape)
+    return np.broadcast_to(volume, (number, *volume.shape))

@@ -20,8 +20,9 @@ from pipeline.formats.dicom_sides import find_side
 from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
 from pipeline.formats.volume import Volume, describe_spacing
+from pipeline.inference.arrays import place_examples
 from pipeline.inference.inputs import Scan
-from pipeline.inference.probabilities import check_places, compute_probabilities, place_examples, score_stack
+from pipeline.inference.probabilities import check_places, compute_probabilities, score_stack
 from pipeline.preprocessing.images import read_stored
 from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint

@@ -1,6 +1,6 @@
 """Probabilities of examples of a store, and of their mirror images: a left knee in the mirror is a right one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,9 +11,8 @@ from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import VolumeError
 from pipeline.core.predictions import Mirrored
 from pipeline.data.batches import read_images
-from pipeline.data.resampling import measure_reach
 from pipeline.models.classifier import Classifier, average_mirrored
-from pipeline.preprocessing.slicing import Stack, place_voxels
+from pipeline.preprocessing.slicing import Stack
 
 
 @torch.inference_mode()
@@ -116,19 +115,6 @@ def score_stack(classifier: nn.Module, stack: Stack, spec: InputSpec, device: to
     return probabilities
 
 
-def place_examples(spec: InputSpec, number: int) -> Array:
-    """Return the places of examples that are read from files without places: of volumes in voxels, of others 0.
-
-    Args:
-        spec: The examples that the classifier reads.
-        number: The number of examples.
-    """
-    if not spec.kind.has_places:
-        return np.zeros(number, np.float32)
-    volume = place_voxels(*spec.stored_shape)
-    return np.broadcast_to(volume, (number, *volume.shape))
-
-
 def check_places(name: str, stack: Stack, spec: InputSpec) -> None:
     """Refuse a scan that a classifier of whole scans cannot read as it lies; others read every scan.
 
@@ -147,23 +133,8 @@ def check_places(name: str, stack: Stack, spec: InputSpec) -> None:
             f"{name}: slices that came as images have no positions in millimetres, which the model reads. Give the "
             "scan as NIfTI or DICOM."
         )
-    check_field_of_view([name], stack.places_mm[None], spec)
-
-
-def check_field_of_view(names: Sequence[str], places_mm: Array, spec: InputSpec) -> None:
-    """Refuse whole scans that reach beyond the field of view of a classifier.
-
-    Args:
-        names: The names of the scans, for messages.
-        places_mm: The places of their slices, ``(scans, slices, 3)``, NaN for padding.
-        spec: The examples that the classifier reads.
-
-    Raises:
-        VolumeError: The first scan that does.
-    """
-    reaches = measure_reach(places_mm)
-    if reaches.max() > spec.field_of_view_mm:
-        name, reach_mm = names[int(reaches.argmax())], float(reaches.max())
+    reach_mm = 2 * float(np.abs(stack.places_mm * (1.0, 0.5, 0.5)).max())
+    if reach_mm > spec.field_of_view_mm:
         raise VolumeError(
             f"{name}: takes {reach_mm:.0f} mm along an axis, and the model's field of view is "
             f"{spec.field_of_view_mm:.0f} mm. Crop the scan, or train with such scans."

@@ -20,11 +20,10 @@ from pipeline.core.tables import INDEX_COLUMNS, MANIFEST_COLUMNS, OFFICIAL_SPLIT
 from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
 from pipeline.data.sources import find_files
-from pipeline.data.store import FORMAT, write_store
+from pipeline.data.store import FORMAT, place_voxels, write_store
 from pipeline.datasets import Dataset, find_dataset, find_raw_folder
 from pipeline.datasets.base import OFFICIAL_SPLITS, PublishedSet, require_folder
 from pipeline.preprocessing.preparation import Preparation
-from pipeline.preprocessing.slicing import place_voxels
 
 # Changes when the same files make other tables; it makes old ones invalid.
 VERSION = 1

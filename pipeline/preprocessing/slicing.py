@@ -136,20 +136,6 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     return Stack(images, _positions(indices, shape[axis]), places_mm, low, high)
 
 
-def place_voxels(num_slices: int, height: int, width: int) -> Array:
-    """Place the slices of a volume whose voxels have no known size, in voxels, as ``Stack.places_mm`` does in mm.
-
-    Of three slices of 4 x 5 pixels they are (-1, 4, 5), (0, 4, 5) and (1, 4, 5).
-
-    Args:
-        num_slices: The slices of the volume.
-        height: The height of a slice.
-        width: The width of a slice.
-    """
-    along = np.arange(num_slices) - (num_slices - 1) / 2
-    return np.stack(np.broadcast_arrays(along, height, width), axis=1).astype(np.float32)
-
-
 def read_image_stack(paths: tuple[Path, ...], options: PreprocessConfig) -> Stack:
     """Read the already sliced images of one source, turned grey.
 
