@@ -112,6 +112,8 @@ ui: $(READY) ## open the MLflow pages on http://127.0.0.1:5000 (PORT=)
 
 # One process takes all tests of a module, so that what they share is built once.
 PARALLEL = -n auto --dist loadscope
+# Tests start many processes; without bytecode each of them compiles the tests and this project again.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY) ## run the tests
 	$(RUN) -m pytest $(PARALLEL)

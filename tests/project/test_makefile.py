@@ -36,6 +36,16 @@ def test_predict_takes_one_file_with_blanks_or_several_without(make, tmp_path):
     assert quoted == ["-m", "pipeline", "predict", "Knie a.nii", "b.nii", "--config", "my knees.yaml"]
 
 
+def test_tests_keep_their_bytecode_where_other_programs_do_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    recorder = tmp_path / "recorder"
+    recorder.write_text('#!/bin/sh\necho "<$PYTHONDONTWRITEBYTECODE>"\n')
+    recorder.chmod(0o755)
+    for target, kept in (("test", "<>"), ("train", "<1>")):
+        command = ["make", "--silent", f"PYTHON={recorder}", target]
+        assert set(subprocess.check_output(command, text=True, cwd=ROOT).split()) == {kept}
+
+
 def test_the_pages_of_the_records_are_those_of_the_experiment(make):
     shown = make("ui", "SET=--workspace ws")
     address = ["-m", "pipeline.tracking.mlflow_database", "--config", "configs/phantom.yaml", "--workspace", "ws"]
