@@ -113,7 +113,8 @@ def _make_database(path: Path) -> None:
         MlflowClient(tracking_uri=build_uri(begun)).search_experiments()
         _remove_stray_folders(build_uri(begun), begun)
         with closing(sqlite3.connect(begun)) as connection:
-            connection.execute("VACUUM INTO ?", (str(whole),))
+            # SQLite takes a name in UTF-8, also where the locale reads the disk's names as latin-1.
+            connection.execute("VACUUM INTO ?", (os.fsencode(whole).decode(),))
         whole.replace(path)
 
 
