@@ -14,16 +14,15 @@ from perceiver.images import build_conv_stem, cut_patches, fill_config
 from perceiver.model import Perceiver
 
 
-def is_known(condition: Tensor) -> bool:
-    """Return whether a condition holds for all elements and that can be known now, so that work can be saved.
+def can_look(values: Tensor) -> bool:
+    """Return whether the values of a tensor can be looked at now, so that work that they make needless can be saved.
 
     A GPU would have to stop for the answer, and a graph that is compiled or exported must hold for every input.
 
     Args:
-        condition: A tensor of booleans.
+        values: Any tensor.
     """
-    is_real = type(condition) is Tensor and not torch.compiler.is_compiling()
-    return is_real and condition.device.type == "cpu" and bool(condition.all())
+    return type(values) is Tensor and not torch.compiler.is_compiling() and values.device.type == "cpu"
 
 
 def sort_slices(volumes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +37,7 @@ def sort_slices(volumes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """
     positions = places[..., 0]
     keys = torch.where(positions.isnan(), torch.inf, positions)
-    if is_known(keys[:, 1:] >= keys[:, :-1]):
+    if can_look(keys) and (keys[:, 1:] >= keys[:, :-1]).all():
         return volumes, places
     # The converter to ONNX knows only the other sort, and ONNX keeps the order of equal numbers.
     order = keys.sort(dim=1).indices if torch.compiler.is_exporting() else keys.argsort(dim=1, stable=True)
@@ -202,7 +201,7 @@ class VolumePerceiver(nn.Module):
         values, _ = cut_patches(values.flatten(0, 1), self.patch_size)
         values = values.unflatten(0, is_padding.shape).flatten(1, 2)  # type: ignore[no-untyped-call]
         positions = volume_positions(places, rows, columns)
-        if is_known(~is_padding):
+        if can_look(is_padding) and not is_padding.any():
             return values, positions, None
         return values, positions, repeat(is_padding, "batch slices -> batch (slices cells)", cells=rows * columns)
 
@@ -221,7 +220,7 @@ def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> 
     Returns:
         The results, ``(batch, slices, ...)``.
     """
-    if is_known(~is_padding):
+    if can_look(is_padding) and not is_padding.any():
         return network(volumes.flatten(0, 1).unsqueeze(1)).unflatten(0, is_padding.shape)  # type: ignore[no-any-return]
     if network.training and volumes.device.type == "cpu":
         found: Tensor = network(volumes[~is_padding].unsqueeze(1))

@@ -65,7 +65,8 @@ def build_checkpoint(name):
     shape = {key: facts[key] for key in ("num_channels", "image_size", "kind") if key in facts}
     spec = build_spec(**shape)
     if spec.kind is SCANS:
-        spec = replace(spec, field_of_view_mm=60.0, is_sagittal=True)
+        # The mirror reverses sagittal slices, whose order a pooling does not see: all its answers would be one half.
+        spec = replace(spec, field_of_view_mm=60.0, is_sagittal=config.slices == "joint")
     model = build_model(config, spec, seed=3)
     # Fresh heads answer one half to everything; and far outputs of a model with squared error are all 0 and 1.
     strength = 0.05 if name == "images" else 0.3

@@ -7,7 +7,7 @@ import torch
 
 from perceiver import ImageConfig, PerceiverConfig, VolumePerceiver
 from perceiver.images import build_conv_stem
-from perceiver.volumes import count_images, is_known, join_slices, sort_slices, volume_positions
+from perceiver.volumes import can_look, count_images, join_slices, sort_slices, volume_positions
 
 SMALL = PerceiverConfig(num_latents=4, latent_dim=16, num_cross_attends=2, self_attends_per_cross=1, num_bands=3)
 STEMS = {
@@ -58,9 +58,8 @@ def test_sorted_volumes_are_not_copied_and_padding_is_named_only_where_there_is_
     assert sort_slices(volumes, places)[0] is volumes
     assert build().tokenise(volumes, places)[2] is None
     assert build().tokenise(*draw_volumes(4, 3))[2].sum(dim=1).tolist() == [0, 16]
-    assert is_known(torch.tensor([True, True]))
-    assert not is_known(torch.tensor([True, False]))
-    assert not is_known(torch.ones(2, dtype=torch.bool, device="meta")), "without values nothing is known"
+    assert can_look(places)
+    assert not can_look(torch.ones(2, device="meta")), "there are no values"
 
 
 def test_half_of_the_slices_give_nearly_the_logits_of_all():
