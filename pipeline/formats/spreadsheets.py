@@ -206,7 +206,7 @@ def _read_workbook(path: Path, content: bytes) -> Cells:
 
 
 def _check_archive(path: Path, content: bytes) -> None:
-    """Refuse a workbook that unpacks to too much, or whose XML defines entities, before anything of it is parsed.
+    """Refuse a workbook that has a password, unpacks to too much or defines entities, before anything of it is parsed.
 
     Raises:
         UserError: it is one of these.
@@ -215,6 +215,8 @@ def _check_archive(path: Path, content: bytes) -> None:
         files = archive.infolist()
         if sum(file.file_size for file in files) > MAX_WORKBOOK_BYTES:
             raise UserError(f"{path}: a workbook of more than {MAX_WORKBOOK_BYTES >> 20} MiB. Save the table as CSV.")
+        if any(file.flag_bits & 1 for file in files):  # the ZIP specification, 4.4.4
+            raise UserError(f"{path}: a workbook with a password. Save the table as CSV (UTF-8).")
         for file in files:
             # Reading ends at the size that was added up above; what is longer fails its checksum.
             if b"<!DOCTYPE" in archive.read(file):

@@ -137,6 +137,15 @@ def test_a_hostile_workbook_is_refused(content, message, tmp_path, monkeypatch):
         read_cells(path, HEADER)
 
 
+def test_a_workbook_with_an_encrypted_part_is_refused(tmp_path):
+    path = save(tmp_path / "mine.xlsx", [["path"], ["a"]])
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flags of the first part in the list of all
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="a workbook with a password"):
+        read_cells(path, HEADER)
+
+
 def test_no_formula_and_no_link_of_a_workbook_is_followed(tmp_path):
     sheet = (
         f'<worksheet xmlns="{NAMESPACE}"><sheetData><row r="1"><c r="A1" t="str"><v>path</v></c></row><row r="2">'
