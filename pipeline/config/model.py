@@ -43,10 +43,11 @@ class ModelConfig:
         conv_channels: The channels that the convolutions end with; read only where ``stem`` is conv.
         slice_position: Give the Perceiver the place of a slice in its volume.
         slices: The way from the slices of a scan to its answer; read only where ``preprocess.unit`` is volume. joint:
-            one Perceiver reads all of them at once. mean, max, top3: a network of slices, each of whose logits becomes
-            its mean, its maximum or the mean of its three largest over the slices. attention: a network of slices
-            whose embeddings are averaged with weights that are learned.
-        patch_slices: The number of neighbouring slices that make one input; read only where ``slices`` is joint.
+            one Perceiver, or one 3-D CNN where ``architecture`` is cnn, reads all of them at once. mean, max, top3: a
+            network of slices, each of whose logits becomes its mean, its maximum or the mean of its three largest over
+            the slices. attention: a network of slices whose embeddings are averaged with weights that are learned.
+        patch_slices: The number of neighbouring slices that make one input of a Perceiver; read only where ``slices``
+            is joint.
         mirror_tta: Test-time augmentation: outside training, answer with the mean of the probabilities of an image and
             its mirror image. Where the classes are left and right these are exchanged in the mirror, so that a mirrored
             knee gets exactly the other answer; other classes are kept, which ``augment.horizontal_flip: keep_label``

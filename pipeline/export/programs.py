@@ -115,7 +115,20 @@ def draw_inputs(inputs: tuple[Input, ...], batch_size: int, seed: int = 0, num_s
 
 
 def trace(checkpoint: Checkpoint) -> torch.export.ExportedProgram:
-    """Turn the model into a graph of tensor operations that takes a batch of any size."""
+    """Turn the model into a graph of tensor operations that takes a batch of any size.
+
+    Raises:
+        UserError: The model is a CNN of whole scans, which reads those of a batch one after the other.
+    """
+    if (
+        checkpoint.spec.kind.has_places
+        and checkpoint.model.architecture == "cnn"
+        and checkpoint.model.slices == "joint"
+    ):
+        raise UserError(
+            "export.formats: torch and onnx are not for a 3-D CNN, a baseline that reads each scan by itself. "
+            "Choose bundle or hub, or export a Perceiver."
+        )
     inputs = describe_inputs(checkpoint)
     model = ProbabilityModel(build_from_checkpoint(checkpoint)).eval()
     # A batch of one would become a constant of the graph.

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from pipeline.config.validation import require
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.models.pixel_permutation import PixelPermutation
-from pipeline.models.volumes import EMBEDDING, PooledSlices, choose_slices
+from pipeline.models.volumes import EMBEDDING, ConvolvedVolume, PooledSlices, choose_slices
 
 
 def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel":
@@ -51,7 +52,7 @@ def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> "SliceModel"
 
 
 def _build_volume_network(config: ModelConfig, spec: InputSpec) -> nn.Module:
-    """Build the network of whole scans: a Perceiver of all slices, or a network of slices and a pooling."""
+    """Build the network of whole scans: a Perceiver or a CNN of all slices, or a network of slices and a pooling."""
     require(not config.slice_position, "model.slice_position", True, "false where preprocess.unit is volume")
     if config.slices != "joint":
         num_outputs = EMBEDDING if config.slices == "attention" else len(spec.class_names)
@@ -61,8 +62,8 @@ def _build_volume_network(config: ModelConfig, spec: InputSpec) -> nn.Module:
         else:
             network = _build_image_perceiver(config, of_slice)
         return PooledSlices(network, config.slices, len(spec.class_names))
-    allowed = "perceiver where model.slices is joint; a cnn reads slices, which model.slices: mean pools"
-    require(config.architecture == "perceiver", "model.architecture", config.architecture, allowed)
+    if config.architecture == "cnn":
+        return ConvolvedVolume(_group_norms(_build_cnn(config.cnn, spec, num_axes=3), config.cnn))
     _check_patches(config, spec)
     height, width = spec.image_size
     try:
@@ -118,8 +119,8 @@ def _build_point_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
         raise UserError(f"model: {error}. Change the model section.") from error
 
 
-def _build_cnn(config: CnnConfig, spec: InputSpec) -> nn.Module:
-    """Build the baseline from MONAI's blocks; it takes seconds to import, so it is imported here."""
+def _build_cnn(config: CnnConfig, spec: InputSpec, num_axes: Literal[2, 3] = 2) -> nn.Module:
+    """Build the baseline from MONAI's blocks, which take seconds to import and so are imported here."""
     num_channels, image_size, num_classes = spec.num_channels, spec.image_size, len(spec.class_names)
     shortest = 2 ** len(config.channels)
     if min(image_size) < shortest:
@@ -130,27 +131,42 @@ def _build_cnn(config: CnnConfig, spec: InputSpec) -> nn.Module:
     if config.blocks == "plain":
         from monai.networks.blocks.convolutions import Convolution
 
+        halve, average = (nn.MaxPool2d, nn.AdaptiveAvgPool2d) if num_axes == 2 else (nn.MaxPool3d, nn.AdaptiveAvgPool3d)
         stages: list[nn.Module] = []
         for width in config.channels:
             stages += [
-                Convolution(2, num_channels, width, act="RELU", norm="BATCH", adn_ordering="NA"),
-                nn.MaxPool2d(2),
+                Convolution(num_axes, num_channels, width, act="RELU", norm="BATCH", adn_ordering="NA"),
+                halve(2, ceil_mode=num_axes == 3),  # a single slice stays one
             ]
             num_channels = width
-        return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_channels, num_classes))
+        return nn.Sequential(*stages, average(1), nn.Flatten(), nn.Linear(num_channels, num_classes))
     from monai.networks.nets.resnet import ResNet, ResNetBlock
 
     network: nn.Module = ResNet(
         block=ResNetBlock,
         layers=[1] * len(config.channels),
         block_inplanes=list(config.channels),
-        spatial_dims=2,
+        spatial_dims=num_axes,
         n_input_channels=num_channels,
         conv1_t_size=3,
         conv1_t_stride=2,
         no_max_pool=True,
         num_classes=num_classes,
     )
+    return network
+
+
+def _group_norms(network: nn.Module, config: CnnConfig) -> nn.Module:
+    """Put group norms in the place of batch norms, which would let other scans of a batch change an answer.
+
+    MONAI's residual network takes a kind of norm, and uses it for the first of its norms alone.
+    """
+    # Two channels a group or more: of the single voxel that small scans end with, one has no standard deviation.
+    num_groups = max(1, math.gcd(16, *config.channels) // 2)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm3d):
+                setattr(module, name, nn.GroupNorm(num_groups, child.num_features))
     return network
 
 
@@ -198,7 +214,7 @@ class SliceModel(nn.Module):
             images = self.permutation(images)
         if self.place_unit != 1.0:
             slice_position = slice_position / self.place_unit
-        if chosen_inputs is not None and isinstance(self.network, VolumePerceiver | PooledSlices):
+        if chosen_inputs is not None and isinstance(self.network, VolumePerceiver | PooledSlices | ConvolvedVolume):
             images, slice_position = choose_slices(images, slice_position, chosen_inputs)
             chosen_inputs = None  # so that the stem, too, has fewer slices to read
         arguments = (images, slice_position) if self.reads_slice_position else (images,)

@@ -1,4 +1,4 @@
-"""Networks of whole scans that pool what a network of slices returns: baselines of a Perceiver that reads all slices.
+"""Baselines of a Perceiver that reads all slices of a scan: networks of slices with a pooling, and 3-D networks.
 
 Source:
     Ilse, Tomczak and Welling 2018, arXiv 1802.04712, equation 9 (gated attention).
@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from perceiver.volumes import apply_to_slices
+from perceiver.volumes import apply_to_slices, sort_slices
 
 PoolingName = Literal["mean", "max", "top3", "attention"]
 # The length of a slice's embedding, and of the hidden layer of the attention.
@@ -66,6 +66,32 @@ class PooledSlices(nn.Module):
         scores = self.score(self.content(embeddings).tanh() * self.gate(embeddings).sigmoid())[..., 0]
         weights: torch.Tensor = scores.masked_fill(is_padding, -torch.inf).softmax(dim=1)
         return weights
+
+
+class ConvolvedVolume(nn.Module):
+    """A 3-D network that reads each scan by itself, without padding: batches change no answer.
+
+    Scans of the batch with equally many slices are read together, so that the network's layers must not mix the
+    examples of a batch; batch norms would. Slices are in their order along the normal, and their distance is not read.
+    A GPU has to tell the processor how many slices each scan has.
+
+    Args:
+        network: A network from volumes ``(batch, 1, slices, height, width)`` of any number of slices to logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, volumes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Turn normalised slices and their places into logits ``(batch, classes)``; see ``PooledSlices``."""
+        volumes, places = sort_slices(volumes, places)
+        num_slices = (~places[..., 0].isnan()).sum(dim=1)
+        rows, answers = [], []
+        for count in sorted(set(num_slices.tolist())):
+            rows.append((num_slices == count).nonzero()[:, 0])
+            answers.append(self.network(volumes[rows[-1], None, : max(1, count)]))
+        return torch.cat(answers)[torch.cat(rows).argsort()]
 
 
 def pool_logits(logits: torch.Tensor, is_padding: torch.Tensor, pooling: PoolingName) -> torch.Tensor:

@@ -14,3 +14,8 @@ CHOICES = {
     "attention": ModelConfig(slices="attention", **STEM),
     "cnn": ModelConfig(slices="mean", architecture="cnn", cnn=CnnConfig(channels=(4, 8))),
 }
+# Baselines that no program is exported of.
+CNN_CHOICES = {
+    "plain": ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(4, 8))),
+    "residual": ModelConfig(architecture="cnn", cnn=CnnConfig(blocks="residual", channels=(2, 2, 4, 4))),
+}

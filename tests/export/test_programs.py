@@ -27,7 +27,7 @@ from pipeline.training.checkpoint import build_from_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.isolation import BLOCKED
 from tests.builders.models import build_spec
-from tests.builders.scan_models import CHOICES
+from tests.builders.scan_models import CHOICES, CNN_CHOICES
 
 SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2, "num_cross_attends": 1, "self_attends_per_cross": 1}
 # Between them: every kind of data, a slice's place, the mirror, the permutation, all losses, both networks.
@@ -107,6 +107,13 @@ def test_a_program_that_answers_otherwise_is_removed_and_refused(fault, tmp_path
     path.write_bytes(b"")
     assert check_program(path, checkpoint, lambda values: compute_expected(checkpoint, values)) < 1e-6
     assert path.exists()
+
+
+def test_a_cnn_of_whole_scans_is_refused():
+    spec = build_spec(kind=SCANS, image_size=(16, 16))
+    weights = build_model(CNN_CHOICES["plain"], spec, seed=0).state_dict()
+    with pytest.raises(UserError, match="torch and onnx are not for a 3-D CNN"):
+        trace(make_checkpoint(model=CNN_CHOICES["plain"], weights=weights, spec=spec))
 
 
 def test_inputs_are_those_that_the_model_reads():

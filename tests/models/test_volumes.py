@@ -5,21 +5,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.config.model import ModelConfig
+from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.models.classifier import Classifier, reverse_slices
 from pipeline.models.networks import build_model
 from pipeline.models.volumes import choose_slices, draw_slices, pool_logits
 from tests.builders.models import build_spec
-from tests.builders.scan_models import CHOICES
+from tests.builders.scan_models import CHOICES, CNN_CHOICES
 
-SPEC = replace(build_spec(kind=SCANS, num_slices=4), field_of_view_mm=100.0)
+EVERY_CHOICE = CHOICES | CNN_CHOICES
+SPEC = replace(build_spec(kind=SCANS, num_slices=4, image_size=(16, 16)), field_of_view_mm=100.0)
 
 
 def draw_scans(num_slices=4, num_padding=0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    volumes = torch.randint(0, 256, (2, num_slices + num_padding, 8, 8), generator=generator, dtype=torch.uint8)
+    volumes = torch.randint(0, 256, (2, num_slices + num_padding, 16, 16), generator=generator, dtype=torch.uint8)
     places = torch.full((2, num_slices + num_padding, 3), torch.nan)
     places[:, :num_slices, 0] = torch.linspace(-30, 36, num_slices)
     places[:, :num_slices, 1:] = 80.0
@@ -27,7 +28,8 @@ def draw_scans(num_slices=4, num_padding=0, seed=0):
 
 
 def build_classifier(name, spec=SPEC):
-    return Classifier(build_model(CHOICES[name], spec, seed=1), CHOICES[name], spec, (0.5,), (0.25,)).eval()
+    config = EVERY_CHOICE[name]
+    return Classifier(build_model(config, spec, seed=1), config, spec, (0.5,), (0.25,)).eval()
 
 
 def test_pooled_logits_are_those_computed_by_hand():
@@ -39,7 +41,7 @@ def test_pooled_logits_are_those_computed_by_hand():
     assert pool_logits(logits, two, "top3")[0].tolist() == [3, 0], "of two slices the mean of both"
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", EVERY_CHOICE)
 def test_padding_and_the_order_of_slices_change_no_answer(name):
     classifier = build_classifier(name)
     volumes, places = draw_scans(num_padding=2)
@@ -68,7 +70,7 @@ def test_each_scan_has_its_fraction_of_slices_drawn_and_each_slice_as_often():
     assert (often - 1000 / 3).abs().max() < 5 * (1000 * 2 / 9) ** 0.5
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", EVERY_CHOICE)
 def test_a_network_reads_the_chosen_slices_and_no_others(name):
     model = build_classifier(name).model
     volumes, places = draw_scans(num_padding=2)
@@ -80,7 +82,7 @@ def test_a_network_reads_the_chosen_slices_and_no_others(name):
     assert [part.shape[1] for part in choose_slices(images, places, chosen)] == [3, 3]
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", EVERY_CHOICE)
 def test_every_network_of_scans_trains(name):
     classifier = build_classifier(name).train()
     volumes, places = draw_scans(num_padding=1)
@@ -88,6 +90,23 @@ def test_every_network_of_scans_trains(name):
     loss.backward()
     missing = [name for name, weight in classifier.named_parameters() if weight.grad is None]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", [*CNN_CHOICES, "joint"])
+def test_a_shorter_scan_in_a_batch_of_training_is_answered_as_alone(name):
+    classifier = build_classifier(name).train()
+    volumes, places = draw_scans(num_slices=5)
+    places[1, 1:4] = torch.nan
+    found = classifier(volumes, places)
+    alone = [classifier(volumes[:1], places[:1]), classifier(volumes[1:, [0, 4]], places[1:, [0, 4]])]
+    torch.testing.assert_close(found, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CNN_CHOICES)
+def test_a_volume_cnn_reads_a_single_slice_of_its_smallest_image(name):
+    size = (4, 4) if name == "plain" else (16, 16)
+    model = build_model(EVERY_CHOICE[name], replace(SPEC, image_size=size), seed=1).train()
+    assert model(torch.randn(1, 1, *size), torch.zeros(1, 1, 3)).isfinite().all()
 
 
 def test_a_scan_twice_as_large_in_a_field_of_view_twice_as_large_gets_the_same_answer():
@@ -110,10 +129,10 @@ def test_the_mirror_image_of_a_scan_is_flipped_across_or_along_its_slices(is_sag
 
 def test_options_that_whole_scans_do_not_have_are_refused_by_name():
     for config, message in (
-        (ModelConfig(architecture="cnn"), "model.slices: mean"),
+        (ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(2,) * 5)), "model.cnn.channels"),
         (ModelConfig(slice_position=True), "model.slice_position"),
         (ModelConfig(stem="patches", patch_size=3), "model.patch_size"),
-        (ModelConfig(stem="conv", num_conv_layers=4), "larger slices"),
+        (ModelConfig(stem="conv", num_conv_layers=5), "larger slices"),
     ):
         with pytest.raises(UserError, match=message):
             build_model(config, SPEC, seed=0)

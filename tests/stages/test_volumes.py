@@ -180,7 +180,6 @@ def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(worksp
         ("train", ["--run", "kept", "--train.keep_attention_every_epochs", "1"], "preprocess.unit is volume"),
         ("train", ["--run", "two", "--train.devices", "2"], "train.devices"),
         ("train", ["--run", "compiled", "--train.compile", "default"], "train.compile"),
-        ("train", ["--run", "cnn", "--model.architecture", "cnn"], "model.slices: mean"),
         ("train", ["--run", "place", "--model.slice_position", "true"], "model.slice_position"),
     ],
 )

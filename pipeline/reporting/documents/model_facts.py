@@ -86,7 +86,8 @@ def _describe_network(shape: ModelConfig, spec: InputSpec) -> str:
         shuffled = f" The pixels of all images are permuted alike (seed {shape.pixel_permutation_seed})."
     scans = f" {_describe_slices(shape, spec)}" if spec.kind.has_places else ""
     if shape.architecture != "perceiver":
-        return f"{_describe_cnn(shape.cnn)}{scans}{shuffled}"
+        num_axes = 3 if spec.kind.has_places and shape.slices == "joint" else 2
+        return f"{_describe_cnn(shape.cnn, num_axes)}{scans}{shuffled}"
     if not spec.kind.is_image:
         read = "Each point" if shape.num_points is None else f"Each of {shape.num_points} points of a cloud"
         return f"{_describe_perceiver(shape.perceiver)} {read} is an input."
@@ -101,6 +102,8 @@ def _describe_network(shape: ModelConfig, spec: InputSpec) -> str:
 
 def _describe_slices(shape: ModelConfig, spec: InputSpec) -> str:
     """Describe how the slices of a scan become one answer."""
+    if shape.slices == "joint" and shape.architecture == "cnn":
+        return "All slices of a scan are read at once, as if they had equal distances."
     if shape.slices == "joint":
         joined = "" if shape.patch_slices == 1 else f"; {shape.patch_slices} neighbouring slices are joined to one"
         return (
@@ -113,12 +116,16 @@ def _describe_slices(shape: ModelConfig, spec: InputSpec) -> str:
     return f"Each slice gets logits; a scan's logit is the {pooled} over its slices."
 
 
-def _describe_cnn(config: CnnConfig) -> str:
+def _describe_cnn(config: CnnConfig, num_axes: int = 2) -> str:
     channels = ", ".join(map(str, config.channels))
+    norm = "batch" if num_axes == 2 else "group"
     if config.blocks == "plain":
-        layer = "a 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max pooling"
-        return f"A convolutional network: stages of {channels} channels, each {layer}; then the mean over the image."
-    return f"A residual network (MONAI's ResNet) with one block in each of its stages of {channels} channels."
+        threes, twos = " x ".join("3" * num_axes), " x ".join("2" * num_axes)
+        layer = f"a {threes} convolution, {norm} normalisation, ReLU and {twos} max pooling"
+        what = "image" if num_axes == 2 else "volume"
+        return f"A convolutional network: stages of {channels} channels, each {layer}; then the mean over the {what}."
+    network = f"MONAI's ResNet in {num_axes} dimensions with {norm} normalisation"
+    return f"A residual network ({network}) with one block in each of its stages of {channels} channels."
 
 
 def _describe_conv_stem(shape: ModelConfig) -> str:

@@ -11,7 +11,7 @@ from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.sources import DataConfig, SplitConfig
-from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS, VOLUMES
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS, SCANS, VOLUMES
 from pipeline.models.networks import build_model
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.facts import Evidence, describe_results, fill_documents, write_documents
@@ -230,6 +230,23 @@ def test_the_stem_is_the_one_that_is_built():
 def test_a_point_is_the_input_of_a_model_of_point_clouds():
     assert describe_network(kind=POINTS).endswith("Each point is an input. 5 parameters.")
     assert "Each of 100 points" in describe_network(kind=POINTS, num_points=100)
+
+
+def test_the_convolutional_network_of_whole_scans_is_the_one_that_is_built():
+    plain = CnnConfig(blocks="plain", channels=(4, 8))
+    text = describe_network(kind=SCANS, architecture="cnn", cnn=plain)
+    assert "stages of 4, 8 channels, each a 3 x 3 x 3 convolution, group normalisation, ReLU and 2 x 2 x 2" in text
+    spec = build_spec(kind=SCANS, image_size=(64, 64))
+    model = build_model(ModelConfig(architecture="cnn", cnn=plain), spec, 0)
+    kinds = {nn.Conv3d: [], nn.GroupNorm: [], nn.MaxPool3d: [], nn.BatchNorm3d: []}
+    for layer in model.modules():
+        kinds.get(type(layer), []).append(layer)
+    assert [layer.kernel_size for layer in kinds[nn.Conv3d]] == [(3, 3, 3)] * 2
+    assert [len(found) for found in kinds.values()] == [2, 2, 2, 0]
+    residual = describe_network(kind=SCANS, architecture="cnn", cnn=CnnConfig(blocks="residual"))
+    assert "MONAI's ResNet in 3 dimensions with group normalisation" in residual
+    pooled = describe_network(kind=SCANS, architecture="cnn", slices="mean", cnn=plain)
+    assert "each a 3 x 3 convolution, batch normalisation" in pooled
 
 
 def test_the_convolutional_network_is_the_one_that_is_built():
