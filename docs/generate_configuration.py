@@ -23,8 +23,9 @@ after the file, and what is set there wins:
     perceiver train --config configs/phantom.yaml --train.epochs 3 --model.perceiver.num_latents 16
     make train SET="--train.epochs 3 --augment.crop_padding 2"
 
-A list is written as in YAML, `--preprocess.image_size [64,64]`, and no value as `null`. `perceiver STAGE --help` prints
-the options that a stage reads. A key or value that is not allowed ends with exit code 2 and one line that says what is.
+A list is written as in YAML, `--preprocess.image_size [64,64]`, and no value as `null`. `perceiver STAGE --help all`
+prints the options that a stage reads. A key or value that is not allowed ends with exit code 2 and one line that says
+what is.
 """
 
 

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 from pipeline.config.renames import RENAMED_STAGES
 from pipeline.core.errors import UserError
 from pipeline.core.text import join_by_blanks, make_printable
-from pipeline.stages import COMMANDS, STAGES, Stage
+from pipeline.stages import COMMANDS, STAGES, Stage, is_among
 
 if TYPE_CHECKING:
     from pipeline.config.experiment import Experiment
+    from pipeline.config.options import Option, Section
     from pipeline.core.console import StageConsole
 
 # Errors of the machine that a user can fix: a full disk, a folder without permission, a path through a file.
@@ -133,7 +134,7 @@ def _run(words: list[str], output: Output) -> int:
             return 0
         stage = _find_stage(stage_name)
         if any(word in HELP for word in words):
-            print(describe_stage(stage, min(shutil.get_terminal_size().columns, 120)))
+            print(describe_stage(stage, min(shutil.get_terminal_size().columns, 120), _find_topic(words)))
             return 0
         stage.run(parse_experiment(stage_name, words), output.open())
     except UserError as error:
@@ -204,9 +205,10 @@ def describe_stages() -> str:
             "stages:",
             *lines,
             "",
-            "perceiver STAGE --help lists the options that a stage reads, with type, default and meaning;",
-            "perceiver --version names the version. Of every stage, --quiet shows warnings and errors alone, and",
-            "--json prints one object at the end.",
+            "perceiver STAGE --help lists the options of a stage that are set most often, with type, default and",
+            "meaning, --help SECTION those of a section, and --help all all that it reads. perceiver --version names",
+            "the version. Of every stage, --quiet shows warnings and errors alone, and --json prints one object at the",
+            "end.",
             "NAME is a YAML file, or the name of a config that comes along, such as phantom or akoa.",
         ]
     )
@@ -232,36 +234,74 @@ def describe_command(name: str, width: int) -> str:
     return "\n".join([usage[name], "", *textwrap.wrap(COMMANDS[name], width), "", *textwrap.wrap(more[name], width)])
 
 
-def describe_stage(stage: Stage, width: int) -> str:
-    """Return the text of ``perceiver STAGE --help``: the options that the stage reads, section by section.
+def _find_topic(words: Sequence[str]) -> str:
+    """Return the word after ``--help``, such as a section; empty where there is none."""
+    place = next(index for index, word in enumerate(words) if word in HELP)
+    following = [*words, ""][place + 1]
+    return "" if following.startswith("-") else following.strip(".")
+
+
+def describe_stage(stage: Stage, width: int, topic: str = "") -> str:
+    """Return the text of ``perceiver STAGE --help``: options that the stage reads, section by section.
 
     Args:
         stage: The stage.
         width: The columns of the terminal.
+        topic: A section or an option, or ``all``; empty for those that are set most often.
+
+    Raises:
+        UserError: The stage reads no option of this name.
     """
     # The dataclasses are not needed for the list of stages.
     from pipeline.config.experiment import Experiment
     from pipeline.config.options import describe_default, describe_type, list_sections
 
+    sections = [
+        (section, [option for option in section.options if stage.reads_option(option.name)])
+        for section in list_sections(Experiment)
+    ]
+    names = {"": stage.first, "all": ()}.get(topic, (topic,))
+    lines = _describe_call(stage, width) if topic in ("", "all") else []
+    for section, options in sections:
+        shown = [option for option in options if not names or is_among(option.name, names)]
+        heading = f"{section.name}: {section.meaning}" if section.name else "Where the experiment is:"
+        lines += ["", *textwrap.wrap(heading, width)] if shown else []
+        for option in shown:
+            default = describe_default(option.default)
+            lines.append(f"  --{option.name}  {describe_type(option.annotation)}, default {default}")
+            lines += _indent(option.meaning, width)
+    if not lines:
+        known = [section.name for section, options in sections if section.name and options]
+        raise UserError(f"--help {topic}: {stage.name} reads no such option; its sections are {', '.join(known)}.")
+    if not topic and stage.first:
+        lines += ["", "These are set most often. All that this stage reads, and in how many options:"]
+        lines += _list_sections(sections, width)
+        lines += ["", f"perceiver {stage.name} --help SECTION lists those of one, --help all lists all."]
+    elif topic in ("", "all"):
+        lines += ["", "All other options of an experiment are accepted, and not read here."]
+    return "\n".join(lines).strip("\n")
+
+
+def _describe_call(stage: Stage, width: int) -> list[str]:
+    """Return what stands above the options of a stage."""
     word = stage.inputs.rpartition(".")[2].upper().removesuffix("S")
     usage = f"usage: perceiver {stage.name} --config NAME [--section.option value ...]"
     lines = [usage.replace(" --config", f" [{word} ...] --config") if word else usage, ""]
     lines += [*textwrap.wrap(stage.description, width), ""]
     lines += [f"  {word} ...", *_indent(stage.inputs_meaning, width)] if word else []
-    lines += [
-        "  --config NAME",
-        *_indent("A YAML file, or the name of a config; options after it override it.", width),
-    ]
-    for section in list_sections(Experiment):
-        options = [option for option in section.options if stage.reads_option(option.name)]
-        heading = f"{section.name}: {section.meaning}" if section.name else "Where the experiment is:"
-        lines += ["", *textwrap.wrap(heading, width)] if options else []
-        for option in options:
-            default = describe_default(option.default)
-            lines.append(f"  --{option.name}  {describe_type(option.annotation)}, default {default}")
-            lines += _indent(option.meaning, width)
-    lines += ["", "All other options of an experiment are accepted, and not read here."]
-    return "\n".join(lines)
+    about = "A YAML file, or the name of a config; options after it override it."
+    return [*lines, "  --config NAME", *_indent(about, width)]
+
+
+def _list_sections(sections: "Sequence[tuple[Section, list[Option]]]", width: int) -> list[str]:
+    """Return a line for each section: its name, the number of options, and its meaning."""
+    named = [(section, len(options)) for section, options in sections if section.name and options]
+    longest = max(len(section.name) for section, _ in named)
+    lines = []
+    for section, number in named:
+        start = f"  {section.name:{longest}s} {number:3d}  "
+        lines += textwrap.wrap(section.meaning, width, initial_indent=start, subsequent_indent=" " * len(start))
+    return lines
 
 
 def _indent(text: str, width: int) -> list[str]:

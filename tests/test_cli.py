@@ -17,7 +17,7 @@ from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.parsing import OPTIONS
 from pipeline.core.console import warn
 from pipeline.core.errors import UserError
-from pipeline.stages import COMMANDS, RUN, STAGES
+from pipeline.stages import COMMANDS, RUN, STAGES, is_among
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_options_override_the_file_and_the_file_the_defaults(config):
     assert experiment.train.batch_size == 64
 
 
-def show_help(stage, capsys):
-    assert main([stage, "--help"]) == 0
+def show_help(stage, capsys, *topic):
+    assert main([stage, "--help", *topic]) == 0
     return capsys.readouterr().out
 
 
@@ -50,9 +50,36 @@ def test_help_lists_the_options_that_the_stage_reads_with_type_default_and_meani
     assert "--train.accelerator  auto | cpu | cuda | mps, default auto" in text
     assert "INPUT ..." in text
     assert "train.epochs" not in text
-    texts = [show_help(stage, capsys) for stage in STAGES]
+    texts = [show_help(stage, capsys, "all") for stage in STAGES]
     listed = [name for name in OPTIONS if any(f"--{name}  " in text for text in texts)]
     assert OPTIONS.keys() - {*listed} == {"data.allow_partial"} - {*listed}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_help_begins_with_what_is_set_most_often_and_names_the_sections_of_the_rest(stage, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    short, whole = show_help(stage.name, capsys), show_help(stage.name, capsys, "all")
+    assert len(short.splitlines()) <= 105
+    assert short == whole or stage.first
+    shown = re.findall(r"^  --([a-z_.]+)  ", short, re.MULTILINE)
+    listed = re.findall(r"^  --([a-z_.]+)  ", whole, re.MULTILINE)
+    if not stage.first:
+        assert shown == listed
+        return
+    assert [name for name in shown if not is_among(name, stage.first)] == []
+    assert [name for name in stage.first if not any(is_among(found, [name]) for found in shown)] == []
+    counts = dict(re.findall(r"^  ([a-z_.]+) +(\d+)  ", short, re.MULTILINE))
+    assert counts == {section: str(sum(name.rpartition(".")[0] == section for name in listed)) for section in counts}
+    assert sum(map(int, counts.values())) == sum("." in name for name in listed)
+
+
+def test_help_shows_a_section_or_an_option_alone(capsys):
+    text = show_help("train", capsys, "augment.points")
+    assert text.startswith("augment.points: The random changes of training point clouds")
+    assert set(re.findall(r"^  --([a-z_]+\.[a-z_]+)\.", text, re.MULTILINE)) == {"augment.points"}
+    assert "--train.lr_gamma  number, default 0.1\n" in show_help("train", capsys, "train.lr_gamma")
+    assert main(["train", "--help", "cases"]) == 2
+    assert "train reads no such option; its sections are data," in capsys.readouterr().err
 
 
 def test_the_version_is_that_of_the_project(capsys):
@@ -83,6 +110,7 @@ def test_help_and_the_stages_that_read_tables_load_nothing_slow():
         (["--train.epoch", "3"], "--train.epoch: unknown option; the nearest is train.epochs"),
         (["--learning_rat=3"], "--learning_rat: unknown option; the nearest is train.learning_rate"),
         (["--num_latents", "3"], "--num_latents: unknown option; the nearest is model.perceiver.num_latents"),
+        (["--train.lr", "3"], "--train.lr: unknown option; the nearest is train.learning_rate."),
         (["--zzz", "3"], "--zzz: unknown option; perceiver STAGE --help"),
         (["--train.epochs", "three"], "train.epochs: found 'three', allowed is whole number"),
         (["--train.epochs", "3", "4"], "4: no option; a YAML file is given as --config FILE"),

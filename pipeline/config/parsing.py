@@ -297,7 +297,10 @@ def _check_name(name: str, before: str, known: Iterable[str]) -> None:
 
 
 def find_nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the name that was most likely meant: one that ends in the same word, else one spelled alike.
+    """Return the name that was most likely meant.
+
+    It ends in the same word, or in words with these first letters, as ``lr`` is short for ``learning_rate``; else it is
+    spelled alike.
 
     Args:
         name: An unknown name.
@@ -306,8 +309,15 @@ def find_nearest(name: str, known: Iterable[str]) -> str | None:
     known = list(known)
     last = name.rpartition(".")[2]
     same_word = [other for other in known if other.rpartition(".")[2] == last]
+    same_word = same_word or [other for other in known if _abbreviate(other) == last]
     found = difflib.get_close_matches(name, same_word, 1, cutoff=0.0) or difflib.get_close_matches(name, known, 1)
     return found[0] if found else None
+
+
+def _abbreviate(name: str) -> str:
+    """Return the first letters of the words of an option, where it has two or more."""
+    words = name.rpartition(".")[2].split("_")
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""
 
 
 def _explain(text: str) -> str:

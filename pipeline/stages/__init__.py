@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.data import SHAPING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from rich.console import Console
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 # The options that locate an experiment; every stage reads them.
 PLACE = ("name", "run", "workspace", "split.num_folds", "split.test_fold")
+
+
+def is_among(name: str, listed: "Iterable[str]") -> bool:
+    """Return whether an option, such as ``train.epochs``, or its section is in a list."""
+    return any(name == item or name.startswith(f"{item}.") for item in listed)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Stage:
         name: The name of the stage on the command line.
         description: The description of the stage, in one line.
         reads: Sections and single options that change what the stage does, without those of ``PLACE``.
+        first: Those of them that its help begins with; empty where it shows all.
         inputs: The option that takes words without a name; empty where none is allowed.
         inputs_meaning: The description of those words.
         package: The package of its module.
@@ -36,13 +42,14 @@ class Stage:
     name: str
     description: str
     reads: tuple[str, ...]
+    first: tuple[str, ...] = ()
     inputs: str = ""
     inputs_meaning: str = ""
     package: str = "pipeline.stages"
 
     def reads_option(self, name: str) -> bool:
         """Return whether an option, such as ``train.epochs``, changes what the stage does."""
-        return any(name == read or name.startswith(f"{read}.") for read in (*PLACE, *self.reads))
+        return is_among(name, (*PLACE, *self.reads))
 
     def load(self) -> "Callable[[Experiment, Console], None]":
         """Import the module of the stage and return its function."""
@@ -71,6 +78,12 @@ _TRAIN = (
     *_AUXILIARY,
     "attention.num_examples",
     "tracking",
+)
+# The options of a training that are set most often.
+_RECIPE = (
+    *("model.architecture", "model.stem", "model.perceiver.num_latents", "augment.horizontal_flip"),
+    *("train.epochs", "train.batch_size", "train.learning_rate", "train.class_weights", "train.teacher"),
+    *("train.early_stopping_epochs", "train.seed", "train.accelerator"),
 )
 _EVALUATE = (
     "data.dataset",
@@ -104,6 +117,11 @@ STAGES = {
             "preprocess",
             "Cut volumes into slices, fit images, or read a published set, and write the example store.",
             ("data", "preprocess"),
+            (
+                *("name", "workspace", "data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
+                *("data.label_type", "data.columns", "preprocess.plane", "preprocess.num_slices"),
+                *("preprocess.image_size", "preprocess.skip_refused", "preprocess.num_workers"),
+            ),
         ),
         Stage(
             "split",
@@ -114,20 +132,27 @@ STAGES = {
             "pretrain",
             "Learn from the training images without labels, and from further scans; an interrupted run is resumed.",
             ("data", "preprocess", "split.accept_copies", "model", "augment", "train", "pretrain"),
+            ("name", "run", "workspace", "pretrain", *_RECIPE),
         ),
-        Stage("train", "Train the model; an interrupted run is resumed.", _TRAIN),
+        Stage(
+            "train",
+            "Train the model; an interrupted run is resumed.",
+            _TRAIN,
+            ("name", "run", "workspace", *_RECIPE, "train.start_from", "tracking.enabled"),
+        ),
         Stage(
             "evaluate",
             "Score the validation and the test examples; write predictions, metrics and the report.",
             _EVALUATE,
+            ("name", "run", "workspace", "evaluate", "train.accelerator"),
         ),
         Stage(
             "predict",
             "Score new volumes, images, or meshes and point clouds; write a row for each.",
             ("data.columns.path", "train.accelerator", "evaluate.batch_size", "predict"),
-            "predict.inputs",
-            "Files (NIfTI, archives of a DICOM series; images, for models of images), folders of them or of a series, "
-            "or a table (CSV, TSV, XLSX) with a column of paths.",
+            inputs="predict.inputs",
+            inputs_meaning="Files (NIfTI, archives of a DICOM series; images, for models of images), folders of them "
+            "or of a series, or a table (CSV, TSV, XLSX) with a column of paths.",
         ),
         Stage(
             "export",
@@ -146,6 +171,7 @@ STAGES = {
                 "attention",
                 "tracking",
             ),
+            ("name", "run", "workspace", "attention", "train.accelerator"),
         ),
         Stage(
             "cases",
@@ -160,8 +186,8 @@ STAGES = {
             "compare",
             "Compare evaluated runs on one page: scores, curves, confusion matrices, differences, examples, attention.",
             ("compare", "tracking.uri"),
-            "compare.runs",
-            "Report folders, or names such as phantom/seed-1; without them, all runs of the experiment.",
+            inputs="compare.runs",
+            inputs_meaning="Report folders, or names such as phantom/seed-1; without them, all runs of the experiment.",
             package=_STUDIES,
         ),
         Stage(
@@ -184,12 +210,14 @@ STAGES = {
                 "leak_study",
                 "tracking",
             ),
+            ("name", "workspace", "leak_study", "split.stratify", "train.batch_size", "train.accelerator"),
             package=_STUDIES,
         ),
         Stage(
             "cross-validate",
             "Train and evaluate every fold, or every seed, and pool the predictions.",
             (*_TRAIN, *_EVALUATE, "cross_validate"),
+            ("name", "run", "workspace", "cross_validate", "split.num_folds", *_RECIPE),
             package=_STUDIES,
         ),
         Stage(
@@ -199,6 +227,7 @@ STAGES = {
                 *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
                 *("model", "augment", "train", *_AUXILIARY, "tune", "tracking"),
             ),
+            ("name", "run", "workspace", "tune", *_RECIPE),
             package=_STUDIES,
         ),
         Stage(
@@ -208,6 +237,7 @@ STAGES = {
                 *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
                 *("model", "augment", "train", *_AUXILIARY, "evaluate", "learning_curve", "tracking"),
             ),
+            ("name", "run", "workspace", "learning_curve", *_RECIPE),
             package=_STUDIES,
         ),
     )
