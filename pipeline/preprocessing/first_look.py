@@ -36,8 +36,8 @@ GUESSES = {
 NUM_IMAGES, NUM_VOLUMES = 60, 6
 # The longest side that is suggested, in pixels; time and memory grow with its square.
 LARGEST_IMAGE, LARGEST_SLICE = 160, 128
-# The optimizer's steps that a training is given, in batches of 64.
-WANTED_STEPS = 1500
+# The optimizer's steps that a training is given, in batches of 64; and how many there must be for such batches.
+WANTED_STEPS, LEAST_STEPS = 1500, 500
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,10 @@ def suggest(found: FirstLook) -> list[Suggestion]:
     suggestions.append(
         Suggestion("train.epochs", epochs, f"about {WANTED_STEPS:,} steps of 64, and between 10 and 60 epochs")
     )
+    num_steps = round(epochs * num_examples * 0.6 / 64)
+    if num_steps < LEAST_STEPS:
+        reason = f"few images make few steps: about {4 * num_steps:,} of 16, and only {num_steps:,} of 64"
+        suggestions.append(Suggestion("train.batch_size", 16, reason))
     if labels[most] > 3 * labels[rarest]:
         reason = f"{labels[most]:,} {most} and {labels[rarest]:,} {rarest}: rare labels count as much as frequent ones"
         suggestions.append(Suggestion("train.class_weights", "balanced", reason))

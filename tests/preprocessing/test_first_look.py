@@ -66,6 +66,13 @@ def test_sides_are_flipped_with_their_label_and_grades_get_their_order(tmp_path)
     assert grades["augment.horizontal_flip"] == "none"
 
 
+def test_few_images_get_small_batches_for_more_steps(tmp_path):
+    found = look_at(write_images(tmp_path, ["a", "b"] * 2))[1]
+    few, many = (values_of(replace(found, sources=found.sources * number)) for number in (50, 300))
+    assert (few["train.epochs"], few["train.batch_size"]) == (60, 16), "112 steps of 64"
+    assert "train.batch_size" not in many, "675 steps of 64"
+
+
 def test_rare_labels_are_weighted(tmp_path):
     assert values_of(look_at(write_images(tmp_path, ["a"] * 7 + ["b"] * 2))[1])["train.class_weights"] == "balanced"
     write_images(tmp_path, ["a"] * 6 + ["b"] * 2)
