@@ -211,6 +211,8 @@ class ImageConfig:
         num_conv_layers: The number of convolutions, each with a max pooling that halves height and width; used only if
             ``stem`` is conv.
         conv_channels: The number of channels of the last convolution; used only if ``stem`` is conv.
+        num_residual_blocks: The number of residual blocks of two convolutions after each of these; used only if
+            ``stem`` is conv.
         slice_position: Whether the position of the slice in its volume is a third position axis.
         perceiver: The configuration of the Perceiver after the stem.
     """
@@ -219,6 +221,7 @@ class ImageConfig:
     patch_size: int = 4
     num_conv_layers: int = 2
     conv_channels: int = 64
+    num_residual_blocks: int = 0
     slice_position: bool = False
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
 
@@ -227,3 +230,4 @@ class ImageConfig:
         check_choice(owner, "stem", self.stem, ("pixels", "patches", "conv"))
         for name in ("patch_size", "num_conv_layers", "conv_channels"):
             check_at_least(owner, name, getattr(self, name), 1)
+        check_at_least(owner, "num_residual_blocks", self.num_residual_blocks, 0)

@@ -54,7 +54,7 @@ def cut_patches(images: Tensor, patch_size: int) -> tuple[Tensor, Grid]:
     return values, Grid((height // patch_size, width // patch_size))
 
 
-def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Sequential:
+def build_conv_stem(channels: int, num_layers: int, out_channels: int, num_blocks: int = 0) -> nn.Sequential:
     """Build convolutions that each halve height and width and double the channels.
 
     Each layer is a 3 x 3 convolution, 2 x 2 max pooling, batch normalisation and ReLU. Pooling comes before the
@@ -65,14 +65,40 @@ def build_conv_stem(channels: int, num_layers: int, out_channels: int) -> nn.Seq
         channels: The number of channels of the image.
         num_layers: The number of layers.
         out_channels: The number of channels of the last layer.
+        num_blocks: The number of residual blocks after each layer.
     """
     layers: list[nn.Module] = []
     for layer_index in range(num_layers):
         width = max(1, out_channels // 2 ** (num_layers - 1 - layer_index))
         convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
         layers += [convolution, nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [ResidualBlock(width) for _ in range(num_blocks)]
         channels = width
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, whose result is added to what they read (https://arxiv.org/abs/1512.03385).
+
+    The second normalisation starts with a scale of 0, so that a new block passes on what it reads
+    (https://arxiv.org/abs/1706.02677).
+
+    Args:
+        channels: The number of channels that come in and go out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.second_norm.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features that are 0 or more, ``(batch, channels, height, width)``, into others of that shape."""
+        change = self.second_norm(self.second(torch.relu(self.first_norm(self.first(features)))))
+        return torch.relu(features + change)
 
 
 class ImagePerceiver(nn.Module):
@@ -106,7 +132,9 @@ class ImagePerceiver(nn.Module):
         self.patch_size = config.patch_size if config.stem == "patches" else 1
         self.stem: nn.Module = nn.Identity()
         if config.stem == "conv":
-            self.stem = build_conv_stem(channels, config.num_conv_layers, config.conv_channels)
+            self.stem = build_conv_stem(
+                channels, config.num_conv_layers, config.conv_channels, config.num_residual_blocks
+            )
             channels = config.conv_channels
             height, width = (size // 2**config.num_conv_layers for size in (height, width))
             if min(height, width) < 1:

@@ -108,7 +108,7 @@ class VolumePerceiver(nn.Module):
         self.stem: nn.Module = nn.Identity()
         channels = 1
         if config.stem == "conv":
-            self.stem = build_conv_stem(1, config.num_conv_layers, config.conv_channels)
+            self.stem = build_conv_stem(1, config.num_conv_layers, config.conv_channels, config.num_residual_blocks)
             channels = config.conv_channels
         if min(height, width) < self.cell_pixels:
             raise ValueError(

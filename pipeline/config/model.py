@@ -41,6 +41,8 @@ class ModelConfig:
         num_conv_layers: The number of convolutions, each with a max pooling that halves height and width; read only
             where ``stem`` is conv.
         conv_channels: The channels that the convolutions end with; read only where ``stem`` is conv.
+        num_residual_blocks: The number of residual blocks of two convolutions after each of these; read only where
+            ``stem`` is conv.
         slice_position: Give the Perceiver the place of a slice in its volume.
         slices: The way from the slices of a scan to its answer; read only where ``preprocess.unit`` is volume. joint:
             one Perceiver, or one 3-D CNN where ``architecture`` is cnn, reads all of them at once. mean, max, top3: a
@@ -65,6 +67,7 @@ class ModelConfig:
     patch_size: int = ImageConfig.patch_size
     num_conv_layers: int = ImageConfig.num_conv_layers
     conv_channels: int = ImageConfig.conv_channels
+    num_residual_blocks: int = ImageConfig.num_residual_blocks
     slice_position: bool = ImageConfig.slice_position
     slices: Literal["joint", "mean", "max", "top3", "attention"] = "joint"
     patch_slices: int = 1
@@ -78,6 +81,7 @@ class ModelConfig:
         good_number = self.num_points is None or self.num_points >= 1
         require(good_number, "model.num_points", self.num_points, "1 or more, or null")
         require_at_least("model", self, 1, "patch_size", "num_conv_layers", "conv_channels", "patch_slices")
+        require_at_least("model", self, 0, "num_residual_blocks")
 
     @property
     def image_config(self) -> ImageConfig:

@@ -261,7 +261,8 @@ def _check_claims(checkpoint: Checkpoint) -> None:
     model = checkpoint.model
     perceiver = model.perceiver
     # Python itself counts layers and pixels one by one, and an image's pixels need no weights.
-    counts = (perceiver.num_cross_attends, perceiver.self_attends_per_cross, model.num_conv_layers)
+    convolutions = model.num_conv_layers * max(1, model.num_residual_blocks)
+    counts = (perceiver.num_cross_attends, perceiver.self_attends_per_cross, convolutions)
     height, width = checkpoint.spec.image_size
     num_pixels = 0 if model.pixel_permutation_seed is None else height * width
     if max(counts) > MAX_LAYERS or num_pixels > MAX_PERMUTED_PIXELS:

@@ -33,6 +33,7 @@ CLAIMS = {
     "permuted pixels": {"model": dataclasses.replace(MODEL, pixel_permutation_seed=0), "image_size": (HUGE, HUGE)},
     "channels": {"num_channels": 10**12},
     "convolutions": {"model": dataclasses.replace(MODEL, stem="conv", num_conv_layers=10**9)},
+    "residual blocks": {"model": dataclasses.replace(MODEL, stem="conv", num_residual_blocks=10**9)},
     "convolution channels": {"model": dataclasses.replace(MODEL, stem="conv", conv_channels=10**9)},
     "cnn": {"model": ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(HUGE, HUGE)))},
     "residual cnn": {

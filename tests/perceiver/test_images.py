@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig, image_tokens
-from perceiver.images import build_conv_stem
+from perceiver.images import ResidualBlock, build_conv_stem
 
 
 def small_model(**options):
@@ -134,6 +134,34 @@ def test_each_layer_of_the_stem_halves_the_image_and_doubles_the_channels():
     assert widths == [8, 16, 32]
     sizes = [stem[:count](torch.zeros(1, 3, 17, 24)).shape[2:] for count in (4, 8, 12)]
     assert sizes == [(8, 12), (4, 6), (2, 3)]
+
+
+def test_a_new_residual_block_passes_on_what_it_reads_and_a_trained_one_adds_two_convolutions():
+    torch.manual_seed(0)
+    block, features = ResidualBlock(4).eval(), torch.rand(2, 4, 5, 6)
+    assert torch.equal(block(features), features)
+    torch.nn.init.ones_(block.second_norm.weight)
+    scale = 1 / (1 + block.first_norm.eps) ** 0.5  # of a norm that has seen nothing: mean 0, variance 1
+    inner = torch.conv2d(features, block.first.weight, padding=1).mul(scale).relu()
+    change = torch.conv2d(inner, block.second.weight, padding=1).mul(scale)
+    torch.testing.assert_close(block(features), (features + change).relu())
+    block(features).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in block.parameters())
+
+
+def test_residual_blocks_follow_each_layer_of_the_stem(images):
+    model = small_model(num_conv_layers=2, num_residual_blocks=3)
+    widths = [layer.first.out_channels for layer in model.stem if isinstance(layer, ResidualBlock)]
+    assert widths == [4, 4, 4, 8, 8, 8]
+    plain = small_model(num_conv_layers=2)
+    plain.load_state_dict(dict(zip(plain.state_dict(), drop_blocks(model), strict=True)))
+    torch.testing.assert_close(model(images), plain(images), msg="new blocks change no answer")
+
+
+def drop_blocks(model):
+    """Return the weights of a model without its residual blocks, in their order."""
+    places = {f"stem.{place}." for place, layer in enumerate(model.stem) if isinstance(layer, ResidualBlock)}
+    return [value for name, value in model.state_dict().items() if not name.startswith(tuple(places))]
 
 
 def test_the_stem_computes_channel_by_channel_in_memory_what_it_computes_row_by_row():

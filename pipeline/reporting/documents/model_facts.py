@@ -131,9 +131,11 @@ def _describe_cnn(config: CnnConfig, num_axes: int = 2) -> str:
 def _describe_conv_stem(shape: ModelConfig) -> str:
     layers, last = shape.num_conv_layers, shape.conv_channels
     widths = ", ".join(str(max(1, last // 2 ** (layers - 1 - index))) for index in range(layers))
+    blocks = count_words(shape.num_residual_blocks, "residual block") + " of two such convolutions"
+    more = f", then {blocks}" if shape.num_residual_blocks > 0 else ""
     return (
         f"{count_words(layers, 'layer')} of {widths} channels come first, each a 3 x 3 convolution of stride 1, 2 x 2 "
-        "max pooling, batch normalisation and ReLU; each position of their output is an input"
+        f"max pooling, batch normalisation and ReLU{more}; each position of their output is an input"
     )
 
 

@@ -222,6 +222,9 @@ def test_the_stem_is_the_one_that_is_built():
     assert [layer.out_channels for layer in stem if isinstance(layer, nn.Conv2d)] == [5, 10, 20]
     assert {layer.stride for layer in stem if isinstance(layer, nn.Conv2d)} == {(1, 1)}
     assert "3 layers of 5, 10, 20 channels come first, each a 3 x 3 convolution of stride 1, 2 x 2 max pooling" in text
+    blocks = ", then 2 residual blocks of two such convolutions;"
+    assert blocks not in text
+    assert blocks in describe_network(num_residual_blocks=2)
     assert "third axis" in describe_network(slice_position=True)
     assert "(seed 8)" in describe_network(pixel_permutation_seed=8)
     assert "square of 6 x 6 pixels" in describe_network(stem="patches", patch_size=6)
