@@ -40,6 +40,7 @@ COPIED = {
     "CONTRIBUTING.md": "contributing",
     "CHANGELOG.md": "changelog",
     "SECURITY.md": "security",
+    "examples/README.md": "notebooks",
     "reports/README.md": "reports",
     "reports/RESULTS.md": "results",
     "reports/RELIABILITY.md": "reliability",

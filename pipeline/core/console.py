@@ -31,7 +31,11 @@ class StageConsole(Console):
     """
 
     def __init__(self, is_silent: bool = False) -> None:
-        super().__init__(soft_wrap=True, markup=False, emoji=False, quiet=is_silent)
+        # A notebook gets plain text, as a pipe does: neither a piece of HTML for each line nor a bar of many lines.
+        is_terminal = False if Console().is_jupyter else None
+        super().__init__(
+            soft_wrap=True, markup=False, emoji=False, quiet=is_silent, force_jupyter=False, force_terminal=is_terminal
+        )
         self.messages: list[str] = []
         self.warnings: list[str] = []
 
