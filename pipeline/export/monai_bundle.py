@@ -35,6 +35,40 @@ REQUIRED = ("einops", "isal", "nibabel", "pillow", "psutil", "fire")
 VERSION = "0.1.0"
 # The kinds of data that a bundle has readers of.
 BUNDLED = (VOLUMES, SCANS, PATIENT_IMAGES, IMAGES)
+# Read after inference.json, whose network and inputs it takes; the metrics are MONAI's.
+EVALUATION = """\
+# Scores on labelled files. label_table is a CSV with the columns path (below dataset_dir) and label:
+#   python -m monai.bundle run --config_file "['configs/inference.json','configs/evaluate.yaml']" \\
+#     --dataset_dir FOLDER --label_table labels.csv
+# A file that the table does not name is left out. Intervals over patients need perceiver-knees: see train.yaml.
+imports:
+  - $import csv
+  - $import json
+  - $import torch
+  - $from pathlib import Path
+  - $from monai.metrics import compute_roc_auc
+  - $import scripts.pipeline.export.bundle_inference as bundled
+label_table: $@bundle_root + '/labels.csv'
+metrics_output: $@bundle_root + '/eval/metrics.json'
+class_names: '@network_def#facts#spec#class_names'
+table: $list(csv.DictReader(Path(@label_table).open(newline='', encoding='utf-8-sig')))
+labels: "$dict((str(Path(@dataset_dir, row['path'])), row['label']) for row in @table)"
+scored: $bundled.score_files(@network, @preprocess, @dataset_dir, @output, @device)
+rows: $[row for row in @scored if row['path'] in @labels]
+truth: $torch.tensor([@class_names.index(@labels[row['path']]) for row in @rows])
+one_hot: $torch.nn.functional.one_hot(@truth, len(@class_names))
+probabilities: $torch.tensor([[row['probabilities'][name] for name in @class_names] for row in @rows])
+predicted: $torch.tensor([@class_names.index(row['predicted']) for row in @rows])
+pairs: $torch.bincount(@truth * len(@class_names) + @predicted, minlength=len(@class_names) ** 2)
+metrics:
+  num_files: $len(@rows)
+  accuracy: $(@predicted == @truth).double().mean().item()
+  macro_auroc: $float(compute_roc_auc(@probabilities, @one_hot))
+  class_names: '@class_names'
+  confusion: $@pairs.reshape(len(@class_names), -1).tolist()  # rows are true classes
+run:
+  - $Path(@metrics_output).write_text(json.dumps(@metrics, indent=2))
+"""
 # An import of this project's packages at the start of a line, indented or not.
 OWN_IMPORT = re.compile(rf"^(\s*from )({'|'.join(PACKAGES)})(?=[. ])", re.MULTILINE)
 
@@ -50,6 +84,7 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, name: str) -> None:
     assert checkpoint.spec.kind in BUNDLED, checkpoint.spec.kind.name
     write_json(folder / "configs" / "metadata.json", describe_metadata(checkpoint, name))
     write_json(folder / "configs" / "inference.json", _describe_inference(checkpoint))
+    write_bytes(folder / "configs" / "evaluate.yaml", EVALUATION.encode())
     write_bytes(folder / "configs" / "train.yaml", _describe_training(checkpoint, name).encode())
     (folder / "models").mkdir()
     torch.save(ProbabilityModel(build_from_checkpoint(checkpoint)).state_dict(), folder / "models" / "model.pt")
@@ -240,8 +275,14 @@ def _describe_use(checkpoint: Checkpoint, name: str) -> str:
         "",
         f"writes `eval/probabilities.json`. `--dataset_dir` is {inputs}, or a folder of them.",
         "There is no evaluator, so that pytorch-ignite is not needed. `scripts/` holds copies of the modules of",
-        "perceiver-knees that read and score them. `configs/train.yaml` holds the options of the training, with which",
-        "perceiver-knees trains again, or evaluates on other data.",
+        "perceiver-knees that read and score them.",
+        "",
+        "    python -m monai.bundle run --config_file \"['configs/inference.json','configs/evaluate.yaml']\" \\",
+        "        --dataset_dir FOLDER --label_table labels.csv",
+        "",
+        "writes accuracy, AUROC and confusion matrix to `eval/metrics.json`; the table has the columns `path`, below",
+        "the folder, and `label`. `configs/train.yaml` holds the options of the training, with which perceiver-knees",
+        "trains again, or evaluates on other data with intervals over patients.",
         "",
         "`LICENSE` is that of the code. The training data are not in the bundle, and their licence is not known here:",
         "who hands the weights on has to see that it allows this.",

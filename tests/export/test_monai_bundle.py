@@ -147,6 +147,40 @@ def test_a_bundle_of_images_gives_the_numbers_of_predict_for_the_same_files(kind
         assert row["probabilities"]["left"] == pytest.approx(wanted["probability_left"], abs=1e-12)
 
 
+def test_a_bundle_evaluates_labelled_files_from_an_empty_folder(tmp_path, bundle_path, monkeypatch):
+    from monai.bundle import run
+
+    checkpoint = make_checkpoint(kind=PATIENT_IMAGES)
+    write_bundle(tmp_path / "bundle", checkpoint, "x-rays")
+    raw, empty = tmp_path / "raw", tmp_path / "empty"
+    raw.mkdir()
+    empty.mkdir()
+    lines = ["path,label"]
+    for number in range(6):
+        values = np.random.default_rng(number).integers(0, 256, (8, 8)).astype(np.uint8)
+        Image.fromarray(values).save(raw / f"{number}.png")
+        lines += [f"{number}.png,{'left' if number < 2 else 'right'}"] if number < 5 else []
+    (empty / "labels.csv").write_text("\n".join(lines))
+    monkeypatch.chdir(empty)
+    bundle_path(tmp_path / "bundle")
+    configs = [str(tmp_path / "bundle" / "configs" / name) for name in ("inference.json", "evaluate.yaml")]
+    places = {"bundle_root": str(tmp_path / "bundle"), "dataset_dir": str(raw), "label_table": "labels.csv"}
+    run(config_file=configs, **places, output="scored.json", metrics_output="metrics.json")
+    scored = json.loads(Path("scored.json").read_text())[:5]
+    found = json.loads(Path("metrics.json").read_text())
+    truth = np.array([0, 0, 1, 1, 1])
+    predicted = np.array([["left", "right"].index(row["predicted"]) for row in scored])
+    right = [row["probabilities"]["right"] for row in scored]
+    order = [(right[high] > right[low]) + (right[high] == right[low]) / 2 for low in (0, 1) for high in (2, 3, 4)]
+    assert found == {
+        "num_files": 5,
+        "accuracy": (predicted == truth).mean(),
+        "macro_auroc": pytest.approx(np.mean(order)),
+        "class_names": ["left", "right"],
+        "confusion": [[int(((truth == row) & (predicted == column)).sum()) for column in (0, 1)] for row in (0, 1)],
+    }
+
+
 def test_a_folder_without_an_image_is_refused(tmp_path):
     checkpoint = make_checkpoint(kind=PATIENT_IMAGES)
     network = ProbabilityModel(build_from_checkpoint(checkpoint))
@@ -222,7 +256,14 @@ def test_metadata_name_the_classes_in_the_order_of_the_outputs(checkpoint):
 
 
 def test_a_bundle_has_the_files_of_the_format(bundle):
-    for name in ("configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md", "LICENSE"):
+    for name in (
+        "configs/metadata.json",
+        "configs/inference.json",
+        "configs/evaluate.yaml",
+        "models/model.pt",
+        "docs/README.md",
+        "LICENSE",
+    ):
         assert (bundle / name).stat().st_size > 0, name
     assert (bundle / "large_files.yml").is_file()
 
