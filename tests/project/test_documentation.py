@@ -25,7 +25,7 @@ PAGE_IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 # Words of a path that stand for another word, and paths that are there only once something has run.
 PLACEHOLDER = re.compile(r"NAME|[*<>…]|\bmine\b|\bfold-N\b")
 WRITTEN = re.compile(
-    r"(reports|runs|data)/(phantom|akoa|labels)\b|reports/index\.html|docs/(_build|_generated)\b|configs/inference\.json"
+    r"(reports|runs|data)/(phantom|akoa|labels)\b|reports/index\.html|docs/(_build|_generated)\b|configs/(inference\.json|evaluate\.yaml)"
 )
 # The main job on a few small synthetic knees.
 TINY = {
