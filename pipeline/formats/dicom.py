@@ -282,7 +282,16 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
             f"{name}: {num_echoes} echoes of each slice in one series, which are no stack. Convert one of them to "
             "NIfTI, or choose another series."
         )
-    if uneven or np.abs(sideways).max() > MAX_UNEVENNESS_MM:
+    is_line = np.abs(sideways).max() <= MAX_UNEVENNESS_MM
+    skipped = np.round(steps / steps.min()) - 1 if uneven and is_line and steps.min() >= 1e-3 else np.zeros(0)
+    if skipped.any() and np.abs(steps - (skipped + 1) * steps.min()).max() <= MAX_UNEVENNESS_MM:
+        after = int(skipped.argmax())
+        raise VolumeError(
+            f"{name}: {int(skipped.sum())} of {len(headers) + int(skipped.sum())} DICOM slices are missing by the "
+            f"positions of the others: the distance after slice {after + 1} is {steps[after]:.1f} mm, elsewhere "
+            f"{steps.min():.1f} mm. Complete the folder."
+        )
+    if uneven or not is_line:
         raise VolumeError(
             f"{name}: DICOM slices that are missing, duplicate or not in one line ({len(headers)} files). Complete the "
             "folder, or convert it to NIfTI."

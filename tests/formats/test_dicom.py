@@ -55,6 +55,7 @@ def test_one_slice_is_a_volume_one_voxel_thick(intensity, tmp_path):
     [
         ({"SeriesInstanceUID": lambda number: f"1.2.{number % 2}"}, "several DICOM series in one folder"),
         ({"ImagePositionPatient": [0.0, 0.0, 0.0]}, "missing, duplicate"),
+        ({"ImagePositionPatient": None}, "DICOM without ImagePositionPatient"),
         ({"PixelSpacing": lambda number: [5.0 + number, 6.0]}, "differ in size, spacing or direction"),
         ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0, -1 if number else 1]}, "differ in size"),
         ({"ImageOrientationPatient": None}, "DICOM without ImageOrientationPatient"),
@@ -77,7 +78,19 @@ def test_slices_with_scalings_of_their_own_become_scanner_units(intensity, tmp_p
 def test_a_missing_slice_is_noticed(intensity, tmp_path):
     folder = write_series(tmp_path / "series", intensity)
     (folder / "005.dcm").unlink()
-    with pytest.raises(VolumeError, match=r"missing, duplicate .*11 files"):
+    lost = r"1 of 12 DICOM slices are missing .* after slice 1 is 8\.0 mm, elsewhere 4\.0 mm"
+    with pytest.raises(VolumeError, match=lost):
+        read(folder)
+    (folder / "010.dcm").unlink()
+    (folder / "045.dcm").unlink()
+    with pytest.raises(VolumeError, match=r"3 of 12 .* after slice 1 is 12\.0 mm"):
+        read(folder)
+
+
+def test_slices_at_odd_distances_are_no_stack(intensity, tmp_path):
+    places = [0, 4, 8, 13.5, 17, 21, 25, 29, 33, 37, 41, 45]
+    folder = write_series(tmp_path / "series", intensity, ImagePositionPatient=lambda number: [places[number], 0, 0])
+    with pytest.raises(VolumeError, match=r"missing, duplicate .*12 files"):
         read(folder)
 
 

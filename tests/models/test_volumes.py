@@ -102,6 +102,15 @@ def test_a_shorter_scan_in_a_batch_of_training_is_answered_as_alone(name):
     torch.testing.assert_close(found, torch.cat(alone), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", EVERY_CHOICE)
+def test_scans_of_several_spacings_in_a_batch_are_answered_as_alone(name):
+    classifier = build_classifier(name)
+    volumes, places = draw_scans()
+    places *= torch.tensor([1.0, 0.4])[:, None, None]
+    alone = torch.cat([classifier(volumes[row][None], places[row][None]) for row in range(2)])
+    torch.testing.assert_close(classifier(volumes, places), alone, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CNN_CHOICES)
 def test_a_volume_cnn_reads_a_single_slice_of_its_smallest_image(name):
     size = (4, 4) if name == "plain" else (16, 16)

@@ -170,8 +170,11 @@ def test_attention_of_a_latent_is_spread_over_slices_rows_and_columns_and_not_ov
     assert weights[1, :, :, 2].abs().max() == 0
 
 
-def test_one_slice_is_a_volume():
-    assert build()(*draw_volumes(1)).isfinite().all()
+def test_one_slice_and_2000_are_volumes_in_any_order():
+    model = build("patches")
+    assert model(*draw_volumes(1)).isfinite().all()
+    volumes, places = draw_volumes(2000)
+    assert torch.equal(model(volumes.flip(1), places.flip(1)), model(volumes, places))
 
 
 def test_wrong_shapes_are_refused_by_name():

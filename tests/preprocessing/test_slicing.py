@@ -64,6 +64,14 @@ def test_a_mirrored_knee_gives_the_mirrored_axial_image(write_knee, tmp_path):
     np.testing.assert_array_equal(first.images, second.images[:, :, ::-1])
 
 
+def test_of_2000_slices_some_are_taken_over_the_whole_scan_at_their_places(write_knee, tmp_path):
+    volume = read_volume(write_knee(tmp_path / "knee.nii", shape=(2000, 4, 4), spacing_mm=(0.05, 1, 1)))
+    stack = cut_stack(volume, PreprocessConfig(plane="sagittal", num_slices=5, slice_range=(0, 1)), "")
+    assert len(stack.images) == 5
+    # Slices 0, 500, 1000, 1499 and 1999, from the centre between 999 and 1000.
+    assert stack.places_mm[:, 0].tolist() == pytest.approx([-49.975, -24.975, 0.025, 24.975, 49.975], abs=1e-3)
+
+
 def test_spacing_keeps_millimetres():
     """A bar 20 mm wide, in voxels of 5 mm, is 10 pixels of 2 mm, about the image's centre."""
     slices = np.zeros((1, 12, 12), np.float32)
