@@ -129,23 +129,30 @@ class TrainedModel:
         )
 
     def predict_proba(self, images: Any, slice_position: Any = None, *, batch_size: int = 256) -> Array:
-        """Compute probabilities of arrays that are prepared already, as a store holds them.
+        """Compute probabilities of files, or of arrays that are prepared already, as a store holds them.
 
         Args:
-            images: The images ``(examples, height, width)`` or ``(examples, channels, height, width)``, whole grey
-                levels from 0 to 255, of the size that the model was trained on; or point clouds ``(examples, points,
-                3)``, z up.
+            images: Files, each as for ``predict``; or the images ``(examples, height, width)`` or ``(examples,
+                channels, height, width)``, of whole scans ``(scans, slices, height, width)``, whole grey levels from 0
+                to 255, of the size that the model was trained on; or point clouds ``(examples, points, 3)``, z up.
             slice_position: The place of each slice in its volume, -1 its left, posterior or inferior end and 1 the
-                other; only for models of slices that read it.
+                other; only for models of slices that read it. Of whole scans ``(scans, slices, 3)`` in mm: the place
+                along the normal from the centre of the scan, and the height and width of the image; NaN for padding.
             batch_size: The number of examples scored at once.
 
         Returns:
             ``(examples, classes)`` float64, in the order of ``class_names``. Of the slices of one volume the mean is
-            the volume's answer.
+            the volume's answer; of a file it is that of the volume.
 
         Raises:
-            UserError: Another shape, values that are no grey levels, or places that are missing.
+            UserError: Another shape, values that are no grey levels, places that are missing, or a file that cannot be
+                read.
         """
+        given = [images] if isinstance(images, str | os.PathLike) else images
+        if isinstance(given, list | tuple) and given and all(isinstance(item, str | os.PathLike) for item in given):
+            answers = self.predict(list(given), batch_size=batch_size)
+            assert isinstance(answers, list), "of a list the answers are a list"
+            return np.array([[answer.probabilities[name] for name in self.class_names] for answer in answers])
         scores = score_arrays(self.classifier, images, slice_position, self.device, batch_size)
         return scores.astype(np.float64)
 

@@ -23,8 +23,10 @@ def score_arrays(
 
     Args:
         classifier: The classifier, on the device.
-        images: Arrays of the classifier's stored shape: images of whole grey levels from 0 to 255, or point clouds.
-        slice_position: The place of each slice in its volume, in [-1, 1]; None where the classifier reads none.
+        images: Arrays of the classifier's stored shape: images of whole grey levels from 0 to 255, or point clouds; of
+            whole scans (scans, slices, height, width) with any number of slices.
+        slice_position: The place of each slice in its volume, in [-1, 1]; None where the classifier reads none. Of
+            whole scans the places (scans, slices, 3) in mm, as the store has them, NaN for padding.
         device: The device of the classifier.
         batch_size: The number of examples scored at once.
 
@@ -35,23 +37,23 @@ def score_arrays(
         UserError: Another shape, other values, or places that are missing.
     """
     spec = classifier.spec
-    if spec.kind.reads_scans and spec.kind.has_places:
-        raise UserError("images: this model takes whole scans, whose slices have places. Give it files (NIfTI, DICOM).")
     try:
         values = np.stack([np.asarray(image) for image in images])
         is_number = values.dtype.kind in "biuf"
     except (ValueError, TypeError) as error:
         raise UserError("images: none given, or of several shapes. Give arrays of one shape, or files.") from error
-    if values.shape[1:] != spec.stored_shape:
-        raise UserError(
-            f"images: found shape {values.shape[1:]}, allowed is {spec.stored_shape}. Prepare them as in training."
-        )
+    is_scan = spec.kind.reads_scans and spec.kind.has_places
+    stored = ("slices", *spec.image_size) if is_scan else spec.stored_shape
+    is_fitting = values.shape[1:] == stored or (is_scan and values.ndim == 4 and values.shape[2:] == spec.image_size)
+    if not is_fitting or 0 in values.shape:
+        shape = f"({', '.join(map(str, stored))})"
+        raise UserError(f"images: found shape {values.shape[1:]}, allowed is {shape}. Prepare them as in training.")
     if not is_number or not np.isfinite(values).all():
         raise UserError("images: found values that are no finite numbers. Prepare them as in training.")
     if spec.kind.is_image and not ((values >= 0) & (values <= 255) & (values % 1 == 0)).all():
         raise UserError("images: found values that are no grey levels; allowed are whole numbers, 0 to 255.")
     if spec.kind.has_places:
-        places = place_examples(spec, len(values))
+        places = _check_scan_places(slice_position, values, spec) if is_scan else place_examples(spec, len(values))
         return compute_probabilities(classifier, values.astype(np.uint8, copy=False), places, device, batch_size)
     if slice_position is None and classifier.model.reads_slice_position:
         raise UserError(f"slice_position: none given for {len(values)} images. Give one for each, in [-1, 1].")
@@ -63,6 +65,36 @@ def score_arrays(
         )
     dtype = np.uint8 if spec.kind.is_image else np.float32
     return compute_probabilities(classifier, values.astype(dtype, copy=False), places, device, batch_size)
+
+
+def _check_scan_places(places_mm: Any, volumes: Array, spec: InputSpec) -> Array:
+    """Return the places of the slices of whole scans in mm; refuse other shapes, and scans that are too large."""
+    shape = (*volumes.shape[:2], 3)
+    if places_mm is None:
+        raise UserError(
+            f"slice_position: none given, and this model takes whole scans. Give the places of their slices, {shape}, "
+            "in mm from the centre of the scan along the normal, and the height and width of the image; or give files "
+            "(NIfTI, DICOM)."
+        )
+    try:
+        places = np.asarray(places_mm, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"slice_position: found no array of numbers, allowed is {shape}, in mm.") from error
+    is_padding = np.isnan(places)
+    if places.shape != shape or (is_padding.any(axis=-1) != is_padding.all(axis=-1)).any():
+        raise UserError(
+            f"slice_position: found shape {places.shape}, allowed is {shape}: three numbers in mm for each slice, all "
+            "of them NaN where it is padding."
+        )
+    if is_padding.all(axis=(1, 2)).any():
+        raise UserError("slice_position: a scan of padding alone. Leave it out.")
+    reach_mm = 2 * float(np.nanmax(np.abs(places * (1.0, 0.5, 0.5))))
+    if reach_mm > spec.field_of_view_mm:
+        raise UserError(
+            f"slice_position: a scan takes {reach_mm:.0f} mm along an axis, and the model's field of view is "
+            f"{spec.field_of_view_mm:.0f} mm. Crop the scan, or train with such scans."
+        )
+    return places
 
 
 def place_examples(spec: InputSpec, number: int) -> Array:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,19 @@ import pytest
 import pipeline
 from pipeline import load_model
 from pipeline.cli import main
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.core.data_kinds import PATIENT_IMAGES, SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.export.mlflow_model import log_model
+from pipeline.models.networks import build_model
 from pipeline.preprocessing.slicing import read_stack
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.training.checkpoint import write_checkpoint
 from tests.builders.checkpoints import draw_images, make_checkpoint
+from tests.builders.models import build_spec
+from tests.builders.scan_models import CHOICES
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -101,14 +106,53 @@ def test_places_are_one_a_slice_and_inside_the_volume(places, model):
         model.predict_proba(draw_images()[0], places)
 
 
-def test_a_model_of_whole_scans_takes_files_alone(tmp_path):
+def test_a_model_of_images_without_places_takes_arrays(tmp_path):
     write_checkpoint(tmp_path / "best.safetensors", make_checkpoint(kind=PATIENT_IMAGES))
-    images = draw_images()[0]
-    assert load_model(tmp_path).predict_proba(images).shape == (5, 2)
-    scans = load_model(tmp_path)
-    object.__setattr__(scans.classifier, "spec", scans.spec.__class__(SCANS, 1, (8, 8), 5, ("left", "right"), 100.0))
-    with pytest.raises(UserError, match="whole scans"):
-        scans.predict_proba(images)
+    assert load_model(tmp_path).predict_proba(draw_images()[0]).shape == (5, 2)
+
+
+@pytest.fixture(scope="module")
+def scan_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    spec = replace(build_spec(kind=SCANS), field_of_view_mm=100.0)
+    weights = build_model(CHOICES["joint"], spec, seed=0).state_dict()
+    options = PreprocessConfig(unit="volume", image_size=(8, 8), num_slices=5, spacing_mm=1.5)
+    checkpoint = make_checkpoint(model=CHOICES["joint"], spec=spec, weights=weights, preprocess=options)
+    write_checkpoint(folder / "best.safetensors", checkpoint)
+    return load_model(folder, accelerator="cpu")
+
+
+def test_whole_scans_get_the_same_probabilities_as_files_and_as_arrays_with_places(scan_model, write_knee, tmp_path):
+    paths = [write_knee(tmp_path / f"{seed}.nii.gz", seed=seed) for seed in range(2)]
+    stacks = [read_stack((path,), scan_model.checkpoint.preprocess)[0] for path in paths]
+    expected = [list(answer.probabilities.values()) for answer in scan_model.predict(paths)]
+    np.testing.assert_array_equal(scan_model.predict_proba(paths), expected)
+    np.testing.assert_array_equal(scan_model.predict_proba(str(paths[0])), expected[:1])
+    volumes, places = np.stack([stack.images for stack in stacks]), np.stack([stack.places_mm for stack in stacks])
+    np.testing.assert_allclose(scan_model.predict_proba(volumes, places), expected, rtol=1e-6)
+    longer = np.pad(volumes, ((0, 0), (0, 2), (0, 0), (0, 0)))
+    padded = np.pad(places, ((0, 0), (0, 2), (0, 0)), constant_values=np.nan)
+    np.testing.assert_allclose(scan_model.predict_proba(longer, padded), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda places: None, "none given"),
+        (lambda places: places[:, :4], "found shape"),
+        (lambda places: [["middle"]], "no array of numbers"),
+        (lambda places: np.where(np.arange(3) == 1, np.nan, places), "three numbers"),
+        (lambda places: places * np.nan, "padding alone"),
+        (lambda places: places + 60, "field of view"),
+    ],
+)
+def test_places_of_whole_scans_are_checked(change, message, scan_model):
+    volumes, places = np.zeros((1, 5, 8, 8)), np.full((1, 5, 3), 10.0)
+    assert scan_model.predict_proba(volumes, places).shape == (1, 2)
+    with pytest.raises(UserError, match=message):
+        scan_model.predict_proba(volumes, change(places))
+    with pytest.raises(UserError, match=r"allowed is \(slices, 8, 8\)"):
+        scan_model.predict_proba(volumes[..., :7], places)
 
 
 def test_the_registry_gives_the_same_model_by_version_and_alias(model, tracking_uri, run_folder, tmp_path):
