@@ -67,6 +67,23 @@ def test_levels_are_volume_knee_and_patient_without_slices(workspace):
     assert certificate["splits"]["test"]["examples"] == 6
 
 
+def test_the_report_shows_the_slices_that_carry_uncertain_and_wrong_answers(workspace):
+    folder = workspace / "reports" / NAME
+    page = " ".join((folder / "report.html").read_text().split())
+    table = pd.read_csv(folder / "predictions.csv")
+    test = table[table["split"] == "test"]
+    num_wrong = min(2, int((test["label"] != test["predicted"]).sum()))
+    strips = sorted(folder.glob("slices_*.png"))
+    assert len(strips) == num_wrong + 2
+    assert page.count("<strong>Wrong with the highest confidence") == num_wrong
+    assert "The slices that carry an answer" in page
+    assert "the scans' own pixels" in page.replace("&#39;", "'")
+    uncertain = test.assign(confidence=test[["probability_left", "probability_right"]].max(axis=1))
+    shown = uncertain[[f"{name}: true" in page for name in uncertain["example_id"]]]
+    assert len(shown) == num_wrong + 2
+    assert uncertain["confidence"].min() == shown["confidence"].min()
+
+
 def test_predict_answers_a_scan_as_evaluate_does_and_refuses_a_larger_one(workspace, write_knee, tmp_path, capsys):
     large = write_knee(tmp_path / "large.nii.gz", spacing_mm=(40.0, 40.0, 40.0))
     table = pd.read_csv(workspace / "reports" / NAME / "predictions.csv")

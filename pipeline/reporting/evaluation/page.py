@@ -50,6 +50,7 @@ from pipeline.reporting.evaluation.scores import (
     tabulate_baselines,
 )
 from pipeline.reporting.evaluation.shortcut_section import build_probe_sections
+from pipeline.reporting.evaluation.slice_section import build_slice_section
 from pipeline.reporting.evaluation.subgroup_section import build_subgroup_section
 from pipeline.reporting.formatting import flatten, humanise, show
 from pipeline.reporting.html import write_page
@@ -128,6 +129,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
     sections += build_subgroup_section(metrics, kind)
     sections += build_probe_sections(metrics["probes"], metrics, kind, plane)
     titles = [section.title for section in sections[examined:]]
+    sections += build_slice_section(experiment, run, evaluation.test, manifest)
     sections += [build_decision_section(metrics, store.class_names, kind), build_limits_section(metrics)]
     flow = build_flow(manifest, store.index, data.split_of, kind, store.missing)
     evidence = DataEvidence(manifest, flow, data.certificate, store.missing)
