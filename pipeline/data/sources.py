@@ -16,7 +16,6 @@ from pipeline.core.errors import UserError
 from pipeline.formats.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from pipeline.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from pipeline.formats.dicom import is_dicom
-from pipeline.formats.nifti import list_pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,6 +228,8 @@ def describe_link(raw: Path, path: Path) -> str:
         raw: The folder; it may be a link itself.
         path: A file, relative to it.
     """
+    from pipeline.formats.nifti import list_pair  # nibabel takes time to import, and training lists no files
+
     root = os.path.realpath(raw)
     if all(Path(os.path.realpath(place)).is_relative_to(root) for place in list_pair(raw / path)):
         return ""

@@ -17,7 +17,6 @@ import pipeline
 from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import read_version
-from pipeline.formats.nifti import write_volume
 from pipeline.training.checkpoint import Checkpoint, compute_weights_digest, read_checkpoint, write_checkpoint
 
 # What a server of the model needs in addition to this project's two packages.
@@ -230,6 +229,8 @@ def build_example(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _encode_scan(field_of_view_mm: float) -> str:
     """Return a small scan of a grey ramp, half as large as the field of view, as base64 text."""
+    from pipeline.formats.nifti import write_volume  # nibabel takes time to import, and most trainings write no scan
+
     sides = (12, 12, 12)
     affine = np.diag([*(field_of_view_mm / 2 / side for side in sides), 1.0])
     with tempfile.TemporaryDirectory() as folder:

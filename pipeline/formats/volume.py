@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import nibabel.affines
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from pipeline.core.array_types import Array
 from pipeline.core.errors import VolumeError
@@ -70,6 +68,10 @@ def build_volume(
     Raises:
         VolumeError: not three axes; NaN; constant; an affine that is singular or not finite.
     """
+    # nibabel takes time to import, and training reads no scan.
+    import nibabel.affines
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
     if voxels.ndim != 3 or 0 in voxels.shape or voxels.dtype.kind not in "iuf":
         found = f"{'x'.join(map(str, voxels.shape))} of {voxels.dtype}"
         raise VolumeError(f"{name}: voxels are {found}; an array with three axes of integers or floats is read.")
@@ -106,6 +108,8 @@ def describe_spacing(spacing_mm: Iterable[float]) -> str:
 
 def check_matrix(name: str, affine: Array) -> Array:
     """Return the affine; refuse one from which left and right cannot be read."""
+    from nibabel.orientations import io_orientation
+
     if (
         affine.shape != (4, 4)
         or not np.isfinite(affine).all()

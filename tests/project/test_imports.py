@@ -122,6 +122,27 @@ def test_heavy_libraries_are_imported_where_their_work_is_done(module):
         assert inside, f"{module} imports {name}, which belongs to {rooms}"
 
 
+def imported_at_once(path: Path) -> set[str]:
+    """Return what is imported with a module: neither inside functions nor for annotations alone."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_the_start_of_training_imports_nothing_that_reads_scans():
+    found, waiting = set(), {"stages.train"}
+    while waiting:
+        names = imported_at_once(MODULES[waiting.pop()])
+        waiting |= {name for full in names - found if (name := full.removeprefix("pipeline.")) in MODULES}
+        found |= names
+    assert "pandas" in found, "modules of modules are seen"
+    assert not {name.split(".")[0] for name in found} & {"nibabel", "pydicom", "sklearn", "matplotlib"}
+
+
 @pytest.mark.parametrize("package", sorted(path.parent for path in MODULES.values() if path.name == "__init__.py"))
 def test_a_room_has_3_to_14_modules_and_its_init_says_what_it_is(package):
     modules = [path for path in package.iterdir() if path.suffix == ".py" and path.name != "__init__.py"]
