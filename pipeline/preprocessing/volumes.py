@@ -1,12 +1,14 @@
 """From a list of scans, or of images of patients, to manifest and example store, in parallel."""
 
+import hashlib
+import itertools
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,6 +50,15 @@ IMAGES_A_PART = 128
 MAX_LISTED = 20  # refused files that are printed
 
 
+class _Used(NamedTuple):
+    """An accepted source: its positions, and the part that holds its images from a place on."""
+
+    source: Source
+    positions: Array
+    part: Path
+    first: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """The sources of a data set, and the parts that they are read into.
@@ -57,7 +68,7 @@ class Plan:
         folder: The folder of the store.
         options: The options of slicing.
         kind: The kind of data.
-        sources: All sources, ignored ones too, in the order of the manifest.
+        sources: All sources, ignored ones too, in the order of the manifest: by their ids.
         parts: The path of each part, with its sources.
     """
 
@@ -99,7 +110,7 @@ def plan_listing(listing: Listing, raw: Path, folder: Path, options: PreprocessC
     Raises:
         UserError: volumes and images are among them.
     """
-    sources, coverage = listing.sources, listing.coverage
+    sources, coverage = sorted(listing.sources, key=_order), listing.coverage
     kind = find_kind(sources, options.unit)
     used = [source for source in sources if not source.ignored]
     step = IMAGES_A_PART if kind is PATIENT_IMAGES else 1
@@ -142,6 +153,18 @@ def find_kind(sources: Sequence[Source], unit: Unit) -> DataKind:
             f"Name the {len(images):,} images or the {len(scans):,} volumes alone."
         )
     return PATIENT_IMAGES if images else SCANS if unit == "volume" else VOLUMES
+
+
+def _order(source: Source) -> tuple[Any, ...]:
+    """Return what sources are sorted by: a table knows patient, visit and side of a file, whatever it is called.
+
+    A training draws its batches from the rows of the store in their order, so that this order decides its weights.
+    """
+    return not source.group_id, source.ignored, *_describe_scan(source), source.source_id
+
+
+def _describe_scan(source: Source) -> tuple[str, ...]:
+    return source.group_id, source.visit, source.side, source.site, source.label
 
 
 def _build(plan: Plan, console: Console) -> bool:
@@ -225,20 +248,17 @@ def _write_manifest(plan: Plan, by_source: Mapping[tuple[Path, ...], SourceSumma
 
 
 def _assemble_store(plan: Plan, summaries: Mapping[str, PartSummary], console: Console) -> None:
-    """Join the accepted parts, in the order of their ids, into the store; export.
+    """Join the accepted sources, in the order of their ids, into the store; export.
 
-    Only here is a part read that this run made, once, and by the processes that export it again.
+    Only here is a part read that this run made, and by the processes that export it again.
     """
     folder = plan.folder
     accepted = {path: sources for path, sources in plan.parts.items() if summaries[path.name].num_channels}
-    used = [
-        (source, summary.positions)
-        for path, sources in accepted.items()
-        for source, summary in zip(sources, summaries[path.name].sources, strict=True)
-        if summary.is_accepted
-    ]
+    found = [used for path in accepted for used in _list_used(path, plan.parts[path], summaries[path.name])]
     num_channels = max(summaries[path.name].num_channels for path in accepted)
-    stacks = (match_channels(read_images(path), num_channels) for path in accepted)
+    ordered = _order_alike(found, num_channels)
+    used = [(each.source, each.positions) for each in ordered]
+    stacks = _read_stacks(ordered, num_channels)
     if num_channels == 1:
         stacks = (stack[:, 0] for stack in stacks)
     places_mm, settings = None, describe_options(plan.options)
@@ -256,6 +276,36 @@ def _assemble_store(plan: Plan, summaries: Mapping[str, PartSummary], console: C
             for path, sources in accepted.items()
         ]
         _run(jobs, "exporting", plan, console)
+
+
+def _list_used(path: Path, sources: Sequence[Source], summary: PartSummary) -> Iterator[_Used]:
+    """Yield the accepted sources of a part with the place of their images in it."""
+    first = 0
+    for source, facts in zip(sources, summary.sources, strict=True):
+        if facts.is_accepted:
+            yield _Used(source, facts.positions, path, first)
+            first += len(facts.positions)
+
+
+def _order_alike(found: Sequence[_Used], num_channels: int) -> list[_Used]:
+    """Order scans whose ids are the same by their images: nothing but names of files tells them apart."""
+    ordered: list[_Used] = []
+    for _, group in itertools.groupby(found, key=lambda used: _describe_scan(used.source)):
+        alike = list(group)
+        if len(alike) > 1:
+            digests = [hashlib.sha256(stack.tobytes()).digest() for stack in _read_stacks(alike, num_channels)]
+            alike = [used for _, used in sorted(zip(digests, alike, strict=True), key=lambda pair: pair[0])]
+        ordered += alike
+    return ordered
+
+
+def _read_stacks(used: Iterable[_Used], num_channels: int) -> Iterator[Array]:
+    """Yield the images of each source, ``(images, channels, height, width)``; a part is read once for its sources."""
+    path, images = None, np.zeros(0)
+    for each in used:
+        if path != each.part:
+            path, images = each.part, read_images(each.part)
+        yield match_channels(images[each.first : each.first + len(each.positions)], num_channels)
 
 
 def _fill_up(values: Array, length: int, value: float) -> Array:

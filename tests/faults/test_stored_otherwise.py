@@ -1,8 +1,8 @@
 """The same scans stored otherwise are the same data: the store, the split and what a model reads do not change.
 
 A draw renames, moves and rewrites all scans, the table and the folders at random. A test that fails names its seed.
-Where the new names sort as the old ones did, a training sees its examples in the same order, and its model and
-predictions are the same bit for bit.
+The rows of a store follow what the table says of the scans and then their images, whatever the files are called, so
+that a training sees its examples in the same order, and its model and predictions are the same bit for bit.
 """
 
 import itertools
@@ -35,7 +35,10 @@ from tests.builders.preprocessing import run
 from tests.builders.training_runs import TINY
 
 SHAPE, SPACING_MM = (6, 7, 8), (4.0, 5.0, 6.0)
-PATIENTS = ("007", "NA", "Fäll 3", "1e3", "=4", "12")
+# The patient and the visit of each scan; one visit has two scans, which nothing but their images tells apart.
+SCANS = (("007", ""), ("NA", ""), ("Fäll 3", "2"), ("1e3", "b"), ("=4", ""), ("12", ""), ("Fäll 3", "10"), ("1e3", "b"))
+PATIENTS = sorted({patient for patient, _ in SCANS})
+COLUMNS = ("path", "patient", "visit", "label")
 AXES = ["".join(axes) for order in itertools.permutations(("RL", "AP", "SI")) for axes in itertools.product(*order)]
 FORMS = ("nii", "nii.gz", "pair", "nifti2", "big-endian", "float32", "float64", "uint16", "scaled", "dicom")
 LETTERS = "abcXYZ019 äß健%#'&-_ "
@@ -45,9 +48,9 @@ LOCALES = ("C", "C.UTF-8", "de_DE.ISO-8859-1", "tr_TR.UTF-8")
 
 @dataclass(frozen=True)
 class Content:
-    """The data, whatever it is called: slices and label of each patient, and the split of each."""
+    """The data: patient, label, place and pixels of each slice in their order, and the split of each patient."""
 
-    slices: dict[tuple[str, str, str], bytes]
+    slices: tuple[tuple[str, str, int, bytes], ...]
     splits: dict[str, str]
 
 
@@ -88,7 +91,7 @@ def write_scan(folder, name, number, form, axes):
 
 def write_table(folder, rows, generator):
     """Write the rows in a random order and form; return the file."""
-    cells = [("path", "patient", "label"), *(rows[place] for place in generator.permutation(len(rows)))]
+    cells = [COLUMNS, *(rows[place] for place in generator.permutation(len(rows)))]
     form = generator.choice([",", ";", "\t", "xlsx"])
     if form == "xlsx":
         book = openpyxl.Workbook()
@@ -116,15 +119,18 @@ def make_experiment(raw, table, workspace, num_workers):
     )
 
 
-def store_otherwise(folder, generator, num_workers=1, in_order=False):
-    """Store the scans as the draw says, with names in the order of the scans where that is asked for."""
+def find_label(patient):
+    return "ab"[PATIENTS.index(patient) % 2]
+
+
+def store_otherwise(folder, generator, num_workers=1):
+    """Store the scans as the draw says."""
     raw = folder / draw_name(generator)
     rows = []
-    for number, patient in enumerate(PATIENTS):
+    for number, (patient, visit) in enumerate(SCANS):
         name = "/".join(draw_name(generator) for _ in range(generator.integers(1, 3)))
-        name = f"{number}{name}" if in_order else name
         written = write_scan(raw, name, number, str(generator.choice(FORMS)), str(generator.choice(AXES)))
-        rows.append((written, patient, "ab"[number % 2]))
+        rows.append((written, patient, visit, find_label(patient)))
     workspace = folder / draw_name(generator)
     return make_experiment(raw, write_table(folder, rows, generator), workspace, num_workers)
 
@@ -135,13 +141,13 @@ def read_content(experiment):
     split(experiment, Console(quiet=True))
     store = read_store(experiment.paths.prepared, verify=True)
     keys = store.index[["group_id", "label", "slice_index"]].itertuples(index=False, name=None)
-    slices = {key: example.tobytes() for key, example in zip(keys, store.examples, strict=True)}
+    slices = tuple((*key, example.tobytes()) for key, example in zip(keys, store.examples, strict=True))
     splits = read_table(experiment.paths.splits, SPLIT_COLUMNS)
     return Content(slices, dict(zip(splits["group_id"], splits["split"], strict=True)))
 
 
 def read_predictions(experiment):
-    """Train a tiny model, score all scans with it, and return the row of each patient but for its path."""
+    """Train a tiny model, score all scans with it, and return the rows of each patient but for their paths."""
     train(experiment, Console(quiet=True))
     root = experiment.data.raw_folder
     given = list_table_sources(root, read_label_table(experiment.data))
@@ -149,7 +155,7 @@ def read_predictions(experiment):
     predict(replace(experiment, predict=PredictConfig(inputs=tuple(map(Path, patients)))), Console(quiet=True))
     rows = read_table(choose_output(experiment), ("path", "predicted"))
     columns = [name for name in rows.columns if name != "path"]
-    return {patients[path]: tuple(row) for path, row in zip(rows["path"], rows[columns].to_numpy(), strict=True)}
+    return sorted((patients[path], *row) for path, row in zip(rows["path"], rows[columns].to_numpy(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -157,17 +163,17 @@ def plain_experiment(tmp_path_factory):
     """The scans, stored in the plainest way."""
     folder = tmp_path_factory.mktemp("plain")
     rows = [
-        (write_scan(folder / "raw", f"{number}", number, "nii", "RAS"), patient, "ab"[number % 2])
-        for number, patient in enumerate(PATIENTS)
+        (write_scan(folder / "raw", f"{number}", number, "nii", "RAS"), patient, visit, find_label(patient))
+        for number, (patient, visit) in enumerate(SCANS)
     ]
-    (folder / "scans.csv").write_text("\n".join(map(",".join, [("path", "patient", "label"), *rows])))
+    (folder / "scans.csv").write_text("\n".join(map(",".join, [COLUMNS, *rows])))
     return make_experiment(folder / "raw", folder / "scans.csv", folder / "work", 1)
 
 
 @pytest.fixture(scope="module")
 def plain(plain_experiment):
     content = read_content(plain_experiment)
-    assert len(content.slices) == 3 * len(PATIENTS)
+    assert len(content.slices) == 3 * len(SCANS)
     assert set(content.splits.values()) == {"train", "val", "test"}
     return content
 
@@ -175,8 +181,8 @@ def plain(plain_experiment):
 @pytest.fixture(scope="module")
 def plain_predictions(plain, plain_experiment):
     rows = read_predictions(plain_experiment)
-    assert set(rows) == set(PATIENTS)
-    assert len(set(rows.values())) == len(PATIENTS)
+    assert {patient for patient, *_ in rows} == set(PATIENTS)
+    assert len(set(rows)) == len(SCANS)
     return rows
 
 
@@ -203,7 +209,7 @@ def check(seed, folder, plain, world, num_workers=1, predictions=None):
     generator = np.random.default_rng(seed)
     world(str(generator.choice(["UTC", "Asia/Kolkata", "Pacific/Chatham"])), str(generator.choice(LOCALES)))
     folder.mkdir()
-    experiment = store_otherwise(folder, generator, num_workers, in_order=predictions is not None)
+    experiment = store_otherwise(folder, generator, num_workers)
     assert read_content(experiment) == plain, f"seed {seed}"
     if predictions is not None:
         assert read_predictions(experiment) == predictions, f"seed {seed}"

@@ -19,6 +19,7 @@ from pipeline.core.files import read_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import read_store
+from pipeline.preprocessing import volumes
 from pipeline.preprocessing.parts import prepare_part
 from pipeline.training.run_state import list_finished_runs
 from tests.builders.preprocessing import OPTIONS, make_experiment, run, snapshot
@@ -319,6 +320,26 @@ def test_a_table_of_images_becomes_a_store_of_images_of_patients(num_workers, tm
     assert manifest.loc["0.png", ["shape", "side", "status"]].tolist() == ["16x16", "left", "accepted"]
     assert len(list((experiment.paths.prepared / "parts").iterdir())) == 1
     assert "nothing to do" in run(experiment)
+
+
+def test_images_that_are_called_otherwise_become_the_same_examples_in_the_same_order(tmp_path, monkeypatch):
+    """Of each patient there is a pair that nothing but its pixels tells apart, in one part and in two."""
+    monkeypatch.setattr(volumes, "IMAGES_A_PART", 3)
+    found = []
+    for names in ("abcdefgh", "hgfedcba", "dbhcgfae"):
+        folder = tmp_path / names
+        table = write_images(folder / "raw", colour=(4,))
+        rows = table.read_text().splitlines()
+        for place, name in enumerate(names):
+            path, patient, _ = rows[place + 1].split(",")
+            shutil.move(folder / "raw" / path, folder / "raw" / f"{name}.{path.split('.')[1]}")
+            rows[place + 1] = f"{name}.{path.split('.')[1]},{patient},{'xy'[int(patient[1]) % 2]}"
+        table.write_text("\n".join(rows))
+        run(make_experiment(folder, PreprocessConfig(image_size=(16, 16), num_workers=1), label_table=table))
+        store = read_store(Workspace(folder / "work", "knees").prepared)
+        found.append((store.index["group_id"].tolist(), store.examples.tobytes()))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] == ["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3"]
 
 
 def test_one_image_in_colour_makes_all_of_three_channels_unless_they_are_turned_grey(tmp_path):
