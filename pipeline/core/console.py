@@ -1,6 +1,13 @@
-"""The console: printing, warnings and progress bars."""
+"""The console: printing, warnings and the progress of long work.
+
+On a terminal a bar or a spinner shows what is done. Elsewhere, as in a log, nothing can be drawn over: work that prints
+nothing for two seconds is named in a line, and again every half minute, with the time left where it is known.
+"""
 
 import contextlib
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -19,6 +26,9 @@ from rich.text import Text
 from pipeline.core.text import join_by_blanks, make_printable
 
 Item = TypeVar("Item")
+
+# The seconds of silence before the first line about work in a log, and between later ones.
+FIRST_LINE_S, LATER_LINES_S = 2.0, 30.0
 
 
 class StageConsole(Console):
@@ -62,8 +72,103 @@ def warn_all(console: Console, notes: Iterable[str]) -> None:
         warn(console, note)
 
 
+class Work:
+    """Long work: what is done now, how many parts of it are done, and of how many.
+
+    Args:
+        text: The work.
+        total: The number of its parts; None where it has none, or nobody knows it.
+        done: The number of parts that an earlier process did.
+    """
+
+    def __init__(self, text: str, total: float | None = None, done: float = 0.0) -> None:
+        self.text, self.total, self.done, self.detail = text, total, done, ""
+        self._done_before, self._started = done, time.monotonic()
+
+    def describe(self) -> str:
+        """Describe the work in a line, with the time left where a part of it is done."""
+        line = f"{self.text}: {self.detail}" if self.detail else self.text
+        if self.total is None:
+            return f"{line} ..."
+        counted = "" if self.detail else f": {self.done:,.0f} of {self.total:,.0f}"
+        num_done = self.done - self._done_before
+        if num_done <= 0:
+            return f"{line}{counted} ..."
+        left_s = (time.monotonic() - self._started) / num_done * (self.total - self.done)
+        return f"{line}{counted}, {f'{left_s:.0f} s' if left_s < 90 else f'{left_s / 60:.0f} min'} left"
+
+
+@contextlib.contextmanager
+def log_lines(describe: Callable[[], str], console: Console) -> Iterator[None]:
+    """Print a line about work now and then, where there is no terminal; of several processes the first does.
+
+    Args:
+        describe: Describes how far it is.
+        console: The console to print on.
+    """
+    is_first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+    if console.is_terminal or console.quiet or not is_first:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        wait_s = FIRST_LINE_S
+        while not ended.wait(wait_s):
+            console.print(describe(), highlight=False, markup=False)
+            wait_s = LATER_LINES_S
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@contextlib.contextmanager
+def working(text: str, console: Console) -> Iterator[None]:
+    """Say what is done by a call that says nothing itself.
+
+    Args:
+        text: The work.
+        console: The console that a spinner is drawn on.
+    """
+    with log_lines(Work(text).describe, console), console.status(text):
+        yield
+
+
+@contextlib.contextmanager
+def working_in_parts(text: str, total: float, console: Console) -> Iterator[Callable[[str, float], None]]:
+    """Say what is done by work of many parts, with the time left.
+
+    Args:
+        text: The work.
+        total: The number of its parts.
+        console: The console that a bar is drawn on.
+
+    Yields:
+        A function that takes the name of the next part, or nothing, and how many parts were completed since its last
+        call.
+    """
+    work = Work(text, total)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with (
+        log_lines(work.describe, console),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task(text, total=total)
+
+        def move(detail: str = "", completed: float = 1.0) -> None:
+            work.detail, work.done = detail, work.done + completed
+            bar.update(task, advance=completed, description=f"{text}: {detail}" if detail else text)
+
+        yield move
+
+
 def progress(items: Iterable[Item], description: str, total: int, console: Console) -> Iterator[Item]:
-    """Yield ``items`` under a bar with the count and the time left; nothing is drawn where there is no terminal.
+    """Yield ``items`` under a bar with the count and the time left.
 
     Args:
         items: The items to pass on.
@@ -71,14 +176,20 @@ def progress(items: Iterable[Item], description: str, total: int, console: Conso
         total: The number of items.
         console: The console that the bar is drawn on.
     """
+    work = Work(description, total)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield from bar.track(items, total=total, description=description)
+    with (
+        log_lines(work.describe, console),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        for item in bar.track(items, total=total, description=description):
+            yield item
+            work.done += 1
 
 
 @contextlib.contextmanager
 def byte_progress(name: str, start: int, total: int | None, console: Console) -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes with speed and time left; nothing is drawn where there is no terminal.
+    """Show a bar of bytes with speed and time left.
 
     Args:
         name: The name of the file.
@@ -96,6 +207,15 @@ def byte_progress(name: str, start: int, total: int | None, console: Console) ->
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    work = Work(f"{name}, megabytes", None if total is None else total / 1e6, start / 1e6)
+    with (
+        log_lines(work.describe, console),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
         task = bar.add_task(name, total=total, completed=start)
-        yield lambda number: bar.advance(task, number)
+
+        def move(number: int) -> None:
+            work.done += number / 1e6
+            bar.advance(task, number)
+
+        yield move

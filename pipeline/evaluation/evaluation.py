@@ -1,5 +1,6 @@
 """An evaluation: from the probabilities of a trained model to the predictions table and the content of metrics.json."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ from pipeline.evaluation.validity.limitations import Evaluated, list_not_evaluat
 from pipeline.evaluation.validity.shortcut_probes import check_mirrored, compute_probes
 from pipeline.evaluation.validity.subgroups import compute_subgroups, read_facts
 from pipeline.evaluation.validity.within_class_probe import probe_within_classes
+
+# The parts of an evaluation that are announced.
+NUM_PARTS = 7
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def compute_evaluation(
     scans: pandas.DataFrame,
     options: EvaluateConfig,
     synthetic_note: str,
+    announce: Callable[[str, float], None] | None = None,
 ) -> Evaluation:
     """Compute everything that metrics.json holds.
 
@@ -70,7 +75,9 @@ def compute_evaluation(
         scans: The rows of the manifest by their ``source_id``; read for data of patients alone.
         options: The options of the evaluation.
         synthetic_note: The note for readers on data that are not of people; else empty.
+        announce: Is called with the name of each part, and with how many were completed before it since the last call.
     """
+    announce = announce or _say_nothing
     store, bootstrap = data.store, Bootstrap(options.num_bootstrap_resamples, options.seed)
     parts = [
         build_predictions(store.index.iloc[data.rows[split]], scores.astype(np.float64), store.class_names, split)
@@ -81,16 +88,22 @@ def compute_evaluation(
         for name in ("side", *list_covariates(scans)):
             predictions[name] = predictions["source_id"].map(scans[name]).fillna("")
     test = select_test(predictions)
+    announce("scores and their intervals, by a bootstrap", 0)
     levels = compute_levels(test, store.class_names, bootstrap, store.kind)
+    announce("probes of shortcuts", 1)
     probes: Probes = compute_probes(
         store, data.rows, test, scans["visit"], options.logistic_regression_examples, bootstrap
     )
     if answers.mirrored is not None:
         probes["mirror"] = check_mirrored(answers.mirrored, test, store.class_names)
+    announce("the probe within the classes", 1)
     if store.kind.has_patients:
         probes["within_class"] = probe_within_classes(test, answers.features, scans, store.class_names, bootstrap)
+    announce("baselines", 1)
     baselines, test_index = predict_baselines(data, options), store.index.iloc[data.rows["test"]]
+    announce("decisions", 1)
     decision = compute_decision(predictions, levels, store.class_names, options)
+    announce("scores of the classes, by a bootstrap", 1)
     classes = {level: compute_class_table(aggregate(test, level), store.class_names, bootstrap) for level in levels}
     trained = frozenset(group for group, split in data.roles.items() if split == "train")
     metrics: Metrics = {
@@ -106,6 +119,7 @@ def compute_evaluation(
         "decision": decision,
         "not_evaluated": list_not_evaluated(Evaluated(store.kind, test, scans, trained, levels, classes, decision)),
     }
+    announce("grades and subgroups, by a bootstrap", 1)
     if store.is_ordinal:
         tables = {name: build_predictions(test_index, scores, store.class_names) for name, scores in baselines.items()}
         metrics["grades"] = compute_grades(predictions, list(levels), tables, store.class_names, bootstrap)
@@ -113,6 +127,10 @@ def compute_evaluation(
         facts = read_facts(scans, options.subgroups)
         metrics["subgroups"] = compute_subgroups(test, facts, store.class_names, store.is_ordinal, bootstrap)
     return Evaluation(predictions, metrics)
+
+
+def _say_nothing(_part: str, _completed: float) -> None:
+    pass
 
 
 def predict_baselines(data: CertifiedData, options: EvaluateConfig) -> dict[str, Floats]:

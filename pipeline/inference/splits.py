@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import nn
 
 from pipeline.core.array_types import Array
+from pipeline.core.console import working_in_parts
+from pipeline.core.text import plural
 from pipeline.data.certified_data import Answers
 from pipeline.data.store import Store
 from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
@@ -20,24 +23,28 @@ from pipeline.training.augmentation.images import shows_laterality
 from pipeline.training.run_state import TrainedRun
 
 
-def score_splits(run: TrainedRun, batch_size: int) -> Answers:
+def score_splits(run: TrainedRun, batch_size: int, console: Console) -> Answers:
     """Score the validation and the test rows.
 
     Args:
         run: The trained model and its data.
         batch_size: Examples scored at once.
+        console: The console that shows how far it is.
     """
     store, rows = run.data.store, run.data.rows
     classifier = run.classifier
     arguments = (classifier, store.examples, store.places, run.device, batch_size)
-    val = compute_probabilities(*arguments, rows["val"])
-    with record_features(classifier) as recorded:
-        if shows_laterality(store.kind, store.class_names, run.checkpoint.preprocess.plane):
-            test, mirrored = score_with_mirrored(*arguments, rows["test"])
-        else:
-            test, mirrored = compute_probabilities(*arguments, rows["test"]), None
+    shows_sides = shows_laterality(store.kind, store.class_names, run.checkpoint.preprocess.plane)
     # Of two passes a batch, the second one is over the mirror images.
-    passes = 1 if mirrored is None and not classifier.mirror_average else 2
+    passes = 2 if shows_sides or classifier.mirror_average else 1
+    num_scored = len(rows["val"]) * (2 if classifier.mirror_average else 1) + len(rows["test"]) * passes
+    with show_scored(classifier, f"scoring {plural(store.kind.example)}", num_scored, console):
+        val = compute_probabilities(*arguments, rows["val"])
+        with record_features(classifier) as recorded:
+            if shows_sides:
+                test, mirrored = score_with_mirrored(*arguments, rows["test"])
+            else:
+                test, mirrored = compute_probabilities(*arguments, rows["test"]), None
     return Answers({"val": val, "test": test}, np.concatenate(recorded[::passes]), mirrored)
 
 
@@ -50,6 +57,17 @@ def score_external(run: TrainedRun, store: Store, batch_size: int) -> Array:
         batch_size: Examples scored at once.
     """
     return compute_probabilities(run.classifier, store.examples, store.places, run.device, batch_size)
+
+
+@contextmanager
+def show_scored(classifier: Classifier, text: str, total: int, console: Console) -> Iterator[None]:
+    """Show how many examples a model has read, with the time left."""
+    with working_in_parts(text, total, console) as move:
+        hook = classifier.model.register_forward_pre_hook(lambda _, inputs: move("", len(inputs[0])))
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.config.sources import DataConfig
 from pipeline.core.array_types import Array
-from pipeline.core.console import warn
+from pipeline.core.console import warn, working
 from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
@@ -58,7 +58,7 @@ def _build(experiment: Experiment, dataset: Dataset, plan: str, console: Console
     """
     assert dataset.read is not None
     raw = find_raw_folder(experiment)
-    with console.status(f"reading {raw}"):
+    with working(f"reading {raw}", console):
         found = dataset.read(raw, experiment.data)
         if _fingerprint_plan(experiment) != plan:
             raise UserError(f"{raw}: files changed while they were read. Run the preprocess stage again.")

@@ -61,7 +61,11 @@ class Stage:
 
     def run(self, experiment: "Experiment", console: "Console") -> None:
         """Import the stage and run it."""
-        self.load()(experiment, console)
+        from pipeline.core.console import working  # rich is not needed for help
+
+        with working("loading the program", console):
+            function = self.load()
+        function(experiment, console)
 
 
 _STUDIES = "pipeline.stages.studies"

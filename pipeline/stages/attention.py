@@ -18,6 +18,7 @@ from pipeline.attention.storage import AttentionMaps, list_kept_epochs, read_map
 from pipeline.config.experiment import Experiment
 from pipeline.config.outputs import AttentionConfig
 from pipeline.config.validation import require
+from pipeline.core.console import working
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table, write_table
@@ -52,16 +53,18 @@ def attention(experiment: Experiment, console: Console) -> None:
     if store.kind.has_places:
         _show_slices(experiment, run, rows, console)
         return
-    maps = compute_maps(run.classifier, store, rows, options, checkpoint.epoch)
-
-    backgrounds = _read_backgrounds(experiment, store, rows, maps)
-    overlays = draw_overlays(maps, backgrounds, options.interpolation)
+    with working("computing attention maps", console):
+        maps = compute_maps(run.classifier, store, rows, options, checkpoint.epoch)
+    with working("drawing attention over the slices", console):
+        backgrounds = _read_backgrounds(experiment, store, rows, maps)
+        overlays = draw_overlays(maps, backgrounds, options.interpolation)
 
     folder = paths.report_folder / "attention"
     write_maps(folder / "maps.npz", maps)
     write_map_table(folder / "maps.csv", maps)
-    figures = {"attention": draw_maps(maps, f"epoch {checkpoint.epoch}, {maps.kind}-attention")}
-    figures |= _draw_kept(list_kept_epochs(paths.attention_maps), options.epochs, checkpoint.epoch)
+    with working("drawing attention maps", console):
+        figures = {"attention": draw_maps(maps, f"epoch {checkpoint.epoch}, {maps.kind}-attention")}
+        figures |= _draw_kept(list_kept_epochs(paths.attention_maps), options.epochs, checkpoint.epoch)
     for old in (*folder.glob("epoch*.png"), *folder.glob("overlays/*_layer*_head*.png")):
         old.unlink()
     for name, figure in figures.items():

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
+from pipeline.core.console import progress
 from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.text import count_words
@@ -48,7 +49,8 @@ def cases(experiment: Experiment, console: Console) -> None:
         sources = {source.source_id: source for source in listed if source.source_id in wanted and source.is_volume}
     shown: Mapping[str, SmallVolume] | Mapping[str, bytes]
     if sources:
-        shown = {case.source_id: _read(experiment, store, test, case, sources) for case in chosen}
+        drawn = progress(chosen, "reading scans", len(chosen), console)
+        shown = {case.source_id: _read(experiment, store, test, case, sources) for case in drawn}
     else:
         shown = {case.source_id: draw_plain(_find_middle(store, case)) for case in chosen}
     output = paths.report_folder / "cases.html"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.console import warn
+from pipeline.core.console import warn, working, working_in_parts
 from pipeline.core.workspace import join_names
 from pipeline.data.batches import read_free_memory
 from pipeline.data.certified_data import Answers, load_certified_data
 from pipeline.data.store import check_store
 from pipeline.datasets import DATASETS
-from pipeline.evaluation.evaluation import compute_evaluation
+from pipeline.evaluation.evaluation import NUM_PARTS, compute_evaluation
 from pipeline.evaluation.schema import EnsembleMember
 from pipeline.evaluation.validity.subgroups import read_facts
 from pipeline.inference.ensembles import NAME, Member, average_answers, check_members, read_members
@@ -56,7 +56,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     """
     experiment = name_ensemble(experiment)
     paths, options = experiment.paths, experiment.evaluate
-    opened = _open(experiment)
+    with working("reading the store and the model", console):
+        opened = _open(experiment)
     run = opened.run
     manifest = run.data.manifest
     scans = manifest[manifest["status"] == "accepted"].set_index("source_id")
@@ -66,11 +67,12 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         need = estimate_scoring(run.classifier.model, run.checkpoint.spec)
         words = check_memory(need, "evaluate.batch_size", options.batch_size, read_free_memory(run.device))
         console.print(f"memory of a batch: {words}", highlight=False)
-    answers = _answer(opened, experiment)
-    with console.status("scoring, and fitting the baselines"):
-        note = DATASETS[experiment.data.dataset].synthetic_note
-        evaluation = compute_evaluation(run.data, answers, scans, options, note)
-        if not opened.members:
+    answers = _answer(opened, experiment, console)
+    note = DATASETS[experiment.data.dataset].synthetic_note
+    with working_in_parts("evaluating", NUM_PARTS, console) as move:
+        evaluation = compute_evaluation(run.data, answers, scans, options, note, move)
+    if not opened.members:
+        with working("validating on the external table", console):
             evaluation = validate(experiment, run, external, evaluation, console)
     if opened.members:
         members = [_describe_member(member) for member in opened.members]
@@ -80,7 +82,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     if num_tried > 0:
         evaluation.metrics["recipes_tried"] = num_tried
     evaluation.metrics["scoring"] = {"precision": SCORING_PRECISION, "accelerator": name_accelerator(run.device)}
-    report = build_report(experiment, run, evaluation, manifest)
+    with working("drawing the figures of the report", console):
+        report = build_report(experiment, run, evaluation, manifest)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
     write_index(paths.root / "reports")
@@ -132,13 +135,13 @@ def _open(experiment: Experiment) -> Opened:
     return Opened(first, members, not_fitted)
 
 
-def _answer(opened: Opened, experiment: Experiment) -> Answers:
+def _answer(opened: Opened, experiment: Experiment, console: Console) -> Answers:
     """Score the validation and the test rows; members of an ensemble are scored one after the other."""
     batch_size, data = experiment.evaluate.batch_size, opened.run.data
     if not opened.members:
-        return score_splits(opened.run, batch_size)
+        return score_splits(opened.run, batch_size, console)
     runs = (open_checkpoint(member.path, member.checkpoint, data, experiment) for member in opened.members)
-    return average_answers([score_splits(run, batch_size) for run in runs], has_val=not opened.not_fitted)
+    return average_answers([score_splits(run, batch_size, console) for run in runs], has_val=not opened.not_fitted)
 
 
 def _describe_member(member: Member) -> EnsembleMember:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.console import working
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.locks import lock_output
@@ -53,10 +54,12 @@ def export(experiment: Experiment, console: Console) -> None:
     unfinished.mkdir(parents=True)
     try:
         differences = {}
-        traced = trace(checkpoint) if wanted else None
+        with working("tracing the model", console):
+            traced = trace(checkpoint) if wanted else None
         for file_name, write in wanted:
             assert traced is not None
-            difference = write(unfinished / file_name, checkpoint, traced)
+            with working(f"writing and checking {file_name}", console):
+                difference = write(unfinished / file_name, checkpoint, traced)
             differences[file_name] = difference
             console.print(f"  {file_name}: probabilities within {difference:.1e} of the checkpoint's", highlight=False)
         if "bundle" in options.formats and checkpoint.spec.kind in BUNDLED:

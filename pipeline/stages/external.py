@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.copies.external import refuse_shared_scans
-from pipeline.core.console import warn, warn_all
+from pipeline.core.console import warn, warn_all, working
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
@@ -65,7 +65,7 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
     manifest = read_table(preparation.folder / "manifest.csv", MANIFEST_COLUMNS)
     external = ExternalData(table, store, manifest)
     read_external_facts(external, experiment.evaluate)  # what is wrong with the option is said before rows are scored
-    with console.status("searching scans of the run among the external ones"):
+    with working("searching scans of the run among the external ones", console):
         return dataclasses.replace(external, search=refuse_shared_scans(run.data, external))
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.copies.certificate import certify, list_absent
-from pipeline.core.console import warn, warn_all
+from pipeline.core.console import warn, warn_all, working
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
 from pipeline.core.tables import MANIFEST_COLUMNS, OFFICIAL_SPLIT_COLUMNS, SPLIT_COLUMNS, read_table, write_table
@@ -60,7 +60,7 @@ def split(experiment: Experiment, console: Console) -> None:
         console.print(f"{paths.splits} and its certificate are up to date; nothing to do.")
         return
     _keep_trained_splits(experiment, store, splits)
-    with console.status("searching for copies"):
+    with working("searching for copies", console):
         certificate = certify(store, splits, experiment.split.accept_copies, has_published_test)
     paths.copies_page.unlink(missing_ok=True)
     if has_pairs(certificate):

@@ -12,7 +12,7 @@ from pipeline.attention.maps import KEPT, check_attention, compute_kept_maps
 from pipeline.attention.storage import name_kept_epoch, write_maps
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.validation import require
-from pipeline.core.console import warn
+from pipeline.core.console import warn, working
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.provenance import read_hardware
@@ -70,7 +70,8 @@ def train(experiment: Experiment, console: Console) -> None:
         UserError: The data, the splits or the options do not allow training, or the loss becomes NaN or infinite.
     """
     paths, config = experiment.paths, experiment.train
-    data = load_certified_data(experiment)
+    with working("reading the store", console):
+        data = load_certified_data(experiment)
     store = data.store
     if not store.kind.is_image:
         check_point_transforms(experiment.augment)
@@ -114,7 +115,8 @@ def train(experiment: Experiment, console: Console) -> None:
     fabric = build_fabric(config)
     fabric.launch()  # every process comes here before the first one changes a file
     with hold_together(fabric, paths.run_folder):
-        setup = prepare_training(experiment, fabric, data, lessons, start)
+        with working("reading the examples", console):
+            setup = prepare_training(experiment, fabric, data, lessons, start)
         _train_alone(Run(setup, origin, data, measure_intensities(data), teacher_seconds), console)
 
 

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.core.console import Work, log_lines
 from pipeline.training.history import EpochResult
 from pipeline.training.loop.monitor import StepResult
 
@@ -44,13 +45,18 @@ class TrainingDisplay:
         )
         self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task = self.bar.add_task("training", total=num_epochs, completed=epochs_done, facts="")
+        self.work = Work("training", num_epochs, epochs_done)
+        self.work.detail = f"epoch {min(epochs_done + 1, num_epochs)} of {num_epochs}"
+        self.lines = log_lines(self.work.describe, console)
 
     def __enter__(self) -> "TrainingDisplay":
+        self.lines.__enter__()
         self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+        self.lines.__exit__(None, None, None)
 
     def show_step(self, result: StepResult) -> None:
         """Move the bar inside an epoch."""
@@ -62,4 +68,5 @@ class TrainingDisplay:
     def show_epoch(self, result: EpochResult, is_best: bool) -> None:
         """Print an epoch's line above the bar."""
         self.bar.update(self.task, completed=result.epoch)
+        self.work.done, self.work.detail = result.epoch, f"epoch {result.epoch + 1} of {self.num_epochs}"
         self.console.print(describe_epoch(result, self.num_epochs, is_best), highlight=False, soft_wrap=True)

@@ -1,10 +1,26 @@
 import builtins
 import io
 import sys
+import threading
 
+import pytest
 from rich.console import Console
 
-from pipeline.core.console import StageConsole, warn
+from pipeline.core import console as console_module
+from pipeline.core.console import StageConsole, Work, progress, warn, working, working_in_parts
+
+
+class Log(io.StringIO):
+    """A log that says when a line comes."""
+
+    def __init__(self):
+        super().__init__()
+        self.came = threading.Event()
+
+    def write(self, text):
+        super().write(text)
+        self.came.set()
+        return len(text)
 
 
 def test_a_warning_has_plain_blanks_before_a_percent_sign_and_shows_those_of_names():
@@ -26,3 +42,57 @@ def test_a_notebook_gets_plain_text_and_no_bars(monkeypatch, capsys):
     console.print("done in [1] 3 steps")
     assert capsys.readouterr().out == "done in [1] 3 steps\n"
     assert not console.is_terminal, "bars are drawn on terminals alone"
+
+
+@pytest.fixture
+def log(monkeypatch):
+    monkeypatch.setattr(console_module, "FIRST_LINE_S", 0.0)
+    return Log()
+
+
+@pytest.mark.parametrize("begin", ["nothing", "part", "item"])
+def test_work_that_is_quiet_is_named_in_a_log_and_only_once_in_half_a_minute(begin, log):
+    console = Console(file=log, width=200)
+    if begin == "nothing":
+        with working("searching for copies", console):
+            assert log.came.wait(60)
+    elif begin == "part":
+        with working_in_parts("evaluating", 7, console) as move:
+            move("baselines", 0)
+            assert log.came.wait(60)
+    else:
+        for _ in progress([1], "slicing", 1, console):
+            assert log.came.wait(60)
+    assert log.getvalue() in (
+        "searching for copies ...\n",
+        "evaluating ...\n",
+        "evaluating: 0 of 7 ...\n",
+        "evaluating: baselines ...\n",
+        "slicing: 0 of 1 ...\n",
+    )
+
+
+@pytest.mark.parametrize("console", [StageConsole(is_silent=True), Console(force_terminal=True, file=io.StringIO())])
+def test_a_quiet_console_and_a_terminal_get_no_lines_for_a_log(console, monkeypatch):
+    monkeypatch.setattr(console_module, "FIRST_LINE_S", 0.0)
+    before = threading.active_count()
+    with console_module.log_lines(lambda: "no line is due", console):
+        assert threading.active_count() == before
+
+
+def test_fast_work_leaves_nothing_in_a_log():
+    log = Log()
+    with working("reading the store", Console(file=log)):
+        pass
+    assert log.getvalue() == ""
+
+
+def test_the_time_that_is_left_is_that_of_the_parts_of_this_process(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
+    work = Work("training", 8, 2)
+    assert work.describe() == "training: 2 of 8 ..."
+    work.done, now[0] = 4, 120.0
+    assert work.describe() == "training: 4 of 8, 40 s left", "2 in 20 s, and 4 are left"
+    work.detail, now[0] = "epoch 5 of 8", 220.0
+    assert work.describe() == "training: epoch 5 of 8, 4 min left"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from perceiver import PerceiverConfig
 from pipeline.cli import parse_experiment
@@ -41,7 +42,7 @@ def test_features_are_what_the_last_layer_turns_into_logits(name):
 def test_features_are_those_of_the_rows_and_not_of_their_mirror_images(tiny_workspace):
     words = ["--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]
     run = load_trained_run(parse_experiment("evaluate", words), None)
-    answers = score_splits(run, batch_size=5)
+    answers = score_splits(run, batch_size=5, console=Console(quiet=True))
     head = [layer for layer in run.classifier.modules() if isinstance(layer, torch.nn.Linear)][-1]
     with torch.inference_mode():
         found = head(torch.from_numpy(answers.features)).softmax(dim=-1).numpy()

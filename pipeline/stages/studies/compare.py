@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.console import working
 from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_output
 from pipeline.evaluation.schema import first_level, read_value
@@ -34,7 +35,8 @@ def compare(experiment: Experiment, console: Console) -> None:
     if not options.runs:
         runs = sort_by_validation(runs)
     output = choose_output(experiment)
-    write_comparison(output, runs, options)
+    with working("comparing, by a bootstrap over patients", console):
+        write_comparison(output, runs, options)
     write_index(paths.root / "reports")
     for run in runs:
         level, content = first_level(run.metrics["levels"])

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.console import working_in_parts
 from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
@@ -81,11 +82,9 @@ class OpenStudy:
         with self._track(model) as tracked:
             tracked.keep(RunFacts(settings=settings | {"train.seed": model.seed}, datasets=(model.use,)))
             tracked.sync()
-            with self.console.status(name) as status:
+            with working_in_parts(name, model.epochs, self.console) as move:
                 outcome, facts = measure(
-                    lambda: train(
-                        lambda result: status.update(f"{name}: {result.epoch} of {model.epochs} epochs"),
-                    )
+                    lambda: train(lambda result: move(f"{result.epoch} of {model.epochs} epochs", 1.0))
                 )
             record = {"settings": settings, "facts": facts | {"tracking_run": tracked.run_id}}
             history = model.path.with_name(f"{name}-history.csv")
