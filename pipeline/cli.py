@@ -3,6 +3,7 @@
 Nothing heavy is imported here: help takes a moment, and a stage loads what it needs when it runs.
 """
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -11,7 +12,9 @@ import io
 import json
 import os
 import shutil
+import stat
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
@@ -64,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A letter that the stream's encoding lacks, as on a terminal that is not UTF-8, is shown as its code.
             stream.reconfigure(errors="backslashreplace")
+    choose_matplotlib_folder()
     output = Output(QUIET in words, JSON in words)
     words = [word for word in words if word not in (QUIET, JSON)]
     name, started = (words or [""])[0], time.perf_counter()
@@ -75,6 +79,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
         return 1
     return code
+
+
+def choose_matplotlib_folder() -> None:
+    """Name a folder of this user for matplotlib's list of fonts, where the home folder takes none.
+
+    Without one matplotlib prints two lines in every process and lists the fonts again each time.
+
+    Source:
+        https://matplotlib.org/stable/install/environment_variables_faq.html
+    """
+    if "MPLCONFIGDIR" in os.environ or not sys.platform.startswith("linux"):
+        return
+    usual = (os.environ.get(f"XDG_{name.upper()}_HOME") or f"~/.{name}" for name in ("config", "cache"))
+    if all(_can_be_made(Path(os.path.expanduser(folder), "matplotlib")) for folder in usual):  # noqa: PTH111 (may fail)
+        return
+    folder = Path(tempfile.gettempdir(), f"perceiver-matplotlib-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        # Of another user, who may have made it first, nothing is read.
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            os.environ["MPLCONFIGDIR"] = str(folder)
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Return whether a folder is there and can be written to, or can be made."""
+    nearest = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path())
+    return folder.is_absolute() and nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 class Output:

@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.cli import Output, main, parse_experiment
+from pipeline.cli import Output, choose_matplotlib_folder, main, parse_experiment
 from pipeline.config.experiment import Experiment, dump_experiment
 from pipeline.config.parsing import OPTIONS
 from pipeline.core.console import warn
@@ -288,6 +289,32 @@ def test_bugs_keep_their_traceback(config, monkeypatch):
     monkeypatch.setattr("pipeline.stages.train.train", broken)
     with pytest.raises(KeyError):
         main(["train", "--config", str(config)])
+
+
+@pytest.mark.parametrize("home", ["/dev/null/home", None])
+def test_matplotlib_gets_a_folder_of_this_user_where_the_home_folder_takes_none(home, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MPLCONFIGDIR", "kept")
+    choose_matplotlib_folder()
+    assert os.environ["MPLCONFIGDIR"] == "kept"
+    monkeypatch.delenv("MPLCONFIGDIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    choose_matplotlib_folder()
+    assert "MPLCONFIGDIR" not in os.environ, "this home folder takes one"
+    if home is None:  # a user without an entry in the list of users
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os.path, "expanduser", lambda text: text)
+    else:
+        monkeypatch.setenv("HOME", home)
+    choose_matplotlib_folder()
+    folder = Path(os.environ.pop("MPLCONFIGDIR"))
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    choose_matplotlib_folder()
+    assert "MPLCONFIGDIR" not in os.environ, "anybody could write here"
 
 
 def test_user_errors_are_value_errors():
