@@ -59,10 +59,11 @@ def choose_examples(store: Store, roles: dict[str, str], options: AttentionConfi
         return np.array([place_of[name] for name in options.examples])
     labels = store.index["label"].to_numpy(dtype=str)
     chosen: list[int] = []
-    num_classes = len(store.class_names)
-    for class_index, name in enumerate(store.class_names):
+    present = set(labels[split_of == options.split])
+    names = [name for name in store.class_names if name in present]
+    for class_index, name in enumerate(names):
         rows = np.flatnonzero((split_of == options.split) & (labels == name))
-        count = len(range(class_index, options.num_examples, num_classes))
+        count = len(range(class_index, options.num_examples, len(names)))
         # The middle of each of ``count`` equal parts: rows follow each other by patient and by slice.
         places = (np.arange(count) + 0.5) * len(rows) / max(1, count)
         chosen += rows[np.unique(places.astype(np.int64))].tolist() if len(rows) else []

@@ -116,7 +116,7 @@ def _check_accepted(store: Store, accept_copies: Sequence[tuple[str, str]]) -> N
     known = sorted(set(store.index["source_id"]))
     nearest = difflib.get_close_matches(absent[0], known, 3) or known[:3]
     raise UserError(
-        f"split.accept_copies: found {absent[0]!r}, and neither it nor another scan of these pairs is in the manifest, "
+        f"split.accept_copies: found {absent[0]!r}, and neither it nor another scan of these pairs is in the store, "
         f"which has {', '.join(nearest)}. Write names as the certificate has them, or remove the pairs."
     )
 

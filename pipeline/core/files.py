@@ -11,6 +11,20 @@ from typing import Any, BinaryIO
 from pipeline.core.errors import UserError
 
 
+def describe_absence(path: Path, wanted: str = "file") -> str:
+    """Say in two or three words why a file, or a folder, is not there.
+
+    Args:
+        path: The path, where a look found no such thing.
+        wanted: What should be there, ``file`` or ``folder``.
+    """
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere"
+    if wanted == "file" and path.is_dir():
+        return "a folder and no file"
+    return "a file and no folder" if wanted == "folder" and path.exists() else f"no such {wanted}"
+
+
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when the block ends without an error.

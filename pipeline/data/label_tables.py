@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.config.sources import PARTS, DataConfig, Word, to_texts
 from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import UserError
+from pipeline.core.files import describe_absence
 from pipeline.core.tables import (
     INDEX_COLUMNS,
     MANIFEST_COLUMNS,
@@ -458,9 +459,13 @@ class _Finder:
         return resolved.relative_to(self.roots[1]) if resolved.is_relative_to(self.roots[1]) else None
 
     def _describe_fault(self, path: Path) -> str:
+        if path == Path():
+            return "the raw folder itself, and no file or series in it"
         try:
-            if path == Path() or not (self.roots[0] / path).exists():
-                return "no such file"
+            if not (self.roots[0] / path).exists():
+                return describe_absence(self.roots[0] / path)
+        except PermissionError as error:
+            return f"not readable ({error.strerror})"
         except OSError:  # such as a name that is too long for any file
             return "no such file"
         return describe_link(self.raw, path).removesuffix(".")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.core.data_kinds import IMAGE_SUFFIXES, VOLUMES
 from pipeline.core.errors import UserError
+from pipeline.core.files import describe_absence
 from pipeline.formats.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from pipeline.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from pipeline.formats.dicom import is_dicom
@@ -86,16 +87,43 @@ class Listing:
 NameParser = Callable[[Path], tuple[Source, int]]
 
 
+def check_folder(folder: Path, advice: str) -> None:
+    """Refuse a folder that is not there, or is a file.
+
+    Args:
+        folder: The folder.
+        advice: The sentence that says what to do.
+
+    Raises:
+        UserError: it is so.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {describe_absence(folder, 'folder')}. {advice}")
+
+
+def refuse_closed(error: OSError) -> None:
+    """Refuse a folder that a walk cannot list: its files would be left out without a word.
+
+    Args:
+        error: The error of the walk. A folder that file systems make for themselves is passed over.
+
+    Raises:
+        UserError: it is another folder.
+    """
+    folder = Path(str(error.filename))
+    if folder.name != "lost+found":
+        raise UserError(f"{folder}: not readable ({error.strerror}). Fix its permissions, or move it away.") from error
+
+
 def find_files(raw: Path, pattern: str) -> list[Path]:
     """Return the files below a folder whose names match, relative to it and sorted; hidden ones are passed over.
 
     Raises:
-        UserError: no such folder, or no file in it matches.
+        UserError: no such folder, one below it that is not readable, or no file in it matches.
     """
-    if not raw.is_dir():
-        raise UserError(f"{raw}: no such folder. Put the scans there, or name their folder with --data.raw_folder.")
+    check_folder(raw, "Put the scans there, or name their folder with --data.raw_folder.")
     found = []
-    for folder, subfolders, names in os.walk(raw):
+    for folder, subfolders, names in os.walk(raw, onerror=refuse_closed):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         relative = Path(folder).relative_to(raw)
         found += [relative / name for name in names if not name.startswith(".") and fnmatchcase(name, pattern)]

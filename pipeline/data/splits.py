@@ -252,9 +252,10 @@ def check_splits(table: pd.DataFrame, path: Path, options: SplitConfig) -> pd.Da
     allowed = {str(fold) for fold in range(options.num_folds)} or set(SPLITS)
     strange = sorted(set(table["split"]) - allowed)
     if strange:
+        advice = "Correct the table" if path == options.split_table else "Run the split stage again"
         raise UserError(
             f"{path}: found split {strange[0]!r}, allowed are {', '.join(sorted(allowed))} "
-            f"(split.num_folds is {options.num_folds}). Run the split stage again, or change the option."
+            f"(split.num_folds is {options.num_folds}). {advice}, or change the option."
         )
     return table
 
@@ -297,7 +298,8 @@ def _read_given_splits(index: pd.DataFrame, options: SplitConfig) -> pd.DataFram
     refuse_alike(str(options.split_table), "patients", places)
     missing = sorted(set(patients) - set(table["group_id"]))
     if missing:
-        raise UserError(f"{options.split_table}: {len(missing)} patients have no row, such as {missing[0]}. Add them.")
+        lack = "1 patient has" if len(missing) == 1 else f"{len(missing):,} patients have"
+        raise UserError(f"{options.split_table}: {lack} no row, such as {missing[0]}. Add one for each.")
     chosen = table[table["group_id"].isin(patients)].sort_values("group_id", ignore_index=True)
     empty = [role for role in SPLITS if role not in resolve_roles(chosen, options).values()]
     if empty:

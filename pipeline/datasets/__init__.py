@@ -10,7 +10,6 @@ from rich.console import Console
 from pipeline.config.sources import DataConfig
 from pipeline.config.validation import require
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES, DataKind
-from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.workspace import Workspace
 from pipeline.data.label_tables import (
@@ -20,7 +19,7 @@ from pipeline.data.label_tables import (
     read_class_folder,
     read_label_table,
 )
-from pipeline.data.sources import Listing, list_named_sources
+from pipeline.data.sources import Listing, check_folder, list_named_sources
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.base import MARK_NAME, PublishedSet, RemoteFile
 from pipeline.datasets.cifar import REMOTE_CIFAR10, REMOTE_CIFAR100, read_cifar10, read_cifar100
@@ -71,19 +70,18 @@ class Dataset:
 
 def _require_akoa(experiment: "Experiment", console: Console) -> None:
     raw = find_raw_folder(experiment)
-    if not raw.is_dir():
-        raise UserError(
-            f"{raw}: no such folder. OAI images may not be passed on: ask for access at "
-            "https://nda.nih.gov/oai, then put the NIfTI or PNG files there or name their folder with "
-            "--data.raw_folder (make: DATA=folder). To try the pipeline without data use configs/phantom.yaml."
-        )
+    check_folder(
+        raw,
+        "OAI images may not be passed on: ask for access at "
+        "https://nda.nih.gov/oai, then put the NIfTI or PNG files there or name their folder with "
+        "--data.raw_folder (make: DATA=folder). To try the pipeline without data use configs/phantom.yaml.",
+    )
     console.print(f"{raw}: raw data are there.")
 
 
 def _require_folder(experiment: "Experiment", console: Console) -> None:
     raw = find_raw_folder(experiment)
-    if not raw.is_dir():
-        raise UserError(f"{raw}: no such folder. Put the files there, or name their folder with --data.raw_folder.")
+    check_folder(raw, "Put the files there, or name their folder with --data.raw_folder.")
     console.print(f"{raw}: raw data are there.")
 
 
@@ -216,6 +214,8 @@ def list_sources(experiment: "Experiment") -> Listing:
     if options.label_table is not None:
         given = read_label_table(replace(options, label_table=_find_table(raw, options.label_table)))
         return Listing(tuple(list_table_sources(raw, given)), given.notes)
+    if DATASETS[options.dataset].marks and options.raw_folder is None:
+        check_folder(raw, "Run the fetch stage, which makes it.")
     reader = DATASETS[options.dataset].list_sources
     assert reader is not None, "a store of volumes comes from a reader of volumes"
     return reader(raw, options)

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.text import count_words, plural
+from pipeline.data.sources import check_folder
 
 # In their order; few publishers give validation rows.
 OFFICIAL_SPLITS = ("train", "val", "test")
@@ -46,11 +47,10 @@ class PublishedSet:
 
 def require_folder(raw: Path) -> None:
     """Refuse a raw folder that is not there."""
-    if not raw.is_dir():
-        raise UserError(
-            f"{raw}: no such folder. Run the fetch stage, or name the folder that holds the files with "
-            "--data.raw_folder (make: DATA=folder)."
-        )
+    check_folder(
+        raw,
+        "Run the fetch stage, or name the folder that holds the files with --data.raw_folder (make: DATA=folder).",
+    )
 
 
 def find_raw_file(raw: Path, names: Sequence[str]) -> Path | None:

@@ -17,6 +17,7 @@ from typing import IO
 from isal import igzip, isal_zlib
 
 from pipeline.core.errors import UserError, VolumeError
+from pipeline.core.files import describe_absence
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 MAX_MEMBERS = 20_000  # of a series a few hundred
@@ -52,7 +53,7 @@ def read_files(path: Path, max_bytes: int) -> Iterator[bytes]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise VolumeError(f"{path}: no such file.") from error
+        raise VolumeError(f"{path}: {describe_absence(path)}.") from error
     except READ_ERRORS as error:  # type: ignore[misc]  # isal's stub lacks the base class
         raise VolumeError(f"{path}: a damaged archive ({type(error).__name__}). Copy it again.") from error
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
+from pipeline.core.files import describe_absence
 
 if TYPE_CHECKING:
     import h5py
@@ -34,7 +35,7 @@ def read_hdf5_points(path: Path, num_points: int) -> tuple[Array, Array]:
     import h5py  # slow to import, and only these files need it
 
     if not path.is_file():
-        raise UserError(f"{path}: no such file. {ADVICE}")
+        raise UserError(f"{path}: {describe_absence(path)}. {ADVICE}")
     try:
         with h5py.File(path, "r") as file:
             data = _open_dataset(file, "data", path)

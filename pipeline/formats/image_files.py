@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError, VolumeError
+from pipeline.core.files import describe_absence
 from pipeline.formats.dicom import has_magic, read_radiograph
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF")
@@ -70,7 +71,7 @@ def read_pixels(path: Path) -> ImagePixels:
     try:
         num_bytes = path.stat().st_size
     except FileNotFoundError as error:
-        raise VolumeError(f"{path}: no such file.") from error
+        raise VolumeError(f"{path}: {describe_absence(path)}.") from error
     if num_bytes > MAX_FILE_BYTES:
         raise VolumeError(f"{path}: {num_bytes:,} bytes, at most {MAX_FILE_BYTES:,} are read. Make it smaller.")
     return decode_pixels(str(path), path.read_bytes())

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from pipeline.core.array_types import Array
 from pipeline.core.errors import VolumeError
-from pipeline.core.files import open_atomically
+from pipeline.core.files import describe_absence, open_atomically
 from pipeline.formats.volume import Volume, build_volume, check_matrix
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -127,7 +127,8 @@ def _read_file(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise VolumeError(f"{path}: no such file. A .hdr needs its .img next to it.") from error
+        pair = " A .hdr needs its .img next to it." if path.name.lower().endswith((".img", ".img.gz")) else ""
+        raise VolumeError(f"{path}: {describe_absence(path)}.{pair}") from error
     if not content:
         raise VolumeError(f"{path}: the file is empty. Copy or export it again.")
     return content

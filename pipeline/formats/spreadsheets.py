@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree.ElementTree import ParseError  # the class alone; XML is parsed by openpyxl
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import describe_absence
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 MAX_FILE_BYTES = 256 << 20
@@ -68,7 +69,7 @@ def read_cells(path: Path, wanted: Collection[str]) -> Cells:
             raise UserError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB. Split the table, or drop columns.")
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such table. Check the path.") from error
+        raise UserError(f"{path}: {describe_absence(path, 'table')}. Check the path.") from error
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror}). A table is a CSV or XLSX file.") from error
     if content.startswith(b"PK\x03\x04"):

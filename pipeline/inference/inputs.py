@@ -10,7 +10,7 @@ from pipeline.core.data_kinds import DATA_KINDS, IMAGE_SUFFIXES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.text import plural
 from pipeline.data.given_tables import read_given_table
-from pipeline.data.sources import Source, find_written_file, join_files
+from pipeline.data.sources import Source, find_written_file, join_files, refuse_closed
 from pipeline.datasets.akoa import parse_name
 from pipeline.formats.dicom import is_dicom
 from pipeline.formats.nifti import SUFFIXES as NIFTI_SUFFIXES
@@ -90,7 +90,7 @@ def list_passed_over(inputs: Iterable[Path], scans: Iterable[Scan]) -> list[Path
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for place, subfolders, names in os.walk(folder):
+    for place, subfolders, names in os.walk(folder, onerror=refuse_closed):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))
 
@@ -122,7 +122,7 @@ def _search(folder: Path, kind: DataKind) -> tuple[list[Scan], list[Path]]:
     """Return the scans below a folder, and of volumes the images that are named as slices."""
     scans: list[Scan] = []
     slices: list[Path] = []
-    for place, subfolders, names in os.walk(folder):
+    for place, subfolders, names in os.walk(folder, onerror=refuse_closed):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         series = []
         for name in sorted(name for name in names if not name.startswith(".")):

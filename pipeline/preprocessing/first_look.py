@@ -23,7 +23,7 @@ from pipeline.datasets import DATASETS, list_sources
 from pipeline.formats.image_files import read_pixels
 from pipeline.formats.spreadsheets import read_cells
 from pipeline.preprocessing.slicing import PLANE_AXIS, read_scan
-from pipeline.preprocessing.volumes import find_kind
+from pipeline.preprocessing.volumes import describe_shrinking, find_kind
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 # Names of columns that are taken for what is needed, in their order, without blanks, hyphens and underscores.
@@ -285,16 +285,7 @@ def _suggest_size(found: FirstLook) -> list[Suggestion]:
     longest = float(np.median([max(size) for size in found.sizes]))
     side = min(LARGEST_IMAGE, 16 * math.ceil(longest / 16))
     reason = f"the longer side is {longest:.0f} pixels in the median"
-    return [Suggestion("preprocess.image_size", [side, side], reason, _describe_shrinking(longest / side))]
-
-
-def _describe_shrinking(factor: float) -> str:
-    if factor <= 1.25:
-        return ""
-    return (
-        f"images shrink {factor:.1f} times, and details of fewer than {math.ceil(factor)} pixels are lost. A larger "
-        "preprocess.image_size keeps them; time grows with its square."
-    )
+    return [Suggestion("preprocess.image_size", [side, side], reason, describe_shrinking(longest / side))]
 
 
 def _suggest_slices(found: FirstLook, sides: bool) -> list[Suggestion]:
@@ -319,7 +310,7 @@ def _suggest_slices(found: FirstLook, sides: bool) -> list[Suggestion]:
             "preprocess.image_size",
             [side, side],
             f"{extent_mm:.0f} mm at the smallest voxel of {finest_mm:.2g} mm, at most {LARGEST_SLICE}",
-            _describe_shrinking(pixel_mm / finest_mm),
+            describe_shrinking(pixel_mm / finest_mm),
         ),
         Suggestion("preprocess.spacing_mm", pixel_mm, "so that a millimetre is as long in every scan"),
     ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -380,6 +381,9 @@ def _report(plan: Plan, console: Console) -> None:
     doubts = [(path, doubt) for path, sizes in spacings if (doubt := _doubt_spacing(sizes))]
     for path, doubt in doubts[:MAX_LISTED]:
         warn(console, f"{path}: {doubt}")
+    shrinking = _describe_shrunk(accepted, plan.options) if kind is PATIENT_IMAGES else ""
+    if shrinking:
+        warn(console, shrinking)
     formula = find_formula(accepted)
     if formula:
         warn(console, f"{formula!r}: a spreadsheet takes this for a formula. Import the tables' columns as text.")
@@ -389,6 +393,27 @@ def _report(plan: Plan, console: Console) -> None:
         such = make_printable(f"such as {first['path']}: {first['reason']}")
         console.print(f"{count_words(len(ignored), 'file')} ignored, {such}", highlight=False, markup=False)
     _refuse(plan, manifest)
+
+
+def _describe_shrunk(accepted: pd.DataFrame, options: PreprocessConfig) -> str:
+    if accepted.empty or options.spacing_mm is not None:
+        return ""
+    longest = np.median([max(map(int, shape.split("x"))) for shape in accepted["shape"]])
+    return describe_shrinking(float(longest) / max(options.image_size))
+
+
+def describe_shrinking(factor: float) -> str:
+    """Say what is lost where images shrink by more than a quarter of their new size; return nothing for others.
+
+    Args:
+        factor: How many times longer the longer side was.
+    """
+    if factor <= 1.25:
+        return ""
+    return (
+        f"images shrink {factor:.1f} times, and details of fewer than {math.ceil(factor)} pixels are lost. A larger "
+        "preprocess.image_size keeps them; time grows with its square."
+    )
 
 
 def _doubt_spacing(sizes: str) -> str:

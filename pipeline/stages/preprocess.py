@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.console import warn_all
+from pipeline.core.console import warn, warn_all
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.serialization import flatten
@@ -39,6 +39,7 @@ def preprocess(experiment: Experiment, console: Console) -> None:
         console.print(f"{preparation.folder}: up to date; nothing to do.")
     else:
         _keep_trained_store(experiment)
+        before = _read_fingerprint(experiment.paths)
         # No stage shall find a store that the options no longer describe.
         record.unlink(missing_ok=True)
         (preparation.folder / "store.json").unlink(missing_ok=True)
@@ -48,6 +49,7 @@ def preprocess(experiment: Experiment, console: Console) -> None:
             write_coverage(experiment.paths.prepared, preparation.coverage, manifest, dataset.synthetic_note)
         if has_store(preparation.folder):
             _draw_contact_sheet(experiment.paths)
+            _name_runs_of_the_earlier_store(experiment.paths, before, console)
         if is_final:
             write_json(record, {"plan": preparation.plan})
     preparation.report(console)
@@ -75,6 +77,30 @@ def _keep_trained_store(experiment: Experiment) -> None:
             f"preprocess.{name}: was {store.settings[name]}, is {wanted[name]}; the store of {some} would be replaced, "
             f"and {'it' if len(runs) == 1 else 'they'} could not be evaluated again. Give the experiment another name "
             f"(--name), set the option back, or delete {experiment.paths.run_folder}."
+        )
+
+
+def _read_fingerprint(paths: Workspace) -> str:
+    """Return the fingerprint of the store that is there; nothing where none can be used."""
+    try:
+        return read_store(paths.prepared).fingerprint
+    except UserError:
+        return ""
+
+
+def _name_runs_of_the_earlier_store(paths: Workspace, before: str, console: Console) -> None:
+    """Name the finished runs whose store was replaced because the data changed, with the options as before."""
+    if before in ("", _read_fingerprint(paths)):
+        return
+    from pipeline.training.run_state import list_finished_runs
+
+    runs = list_finished_runs(paths, before)
+    if runs:
+        some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
+        warn(
+            console,
+            f"the data are not those that {some} {'was' if len(runs) == 1 else 'were'} trained on, and the store was "
+            "replaced. Bring the earlier data back and preprocess again to evaluate them, or train again.",
         )
 
 

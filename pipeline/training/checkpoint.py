@@ -150,6 +150,8 @@ def read_checkpoint(path: Path, is_start: bool = False) -> Checkpoint:
     Raises:
         UserError: there is no such file, it is damaged, of another kind or of another version.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder and no checkpoint. Name the file in it, such as best.safetensors.")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint. Run the train stage first, or give the path of another one.")
     try:

@@ -67,10 +67,9 @@ def prepare_start(path: Path, checkpoint: Checkpoint, data: CertifiedData, exper
     except ValueError as error:
         before, now = flatten(checkpoint.model, "model"), flatten(experiment.model, "model")
         changes = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
-        raise UserError(
-            f"train.start_from: {path}: {error}. Other options of the network: {'; '.join(changes) or 'none'}. Set "
-            "them back, or set train.start_from: null."
-        ) from error
+        found_others = f"Other options of the network: {'; '.join(changes)}. Set them back"
+        advice = found_others if changes else "Its options are the same and its data others. Give another checkpoint"
+        raise UserError(f"train.start_from: {path}: {error}. {advice}, or set train.start_from: null.") from error
     seen = check_seen_patients("train.start_from", path, checkpoint, data, experiment)
     words = "; ".join([f"{len(weights)} of {len(model.state_dict())} tensors taken", *notes])
     origin = f"checkpoint {compute_weights_digest(checkpoint.weights)}"

@@ -42,6 +42,8 @@ EXECUTION = (
 
 # The name in a run's settings for each time that its number of epochs was raised.
 EXTENDED = "extended"
+# What a run was trained on, as messages call another one; no option holds these.
+DATA_SETTINGS = {"store fingerprint": "other examples", "split fingerprint": "another split"}
 # The options of model, changes and training that were added to a version whose runs can be resumed.
 DEFAULTS = {
     "model.perceiver.stochastic_depth": 0.0,
@@ -201,13 +203,24 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     before = {name: value for name, value in DEFAULTS.items() if name in settings} | before
     changes = [
         f"{name} was {before.get(name)}, is {settings.get(name)}"
-        for name in sorted(before.keys() | settings.keys())
+        for name in sorted((before.keys() | settings.keys()) - DATA_SETTINGS.keys())
         if before.get(name) != settings.get(name)
     ]
+    others = (
+        "Give the new run a name of its own (run: NAME), or train from scratch and lose the old one (train.resume: "
+        "false)."
+    )
+    moved = [words for name, words in DATA_SETTINGS.items() if before.get(name) != settings.get(name)]
+    if moved:  # an option may have led to it, such as the seed of the split, and nobody sets a fingerprint
+        also = f"; {'; '.join(changes)}" if changes else ""
+        raise UserError(
+            f"{paths.run_folder}: trained on {' and '.join(moved)} than are there now{also}. Bring the data and the "
+            f"options of preprocess and split back and run these stages to resume it. {others}"
+        )
     if changes:
         raise UserError(
-            f"{paths.run_folder}: trained with other options: {'; '.join(changes)}. Set them back to resume, give the "
-            "new run a name of its own (run: NAME), or train from scratch and lose the old one (train.resume: false)."
+            f"{paths.run_folder}: trained with other options: {'; '.join(changes)}. Set them back to resume "
+            f"it. {others}"
         )
 
 
@@ -266,6 +279,11 @@ def open_checkpoint(path: Path, checkpoint: Checkpoint, data: CertifiedData, exp
         UserError: The classes have another order.
     """
     trained_names, names = checkpoint.spec.class_names, data.store.class_names
+    if set(trained_names) != set(names):
+        raise UserError(
+            f"{path}: trained with the classes {', '.join(trained_names)}; the data have {', '.join(names)}. Give a "
+            "checkpoint that was trained on them."
+        )
     if trained_names != names:
         raise UserError(
             f"{path}: trained with the classes in the order {', '.join(trained_names)}; data.label_type and "

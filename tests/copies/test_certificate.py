@@ -165,7 +165,7 @@ def test_accepted_scans_that_a_part_of_a_set_lacks_are_passed_over_and_only_all_
     assert certificate["copies"]["accept"] == [list(pair) for pair in pairs]
     assert list_absent(store, [("s11", "s0")]) == []
     assert not certify(store, SPLITS, accept_copies=[("s0", "s99")])["passed"], "half a pair accepts nothing"
-    with pytest.raises(UserError, match=r"found 's1O', and neither .* in the manifest, which has s1"):
+    with pytest.raises(UserError, match=r"found 's1O', and neither .* in the store, which has s1"):
         certify(store, SPLITS, accept_copies=[("s1O", "s99")])
 
 

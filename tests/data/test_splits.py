@@ -101,7 +101,7 @@ def test_a_given_table_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        ("both000,test\nboth001,train\n", "1 patients have no row, such as both002"),
+        ("both000,test\nboth001,train\n", "1 patient has no row, such as both002"),
         ("both000,test\nboth001,train\nboth002,dev\n", "found split 'dev', allowed are test, train, val"),
         ("both000,test\nboth001,train\nboth002,train\n", "no patient of the data is in val"),
         ("both000,test\nboth001,train\nboth002,val\nboth000,train\n", "patient both000 has more than one row"),

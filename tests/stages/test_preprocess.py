@@ -15,7 +15,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.sources import ColumnsConfig, DataConfig
 from pipeline.core.data_kinds import PATIENT_IMAGES
 from pipeline.core.errors import UserError
-from pipeline.core.files import read_json
+from pipeline.core.files import read_json, write_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import read_store
@@ -422,6 +422,29 @@ def test_other_options_do_not_replace_the_store_that_a_finished_run_was_trained_
     assert main(["preprocess", *words]) == 0, "the same options as before"
     assert list_finished_runs(paths, read_store(paths.prepared).fingerprint) == ["tiny"]
     assert list_finished_runs(paths, "another store") == []
+
+
+def test_other_data_replace_the_store_of_a_finished_run_and_name_the_run(write_patients, tmp_path):
+    write_patients(tmp_path / "raw", 3)
+    experiment = make_experiment(tmp_path)
+    assert "trained on" not in run(experiment)
+    fingerprint = read_store(experiment.paths.prepared).fingerprint
+    experiment.paths.best_checkpoint.parent.mkdir(parents=True)
+    for path in (experiment.paths.best_checkpoint, experiment.paths.training_record):
+        path.write_bytes(b"{}")
+    settings = {"store fingerprint": fingerprint}
+    write_json(experiment.paths.run_folder / "started.json", {"settings": settings})
+    assert "trained on" not in run(experiment)
+    next((tmp_path / "raw").iterdir()).unlink()
+    assert "the data are not those that knees was trained on, and the store was replaced" in run(experiment)
+
+
+@pytest.mark.parametrize(("size", "is_warned"), [(12, True), (13, False)])
+def test_images_that_shrink_by_more_than_a_quarter_are_warned_of(size, is_warned, tmp_path):
+    table = write_images(tmp_path / "raw")
+    options = PreprocessConfig(image_size=(size, size), num_workers=1)
+    printed = run(make_experiment(tmp_path, options, label_table=table))
+    assert ("images shrink 1.3 times, and details of fewer than 2 pixels are lost" in printed) == is_warned
 
 
 def test_the_bytes_of_the_phantoms_store_are_what_they_were(tiny_workspace):

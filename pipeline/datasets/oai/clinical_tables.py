@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.core.errors import UserError
+from pipeline.data.sources import check_folder
 from pipeline.datasets.oai.text_tables import TextTable, open_table, read_columns
 
 SIDES = {"1": "right", "2": "left", "right": "right", "left": "left", "r": "right", "l": "left"}
@@ -46,8 +47,7 @@ def find_clinical_tables(folder: Path) -> ClinicalTables:
     Raises:
         UserError: no such folder.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. Name the one of the clinical tables with data.oai.clinical_tables.")
+    check_folder(folder, "Name the one of the clinical tables with data.oai.clinical_tables.")
     found, unread = [], []
     for place, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and not name.isdigit())

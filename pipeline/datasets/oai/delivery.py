@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.core.errors import UserError
+from pipeline.data.sources import refuse_closed
 from pipeline.datasets.oai.text_tables import open_table, read_columns
 from pipeline.formats.archives import SUFFIXES
 from pipeline.formats.dicom_sides import SIDE_WORD
@@ -33,7 +34,7 @@ COLUMNS = ("release", "visit", "series", "side", "patient", "date", "barcode", "
 def find_lists(raw: Path) -> tuple[list[Path], list[Path]]:
     """Return the files ``image03*.txt`` and ``contents*.csv`` of a folder, sorted; hidden folders are passed over."""
     packages, contents = [], []
-    for folder, subfolders, names in os.walk(raw):
+    for folder, subfolders, names in os.walk(raw, onerror=refuse_closed):
         place = Path(folder)
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _is_series(place / name, raw)]
         packages += [place / name for name in names if re.fullmatch(r"image03[^/]*\.txt", name, re.IGNORECASE)]
@@ -160,7 +161,7 @@ def _find_series(raw: Path) -> tuple[dict[tuple[str, str, str], str], list[str]]
     """
     found: dict[tuple[str, str, str], str] = {}
     copies = []
-    for folder, subfolders, names in os.walk(raw):
+    for folder, subfolders, names in os.walk(raw, onerror=refuse_closed):
         place = Path(folder)
         series = [name for name in subfolders if _is_series(place / name, raw)]
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in series)

@@ -8,7 +8,7 @@ from pipeline.config.sources import DataConfig
 from pipeline.core.errors import UserError
 from pipeline.core.tables import clean_text
 from pipeline.data.label_tables import TAKEN, bin_labels, refuse_quantity, rename_values
-from pipeline.data.sources import Listing, Source, describe_link, list_named_sources
+from pipeline.data.sources import Listing, Source, check_folder, describe_link, list_named_sources
 from pipeline.datasets.akoa import AKOA_NAME, parse_name
 from pipeline.datasets.oai.clinical_tables import ClinicalTables, find_clinical_tables, look_up
 from pipeline.datasets.oai.delivery import find_lists, read_delivery, split_description
@@ -35,10 +35,7 @@ def list_scans(raw: Path, options: DataConfig) -> Listing:
     Raises:
         UserError: no delivery there, an unreadable list, or no table with the label.
     """
-    if not raw.is_dir():
-        raise UserError(
-            f"{raw}: no such folder. Name the one of the delivery with --data.raw_folder (make: DATA=folder)."
-        )
+    check_folder(raw, "Name the one of the delivery with --data.raw_folder (make: DATA=folder).")
     packages, contents = find_lists(raw)
     named: dict[str, Source] = {}
     if packages or contents:
