@@ -50,7 +50,7 @@ def show(browser, address: str, width: int, medium: str = "", scheme: str = "lig
     browser.get(address)
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_reaches_beyond_the_screen_but_what_scrolls(browser, address, width):
     show(browser, address, width)
     reach, available = browser.execute_script(REACH)
@@ -61,6 +61,11 @@ def test_nothing_reaches_beyond_the_screen_but_what_scrolls(browser, address, wi
         browser.execute_script(f"document.querySelectorAll('{details}').forEach((e) => e.open = true)")
     assert browser.execute_script(REACH) == [available, available]
     assert browser.execute_script(SMALL) == []
+    wide = """
+    return [...document.querySelectorAll('.scroll[aria-label^="Classes"]')].filter(
+      (e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.ariaLabel)
+    """
+    assert width < 1280 or browser.execute_script(wide) == [], "intervals go to a second line first"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -177,5 +177,5 @@ def _draw_interval(
 def _finish(axes: Any, num_rows: int, axis_title: str) -> None:
     axes.set_ylim(num_rows - 0.5, -0.5)
     axes.set_xlabel(axis_title)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")  # 25% and 97.5%, where 25.0% is too wide
     axes.grid(visible=False, axis="y")
