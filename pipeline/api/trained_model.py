@@ -145,8 +145,7 @@ class TrainedModel:
             the volume's answer; of a file it is that of the volume.
 
         Raises:
-            UserError: Another shape, values that are no grey levels, places that are missing, or a file that cannot be
-                read.
+            UserError: Another shape, values that are no grey levels, missing places, or a file that cannot be read.
         """
         given = [images] if isinstance(images, str | os.PathLike) else images
         if isinstance(given, list | tuple) and given and all(isinstance(item, str | os.PathLike) for item in given):
