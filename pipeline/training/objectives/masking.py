@@ -64,9 +64,12 @@ def plan_masking(config: PretrainConfig, model: ModelConfig, spec: InputSpec) ->
     cell = {"pixels": 1, "patches": model.patch_size, "conv": 2**model.num_conv_layers}[model.stem]
     patch_size = config.patch_size or (DEFAULT_PIXELS if model.stem == "pixels" else cell)
     height, width = spec.image_size
-    fits = all(size % patch_size == 0 for size in (height, width)) and patch_size % cell == 0
-    allowed = f"a multiple of {cell} that divides images of {height} x {width} pixels"
-    require(fits, "pretrain.patch_size", patch_size, allowed)
+    sides = [side for side in range(cell, min(height, width) + 1, cell) if height % side == width % side == 0]
+    option = "num_conv_layers" if model.stem == "conv" else "patch_size"
+    allowed = f"one whose inputs of {cell} x {cell} pixels divide images of {height} x {width} pixels, for masking"
+    require(len(sides) > 0, f"model.{option}", getattr(model, option), allowed)
+    allowed = f"{', '.join(map(str, sides))}: multiples of {cell} that divide images of {height} x {width} pixels"
+    require(patch_size in sides, "pretrain.patch_size", patch_size, allowed)
     grid_size = (height // patch_size, width // patch_size)
     num_squares = grid_size[0] * grid_size[1]
     num_hidden = round(config.mask_fraction * num_squares)

@@ -95,8 +95,9 @@ def test_running_averages_stay_where_they_are_kept():
 @pytest.mark.parametrize(
     ("options", "model", "spec", "named"),
     [
-        ({"patch_size": 3}, {}, SPEC, r"pretrain\.patch_size: found 3, allowed is a multiple of 4"),
+        ({"patch_size": 3}, {}, SPEC, r"pretrain\.patch_size: found 3, allowed is 4: multiples of 4 that divide"),
         ({"patch_size": 8}, {}, SPEC, r"pretrain\.patch_size: found 8"),
+        ({}, {"num_conv_layers": 4}, SPEC, r"model\.num_conv_layers: found 4, .* 16 x 16 pixels divide images"),
         ({"mask_fraction": 0.01}, {}, SPEC, r"pretrain\.mask_fraction: found 0\.01"),
         ({}, {"architecture": "cnn"}, SPEC, r"model\.architecture: found 'cnn'"),
         ({}, {"pixel_permutation_seed": 1}, SPEC, r"model\.pixel_permutation_seed: found 1"),
