@@ -159,11 +159,7 @@ def unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
     shutil.rmtree(unpacked, ignore_errors=True)
     unpacked.mkdir(parents=True)
     try:
-        if archive.suffix == ".zip":
-            _extract_zip(archive, unpacked)
-        else:
-            with tarfile.open(archive) as file:
-                file.extractall(unpacked, filter="data")
+        (_extract_zip if archive.suffix == ".zip" else _extract_tar)(archive, unpacked)
         files = sorted(path for path in unpacked.rglob("*") if path.is_file() and not path.is_symlink())
         found = {path.name: path for path in files}
         missing = [name for name in names if name not in found]
@@ -173,7 +169,7 @@ def unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
             target = folder / path.relative_to(unpacked)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (_OutsideError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise UserError(f"{archive}: cannot be unpacked ({error}). Delete it and run the fetch stage again.") from error
     finally:
         shutil.rmtree(unpacked)
@@ -211,13 +207,34 @@ def _try_mirror(folder: Path, remote: RemoteFile, url: str, partial: Path, conso
             console.print("  the checksum is wrong after resuming; again from the beginning", highlight=False)
 
 
+class _OutsideError(Exception):
+    """A member of an archive whose place is not in the folder that it is unpacked into."""
+
+
 def _extract_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
-        for member in file.infolist():
-            target = (folder / member.filename).resolve()
-            if not target.is_relative_to(folder.resolve()):
-                raise zipfile.BadZipFile(f"{member.filename!r} would lie outside the folder")
+        for name in file.namelist():
+            _find_place(folder, name)
         file.extractall(folder)  # noqa: S202 (each name was looked at)
+
+
+def _extract_tar(archive: Path, folder: Path) -> None:
+    """Write the files of an archive, without links and devices; ``filter="data"`` is new in Python 3.11.4."""
+    with tarfile.open(archive) as file:
+        for member in file:
+            target = _find_place(folder, member.name)
+            content = file.extractfile(member) if member.isfile() else None
+            if content is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as copy:
+                    shutil.copyfileobj(content, copy)
+
+
+def _find_place(folder: Path, name: str) -> Path:
+    place = (folder / name).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise _OutsideError(f"{name!r} would lie outside the folder")
+    return place
 
 
 def _first_words(error: Exception) -> str:

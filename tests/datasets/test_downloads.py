@@ -219,6 +219,19 @@ def test_a_member_outside_the_folder_is_refused(suffix, pack, name, tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [archive.name]
 
 
+def test_links_of_an_archive_are_left_where_they_are(tmp_path):
+    archive, outside = tmp_path / "set.tar.gz", tmp_path / "outside.bin"
+    outside.write_bytes(b"private")
+    with tarfile.open(archive, "w:gz") as file:
+        for name, kind in (("a.bin", tarfile.SYMTYPE), ("b.bin", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(f"set/{name}")
+            link.type, link.linkname = kind, str(outside)
+            file.addfile(link)
+    with pytest.raises(UserError, match=r"no a\.bin, b\.bin in it"):
+        unpack(archive, tmp_path, ["a.bin", "b.bin"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.bin", "set.tar.gz"]
+
+
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
 def test_an_archive_that_is_broken_or_lacks_a_member_is_refused(suffix, tmp_path):
     archive = tmp_path / f"set{suffix}"

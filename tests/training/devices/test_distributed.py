@@ -10,6 +10,7 @@ import torch
 from perceiver import PerceiverConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.training import TrainConfig
+from pipeline.core.console import StageConsole
 from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
 from pipeline.stages.train import train
@@ -145,4 +146,4 @@ def test_maps_while_a_sharded_model_is_trained_are_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"train\.keep_attention_every_epochs: found 1, allowed is 0 with train\.strategy fsdp"
     ):
-        train(experiment, None)
+        train(experiment, StageConsole(is_silent=True))
