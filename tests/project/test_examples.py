@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import importlib
 import os
 import re
 from pathlib import Path
@@ -102,6 +103,15 @@ def test_a_notebook_shows_real_outputs_as_text_and_of_the_code_that_it_holds(pat
         assert all(output.output_type == "stream" and output.name == "stdout" for output in cell.outputs)
     assert path.stat().st_size < 60_000
     assert f"({path.name})" in (EXAMPLES / "README.md").read_text("utf-8"), "the list of notebooks"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_imports_of_the_project_is_there(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.ImportFrom)]
+    own = [node for node in nodes if node.module.partition(".")[0] in ("perceiver", "pipeline")]
+    names = [(node.module, name.name) for node in own for name in node.names]
+    assert [f"{module}.{name}" for module, name in names if not hasattr(importlib.import_module(module), name)] == []
 
 
 def test_own_x_rays_take_ten_lines_of_code():
