@@ -30,7 +30,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml constraints.txt
-	python3 -m venv .venv
+	@# An environment that works keeps its Python; one whose Python is gone is made again.
+	.venv/bin/python -m pip --version > /dev/null 2>&1 || python3 -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
 	@touch $@
 
