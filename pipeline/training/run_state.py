@@ -44,15 +44,6 @@ EXECUTION = (
 EXTENDED = "extended"
 # What a run was trained on, as messages call another one; no option holds these.
 DATA_SETTINGS = {"store fingerprint": "other examples", "split fingerprint": "another split"}
-# The options of model, changes and training that were added to a version whose runs can be resumed.
-DEFAULTS = {
-    "model.perceiver.stochastic_depth": 0.0,
-    "train.accumulate_batches": 1,
-    "train.average_decay": 0.0,
-    "train.freeze": "none",
-    "train.input_fraction": 1.0,
-    "train.start_from": None,
-}
 
 
 def describe_settings(experiment: Experiment, store: Store, split_fingerprint: str) -> dict[str, Any]:
@@ -180,6 +171,11 @@ def describe_extensions(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _list_defaults() -> dict[str, Any]:
+    default = Experiment()
+    return flatten(default.model, "model") | flatten(default.augment, "augment") | flatten(default.train, "train")
+
+
 def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     """Refuse to resume a run that has a checkpoint under other options.
 
@@ -200,7 +196,7 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     if is_extended(paths, settings):
         before = before | {name: settings[name] for name in ("train.epochs", EXTENDED)}
     # An option that was added since has the effect of its default, which is that of before.
-    before = {name: value for name, value in DEFAULTS.items() if name in settings} | before
+    before = {name: value for name, value in _list_defaults().items() if name in settings} | before
     changes = [
         f"{name} was {before.get(name)}, is {settings.get(name)}"
         for name in sorted((before.keys() | settings.keys()) - DATA_SETTINGS.keys())

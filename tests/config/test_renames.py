@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.config.experiment import Experiment
 from pipeline.config.parsing import OPTIONS, SECTION_NAMES
 from pipeline.config.renames import RENAMED_OPTIONS, RENAMED_SECTIONS, RENAMED_STAGES, RENAMED_VALUES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
+from pipeline.core.serialization import flatten
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import read_store
 from pipeline.stages import STAGES
@@ -101,3 +103,13 @@ def test_the_changelog_lists_every_new_name():
     text = (ROOT / "CHANGELOG.md").read_text()
     for old, new in RENAMED_OPTIONS.items():
         assert f"| `{old}` | `{new}` |" in text
+
+
+def test_a_run_from_before_an_option_was_added_resumes_with_its_default_alone(tmp_path):
+    experiment, paths = Experiment(), Workspace(tmp_path, "knees")
+    now = flatten(experiment.model, "model") | flatten(experiment.augment, "augment")
+    write_json(paths.run_folder / "started.json", {"settings": {}})
+    paths.last_checkpoint.touch()
+    check_same_settings(paths, now)
+    with pytest.raises(UserError, match=r"model\.num_residual_blocks was 0, is 2\. Set them back"):
+        check_same_settings(paths, now | {"model.num_residual_blocks": 2})
