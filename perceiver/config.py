@@ -98,8 +98,6 @@ class PerceiverConfig:
             attention.
         attention_dropout: The fraction of attention weights that is dropped in training; values above 0 make training
             slower.
-        stochastic_depth: The fraction of the examples for which the last layer's attention, and its feed-forward layer,
-            are left out in training, drawn for each example; it grows evenly with depth from 0 for the first layer.
         gradient_checkpointing: The activations that the backward pass computes again instead of keeping them, with the
             same gradients. none. feedforward: those of the feed-forward layers, which are the widest, for about a
             tenth more time. layers: all except the latents between layers, for a quarter to a third more time.
@@ -132,7 +130,6 @@ class PerceiverConfig:
     learned_position_dim: int = 32
     dropout: float = 0.0
     attention_dropout: float = 0.0
-    stochastic_depth: float = 0.0
     gradient_checkpointing: Literal["none", "feedforward", "layers"] = "none"
     latent_init_std: float = 0.02
 
@@ -166,7 +163,6 @@ class PerceiverConfig:
         check_choice(owner, "positions", self.positions, ("fourier", "learned", "none"))
         check_probability(owner, "dropout", self.dropout)
         check_probability(owner, "attention_dropout", self.attention_dropout)
-        check_probability(owner, "stochastic_depth", self.stochastic_depth)
         if self.latent_init_std <= 0:
             raise ValueError(f"{owner}.latent_init_std: found {self.latent_init_std}, allowed are numbers above 0")
         if self.pooling == "cls" and self.self_attends_per_cross == 0:

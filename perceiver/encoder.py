@@ -69,18 +69,6 @@ def assign_weight_indices(num_layers: int, weight_sharing: str, first_has_own_we
     return [0] * num_layers
 
 
-def compute_drop_rates(stochastic_depth: float, num_layers: int) -> tuple[float, ...]:
-    """Compute for each layer the fraction of the examples whose updates are left out, 0 for the first layer.
-
-    Layers that share weights have rates of their own, because a rate belongs to a depth.
-
-    Args:
-        stochastic_depth: The fraction of the last layer.
-        num_layers: The number of layers, cross-attentions and self-attentions in the order of computation.
-    """
-    return tuple(stochastic_depth * layer_index / max(1, num_layers - 1) for layer_index in range(num_layers))
-
-
 def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositions | NoPositions:
     """Build the module that turns coordinates into channels."""
     if config.positions == "none":
@@ -142,8 +130,6 @@ class PerceiverEncoder(nn.Module):
         self.latent_weight_indices = assign_weight_indices(
             config.num_cross_attends, config.weight_sharing, first_has_own_weights=False
         )
-        num_layers = config.num_cross_attends * (1 + config.self_attends_per_cross)
-        self.drop_rates = compute_drop_rates(config.stochastic_depth, num_layers)
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.latent_dim))
         initialise_latents(self.latents, config.latent_init_std)
         self.cross_layers = nn.ModuleList(
@@ -181,8 +167,8 @@ class PerceiverEncoder(nn.Module):
             touch_scalars_before_compile(self)
         for repetition in range(self.config.num_cross_attends):
             latents = self._cross_attend(repetition, latents, inputs, mask, keys_values_cache)
-            for index, layer in enumerate(self._latent_layers(repetition)):
-                latents = self._run_layer(layer, latents, self._drop_rate(repetition, index + 1))
+            for layer in self._latent_layers(repetition):
+                latents = self._run_layer(layer, latents)
         return latents
 
     def attention_maps(
@@ -240,7 +226,7 @@ class PerceiverEncoder(nn.Module):
                     maps[layer_index] = compute_self_attention_weights(layer.attention, latents, head_indices)
                     if layer_index == max(layers):
                         return maps
-                latents = layer(latents, self._drop_rate(repetition, index + 1))
+                latents = layer(latents)
         return maps
 
     def _needs_nyquist_check(self) -> bool:
@@ -252,11 +238,6 @@ class PerceiverEncoder(nn.Module):
         if self.config.gradient_checkpointing == "layers" and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(layer, *arguments, use_reentrant=False))
         return layer(*arguments)
-
-    def _drop_rate(self, repetition: int, layer_index: int) -> float:
-        """Return the rate of the cross-attention of a repetition, 0, or of one of the layers after it."""
-        place = repetition * (1 + self.config.self_attends_per_cross) + layer_index
-        return self.drop_rates[place] if self.training else 0.0
 
     def _cross_layer(self, repetition: int) -> CrossLayer:
         return cast(CrossLayer, self.cross_layers[self.cross_weight_indices[repetition]])
@@ -275,12 +256,11 @@ class PerceiverEncoder(nn.Module):
     ) -> Tensor:
         """Run the cross-attention of one repetition; repetitions that share weights share keys and values."""
         cross_index, cross_layer = self.cross_weight_indices[repetition], self._cross_layer(repetition)
-        drop_rate = self._drop_rate(repetition, 0)
         if self.cross_weight_indices.count(cross_index) == 1:  # then a checkpoint need not keep the keys and values
-            return self._run_layer(cross_layer.cross_attend, latents, inputs, mask, drop_rate)
+            return self._run_layer(cross_layer.cross_attend, latents, inputs, mask)
         if cross_index not in keys_values_cache:
             keys_values_cache[cross_index] = cross_layer.attention.project_inputs(inputs)
-        return self._run_layer(cross_layer, latents, keys_values_cache[cross_index], mask, drop_rate)
+        return self._run_layer(cross_layer, latents, keys_values_cache[cross_index], mask)
 
     def prepare_inputs(
         self, values: Tensor, positions: Positions, padding: Tensor | None, chosen_inputs: Tensor | None = None

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from perceiver.attention import CrossAttention, KeysValues, SelfAttention
@@ -30,34 +29,33 @@ class CrossLayer(nn.Module):
         )
         self.feedforward = build_feedforward(config, config.latent_dim)
 
-    def forward(self, latents: Tensor, keys_values: KeysValues, mask: Tensor | None, drop_rate: float = 0.0) -> Tensor:
+    def forward(self, latents: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         """Update the latents from the keys and values of the inputs.
 
         Args:
             latents: The latents, ``(batch, latents, latent_dim)``.
             keys_values: The result of ``project_inputs`` of the attention of this layer.
             mask: A mask ``(batch, 1, 1, inputs)``, True for an input to attend to; None for all inputs.
-            drop_rate: The fraction of the examples for which an update is left out; see ``drop_update``.
 
         Returns:
             The updated latents, in the same shape.
         """
-        latents = latents + drop_update(self.attention(latents, keys_values, mask), drop_rate)
-        return latents + drop_update(self.feedforward(latents), drop_rate)
+        latents = latents + self.attention(latents, keys_values, mask)
+        result: Tensor = latents + self.feedforward(latents)
+        return result
 
-    def cross_attend(self, latents: Tensor, inputs: Tensor, mask: Tensor | None, drop_rate: float = 0.0) -> Tensor:
+    def cross_attend(self, latents: Tensor, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Compute keys and values and update the latents, for a layer that is used once.
 
         Args:
             latents: The latents, ``(batch, latents, latent_dim)``.
             inputs: The inputs ``(batch, inputs, channels)`` as returned by ``normalise_inputs``.
             mask: A mask ``(batch, 1, 1, inputs)``, True for an input to attend to; None for all inputs.
-            drop_rate: The fraction of the examples for which an update is left out; see ``drop_update``.
 
         Returns:
             The updated latents, in the same shape.
         """
-        result: Tensor = self(latents, self.attention.project_inputs(inputs), mask, drop_rate)
+        result: Tensor = self(latents, self.attention.project_inputs(inputs), mask)
         return result
 
 
@@ -79,26 +77,11 @@ class LatentLayer(nn.Module):
         )
         self.feedforward = build_feedforward(config, config.latent_dim)
 
-    def forward(self, latents: Tensor, drop_rate: float = 0.0) -> Tensor:
-        """Map ``(batch, latents, latent_dim)`` to the same shape; for ``drop_rate`` see ``drop_update``."""
-        latents = latents + drop_update(self.attention(latents), drop_rate)
-        return latents + drop_update(self.feedforward(latents), drop_rate)
-
-
-def drop_update(update: Tensor, drop_rate: float) -> Tensor:
-    """Leave out the update of some examples, and enlarge the others so that the mean over the draws stays.
-
-    Args:
-        update: What a residual adds to the latents, ``(batch, latents, latent_dim)``.
-        drop_rate: The fraction of the examples, below 1; 0 returns the update itself.
-
-    Source:
-        Huang 2016, "Deep networks with stochastic depth", arXiv 1603.09382, drawn for each example as in timm.
-    """
-    if drop_rate == 0:
-        return update
-    kept = torch.rand(update.shape[0], 1, 1, device=update.device) >= drop_rate
-    return update * (kept.to(update.dtype) / (1 - drop_rate))
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map ``(batch, latents, latent_dim)`` to the same shape."""
+        latents = latents + self.attention(latents)
+        result: Tensor = latents + self.feedforward(latents)
+        return result
 
 
 def build_feedforward(config: PerceiverConfig, dim: int) -> FeedForward:

@@ -1,4 +1,6 @@
-"""Names of earlier versions and their new names; an old name is refused in one line with the new one."""
+"""Names of earlier versions: an old name is refused in one line with the new one, and an option that is gone too."""
+
+from collections.abc import Mapping
 
 RENAMED_OPTIONS = {
     "data.raw": "data.raw_folder",
@@ -53,14 +55,27 @@ RENAMED_VALUES = {
     "augment.horizontal_flip": {"keep": "keep_label", "swap": "swap_label"},
     "train.compile": {"True": "default", "False": "none"},
 }
+# Options that are gone, with the value that had no effect: a file of an earlier version with that value is still read.
+REMOVED_OPTIONS: dict[str, object] = {"model.perceiver.stochastic_depth": 0.0}
 RENAMED_SECTIONS = {"report": "compare", "audit": "leak_study", "folds": "cross_validate"}
 RENAMED_STAGES = {"report": "compare", "audit": "leak-study", "folds": "cross-validate"}
 
 
 def explain_old_name(name: str) -> str | None:
-    """Return a sentence with the new name of an option or a section of an earlier version; None for other names."""
+    """Say what became of an option or a section of an earlier version; None for other names."""
     if name in RENAMED_SECTIONS:
         return f"this section is called {RENAMED_SECTIONS[name]} now."
+    if name in REMOVED_OPTIONS:
+        return "this option is gone; leave it out."
     new = RENAMED_OPTIONS.get(name)
     note = f"; of its values, {NEW_VALUES[new]}" if new in NEW_VALUES else ""
     return f"this option is called {new} now{note}." if new else None
+
+
+def find_removed_option(settings: Mapping[str, object]) -> str | None:
+    """Return the first option that is gone and had an effect.
+
+    Args:
+        settings: The settings of an earlier version, by the names of the options.
+    """
+    return next((name for name, unused in REMOVED_OPTIONS.items() if settings.get(name, unused) != unused), None)

@@ -82,8 +82,18 @@ class Work:
     """
 
     def __init__(self, text: str, total: float | None = None, done: float = 0.0) -> None:
-        self.text, self.total, self.done, self.detail = text, total, done, ""
-        self._done_before, self._started = done, time.monotonic()
+        self.text, self.total, self.detail = text, total, ""
+        self._done, self._done_before = done, done
+        self._started = self._part_ended = time.monotonic()
+
+    @property
+    def done(self) -> float:
+        """The number of parts that are done."""
+        return self._done
+
+    @done.setter
+    def done(self, done: float) -> None:
+        self._done, self._part_ended = done, time.monotonic()
 
     def describe(self) -> str:
         """Describe the work in a line, with the time left where a part of it is done."""
@@ -94,7 +104,10 @@ class Work:
         num_done = self.done - self._done_before
         if num_done <= 0:
             return f"{line}{counted} ..."
-        left_s = (time.monotonic() - self._started) / num_done * (self.total - self.done)
+        # The part that has begun must not make those before it look slow: its own time left is never below zero.
+        part_s = (self._part_ended - self._started) / num_done
+        running_s = time.monotonic() - self._part_ended
+        left_s = max(0.0, part_s - running_s) + part_s * max(0.0, self.total - self.done - 1)
         return f"{line}{counted}, {f'{left_s:.0f} s' if left_s < 90 else f'{left_s / 60:.0f} min'} left"
 
 

@@ -109,7 +109,7 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
     """Return the options of model and training for all models of the leak study.
 
     The network, the batch size, the optimizer and the device are those of the experiment. All that works against
-    learning by heart is off: dropout, stochastic depth, subsets of inputs, the average of the weights, weight decay,
+    learning by heart is off: dropout, subsets of inputs, the average of the weights, weight decay,
     label smoothing; so are balanced classes and patients, and test-time augmentation, which would make shuffled labels
     wrong.
 
@@ -117,9 +117,7 @@ def build_recipe(experiment: Experiment, num_train: int) -> tuple[ModelConfig, T
         experiment: All options.
         num_train: The number of training slices, from which the number of epochs follows.
     """
-    perceiver = dataclasses.replace(
-        experiment.model.perceiver, dropout=0.0, attention_dropout=0.0, stochastic_depth=0.0
-    )
+    perceiver = dataclasses.replace(experiment.model.perceiver, dropout=0.0, attention_dropout=0.0)
     model = dataclasses.replace(experiment.model, mirror_tta=False, perceiver=perceiver)
     options: LeakStudyConfig = experiment.leak_study
     epochs = -(-options.num_steps // count_steps(num_train, experiment.train.batch_size))

@@ -5,6 +5,7 @@ the checkpoint's facts and a checksum over facts and tensors.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import warnings
@@ -17,6 +18,7 @@ import torch
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
+from pipeline.config.renames import REMOVED_OPTIONS, find_removed_option
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
@@ -195,7 +197,14 @@ def read_checkpoint(path: Path, is_start: bool = False) -> Checkpoint:
     if not isinstance(text, str) or record.get("sha256") != _compute_checksum(text, tensors):
         raise damaged
     try:
-        checkpoint = _build_checkpoint(json.loads(text), tensors)
+        facts = json.loads(text)
+        gone = find_removed_option(facts["settings"])
+        if gone is not None:
+            raise UserError(
+                f"{path}: trained with {gone}: {facts['settings'][gone]}, an option that is gone. Train again, or use "
+                "the version that wrote it."
+            )
+        checkpoint = _build_checkpoint(facts, tensors)
         if not is_start and checkpoint.settings.get("train.loss") == NO_LOSS:
             raise UserError(
                 f"{path}: pretrained weights, which know no class yet. Train from them: --train.start_from {path}."
@@ -299,6 +308,9 @@ def _build_checkpoint(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -
     def take(prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
+    for name in REMOVED_OPTIONS.keys() & facts["settings"].keys():
+        *sections, key = name.split(".")
+        functools.reduce(dict.__getitem__, sections, facts).pop(key)
     state = facts.pop("optimizer", None)
     optimizer = None if state is None else OptimizerState(tensors=take(OPTIMIZER), **state)
     checkpoint = build_record(Checkpoint, facts | {"weights": take(WEIGHTS), "heads": take(HEADS)})

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
-from pipeline.config.renames import RENAMED_OPTIONS
+from pipeline.config.renames import REMOVED_OPTIONS, RENAMED_OPTIONS, find_removed_option
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.serialization import build_record, flatten
@@ -186,17 +186,22 @@ def check_same_settings(paths: Workspace, settings: dict[str, Any]) -> None:
     if started is None or not paths.last_checkpoint.is_file():
         return
     before = started["settings"]
-    old_names = sorted(before.keys() & RENAMED_OPTIONS.keys())
+    old_names = [
+        f"{name} is called {RENAMED_OPTIONS[name]} now" for name in sorted(before.keys() & RENAMED_OPTIONS.keys())
+    ]
+    gone = find_removed_option(before)
+    old_names += [f"{gone} is gone"] if gone else []
     if old_names:
         raise UserError(
-            f"{paths.run_folder}: trained by an earlier version ({old_names[0]} is called "
-            f"{RENAMED_OPTIONS[old_names[0]]} now). Give the new run a name of its own (run: NAME), or train "
-            "again and lose the old one (train.resume: false)."
+            f"{paths.run_folder}: trained by an earlier version ({old_names[0]}). Give the new run a name of its own "
+            "(run: NAME), or train again and lose the old one (train.resume: false)."
         )
     if is_extended(paths, settings):
         before = before | {name: settings[name] for name in ("train.epochs", EXTENDED)}
     # An option that was added since has the effect of its default, which is that of before.
-    before = {name: value for name, value in _list_defaults().items() if name in settings} | before
+    before = {name: value for name, value in _list_defaults().items() if name in settings} | {
+        name: value for name, value in before.items() if name not in REMOVED_OPTIONS
+    }
     changes = [
         f"{name} was {before.get(name)}, is {settings.get(name)}"
         for name in sorted((before.keys() | settings.keys()) - DATA_SETTINGS.keys())

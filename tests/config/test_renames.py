@@ -1,5 +1,6 @@
 """Names of earlier versions: each is refused in one line with the new one."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -9,17 +10,21 @@ from pathlib import Path
 import pytest
 import yaml
 
+from perceiver.config import PerceiverConfig
 from pipeline.cli import main
 from pipeline.config.experiment import Experiment
+from pipeline.config.model import ModelConfig
 from pipeline.config.parsing import OPTIONS, SECTION_NAMES
-from pipeline.config.renames import RENAMED_OPTIONS, RENAMED_SECTIONS, RENAMED_STAGES, RENAMED_VALUES
+from pipeline.config.renames import REMOVED_OPTIONS, RENAMED_OPTIONS, RENAMED_SECTIONS, RENAMED_STAGES, RENAMED_VALUES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.serialization import flatten
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import read_store
 from pipeline.stages import STAGES
+from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.training.run_state import check_same_settings
+from tests.builders.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,3 +118,37 @@ def test_a_run_from_before_an_option_was_added_resumes_with_its_default_alone(tm
     check_same_settings(paths, now)
     with pytest.raises(UserError, match=r"model\.num_residual_blocks was 0, is 2\. Set them back"):
         check_same_settings(paths, now | {"model.num_residual_blocks": 2})
+
+
+@pytest.mark.parametrize("old", REMOVED_OPTIONS)
+def test_an_option_that_is_gone_is_refused_on_the_command_line(old, capsys):
+    assert old not in OPTIONS
+    assert f"{old}: this option is gone; leave it out" in refuse(["train", f"--{old}", "1"], capsys)
+
+
+def test_a_checkpoint_with_an_option_that_is_gone_is_read_if_it_had_no_effect(tmp_path, monkeypatch):
+    """An option of today is taken for one that is gone."""
+    gone = "model.perceiver.dropout"
+    paths = {}
+    for dropout in (0.0, 0.1):
+        model = ModelConfig(perceiver=PerceiverConfig(dropout=dropout))
+        paths[dropout] = tmp_path / f"{dropout}.safetensors"
+        checkpoint = make_checkpoint(model=model)
+        settings = checkpoint.settings | flatten(model, "model")
+        write_checkpoint(paths[dropout], dataclasses.replace(checkpoint, settings=settings))
+    monkeypatch.setitem(REMOVED_OPTIONS, gone, 0.0)
+    assert read_checkpoint(paths[0.0]).model.perceiver == PerceiverConfig()
+    with pytest.raises(UserError, match=r"trained with model\.perceiver\.dropout: 0\.1, an option that is gone"):
+        read_checkpoint(paths[0.1])
+
+
+def test_a_run_with_an_option_that_is_gone_resumes_if_it_had_no_effect(tmp_path):
+    paths = Workspace(tmp_path, "knees")
+    paths.last_checkpoint.parent.mkdir(parents=True)
+    paths.last_checkpoint.touch()
+    for name, unused in REMOVED_OPTIONS.items():
+        write_json(paths.run_folder / "started.json", {"settings": {name: unused}})
+        check_same_settings(paths, {})
+        write_json(paths.run_folder / "started.json", {"settings": {name: 0.1}})
+        with pytest.raises(UserError, match=f"{re.escape(name)} is gone"):
+            check_same_settings(paths, {})

@@ -92,7 +92,12 @@ def test_the_time_that_is_left_is_that_of_the_parts_of_this_process(monkeypatch)
     monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
     work = Work("training", 8, 2)
     assert work.describe() == "training: 2 of 8 ..."
-    work.done, now[0] = 4, 120.0
+    now[0] = 120.0
+    work.done = 4
     assert work.describe() == "training: 4 of 8, 40 s left", "2 in 20 s, and 4 are left"
-    work.detail, now[0] = "epoch 5 of 8", 220.0
-    assert work.describe() == "training: epoch 5 of 8, 4 min left"
+    now[0] = 125.0
+    assert work.describe() == "training: 4 of 8, 35 s left", "a part that has begun makes none look slower"
+    now[0] = 220.0
+    assert work.describe() == "training: 4 of 8, 30 s left", "it is late, and three follow"
+    work.done, work.detail, now[0] = 5, "epoch 6 of 8", 240.0
+    assert work.describe() == "training: epoch 6 of 8, 2 min left", "20 s of 40, and two of 40"

@@ -85,7 +85,7 @@ OPTIONS = {
 
 def make_varied(workspace: Path) -> Experiment:
     """An experiment with all that draws or keeps more than a plain training does."""
-    perceiver = dataclasses.replace(TINY, num_cross_attends=2, weight_sharing="all", stochastic_depth=0.3)
+    perceiver = dataclasses.replace(TINY, num_cross_attends=2, weight_sharing="all", dropout=0.3)
     model = ModelConfig(num_conv_layers=1, conv_channels=4, slice_position=True, perceiver=perceiver)
     return with_train(make_experiment(workspace, model=model), **OPTIONS)
 

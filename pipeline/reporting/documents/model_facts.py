@@ -169,7 +169,7 @@ def _describe_perceiver(config: PerceiverConfig) -> str:
         f"{count_words(config.self_attends_per_cross, 'self-attention')} of {latent}), each followed by a feed-forward "
         f"layer ({config.activation.upper()}, widened {config.feedforward_widening} times); "
         f"{sharing[config.weight_sharing]}; {positions[config.positions]}; dropout {config.dropout:g}, of attention "
-        f"weights {config.attention_dropout:g}; stochastic depth {config.stochastic_depth:g}; classified from "
+        f"weights {config.attention_dropout:g}; classified from "
         f"{pooling[config.pooling]}."
     )
 

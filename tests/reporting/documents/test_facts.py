@@ -188,7 +188,7 @@ OTHER_VALUES = {
     "num_latents": 17, "latent_dim": 24, "num_cross_attends": 3, "self_attends_per_cross": 5, "cross_heads": 6,
     "cross_head_dim": 48, "latent_heads": 7, "latent_head_dim": 9, "activation": "gelu", "feedforward_widening": 4,
     "weight_sharing": "all_but_first", "pooling": "cls", "positions": "none", "num_bands": 11, "max_freq": (9.0, 9.0),
-    "dropout": 0.3, "attention_dropout": 0.2, "stochastic_depth": 0.1, "latent_init_std": 0.5,
+    "dropout": 0.3, "attention_dropout": 0.2, "latent_init_std": 0.5,
     "decoder_heads": 3, "decoder_head_dim": 13, "decoder_dim": 40,
     "decoder_residual": False, "learned_position_dim": 19,
 }  # fmt: skip
