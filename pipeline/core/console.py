@@ -115,6 +115,8 @@ class Work:
 def log_lines(describe: Callable[[], str], console: Console) -> Iterator[None]:
     """Print a line about work now and then, where there is no terminal; of several processes the first does.
 
+    No line is printed twice: where nothing else changed, it says how long the work has taken.
+
     Args:
         describe: Describes how far it is.
         console: The console to print on.
@@ -126,10 +128,12 @@ def log_lines(describe: Callable[[], str], console: Console) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
-        wait_s = FIRST_LINE_S
+        wait_s, shown, started = FIRST_LINE_S, "", time.monotonic()
         while not ended.wait(wait_s):
-            console.print(describe(), highlight=False, markup=False)
-            wait_s = LATER_LINES_S
+            line = describe()
+            since = f" ({time.monotonic() - started:.0f} s so far)" if line == shown else ""
+            console.print(f"{line}{since}", highlight=False, markup=False)
+            wait_s, shown = LATER_LINES_S, line
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -1,5 +1,7 @@
 import builtins
 import io
+import itertools
+import re
 import sys
 import threading
 
@@ -70,6 +72,19 @@ def test_work_that_is_quiet_is_named_in_a_log_and_only_once_in_half_a_minute(beg
         "evaluating: baselines ...\n",
         "slicing: 0 of 1 ...\n",
     )
+
+
+def test_a_later_line_about_the_same_work_says_how_long_it_has_taken(log, monkeypatch):
+    monkeypatch.setattr(console_module, "LATER_LINES_S", 0.0)
+    now = itertools.count(0, 32)
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: float(next(now)))
+    with console_module.log_lines(lambda: "searching for copies ...", Console(file=log, width=200)):
+        while log.getvalue().count("\n") < 4:
+            assert log.came.wait(60)
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "searching for copies ..."
+    assert re.fullmatch(r"searching for copies \.\.\. \(\d+ s so far\)", lines[1])
+    assert len(set(lines[:4])) == 4
 
 
 @pytest.mark.parametrize("console", [StageConsole(is_silent=True), Console(force_terminal=True, file=io.StringIO())])
