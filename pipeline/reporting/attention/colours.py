@@ -10,9 +10,17 @@ from typing import Any
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from pipeline.reporting.figures.image_grid import FONT_PIXELS, LINE_PIXELS, MARGIN, MIN_TILE_PIXELS, enlarge, load_font
+from pipeline.reporting.figures.image_grid import (
+    FONT_PIXELS,
+    LINE_PIXELS,
+    MARGIN,
+    MIN_TILE_PIXELS,
+    enlarge,
+    measure_text,
+    write_text,
+)
 from pipeline.reporting.figures.style import PAPER, SOFT_INK
 
 COLOURS = "plasma"
@@ -113,14 +121,12 @@ def blend(grey: Floats, weights: Floats, top: float) -> Pixels:
 
 def draw_scale() -> Image.Image:
     """Draw the colours from none to most, for the foot of a sheet."""
-    font = load_font("DejaVuSans.ttf")
     bar = np.round(colour_weights(np.linspace(0, 1, SCALE_PIXELS), 1.0) * 255).astype(np.uint8)
-    start = math.ceil(font.getlength("none")) + SCALE_GAP
+    start = math.ceil(measure_text("none")) + SCALE_GAP
     end = start + SCALE_PIXELS + SCALE_GAP
-    size = (end + math.ceil(font.getlength(MOST)), LINE_PIXELS + MARGIN // 2)
+    size = (end + math.ceil(measure_text(MOST)), LINE_PIXELS + MARGIN // 2)
     scale = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(scale)
-    draw.text((0, 0), "none", fill=SOFT_INK, font=font)
+    write_text(scale, (0, 0), "none", SOFT_INK)
     scale.paste(Image.fromarray(np.repeat(bar[None], FONT_PIXELS, axis=0)), (start, 1))
-    draw.text((end, 0), MOST, fill=SOFT_INK, font=font)
+    write_text(scale, (end, 0), MOST, SOFT_INK)
     return scale

@@ -4,19 +4,19 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from einops import rearrange
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipeline.core.array_types import Array
 from pipeline.core.text import make_printable
+from pipeline.reporting.figures.fonts import cut_by_font
 from pipeline.reporting.figures.point_cloud import draw_cloud
 from pipeline.reporting.figures.style import BLUE, INK, PAPER, SOFT_INK, VERMILION, shorten
 
 MIN_TILE_PIXELS = 176
+PLAIN, BOLD = "DejaVuSans.ttf", "DejaVuSans-Bold.ttf"
 FONT_PIXELS = 13
 LINE_PIXELS = FONT_PIXELS + 5
 MARGIN = 10
@@ -103,9 +103,7 @@ def draw_grid(strips: Sequence[Strip], columns: int, heading: str = "", footer: 
     width = MARGIN + (columns + bool(leads)) * step_x
     height = top + len(strips) * strip_height + (LINE_PIXELS + MARGIN if footer else 0)
     sheet = Image.new("RGB", (width, height), PAPER)
-    bold = load_font("DejaVuSans-Bold.ttf")
-    text = fit_text(heading, bold, width - 2 * MARGIN)
-    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), text, fill=INK, font=bold)
+    write_text(sheet, (MARGIN, MARGIN), fit_text(heading, width - 2 * MARGIN, BOLD), INK, BOLD)
     for strip_index, strip in enumerate(strips):
         y = top + strip_index * strip_height
         if strip.lead is not None:
@@ -143,20 +141,19 @@ class _Tile:
 
 
 def _draw_cell(sheet: Image.Image, cell: Cell, tile: _Tile, corner: tuple[int, int]) -> None:
-    draw, font = ImageDraw.Draw(sheet), load_font("DejaVuSans.ttf")
     x, y = corner
-    draw.text((x, y), fit_text(cell.title, font, tile.full_width), fill=SOFT_INK, font=font)
+    write_text(sheet, (x, y), fit_text(cell.title, tile.full_width), SOFT_INK)
     left, top = x, y + tile.title
     if cell.border is not None:
         box = (left, top, left + tile.full_width - 1, y + tile.caption_top - 1)
-        draw.rectangle(box, fill="#000000", outline=cell.border.colour, width=cell.border.pixels)
+        ImageDraw.Draw(sheet).rectangle(box, fill="#000000", outline=cell.border.colour, width=cell.border.pixels)
         left += tile.border + (tile.width - cell.image.shape[1]) // 2
         top += tile.border + (tile.height - cell.image.shape[0]) // 2
     sheet.paste(Image.fromarray(cell.image), (left, top))
     for index, line in enumerate(cell.caption.split("\n")):
         place = (x, y + tile.caption_top + CAPTION_GAP + index * LINE_PIXELS)
         ink = cell.ink if index == 0 else INK
-        draw.text(place, fit_text(line, font, tile.full_width), fill=ink, font=font)
+        write_text(sheet, place, fit_text(line, tile.full_width), ink)
 
 
 def contact_sheet(
@@ -206,24 +203,39 @@ def enlarge(image: Array, min_pixels: int = MIN_TILE_PIXELS) -> Array:
     return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
 
 
-def load_font(name: str) -> ImageFont.FreeTypeFont:
-    """Load a font that comes with matplotlib, so that captions look the same on all machines."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(str(path), FONT_PIXELS)
+def write_text(sheet: Image.Image, place: tuple[float, float], text: str, ink: str, font: str = PLAIN) -> None:
+    """Write a text into an image.
+
+    Args:
+        sheet: The image.
+        place: The left end and the top of the text, in pixels.
+        text: The text.
+        ink: Its colour.
+        font: The file of its font.
+    """
+    x, y = place
+    for run, loaded in cut_by_font(text, font, FONT_PIXELS):
+        ImageDraw.Draw(sheet).text((x, y), run, fill=ink, font=loaded)
+        x += loaded.getlength(run)
 
 
-def fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def measure_text(text: str, font: str = PLAIN) -> float:
+    """Return the width of a text in pixels."""
+    return sum(loaded.getlength(run) for run, loaded in cut_by_font(text, font, FONT_PIXELS))
+
+
+def fit_text(text: str, width: int, font: str = PLAIN) -> str:
     """Cut the middle out of a text until it is at most ``width`` pixels wide.
 
     Args:
         text: The text; characters that cannot be printed are replaced.
-        font: The font that measures the text.
         width: The greatest width in pixels.
+        font: The file of the font that measures the text.
     """
     # The font's engine fails on control characters, and no figure has room for more letters.
     text = shorten(make_printable(text), MAX_LETTERS)
     for num_letters in range(len(text), 1, -1):
         shorter = shorten(text, num_letters)
-        if font.getlength(shorter) <= width:
+        if measure_text(shorter, font) <= width:
             return shorter
     return text[:1]

@@ -1,29 +1,20 @@
 """Style of all figures: colours, fonts and PNG files."""
 
 import contextlib
-import functools
 import io
-import logging
 import re
-import unicodedata
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-logger = logging.getLogger(__name__)
-FONT = "DejaVu Sans"
-# Where this font lacks a letter, as of Chinese, Japanese and Korean, the first of these that is installed has it.
-OTHER_FONTS = (
-    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans", "Source Han Sans", "IPAexGothic",
-    "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS",
-)  # fmt: skip
+from pipeline.reporting.figures.fonts import FONT, find_fonts
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#6B7280"
 INK, SOFT_INK, PAPER = "#1F2328", "#57606A", "#FFFFFF"
@@ -59,55 +50,42 @@ PHONE_WIDTH = 4.5
 @contextlib.contextmanager
 def open_figure(width: float, height: float) -> Iterator[Figure]:
     """Give an empty figure of a size in inches, which is drawn in the style of all."""
-    with matplotlib.rc_context({**STYLE, "font.family": choose_fonts(font_manager.get_font_names())}):
+    with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
-
-
-def choose_fonts(installed: Collection[str]) -> list[str]:
-    """Return the fonts in which a letter is looked for, one after the other.
-
-    Args:
-        installed: The names of the fonts that there are.
-    """
-    return [FONT, *(name for name in OTHER_FONTS if name in installed)]
 
 
 def save_png(figure: Figure) -> bytes:
     """Return a figure as PNG; the same figure gives the same bytes.
 
-    ``Figure.savefig`` would draw it twice, first without ink for the layout, which drawing itself computes.
-
-    A letter that no font has is a box in the figure; a warning says so once.
+    ``Figure.savefig`` would draw it twice, first without ink for the layout, which drawing itself computes. It is drawn
+    a second time where :data:`FONT` lacks a letter that another font has.
     """
+    canvas = FigureCanvasAgg(figure)
+    fonts = find_fonts(_draw(canvas))
+    if fonts:
+        families = [FONT, *sorted({font.name for font in fonts.values()})]
+        for text in figure.findobj(Text):
+            text.set_fontfamily(families)
+        _draw(canvas)
     buffer = io.BytesIO()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
+    pixels.save(buffer, format="png", dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+    return buffer.getvalue()
+
+
+def _draw(canvas: FigureCanvasAgg) -> frozenset[str]:
+    """Draw a figure, and return the letters that are boxes in it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
-        pixels = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
-        pixels.save(buffer, format="png", dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
-    codes = set()
+    letters = set()
     for warning in caught:
         lacking = re.match(r"Glyph (\d+) .* missing from", str(warning.message))
         if lacking is None:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         else:
-            codes.add(int(lacking[1]))
-    if codes:
-        _warn_of_boxes("".join(map(chr, sorted(codes))))
-    return buffer.getvalue()
-
-
-@functools.cache
-def _warn_of_boxes(letters: str) -> None:
-    """Say which letters are drawn as boxes, once for each such set of letters."""
-    name = unicodedata.name(letters[0], "a letter without a name").lower()
-    logger.warning(
-        "warning: figures: no font of this machine has %s (%s); boxes stand for them. Install one that has, such as "
-        "Noto Sans CJK, and run the stage again.",
-        letters,
-        name,
-    )
+            letters.add(chr(int(lacking[1])))
+    return frozenset(letters)
 
 
 def shorten(text: str, num_letters: int) -> str:
