@@ -9,10 +9,12 @@ import difflib
 import functools
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jsonargparse
 import yaml
@@ -60,7 +62,19 @@ class StrictLoader(yaml.SafeLoader):
             raise OtherNumberError(text, super().construct_yaml_int(node), node.start_mark.line + 1)
         return super().construct_yaml_int(node)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Build a number, as the base class does.
 
+        Raises:
+            OtherNumberError: It is another number than it shows, as 90.5 for ``1:30.5``.
+        """
+        text = str(node.value)
+        if ":" in text:
+            raise OtherNumberError(text, super().construct_yaml_float(node), node.start_mark.line + 1)
+        return super().construct_yaml_float(node)
+
+
+StrictLoader.add_constructor("tag:yaml.org,2002:float", StrictLoader.construct_yaml_float)
 StrictLoader.add_constructor("tag:yaml.org,2002:int", StrictLoader.construct_yaml_int)
 
 
@@ -169,6 +183,8 @@ def _refuse_null(option: Option, before: str = "") -> None:
 def _expand_home(value: Any) -> Any:
     """Replace ``~`` at the start of every path in a record; a YAML file has no shell that does it.
 
+    A text that begins with ``~/`` is a path too, as of a checkpoint or run, and so is that of a database's address.
+
     Raises:
         ValueError: ``~`` with a user that there is not.
     """
@@ -177,6 +193,10 @@ def _expand_home(value: Any) -> Any:
             return value.expanduser()
         except RuntimeError as error:
             raise ValueError(f"{value}: {error}") from error
+    if isinstance(value, str) and value.startswith(("~/", "sqlite:///~/")):
+        before, _, rest = value.partition("~/")
+        home = os.path.expanduser("~")  # noqa: PTH111 (a text)
+        return f"{before}{quote(home, safe='/ ') if before else home}/{rest}"
     if isinstance(value, tuple):
         return tuple(_expand_home(item) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -224,7 +244,9 @@ def _resolve_configs(words: Sequence[str]) -> Iterator[str]:
     for word in words:
         is_joined = word.startswith("--config=")
         name = word.partition("=")[2] if is_joined else word if previous == "--config" else ""
-        if re.fullmatch(r"[\w-]+", name) and not Path(name).exists():
+        if name.startswith("~/"):
+            yield f"--config={Path(name).expanduser()}" if is_joined else str(Path(name).expanduser())
+        elif re.fullmatch(r"[\w-]+", name) and not Path(name).exists():
             presets = list_presets()
             if name not in presets:
                 nearest = find_nearest(name, presets)

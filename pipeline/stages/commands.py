@@ -44,7 +44,7 @@ def init(words: Sequence[str], console: Console) -> None:
     output, rest = take_option(words[1:], "--output")
     experiment = name_data(given, read_experiment(rest))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", given.resolve().stem).strip("-") or "mine"
-    path = Path(output) if output else Path(f"{name}.yaml")
+    path = Path(output).expanduser() if output else Path(f"{name}.yaml")
     if path.exists():
         raise UserError(f"{path}: is there already. Delete it, or choose another with --output.")
     found = look(experiment)

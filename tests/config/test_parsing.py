@@ -1,11 +1,13 @@
 """What a YAML file or a command line says reaches the options unchanged, or is refused."""
 
+import contextlib
+import functools
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.experiment import Experiment
-from pipeline.config.parsing import read_experiment
+from pipeline.config.parsing import OPTIONS, read_experiment
 from pipeline.core.errors import UserError
 
 
@@ -84,7 +86,7 @@ def test_numbers_and_switches_are_read_in_every_spelling_of_yaml(write_config):
     assert experiment.tracking.enabled is False
 
 
-@pytest.mark.parametrize(("text", "number"), [("013", 11), ("-010", -8), ("1:30", 90), ("00", 0)])
+@pytest.mark.parametrize(("text", "number"), [("013", 11), ("-010", -8), ("1:30", 90), ("00", 0), ("1:30.5", 90.5)])
 def test_a_number_that_yaml_takes_for_another_one_is_refused(write_config, text, number):
     with pytest.raises(UserError, match=rf"knees.yaml: line 2: YAML takes {text} for the number {number}\. Write"):
         read_experiment(write_config(f"train:\n  epochs: {text}\n"))
@@ -108,6 +110,31 @@ def test_the_home_folder_is_written_as_a_tilde_in_every_path(write_config, monke
     assert experiment.data.label_table == tmp_path / "table.csv"
     assert experiment.data.raw_folder == tmp_path / "raw~1"
     assert experiment.predict.inputs == (tmp_path / "a.nii", Path("b.nii"))
+    assert read_experiment([f"--config=~/{Path(words[1]).relative_to(tmp_path)}"]).workspace == tmp_path / "knees"
+
+
+def test_no_option_that_takes_a_path_or_a_text_keeps_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "50% home"))
+    kept, taken = [], set()
+    for name, option in OPTIONS.items():
+        kind = str(option.annotation)
+        if "Path" not in kind and ("str" not in kind or kind.startswith("dict") or option.choices):
+            continue
+        given = "~/a b.csv"
+        with contextlib.suppress(UserError):  # of names and the like
+            read = get_value(read_experiment([f"--{name}", f"[{given}]" if kind.startswith("tuple") else given]), name)
+            taken.add(name)
+            kept += [] if str(tmp_path / "50% home" / "a b.csv") in str(read) else [name]
+    assert kept == []
+    paths = {name for name, option in OPTIONS.items() if "Path" in str(option.annotation)}
+    texts = {"train.teacher", "train.start_from", "evaluate.ensemble", "predict.ensemble", "tracking.uri"}
+    assert paths | texts <= taken
+    uri = read_experiment(["--tracking.uri", "sqlite:///~/records.db"]).tracking.uri
+    assert uri == f"sqlite:///{tmp_path}/50%25 home/records.db"
+
+
+def get_value(experiment, name):
+    return functools.reduce(getattr, name.split("."), experiment)
 
 
 def test_the_home_of_nobody_is_refused():
