@@ -283,13 +283,15 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
             "NIfTI, or choose another series."
         )
     is_line = np.abs(sideways).max() <= MAX_UNEVENNESS_MM
-    skipped = np.round(steps / steps.min()) - 1 if uneven and is_line and steps.min() >= 1e-3 else np.zeros(0)
-    if skipped.any() and np.abs(steps - (skipped + 1) * steps.min()).max() <= MAX_UNEVENNESS_MM:
-        after = int(skipped.argmax())
+    if uneven and is_line and steps.min() >= 1e-3:
+        skipped = np.round(steps / steps.min()) - 1
+        is_gap = skipped.any() and np.abs(steps - (skipped + 1) * steps.min()).max() <= MAX_UNEVENNESS_MM
+        usual = steps.min() if is_gap else float(np.median(steps))
+        after, missing = int(np.abs(steps - usual).argmax()), int(skipped.sum())
+        found = f"{missing} of {len(headers) + missing} DICOM slices are missing by the positions of the others"
         raise VolumeError(
-            f"{name}: {int(skipped.sum())} of {len(headers) + int(skipped.sum())} DICOM slices are missing by the "
-            f"positions of the others: the distance after slice {after + 1} is {steps[after]:.1f} mm, elsewhere "
-            f"{steps.min():.1f} mm. Complete the folder."
+            f"{name}: {found if is_gap else 'DICOM slices at uneven distances'}: the distance after slice {after + 1} "
+            f"is {steps[after]:.3g} mm, elsewhere {usual:.3g} mm. Complete the folder."
         )
     if uneven or not is_line:
         raise VolumeError(

@@ -97,6 +97,7 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
         stored_shape=tuple(int(size) for size in header.get_data_shape()),
         sha256=digest.hexdigest(),
         orientation_known=is_known,
+        doubt=_compare_sizes(header),
     )
 
 
@@ -235,6 +236,16 @@ def _name_different_sides(header: Any) -> bool:
     except (HeaderDataError, ValueError):  # of a damaged qform nothing is read
         return False
     return bool(np.isfinite(rights).all() and rights[0] @ rights[1] < 0)
+
+
+def _compare_sizes(header: Any) -> str:
+    """Return how large voxels are by the sform and by ``pixdim``, where these differ by more than rounding."""
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    by_sform = np.linalg.norm(np.asarray(header.get_sform(), dtype=np.float64)[:3, :3], axis=0)
+    if int(header["sform_code"]) == 0 or np.allclose(by_sform, sizes, rtol=0.02):
+        return ""
+    shown = ["x".join(f"{size:.4g}" for size in each) for each in (by_sform, sizes)]
+    return f"voxels are {shown[0]} by the sform and {shown[1]} by pixdim; the sform is taken"
 
 
 def _check_scaling(path: Path, header: Any) -> tuple[float | None, float | None]:

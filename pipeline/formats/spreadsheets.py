@@ -111,7 +111,8 @@ def _decode(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
         raise UserError(f"{path}: not readable as CSV: no {encoding} text. Save it as CSV (UTF-8).") from error
     if "\x00" in text:
         raise UserError(f"{path}: not readable as CSV: it holds zero bytes. Save it as CSV (UTF-8).")
-    return text, notes
+    # Two programs may each have put a mark in front.
+    return text.lstrip("\ufeff"), notes
 
 
 def _find_delimiter(text: str, wanted: Collection[str]) -> str:

@@ -33,6 +33,7 @@ class Volume:
         affine: ``(4, 4)``, from voxel indices (right, anterior, superior) to world millimetres.
         orientation_known: Whether the file defines the directions of its axes, and not two that contradict each other;
             where it defines none, they were taken as right, anterior and superior.
+        doubt: What the header says in two ways, and which was taken; nothing where it does not.
     """
 
     voxels: Array
@@ -46,6 +47,7 @@ class Volume:
     affine: Array
     sha256: str = ""
     orientation_known: bool = True
+    doubt: str = ""
 
 
 def build_volume(
@@ -110,10 +112,11 @@ def check_matrix(name: str, affine: Array) -> Array:
     """Return the affine; refuse one from which left and right cannot be read."""
     from nibabel.orientations import io_orientation
 
+    axes = affine[:3, :3]
     if (
         affine.shape != (4, 4)
         or not np.isfinite(affine).all()
-        or abs(np.linalg.det(affine[:3, :3])) < 1e-9
+        or abs(np.linalg.det(axes)) <= 1e-9 * np.prod(np.linalg.norm(axes, axis=0))  # voxels may be of any size
         or np.isnan(io_orientation(affine)).any()
     ):
         raise VolumeError(f"{name}: no valid affine (singular or not finite): left and right are unknown.")

@@ -121,7 +121,7 @@ def _describe(scan: Scan, scores: Array, checkpoint: Checkpoint, min_confidence:
 
 def _warn(scan: Scan, stack: Stack, volume: Volume | None, predicted: str, checkpoint: Checkpoint) -> list[str]:
     """List the reasons for which a row is not to be trusted."""
-    warnings = [] if volume is None else [describe_spacing(volume.spacing_mm)]
+    warnings = [] if volume is None else [describe_spacing(volume.spacing_mm), volume.doubt]
     if volume is not None and not volume.orientation_known:
         warnings.append("orientation unknown: no sform and no qform, or two of different sides; sides are a guess")
     warnings.append(describe_distance(stack.images, checkpoint.intensities))

@@ -276,7 +276,7 @@ def _cut_source(raw: Path, source: Source, options: PreprocessConfig, raw_name: 
             )
         if source.is_volume:
             facts |= _compare_sides(raw / source.paths[0], source.side, facts.get("side_by_position", ""), options)
-        return images, SourceSummary(positions, facts | {"status": "accepted", "reason": ""})
+        return images, SourceSummary(positions, {"reason": ""} | facts | {"status": "accepted"})
     except (UserError, MemoryError) as error:
         reason = str(error).replace(str(raw), raw_name) or "the scan does not fit into memory"
         return np.zeros((0, 1, *options.image_size), np.uint8), refuse(reason)
@@ -319,6 +319,7 @@ def _read_volume(paths: tuple[Path, ...], options: PreprocessConfig) -> tuple[Ar
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
         return stack.images[:, None], positions, {"sha256": digest} | window
     facts = {
+        "reason": volume.doubt,
         "sha256": volume.sha256,
         "shape": "x".join(str(size) for size in volume.stored_shape),
         "spacing_mm": "x".join(f"{size:.4g}" for size in volume.spacing_mm),

@@ -377,8 +377,8 @@ def _report(plan: Plan, console: Console) -> None:
     for path in coverage["side_disagreements"]:
         found = coverage["side_evidence"].get(path, "")
         warn(console, f"{path}: the named side and the knee's place in the scanner disagree ({found})")
-    spacings = zip(accepted["path"], accepted["spacing_mm"], strict=True) if kind.reads_scans else ()
-    doubts = [(path, doubt) for path, sizes in spacings if (doubt := _doubt_spacing(sizes))]
+    read = accepted[["path", "spacing_mm", "reason"]].itertuples(index=False, name=None) if kind.reads_scans else ()
+    doubts = [(path, doubt) for path, sizes, found in read for doubt in (_doubt_spacing(sizes), found) if doubt]
     for path, doubt in doubts[:MAX_LISTED]:
         warn(console, f"{path}: {doubt}")
     shrinking = _describe_shrunk(accepted, plan.options) if kind is PATIENT_IMAGES else ""

@@ -332,6 +332,7 @@ def read_with_pandas(content, guessed_separator):
         text = content.decode(encoding)
     except UnicodeDecodeError:
         text = content.decode("cp1252")
+    text = text.lstrip("\ufeff")  # pandas drops one mark, of two or more it leaves the others in a name
     separator = {name: sign for sign, name in DELIMITERS.items()}.get(guessed_separator, ",")
     first, _, rest = text.partition("\n")
     if first.startswith("sep=") and len(first.rstrip("\r")) == 5:

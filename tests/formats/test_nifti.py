@@ -219,9 +219,6 @@ def test_a_file_without_orientation_is_read_where_it_may_be_as_right_anterior_su
 def test_the_unit_of_the_header_is_read(code, factor, tmp_path):
     affine = np.diag([-0.5, 0.6, 3.0, 1.0])
     affine[:3, 3] = (10, 20, 30)
-    if code == 3:
-        affine[:3] *= 10.0  # a voxel of 5 micron; of less, a volume has hardly any
-    factor = factor * (10 if code == 3 else 1)
     image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), affine)
     image.header["xyzt_units"] = code | 8  # seconds for the time
     nibabel.save(image, tmp_path / "knee.nii")
@@ -229,6 +226,24 @@ def test_the_unit_of_the_header_is_read(code, factor, tmp_path):
     assert volume.spacing_mm == pytest.approx((0.5 * factor, 0.6 * factor, 3.0 * factor))
     assert volume.centre_mm == pytest.approx((9.75 * factor, 20.6 * factor, 34.5 * factor))
     assert bool(describe_spacing(volume.spacing_mm)) == (factor != 1)
+
+
+def test_voxel_sizes_that_sform_and_pixdim_state_differently_are_doubted(tmp_path):
+    def read(sform, pixdim=None, sform_code=1):
+        image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([0.5, 0.6, 3.0, 1.0]))
+        image.set_qform(image.affine, code=1)
+        image.set_sform(sform, code=sform_code)
+        if pixdim is not None:
+            image.header["pixdim"][1:4] = pixdim
+        nibabel.save(image, tmp_path / "knee.nii")
+        return read_volume(tmp_path / "knee.nii")
+
+    turned = np.array([[0, 0.6, 0, 9], [0.5, 0, 0, 9], [0, 0, 3.01, 9], [0, 0, 0, 1]])
+    assert read(turned, (0.5, 0.6, 3.0)).doubt == ""
+    assert read(np.diag([1.0, 0.6, 3.0, 1.0]), sform_code=0).doubt == ""
+    volume = read(np.diag([1.0, 0.6, 3.0, 1.0]))
+    assert volume.spacing_mm == pytest.approx((1.0, 0.6, 3.0))
+    assert volume.doubt == "voxels are 1x0.6x3 by the sform and 0.5x0.6x3 by pixdim; the sform is taken"
 
 
 def test_an_sform_and_a_qform_of_different_sides_are_refused_or_unknown(tmp_path):

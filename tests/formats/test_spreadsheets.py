@@ -30,6 +30,13 @@ def test_separator_line_ends_and_encoding_do_not_change_the_cells(delimiter, end
     assert len(cells.notes) == (encoding == "cp1252")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_that_two_programs_wrote_is_no_part_of_a_name(encoding, tmp_path):
+    path, text = write(tmp_path / "mine.csv")
+    path.write_bytes(f"\ufeff{text}".encode(encoding))
+    assert read_cells(path, HEADER).header == HEADER
+
+
 def test_the_separator_is_the_one_under_which_the_wanted_columns_are_found(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("Path;Patient (a, b, c, d, e);Label\na;1;x\n")

@@ -133,6 +133,15 @@ def test_an_unknown_orientation_is_scored_with_a_warning_and_abstained_from(pred
     assert row["predicted"] in ("left", "right")
 
 
+def test_voxel_sizes_that_a_header_states_in_two_ways_are_a_warning(predict, knees, tmp_path):
+    content = bytearray(nibabel.load(knees[0]).to_bytes())
+    content[80:84] = struct.pack("<f", 1.0)  # pixdim of the first axis
+    (tmp_path / "knee.nii").write_bytes(content)
+    code, (row,) = predict(tmp_path / "knee.nii")
+    assert code == 0
+    assert "by the sform and 1x" in row["warnings"]
+
+
 def test_a_name_with_the_other_side_gets_a_warning(predict, knees, tmp_path):
     _, (row,) = predict(knees[0])
     predicted, other = row["predicted"], {"left": "right", "right": "left"}[row["predicted"]]

@@ -1,6 +1,8 @@
 """The preprocess stage: resumed parts, changed scans and options, refused files."""
 
+import gzip
 import shutil
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -48,6 +50,18 @@ def test_scans_become_store_manifest_coverage_and_contact_sheet(write_patients, 
     assert sum(coverage["files_by_spelling"].values()) == 12
     with Image.open(experiment.paths.prepared / "contact_sheet.png") as sheet:
         assert sheet.width > 100
+
+
+def test_voxel_sizes_that_a_header_states_in_two_ways_are_a_warning_of_a_scan_that_is_used(write_patients, tmp_path):
+    first = min(write_patients(tmp_path / "raw", num_patients=1).iterdir())
+    content = bytearray(gzip.decompress(first.read_bytes()))
+    content[80:84] = struct.pack("<f", 1.0)  # pixdim of the first axis
+    first.write_bytes(gzip.compress(content))
+    experiment = make_experiment(tmp_path)
+    text = run(experiment)
+    assert f"warning: {first.name}: voxels are 4x5x6 by the sform and 1x5x6 by pixdim; the sform is taken" in text
+    assert text.count("warning") == 1
+    assert "2 scans of 1 patient" in text
 
 
 def test_a_second_run_does_nothing_and_reports_it(write_patients, tmp_path):
