@@ -16,6 +16,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.formats.nifti import write_volume
 from pipeline.tracking.mlflow_database import connect
 from tests.builders.built_once import build_once
+from tests.builders.field_cases import CASES
 from tests.builders.published_sets import draw_digits, to_idx
 from tests.builders.tiny_workspace import TINY_CONFIG
 
@@ -33,6 +34,7 @@ def pytest_collection_modifyitems(config, items):
     reasons = {
         "slow": None if config.getoption("--slow") else "runs with --slow",
         "real_data": None if REAL_DATA.is_dir() else f"{REAL_DATA} is absent",
+        "field_cases": None if CASES.is_dir() else f"{CASES} is absent",
         "browser": None if shutil.which("chromium") and shutil.which("chromedriver") else "Chromium is absent",
     }
     for item in items:

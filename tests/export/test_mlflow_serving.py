@@ -4,6 +4,7 @@ import base64
 import io
 import shutil
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
@@ -18,6 +19,7 @@ from pipeline.preprocessing.images import read_stored
 from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.dicom import write_radiograph, write_series
+from tests.builders.odd_files import write_contradictions, write_grey_modes, write_units
 
 
 @pytest.fixture
@@ -64,6 +66,24 @@ def test_image_files_of_every_format_and_size_get_the_numbers_of_predict(serve, 
     answers = served.predict(None, {"files": [encode(path) for path in paths]})
     np.testing.assert_array_equal(answers, served.predict(None, {"images": prepared, "slice_position": [0.0] * 5}))
     assert len(np.unique(answers[:, 0].round(9))) > 1
+
+
+def test_one_image_in_any_mode_of_grey_gets_the_same_numbers(serve, tmp_path):
+    served = serve(kind=PATIENT_IMAGES, preprocess=PreprocessConfig(image_size=(8, 8), intensity_percentiles=(0, 100)))
+    levels = np.random.default_rng(0).permutation(np.linspace(0, 255, 80)).reshape(10, 8).astype(np.uint8)
+    answers = served.predict(None, {"files": [encode(path) for path in write_grey_modes(tmp_path, levels)]})
+    np.testing.assert_array_equal(answers, answers[:1].repeat(len(answers), axis=0))
+
+
+def test_units_are_read_and_contradictions_refused(serve, tmp_path):
+    served = serve()
+    voxels = np.random.default_rng(0).integers(0, 1000, (12, 10, 8)).astype(np.int16)
+    answers = served.predict(None, {"nifti": [encode(path) for path in write_units(tmp_path, voxels)]})
+    np.testing.assert_allclose(answers, answers[:1].repeat(3, axis=0), atol=1e-6)
+    mirrored, gap = write_contradictions(tmp_path, voxels)
+    for path, message in ((mirrored, "nifti: sform and qform name different sides"), (Path(gap), "are missing")):
+        with pytest.raises(mlflow.exceptions.MlflowException, match=message):
+            served.predict(None, {"nifti": [encode(path)]})
 
 
 @pytest.mark.parametrize(

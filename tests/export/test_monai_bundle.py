@@ -28,6 +28,7 @@ from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint,
 from tests.builders.checkpoints import make_checkpoint
 from tests.builders.dicom import write_radiograph, write_series
 from tests.builders.isolation import BLOCKED
+from tests.builders.odd_files import write_contradictions, write_grey_modes, write_units
 
 # What MONAI's schema of 25 July 2024 asks for, in the form that its own check reads. The schema itself lies on a
 # server; PERCEIVER_MONAI_SCHEMA names a copy, and then that is taken.
@@ -86,6 +87,7 @@ def test_a_bundle_gives_the_numbers_of_predict(is_apart, bundle, bundle_path, ti
     for path in sorted((tiny_workspace / "data" / "tiny" / "raw").glob("*.nii.gz"))[:3]:
         shutil.copy(path, raw / path.name)
     voxels = np.random.default_rng(0).integers(0, 1000, (24, 24, 20)).astype(np.int16)
+    write_units(raw, voxels)
     shutil.make_archive(str(raw / "packed"), "gztar", write_series(tmp_path / "packed", voxels))
     write_series(raw / "series", voxels)
     words = ("--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace))
@@ -112,6 +114,21 @@ def test_a_bundle_gives_the_numbers_of_predict(is_apart, bundle, bundle_path, ti
         assert row["probabilities"]["left"] == pytest.approx(wanted["probability_left"], abs=1e-12)
 
 
+def test_a_bundle_refuses_what_contradicts_itself(bundle_path, tmp_path):
+    from monai.bundle import run
+
+    write_bundle(tmp_path / "bundle", make_checkpoint(), "knees")
+    bundle_path(tmp_path / "bundle")
+    voxels = np.random.default_rng(0).integers(0, 1000, (12, 10, 8)).astype(np.int16)
+    mirrored, gap = write_contradictions(tmp_path, voxels)
+    places = {"bundle_root": str(tmp_path / "bundle"), "output": str(tmp_path / "probabilities.json")}
+    config = str(tmp_path / "bundle" / "configs" / "inference.json")
+    for path, message in ((mirrored, "sform and qform name different sides"), (gap, "are missing by the positions")):
+        with pytest.raises(RuntimeError) as caught:
+            run(config_file=config, dataset_dir=str(path), **places)
+        assert message in str(caught.value.__cause__)
+
+
 @pytest.mark.parametrize("kind", [PATIENT_IMAGES, IMAGES], ids=lambda kind: kind.name)
 def test_a_bundle_of_images_gives_the_numbers_of_predict_for_the_same_files(kind, bundle_path, tmp_path):
     from monai.bundle import run
@@ -129,6 +146,8 @@ def test_a_bundle_of_images_gives_the_numbers_of_predict_for_the_same_files(kind
         Image.fromarray(values).save(raw / "below" / ".hidden" / Path(name).name)
     if kind is PATIENT_IMAGES:
         write_radiograph(raw / "below" / "radiograph", np.random.default_rng(9).integers(0, 4096, (10, 10)))
+        (raw / "modes").mkdir()
+        modes = write_grey_modes(raw / "modes", np.linspace(0, 255, 80).reshape(10, 8).astype(np.uint8))
     (raw / "notes.txt").write_text("no image")
     words = ("--predict.checkpoint", str(tmp_path / "best.safetensors"), "--workspace", str(tmp_path))
     assert main(["predict", str(raw), *words, "--predict.output", str(tmp_path / "new.csv")]) == 0
@@ -139,7 +158,7 @@ def test_a_bundle_of_images_gives_the_numbers_of_predict_for_the_same_files(kind
     run(config_file=str(config), bundle_root=str(tmp_path / "bundle"), dataset_dir=str(raw), output=str(output))
     rows = json.loads(output.read_text())
     assert [row["path"] for row in rows] == list(expected.index)
-    assert len(rows) == len(sizes) + (kind is PATIENT_IMAGES)
+    assert len(rows) == (len(sizes) + 1 + len(modes) if kind is PATIENT_IMAGES else len(sizes))
     for row in rows:
         wanted = expected.loc[row["path"]]
         assert row["predicted"] == wanted["predicted"]

@@ -8,6 +8,7 @@ from pipeline.config.data import PreprocessConfig
 from pipeline.core.errors import VolumeError
 from pipeline.preprocessing.images import fit_image
 from tests.builders.dicom import write_radiograph
+from tests.builders.odd_files import write_grey_modes
 
 
 def fit(path, **options):
@@ -75,6 +76,13 @@ def test_white_as_zero_gives_the_same_image(tmp_path):
     plain = fit(write_radiograph(tmp_path / "a", levels))
     inverted = fit(write_radiograph(tmp_path / "b", 4095 - levels, PhotometricInterpretation="MONOCHROME1"))
     np.testing.assert_array_equal(inverted.values, plain.values)
+
+
+def test_one_image_in_any_mode_of_grey_is_the_same_example(tmp_path):
+    levels = np.random.default_rng(0).permutation(np.linspace(0, 255, 64)).reshape(8, 8).astype(np.uint8)
+    for path in write_grey_modes(tmp_path, levels):
+        fitted = fit(path, intensity_percentiles=(0.0, 100.0))
+        np.testing.assert_array_equal(fitted.values, levels[None], err_msg=path.name)
 
 
 def test_one_grey_level_is_refused(tmp_path):
