@@ -16,7 +16,7 @@ from pipeline.config.phantom import PhantomConfig
 from pipeline.core.errors import UserError
 from pipeline.datasets.akoa import parse_name
 from pipeline.datasets.phantom.anatomy import Section, Tube, read_anatomy
-from pipeline.datasets.phantom.geometry import Coordinates, cut, smooth_field, vary_shape
+from pipeline.datasets.phantom.geometry import Coordinates, cut, place_knee, smooth_field, vary_shape
 from pipeline.datasets.phantom.painting import TISSUES, paint_knee
 from pipeline.datasets.phantom.scans import PlannedKnee, make_phantom, name_knee, place_scan, plan_knees, write_knee
 from pipeline.formats.nifti import read_volume
@@ -126,8 +126,8 @@ def test_the_distance_to_a_round_tube_is_exact():
     upright = Tube("rod", "tendon", (Section(-50, 5, 0, 10, 10), Section(50, 5, 0, 10, 10)))
     place = np.array([5.0, 15.0, 25.0, -15.0], np.float32).reshape(1, 1, 4)
     coordinates = Coordinates(np.array([0.0]), place, np.zeros_like(place))
-    slices, distance_mm = cut(coordinates, vary_shape(upright, 0, np.random.default_rng(0)))
-    assert slices == slice(0, 1)
+    block, distance_mm = cut(coordinates, vary_shape(upright, 0, np.random.default_rng(0)))
+    assert block[0] == slice(0, 1)
     np.testing.assert_allclose(distance_mm.ravel(), [-10, 0, 10, 10], atol=1e-5)  # float32
     _, grown = cut(coordinates, vary_shape(upright, 0, np.random.default_rng(0)), grow_mm=(5, 5))
     np.testing.assert_allclose(grown.ravel(), [-15, -5, 5, 5], atol=1e-5)  # float32
@@ -147,6 +147,26 @@ def test_a_tube_that_no_slice_reaches_is_not_cut():
     low = Tube("foot", "tendon", (Section(-400, 0, 0, 5, 5), Section(-300, 0, 0, 5, 5)))
     nowhere = np.zeros((1, 1, 1), np.float32)
     assert cut(Coordinates(np.array([0.0]), nowhere, nowhere), vary_shape(low, 0, np.random.default_rng(0))) is None
+
+
+def test_voxels_within_reach_of_a_tube_are_all_cut_with_the_same_distances():
+    config = PhantomConfig(shape=(22, 25, 12), spacing_mm=(6.0, 6.0, 10.0))  # sizes that no square fits
+    coordinates = place_knee(config, np.random.default_rng(0), np.random.default_rng(1))
+    generator, num_left_out, num_cut = np.random.default_rng(2), 0, 0
+    for tube in itertools.chain.from_iterable(read_anatomy().values()):
+        rows = vary_shape(tube, 1.0, generator)
+        whole, near = cut(coordinates, rows), cut(coordinates, rows, reach_mm=0.8)
+        within = np.full(coordinates.lateral_mm.shape, np.inf, np.float32)
+        if whole is not None:
+            within[whole[0]] = whole[1]
+        found = np.full_like(within, np.inf)
+        if near is not None:
+            found[near[0]] = near[1]
+            np.testing.assert_array_equal(near[1], within[near[0]])
+        num_left_out += np.isfinite(within).sum() - np.isfinite(found).sum()
+        num_cut += np.isfinite(found).sum()
+        np.testing.assert_array_equal(found[within < 0.8], within[within < 0.8])
+    assert num_left_out > num_cut
 
 
 def test_a_smooth_field_passes_through_its_coarse_numbers():

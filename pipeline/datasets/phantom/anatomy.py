@@ -14,15 +14,15 @@ saphenous vein are medial, and the tibia's medial face lies under the skin.
 The table is ``anatomy.csv``, a row for each section.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """An ellipse across the limb.
 
     Args:
@@ -68,7 +68,7 @@ def read_anatomy() -> dict[str, list[Tube]]:
         fat pads and vessels. ``bones``: femur, patella, tibia and fibula; each is painted as a dark shell filled with
         marrow. ``joint``: what lies between the bones, the notch with its ligaments.
     """
-    columns = [field.name for field in fields(Section)]
+    columns = list(Section._fields)
     parts: dict[str, list[Tube]] = {}
     table = pd.read_csv(Path(__file__).with_name("anatomy.csv"))
     for (group, name, tissue, cartilage_mm), rows in table.groupby(list(table.columns[:4]), sort=False):

@@ -8,6 +8,7 @@ from pipeline.core.array_types import Array
 from pipeline.datasets.phantom.anatomy import read_anatomy
 from pipeline.datasets.phantom.geometry import (
     Coordinates,
+    Surface,
     bounded_normal,
     cut,
     place_knee,
@@ -68,7 +69,9 @@ def paint_knee(
     noise_std = np.float32(config.noise * scan_generator.uniform(0.5, 1.0))
     real, imaginary = (noise_std * scan_generator.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
     # The magnitude of a signal with noise in both channels, as a scanner gives it (Rician noise).
-    image = np.hypot(image + real, imaginary) * np.float32(scan_generator.uniform(*SCANNER_GAIN))
+    image += real
+    np.hypot(image, imaginary, out=image)
+    image *= np.float32(scan_generator.uniform(*SCANNER_GAIN))
     volume = rearrange(image, "superior anterior lateral -> lateral anterior superior")
     if side == "left":
         volume = volume[::-1]
@@ -105,42 +108,53 @@ def paint_tissues(
     fatter_mm = config.shape_variation * FATTER_MM * patient_generator.uniform(-1, 1)
     anatomy = read_anatomy()
     limb, compartments = (vary_shape(tube, config.shape_variation, patient_generator) for tube in anatomy["limb"])
-    _paint(image, cut(coordinates, limb, (fatter_mm, fatter_mm)), level["fat"])
-    _paint(image, cut(coordinates, compartments), level["deep_fat"])
+    _paint(image, _cut(coordinates, limb, (fatter_mm, fatter_mm)), level["fat"])
+    _paint(image, _cut(coordinates, compartments), level["deep_fat"])
     image *= 1 + np.float32(config.texture) * smooth_field(scan_generator, image.shape, (16, 20, 20))
     for tube in anatomy["soft_tissues"]:
         factor = 1 + PART_VARIATION * config.contrast_variation * bounded_normal(scan_generator)
         rows = vary_shape(tube, config.shape_variation, patient_generator)
-        _paint(image, cut(coordinates, rows), level[tube.tissue] * np.float32(factor))
+        _paint(image, _cut(coordinates, rows), level[tube.tissue] * np.float32(factor))
 
     bones = [(tube, vary_shape(tube, config.shape_variation, patient_generator)) for tube in anatomy["bones"]]
     bones = [(tube, narrow_joint(tube.name, rows, grade)) for tube, rows in bones]
     for tube, rows in bones:
         if tube.cartilage_mm > 0:
             thickness_mm = tube.cartilage_mm * CARTILAGE_LEFT[grade]
-            _paint(image, cut(coordinates, rows, (0, thickness_mm)), level["cartilage"])
+            _paint(image, _cut(coordinates, rows, (0, thickness_mm)), level["cartilage"])
     solids = [rows for _, rows in bones]
     solids += [spur for tube, rows in bones for spur in grow_osteophytes(tube.name, rows, grade)]
-    surfaces = [surface for rows in solids if (surface := cut(coordinates, rows)) is not None]
+    surfaces = [surface for rows in solids if (surface := _cut(coordinates, rows)) is not None]
     # All the shells before all the marrow: where two parts of a bone meet, no wall is left between them.
-    for slices, distance_mm in surfaces:
-        _paint(image, (slices, distance_mm), level["cortex"])
-    for slices, distance_mm in surfaces:
-        _paint(image, (slices, distance_mm + np.float32(CORTEX_MM)), level["marrow"])
+    for block, distance_mm in surfaces:
+        _paint(image, (block, distance_mm), level["cortex"])
+    for block, distance_mm in surfaces:
+        _paint(image, (block, distance_mm + np.float32(CORTEX_MM)), level["marrow"])
     if lesion is not None:
         is_marrow = np.zeros(image.shape, bool)
-        for slices, distance_mm in surfaces:
-            is_marrow[slices] |= distance_mm < -CORTEX_MM
+        for block, distance_mm in surfaces:
+            is_marrow[block] |= distance_mm < -CORTEX_MM
         image += compute_rise(coordinates, lesion) * is_marrow
     for tube in anatomy["joint"]:
-        _paint(image, cut(coordinates, vary_shape(tube, config.shape_variation, patient_generator)), level[tube.tissue])
+        _paint(
+            image, _cut(coordinates, vary_shape(tube, config.shape_variation, patient_generator)), level[tube.tissue]
+        )
     image *= 1 + np.float32(config.texture) * smooth_field(scan_generator, image.shape, (32, 36, 36))
     return image
 
 
-def _paint(image: Array, surface: tuple[slice, Array] | None, level: np.float32) -> None:
+def _cut(coordinates: Coordinates, rows: Array, grow_mm: tuple[float, float] = (0.0, 0.0)) -> Surface | None:
+    """Compute the distances of the voxels that a tube may paint."""
+    return cut(coordinates, rows, grow_mm, reach_mm=EDGE_MM / 2)
+
+
+def _paint(image: Array, surface: Surface | None, level: np.float32) -> None:
     if surface is None:
         return
-    slices, distance_mm = surface
-    part = image[slices]
-    part += np.clip(0.5 - distance_mm / np.float32(EDGE_MM), 0, 1) * (level - part)
+    block, distance_mm = surface
+    part = image[block]
+    covered = distance_mm / np.float32(EDGE_MM)
+    np.subtract(np.float32(0.5), covered, out=covered)
+    np.clip(covered, 0, 1, out=covered)
+    covered *= level - part
+    part += covered
