@@ -19,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.inference.probabilities import compute_probabilities
 from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
-from pipeline.training.devices.fabric import choose_device
+from pipeline.training.devices.selection import choose_device
 
 BATCH_SIZE = 256
 

@@ -23,7 +23,7 @@ from pipeline.inference.inputs import find_scans
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
-from pipeline.training.devices.fabric import choose_accelerator
+from pipeline.training.devices.selection import choose_accelerator
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 REGISTRY = "models:/"

@@ -24,7 +24,7 @@ from pipeline.inference.inputs import Scan, find_scans, list_passed_over
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.stages.base import exclusive
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
-from pipeline.training.devices.fabric import choose_device
+from pipeline.training.devices.selection import choose_device
 
 FORMAT = 1
 # With more scans only the totals are printed; the table has a row for each.

@@ -24,7 +24,7 @@ from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint, write_checkpoint
-from pipeline.training.devices.fabric import choose_accelerator, choose_device, choose_precision
+from pipeline.training.devices.selection import choose_accelerator, choose_device, choose_precision
 
 # Options that are read with a teacher alone.
 OF_A_TEACHER = ("train.distillation_weight", "train.distillation_temperature", "train.guidance_weight")

@@ -133,14 +133,24 @@ def imported_at_once(path: Path) -> set[str]:
     return names
 
 
-def test_the_start_of_training_imports_nothing_that_reads_scans():
-    found, waiting = set(), {"stages.train"}
+def load_all_at_once(start: str) -> set[str]:
+    """Return what is imported with a module and with those of this project that it imports."""
+    found, waiting = set(), {start}
     while waiting:
         names = imported_at_once(MODULES[waiting.pop()])
         waiting |= {name for full in names - found if (name := full.removeprefix("pipeline.")) in MODULES}
         found |= names
     assert "pandas" in found, "modules of modules are seen"
-    assert not {name.split(".")[0] for name in found} & {"nibabel", "pydicom", "sklearn", "matplotlib"}
+    return {name.split(".")[0] for name in found}
+
+
+def test_the_start_of_training_imports_nothing_that_reads_scans():
+    assert not load_all_at_once("stages.train") & {"nibabel", "pydicom", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "predict", "attention", "export"])
+def test_stages_that_score_import_nothing_that_only_training_needs(stage):
+    assert "lightning" not in load_all_at_once(f"stages.{stage}")
 
 
 @pytest.mark.parametrize("package", sorted(path.parent for path in MODULES.values() if path.name == "__init__.py"))

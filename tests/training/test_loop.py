@@ -23,7 +23,8 @@ from pipeline.data.statistics import compute_statistics
 from pipeline.models.networks import SliceModel, build_model
 from pipeline.training.augmentation.mixing import draw_mixture, mix_images
 from pipeline.training.devices.compilation import compile_model
-from pipeline.training.devices.fabric import build_fabric, choose_accelerator, choose_precision
+from pipeline.training.devices.fabric import build_fabric
+from pipeline.training.devices.selection import choose_accelerator, choose_precision
 from pipeline.training.history import EpochResult, find_best, should_stop
 from pipeline.training.loop.batch_loss import draw_inputs
 from pipeline.training.loop.epochs import draw_order, plan_batches, train_epochs

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.core.provenance import read_hardware
 from pipeline.training.devices.arithmetic import name_accelerator, name_kernel, read_driver
-from pipeline.training.devices.fabric import choose_device
+from pipeline.training.devices.selection import choose_device
 
 VERSION = (
     "NVRM version: NVIDIA UNIX {}x86_64  Kernel Module  {}570.86.15  Wed Feb 12 10:00:00 UTC 2025\nGCC version: 12"
