@@ -29,6 +29,7 @@ Item = TypeVar("Item")
 
 # The seconds of silence before the first line about work in a log, and between later ones.
 FIRST_LINE_S, LATER_LINES_S = 2.0, 30.0
+USUAL_WIDTH = 80
 
 
 class StageConsole(Console):
@@ -46,6 +47,8 @@ class StageConsole(Console):
         super().__init__(
             soft_wrap=True, markup=False, emoji=False, quiet=is_silent, force_jupyter=False, force_terminal=is_terminal
         )
+        if self.width < 1:  # COLUMNS=0, as some shells have it; rich would print nothing at all
+            self.width = USUAL_WIDTH
         self.messages: list[str] = []
         self.warnings: list[str] = []
 

@@ -36,6 +36,17 @@ def test_what_a_stage_prints_has_plain_blanks_before_a_percent_sign(capsys):
     assert capsys.readouterr().out == "accuracy 50.0 % (95 % interval) -> P\u00a01\n"
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "-3", "abc", ""])
+def test_all_is_printed_whatever_width_the_terminal_claims(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    console = StageConsole()
+    console.print("6 scans of 3 patients", highlight=False)
+    warn(console, "a scan was refused")
+    with working("searching", console):
+        pass
+    assert capsys.readouterr().out == "6 scans of 3 patients\nwarning: a scan was refused\n"
+
+
 def test_a_notebook_gets_plain_text_and_no_bars(monkeypatch, capsys):
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
