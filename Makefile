@@ -19,7 +19,10 @@ RUN := .venv/bin/python
 READY := .venv/.installed
 endif
 STAGE = $(RUN) -m pipeline
-OPTIONS = --config "$(CONFIG)" $(if $(DATA),--data.raw_folder "$(DATA)") $(SET)
+# Names reach the shell as values, whatever quotes they hold.
+export GIVEN_CONFIG := $(CONFIG)
+export GIVEN_DATA := $(DATA)
+OPTIONS = --config "$$GIVEN_CONFIG" $(if $(DATA),--data.raw_folder "$$GIVEN_DATA") $(MORE) $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -55,9 +58,10 @@ train: split ## train the model (splits first, if that was not done)
 evaluate: $(READY) ## score the test rows and write the report
 	$(STAGE) evaluate $(OPTIONS)
 
-predict: export PREDICTED := $(INPUT)
+predict: export GIVEN_INPUT := $(INPUT)
 predict: $(READY) ## score new scans, images or objects: make predict INPUT="a.nii.gz folder"
-	@if [ -e "$$PREDICTED" ]; then set -- "$$PREDICTED"; else eval "set -- $$PREDICTED"; fi; \
+	@if [ ! -e "$$GIVEN_INPUT" ] && (eval "set -- $$GIVEN_INPUT") 2> /dev/null; then \
+		eval "set -- $$GIVEN_INPUT"; else set -- "$$GIVEN_INPUT"; fi; \
 		$(STAGE) predict "$$@" $(OPTIONS)
 
 export: $(READY) ## write the trained model for torch.export, ONNX, MONAI and model hubs
@@ -89,7 +93,9 @@ report audit folds:
 	@$(STAGE) $@
 
 # All stages of one published set, with its config unless CONFIG names another of the same set.
-ALL_STAGES = $(MAKE) fetch preprocess split train evaluate CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),$1)
+# A config of the command line reaches the other make by itself.
+OR_GIVEN = $(if $(filter command line,$(origin CONFIG)),,CONFIG=$1)
+ALL_STAGES = $(MAKE) fetch preprocess split train evaluate $(call OR_GIVEN,$1)
 
 mnist: ## all stages on MNIST (DATA=folder that has it; else it is downloaded)
 	+$(call ALL_STAGES,configs/mnist.yaml)
@@ -101,8 +107,8 @@ cifar100: ## all stages on CIFAR-100
 	+$(call ALL_STAGES,configs/cifar100.yaml)
 
 medmnist: ## all stages on a set of MedMNIST: make medmnist NAME=retinamnist (or breastmnist_64, adrenalmnist3d)
-	+$(MAKE) fetch preprocess split train evaluate SET="--name $(NAME) --data.variant $(NAME) $(if $(findstring retina,$(NAME)),--data.label_type ordinal) $(SET)" \
-		CONFIG=$(if $(filter command line,$(origin CONFIG)),$(CONFIG),configs/$(if $(findstring 3d,$(NAME)),medmnist3d,medmnist).yaml)
+	+$(MAKE) fetch preprocess split train evaluate MORE="--name $(NAME) --data.variant $(NAME) $(if $(findstring retina,$(NAME)),--data.label_type ordinal)" \
+		$(call OR_GIVEN,configs/$(if $(findstring 3d,$(NAME)),medmnist3d,medmnist).yaml)
 
 modelnet40: ## all stages on ModelNet40
 	+$(call ALL_STAGES,configs/modelnet40.yaml)
@@ -139,7 +145,7 @@ format: $(READY) ## put the code into its format
 	$(RUN) -m ruff check --fix .
 
 bench: $(READY) ## measure preprocessing against the plain way, the model against perceiver-pytorch
-	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data "$(DATA)")
+	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data "$$GIVEN_DATA")
 	$(RUN) reports/benchmarks/model.py
 
 clean: ## remove what the stages wrote, keep raw data and .venv

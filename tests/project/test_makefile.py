@@ -36,6 +36,18 @@ def test_predict_takes_one_file_with_blanks_or_several_without(make, tmp_path):
     assert quoted == ["-m", "pipeline", "predict", "Knie a.nii", "b.nii", "--config", "my knees.yaml"]
 
 
+def test_names_with_quotes_are_passed_on_too(make, tmp_path):
+    absent, config, data = str(tmp_path / 'R\'s "knee".nii'), 'my "own" R\'s `#`.yaml', 'R\'s "raw" data'
+    words = make("predict", f"INPUT={absent}", f"CONFIG={config}", f"DATA={data}")
+    assert words == ["-m", "pipeline", "predict", absent, "--config", config, "--data.raw_folder", data]
+    words = make("mnist", f"CONFIG={config}", "SET=--run 'a \"b\"'")
+    assert [word for word in words if ".yaml" in word or '"b"' in word] == [config, 'a "b"'] * 5
+    words = make("medmnist", "NAME=retinamnist", f"DATA={data}", "SET=--run 'a \"b\"'")
+    assert [word for word in words if word in ("configs/medmnist.yaml", data, 'a "b"', "ordinal")] == [
+        *("configs/medmnist.yaml", data, "ordinal", 'a "b"') * 5
+    ]
+
+
 def test_tests_keep_their_bytecode_where_other_programs_do_not(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     recorder = tmp_path / "recorder"
