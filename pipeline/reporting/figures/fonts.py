@@ -3,11 +3,12 @@
 matplotlib and Pillow draw a box for a letter that a font lacks, as DejaVu Sans lacks Chinese, Japanese and Korean ones.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -35,7 +36,7 @@ def find_fonts(letters: frozenset[str]) -> dict[str, font_manager.FontEntry]:
         letters: Letters that :data:`FONT` lacks.
     """
     found: dict[str, font_manager.FontEntry] = {}
-    for entry in _list_fonts():
+    for entry in itertools.chain(_list_fonts(), _list_new_fonts()):
         lacking = letters - found.keys()
         if not lacking:
             break
@@ -57,6 +58,15 @@ def _list_fonts() -> Iterable[font_manager.FontEntry]:
         if entry.style == "normal" and entry.weight in REGULAR and not entry.name.startswith(BOXES)
     }
     return sorted(plain.values(), key=lambda entry: ("Sans" not in entry.name, "Mono" in entry.name, entry.name))
+
+
+def _list_new_fonts() -> Iterator[font_manager.FontEntry]:
+    """Yield the fonts that were installed after matplotlib made its list, which it keeps in a file; they join it."""
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    for path in sorted(set(font_manager.findSystemFonts()) - known):
+        with contextlib.suppress(OSError, RuntimeError):
+            font_manager.fontManager.addfont(path)
+            yield font_manager.fontManager.ttflist[-1]
 
 
 def _name_script(letter: str) -> str:

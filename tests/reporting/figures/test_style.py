@@ -46,8 +46,9 @@ def install(monkeypatch):
     """Make DejaVu Sans and these fonts the ones that are installed."""
     plain = [entry for entry in font_manager.fontManager.ttflist if entry.name == fonts.FONT]
 
-    def change(*entries):
+    def change(*entries, new=()):
         monkeypatch.setattr(font_manager.fontManager, "ttflist", [*plain, *entries])
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [entry.fname for entry in (*plain, *new)])
         fonts.find_fonts.cache_clear()
         fonts._warn_of_boxes.cache_clear()
 
@@ -84,6 +85,16 @@ def test_letters_of_any_script_are_drawn_with_an_installed_font_that_has_them(in
     assert draw("健 ป") != boxes
     assert contact_sheet(np.zeros((1, 8, 8), np.uint8), ["P1 健 ป ✓"]) != sheet_of_boxes
     assert len(caplog.messages) == 2
+
+
+def test_a_font_that_was_installed_since_matplotlib_made_its_list_is_found(install, tmp_path, caplog):
+    damaged = tmp_path / "a damaged.ttf"
+    damaged.write_bytes(b"no font")
+    boxes = draw("健")
+    font = build_font(tmp_path / "sans.ttf", "B Sans", "健")
+    install(new=[replace(font, fname=str(damaged)), font])
+    assert draw("健") != boxes
+    assert len(caplog.messages) == 1
 
 
 def test_a_text_is_cut_where_its_font_changes_and_is_as_wide_as_its_parts(install, tmp_path):
