@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from pipeline import load_model
@@ -235,10 +237,9 @@ def test_without_tracking_nothing_is_kept(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.fixture(scope="module")
-def ranked(tracking_uri, tmp_path_factory):
-    """An evaluated run whose last epoch is not its best."""
-    paths = Workspace(tmp_path_factory.mktemp("ranked"), "ranked", "seed-1")
+def keep_ranked(tracking_uri, folder, name):
+    """Keep an evaluated run whose last epoch is not its best."""
+    paths = Workspace(folder, name, "seed-1")
     history = [
         EpochResult(step, 1.0, 0.5, 1 - value, value, 0.1, 1.0, 1.0) for step, value in ((1, 0.7), (2, 0.9), (3, 0.8))
     ]
@@ -247,7 +248,7 @@ def ranked(tracking_uri, tmp_path_factory):
         weights = {key: value + epoch for key, value in make_checkpoint().weights.items()}
         write_checkpoint(path, make_checkpoint(weights=weights, history=tuple(history[:epoch]), epoch=epoch))
     facts = RunFacts(
-        datasets=tuple(DatasetUse(f"ranked {role}", f"digest {role}", "/data", role) for role in ("val", "test")),
+        datasets=tuple(DatasetUse(f"{name} {role}", f"digest {role}", "/data", role) for role in ("val", "test")),
         metrics={"test_slice_accuracy": 0.7, "test_slice_accuracy_low": 0.5, "best_epoch": 2},
         checkpoint=paths.name_file(paths.best_checkpoint),
         last_checkpoint=paths.name_file(paths.last_checkpoint),
@@ -258,6 +259,32 @@ def ranked(tracking_uri, tmp_path_factory):
             tracked.keep(facts)
             keep_history(tracked, history)
     return tracked
+
+
+@pytest.fixture(scope="module")
+def ranked(tracking_uri, tmp_path_factory):
+    return keep_ranked(tracking_uri, tmp_path_factory.mktemp("ranked"), "ranked")
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_page_find_the_best_model_of_an_experiment(
+    empty_tracking_database, tmp_path, monkeypatch, request
+):
+    page = (Path(__file__).parents[2] / "docs" / "export-and-serving.md").read_text("utf-8")
+    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "search_logged" in block)
+    assert len(lines.strip().splitlines()[3:]) == 3, "import, empty line and address come first"
+    shutil.copyfile(empty_tracking_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mlflow.MlflowClient(uri).create_experiment("another, so that phantom is not the first")
+    keep_ranked(uri, tmp_path, "phantom")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # set_tracking_uri changes it, and it is set back
+    request.addfinalizer(lambda: mlflow.set_tracking_uri(None))
+    named = {}
+    exec(lines, named)  # the page's own lines
+    best = named["best"]
+    assert (best.name, best.tags["run"], best.tags["epoch"]) == ("best", "seed-1", "2")
+    assert mlflow.pyfunc.load_model(best.model_uri).metadata.model_id == best.model_id
 
 
 def test_logged_models_are_ranked_by_their_scores_on_the_same_data(ranked):
