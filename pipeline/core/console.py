@@ -115,7 +115,7 @@ class Work:
 
 
 @contextlib.contextmanager
-def log_lines(describe: Callable[[], str], console: Console) -> Iterator[None]:
+def log_lines(describe: Callable[[], str], console: Console) -> Iterator[Callable[[], None]]:
     """Print a line about work now and then, where there is no terminal; of several processes the first does.
 
     No line is printed twice: where nothing else changed, it says how long the work has taken.
@@ -123,27 +123,35 @@ def log_lines(describe: Callable[[], str], console: Console) -> Iterator[None]:
     Args:
         describe: Describes how far it is.
         console: The console to print on.
+
+    Yields:
+        A function to call where the work has printed a line of its own, after which it is silent for half a minute
+        before it is named again.
     """
     is_first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
     if console.is_terminal or console.quiet or not is_first:
-        yield
+        yield lambda: None
         return
-    ended = threading.Event()
+    ended, spoken = threading.Event(), threading.Event()
 
     def watch() -> None:
         wait_s, shown, started = FIRST_LINE_S, "", time.monotonic()
-        while not ended.wait(wait_s):
-            line = describe()
-            since = f" ({time.monotonic() - started:.0f} s so far)" if line == shown else ""
-            console.print(f"{line}{since}", highlight=False, markup=False)
-            wait_s, shown = LATER_LINES_S, line
+        while not ended.is_set():
+            if not spoken.wait(wait_s):
+                line = describe()
+                since = f" ({time.monotonic() - started:.0f} s so far)" if line == shown else ""
+                console.print(f"{line}{since}", highlight=False, markup=False)
+                shown = line
+            spoken.clear()
+            wait_s = LATER_LINES_S
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        yield spoken.set
     finally:
         ended.set()
+        spoken.set()
         watcher.join()
 
 

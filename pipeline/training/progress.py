@@ -50,7 +50,7 @@ class TrainingDisplay:
         self.lines = log_lines(self.work.describe, console)
 
     def __enter__(self) -> "TrainingDisplay":
-        self.lines.__enter__()
+        self.has_spoken = self.lines.__enter__()
         self.bar.start()
         return self
 
@@ -70,3 +70,4 @@ class TrainingDisplay:
         self.bar.update(self.task, completed=result.epoch)
         self.work.done, self.work.detail = result.epoch, f"epoch {result.epoch + 1} of {self.num_epochs}"
         self.console.print(describe_epoch(result, self.num_epochs, is_best), highlight=False, soft_wrap=True)
+        self.has_spoken()

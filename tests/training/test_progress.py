@@ -1,7 +1,9 @@
 import io
+import threading
 
 from rich.console import Console
 
+from pipeline.core import console as console_module
 from pipeline.training.history import EpochResult
 from pipeline.training.loop.monitor import StepResult
 from pipeline.training.progress import TrainingDisplay, describe_epoch
@@ -23,6 +25,24 @@ def test_without_a_terminal_there_is_one_line_an_epoch_and_no_bar():
         display.show_step(STEP)
         display.show_epoch(EPOCH, is_best=False)
     assert file.getvalue() == describe_epoch(EPOCH, 20, is_best=False) + "\n"
+
+
+def test_a_log_names_the_training_only_where_no_epoch_ended_for_half_a_minute(monkeypatch):
+    """The first line is due in an hour; that of an epoch begins the wait of the later ones, here a hundredth second."""
+    monkeypatch.setattr(console_module, "FIRST_LINE_S", 3600.0)
+    monkeypatch.setattr(console_module, "LATER_LINES_S", 0.01)
+    file, named = io.StringIO(), threading.Event()
+
+    class Log(io.StringIO):
+        def write(self, text):
+            if "training: epoch 4 of 20" in text:
+                named.set()
+            return file.write(text)
+
+    with TrainingDisplay(Console(file=Log(), width=80), 20, 2) as display:
+        display.show_epoch(EPOCH, is_best=False)
+        assert named.wait(20)
+    assert file.getvalue().startswith(describe_epoch(EPOCH, 20, is_best=False))
 
 
 def test_on_a_terminal_a_bar_shows_where_the_epoch_stands():
