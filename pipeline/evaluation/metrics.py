@@ -44,7 +44,7 @@ from pipeline.evaluation.scores import (
 # With more classes a confusion matrix has no numbers in its cells, so the largest are listed in words.
 MAX_READABLE_CLASSES = 12
 NUM_LISTED_MISTAKES = 10
-BIASED = "a mean of absolute values: that of a resample lies above that of the table"
+BIASED = "it is a mean of absolute values, which resampling makes larger"
 
 
 def compute_levels(

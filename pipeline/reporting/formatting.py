@@ -4,10 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.core.text import count_labels
 from pipeline.evaluation.schema import Estimate
 
 DASH = "\u2013"
 LOWER_IS_BETTER = ("nll", "brier", "ece")
+# Fractions of rows are written in per cent everywhere; areas, correlations and losses are numbers.
+IN_PERCENT = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1")
 BASELINE_TITLES = {
     "majority": "Most frequent class",
     "logistic_regression": "Logistic regression on pixels",
@@ -37,10 +40,20 @@ def _show_with_interval(metric: Estimate | Mapping[str, float | None], form: str
     value, low, high = metric["value"], metric["low"], metric["high"]
     if value is None:
         return "not defined"
-    text = f"{_round_percent(value)}\u00a0%"
+    text = show_fraction(value)
     if low is None or high is None:
         return text
     return f"{text} {form.format(low=_round_percent(low), high=_round_percent(high))}"
+
+
+def show_fraction(fraction: float) -> str:
+    """Write a fraction as "97.1 %"."""
+    return f"{_round_percent(fraction)}\u00a0%"
+
+
+def show_goal(fraction: float) -> str:
+    """Write a fraction that somebody chose as "90 %", without the decimals of what was measured."""
+    return f"{100 * fraction:.0f}\u00a0%"
 
 
 def _round_percent(fraction: float) -> str:
@@ -76,11 +89,6 @@ def show_interval(metric: Estimate | Mapping[str, float | None]) -> str:
     return f"{show_number(metric['low'])} to {show_number(metric['high'])}"
 
 
-def show_estimate(metric: Estimate | Mapping[str, float | None]) -> tuple[str, str]:
-    """Write a score and its interval, for two cells of a table."""
-    return show_number(metric["value"]), show_interval(metric)
-
-
 def show_number_with_interval(metric: Estimate) -> str:
     """Write a score as "0.971 (95 % interval 0.950 to 0.986)", or "0.971 (no interval)"."""
     found = "no interval" if metric["low"] is None else f"95\u00a0% interval {show_interval(metric)}"
@@ -90,6 +98,24 @@ def show_number_with_interval(metric: Estimate) -> str:
 def show_number_briefly(metric: Estimate) -> str:
     """Write a score as "0.971 (0.950 to 0.986)"; without an interval there are no brackets."""
     return show_number(metric["value"]) + ("" if metric["low"] is None else f" ({show_interval(metric)})")
+
+
+def show_score(name: str, metric: Estimate) -> str:
+    """Write a score and its interval for one cell: "97.1 % (95.0 to 98.6)", or "0.971 (0.950 to 0.986)"; or a dash.
+
+    Args:
+        name: The name of the score in metrics.json.
+        metric: The score.
+    """
+    if metric["value"] is None:
+        return DASH
+    return show_percent_briefly(metric) if name in IN_PERCENT else show_number_briefly(metric)
+
+
+def show_labels(counts: Mapping[str, int]) -> str:
+    """Write how many rows each class has; where classes are numbers, "by class:" says which of the numbers they are."""
+    named = count_labels(counts)
+    return f"by class: {named}" if any(label[:1].isdigit() for label in counts) else named
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Accessibility of all pages: headings, tables, figures, contrast, no network."""
 
+import ast
 import itertools
 import re
 from pathlib import Path
@@ -8,14 +9,27 @@ import numpy as np
 import pytest
 
 from tests.builders.page_reader import PageReader
-from tests.builders.pages import BUILDERS, build_report
+from tests.builders.pages import BUILDERS, FULL_PAGES, build_report
 
-STYLE = (Path(__file__).parents[2] / "pipeline" / "reporting" / "templates" / "style.css").read_text()
+REPORTING = Path(__file__).parents[2] / "pipeline" / "reporting"
+STYLE = (REPORTING / "templates" / "style.css").read_text()
 
 
-@pytest.fixture(params=list(BUILDERS))
+@pytest.fixture(params=FULL_PAGES)
 def page(request, tmp_path) -> str:
     return BUILDERS[request.param](tmp_path)
+
+
+def test_every_function_that_writes_a_page_is_among_the_builders():
+    """What is not there is seen by no browser."""
+    found = {
+        function.name
+        for path in REPORTING.rglob("*.py")
+        for function in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(function, ast.FunctionDef) and path.name != "html.py"
+        if {"write_page", "render_page"} & {name.id for name in ast.walk(function) if isinstance(name, ast.Name)}
+    }
+    assert found == {name.split(",")[0] for name in BUILDERS}
 
 
 def test_headings_go_down_by_one_level_at_a_time_from_a_single_first(page):

@@ -2,10 +2,11 @@
 
 import base64
 import re
+from pathlib import Path
 
 import pytest
 
-from tests.builders.pages import BUILDERS
+from tests.builders.pages import BUILDERS, FULL_PAGES
 
 pytestmark = pytest.mark.browser
 
@@ -32,40 +33,52 @@ const opened = [...document.querySelectorAll('.strip details[open] img')].filter
 ).map((e) => `${e.alt} ${e.clientWidth} of ${e.naturalWidth}`)
 return [...texts, ...images, ...opened]
 """
+# Tables of intervals that scroll in their box.
+WIDE = """
+return [...document.querySelectorAll('.scroll')].filter(
+  (e) => /^(Classes|Scores|Calibration)/.test(e.ariaLabel) && e.scrollWidth > e.clientWidth + 1
+).map((e) => e.ariaLabel)
+"""
 
 
-@pytest.fixture(scope="module", params=list(BUILDERS))
-def address(request, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp(request.param)
+def write(name: str, folder: Path) -> str:
     path = folder / "page.html"
-    path.write_text(BUILDERS[request.param](folder))
+    path.write_text(BUILDERS[name](folder))
     return path.as_uri()
 
 
-def show(browser, address: str, width: int, medium: str = "", scheme: str = "light") -> None:
+@pytest.fixture(scope="module", params=FULL_PAGES)
+def address(request, tmp_path_factory) -> str:
+    return write(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def resize(browser, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def show(browser, address: str, width: int, medium: str = "", scheme: str = "light") -> None:
+    resize(browser, width)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": features})
     browser.get(address)
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_reaches_beyond_the_screen_but_what_scrolls(browser, address, width):
-    show(browser, address, width)
-    reach, available = browser.execute_script(REACH)
-    assert width - 20 < available <= width, "all but the scroll bar of a desktop"
-    assert reach == available
-    assert browser.execute_script(BEYOND) == []
-    for details in ("details.copy", "details.document", ".strip details"):
-        browser.execute_script(f"document.querySelectorAll('{details}').forEach((e) => e.open = true)")
-    assert browser.execute_script(REACH) == [available, available]
-    assert browser.execute_script(SMALL) == []
-    wide = """
-    return [...document.querySelectorAll('.scroll[aria-label^="Classes"]')].filter(
-      (e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.ariaLabel)
-    """
-    assert width < 1280 or browser.execute_script(wide) == [], "intervals go to a second line first"
+@pytest.mark.parametrize("name", BUILDERS)
+def test_nothing_reaches_beyond_the_screen_but_what_scrolls(browser, name, tmp_path):
+    show(browser, write(name, tmp_path), 1280)
+    for width in (1280, 768, 360):
+        resize(browser, width)
+        browser.execute_script("document.querySelectorAll('details').forEach((e) => e.open = false)")
+        reach, available = browser.execute_script(REACH)
+        assert width - 20 < available <= width, "all but the scroll bar of a desktop"
+        assert reach == available
+        assert browser.execute_script(BEYOND) == []
+        browser.execute_script("document.querySelectorAll('details').forEach((e) => e.open = true)")
+        reach, available = browser.execute_script(REACH)
+        assert reach == available
+        assert browser.execute_script(SMALL) == []
+        assert width < 1280 or browser.execute_script(WIDE) == [], "intervals go to a second line first"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

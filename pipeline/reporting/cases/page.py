@@ -9,6 +9,7 @@ from pipeline.core.files import write_bytes
 from pipeline.reporting.cases.choose import Case
 from pipeline.reporting.cases.volumes import SmallVolume
 from pipeline.reporting.elements import Figure
+from pipeline.reporting.formatting import show_goal
 from pipeline.reporting.html import render_page
 
 REASONS = {
@@ -43,7 +44,9 @@ def write_cases(
         if isinstance(content, SmallVolume):
             volumes.append(_describe(case, class_names) | content.encode())
         else:
-            answer = f"{case.source_id}: true {case.label}, answer {case.predicted} ({max(case.probabilities):.0%})"
+            answer = (
+                f"{case.source_id}: true {case.label}, answer {case.predicted} ({show_goal(max(case.probabilities))})"
+            )
             figures.append(Figure(case.source_id, answer, REASONS[case.reason], content))
     # A name with </script> would end the script; JSON may write any letter as its number.
     data = json.dumps(volumes, allow_nan=False).replace("<", "\\u003c")

@@ -9,7 +9,7 @@ from pipeline.core.files import read_json
 from pipeline.core.text import count_words
 from pipeline.evaluation.schema import first_level, read_metrics
 from pipeline.reporting.comparison.runs import locate
-from pipeline.reporting.formatting import DASH, show_number, show_percent_briefly
+from pipeline.reporting.formatting import DASH, show_fraction, show_percent_briefly
 from pipeline.reporting.html import write_page
 
 
@@ -59,5 +59,5 @@ def _read_run(path: Path, reports: Path) -> IndexedRun | None:
     address = quote((folder / "report.html").relative_to(reports).as_posix())
     shown = show_percent_briefly(level["metrics"]["accuracy"]), count_words(level["n"], name)
     return IndexedRun(
-        folder.name, address, (DASH if validation is None else show_number(validation), *shown), validation
+        folder.name, address, (DASH if validation is None else show_fraction(validation), *shown), validation
     )

@@ -21,7 +21,7 @@ from pipeline.evaluation.scores import METRIC_TITLES
 from pipeline.reporting.comparison.figures import draw_comparison
 from pipeline.reporting.comparison.runs import RunRecord
 from pipeline.reporting.elements import Table
-from pipeline.reporting.formatting import DASH, LOWER_IS_BETTER, humanise, show_interval, show_number
+from pipeline.reporting.formatting import DASH, LOWER_IS_BETTER, humanise, show_fraction, show_number, show_score
 from pipeline.reporting.html import write_page
 
 SIGNIFICANCE = 0.05
@@ -83,7 +83,7 @@ def _list_cells(run: RunRecord, levels: Sequence[str]) -> tuple[str, ...]:
     seconds = training.get("seconds")
     return (
         run.name,
-        show_number(run.val_accuracy),
+        DASH if run.val_accuracy is None else show_fraction(run.val_accuracy),
         *(_show_accuracy(level, run.metrics["levels"].get(level)) for level in levels),
         f"{first['groups']:,}",
         show_number(first["metrics"]["nll"]["value"]),
@@ -99,7 +99,7 @@ def _show_accuracy(level: str, content: Level | None) -> str:
     if content is None:
         return DASH
     accuracy = content["metrics"]["accuracy"]
-    return f"{show_number(accuracy['value'])} ({show_interval(accuracy)}), {count_words(content['n'], level)}"
+    return f"{show_score('accuracy', accuracy)}, {count_words(content['n'], level)}"
 
 
 def tabulate_settings(runs: Sequence[RunRecord]) -> Table:

@@ -8,7 +8,7 @@ from pipeline.evaluation.decisions.decision_support import CALIBRATION_METRICS
 from pipeline.evaluation.decisions.selective_prediction import LISTED_COVERAGES
 from pipeline.evaluation.decisions.temperature_scaling import BOUNDS, SMALLEST_PROBABILITY
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
-from pipeline.evaluation.schema import Decision, DecisionCurve, Estimate, Fit, Metrics
+from pipeline.evaluation.schema import Decision, DecisionCurve, Estimate, Fit, Metrics, read_value
 from pipeline.evaluation.scores import METRIC_TITLES
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.scores import distinct_levels, name_groups
@@ -22,11 +22,14 @@ from pipeline.reporting.formatting import (
     DASH,
     LEVEL_TITLES,
     humanise,
-    show_estimate,
+    show_fraction,
+    show_goal,
     show_number,
+    show_number_briefly,
     show_number_with_interval,
     show_percent,
     show_percent_briefly,
+    show_score,
 )
 
 
@@ -105,8 +108,10 @@ def _read_out_coverage(decision: Decision, levels: Sequence[str]) -> str:
     """List the numbers of the curve."""
     sentences = []
     for level in levels:
-        curve = {point["coverage"]: point["accuracy"]["value"] for point in decision["coverage"][level]["curve"]}
-        accuracies = ", ".join(f"{curve[coverage]:.1%} at {coverage:.0%}" for coverage in LISTED_COVERAGES)
+        curve = {point["coverage"]: point["accuracy"] for point in decision["coverage"][level]["curve"]}
+        accuracies = ", ".join(
+            f"{show_fraction(read_value(curve[coverage]))} at {show_goal(coverage)}" for coverage in LISTED_COVERAGES
+        )
         sentences.append(f"{plural(level).capitalize()}: {accuracies}.")
     return " ".join(sentences)
 
@@ -188,17 +193,17 @@ def _tabulate_calibration(decision: Decision, levels: Sequence[str]) -> Table:
     for level in levels:
         scores = decision["calibration"][level]
         for name in CALIBRATION_METRICS:
-            before, after = (show_estimate(scores[when]["scores"][name]) for when in ("before", "after"))
-            rows.append((f"{METRIC_TITLES[name]}, {plural(level)}", *before, *after))
-        before, after = (show_estimate(scores[when]["debiased_error"]) for when in ("before", "after"))
-        rows.append((f"Debiased calibration error, {plural(level)}", *before, *after))
+            before, after = (show_score(name, scores[when]["scores"][name]) for when in ("before", "after"))
+            rows.append((f"{METRIC_TITLES[name]}, {plural(level)}", before, after))
+        before, after = (show_number_briefly(scores[when]["debiased_error"]) for when in ("before", "after"))
+        rows.append((f"Debiased calibration error, {plural(level)}", before, after))
     return Table(
         "Calibration on the test split before and after temperature scaling",
-        ("Score ↓", "Before", "95 % interval before", "After", "95 % interval after"),
+        ("Score ↓", "Before", "After"),
         tuple(rows),
-        "↓ lower is better. The temperatures come from validation alone. The debiased error is the root mean square of "
-        "the gaps of bins of equally many rows, without what chance adds to them; neither error has an interval, "
-        "because those of resamples lie above it.",
+        "With 95\u00a0% intervals; ↓ lower is better. The temperatures come from validation alone. The debiased error "
+        "is the root mean square of the gaps of bins of equally many rows, without what chance adds to them; neither "
+        "error has an interval, because resampling makes both larger.",
     )
 
 
@@ -255,13 +260,14 @@ def _tabulate_recalibration(
             for name, found in scores["recalibration"].items():
                 estimates = (found["in_the_large"], found["intercept"], found["slope"])
                 of_class = "" if len(class_names) == 2 else f", “{name}”"
-                cells = (show_number_with_interval(part) if part["value"] is not None else DASH for part in estimates)
+                cells = (show_number_briefly(part) if part["value"] is not None else DASH for part in estimates)
                 rows.append((f"{plural(level).capitalize()} {title}{of_class}", *cells))
                 reasons |= {name_groups(part["reason"], kind) for part in estimates if part["reason"]}
     against = f"of “{class_names[-1]}”" if len(class_names) == 2 else "of each class against the rest"
     note = (
-        f"Logistic regression of what happened on the log odds {against}. Without need of correction, the slope is 1 "
-        "and the others are 0; the calibration in the large is the intercept where the slope stays 1."
+        f"Logistic regression of what happened on the log odds {against}, with 95\u00a0% intervals. Without need of "
+        "correction, the slope is 1 and the others are 0; the calibration in the large is the intercept where the "
+        "slope stays 1."
     )
     missing = f" No interval, or no value: {'; '.join(sorted(reasons))}." if reasons else ""
     return [
@@ -280,16 +286,18 @@ def _tabulate_coverage(decision: Decision, levels: Sequence[str]) -> Table:
         points = {point["coverage"]: point for point in decision["coverage"][level]["curve"]}
         for coverage in LISTED_COVERAGES:
             confidence, accuracy = points[coverage]["confidence"], points[coverage]["accuracy"]
-            rows.append((_name_level(level), f"{coverage:.0%}", *show_estimate(accuracy), show_number(confidence)))
+            cells = show_goal(coverage), show_score("accuracy", accuracy), show_number(confidence)
+            rows.append((_name_level(level), *cells))
     areas = {level: decision["coverage"][level]["area_under_risk"] for level in levels}
     shown = "; ".join(
         f"{plural(level)} {_show_small(area['value'])} ({_show_ends(area)})" for level, area in areas.items()
     )
     return Table(
         "Accuracy of the most confident test rows",
-        ("Level", "Answered", "Accuracy", "95 % interval", "Confidence at least"),
+        ("Level", "Answered", "Accuracy", "Confidence at least"),
         tuple(rows),
-        f"Mean fraction of wrong predictions over all coverages (area under the risk-coverage curve): {shown}.",
+        "With 95\u00a0% intervals. Mean fraction of wrong predictions over all coverages (area under the risk-coverage "
+        f"curve): {shown}.",
     )
 
 
@@ -301,9 +309,9 @@ def _tabulate_thresholds(decision: Decision, levels: Sequence[str], kind: DataKi
             rows.append(
                 (
                     _name_level(level),
-                    f"{found['wanted']:.0%}",
-                    *show_estimate(found["accuracy"]),
-                    DASH if answered is None else f"{answered:.1%}",
+                    show_goal(found["wanted"]),
+                    show_score("accuracy", found["accuracy"]),
+                    DASH if answered is None else show_fraction(answered),
                     show_number(found["threshold"]),
                 )
             )
@@ -311,9 +319,9 @@ def _tabulate_thresholds(decision: Decision, levels: Sequence[str], kind: DataKi
     fits = " and ".join(describe_fit(decision["calibration"][level]["fitted_on"], level, kind) for level in levels)
     return Table(
         "Thresholds chosen on validation, and their results on the test split",
-        ("Level", "Answered on validation", "Accuracy", "95 % interval", "Answered on test", "Threshold"),
+        ("Level", "Answered on validation", "Accuracy", "Answered on test", "Confidence at least"),
         tuple(rows),
-        f"These thresholds can be used for a new {new}: they were chosen on {fits}.",
+        f"With 95\u00a0% intervals. These thresholds can be used for a new {new}: they were chosen on {fits}.",
     )
 
 
@@ -327,7 +335,7 @@ def _tabulate_operating_points(decision: Decision, levels: Sequence[str], kind: 
     rows = []
     for level in levels:
         for point in decision["operating_points"][level]:
-            wanted = f"{plural(level).capitalize()}: {point['rate']} of at least {point['wanted']:.0%}"
+            wanted = f"{plural(level).capitalize()}: {point['rate']} of at least {show_goal(point['wanted'])}"
             chosen_on = describe_fit(point["chosen_on"], level, kind)
             if point["test"] is None:
                 rows.append((wanted, *[DASH] * 4, chosen_on))
@@ -368,7 +376,8 @@ def describe_net_benefit(curve: DecisionCurve, level: str) -> str:
         if (point["model"]["value"] or 0.0) > max(point["treat_all"], 0.0)
     ]
     origin = "that of the test rows" if curve["is_observed"] else "as stated in evaluate.prevalence"
-    start = f"At a prevalence of {curve['prevalence']:.1%} ({origin}), the net benefit of acting on {plural(level)} is"
+    prevalence = show_fraction(curve["prevalence"])
+    start = f"At a prevalence of {prevalence} ({origin}), the net benefit of acting on {plural(level)} is"
     other = "that of acting on all and on none"
     if not above:
         return f"{start} at no threshold above {other}."
@@ -379,16 +388,17 @@ def describe_net_benefit(curve: DecisionCurve, level: str) -> str:
 
 def _tabulate_net_benefit(curve: DecisionCurve, level: str, kind: DataKind) -> Table:
     rows = tuple(
-        (f"{point['threshold']:.2f}", *show_estimate(point["model"]), f"{point['treat_all']:.3f}", "0.000")
+        (f"{point['threshold']:.2f}", show_score("net_benefit", point["model"]), f"{point['treat_all']:.3f}", "0.000")
         for point in curve["curve"][1::2]
     )
     reasons = {name_groups(point["model"]["reason"], kind) for point in curve["curve"] if point["model"]["reason"]}
     return Table(
         f"Net benefit of the test {plural(level)}",
-        ("Threshold", "Model", "95 % interval", "Act on all", "Act on none"),
+        ("Threshold", "Model", "Act on all", "Act on none"),
         rows,
-        "True positives for each row, minus false ones weighted by the odds of the threshold. Probabilities are scaled "
-        f"by the temperature, and not adapted to the prevalence.{' No interval: ' * bool(reasons)}"
+        "With 95\u00a0% intervals: true positives for each row, minus false ones weighted by the odds of the "
+        "threshold. Probabilities are scaled by the temperature, and not adapted to the prevalence."
+        f"{' No interval: ' * bool(reasons)}"
         f"{'; '.join(sorted(reasons))}{'.' * bool(reasons)}",
     )
 

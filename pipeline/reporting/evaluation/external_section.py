@@ -22,11 +22,12 @@ from pipeline.reporting.formatting import (
     LEVEL_TITLES,
     LOWER_IS_BETTER,
     humanise,
-    show_estimate,
+    show_goal,
     show_number,
     show_number_briefly,
     show_percent,
     show_percent_briefly,
+    show_score,
 )
 
 TITLE = "External validation"
@@ -151,18 +152,18 @@ def _tabulate_scores(metrics: Metrics, external: External, name: str, kind: Data
     rows = tuple(
         (
             METRIC_TITLES[metric] + (" ↓" if metric in LOWER_IS_BETTER else ""),
-            *show_estimate(level["metrics"][metric]),
-            *((DASH, DASH) if own is None else show_estimate(own["metrics"][metric])),
+            show_score(metric, level["metrics"][metric]),
+            DASH if own is None else show_score(metric, own["metrics"][metric]),
         )
         for metric in METRIC_NAMES
     )
     tested = f", test {own['n']:,} of {own['groups']:,}" if own is not None else ""
     return Table(
         f"External and test: {LEVEL_TITLES.get(name, humanise(name)).lower()}",
-        ("Score", "External", "95\u00a0% interval", "Test", "95\u00a0% interval of test"),
+        ("Score", "External", "Test"),
         rows,
-        f"External {level['n']:,} rows of {count_words(level['groups'], kind.group)}{tested}; intervals over "
-        f"{plural(kind.group)}, by the methods of the scores above. {' '.join(level['notes'])}".strip(),
+        f"External {level['n']:,} rows of {count_words(level['groups'], kind.group)}{tested}; 95\u00a0% intervals "
+        f"over {plural(kind.group)}, by the methods of the scores above. {' '.join(level['notes'])}".strip(),
     )
 
 
@@ -226,12 +227,12 @@ def _tabulate_operating_points(metrics: Metrics, external: External, levels: Seq
         for place, row in enumerate(external["decision"]["coverage"][level]["thresholds"]):
             cells = [row["coverage"], row["accuracy"]]
             cells += [tested[place]["coverage"], tested[place]["accuracy"]] if tested else []
-            title = f"{plural(level).capitalize()}: {row['wanted']:.0%}"
+            title = f"{plural(level).capitalize()}: {show_goal(row['wanted'])}"
             shown = [DASH if cell["value"] is None else show_percent_briefly(cell) for cell in cells]
             confidences.append((title, show_number(row["threshold"]), *shown, *[DASH] * (4 - len(shown))))
         tested_points = own["operating_points"].get(level, [])
         for place, point in enumerate(external["decision"]["operating_points"].get(level, [])):
-            wanted = f"{plural(level).capitalize()}: {point['rate']} of at least {point['wanted']:.0%}"
+            wanted = f"{plural(level).capitalize()}: {point['rate']} of at least {show_goal(point['wanted'])}"
             both = (point["test"], tested_points[place]["test"] if tested_points else None)
             shown = [
                 DASH if rates is None or rates[rate]["value"] is None else show_percent_briefly(rates[rate])

@@ -17,7 +17,7 @@ from pipeline.reporting.figures.decision import Reliability, reliability_diagram
 from pipeline.reporting.figures.image_grid import contact_sheet
 from pipeline.reporting.figures.intervals import model_and_baselines
 from pipeline.reporting.figures.runs import training_curves
-from pipeline.reporting.formatting import BASELINE_TITLES, humanise, show_percent
+from pipeline.reporting.formatting import BASELINE_TITLES, humanise, show_number_with_interval, show_percent
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import find_best
 
@@ -50,7 +50,7 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
         for level, content in distinct_levels(metrics["levels"]).items()
     }
     auroc = level["metrics"]["auroc"]
-    auroc_text = f"AUROC {show_percent(auroc)}" if auroc["value"] is not None else ""
+    auroc_text = f"AUROC {show_number_with_interval(auroc)}" if auroc["value"] is not None else ""
     figures["roc"] = roc_curve(compute_roc_curves(test, names), title, auroc_text)
     positive = metrics["classes"][level_name]["classes"][names[-1]]["average_precision"]
     has_one = len(names) == 2 and positive["value"] is not None

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.data_kinds import DataKind
-from pipeline.core.text import count_labels, count_words, plural
+from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
+from pipeline.reporting.formatting import show_labels
 
 SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
 MAX_REASONS = 12  # more are counted together; the manifest lists every scan
@@ -164,4 +165,4 @@ def _show_labels(rows: pd.DataFrame) -> Sequence[str]:
         return ()
     if len(counts) > MAX_READABLE_CLASSES:
         return (f"{len(counts)} classes, {counts.min():,} to {counts.max():,} a class",)
-    return (count_labels(counts.to_dict()),)
+    return (show_labels(counts.to_dict()),)

@@ -63,15 +63,16 @@ def describe_provenance(checkpoint: Checkpoint, device: torch.device) -> dict[st
         checkpoint: The weights that were evaluated.
         device: The device that the evaluation ran on.
     """
+    tracked = {"run in MLflow": checkpoint.tracking_run} if checkpoint.tracking_run else {}
     return {
-        "commit": checkpoint.commit,
-        "commit at evaluation": read_commit(),
-        "hardware at evaluation": read_hardware(name_accelerator(device)),
-        "store": checkpoint.store_fingerprint,
-        "splits": checkpoint.split_fingerprint,
+        "commit of the training": checkpoint.commit or "unknown",
+        "commit of the evaluation": read_commit(),
+        "hardware of the evaluation": read_hardware(name_accelerator(device)),
+        "fingerprint of the store": checkpoint.store_fingerprint,
+        "fingerprint of the splits": checkpoint.split_fingerprint,
         "epoch of the weights": checkpoint.epoch,
-        "MLflow run": checkpoint.tracking_run,
-        "versions": read_versions(),
+        **tracked,
+        **{f"version of {name}": version for name, version in read_versions().items()},
     }
 
 

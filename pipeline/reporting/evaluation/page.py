@@ -251,7 +251,9 @@ def summarise_certificate(certificate: Certificate) -> dict[str, Any]:
         counts |= {
             f"copied_{scans}_across_splits": copies["across_splits"]["count"],
             f"accepted_copies_of_{scans}_across_splits": copies["accepted"]["count"],
-            f"copied_{scans}_of_{plural(kind.group)}_in_one_split": copies["within_split"]["count"],
+            f"copied_{scans}_{f'of_{plural(kind.group)}_' if kind.has_patients else ''}in_one_split": copies[
+                "within_split"
+            ]["count"],
             f"{scans}_that_look_alike_and_are_not_verified": copies["unverified"]["count"],
             f"copied_{scans}_with_different_labels": copies["labels_disagree"]["count"],
         }

@@ -4,23 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.core.data_kinds import VOLUMES, DataKind
-from pipeline.core.text import count_labels, count_words, plural
+from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import ClassTable, Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES, METRIC_TITLES
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.origin_section import describe_recipes
+from pipeline.reporting.figures.classification import MAX_CURVES
 from pipeline.reporting.formatting import (
     BASELINE_TITLES,
     DASH,
     LEVEL_TITLES,
     LOWER_IS_BETTER,
     humanise,
-    show_estimate,
+    show_labels,
     show_number,
     show_number_with_interval,
     show_percent,
     show_percent_briefly,
+    show_score,
 )
 
 # The order of the page. Figures with other names follow at the end.
@@ -97,10 +99,9 @@ def summarise_in_words(metrics: Metrics, kind: DataKind = VOLUMES) -> list[str]:
         f"On {first['n']:,} {plural(first_name, first['n'])}{'' if not kind.has_patients else patients} in the "
         f"{metrics['split']} split, the model is right for {show_percent(accuracy)}{describe_errors(first, kind)}."
     ]
-    if kind.has_patients and first["mean_over_groups"]["low"] is not None:
-        sentences.append(
-            f"Where each {kind.group} counts once, it is right for {show_percent(first['mean_over_groups'])}."
-        )
+    over_groups = show_percent(first["mean_over_groups"])
+    if kind.has_patients and first["mean_over_groups"]["low"] is not None and over_groups != show_percent(accuracy):
+        sentences.append(f"Where each {kind.group} counts once, it is right for {over_groups}.")
     for name, level in list(levels.items())[1:]:
         averaged = show_percent(level["metrics"]["accuracy"])
         sentences.append(f"Averaged per {name} ({level['n']:,}), it is right for {averaged}.")
@@ -134,8 +135,9 @@ def describe_question(metrics: Metrics, kind: DataKind, data: str, num_groups: i
     _, level = first_level(metrics["levels"])
     tested = count_words(level["groups"], kind.group)
     return [
-        f"Asked: which of {shown} does {'an' if kind.example[0] in 'aeiou' else 'a'} {kind.example} show? Of whom: "
-        f"{tested} that the model was not trained on, of {num_groups:,} in {data}."
+        f"Asked: which of {shown} does {'an' if kind.example[0] in 'aeiou' else 'a'} {kind.example} show? "
+        f"{'Of whom' if kind.has_patients else 'Of what'}: {tested} that the model was not trained on, of "
+        f"{num_groups:,} in {data}."
     ]
 
 
@@ -192,13 +194,13 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
     rows = tuple(
         (
             METRIC_TITLES[metric] + (" ↓" if metric in LOWER_IS_BETTER else ""),
-            *show_estimate(level["metrics"][metric]),
+            show_score(metric, level["metrics"][metric]),
             name_groups(level["metrics"][metric]["method"] or DASH, kind),
         )
         for metric in METRIC_NAMES
     )
     counts = level["support"]
-    support = count_labels(counts)
+    support = show_labels(counts)
     if len(counts) > MAX_READABLE_CLASSES:
         support = f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
     errors = f"{level['groups_with_errors']:,} of them with errors"
@@ -207,7 +209,7 @@ def build_level(name: str, level: Level, kind: DataKind) -> dict[str, Any]:
         "title": title,
         "line": f"{level['n']:,} {groups if kind.has_patients else plural(kind.group)}"
         + (f"; {support}." if support else "."),
-        "table": Table(f"Scores: {title}", ("Score", "Value", "95\u00a0% interval", "Method"), rows),
+        "table": Table(f"Scores: {title}", ("Score", "Value", "Method of the interval"), rows),
         "notes": level["notes"],
     }
 
@@ -277,13 +279,13 @@ def tabulate_baselines(metrics: Metrics) -> Table:
     rows = tuple(
         (
             title,
-            *show_estimate(scores["accuracy"]),
+            show_score("accuracy", scores["accuracy"]),
             show_number(scores["auroc"]["value"]),
             show_number(scores["nll"]["value"]),
         )
         for title, scores in named.items()
     )
-    columns = ("Model", "Accuracy", "95\u00a0% interval", "AUROC", "Negative log-likelihood")
+    columns = ("Model", "Accuracy", "AUROC", "Negative log-likelihood")
     return Table("Model and baselines", columns, rows, is_first_marked=True)
 
 
@@ -305,6 +307,8 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
             title, text = FIGURE_TEXTS.get(name, (humanise(name), ""))
         if name == "confusion_volume" and "slice" not in metrics["levels"]:
             text = ""  # volumes that are scored whole
+        if name == "precision_recall" and len(metrics["class_names"]) > MAX_CURVES:
+            text = "Precision against recall over all thresholds, a line for each class."
         text = f"{text} {describe_finding(name, metrics)}".strip()
         ordered.append(Figure(name, title, text, png, is_sheet=is_map or name == "worst_mistakes"))
     return ordered
@@ -351,7 +355,7 @@ def describe_finding(name: str, metrics: Metrics) -> str:
         named = list(classes)[1:] if len(classes) == 2 else list(classes)
         if len(named) > MAX_READABLE_CLASSES:
             return ""
-        found = (f"“{key}” {show_number(classes[key]['average_precision']['value'])}" for key in named)
+        found = (f"“{key}” {show_percent_briefly(classes[key]['average_precision'])}" for key in named)
         return f"Average precision: {'; '.join(found)}."
     if name == "calibration":
         error = first["metrics"]["ece"]

@@ -20,7 +20,7 @@ from pipeline.evaluation.schema import (
 from pipeline.evaluation.validity.within_class_probe import COVARIATES
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.figures.intervals import Panel, accuracy_of_parts, accuracy_over_index
-from pipeline.reporting.formatting import show_estimate, show_interval, show_number, show_percent
+from pipeline.reporting.formatting import show_fraction, show_interval, show_number, show_percent, show_score
 
 # A model that sees no anatomy ranks a pair of rows of two classes correctly in five of ten cases, whatever the
 # fractions of the classes. Six of ten, even at the lower end of the interval, are neither chance nor negligible.
@@ -79,7 +79,7 @@ def build_probe_sections(probes: Probes, metrics: Metrics, kind: DataKind, plane
                 "accuracy_by_part",
                 f"Accuracy by {' and by '.join(PART_TITLES[name] for name in parts)}",
                 f"Each point is the accuracy of a subgroup of the test rows; the dashed line is that of all, "
-                f"{overall:.1%}. "
+                f"{show_fraction(overall)}. "
                 f"{_read_out(parts)}",
                 accuracy_of_parts([_build_panel(name, items) for name, items in parts.items()], overall),
             )
@@ -165,7 +165,7 @@ def list_probe_warnings(probes: Probes, metrics: Metrics, kind: DataKind) -> lis
             if high is not None and high < overall - ALARMING_LOSS:
                 warnings.append(
                     f"The model is right for only {show_percent(part.accuracy)} of the {plural(kind.example)} of "
-                    f"{PART_TITLES[name]} {part.label}, and for {overall:.1%} of all."
+                    f"{PART_TITLES[name]} {part.label}, and for {show_fraction(overall)} of all."
                 )
     for found in probes.get("within_class", []):
         auroc = found["auroc"]
@@ -205,7 +205,7 @@ def _read_out(parts_of: Mapping[str, Sequence[Part]]) -> str:
     """List the numbers of a figure of subgroups."""
     texts = []
     for name, parts in parts_of.items():
-        fractions = ", ".join(f"{part.label} {read_value(part.accuracy):.1%}" for part in parts)
+        fractions = ", ".join(f"{part.label} {show_fraction(read_value(part.accuracy))}" for part in parts)
         texts.append(f"{PART_TITLES[name].capitalize()}: {fractions}.")
     return " ".join(texts)
 
@@ -287,7 +287,7 @@ def _describe_within_class(probes: Probes, kind: DataKind) -> list[str]:
 def _tabulate_within_class(found: Sequence[WithinClassProbe], kind: DataKind) -> Table:
     return Table(
         "Predicted from the model's features within one class",
-        ("Fact", "Class", "Values", "Scans", plural(kind.group).capitalize(), "AUROC", "95 % interval", "Chance"),
+        ("Fact", "Class", "Values", "Scans", plural(kind.group).capitalize(), "AUROC", "Chance"),
         tuple(
             (
                 probe["covariate"].capitalize(),
@@ -295,13 +295,13 @@ def _tabulate_within_class(found: Sequence[WithinClassProbe], kind: DataKind) ->
                 ", ".join(probe["values"]) or "none",
                 f"{probe['n']:,}",
                 f"{probe['groups']:,}",
-                *show_estimate(probe["auroc"]),
+                show_score("auroc", probe["auroc"]),
                 show_number(probe["chance"]),
             )
             for probe in found
         ),
-        "A logistic regression of what the last layer reads, the mean over a scan; each scored by a model that has not "
-        "seen the patient. Test rows alone.",
+        "With 95\u00a0% intervals. A logistic regression of what the last layer reads, the mean over a scan; each "
+        "scored by a model that has not seen the patient. Test rows alone.",
     )
 
 
@@ -316,17 +316,17 @@ def _tabulate_parts(name: str, parts: Sequence[Part], kind: DataKind) -> Table:
     groups = (plural(kind.group).capitalize(),) if kind.has_patients else ()
     return Table(
         f"Accuracy by {PART_TITLES[name]}",
-        (PART_TITLES[name].capitalize(), plural(kind.example).capitalize(), *groups, "Accuracy", "95 % interval"),
+        (PART_TITLES[name].capitalize(), plural(kind.example).capitalize(), *groups, "Accuracy"),
         tuple(
             (
                 f"{part.label}{part.edges}",
                 f"{part.subgroup['n']:,}",
                 *((f"{part.subgroup['groups']:,}",) if kind.has_patients else ()),
-                *show_estimate(part.accuracy),
+                show_score("accuracy", part.accuracy),
             )
             for part in parts
         ),
-        note,
+        f"With 95\u00a0% intervals. {note}",
     )
 
 
@@ -337,12 +337,12 @@ def _tabulate_blind(probes: Probes, metrics: Metrics, kind: DataKind) -> Table:
     seen = _name_unseen(kind) if probes["border_is_background"] else "a part alone"
     return Table(
         f"Models that see {seen}",
-        ("Model", "Accuracy", "95 % interval", "AUROC", "95 % interval of the AUROC"),
+        ("Model", "Accuracy", "AUROC"),
         tuple(
-            (title, *show_estimate(scores["accuracy"]), *show_estimate(scores["auroc"]))
+            (title, *(show_score(name, scores[name]) for name in ("accuracy", "auroc")))
             for title, scores in named.items()
         ),
-        "Same splits as the model."
+        "With 95\u00a0% intervals; the same splits as the model."
         + (
             f" The top of the report has a warning where an AUROC's whole interval is above {ALARMING_AUROC}."
             if probes["border_is_background"]

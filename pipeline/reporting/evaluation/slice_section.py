@@ -13,6 +13,7 @@ from pipeline.data.store import Store
 from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.reporting.attention.filmstrips import NUM_MARKED, choose_marked, draw_filmstrip
 from pipeline.reporting.elements import Figure, Section
+from pipeline.reporting.formatting import show_goal
 from pipeline.training.run_state import TrainedRun
 
 # Scans of each sort. Each is scored once for each of its slices.
@@ -67,7 +68,7 @@ def build_slice_section(
         carried = ", ".join(map(str, choose_marked(weights)))
         text = (
             f"{make_printable(name)}: true {weights.label}, predicted {store.class_names[int(scores.argmax())]} "
-            f"({scores.max():.0%} confident). "
+            f"({show_goal(scores.max())} confident). "
             + (f"Slices that carry it: {carried}." if carried else "No slice by itself carries it.")
         )
         figures.append(Figure(f"slices_{place + 1}", f"{title} {counts[title]}", text, strip, is_sheet=True))

@@ -73,7 +73,9 @@ def _describe(table: SubgroupTable, kind: DataKind) -> str:
     if table["p_value"] is None or table["p_corrected"] is None:
         return f"{gap}; no verdict ({table['reason']})."
     how = "within patients" if table["is_within_patients"] else f"between {plural(kind.group)}"
+    corrected = f", corrected for the number of facts {show_number(table['p_corrected'])}"
     return (
-        f"{gap} (permutation {how}: p = {show_number(table['p_value'])}, corrected for the number of facts "
-        f"{show_number(table['p_corrected'])}). A large p does not show that the parts are alike."
+        f"{gap} (permutation {how}: p = {show_number(table['p_value'])}"
+        f"{corrected if table['p_corrected'] != table['p_value'] else ''}). A large p does not show that the parts are "
+        "alike."
     )

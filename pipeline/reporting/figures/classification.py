@@ -21,8 +21,10 @@ from pipeline.reporting.figures.style import (
     INK,
     ORANGE,
     PAPER,
+    PERCENT,
     PHONE_WIDTH,
     VERMILION,
+    add_legend_below,
     open_figure,
     save_png,
     shorten,
@@ -50,7 +52,7 @@ def confusion_matrix(
     with open_figure(side + 0.4, 2 * side + 0.5) as figure:
         left, right = figure.subplots(2, 1)
         draw_matrix(left, matrix, class_names, [f"{value:,.0f}" for value in matrix.flat], matrix.max())
-        draw_matrix(right, fractions, class_names, [f"{value:.1%}" for value in fractions.flat], 1.0)
+        draw_matrix(right, fractions, class_names, [f"{100 * value:.1f}{PERCENT}" for value in fractions.flat], 1.0)
         left.set_title("Counts")
         right.set_title("Fraction of the true class")
         if len(class_names) <= MAX_WRITTEN_CLASSES:
@@ -114,24 +116,24 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
         title: The title, which names what was scored.
         auroc: The area with its interval, written into the figure.
     """
-    with open_figure(PHONE_WIDTH, 4.6) as figure:
+    with open_figure(PHONE_WIDTH, 5.2) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="guessing")
         if len(curves) > MAX_CURVES:
             grid = np.linspace(0, 1, 501)
             rates = [np.interp(grid, c.false_positive_rate, c.true_positive_rate) for c in curves.values()]
-            for curve in curves.values():
-                axes.plot(curve.false_positive_rate, curve.true_positive_rate, color="#9CC9E3", linewidth=0.7)
+            for place, curve in enumerate(curves.values()):
+                points, label = (curve.false_positive_rate, curve.true_positive_rate), None if place else "a class"
+                axes.plot(*points, color="#9CC9E3", linewidth=0.7, label=label)
             axes.plot(grid, np.mean(rates, axis=0), color=BLUE, linewidth=2.2, label="mean of the classes")
         else:
             for (name, curve), colour in zip(curves.items(), CURVE_COLOURS, strict=False):
                 points = (curve.false_positive_rate, curve.true_positive_rate)
-                label = f"{shorten(name, 24)} against the rest" if len(curves) > 1 else f"positive class: {name}"
-                axes.plot(*points, color=colour, linewidth=2.2, label=label, clip_on=False)
+                axes.plot(*points, color=colour, linewidth=2.2, label=_name_curve(name, len(curves)), clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.set(xlabel="False positive rate (1 minus specificity)", ylabel="True positive rate (sensitivity)")
         axes.set_title(title, fontweight="bold")
-        axes.legend(loc="lower right", title=auroc or None, alignment="left")
+        add_legend_below(figure, auroc)
         return save_png(figure)
 
 
@@ -145,13 +147,13 @@ def precision_recall_curve(
         title: The title, which names what was scored.
         average_precision: The average precision with its interval, written into the figure.
     """
-    with open_figure(PHONE_WIDTH, 4.6) as figure:
+    with open_figure(PHONE_WIDTH, 5.2) as figure:
         axes = figure.subplots()
         for (name, curve), colour in zip(curves.items(), CURVE_COLOURS * len(curves), strict=False):
             if len(curves) > MAX_CURVES:
                 axes.step(curve.recall, curve.precision, color="#9CC9E3", linewidth=0.7, where="post")
                 continue
-            label = f"{shorten(name, 24)} against the rest" if len(curves) > 1 else f"positive class: {name}"
+            label = _name_curve(name, len(curves))
             axes.step(curve.recall, curve.precision, color=colour, linewidth=2.2, label=label, where="post")
             guessing = "guessing" if len(curves) == 1 else None
             axes.axhline(curve.fraction, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label=guessing)
@@ -159,5 +161,9 @@ def precision_recall_curve(
         axes.set(xlabel="Recall (sensitivity)", ylabel="Precision (positive predictive value)")
         axes.set_title(title, fontweight="bold")
         if 0 < len(curves) <= MAX_CURVES:
-            axes.legend(loc="lower left", title=average_precision or None, alignment="left")
+            add_legend_below(figure, average_precision)
         return save_png(figure)
+
+
+def _name_curve(name: str, num_curves: int) -> str:
+    return f"class {shorten(name, 24)}" if num_curves > 1 else f"positive class: {shorten(name, 24)}"

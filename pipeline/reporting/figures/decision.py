@@ -14,8 +14,10 @@ from pipeline.reporting.figures.style import (
     GREEN,
     GREY,
     ORANGE,
+    PERCENT,
     PHONE_WIDTH,
     VERMILION,
+    add_legend_below,
     open_figure,
     save_png,
     shorten,
@@ -31,7 +33,7 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
         curves: The ``curve`` of ``compute_coverage_curve`` for each level; at most four levels.
         title: The title, which names what was scored.
     """
-    with open_figure(PHONE_WIDTH, 3.9) as figure:
+    with open_figure(PHONE_WIDTH, 4.1) as figure:
         axes = figure.subplots()
         lowest = 0.98
         for (level, curve), (colour, line) in zip(curves.items(), LEVEL_STYLES, strict=False):
@@ -42,11 +44,11 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
             axes.plot(coverage, values, line, color=colour, linewidth=2.2, label=f"{level}s", clip_on=False)
             lowest = min(lowest, float(np.nanmin([*values, *low])))
         axes.set(xlim=(0, 1), xlabel="Coverage: fraction answered, most confident first", ylabel="Accuracy")
-        axes.set_ylim(max(0.0, lowest - 0.25 * (1 - lowest)), 1.0 + 0.03 * (1 - lowest))
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.set_ylim(max(0.0, lowest - 0.03 * (1 - lowest)), 1.0 + 0.03 * (1 - lowest))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=PERCENT))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         axes.set_title(title, fontweight="bold")
-        axes.legend(loc="lower left", title="band: 95 % interval", alignment="left")
+        add_legend_below(figure)
         return save_png(figure)
 
 
@@ -87,7 +89,7 @@ def reliability_diagram(lines: Sequence[Reliability], event: str, title: str = "
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.set(xlabel=probability.format(shorten(event, 24)), ylabel=fraction.format(shorten(event, 24)))
         axes.set_title(title, fontweight="bold")
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+        add_legend_below(figure)
         return save_png(figure)
 
 
@@ -110,7 +112,9 @@ def net_benefit_curve(curve: DecisionCurve, title: str = "") -> bytes:
         axes.axhline(0, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2, label="act on none")
         prevalence = curve["prevalence"]
         axes.set(xlim=(0, 1), ylim=(-0.35 * prevalence, 1.1 * prevalence))
-        axes.set(xlabel="Probability from which one acts", ylabel=f"Net benefit (prevalence {prevalence:.1%})")
+        axes.set(
+            xlabel="Probability from which one acts", ylabel=f"Net benefit (prevalence {100 * prevalence:.1f}{PERCENT})"
+        )
         axes.set_title(title, fontweight="bold")
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+        add_legend_below(figure)
         return save_png(figure)

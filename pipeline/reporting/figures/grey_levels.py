@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.reporting.figures.style import BLUE, GREY, VERMILION, open_figure, save_png
+from pipeline.reporting.figures.style import BLUE, GREY, PERCENT, VERMILION, open_figure, save_png
 
 LINES = ((GREY, "-"), (BLUE, "--"), (VERMILION, "-"))
 
@@ -25,7 +25,7 @@ def draw_histograms(histograms: Mapping[str, Sequence[float]], title: str = "") 
         # Of images with a black frame nearly all pixels would be in the first range, and the others not be seen.
         axes.set_yscale("log")
         axes.set(xlim=(0, 255), xlabel="Grey level: black 0, white 255", ylabel="Fraction of the pixels")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         axes.set_title(title, fontweight="bold")
         figure.legend(loc="outside lower center", ncols=3)
         return save_png(figure)

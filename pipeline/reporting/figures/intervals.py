@@ -15,8 +15,10 @@ from pipeline.reporting.figures.style import (
     GREY,
     INK,
     ORANGE,
+    PERCENT,
     PHONE_WIDTH,
     VERMILION,
+    add_legend_below,
     open_figure,
     save_png,
     shorten,
@@ -114,11 +116,11 @@ def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: 
         axes.fill_between(indices, low, high, color=BLUE, alpha=0.22, linewidth=0, label="95 % interval over patients")
         marker = "o" if len(indices) <= 60 else ""
         axes.plot(indices, values, "-", color=BLUE, marker=marker, markersize=3.5, linewidth=1.6, label="accuracy")
-        _show_overall(axes, overall, [values, low])
+        _show_overall(axes, overall, [values, low], "all rows")
         axes.set(xlabel="Slice index", ylabel="Accuracy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title, fontweight="bold")
-        axes.legend(loc="lower left")
+        add_legend_below(figure)
         return save_png(figure)
 
 
@@ -136,8 +138,9 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
         for place, (axes, panel) in enumerate(zip(drawn, panels, strict=True)):
             values, low, high = (read_estimates(panel.accuracies, key) for key in ("value", "low", "high"))
             at = np.arange(len(values))
-            axes.vlines(at, low, high, color=BLUE, linewidth=2.2, label="95 % interval")
-            axes.plot(at, values, "o", color=BLUE, markersize=6, label="accuracy", clip_on=False)
+            labels = ("95 % interval", "accuracy") if place == 0 else (None, None)
+            axes.vlines(at, low, high, color=BLUE, linewidth=2.2, label=labels[0])
+            axes.plot(at, values, "o", color=BLUE, markersize=6, label=labels[1], clip_on=False)
             names = [shorten(name, 14) for name in panel.names]
             axes.set_xticks(at, names)
             if max(len(name) for name in names) > 6 and len(names) > 4:
@@ -145,11 +148,10 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
                     tick.set(rotation=40, ha="right", va="center", rotation_mode="anchor")
             axes.set_xlim(-0.6, len(values) - 0.4)
             axes.grid(visible=False, axis="x")
-            _show_overall(axes, overall, every)
+            _show_overall(axes, overall, every, "all rows" if place == 0 else None)
             axes.set_title(panel.title, fontweight="bold")
-            if place == 0:
-                axes.set_ylabel("Accuracy")
-                axes.legend(loc="lower left", fontsize=9)
+        drawn[0].set_ylabel("Accuracy")
+        add_legend_below(figure)
         return save_png(figure)
 
 
@@ -158,12 +160,12 @@ def read_estimates(accuracies: Estimates, key: Literal["value", "low", "high"]) 
     return np.array([np.nan if accuracy[key] is None else accuracy[key] for accuracy in accuracies], dtype=np.float64)
 
 
-def _show_overall(axes: Axes, overall: float, drawn: Sequence[Any]) -> None:
-    """Mark the accuracy of all rows, and leave room below the lowest number for the legend."""
-    axes.axhline(overall, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="all rows")
+def _show_overall(axes: Axes, overall: float, drawn: Sequence[Any], label: str | None) -> None:
+    """Mark the accuracy of all rows, and leave a little room below the lowest number."""
+    axes.axhline(overall, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label=label)
     lowest = float(np.nanmin(np.concatenate([*drawn, [overall, 0.98]])))
-    axes.set_ylim(max(0.0, lowest - 0.5 * (1.0 - lowest)), 1.0 + 0.04 * (1.0 - lowest))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set_ylim(max(0.0, lowest - 0.1 * (1.0 - lowest)), 1.0 + 0.04 * (1.0 - lowest))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
 
 
 def _draw_interval(
@@ -177,5 +179,5 @@ def _draw_interval(
 def _finish(axes: Any, num_rows: int, axis_title: str) -> None:
     axes.set_ylim(num_rows - 0.5, -0.5)
     axes.set_xlabel(axis_title)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")  # 25% and 97.5%, where 25.0% is too wide
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}{PERCENT}")  # 25 % and 97.5 %
     axes.grid(visible=False, axis="y")

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from pipeline.evaluation.schema import Estimate
 from pipeline.reporting.figures.intervals import read_estimates
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, PAPER, PURPLE, VERMILION, open_figure, save_png
+from pipeline.reporting.figures.style import BLUE, GREEN, GREY, PAPER, PERCENT, PURPLE, VERMILION, open_figure, save_png
 
 COLOURS = {"perceiver": BLUE, "distilled": PURPLE, "cnn": VERMILION, "logistic_regression": GREEN}
 MARKERS = {"perceiver": "o", "distilled": "^", "cnn": "D", "logistic_regression": "s"}
@@ -67,7 +67,7 @@ def draw_learning_curves(curves: Sequence[Curve], wanted: float, group: str) -> 
         axes.xaxis.set_major_locator(FixedLocator([float(size) for size in every]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels([f"{size:,}" for size in every])
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         axes.set(xlabel=f"Training {group}", ylabel="Accuracy on the test rows")
         figure.legend(loc="outside lower center", ncols=4)
         return save_png(figure), save_svg(figure)

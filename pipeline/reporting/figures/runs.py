@@ -16,6 +16,7 @@ from pipeline.reporting.figures.style import (
     GREY,
     INK,
     ORANGE,
+    PERCENT,
     PHONE_WIDTH,
     VERMILION,
     open_figure,
@@ -47,7 +48,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> bytes:
                 name = {"train": "training", "val": "validation"}[split]
                 axes.plot(epochs, values, line, color=colour, marker=marker, markersize=3.5, label=name)
             axes.set_title(quantity.capitalize(), fontweight="bold")
-        accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         rate.plot(epochs, history["learning_rate"], color=GREEN, marker=marker, markersize=3.5)
         rate.set_title("Learning rate", fontweight="bold")
         rate.set_ylim(bottom=0)
@@ -85,7 +86,7 @@ def run_curves(histories: Mapping[str, pd.DataFrame], best_epochs: Mapping[str, 
             place.set_title(title, fontweight="bold")
             place.set_xlabel("Epoch (circle: kept weights)")
             place.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         figure.legend(loc="outside lower center", ncols=2)
         return save_png(figure)
 
@@ -118,5 +119,6 @@ def _describe_cells(matrix: NDArray[np.float64], num_classes: int) -> tuple[NDAr
         return fractions, [f"{100 * fraction:.0f}" for fraction in fractions.flat]
     assert num_classes <= MAX_WRITTEN_CLASSES
     return fractions, [
-        f"{fraction:.1%}\n{count:,.0f}" for fraction, count in zip(fractions.flat, matrix.flat, strict=True)
+        f"{100 * fraction:.1f}{PERCENT}\n{count:,.0f}"
+        for fraction, count in zip(fractions.flat, matrix.flat, strict=True)
     ]

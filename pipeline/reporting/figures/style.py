@@ -42,6 +42,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 DOTS_PER_INCH = 160
+PERCENT = "\u00a0%"
 # The width in inches up to which letters of 9 points stay 9 pixels high on a page that is 328 pixels wide, as on a
 # phone of 360: 9 points are 20 pixels of 160 a inch, and 20 * 328 / 720 is 9.1.
 PHONE_WIDTH = 4.5
@@ -86,6 +87,19 @@ def _draw(canvas: FigureCanvasAgg) -> frozenset[str]:
         else:
             letters.add(chr(int(lacking[1])))
     return frozenset(letters)
+
+
+def add_legend_below(figure: Figure, title: str = "") -> None:
+    """Put the legend below the axes, where no curve is, in as many columns as the width of a phone takes.
+
+    Args:
+        figure: The figure, of ``PHONE_WIDTH``, whose curves have labels.
+        title: The first line of the legend; may be empty.
+    """
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    longest = max((len(label) for label in labels), default=0)
+    columns = 4 if longest <= 6 else 3 if longest <= 13 else 2 if longest <= 22 else 1
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=9, title=title or None, title_fontsize=9)
 
 
 def shorten(text: str, num_letters: int) -> str:

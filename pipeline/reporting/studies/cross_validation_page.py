@@ -1,6 +1,6 @@
 """The page and the tables of cross-validation: one recipe, trained on each fold or from several seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,10 @@ from pipeline.reporting.figures.image_grid import Cell, Strip, draw_grid
 from pipeline.reporting.figures.intervals import run_accuracies
 from pipeline.reporting.formatting import (
     humanise,
-    show_estimate,
     show_number,
     show_percent,
     show_percent_briefly,
+    show_score,
 )
 from pipeline.reporting.html import write_page
 from pipeline.studies.cross_validation import UNPOOLED, CrossValidation
@@ -246,13 +246,13 @@ def tabulate_pooled(pooled: Mapping[str, Level]) -> Table:
     rows = [
         (
             METRIC_TITLES[metric],
-            *(cell for level in pooled.values() for cell in show_estimate(level["metrics"][metric])),
+            *(show_score(metric, level["metrics"][metric]) for level in pooled.values()),
         )
         for metric in SHOWN_METRICS
     ]
-    columns: Sequence[str] = [text for level in pooled for text in (plural(humanise(level)), "95\u00a0% interval")]
+    columns = [plural(humanise(level)) for level in pooled]
     notes = dict.fromkeys(note for level in pooled.values() for note in level["notes"])
-    return Table("Pooled scores", ("Score", *columns), tuple(rows), " ".join(notes))
+    return Table("Pooled scores", ("Score", *columns), tuple(rows), " ".join(["With 95\u00a0% intervals.", *notes]))
 
 
 def tabulate_means(study: CrossValidation) -> Table:

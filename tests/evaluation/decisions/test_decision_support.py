@@ -116,17 +116,17 @@ def test_the_section_shows_both_levels_and_explains_the_temperature():
     assert section.tables[0].rows[1][2:] == ("40", "20")
     assert "and 40 validation volumes of 20 patients" in section.tables[5].note
     assert [row[0] for row in section.tables[3].rows][:2] == [
-        "Slices: sensitivity of at least 95%",
-        "Slices: specificity of at least 95%",
+        "Slices: sensitivity of at least 95\u00a0%",
+        "Slices: specificity of at least 95\u00a0%",
     ]
     rows = section.tables[4].rows
     for table in section.tables[4:6]:
         assert [row[0] for row in table.rows] == ["Slices"] * 5 + ["Volumes"] * 5
-        assert [row[1] for row in table.rows] == ["100%", "95%", "90%", "80%", "50%"] * 2
+        assert [row[1] for row in table.rows] == [f"{goal}\u00a0%" for goal in (100, 95, 90, 80, 50)] * 2
     accuracy = metrics["levels"]["slice"]["metrics"]["accuracy"]["value"]
-    assert float(rows[0][2]) == pytest.approx(accuracy, abs=5e-4)
+    assert rows[0][2].startswith(f"{100 * accuracy:.1f}\u00a0% (")
     texts = {figure.name: figure.text for figure in section.figures}
-    assert f"Slices: {accuracy:.1%} at 100%" in texts["coverage"]
+    assert f"Slices: {100 * accuracy:.1f}\u00a0% at 100\u00a0%" in texts["coverage"]
     after = metrics["decision"]["calibration"]["slice"]["after"]["debiased_error"]["value"]
     assert f"{after:.3f} after." in texts["calibration_scaled"]
 

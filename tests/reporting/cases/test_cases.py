@@ -85,7 +85,7 @@ def test_images_are_a_grid_without_a_script(tmp_path):
     page = (tmp_path / "cases.html").read_text()
     assert "<script" not in page
     assert page.count("<details><summary><img") == 1, "b has no image"
-    assert "a: true left, answer right (75%)" in page
+    assert "a: true left, answer right (75\u00a0%)" in page
     assert PageReader(page).order
 
 

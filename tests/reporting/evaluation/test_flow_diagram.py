@@ -54,10 +54,10 @@ def test_a_published_set_has_images_and_no_files_and_lists_what_is_missing():
     manifest = build_manifest([(f"i{n}", f"i{n}", str(n % 2), f"i{n}", 1, "accepted", "") for n in range(5)])
     index, split_of = build_index([(f"i{n}", f"i{n}", str(n % 2), "test" if n == 4 else "train") for n in range(5)])
     assert describe_flow(build_flow(manifest, index, split_of, IMAGES, "1 batch is not there.")) == [
-        "Images read: 5 images; 0: 3, 1: 2.",
+        "Images read: 5 images; by class: 0: 3, 1: 2.",
         "Different from the published set (1 batch is not there).",
-        "Training: 4 images; 0: 2, 1: 2.",
-        "Test: 1 image; 0: 1.",
+        "Training: 4 images; by class: 0: 2, 1: 2.",
+        "Test: 1 image; by class: 0: 1.",
     ]
 
 

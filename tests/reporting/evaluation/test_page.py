@@ -231,7 +231,8 @@ def test_of_data_in_which_copies_are_not_searched_for_none_are_counted():
 
 def test_numbers_are_rounded_and_counts_have_separators(tmp_path):
     tags = Tags(build_page(tmp_path))
-    for text in ("0.971", "0.950 to 0.986", "1,234", "20260101", "versions.torch", "epochs: 3"):
+    estimates = ("97.1\u00a0% (95.0 to 98.6)", "0.500 (0.250 to 0.750)")
+    for text in (*estimates, "1,234", "20260101", "versions.torch", "epochs: 3"):
         assert text in tags.text
     assert "20,260,101" not in tags.text
     assert "Research, no diagnosis" in tags.text
@@ -292,7 +293,7 @@ def test_a_page_on_images_does_not_mention_patients(tmp_path):
     assert "diagnosis" not in text
     assert "On 20 images in the test split, the model is right for 97.1 %" in text
     assert "20 images; 13 classes, 5 to 17 a class." in text
-    assert "95 %, over images;" in " ".join(text.split())
+    assert "In brackets: 95 % intervals over images;" in " ".join(text.split())
     assert "a (train) and b (test) are identical." in text
     assert "Identical images across the published splits" in text
     assert "Fitted on 5 of 7." in text
