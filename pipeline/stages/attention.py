@@ -72,7 +72,8 @@ def attention(experiment: Experiment, console: Console) -> None:
     for overlay in overlays:
         write_bytes(folder / "overlays" / f"{overlay.name}.png", overlay.png)
     drawn = DrawnMaps(maps, figures, backgrounds, overlays)
-    write_attention_page(folder / "index.html", experiment, checkpoint, drawn)
+    with working("writing the page of attention maps", console):
+        write_attention_page(folder / "index.html", experiment, checkpoint, drawn)
     with open_run(experiment.tracking, paths) as tracked:
         tracked.keep(RunFacts(files=name_files(paths, [folder], "attention")))
     shape = f"{len(maps.layers)} layers, {len(maps.heads)} heads"

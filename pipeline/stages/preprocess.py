@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.console import warn, warn_all
+from pipeline.core.console import warn, warn_all, working
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.serialization import flatten
@@ -48,7 +48,8 @@ def preprocess(experiment: Experiment, console: Console) -> None:
             manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS)
             write_coverage(experiment.paths.prepared, preparation.coverage, manifest, dataset.synthetic_note)
         if has_store(preparation.folder):
-            _draw_contact_sheet(experiment.paths)
+            with working("drawing the contact sheet", console):
+                _draw_contact_sheet(experiment.paths)
             _name_runs_of_the_earlier_store(experiment.paths, before, console)
         if is_final:
             write_json(record, {"plan": preparation.plan})

@@ -42,7 +42,7 @@ SHAPE, SPACING_MM = (6, 7, 8), (4.0, 5.0, 6.0)
 # The patient and the visit of each scan; one visit has two scans, which nothing but their images tells apart.
 SCANS = (("007", ""), ("NA", ""), ("Fäll 3", "2"), ("1e3", "b"), ("=4", ""), ("12", ""), ("Fäll 3", "10"), ("1e3", "b"))
 PATIENTS = sorted({patient for patient, _ in SCANS})
-# A handful with two scans of one visit: what most draws take up to the store, in an eighth of the time to the split.
+# A handful with two scans of one visit: what most draws take up to the store, in a quarter of the time to the split.
 FEW_SCANS = SCANS[3:]
 COLUMNS = ("path", "patient", "visit", "label")
 AXES = ["".join(axes) for order in itertools.permutations(("RL", "AP", "SI")) for axes in itertools.product(*order)]
