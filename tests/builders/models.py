@@ -14,7 +14,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
 from pipeline.training.loop.state import TrainingSetup
 
-# Channels, height and width, and classes of the images of a published set, or of a config by its name.
+# Channels, height and width, and classes of the images of a published set.
 IMAGE_SHAPES = {
     "mnist": (1, (28, 28), 10),
     "cifar10": (3, (32, 32), 10),
@@ -22,7 +22,6 @@ IMAGE_SHAPES = {
     "medmnist": (1, (28, 28), 2),
     "medmnist3d": (28, (28, 28), 2),
     "medmnist3d_volume": (1, (28, 28), 2),
-    "xray_kl": (1, (80, 80), 5),
 }
 
 
@@ -43,8 +42,8 @@ def build_config_spec(experiment: Experiment) -> InputSpec:
     if DATASETS[experiment.data.dataset].kind is POINTS:
         return build_spec(1, (2048, 3), 40, kind=POINTS)
     size = experiment.preprocess.image_size
-    shape = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, 2))
-    num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.name, shape)
+    num_grades = 5 if experiment.data.label_type == "ordinal" else 2
+    num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, num_grades))
     kind = SCANS if experiment.preprocess.unit == "volume" else VOLUMES
     spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices, kind)
     names = spec.class_names
