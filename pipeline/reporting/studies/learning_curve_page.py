@@ -74,7 +74,19 @@ def describe_curve(curve: LearningCurve, kind: DataKind) -> list[str]:
             f"draws: {scores}."
         )
     sentences += describe_comparisons(curve.comparisons, kind)
-    return sentences + [describe_forecast(forecast, kind) for forecast in curve.forecasts]
+    fitted = list_fitted(curve.forecasts)
+    if not fitted:
+        wanted = f"{100 * curve.forecasts[0].wanted:g}\u00a0%"
+        sentences.append(
+            f"No estimate of the {plural(kind.group)} for an accuracy of {wanted}: a power law has three numbers and needs "
+            f"{MIN_SIZES} sizes or more."
+        )
+    return sentences + [describe_forecast(forecast, kind) for forecast in fitted]
+
+
+def list_fitted(forecasts: Sequence[Forecast]) -> list[Forecast]:
+    """List the estimates of models with enough sizes for a fit; all models have the same sizes, so all or none."""
+    return [forecast for forecast in forecasts if forecast.reach != "too few sizes"]
 
 
 def describe_comparisons(comparisons: Sequence[Comparison], kind: DataKind) -> list[str]:
@@ -105,14 +117,12 @@ def describe_forecast(forecast: Forecast, kind: DataKind) -> str:
     """Write how many training patients a model needs, or why that is not known.
 
     Args:
-        forecast: The estimate.
+        forecast: The estimate, by a fit.
         kind: The kind of data, which names the groups.
     """
     groups, limit = plural(kind.group), f"{forecast.limit:,}"
     start = f"{MODELS[forecast.model]}, for an accuracy of {100 * forecast.wanted:g}\u00a0%:"
     ceiling = "" if forecast.ceiling is None else f"{100 * forecast.ceiling:.1f}\u00a0%"
-    if forecast.reach == "too few sizes":
-        return f"{start} no estimate; a power law has three numbers and needs {MIN_SIZES} sizes or more."
     if forecast.reach == "flat":
         return f"{start} no estimate; its error does not fall with more {groups}."
     if forecast.reach == "never":
@@ -262,9 +272,11 @@ def write_learning_curve(folder: Path, experiment: Experiment, store: Store, cur
         f"{plural(kind.group)}. The same figure as SVG: learning_curve.svg."
     )
     figure = Figure("learning_curve", f"Accuracy by the number of training {plural(kind.group)}", text, png)
-    tables = [tabulate_points(curve.points, kind), tabulate_forecasts(curve.forecasts, kind)]
+    tables = [tabulate_points(curve.points, kind)]
     if curve.comparisons:
-        tables.insert(1, tabulate_comparisons(curve.comparisons, kind))
+        tables.append(tabulate_comparisons(curve.comparisons, kind))
+    if fitted := list_fitted(curve.forecasts):
+        tables.append(tabulate_forecasts(fitted, kind))
     facts = tabulate_facts("How to get these numbers again", _list_facts(experiment, store, curve))
     write_page(
         folder / "learning_curve.html",

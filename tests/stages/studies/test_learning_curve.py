@@ -74,6 +74,8 @@ def test_numbers_are_those_of_the_predictions(interrupted):
     page = (folder / "learning_curve.html").read_text()
     for sentence in content["sentences"]:
         assert sentence in page
+    assert len([sentence for sentence in content["sentences"] if "power law" in sentence]) == 1, "not one a model"
+    assert "Exponent" not in page, "two sizes are too few for a fit"
     assert (folder / "learning_curve.svg").read_bytes().startswith(b"<?xml")
     assert not (experiment.paths.run_folder).exists(), "no checkpoint is where other stages read"
 
