@@ -78,8 +78,8 @@ def describe_curve(curve: LearningCurve, kind: DataKind) -> list[str]:
     if not fitted:
         wanted = f"{100 * curve.forecasts[0].wanted:g}\u00a0%"
         sentences.append(
-            f"No estimate of the {plural(kind.group)} for an accuracy of {wanted}: a power law has three numbers and needs "
-            f"{MIN_SIZES} sizes or more."
+            f"No estimate of the {plural(kind.group)} for an accuracy of {wanted}: a power law has three numbers and "
+            f"needs {MIN_SIZES} sizes or more."
         )
     return sentences + [describe_forecast(forecast, kind) for forecast in fitted]
 
