@@ -148,7 +148,7 @@ def test_a_visit_of_low_accuracy_gives_a_warning():
     (warning,) = list_probe_warnings(found, metrics, kind)
     assert "slices of visit 4" in warning
     assert "50.0\u00a0%" in warning
-    assert "89.3% of all" in warning
+    assert "89.3\u00a0% of all" in warning
 
 
 def build_mirror(store, num_not_flipped):
@@ -181,7 +181,7 @@ def test_the_section_reports_what_was_found():
         "Accuracy by intensity quartile",
     ]
     assert "Accuracy is lowest at 0" in section.figures[0].text
-    assert "98.6%" in section.figures[1].text, "138 of 140 test rows are right"
+    assert "98.6\u00a0%" in section.figures[1].text, "138 of 140 test rows are right"
     for figure in section.figures:
         width, height = Image.open(io.BytesIO(figure.png)).size
         assert 500 < width < 3000, figure.name
