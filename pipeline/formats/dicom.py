@@ -38,6 +38,8 @@ PREAMBLE_BYTES, MAGIC = 128, b"DICM"
 MAX_UNEVENNESS_MM = 0.05
 # Directions of parallel slices, as cosines, differ by rounding alone.
 MAX_TURN = 1e-3
+# How far the products of two perpendicular unit vectors may be from 1 and 0, by rounding in a header.
+MAX_SKEW = 1e-2
 # A reference image lies across the slices.
 MAX_COSINE_OF_REFERENCE = 0.9
 # With fewer, nobody can tell the reference image from the slices.
@@ -224,6 +226,7 @@ def _read_stack(name: str, contents: Iterable[tuple[str, bytes]], max_bytes: int
         headers.append(header)
     if not headers:
         raise VolumeError(f"{name}: no DICOM file in it. Name a series, its folder or an archive of it.")
+    _check_directions(name, headers)
     slices = _list_slices(headers)
     order, affine = _arrange(name, [headers[place] for place in slices])
     order = [slices[place] for place in order]
@@ -235,6 +238,19 @@ def _read_stack(name: str, contents: Iterable[tuple[str, bytes]], max_bytes: int
     voxels = rearrange(stack, "slice row column -> column row slice")
     digest = hashlib.sha256(b"".join(digests[place] for place in order)).hexdigest()
     return replace(build_volume(name, voxels, affine, scaling), sha256=digest)
+
+
+def _check_directions(name: str, headers: list[Any]) -> None:
+    """Refuse directions of rows and columns that are no perpendicular unit vectors (DICOM PS3.3, C.7.6.2.1.1)."""
+    directions = np.array([header.ImageOrientationPatient for header in headers], dtype=np.float64).reshape(-1, 2, 3)
+    products = directions @ directions.transpose(0, 2, 1)
+    wrong = ~(np.abs(products - np.eye(2)).max(axis=(1, 2)) <= MAX_SKEW)
+    if wrong.any():
+        found = ", ".join(f"{value:g}" for value in directions[wrong][0].ravel())
+        raise VolumeError(
+            f"{name}: ImageOrientationPatient of {wrong.sum()} of {len(headers)} DICOM files is {found}, and not two "
+            "perpendicular unit vectors. Export the series again."
+        )
 
 
 def _list_slices(headers: list[Any]) -> list[int]:

@@ -59,6 +59,8 @@ def test_one_slice_is_a_volume_one_voxel_thick(intensity, tmp_path):
         ({"PixelSpacing": lambda number: [5.0 + number, 6.0]}, "differ in size, spacing or direction"),
         ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0, -1 if number else 1]}, "differ in size"),
         ({"ImageOrientationPatient": None}, "DICOM without ImageOrientationPatient"),
+        ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0, -2]}, "12 of 12 DICOM files is 0, 1, 0, 0, 0, -2"),
+        ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0.1, -1]}, "not two perpendicular unit vectors"),
         ({"PhotometricInterpretation": "MONOCHROME1"}, "not grey with black as 0"),
         ({"NumberOfFrames": 2}, "several frames"),
     ],
