@@ -19,10 +19,9 @@ RUN := .venv/bin/python
 READY := .venv/.installed
 endif
 STAGE = $(RUN) -m pipeline
-# Names reach the shell as values, whatever quotes they hold.
-export GIVEN_CONFIG := $(CONFIG)
-export GIVEN_DATA := $(DATA)
-OPTIONS = --config "$$GIVEN_CONFIG" $(if $(DATA),--data.raw_folder "$$GIVEN_DATA") $(MORE) $(SET)
+# A name as one word of the shell, whatever quotes it holds: what make prints can be copied.
+WORD = '$(subst ','\'',$1)'
+OPTIONS = --config $(call WORD,$(CONFIG)) $(if $(DATA),--data.raw_folder $(call WORD,$(DATA))) $(MORE) $(SET)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -145,7 +144,7 @@ format: $(READY) ## put the code into its format
 	$(RUN) -m ruff check --fix .
 
 bench: $(READY) ## measure preprocessing against the plain way, the model against perceiver-pytorch
-	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data "$$GIVEN_DATA")
+	$(RUN) reports/benchmarks/preprocess.py $(if $(DATA),--data $(call WORD,$(DATA)))
 	$(RUN) reports/benchmarks/model.py
 
 clean: ## remove what the stages wrote, keep raw data and .venv

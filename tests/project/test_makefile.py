@@ -1,5 +1,6 @@
 """The Makefile passes names on as they are."""
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,6 +47,20 @@ def test_names_with_quotes_are_passed_on_too(make, tmp_path):
     assert [word for word in words if word in ("configs/medmnist.yaml", data, 'a "b"', "ordinal")] == [
         *("configs/medmnist.yaml", data, "ordinal", 'a "b"') * 5
     ]
+
+
+@pytest.mark.parametrize("target", ["train", "ui", "bench"])
+def test_the_command_that_make_prints_has_the_names_and_can_be_copied(make, target):
+    config, data = 'my "own" R\'s $HOME `#`.yaml', 'R\'s, "raw" data'
+    words = (target, f"CONFIG={config.replace('$', '$$')}", f"DATA={data}")
+    printed = make("--dry-run", *words)
+    assert all("GIVEN" not in line for line in printed)
+    copied = subprocess.check_output("\n".join(printed), shell=True, text=True, cwd=ROOT)
+    assert copied.splitlines() == make(*words)
+    assert data in copied.splitlines()
+    if target == "train":
+        expected = ["--config", config, "--data.raw_folder", data]
+        assert shlex.split(printed[-1])[1:] == ["-m", "pipeline", "train", *expected]
 
 
 def test_tests_keep_their_bytecode_where_other_programs_do_not(tmp_path, monkeypatch):
