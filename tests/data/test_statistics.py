@@ -7,6 +7,7 @@ import pytest
 import safetensors
 import torch
 
+from pipeline.core.errors import UserError
 from pipeline.core.serialization import build_record
 from pipeline.data.batches import place_examples, read_batches
 from pipeline.data.statistics import (
@@ -17,6 +18,7 @@ from pipeline.data.statistics import (
     measure,
 )
 from pipeline.training.checkpoint import HEADER_KEY, Checkpoint, read_checkpoint, write_checkpoint
+from tests.builders.bright_halves import make_images, place
 from tests.builders.checkpoints import make_checkpoint
 
 REFERENCE = IntensityReference(20, (0.1, 0.2, 0.25, 0.3, 0.4), (0.1, 0.1, 0.2, 0.3, 0.3))
@@ -86,3 +88,20 @@ def test_a_batch_has_as_many_slices_as_its_largest_scan():
     batches = list(read_batches(examples, [torch.tensor([0, 2]), torch.tensor([1])]))
     assert batches[0].images.flatten(1).tolist() == [[0, 1], [8, 9]]
     assert [batch.slice_position.shape for batch in batches] == [(2, 2, 3), (1, 4, 3)]
+
+
+def test_statistics_are_those_of_the_split_alone_and_of_each_channel():
+    images, labels = make_images(channels=2)
+    rows = np.arange(5, 20)
+    mean, std = compute_statistics(place(rows, images, labels), chunk=4)
+    chosen = images[rows] / 255
+    np.testing.assert_allclose(mean, chosen.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std, chosen.std(axis=(0, 2, 3)), rtol=1e-9)
+    changed = images.copy()
+    changed[20:] = 0
+    assert compute_statistics(place(rows, changed, labels)) == (mean, std)
+
+
+def test_images_without_contrast_are_refused():
+    with pytest.raises(UserError, match="the same value in every pixel"):
+        compute_statistics(place(np.arange(4), np.full((4, 6, 8), 9, np.uint8), np.zeros(4, int)))
