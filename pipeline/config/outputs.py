@@ -8,6 +8,8 @@ from typing import Literal
 from pipeline.config.validation import require, require_at_least
 
 ExportFormat = Literal["torch", "onnx", "bundle", "hub"]
+# What the tables of predict say of a scan, apart from the probabilities.
+PREDICTED_COLUMNS = ("path", "predicted", "num_slices", "slices", "slice_index", "abstained", "warnings", "reason")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class PredictConfig:
         ensemble: The runs that answer as one model, with the mean of their probabilities: names such as ``seed-1``, or
             with ``*`` all that fit (``fold-*``), folders of runs, or checkpoints.
         output: The table to write, ``.csv`` or ``.json``; without it ``predictions_new.csv`` in the report folder.
+        slice_output: A second table, ``.csv`` or ``.json``, with the probabilities of each slice of a volume; without
+            it none is written.
+        keep_columns: Columns of the tables among ``inputs`` that go into ``output`` as they are, such as ``patient``;
+            all others are dropped.
         min_confidence: The least probability; where the highest is below it, the row is marked ``abstained``. 0 marks
             none.
     """
@@ -84,12 +90,22 @@ class PredictConfig:
     checkpoint: Path | None = None
     ensemble: tuple[str, ...] = ()
     output: Path | None = None
+    slice_output: Path | None = None
+    keep_columns: tuple[str, ...] = ()
     min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
         require_alone("predict", self.ensemble, self.checkpoint)
-        good_suffix = self.output is None or self.output.suffix.lower() in (".csv", ".json")
-        require(good_suffix, "predict.output", self.output, "a name that ends in .csv or .json")
+        for name in ("output", "slice_output"):
+            path = getattr(self, name)
+            good_suffix = path is None or path.suffix.lower() in (".csv", ".json")
+            require(good_suffix, f"predict.{name}", path, "a name that ends in .csv or .json")
+        are_two = self.slice_output is None or self.slice_output != self.output
+        require(are_two, "predict.slice_output", self.slice_output, "another file than predict.output")
+        is_free = not any(name in PREDICTED_COLUMNS or name.startswith("probability_") for name in self.keep_columns)
+        allowed = f"each once, none of {', '.join(PREDICTED_COLUMNS)}, probability_<class>: rename it in the table"
+        is_once = len(set(self.keep_columns)) == len(self.keep_columns)
+        require(is_free and is_once, "predict.keep_columns", list(self.keep_columns), allowed)
         require(0 <= self.min_confidence <= 1, "predict.min_confidence", self.min_confidence, "0 to 1")
 
 

@@ -62,15 +62,10 @@ class RowWriter:
         """Write the table and remove the partial file.
 
         Args:
-            columns: The columns of the table; a row without one has an empty cell, in JSON null.
+            columns: The columns of the table, as in :func:`write_rows`.
         """
         self.file.close()
-        with open_atomically(self.output) as file:
-            # A name that is no Unicode text is written with its bytes as \xNN.
-            text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", write_through=True)
-            write = write_json_rows if self.output.suffix.lower() == ".json" else write_csv_rows
-            write(text, self.read(), columns)
-            text.detach()
+        write_rows(self.output, self.read(), columns)
         self.partial.unlink()
 
     def _find_end(self, start: bytes) -> int:
@@ -89,6 +84,24 @@ class RowWriter:
         return end
 
 
+def write_rows(path: Path, rows: Iterator[Row], columns: tuple[str, ...]) -> None:
+    """Write a table, whole or not at all.
+
+    Args:
+        path: The file; one that ends in ``.json`` holds a JSON list, every other one CSV.
+        rows: The rows, read one at a time.
+        columns: The columns, in order; a row without one has an empty cell, in JSON null, and what else a row holds is
+            left out.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_atomically(path) as file:
+        # A name that is no Unicode text is written with its bytes as \xNN.
+        text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", write_through=True)
+        write = write_json_rows if path.suffix.lower() == ".json" else write_csv_rows
+        write(text, rows, columns)
+        text.detach()
+
+
 def write_csv_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str, ...]) -> None:
     """Write rows as CSV: lists joined by semicolons, truth as true and false.
 
@@ -101,7 +114,7 @@ def write_csv_rows(file: io.TextIOBase, rows: Iterator[Row], columns: tuple[str,
     quoting = csv.DictWriter(file, columns, restval="", lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     for row in rows:
-        cells = {name: _to_cell(value) for name, value in row.items()}
+        cells = {name: _to_cell(row[name]) for name in columns if name in row}
         # A carriage return is no line's end to the writer and one to many readers, except in quotes.
         has_return = any("\r" in str(cell) for cell in cells.values())
         (quoting if has_return else writer).writerow(cells)

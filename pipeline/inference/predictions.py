@@ -22,7 +22,7 @@ from pipeline.formats.point_clouds import read_cloud
 from pipeline.formats.volume import Volume, describe_spacing
 from pipeline.inference.arrays import place_examples
 from pipeline.inference.inputs import Scan
-from pipeline.inference.probabilities import check_places, compute_probabilities, score_stack
+from pipeline.inference.probabilities import check_places, compute_probabilities, score_slices
 from pipeline.preprocessing.images import read_stored
 from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint
@@ -32,6 +32,8 @@ def score_volumes(
     scans: list[Scan], classifier: nn.Module, checkpoint: Checkpoint, experiment: Experiment, device: torch.device
 ) -> Iterator[Row]:
     """Yield one row a volume: probabilities are the means over its slices, as in ``evaluate``, or of all of them.
+
+    Where a table of slices is asked for, ``slices`` of a row holds the probabilities of each.
 
     Args:
         scans: The scans of volumes; each is read when its row is computed.
@@ -47,9 +49,11 @@ def score_volumes(
             continue
         stack, volume = read
         orientation_known = volume is None or volume.orientation_known
-        scores = score_stack(classifier, stack, checkpoint.spec, device, experiment.evaluate.batch_size)
-        row = _describe(scan, scores, checkpoint, experiment.predict.min_confidence)
+        scores = score_slices(classifier, stack, checkpoint.spec, device, experiment.evaluate.batch_size)
+        row = _describe(scan, scores.mean(axis=0), checkpoint, experiment.predict.min_confidence)
         row["num_slices"] = len(stack.images)
+        if experiment.predict.slice_output is not None:
+            row["slices"] = scores.tolist()
         row["warnings"] += _warn(scan, stack, volume, row["predicted"], checkpoint)
         row["abstained"] |= not orientation_known  # left and right are then a guess, whatever the model's confidence
         yield row

@@ -94,8 +94,8 @@ def _read_batches(
         yield read_images(images, batch).to(device), places
 
 
-def score_stack(classifier: nn.Module, stack: Stack, spec: InputSpec, device: torch.device, batch_size: int) -> Array:
-    """Score a volume: the mean over its slices, or where the classifier reads whole scans its answer.
+def score_slices(classifier: nn.Module, stack: Stack, spec: InputSpec, device: torch.device, batch_size: int) -> Array:
+    """Score the slices of a volume, or where the classifier reads whole scans the volume at once.
 
     Args:
         classifier: The classifier of ``build_from_checkpoint``, on ``device``.
@@ -105,13 +105,17 @@ def score_stack(classifier: nn.Module, stack: Stack, spec: InputSpec, device: to
         batch_size: The number of slices scored at once.
 
     Returns:
-        Probabilities (classes,) float64.
+        Probabilities (slices, classes) float64; of a whole scan (1, classes).
     """
     images, places = stack.images, stack.positions
     if spec.kind.has_places:
         images, places = images[None], stack.places_mm[None]
-    scores = compute_probabilities(classifier, images, places, device, batch_size)
-    probabilities: Array = scores.astype(np.float64).mean(axis=0)
+    return compute_probabilities(classifier, images, places, device, batch_size).astype(np.float64)
+
+
+def score_stack(classifier: nn.Module, stack: Stack, spec: InputSpec, device: torch.device, batch_size: int) -> Array:
+    """Return the mean of :func:`score_slices` over the rows, the answer for the volume: (classes,) float64."""
+    probabilities: Array = score_slices(classifier, stack, spec, device, batch_size).mean(axis=0)
     return probabilities
 
 

@@ -11,12 +11,14 @@ from rich.console import Console
 from torch import nn
 
 from pipeline.config.experiment import Experiment
+from pipeline.config.outputs import PredictConfig
 from pipeline.core.console import progress, warn_all
+from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_output
 from pipeline.core.predictions import probability_columns
 from pipeline.core.provenance import compute_fingerprint
-from pipeline.core.resumable_table import Row, RowWriter
+from pipeline.core.resumable_table import Row, RowWriter, write_rows
 from pipeline.core.text import count_words, make_printable, plural
 from pipeline.formats.nifti import list_files
 from pipeline.inference.ensembles import Ensemble, read_members
@@ -47,11 +49,17 @@ def predict(experiment: Experiment, console: Console) -> None:
     """
     options = experiment.predict
     paths, checkpoint, classifier, device = _load(experiment, console)
-    scans, notes = find_scans(options.inputs, checkpoint.spec.kind, experiment.data.columns.path)
+    scans, notes = find_scans(options.inputs, checkpoint.spec.kind, experiment.data.columns.path, options.keep_columns)
     warn_all(console, notes)
+    if options.slice_output is not None and checkpoint.spec.kind is not VOLUMES:
+        raise UserError(
+            f"predict.slice_output: found {options.slice_output}, and the model reads "
+            f"{plural(checkpoint.spec.kind.example)} as a whole. Leave it out, or take a model of slices."
+        )
     score = score_volumes if checkpoint.spec.kind.reads_scans else score_examples
     per_volume = ("num_slices",) if checkpoint.spec.kind.reads_scans else ()
-    scores = ("path", "predicted", *probability_columns(checkpoint.spec.class_names))
+    probabilities = probability_columns(checkpoint.spec.class_names)
+    scores = ("path", *options.keep_columns, "predicted", *probabilities)
     columns = (*scores, *per_volume, "abstained", "warnings", "reason")
     output = choose_output(experiment)
     passed_over = list_passed_over(options.inputs, scans)
@@ -60,16 +68,19 @@ def predict(experiment: Experiment, console: Console) -> None:
         console.print(f"{count_words(len(passed_over), 'file')} passed over, {such}: not read by this model.")
     if output.exists():
         console.print(f"{output}: an earlier table, which is replaced. predict.output names another file.")
-    with RowWriter(output, _identify(paths, scans, options.min_confidence)) as writer:
+    with RowWriter(output, _identify(paths, scans, options)) as writer:
         if writer.num_rows > 0:
             console.print(f"{writer.num_rows} of {len(scans)} were scored before; resuming.")
         rest = scans[writer.num_rows :]
         rows = score(rest, classifier, checkpoint, experiment, device)
-        for row in progress(rows, "scoring", len(rest), console):
-            writer.write(row)
+        for scan, row in zip(rest, progress(rows, "scoring", len(rest), console), strict=True):
+            writer.write({**row, **scan.kept})
             if len(scans) <= MAX_PRINTED_ROWS and "reason" not in row:
                 console.print(make_printable(_describe_row(row)), highlight=False, markup=False)
         counts, first_reason = _count(writer.read())
+        if options.slice_output is not None:
+            slice_columns = ("path", *options.keep_columns, "slice_index", *probabilities)
+            write_rows(options.slice_output, _list_slices(writer.read(), slice_columns), slice_columns)
         writer.finish(columns)
     word = checkpoint.spec.kind.file
     marked = "".join(f", {counts[key]} {words}" for key, words in _MARKS.items() if counts[key] > 0)
@@ -96,7 +107,15 @@ def _load(experiment: Experiment, console: Console) -> tuple[list[Path], Checkpo
 _MARKS = {"abstained": "abstained from", "warned": "with a warning"}
 
 
-def _identify(paths: list[Path], scans: list[Scan], min_confidence: float) -> str:
+def _list_slices(rows: Iterator[Row], columns: tuple[str, ...]) -> Iterator[Row]:
+    """Yield a row for each slice of the volumes; refused ones have none."""
+    for row in rows:
+        cells = {name: row.get(name) for name in columns[: columns.index("slice_index")]}
+        for slice_index, scores in enumerate(row.get("slices", ())):
+            yield cells | dict(zip(columns[len(cells) :], (slice_index, *scores), strict=True))
+
+
+def _identify(paths: list[Path], scans: list[Scan], options: PredictConfig) -> str:
     """Return a fingerprint of the weights, the options, and every file's name, size and time."""
     digest = hashlib.sha256()
     for path in paths:
@@ -105,8 +124,8 @@ def _identify(paths: list[Path], scans: list[Scan], min_confidence: float) -> st
         for file in itertools.chain.from_iterable(map(list_files, scan.paths)):
             status = file.stat() if file.exists() else None
             facts = None if status is None else (status.st_size, status.st_mtime_ns)
-            digest.update(repr((scan.name, str(file), facts)).encode("utf-8", "backslashreplace"))
-    return compute_fingerprint(FORMAT, digest.hexdigest(), min_confidence)
+            digest.update(repr((scan.name, str(file), facts, scan.kept)).encode("utf-8", "backslashreplace"))
+    return compute_fingerprint(FORMAT, digest.hexdigest(), options.min_confidence, options.slice_output is not None)
 
 
 def _describe_row(row: Row) -> str:

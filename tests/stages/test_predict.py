@@ -101,6 +101,44 @@ def test_a_table_gives_the_rows_of_its_files_in_both_forms(predict, knees, tmp_p
     assert (rows[0]["reason"], rows[0]["num_slices"], rows[0]["abstained"]) == (None, 4, False)
 
 
+def test_columns_that_are_kept_stand_in_each_row_of_the_table_the_refused_too(predict, knees, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    copies = [shutil.copy(knee, tmp_path / "folder") for knee in knees[:2]]
+    text = f"Patient,born,note,path\n007,1950,,{knees[2]}\n8,1951,x,gone.nii\n9,1952,y,folder\n"
+    (tmp_path / "scans.csv").write_text(text)
+    keep = ("--predict.keep_columns", "[patient, note]")
+    code, rows = predict(tmp_path / "scans.csv", options=keep)
+    assert code == 2
+    assert list(rows[0])[:4] == ["path", "patient", "note", "predicted"]
+    kept = [("007", ""), ("8", "x"), *[("9", "y")] * len(copies)]
+    assert [(row["patient"], row["note"]) for row in rows] == kept, "a folder's scans have the cells of its row"
+    assert "1950" not in (tmp_path / "out" / "new.csv").read_text()
+    for inputs, options, message in (
+        (tmp_path / "scans.csv", ("--predict.keep_columns", "[age]"), "columns age are missing"),
+        (knees[0], keep, "no input is a table"),
+        (tmp_path / "scans.csv", ("--predict.keep_columns", "[reason]"), "predict.keep_columns"),
+    ):
+        assert predict(inputs, options=options)[0] == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_rows_of_a_volumes_slices_have_its_mean_and_are_there_after_an_interruption(predict, knees, tmp_path):
+    (tmp_path / "scans.csv").write_text(f"patient,path\n7,{knees[0]}\n8,gone.nii\n9,{knees[1]}\n")
+    slices = tmp_path / "tables" / "slices.csv"
+    options = ("--predict.slice_output", str(slices), "--predict.keep_columns", "[patient]")
+    code, rows = predict(tmp_path / "scans.csv", options=options)
+    assert code == 2
+    table = pd.read_csv(slices, dtype={"patient": str})
+    assert list(table) == ["path", "patient", "slice_index", "probability_left", "probability_right"]
+    num_slices = int(rows[0]["num_slices"])
+    assert table["slice_index"].tolist() == [*range(num_slices)] * 2
+    assert table["patient"].tolist() == ["7"] * num_slices + ["9"] * num_slices
+    means = table.groupby("path")["probability_left"].mean()
+    assert means[str(knees[1])] == pytest.approx(float(rows[2]["probability_left"]), abs=1e-12)
+    assert table["probability_left"].std() > 0
+    assert "slices" not in rows[0]
+
+
 def test_a_file_that_the_disk_refuses_costs_the_others_nothing(predict, knees, tmp_path):
     """A link to itself stands for what the operating system cannot read."""
     (tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")
