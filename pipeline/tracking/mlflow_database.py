@@ -73,6 +73,7 @@ def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
     """
     from mlflow import MlflowClient
 
+    _allow_percent_signs()
     is_local = uri.startswith(SQLITE)
     database = Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
     if is_local:
@@ -90,6 +91,25 @@ def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
         if is_local:
             _remove_stray_folders(uri, database)
         return client, experiment
+
+
+def _allow_percent_signs() -> None:
+    """Let MLflow be installed below a folder with ``%`` in its name, as an environment in ``My%20Knees`` is.
+
+    Alembic, through which MLflow makes its tables, takes the sign in the place of MLflow's scripts for a reference.
+    """
+    from alembic.config import Config
+
+    set_option = Config.set_main_option
+
+    def set_any(config: Config, name: str, value: str) -> None:
+        try:
+            set_option(config, name, value)
+        except ValueError:
+            set_option(config, name, value.replace("%", "%%"))
+
+    if set_option.__name__ != set_any.__name__:
+        Config.set_main_option = set_any  # type: ignore[method-assign]
 
 
 def _remove_stray_folders(uri: str, database: Path) -> None:
@@ -110,11 +130,13 @@ def _make_database(path: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
         begun, whole = Path(folder) / "begun.db", Path(folder) / "whole.db"
-        MlflowClient(tracking_uri=build_uri(begun)).search_experiments()
-        _remove_stray_folders(build_uri(begun), begun)
-        with closing(sqlite3.connect(begun)) as connection:
-            # SQLite takes a name in UTF-8, also where the locale reads the disk's names as latin-1.
-            connection.execute("VACUUM INTO ?", (os.fsencode(whole).decode(),))
+        try:
+            MlflowClient(tracking_uri=build_uri(begun)).search_experiments()
+        finally:
+            _remove_stray_folders(build_uri(begun), begun)
+        # A name in an SQL statement would be read as UTF-8, also where the locale writes the disk's names in latin-1.
+        with closing(sqlite3.connect(begun)) as source, closing(sqlite3.connect(whole)) as target:
+            source.backup(target)
         whole.replace(path)
 
 
