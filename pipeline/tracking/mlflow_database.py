@@ -5,6 +5,7 @@
 prints the address of an experiment's records, for ``mlflow ui``.
 """
 
+import functools
 import os
 import sqlite3
 import sys
@@ -93,6 +94,7 @@ def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
         return client, experiment
 
 
+@functools.cache
 def _allow_percent_signs() -> None:
     """Let MLflow be installed below a folder with ``%`` in its name, as an environment in ``My%20Knees`` is.
 
@@ -108,8 +110,7 @@ def _allow_percent_signs() -> None:
         except ValueError:
             set_option(config, name, value.replace("%", "%%"))
 
-    if set_option.__name__ != set_any.__name__:
-        Config.set_main_option = set_any  # type: ignore[method-assign]
+    Config.set_main_option = set_any  # type: ignore[method-assign, assignment]
 
 
 def _remove_stray_folders(uri: str, database: Path) -> None:
