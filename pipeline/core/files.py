@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 from pipeline.core.errors import UserError
 
@@ -23,6 +24,15 @@ def describe_absence(path: Path, wanted: str = "file") -> str:
     if wanted == "file" and path.is_dir():
         return "a folder and no file"
     return "a file and no folder" if wanted == "folder" and path.exists() else f"no such {wanted}"
+
+
+def build_file_uri(path: Path) -> str:
+    """Return the address of a path, its letters in UTF-8 as MLflow reads them; ``Path.as_uri`` has those of the locale.
+
+    Args:
+        path: The path, from here if it is relative.
+    """
+    return "file://" + quote(str(path.resolve()), errors="surrogateescape")
 
 
 @contextlib.contextmanager

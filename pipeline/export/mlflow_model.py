@@ -16,6 +16,7 @@ import perceiver
 import pipeline
 from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
+from pipeline.core.files import build_file_uri
 from pipeline.core.provenance import read_version
 from pipeline.training.checkpoint import Checkpoint, compute_weights_digest, read_checkpoint, write_checkpoint
 
@@ -200,7 +201,7 @@ def _keep_model(
             python_model=str(code / "export" / "mlflow_serving.py"),
             code_paths=[str(code), str(Path(perceiver.__file__).resolve().parent)],
             # An address, because MLflow takes a path for one, where a % or # means something else.
-            artifacts={"checkpoint": checkpoint_path.resolve().as_uri()},
+            artifacts={"checkpoint": build_file_uri(checkpoint_path)},
             signature=_build_signature(checkpoint),
             input_example=build_example(checkpoint),
             pip_requirements=[f"{name}=={read_version(name)}" for name in REQUIRED],

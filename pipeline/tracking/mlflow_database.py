@@ -21,6 +21,7 @@ from filelock import FileLock
 from pipeline.config.parsing import read_experiment
 from pipeline.config.tracking import TrackingConfig
 from pipeline.core.errors import UserError
+from pipeline.core.files import build_file_uri
 from pipeline.core.workspace import Workspace
 
 SQLITE = "sqlite:///"
@@ -55,7 +56,7 @@ def resolve_uri(config: TrackingConfig, workspace: Workspace) -> str:
 
 def build_uri(database: Path) -> str:
     """Return the address of a local database; ``%``, ``?`` and ``#`` in a folder's name mean something else there."""
-    return SQLITE + quote(str(database), safe="/ ")
+    return SQLITE + quote(str(database), safe="/ ", errors="surrogateescape")
 
 
 def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
@@ -89,7 +90,9 @@ def connect(uri: str, workspace: Workspace) -> tuple[Any, str]:
                 connection.execute("SELECT name FROM sqlite_master LIMIT 1")
         client = MlflowClient(tracking_uri=uri)
         experiment = _find_experiment(client, uri, workspace, is_local)
-        if is_local:
+        if is_local and uri != SQLITE + str(database):
+            # The registry, which opens with its first question, makes such folders too.
+            client.search_registered_models(max_results=1)
             _remove_stray_folders(uri, database)
         return client, experiment
 
@@ -145,7 +148,7 @@ def _find_experiment(client: Any, uri: str, workspace: Workspace, is_local: bool
     """Return the id of the workspace's experiment; make it where there is none."""
     experiment = client.get_experiment_by_name(workspace.name)
     if experiment is None:
-        location = (workspace.tracking_artifacts.resolve() / workspace.name).as_uri() if is_local else None
+        location = build_file_uri(workspace.tracking_artifacts / workspace.name) if is_local else None
         return str(client.create_experiment(workspace.name, artifact_location=location))
     if experiment.lifecycle_stage == "deleted":
         raise UserError(

@@ -10,7 +10,8 @@ import mlflow
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.tracking.mlflow_database import main
+from pipeline.core.workspace import Workspace
+from pipeline.tracking.mlflow_database import build_uri, connect, main
 
 
 def test_the_address_is_that_of_the_workspace_and_an_empty_database_is_not_made(tmp_path, monkeypatch):
@@ -44,7 +45,10 @@ from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_database import build_uri, connect
 folder = Path.cwd()
 client, experiment = connect(build_uri(folder / "mlflow.db"), Workspace(folder, "none"))
-client.create_run(experiment)
+run = client.create_run(experiment)
+client.log_text(run.info.run_id, "kept", "note.txt")
+[note] = folder.rglob("note.txt")
+assert note.read_text() == "kept"
 """
 
 
@@ -62,6 +66,15 @@ def test_a_folder_with_umlauts_has_its_records_in_a_latin_1_locale(tmp_path, enc
     subprocess.run([sys.executable, "-c", LATIN_1], cwd=folder, env=os.environ | world, check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, folder.name])
     assert (folder / "mlflow.db").is_file()
+
+
+def test_no_folder_is_left_that_is_spelled_as_the_address(tmp_path):
+    """MLflow makes the folder of its database by the address, for its runs and later for its registry."""
+    folder = tmp_path / "My%20 Knie#ü"
+    client, experiment = connect(build_uri(folder / "mlflow.db"), Workspace(folder, "none"))
+    client.create_run(experiment)
+    client.search_model_versions()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_mlflow_below_a_folder_with_a_percent_sign_makes_its_tables(tmp_path):
