@@ -8,7 +8,7 @@ import csv
 import gc
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -34,6 +34,25 @@ WRITERS = {
     "splits*.csv": "split",
     "predictions*.csv": "evaluate",
 }
+# Letters and marks of which nothing is seen: joiners, selectors of a variant, fillers of Hangul and Khmer, an empty
+# cell of Braille, the place of an object that was not copied (Unicode's Default_Ignorable_Code_Point, and two more).
+INVISIBLE_LETTERS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufffc\U000e0000-\U000e0fff]"
+)
+MINUS_SIGNS, SINGLE_QUOTES, DOUBLE_QUOTES = (
+    "\u2212\u02d7\u2043",
+    "\u2018\u2019\u201a\u201b\u02bc\u2032",
+    "\u201c\u201d\u201e\u201f\u2033",
+)
+# Cyrillic and Greek letters that no one can tell from a Latin one, among those of Unicode's confusables (UTS 39).
+UNSEEN = "that look the same"
+SCRIPT = f"letters of another script {UNSEEN}"
+LOOKALIKES = str.maketrans(
+    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425"
+    "\u0430\u0435\u0455\u0456\u0458\u043e\u0440\u0441\u0443\u0445\u0501\u04bb\u051b\u051d"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
+    "ABESIJKMHOPCTYXaesijopcyxdhqwABEZHIKMNOPTYXo",
+)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -83,9 +102,11 @@ def refuse_alike(where: str, what: str, places: dict[str, str]) -> None:
     alike = find_alike(places)
     if alike is not None:
         text, other = alike
+        difference = describe_difference(text, other)
+        shown = [ascii(each) if UNSEEN in difference else repr(each) for each in alike]
         raise UserError(
-            f"{where}: the {what} {text!r} ({places[text]}) and {other!r} ({places[other]}) differ only in "
-            f"{describe_difference(text, other)}, and would count as two. Write both the same way, or name them apart."
+            f"{where}: the {what} {shown[0]} ({places[text]}) and {shown[1]} ({places[other]}) differ only in "
+            f"{difference}, and would count as two. Write both the same way, or name them apart."
         )
 
 
@@ -155,11 +176,7 @@ def _drop_invisible(text: str) -> str:
         symbol
         for symbol in text
         if symbol.isspace()
-        or (
-            unicodedata.category(symbol) not in ("Cf", "Cc")
-            and symbol != "\u034f"
-            and not "\ufe00" <= symbol <= "\ufe0f"
-        )
+        or (unicodedata.category(symbol) not in ("Cf", "Cc") and not INVISIBLE_LETTERS.fullmatch(symbol))
     )
 
 
@@ -168,11 +185,32 @@ def is_blank(text: str) -> bool:
     return not _drop_invisible(text).strip()
 
 
+def _write_ascii(text: str) -> str:
+    """Write digits, dashes and quotation marks of any script as keyboards have them: an Arabic seven becomes ``7``."""
+    if text.isascii():
+        return text
+    return "".join(
+        str(unicodedata.decimal(symbol))
+        if symbol.isdecimal()
+        else "-"
+        if unicodedata.category(symbol) == "Pd" or symbol in MINUS_SIGNS
+        else "'"
+        if symbol in SINGLE_QUOTES
+        else '"'
+        if symbol in DOUBLE_QUOTES
+        else symbol
+        for symbol in text
+    )
+
+
 # What may differ between two spellings of one thing, and the function that removes the difference.
 DIFFERENCES: dict[str, Callable[[str], str]] = {
     "invisible characters": _drop_invisible,
     "blanks": lambda text: " ".join(text.split()),
     "the width or form of characters": lambda text: unicodedata.normalize("NFKC", text),
+    f"digits, dashes or quotation marks {UNSEEN}": _write_ascii,
+    SCRIPT: lambda text: text.translate(LOOKALIKES),
+    "the dot of an i": lambda text: text.replace("\u0130", "I").replace("\u0131", "i"),  # as Turkish changes case
     "upper and lower case": lambda text: unicodedata.normalize("NFC", text.casefold()),
     "the prefix OAI": lambda text: re.sub(r"^OAI[ _-]*(?=[0-9])", "", text, flags=re.IGNORECASE),
     # Excel and pandas write the patient 7 as 7.0 where a column has an empty cell.
@@ -182,12 +220,25 @@ DIFFERENCES: dict[str, Callable[[str], str]] = {
 }
 
 
-def _fold(text: str, left_out: str = "") -> str:
+def _fold(text: str, left_out: Collection[str] = ()) -> str:
     if not left_out and text.isascii() and text.isdigit():  # the usual id, of which there may be 100,000
         return text.lstrip("0") or "0"
     for difference, remove in DIFFERENCES.items():
-        text = text if difference == left_out else remove(text)
+        text = text if difference in left_out else remove(text)
     return text
+
+
+def list_folds(text: str) -> tuple[str, ...]:
+    """Return what two spellings of one text have in common.
+
+    A Greek capital may look like a Latin letter, and its lower case like none: no one text stands for both, so there
+    is one without and one with the letters that look the same.
+
+    Args:
+        text: A text as :func:`clean_text` returns it.
+    """
+    plain = _fold(text, (SCRIPT,))
+    return (plain,) if text.isascii() else (plain, _fold(text))
 
 
 def find_alike(texts: Iterable[str]) -> tuple[str, str] | None:
@@ -204,9 +255,10 @@ def find_alike(texts: Iterable[str]) -> tuple[str, str] | None:
     """
     found: dict[str, str] = {}
     for text in texts:
-        other = found.setdefault(_fold(text), text)
-        if other != text:
-            return other, text
+        for key in list_folds(text):
+            other = found.setdefault(key, text)
+            if other != text:
+                return other, text
     return None
 
 
@@ -220,12 +272,17 @@ def find_known(texts: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     Returns:
         Each of them that was found, in their order, with the known text.
     """
-    folded = {_fold(text): text for text in known}
-    return {text: folded[key] for text in texts if (key := _fold(text)) in folded}
+    folded = {key: text for text in known for key in list_folds(text)}
+    return {text: folded[key] for text in texts for key in list_folds(text) if key in folded}
 
 
 def describe_difference(text: str, other: str) -> str:
     """List in what two texts that :func:`find_alike` found differ, such as "upper and lower case"."""
-    needed = [difference for difference in DIFFERENCES if _fold(text, difference) != _fold(other, difference)]
+    kept = (SCRIPT,) if _fold(text, (SCRIPT,)) == _fold(other, (SCRIPT,)) else ()
+    needed = [
+        difference
+        for difference in DIFFERENCES
+        if difference not in kept and _fold(text, (*kept, difference)) != _fold(other, (*kept, difference))
+    ]
     enough = [difference for difference, remove in DIFFERENCES.items() if remove(text) == remove(other)]
     return " and ".join(needed or enough[:1] or ["spelling"])

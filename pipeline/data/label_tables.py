@@ -12,18 +12,19 @@ import pandas as pd
 from pipeline.config.sources import PARTS, DataConfig, Word, to_texts
 from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import UserError
-from pipeline.core.files import describe_absence
 from pipeline.core.tables import (
     INDEX_COLUMNS,
     MANIFEST_COLUMNS,
     clean_text,
+    describe_difference,
+    find_alike,
     is_blank,
     pause_collector,
     read_table,
     refuse_alike,
 )
 from pipeline.data.given_tables import read_given_table
-from pipeline.data.sources import Source, describe_link, find_written_file, is_image_file
+from pipeline.data.sources import Source, describe_link, describe_missing, find_written_file, is_image_file
 
 NEEDED = ("path", "patient", "label")
 OPTIONAL = ("side", "visit", "site", "split", "weight")
@@ -35,6 +36,12 @@ MAX_WHOLE_LABELS, MAX_DECIMAL_LABELS = 20, 10
 # Weights of bodies, in kilograms, are all larger.
 MAX_SMALLEST_WEIGHT = 10.0
 MAX_LISTED = 12
+# What pandas, R, databases and spreadsheets write for a cell that is empty or an error. NA and none may be names.
+WRITTEN_FOR_EMPTY = {"nan", "nat", "<na>", "null", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"}
+# The folders of a published split, as sets name them, in upper or lower case.
+PART_FOLDERS = {part: part for part in PARTS} | {
+    "training": "train", "valid": "val", "validation": "val", "testing": "test",
+}  # fmt: skip
 # What the manifest calls the form of names without a table.
 CLASS_FOLDER = "<class>/<file>"
 UNKNOWN_PATIENTS = (
@@ -93,7 +100,7 @@ def read_label_table(options: DataConfig, may_lack: bool = False) -> LabelTable:
         table = table.assign(label=_merge(path, table["label"], options.merge, may_lack))
     table = table.dropna()
     for column in NEEDED:
-        blank = [text for text in table[column].unique() if not text[:1].isalnum() and is_blank(text)]
+        blank = [text for text in table[column].unique() if is_blank(text)]
         if blank:
             empty = table.index[table[column].isin(blank)]
             raise UserError(f"{path}, line {empty[0]}: {column} is empty. Fill it in, or delete the row.")
@@ -116,7 +123,37 @@ def read_label_table(options: DataConfig, may_lack: bool = False) -> LabelTable:
             f"({weights.min():g} to {weights.max():g}). data.columns.weight: null leaves it unread."
         )
     covariates = pd.DataFrame({name: table[column] for name, column in kept.items()}, index=table.index)
+    notes += _list_doubts(path, table[["patient", "label"]], pd.concat([table[["visit"]], covariates], axis=1))
     return LabelTable(path, table[[*NEEDED, *OPTIONAL]], covariates, tuple(notes))
+
+
+def _list_doubts(path: Path, ids: pd.DataFrame, facts: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence about each cell that programs write for an empty one, and each fact that is spelled in two ways.
+
+    Args:
+        path: The table, for messages.
+        ids: Patients and labels.
+        facts: Other columns, whose values count apart in subgroups.
+    """
+    for name, cells in ids.items():
+        empty = cells[cells.str.casefold().isin(WRITTEN_FOR_EMPTY)]
+        if len(empty):
+            what = "patient" if name == "patient" else "class"
+            rows = "1 row has" if len(empty) == 1 else f"{len(empty):,} rows have"
+            yield (
+                f"{path}: {rows} the {name} {empty.iloc[0]!r} (line {empty.index[0]}), which programs write for an "
+                f"empty cell; it counts as the name of a {what}. If it is none, fill it in, or delete the row."
+            )
+    for name, cells in facts.items():
+        values = cells.drop_duplicates()
+        alike = find_alike(values)
+        if alike is not None:
+            lines = {text: line for line, text in values.items()}
+            (text, other), difference = alike, describe_difference(*alike)
+            yield (
+                f"{path}: the values {text!r} (line {lines[text]}) and {other!r} (line {lines[other]}) of {name} "
+                f"differ only in {difference}, and count as two. Write both the same way if they are one."
+            )
 
 
 def _merge(path: Path, labels: "pd.Series[str]", names: Mapping[Word, Word | None], may_lack: bool) -> "pd.Series[str]":
@@ -355,7 +392,7 @@ def lies_in_class_folder(path: Path) -> bool:
         path: The file, relative to the raw folder.
     """
     folders = path.parts[:-1]
-    return len(folders) == 1 or (len(folders) == 2 and folders[0] in PARTS)
+    return len(folders) == 1 or (len(folders) == 2 and folders[0].casefold() in PART_FOLDERS)
 
 
 def read_class_folder(path: Path) -> tuple[Source, int]:
@@ -373,7 +410,7 @@ def read_class_folder(path: Path) -> tuple[Source, int]:
         ValueError: it lies in no folder of a class.
     """
     folders = path.parts[:-1]
-    split = folders[0] if len(folders) > 1 and folders[0] in PARTS else ""
+    split = PART_FOLDERS.get(folders[0].casefold(), "") if len(folders) > 1 else ""
     if not folders:
         raise ValueError("in no folder of a class (class/file). Move it, or give a table with --data.label_table.")
     label = clean_text(folders[1] if split else folders[0])
@@ -434,7 +471,7 @@ class _Finder:
                 f"{self.table}, line {line}: {text} is outside {self.roots[1]}. Paths lead into {self.folder_name}; "
                 "they are relative to it or to the table."
             )
-        return inside, "no such file"
+        return inside, self._describe_fault(inside)
 
     def _list(self, name: str) -> set[str]:
         """Return the files of a folder within that are neither links nor pairs, whose other file may be a link."""
@@ -463,7 +500,7 @@ class _Finder:
             return "the raw folder itself, and no file or series in it"
         try:
             if not (self.roots[0] / path).exists():
-                return describe_absence(self.roots[0] / path)
+                return describe_missing(self.roots[0] / path)
         except PermissionError as error:
             return f"not readable ({error.strerror})"
         except OSError:  # such as a name that is too long for any file

@@ -1,5 +1,6 @@
 """Scans of a folder: the files that belong to each, its patient and its label."""
 
+import functools
 import itertools
 import os
 import re
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.core.data_kinds import IMAGE_SUFFIXES, VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import describe_absence
+from pipeline.core.tables import clean_text, describe_difference, list_folds
 from pipeline.formats.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from pipeline.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from pipeline.formats.dicom import is_dicom
@@ -199,10 +201,10 @@ def is_image_file(folder: Path, path: Path) -> bool:
 
 
 def find_written_file(folder: Path, text: str) -> Path:
-    """Find the file that a cell of a table names, also where the name on disk has the other Unicode form.
+    """Find the file that a cell of a table names, also where names on disk have the other Unicode form.
 
-    A Mac may write ``ä`` into a file's name as two characters where a table has one; both look the same. Windows
-    writes a backslash between folders.
+    A Mac may write ``ä`` into a file's name as two characters where a table has one; both look the same. A folder that
+    came from one may hold files that did not. Windows writes a backslash between folders.
 
     Args:
         folder: The folder that the path is relative to.
@@ -214,9 +216,50 @@ def find_written_file(folder: Path, text: str) -> Path:
     if text == text.strip() and os.path.lexists(folder / text):  # most are, and there may be 100,000
         return Path(os.path.normpath(text))
     bare = text.strip()
-    spellings = (text, bare, *(unicodedata.normalize(form, bare) for form in ("NFC", "NFD")), bare.replace("\\", "/"))
-    paths = [Path(os.path.normpath(spelling)) for spelling in spellings]
-    return next((path for path in paths if os.path.lexists(folder / path)), paths[1])
+    paths = [Path(os.path.normpath(spelling)) for spelling in (text, bare, bare.replace("\\", "/"))]
+    found = (_find_spelling(folder, path) for path in dict.fromkeys(paths))
+    return next((path for path in found if path is not None), paths[1])
+
+
+def _find_spelling(folder: Path, path: Path) -> Path | None:
+    """Return a path whose parts are there as they are, or in another Unicode form; None where one is not."""
+    spelled = Path()
+    for part in path.parts:
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        places = (spelled / form for form in forms)
+        found = next((place for place in places if os.path.lexists(folder / place)), None)
+        if found is None:
+            return None
+        spelled = found
+    return spelled
+
+
+def describe_missing(path: Path) -> str:
+    """Say in a few words why a file is not there, and which one is whose name looks the same.
+
+    Args:
+        path: The path, where a look found no file.
+    """
+    absence = describe_absence(path)
+    missing = next((place for place in (path, *path.parents) if os.path.lexists(place.parent)), path)
+    if os.path.lexists(missing):
+        return absence
+    name = clean_text(missing.name)
+    try:
+        folded = _fold_names(missing.parent, missing.parent.stat().st_mtime_ns)
+    except OSError:  # a folder that may not be listed
+        return absence
+    other = next((folded[key] for key in list_folds(name) if key in folded), None)
+    if other is None:
+        return absence
+    return f"{absence}; {other!r} is there, which differs only in {describe_difference(name, clean_text(other))}"
+
+
+@functools.lru_cache(maxsize=4)
+def _fold_names(folder: Path, changed_ns: int) -> dict[str, str]:  # noqa: ARG001 (after a change it is listed again)
+    """Return the names in a folder by what their spellings have in common; of 100,000 rows each may lack its file."""
+    names = sorted(path.name for path in folder.iterdir())
+    return {key: name for name in names for key in list_folds(clean_text(name))}
 
 
 def join_files(found: list[tuple[int, Source]]) -> Source:

@@ -11,6 +11,7 @@ from pipeline.config.sources import DataConfig
 from pipeline.config.validation import require
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES, DataKind
 from pipeline.core.provenance import count_cores
+from pipeline.core.tables import refuse_alike
 from pipeline.core.workspace import Workspace
 from pipeline.data.label_tables import (
     UNKNOWN_PATIENTS,
@@ -132,6 +133,11 @@ def _list_knees(raw: Path, options: DataConfig) -> Listing:
 
 def _list_class_folders(raw: Path, options: DataConfig) -> Listing:
     sources = list_named_sources(raw, options.pattern, read_class_folder, lies_in_class_folder)
+    places: dict[str, str] = {}
+    for source in sources:
+        if source.label:
+            places.setdefault(source.label, str(source.paths[0].parent))
+    refuse_alike(str(raw), "folders of classes", places)
     return Listing(tuple(sources), (f"{raw}: {UNKNOWN_PATIENTS}",))
 
 

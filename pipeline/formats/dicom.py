@@ -34,8 +34,9 @@ READ_ERRORS = (
     MemoryError,
 )  # fmt: skip
 PREAMBLE_BYTES, MAGIC = 128, b"DICM"
-# Slices of one stack differ in their distance by rounding alone; positions have a hundredth of a millimetre or better.
-MAX_UNEVENNESS_MM = 0.05
+# Slices of one stack differ in their distance by rounding alone; positions have a hundredth of a millimetre or better,
+# and those of slices that are thinner than a few of these hundredths have a small part of their distance.
+MAX_UNEVENNESS_MM, MAX_UNEVENNESS = 0.05, 0.1
 # Directions of parallel slices, as cosines, differ by rounding alone.
 MAX_TURN = 1e-3
 # How far the products of two perpendicular unit vectors may be from 1 and 0, by rounding in a header.
@@ -283,6 +284,9 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
     directions = np.array([header.ImageOrientationPatient for header in headers], dtype=np.float64)
     sizes = [(_read_number(header, "Rows"), _read_number(header, "Columns")) for header in headers]
     grids = {(*size, *map(float, header.PixelSpacing)) for size, header in zip(sizes, headers, strict=True)}
+    if min(min(map(float, header.PixelSpacing)) for header in headers) <= 0:
+        found = ", ".join(f"{float(value):g}" for value in headers[0].PixelSpacing)
+        raise VolumeError(f"{name}: PixelSpacing is {found}; sizes of pixels are above 0. Export the series again.")
     if len(grids) > 1 or np.abs(directions - directions[0]).max() > MAX_TURN:
         raise VolumeError(f"{name}: DICOM slices that differ in size, spacing or direction. Convert it to NIfTI.")
     across = np.cross(directions[0, :3], directions[0, 3:])
@@ -291,28 +295,38 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
     offsets = places[order] - places[order[0]]
     steps = np.diff(offsets @ across)
     sideways = offsets - np.outer(offsets @ across, across)
-    uneven = len(steps) > 0 and (np.abs(steps - steps[0]).max() > MAX_UNEVENNESS_MM or steps.min() < 1e-3)
+    tolerance_mm = min(MAX_UNEVENNESS_MM, MAX_UNEVENNESS * float(np.median(steps))) if len(steps) else 0.0
+    is_twice = len(steps) > 0 and steps.min() < 1e-3
+    uneven = len(steps) > 0 and (np.abs(steps - steps[0]).max() > tolerance_mm or is_twice)
     num_echoes = len({str(header.get("EchoTime", "")) for header in headers})
-    if uneven and steps.min() < 1e-3 and num_echoes > 1:
+    if is_twice and num_echoes > 1:
         raise VolumeError(
             f"{name}: {num_echoes} echoes of each slice in one series, which are no stack. Convert one of them to "
             "NIfTI, or choose another series."
         )
     is_line = np.abs(sideways).max() <= MAX_UNEVENNESS_MM
-    if uneven and is_line and steps.min() >= 1e-3:
+    if uneven and is_line and not is_twice:
         skipped = np.round(steps / steps.min()) - 1
-        is_gap = skipped.any() and np.abs(steps - (skipped + 1) * steps.min()).max() <= MAX_UNEVENNESS_MM
+        is_gap = skipped.any() and np.abs(steps - (skipped + 1) * steps.min()).max() <= tolerance_mm
         usual = steps.min() if is_gap else float(np.median(steps))
         after, missing = int(np.abs(steps - usual).argmax()), int(skipped.sum())
-        found = f"{missing} of {len(headers) + missing} DICOM slices are missing by the positions of the others"
+        are = "is" if missing == 1 else "are"
+        found = f"{missing} of {len(headers) + missing} DICOM slices {are} missing by the positions of the others"
         raise VolumeError(
             f"{name}: {found if is_gap else 'DICOM slices at uneven distances'}: the distance after slice {after + 1} "
             f"is {steps[after]:.3g} mm, elsewhere {usual:.3g} mm. Complete the folder."
         )
-    if uneven or not is_line:
+    if is_twice:
+        num_copies = int((steps < 1e-3).sum())
+        lie = "lies" if num_copies == 1 else "lie"
         raise VolumeError(
-            f"{name}: DICOM slices that are missing, duplicate or not in one line ({len(headers)} files). Complete the "
-            "folder, or convert it to NIfTI."
+            f"{name}: {num_copies} of {len(headers)} DICOM slices {lie} at the place of another, as duplicate files or "
+            "a second series do. Take the copies away, or convert one series to NIfTI."
+        )
+    if not is_line:
+        raise VolumeError(
+            f"{name}: DICOM slices are not in one line along their normal, by {np.abs(sideways).max():.3g} mm, as "
+            "those of a tilted gantry do. Convert it to NIfTI."
         )
     spacing = [float(value) for value in headers[0].PixelSpacing]
     if len(headers) > 1:
@@ -329,6 +343,7 @@ def _arrange(name: str, headers: list[Any]) -> tuple[list[int], Array]:
 
 def _read_values(name: str, header: Any, content: bytes) -> Array:
     """Return the pixels of one file, ``(row, column)`` or ``(row, column, channel)``, as they are stored."""
+    syntax = None
     try:
         syntax = header.file_meta.TransferSyntaxUID
         if syntax.is_encapsulated:
@@ -347,10 +362,10 @@ def _read_values(name: str, header: Any, content: bytes) -> Array:
         ) from error
     except READ_ERRORS as error:
         found_type = str(error) if isinstance(error, RuntimeError) else type(error).__name__
-        raise VolumeError(
-            f"{name}: pixels cannot be read ({found_type}). Compressed ones need codecs: pip install "
-            "'perceiver-knees[dicom]'; else convert the file, for instance with dcm2niix."
-        ) from error
+        advice = "Convert the file, for instance with dcm2niix."
+        if syntax is not None and syntax.is_encapsulated:
+            advice = f"Compressed ones need codecs: pip install 'perceiver-knees[dicom]'. Or: {advice}"
+        raise VolumeError(f"{name}: pixels cannot be read ({found_type}). {advice}") from error
     return values
 
 
@@ -418,7 +433,9 @@ def _show_grey(header: Any, values: Array) -> tuple[Array, tuple[float, float] |
 
     is_padding = None
     if header.get("PixelPaddingValue", None) is not None:
-        is_padding = values == int(header.PixelPaddingValue)
+        limit = header.get("PixelPaddingRangeLimit", None)
+        padding = {int(header.PixelPaddingValue), int(header.PixelPaddingValue if limit is None else limit)}
+        is_padding = (values >= min(padding)) & (values <= max(padding))  # DICOM PS3.3, C.7.5.1.1.2
     if not header.get("ModalityLUTSequence", None):  # pydicom ignores a slope without an intercept
         header.RescaleSlope, header.RescaleIntercept = _read_scaling(header)
     levels = np.asarray(apply_modality_lut(values, header), dtype=np.float32)

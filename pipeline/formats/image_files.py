@@ -31,9 +31,11 @@ READ_ERRORS = (
 )  # fmt: skip
 # Of Pillow's modes those with 8 bits that are shown as they are.
 SHOWN_AS_RGB = ("P", "CMYK", "YCbCr")
+DEEP = ("I", "F")  # the first letter of Pillow's modes of grey with more than 8 bits
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 PNG_START, PNG_COLOUR = b"\x89PNG\r\n\x1a\n", (2, 4, 6)
-TIFF_BITS, TIFF_INVERTED, EXIF_ORIENTATION = 258, (262, 0), 274
+TIFF_BITS, TIFF_INVERTED, TIFF_SAMPLE_FORMAT, EXIF_ORIENTATION = 258, (262, 0), 339, 274
+SIGNED = 2  # of TIFF's sample formats
 
 
 @dataclass(frozen=True)
@@ -193,13 +195,16 @@ def _refuse_kind(name: str, image: Image.Image, content: bytes) -> None:
 
 def _take_values(name: str, image: Image.Image) -> tuple[Array, tuple[float, float] | None]:
     """Return ``(channels, height, width)`` and its limits, turned as EXIF says."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    transparent_level = image.info.get("transparency")
     has_exif = image.format == "TIFF" or any(key in image.info for key in ("exif", "xmp", "XML:com.adobe.xmp"))
     if has_exif and image.getexif().get(EXIF_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image)  # what it returns is of no format and has no tags
     mode = image.mode
-    if mode in TRANSPARENT or "transparency" in image.info:
+    if mode in TRANSPARENT or (transparent_level is not None and not mode.startswith(DEEP)):
         return _blend_over_black(image), (0.0, 255.0)
-    if mode in ("1", "L"):
+    is_signed = max(tags.get(TIFF_SAMPLE_FORMAT, (1,))) == SIGNED
+    if mode in ("1", "L") and not is_signed:
         return np.asarray(image if mode == "L" else image.convert("L"))[None], (0.0, 255.0)
     if mode == "RGB" or mode in SHOWN_AS_RGB:
         pixels = np.asarray(image.convert("RGB"))
@@ -210,8 +215,15 @@ def _take_values(name: str, image: Image.Image) -> tuple[Array, tuple[float, flo
     values = values.astype(values.dtype.newbyteorder("="))[None]
     if not np.isfinite(values).all():
         raise VolumeError(f"{name}: NaN or infinite pixels. Repair or leave out the image.")
+    # Pillow has the bits of these, and takes the first one for a part of the number, or for its sign.
+    if mode == "L":
+        values = values.view(np.int8).astype(np.int16)
+    elif mode == "I" and tags.get(TIFF_BITS) == (32,) and not is_signed:
+        values = values.view(np.uint32)
+    if isinstance(transparent_level, int):
+        values = np.where(values == transparent_level, 0, values)
     tag, inverted = TIFF_INVERTED
-    if image.format == "TIFF" and image.tag_v2.get(tag) == inverted:  # type: ignore[attr-defined]
+    if tags.get(tag) == inverted:
         values = values.max() - values
     return values, None
 

@@ -63,7 +63,8 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
     dtype = _check_dtype(path, header)
     has_any = int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0
     affine = _check_affine(path, header) if has_any or needs_orientation else _assume_affine(header)
-    affine[:3] *= UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    unit = int(header["xyzt_units"]) & 7
+    affine[:3] *= UNIT_MM.get(unit, 1.0)
     is_known = has_any and not _name_different_sides(header)
     if has_any and needs_orientation and not is_known:
         raise VolumeError(
@@ -97,7 +98,7 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
         stored_shape=tuple(int(size) for size in header.get_data_shape()),
         sha256=digest.hexdigest(),
         orientation_known=is_known,
-        doubt=_compare_sizes(header),
+        doubt=_compare_sizes(header) or _doubt_unit(unit),
     )
 
 
@@ -246,6 +247,12 @@ def _compare_sizes(header: Any) -> str:
         return ""
     shown = ["x".join(f"{size:.4g}" for size in each) for each in (by_sform, sizes)]
     return f"voxels are {shown[0]} by the sform and {shown[1]} by pixdim; the sform is taken"
+
+
+def _doubt_unit(unit: int) -> str:
+    """Return that a code of ``xyzt_units`` names no unit of length; nothing where it does, or is 0 for unknown."""
+    known = unit == 0 or unit in UNIT_MM
+    return "" if known else f"xyzt_units has the code {unit}, which is no unit of length; millimetres are taken"
 
 
 def _check_scaling(path: Path, header: Any) -> tuple[float | None, float | None]:

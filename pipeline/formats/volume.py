@@ -136,6 +136,10 @@ def _check_values(name: str, voxels: Array, slope: float | None, intercept: floa
         raise VolumeError(f"{name}: constant, every voxel is {flat[0]}. There is nothing to see.")
     if slope is not None and not np.isfinite(slope + (intercept or 0.0)):
         raise VolumeError(f"{name}: scl_slope or scl_inter is not finite. Repair the header.")
+    if slope == 0:
+        raise VolumeError(
+            f"{name}: the scale of intensities is 0, so that every voxel is {intercept or 0:g}. Repair it."
+        )
     factor, largest = 1.0 if slope is None else abs(slope), max(abs(low), abs(high))
     if max(largest, factor, largest * factor, abs(intercept or 0.0)) > MAX_INTENSITY:
         raise VolumeError(f"{name}: intensities reach beyond {MAX_INTENSITY:g}. Repair the header or the voxels.")

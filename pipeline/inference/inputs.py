@@ -10,7 +10,7 @@ from pipeline.core.data_kinds import DATA_KINDS, IMAGE_SUFFIXES, DataKind
 from pipeline.core.errors import UserError
 from pipeline.core.text import plural
 from pipeline.data.given_tables import read_given_table
-from pipeline.data.sources import Source, find_written_file, join_files, refuse_closed
+from pipeline.data.sources import Source, describe_missing, find_written_file, join_files, refuse_closed
 from pipeline.datasets.akoa import parse_name
 from pipeline.formats.dicom import is_dicom
 from pipeline.formats.nifti import SUFFIXES as NIFTI_SUFFIXES
@@ -85,7 +85,8 @@ def find_scans(
             refusal = f"{path}: one file of a DICOM series. Name the folder of the series."
             scans.append(Scan(str(path), (path,), refusal, kept))
         else:
-            scans.append(Scan(str(path), (path,), _describe_other_kind(path, kind), kept))
+            missing = "" if os.path.lexists(path) else f"{path}: {describe_missing(path)}."
+            scans.append(Scan(str(path), (path,), missing or _describe_other_kind(path, kind), kept))
     return [*scans, *_group(slices)], tuple(note for _, notes in opened for note in notes)
 
 

@@ -12,10 +12,27 @@ from pipeline.core.tables import (
     describe_difference,
     find_alike,
     find_formula,
+    find_known,
+    is_blank,
     pause_collector,
     read_table,
+    refuse_alike,
     write_table,
 )
+
+# Unicode's Default_Ignorable_Code_Point in parts, and an empty cell of Braille.
+UNSEEN_SYMBOLS = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180e\u180f\u200b\u200c\u200d\u200e\u200f\u202a\u202e\u2060\u2064\u2066"
+    "\u2069\u206f\u2800\u3164\ufe00\ufe0f\ufeff\uffa0\ufffc\U0001d173\U000e0001\U000e007f\U000e0100\U000e01ef"
+)
+# Characters that most fonts draw as the one before them.
+TWINS = {
+    "a": "\u0430", "e": "\u0435", "i": "\u0456", "j": "\u0458", "p": "\u0440", "o": "\u043e\u03bf", "x": "\u0445",
+    "A": "\u0410\u0391", "B": "\u0412\u0392", "E": "\u0415\u0395", "H": "\u041d\u0397", "I": "\u0406\u0399",
+    "K": "\u041a\u039a\u212a", "M": "\u041c\u039c", "O": "\u041e\u039f", "P": "\u0420\u03a1", "T": "\u0422\u03a4",
+    "X": "\u0425\u03a7", "0": "\uff10\u0660", "1": "\u0661\u06f1\uff11", "7": "\u0667\U0001d7d5",
+    "-": "\u2010\u2011\u2013\u2014\u2212\uff0d", "'": "\u2018\u2019\u02bc",
+}  # fmt: skip
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=6)
 
@@ -96,6 +113,16 @@ def test_blanks_at_the_ends_and_the_unicode_form_are_removed_and_nothing_else():
         ("KL 0", "KL 00", "leading zeros"),
         ("9014797.0", "9014797", "a decimal .0"),
         ("LEFT\u200b", "left", "invisible characters and upper and lower case"),
+        ("\u3164a\u2800", "a", "invisible characters"),
+        ("P\u20117", "P-7", "digits, dashes or quotation marks that look the same"),
+        ("\u22121", "-1", "digits, dashes or quotation marks that look the same"),
+        ("\u0667", "7", "digits, dashes or quotation marks that look the same"),
+        ("grade \u201c1\u201d", 'grade "1"', "digits, dashes or quotation marks that look the same"),
+        ("\u0420\u04101", "PA1", "letters of another script that look the same"),
+        ("\u041d\u0410", "ha", "letters of another script that look the same and upper and lower case"),
+        ("\u0391\u0392", "\u03b1\u03b2", "upper and lower case"),
+        ("\u0130Z", "iz", "the dot of an i and upper and lower case"),
+        ("ISI", "\u0131s\u0131", "the dot of an i and upper and lower case"),
     ],
 )
 def test_spellings_of_one_text_are_alike(text, other, difference):
@@ -121,8 +148,39 @@ def test_other_texts_are_not_alike():
         "\u00e4b",
         "7.5",
         "75",
+        "5 \u03bcm",
+        "5 mm",
+        "1.10",
+        "1.1",
+        "-1",
+        "\u0432",
+        "b",
     ]
     assert find_alike([*texts, *texts]) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=TEXTS.map(clean_text), place=st.integers(0, 6), symbol=st.sampled_from(sorted(UNSEEN_SYMBOLS)))
+def test_what_cannot_be_seen_makes_no_other_text(text, place, symbol):
+    """All that Unicode calls ignorable in print, put anywhere into any text."""
+    other = text[:place] + symbol + text[place:]
+    assert find_alike([text, other]) == (text, other)
+    assert find_known([other], [text]) == {other: text}
+    assert is_blank(other) == is_blank(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text("abeijpoxABEHIKMOPTX017-'", min_size=1, max_size=6), draw=st.data())
+def test_a_character_that_looks_the_same_makes_no_other_text(text, draw):
+    """Letters of other scripts, other dashes and digits in any places: no two that nobody can tell apart stay two."""
+    other = "".join(draw.draw(st.sampled_from(TWINS.get(symbol, symbol) + symbol)) for symbol in text)
+    assert other == text or find_alike([text, other]) == (text, other)
+    assert find_known([other], [text]) == {other: text}
+
+
+def test_two_texts_that_look_the_same_are_shown_by_their_codes():
+    with pytest.raises(UserError, match=r"'\\u04201' \(line 3\) differ only in letters of another script"):
+        refuse_alike("t.csv", "patients", {"P1": "line 2", "\u04201": "line 3"})
 
 
 def test_the_first_two_that_are_alike_are_named_of_many():

@@ -17,6 +17,7 @@ from pipeline.data.label_tables import (
     read_label_table,
 )
 from pipeline.data.sources import list_named_sources
+from pipeline.datasets import DATASETS
 
 
 def touch(folder, *names):
@@ -28,6 +29,10 @@ def touch(folder, *names):
 
 def read_labels(path, **options):
     return read_label_table(DataConfig(label_table=path, **options))
+
+
+def list_class_folders(folder):
+    return DATASETS["labelled"].list_sources(folder, DataConfig(dataset="labelled"))
 
 
 def table(folder, text):
@@ -326,3 +331,45 @@ def test_a_folder_is_a_class_and_every_file_a_patient_of_its_own(tmp_path):
     assert (source.label, source.published_split) == ("cat", "train")
     source, _ = read_class_folder(Path("train/a.png"))
     assert (source.label, source.published_split) == ("train", "")
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("Train", "train"), ("TEST", "test"), ("Validation", "val"), ("valid", "val"), ("Training", "train"), ("b", "")],
+)
+def test_a_folder_of_a_published_split_is_no_class_however_it_is_spelled(folder, split):
+    path = Path(folder, "cat", "a.png")
+    source, _ = read_class_folder(path)
+    assert (source.label, source.published_split) == ("cat" if split else folder, split)
+    assert lies_in_class_folder(path) == bool(split)
+
+
+def test_two_folders_of_classes_that_may_be_one_are_refused(tmp_path):
+    touch(tmp_path, "left/a.png", "right/b.png", "train/left/c.png")
+    assert len(list_class_folders(tmp_path).sources) == 3
+    touch(tmp_path, "Left/d.png")
+    with pytest.raises(UserError, match=r"'Left' \(Left\) and 'left' \(left\) differ only in upper and lower case"):
+        list_class_folders(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "#N/A", "null"])
+def test_a_cell_that_programs_write_for_an_empty_one_is_a_name_with_a_warning(text, tmp_path):
+    touch(tmp_path, "a", "b", "c")
+    path = tmp_path / "table.csv"
+    path.write_text(f"path,patient,label\na,1,left\nb,{text},right\nc,{text},left\n")
+    given = read_labels(path)
+    assert list(given.table["patient"]) == ["1", text, text]
+    assert [note for note in given.notes if f"2 rows have the patient '{text}' (line 3)" in note]
+    path.write_text("path,patient,label\na,NA,none\nb,2,mild\n")
+    assert not read_labels(path).notes
+
+
+def test_values_of_a_fact_that_may_be_one_are_named_in_a_warning(tmp_path):
+    touch(tmp_path, "a", "b")
+    path = tmp_path / "table.csv"
+    path.write_text("path,patient,label,visit,sex\na,1,left,V00,m\nb,2,right,v00,M\n")
+    notes = read_labels(path, covariates=("sex",)).notes
+    assert "'V00' (line 2) and 'v00' (line 3) of visit differ only in upper and lower case" in notes[0]
+    assert "'m' (line 2) and 'M' (line 3) of sex" in notes[1]
+    path.write_text("path,patient,label,visit,sex\na,1,left,V00,m\nb,2,right,V06,f\n")
+    assert not read_labels(path, covariates=("sex",)).notes

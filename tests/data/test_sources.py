@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.data.sources import find_files, find_written_file, list_named_sources
+from pipeline.data.sources import describe_missing, find_files, find_written_file, list_named_sources
 from pipeline.datasets.akoa import parse_name
 
 RIGHT = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_RIGHT.nii.gz"
@@ -93,3 +93,25 @@ def test_a_file_is_found_in_either_unicode_form_and_with_blanks_around_its_name(
     for text, name in (("Kn\u00f6chel.nii", "Kno\u0308chel.nii"), ("a\u0308.nii ", "\u00e4.nii"), (" b.nii", "b.nii")):
         assert find_written_file(tmp_path, text).as_posix() == name
     assert find_written_file(tmp_path, " none.nii ").as_posix() == "none.nii"
+
+
+def test_each_folder_on_the_way_to_a_file_may_have_either_unicode_form(tmp_path):
+    touch(tmp_path, "a\u0308/\u00f6/u\u0308.nii")
+    for text in ("\u00e4/\u00f6/\u00fc.nii", "a\u0308/o\u0308/u\u0308.nii", "\u00e4\\o\u0308\\\u00fc.nii "):
+        assert find_written_file(tmp_path, text).as_posix() == "a\u0308/\u00f6/u\u0308.nii"
+    assert find_written_file(tmp_path, "\u00e4/none.nii").as_posix() == "\u00e4/none.nii"
+
+
+def test_a_file_that_is_not_there_names_the_one_whose_name_looks_the_same(tmp_path):
+    touch(tmp_path, "Scans/knee-7.nii", "other.nii")
+    for name, other, difference in (
+        ("scans/knee-7.nii", "Scans", "upper and lower case"),
+        ("Scans/knee\u20137.nii", "knee-7.nii", "digits, dashes or quotation marks"),
+        ("Scans/knee-7.nii\u200b", "knee-7.nii", "invisible characters"),
+    ):
+        found = describe_missing(tmp_path / name)
+        assert found.startswith(f"no such file; '{other}' is there, which differs only in {difference}")
+    assert describe_missing(tmp_path / "Scans" / "third.nii") == "no such file"
+    assert describe_missing(tmp_path / ("x" * 300)) == "no such file"
+    touch(tmp_path, "THIRD.nii")  # the folder is listed again after a change
+    assert "'THIRD.nii' is there" in describe_missing(tmp_path / "third.nii")

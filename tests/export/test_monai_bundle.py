@@ -123,7 +123,7 @@ def test_a_bundle_refuses_what_contradicts_itself(bundle_path, tmp_path):
     mirrored, gap = write_contradictions(tmp_path, voxels)
     places = {"bundle_root": str(tmp_path / "bundle"), "output": str(tmp_path / "probabilities.json")}
     config = str(tmp_path / "bundle" / "configs" / "inference.json")
-    for path, message in ((mirrored, "sform and qform name different sides"), (gap, "are missing by the positions")):
+    for path, message in ((mirrored, "sform and qform name different sides"), (gap, "is missing by the positions")):
         with pytest.raises(RuntimeError) as caught:
             run(config_file=config, dataset_dir=str(path), **places)
         assert message in str(caught.value.__cause__)

@@ -54,7 +54,11 @@ def test_one_slice_is_a_volume_one_voxel_thick(intensity, tmp_path):
     ("changes", "message"),
     [
         ({"SeriesInstanceUID": lambda number: f"1.2.{number % 2}"}, "several DICOM series in one folder"),
-        ({"ImagePositionPatient": [0.0, 0.0, 0.0]}, "missing, duplicate"),
+        ({"ImagePositionPatient": [0.0, 0.0, 0.0]}, "11 of 12 DICOM slices lie at the place of another"),
+        ({"ImagePositionPatient": lambda number: [4.0 * number, number, 0]}, "not in one line .* by 11 mm"),
+        ({"PixelSpacing": [-5, 6]}, "PixelSpacing is -5, 6"),
+        ({"RescaleSlope": 0}, "the scale of intensities is 0"),
+        ({"BitsStored": 12}, r"pixels cannot be read \(ValueError\)\. Convert"),
         ({"ImagePositionPatient": None}, "DICOM without ImagePositionPatient"),
         ({"PixelSpacing": lambda number: [5.0 + number, 6.0]}, "differ in size, spacing or direction"),
         ({"ImageOrientationPatient": lambda number: [0, 1, 0, 0, 0, -1 if number else 1]}, "differ in size"),
@@ -80,12 +84,27 @@ def test_slices_with_scalings_of_their_own_become_scanner_units(intensity, tmp_p
 def test_a_missing_slice_is_noticed(intensity, tmp_path):
     folder = write_series(tmp_path / "series", intensity)
     (folder / "005.dcm").unlink()
-    lost = r"1 of 12 DICOM slices are missing .* after slice 1 is 8 mm, elsewhere 4 mm"
+    lost = r"1 of 12 DICOM slices is missing .* after slice 1 is 8 mm, elsewhere 4 mm"
     with pytest.raises(VolumeError, match=lost):
         read(folder)
     (folder / "010.dcm").unlink()
     (folder / "045.dcm").unlink()
     with pytest.raises(VolumeError, match=r"3 of 12 .* after slice 1 is 12 mm"):
+        read(folder)
+
+
+@pytest.mark.parametrize("step_mm", [0.01, 0.04, 0.1, 0.5, 4.0, 20.0])
+def test_a_missing_slice_is_noticed_at_every_distance_of_slices(step_mm, intensity, tmp_path):
+    """Positions have two or four digits after the point; scans of small samples have slices of hundredths."""
+    digits = 4 if step_mm < 0.1 else 2
+
+    def place(number):
+        return [round(80 - step_mm * number, digits), 0, 0]
+
+    folder = write_series(tmp_path / "series", intensity, ImagePositionPatient=place)
+    assert read(folder).spacing_mm[0] == pytest.approx(step_mm)
+    (folder / "025.dcm").unlink()
+    with pytest.raises(VolumeError, match="1 of 12 DICOM slices is missing"):
         read(folder)
 
 

@@ -12,6 +12,8 @@ from pipeline.core.errors import UserError, VolumeError
 from pipeline.formats.image_files import match_channels, read_image, read_pixels, turn_grey
 from tests.builders.dicom import write_radiograph
 
+# Pillow reads none of these, or not with white as 0.
+REFUSED_TIFFS = {"i1", ">u2", "<i2", ">i2", "<u4", ">u4", "<i4", ">i4", "<f8"}
 RAMP = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 
 
@@ -99,6 +101,50 @@ def test_grey_where_white_is_zero_is_inverted(tmp_path):
     np.testing.assert_array_equal(values - values.min(), (RAMP.max() - RAMP.astype(int)) * 100)
 
 
+def write_tiff(path, values, is_white_zero, orientation):
+    """Write grey of any type as TIFF 6.0 has it: one strip, a tag for the sign or the float, one for the turn."""
+    order = ">" if values.dtype.byteorder == ">" else "<"
+    height, width = values.shape
+    sample_format = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = {
+        256: width, 257: height, 258: 8 * values.dtype.itemsize, 259: 1, 262: int(not is_white_zero), 273: 8,
+        274: orientation, 277: 1, 278: height, 279: values.nbytes, 339: sample_format,
+    }  # fmt: skip
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack(f"{order}2sHI", b"MM" if order == ">" else b"II", 42, 8 + values.nbytes)
+    count = struct.pack(f"{order}H", len(tags))
+    path.write_bytes(start + values.tobytes() + count + entries + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("is_white_zero", [False, True])
+@pytest.mark.parametrize("orientation", [1, 2, 6])
+@pytest.mark.parametrize(
+    "dtype", ["u1", "i1", "<u2", ">u2", "<i2", ">i2", "<u4", ">u4", "<i4", ">i4", "<f4", ">f4", "<f8"]
+)
+def test_a_tiff_of_any_type_of_grey_is_read_as_it_is_or_refused(dtype, orientation, is_white_zero, tmp_path):
+    """Pillow alone takes a signed byte for an unsigned one, and half of the 32-bit levels for negative ones."""
+    kind = np.dtype(dtype)
+    limits = (-3.0, 3.0) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    levels = np.linspace(*limits, 24).round().reshape(4, 6).clip(*limits)
+    path = write_tiff(tmp_path / "a.tif", levels.astype(kind), is_white_zero, orientation)
+    turned = {1: levels, 2: levels[:, ::-1], 6: np.rot90(levels, -1)}[orientation]
+    seen = turned.max() - turned if is_white_zero else turned - turned.min()
+    try:
+        values = read_pixels(path).values[0].astype(np.float64)
+    except VolumeError:
+        assert dtype in REFUSED_TIFFS
+        return
+    np.testing.assert_allclose(values - values.min(), seen, rtol=1e-9)
+
+
+def test_the_transparent_level_of_deep_grey_is_black_and_the_others_keep_their_levels(tmp_path):
+    deep = RAMP.astype(np.uint16) * 250
+    pixels = read_pixels(save(tmp_path / "a.png", deep, transparency=int(deep.max())))
+    np.testing.assert_array_equal(pixels.values[0], np.where(deep == deep.max(), 0, deep))
+    assert pixels.limits is None
+
+
 def test_what_cannot_be_shown_is_refused_by_name(tmp_path):
     frames = [Image.fromarray(RAMP), Image.fromarray(RAMP // 2)]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
@@ -171,6 +217,9 @@ def test_padding_of_a_radiograph_is_black(tmp_path):
     pixels = read_pixels(write_radiograph(tmp_path / "a", levels, PixelPaddingValue=4095))
     assert (pixels.values[0][0] == pixels.values[0].min()).all()
     np.testing.assert_array_equal(pixels.values[0][1:], levels[1:])
+    levels[0] = [4000, 4010, 4020, 4030, 4040, 4095]
+    ranged = write_radiograph(tmp_path / "b", levels, PixelPaddingValue=4095, PixelPaddingRangeLimit=4000)
+    np.testing.assert_array_equal(read_pixels(ranged).values, pixels.values)
 
 
 def test_nothing_personal_of_a_radiograph_is_in_a_refusal(tmp_path):

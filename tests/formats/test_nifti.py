@@ -228,6 +228,15 @@ def test_the_unit_of_the_header_is_read(code, factor, tmp_path):
     assert bool(describe_spacing(volume.spacing_mm)) == (factor != 1)
 
 
+@pytest.mark.parametrize("code", range(8))
+def test_a_code_that_is_no_unit_of_length_is_doubted(code, tmp_path):
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.header["xyzt_units"] = code | 16
+    nibabel.save(image, tmp_path / "a.nii")
+    expected = "" if code < 4 else f"xyzt_units has the code {code}, which is no unit of length; millimetres are taken"
+    assert read_volume(tmp_path / "a.nii").doubt == expected
+
+
 def test_voxel_sizes_that_sform_and_pixdim_state_differently_are_doubted(tmp_path):
     def read(sform, pixdim=None, sform_code=1):
         image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([0.5, 0.6, 3.0, 1.0]))
