@@ -159,8 +159,8 @@ def _inflate(path: Path, content: bytes, max_bytes: int) -> bytes:
     """Return at most ``max_bytes`` of a gzip file's content, over all its members."""
     parts: list[bytes] = []
     missing, view, start = max_bytes, memoryview(content), 0
-    # Nearly every file is one member. What follows a member is copied, so a file of thousands is read in pieces.
-    size = len(content)
+    # Nearly every file is one member. What is left of a piece is copied: small ones serve a header, or many members.
+    size = len(content) if max_bytes > GZIP_PIECE else GZIP_PIECE
     try:
         while missing > 0 and view[start : start + 2] == GZIP_MAGIC:
             member = isal_zlib.decompressobj(wbits=31)

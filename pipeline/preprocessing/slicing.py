@@ -121,7 +121,8 @@ def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     slices = np.moveaxis(volume.voxels, axis, 0)[indices]
     # The two axes left are in the order right, anterior, superior; an image's rows run down the later one.
     slices = rearrange(slices[:, ::-1, ::-1], "slice column row -> slice row column").astype(np.float32)
-    slices = slices * np.float32(volume.slope) + np.float32(volume.intercept)
+    if (volume.slope, volume.intercept) != (1, 0):
+        slices = slices * np.float32(volume.slope) + np.float32(volume.intercept)
     column_axis, row_axis = (other for other in range(3) if other != axis)
     low, high = choose_window(slices, options.intensity_percentiles)
     if not low < high:
