@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LONG_CELL = 44  # characters; lines of a column with longer cells are broken
+MOST_PHONE_COLUMNS = 4  # of a table on a phone; the rows of others become lists
 SHORT_NAME = 12  # characters of a name that needs no width of its own
 MIN_WIDE_PIXELS = 1000  # a figure that needs the width of the page
 MIN_WIDE_SHEET_PIXELS = 560  # a sheet of many images would be too small next to another figure
@@ -48,6 +49,11 @@ class Table:
     def kinds(self) -> tuple[ColumnKind, ...]:
         """The kind of each column: numbers are right-aligned, long cells broken into lines, short names kept narrow."""
         return tuple(_find_kind([row[place] for row in self.rows], place) for place in range(len(self.columns)))
+
+    @property
+    def is_stacked(self) -> bool:
+        """True where a phone shows each row as a list, because so many cells have no room next to each other."""
+        return len(self.columns) > MOST_PHONE_COLUMNS
 
     @property
     def tab_separated(self) -> str:

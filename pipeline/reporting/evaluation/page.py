@@ -43,6 +43,7 @@ from pipeline.reporting.evaluation.scores import (
     build_level,
     build_limits_section,
     describe_question,
+    describe_visits,
     distinct_levels,
     group_figures,
     order_figures,
@@ -155,7 +156,10 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
         sections=tuple(sections),
         flow=flow,
         documents=documents,
-        asked=tuple(describe_question(metrics, kind, _name_source(experiment), store.index["group_id"].nunique())),
+        asked=(
+            *describe_question(metrics, kind, _name_source(experiment), store.index["group_id"].nunique()),
+            *describe_visits(manifest.loc[manifest["status"] == "accepted", "visit"], kind),
+        ),
         made=tuple(describe_making(checkpoint, num_parameters, run.device)),
     )
 

@@ -1,13 +1,17 @@
 """The scores of metrics.json in a report: sentences, tables, and the order and texts of figures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from pipeline.core.data_kinds import VOLUMES, DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.evaluation.metrics import MAX_READABLE_CLASSES
 from pipeline.evaluation.schema import ClassTable, Level, Metrics, count_correct, first_level
 from pipeline.evaluation.scores import METRIC_NAMES, METRIC_TITLES
+from pipeline.evaluation.validity.shortcut_probes import UNKNOWN_VISIT, name_visits, order_visit
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.origin_section import describe_recipes
 from pipeline.reporting.figures.classification import MAX_CURVES
@@ -139,6 +143,28 @@ def describe_question(metrics: Metrics, kind: DataKind, data: str, num_groups: i
         f"{'Of whom' if kind.has_patients else 'Of what'}: {tested} that the model was not trained on, of "
         f"{num_groups:,} in {data}."
     ]
+
+
+def describe_visits(visits: pd.Series, kind: DataKind) -> list[str]:
+    """Describe when the scans were made, in a sentence: their visits, of dates the years alone.
+
+    Args:
+        visits: The visit of each scan that was used; empty where it is not known.
+        kind: The kind of data; what has no patients has no visits, and no sentence.
+    """
+    if not kind.has_patients:
+        return []
+    values = name_visits(visits)
+    names = sorted(set(values.tolist()) - {UNKNOWN_VISIT}, key=order_visit)
+    if not names:
+        return ["Neither dates nor visits are known."]
+    num_unknown = int((values == UNKNOWN_VISIT).sum())
+    unknown = f"; not known of {count_words(num_unknown, kind.source)}" if num_unknown else ""
+    years = [name for name in names if re.fullmatch(r"(19|20)[0-9]{2}", name)]
+    others = [name for name in names if name not in years]
+    parts = [" to ".join(dict.fromkeys((years[0], years[-1])))] if years else []
+    parts += [f"{plural('visit', len(others))} {', '.join(others)}"] if others else []
+    return [f"When: {'; '.join(parts)}{unknown}."]
 
 
 def describe_errors(level: Level, kind: DataKind) -> str:

@@ -40,7 +40,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> bytes:
     """
     epochs = history["epoch"].to_numpy()
     marker = "o" if len(epochs) <= 40 else ""
-    with open_figure(PHONE_WIDTH, 7.8) as figure:
+    with open_figure(PHONE_WIDTH, 8.1) as figure:
         loss, accuracy, rate = figure.subplots(3, 1)
         for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
             for split, colour, line in (("train", BLUE, "-"), ("val", VERMILION, "--")):
@@ -57,7 +57,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> bytes:
             axes.set_xlabel("Epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="kept weights")
-        loss.legend(loc="upper right")
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
         return save_png(figure)
 
 

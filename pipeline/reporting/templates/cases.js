@@ -29,7 +29,8 @@ function fit(plane, canvas) {
 }
 
 function readSlice(plane) {
-  const { shape, weights, axis } = cases[current];
+  const { shape, weights, axis, probabilities } = cases[current];
+  const guessing = 1 / Object.keys(probabilities).length;
   const width = shape[plane.across], height = shape[plane.down];
   const pixels = new ImageData(width, height), place = [0, 0, 0];
   const hasOverlay = find("overlay").checked && weights.length > 0;
@@ -39,20 +40,27 @@ function readSlice(plane) {
       place[plane.across] = width - 1 - column;
       place[plane.down] = height - 1 - row;
       const grey = voxels[(place[0] * shape[1] + place[1]) * shape[2] + place[2]];
-      const share = hasOverlay ? 0.35 * weights[place[axis]] : 0;
+      const tint = hasOverlay ? 0.35 * Math.max(0, weights[place[axis]] - guessing) / (1 - guessing) : 0;
       const start = 4 * (row * width + column);
-      pixels.data[start] = grey + share * (230 - grey);
-      pixels.data[start + 1] = grey + share * (159 - grey);
-      pixels.data[start + 2] = grey * (1 - share);
+      pixels.data[start] = grey + tint * (230 - grey);
+      pixels.data[start + 1] = grey + tint * (159 - grey);
+      pixels.data[start + 2] = grey * (1 - tint);
       pixels.data[start + 3] = 255;
     }
   }
   return pixels;
 }
 
+// The distance of the slice from the middle of the scan, towards one of the six ends that images are marked with.
+function describePlace(axis) {
+  const { shape, spacing } = cases[current], distance = (cross[axis] - (shape[axis] - 1) / 2) * spacing[axis];
+  return `, ${Math.abs(distance).toFixed(0)} mm ${["RL", "AP", "SI"][axis][distance < 0 ? 1 : 0]} of the middle`;
+}
+
 function drawPlane(name) {
   const plane = PLANES[name], canvas = find(name), context = canvas.getContext("2d");
   const slice = readSlice(plane), box = fit(plane, canvas);
+  find(`${name}-place`).textContent = describePlace(plane.through);
   const small = new OffscreenCanvas(slice.width, slice.height);
   small.getContext("2d").putImageData(slice, 0, 0);
   context.fillStyle = "#000000";

@@ -86,6 +86,8 @@ def test_images_are_a_grid_without_a_script(tmp_path):
     assert "<script" not in page
     assert page.count("<details><summary><img") == 1, "b has no image"
     assert "a: true left, answer right (75\u00a0%)" in page
+    assert page.index("<h2>Wrong, of the highest confidence</h2>") < page.index("<details>")
+    assert "<h2>Drawn at random</h2>" not in page
     assert PageReader(page).order
 
 
@@ -159,10 +161,15 @@ def test_clicks_keys_and_the_wheel_move_the_cross_in_all_planes(browser, marked_
     assert browser.execute_script(press + "return current", "ArrowRight") == 0
     wheel = "document.getElementById('coronal').dispatchEvent(new WheelEvent('wheel', {deltaY: -1})); return cross"
     assert browser.execute_script(wheel) == [5, 6, 5]
+    places = "return Object.keys(PLANES).map((name) => document.getElementById(`${name}-place`).textContent)"
+    said = browser.execute_script("cross = [0, 9, 5]; draw(); " + places)  # 10 voxels of 4 mm along each axis
+    assert said == [", 2 mm S of the middle", ", 18 mm A of the middle", ", 18 mm L of the middle"]
     shown = READ + "cross = [2, 8, 8]; draw(); return read('axial', 0.7, 0.9)"
     assert browser.execute_script(shown) > 60, "the overlay colours what is black"
     assert browser.execute_script(press + "return document.getElementById('overlay').checked", "o") is False
     assert browser.execute_script(shown) == 0
+    guessed = "cases[current].weights.fill(0.5); document.getElementById('overlay').click(); " + shown
+    assert browser.execute_script(guessed) == 0, "a slice that is as good as a guess is not coloured"
 
 
 @pytest.mark.browser

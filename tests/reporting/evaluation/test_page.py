@@ -11,7 +11,7 @@ from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES
 from pipeline.data.store import Store
 from pipeline.reporting.elements import Figure, Section, Table
 from pipeline.reporting.evaluation.page import Report, summarise_certificate, write_report
-from pipeline.reporting.evaluation.scores import describe_question, summarise_in_words
+from pipeline.reporting.evaluation.scores import describe_question, describe_visits, summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
 from tests.builders.certificates import build_certificate, build_copy
 from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores
@@ -161,6 +161,20 @@ def test_what_was_asked_names_classes_patients_and_source():
         "Asked: which of “left” or “right” does a slice show? Of whom: 20 patients that the model was not trained on, "
         "of 64 in the data set phantom."
     )
+
+
+@pytest.mark.parametrize(
+    ("visits", "sentence"),
+    [
+        (["20040113", "20080115", "20051123"], "When: 2004 to 2008."),
+        (["20040113", "20041115", "3", "100", "4"], "When: 2004; visits 3, 4, 100."),
+        (["V00", "", "V00", " "], "When: visit V00; not known of 2 scans."),
+        (["", None], "Neither dates nor visits are known."),
+    ],
+)
+def test_when_the_scans_were_made_is_said_by_years_and_visits_and_never_by_days(visits, sentence):
+    assert describe_visits(pandas.Series(visits), VOLUMES) == [sentence]
+    assert describe_visits(pandas.Series(visits), IMAGES) == []
 
 
 def test_every_table_scrolls_inside_its_own_box(tmp_path):

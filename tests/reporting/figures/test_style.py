@@ -1,7 +1,9 @@
 """The style of all figures: letters that DejaVu Sans lacks are drawn with another font, or named."""
 
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.font_manager import get_font
 
+import pipeline.reporting
 from pipeline.reporting.figures import fonts, style
 from pipeline.reporting.figures.image_grid import contact_sheet
 
@@ -119,3 +122,11 @@ def test_a_figure_that_is_drawn_once_is_the_one_that_savefig_draws_twice():
         twice = io.BytesIO()
         plot(figure).savefig(twice, format="png", dpi=style.DOTS_PER_INCH, metadata={"Software": None})
     assert once == twice.getvalue()
+
+
+def test_no_legend_lies_on_curves():
+    """A legend of axes lies inside them; one of the figure is outside, and says so."""
+    folder = Path(pipeline.reporting.__file__).parent
+    calls = [call for path in folder.rglob("*.py") for call in re.findall(r"(\w+)\.legend\(([^\n]*)", path.read_text())]
+    assert len(calls) >= 5
+    assert [call for call in calls if call[0] != "figure" or "outside" not in call[1]] == []
