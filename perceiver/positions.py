@@ -147,7 +147,12 @@ class FourierPositions(nn.Module):
         super().__init__()
         self.max_freq = max_freq
         self.num_bands = num_bands
-        self.register_buffer("frequencies", fourier_frequencies(max_freq, num_bands), persistent=False)
+        if torch.get_default_device().type == "meta":
+            # To stack what has no values, torch would load its compiler, which takes seconds.
+            frequencies = torch.empty(len(max_freq), num_bands)
+        else:
+            frequencies = fourier_frequencies(max_freq, num_bands)
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.num_channels = len(max_freq) * (2 * num_bands + 1)
         self.kept_features: dict[tuple[Any, ...], Tensor] = {}
 

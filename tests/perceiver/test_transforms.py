@@ -1,5 +1,8 @@
 """A model under torch.func, in forward mode, with second derivatives, and on a device that has no memory."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.func import functional_call, grad, jacrev, jvp, vmap
@@ -135,3 +138,24 @@ def test_a_forward_pass_on_another_device_computes_and_copies_nothing_on_the_pro
         logits.sum().backward()
     assert logits.device.type == "meta"
     assert on_processor.found == []
+
+
+WITHOUT_VALUES = """
+import sys
+from dataclasses import replace
+import torch
+from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig, PointPerceiver, VolumePerceiver
+config = PerceiverConfig(num_latents=4, latent_dim=8, num_cross_attends=1, self_attends_per_cross=1)
+image = ImageConfig(stem="conv", num_conv_layers=1, conv_channels=4, num_residual_blocks=1, perceiver=config)
+with torch.device("meta"):
+    ImagePerceiver(image, channels=1, height=8, width=8, num_classes=2)
+    VolumePerceiver(image, height=8, width=8, num_slices=4, num_classes=2)
+    PointPerceiver(replace(config, max_freq=(8.0, 8.0, 8.0)), num_classes=2)
+print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+
+
+def test_a_model_without_values_is_built_without_the_compiler():
+    """A checkpoint is compared with such a model first, so that each command that loads one would load that too."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_VALUES], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
