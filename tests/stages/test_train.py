@@ -104,6 +104,20 @@ def test_an_interrupted_run_of_every_method_ends_with_the_same_bytes(tmp_path):
     pd.testing.assert_frame_equal(numbers(cut.paths.history), numbers(whole.paths.history))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["default", "graphs"])
+def test_an_interrupted_compiled_run_ends_with_the_same_bytes(tmp_path, how):
+    whole, cut = (with_train(make_experiment(tmp_path / name), compile=how) for name in ("whole", "cut"))
+    torch.compiler.reset()  # it refuses to compile a method for more than eight models
+    run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, Cut("epoch 2/4"))
+    assert "resuming after epoch 2" in run(cut)
+    for name in ("best_checkpoint", "last_checkpoint"):
+        assert read_weights(getattr(cut.paths, name)) == read_weights(getattr(whole.paths, name))
+    pd.testing.assert_frame_equal(numbers(cut.paths.history), numbers(whole.paths.history))
+
+
 def test_the_averaged_weights_are_those_that_are_validated_and_kept(tmp_path):
     experiment = with_train(make_experiment(tmp_path), average_decay=0.9)
     run(experiment)
