@@ -41,6 +41,8 @@ USER_ERRNOS = {
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EFBIG,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 # A file or folder that went away or cannot be read any more: another program, a disk, or a network folder.
 GONE_ERRNOS = {errno.ENOENT, errno.ESTALE, errno.EIO}

@@ -31,6 +31,16 @@ SECTION_NAMES = {section.name for section in SECTIONS if section.name}
 OTHER_NAMES = ("config", "print_config")
 
 
+# What a path means elsewhere, where it would be the name of a folder here.
+OTHER_MEANINGS = {
+    "a variable of a shell, which puts in no value here": r"\$\{?\w|%[A-Za-z_]\w{2,}%",
+    "an address, and only files are read and written": r"[A-Za-z][A-Za-z0-9+.-]+:/",
+    **({} if os.name == "nt" else {"a path of Windows": r"[A-Za-z]:($|[\\/])|\\\\"}),
+    "a path with a blank at an end": r"\s|.*\s$",
+    "a path with a line end or another control character": r".*[\x00-\x1f\x7f]",
+}
+
+
 class StrictLoader(yaml.SafeLoader):
     """A reader of plain YAML that refuses what others change without a word.
 
@@ -107,6 +117,8 @@ def read_experiment(words: Sequence[str], inputs: str = "") -> Experiment:
     Raises:
         UserError: An unknown option, a bad value, or a file that cannot be read.
     """
+    if any("\0" in word for word in words):
+        raise UserError("a NUL character is in an option; no path and no value has one. Take it away.")
     words = list(_resolve_configs(words))
     given = {word[2:].split("=")[0] for word in words if word.startswith("--") and word != "--"}
     for name in sorted(given):
@@ -180,7 +192,7 @@ def _refuse_null(option: Option, before: str = "") -> None:
         )
 
 
-def _expand_home(value: Any) -> Any:
+def _expand_home(value: Any, name: str = "") -> Any:
     """Replace ``~`` at the start of every path in a record; a YAML file has no shell that does it.
 
     A text that begins with ``~/`` is a path too, as of a checkpoint or run, and so is that of a database's address.
@@ -190,20 +202,39 @@ def _expand_home(value: Any) -> Any:
     """
     if isinstance(value, Path):
         try:
-            return value.expanduser()
+            return _check_path(value.expanduser(), name)
         except RuntimeError as error:
-            raise ValueError(f"{value}: {error}") from error
+            raise ValueError(
+                f"{name}: found {str(value)!r}, and there is no such user. Write the folder out"
+            ) from error
     if isinstance(value, str) and value.startswith(("~/", "sqlite:///~/")):
         before, _, rest = value.partition("~/")
         home = os.path.expanduser("~")  # noqa: PTH111 (a text)
         return f"{before}{quote(home, safe='/ ') if before else home}/{rest}"
     if isinstance(value, tuple):
-        return tuple(_expand_home(item) for item in value)
+        return tuple(_expand_home(item, name) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        changed = {name: new for name, old in fields.items() if (new := _expand_home(old)) != old}
+        before = f"{name}." if name else ""
+        changed = {field: new for field, old in fields.items() if (new := _expand_home(old, before + field)) != old}
         return dataclasses.replace(value, **changed) if changed else value
     return value
+
+
+def _check_path(path: Path, name: str) -> Path:
+    """Refuse a path that means something to another program, and would be a folder of that name here.
+
+    One that is there is taken, whatever it is called.
+
+    Raises:
+        ValueError: It has a variable of a shell, an address, a drive of Windows, a control character, or a blank at an
+            end.
+    """
+    text = str(path)
+    meaning = next((meaning for meaning, pattern in OTHER_MEANINGS.items() if re.match(pattern, text, re.DOTALL)), None)
+    if meaning is not None and not os.path.lexists(path):
+        raise ValueError(f"{name}: found {text!r}, {meaning}; no file or folder here is called so. Write the path out")
+    return path
 
 
 def take_option(words: Sequence[str], name: str, default: str = "") -> tuple[str, list[str]]:
@@ -271,14 +302,18 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         content = yaml.load(path.read_text("utf-8"), StrictLoader)  # noqa: S506 (a loader of plain values)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; --config takes an experiment's YAML file.") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: lists or sections in one another, too deep to be read. Write them flat.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
     except (KeyTwiceError, OtherNumberError) as error:
         raise UserError(f"{path}: {error}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
+        found = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+        raise UserError(f"{path}: not plain YAML: {found}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: found {content!r}, allowed are sections with options, as in configs/phantom.yaml.")
+        shown = "nothing, or comments alone" if content is None else repr(content)
+        raise UserError(f"{path}: found {shown}, allowed are sections with options, as in configs/phantom.yaml.")
     return content
 
 
@@ -296,6 +331,8 @@ def _list_names(content: dict[Any, Any], path: Path, prefix: str = "") -> Iterat
     """Yield the full names of the options in a file; refuse those that there are not."""
     for key, value in content.items():
         name = f"{prefix}{key}"
+        if isinstance(key, bool):
+            raise UserError(f"{path}: {name}: no option; YAML reads yes, no, on and off as true and false.")
         _check_name(name, f"{path}: ", (*OPTIONS, *SECTION_NAMES))
         if name in OPTIONS:
             if value is None:
@@ -356,6 +393,12 @@ def _explain(text: str) -> str:
     advice = f"; the nearest is {nearest}" if nearest else ""
     advice = f"; it is called {renamed} now" if renamed else advice
     allowed = describe_type(option.annotation)
-    if PLAIN_TYPES[str] in allowed:  # YAML takes off for false and 1e3 for a number
+    if found.startswith(("[", "{")) or allowed.startswith(("[", "{")):
+        is_word = found.isidentifier() and found not in ("None", "True", "False")
+        # A word where there is a list, a list where there is a word, or a number among words.
+        advice = f"; write [{found}]" if allowed.endswith(", ...]") and is_word else ""
+        if allowed == "[text, ...]" and not is_word and found[:1] not in "[{":
+            advice = "; put it into quotes"
+    elif PLAIN_TYPES[str] in allowed:  # YAML takes off for false and 1e3 for a number
         advice = "; put it into quotes"
     return f"{option.name}: found {found!r}, allowed is {allowed}{advice}."

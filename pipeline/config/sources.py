@@ -137,10 +137,9 @@ class DataConfig:
         require(growing, "data.bins", list(self.bins), "growing numbers, such as [50, 60]")
         for name in ("merge", "split_values"):
             given = getattr(self, name)
-            quoted = not any(isinstance(word, bool) for word in (*given, *given.values()))
-            require(
-                quoted, f"data.{name}", given, "texts; YAML reads yes, no, on and off as true and false: quote them"
-            )
+            quoted = None not in given and not any(isinstance(word, bool) for word in (*given, *given.values()))
+            words = "yes, no, on and off as true and false, and ~ and null as nothing"
+            require(quoted, f"data.{name}", given, f"texts; YAML reads {words}: quote them")
         good_order = not self.label_order or self.label_type == "ordinal"
         require(good_order, "data.label_order", list(self.label_order), "nothing where data.label_type is nominal")
         once = len(set(map(str, self.label_order))) == len(self.label_order)

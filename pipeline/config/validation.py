@@ -1,5 +1,7 @@
 """Checks of the values of options."""
 
+from pathlib import Path
+
 from pipeline.core.errors import UserError
 
 
@@ -16,7 +18,8 @@ def require(condition: bool, field: str, found: object, allowed: str) -> None:
         UserError: ``condition`` does not hold; the message names the field, the value and what is allowed.
     """
     if not condition:
-        raise UserError(f"{field}: found {found!r}, allowed is {allowed}.")
+        shown = str(found) if isinstance(found, Path) else found
+        raise UserError(f"{field}: found {shown!r}, allowed is {allowed}.")
 
 
 def require_at_least(section: str, options: object, lowest: int, *fields: str) -> None:

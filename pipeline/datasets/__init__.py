@@ -10,6 +10,7 @@ from rich.console import Console
 from pipeline.config.sources import DataConfig
 from pipeline.config.validation import require
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES, DataKind
+from pipeline.core.errors import UserError
 from pipeline.core.provenance import count_cores
 from pipeline.core.tables import refuse_alike
 from pipeline.core.workspace import Workspace
@@ -69,21 +70,27 @@ class Dataset:
         assert (self.list_sources is None) == (not self.kind.has_patients) == (self.read is not None)
 
 
+def _require_files(raw: Path, advice: str, console: Console) -> None:
+    """Refuse a folder that is not there, or in which nothing is; else say that it was found."""
+    check_folder(raw, advice)
+    if all(path.name.startswith(".") for path in raw.iterdir()):
+        raise UserError(f"{raw}: an empty folder. {advice}")
+    console.print(f"{raw}: raw data are there.")
+
+
 def _require_akoa(experiment: "Experiment", console: Console) -> None:
-    raw = find_raw_folder(experiment)
-    check_folder(
-        raw,
+    _require_files(
+        find_raw_folder(experiment),
         "OAI images may not be passed on: ask for access at "
         "https://nda.nih.gov/oai, then put the NIfTI or PNG files there or name their folder with "
         "--data.raw_folder (make: DATA=folder). To try the pipeline without data use configs/phantom.yaml.",
+        console,
     )
-    console.print(f"{raw}: raw data are there.")
 
 
 def _require_folder(experiment: "Experiment", console: Console) -> None:
-    raw = find_raw_folder(experiment)
-    check_folder(raw, "Put the files there, or name their folder with --data.raw_folder.")
-    console.print(f"{raw}: raw data are there.")
+    advice = "Put the files there, or name their folder with --data.raw_folder."
+    _require_files(find_raw_folder(experiment), advice, console)
 
 
 def _make_phantom(experiment: "Experiment", console: Console) -> None:
@@ -218,6 +225,7 @@ def list_sources(experiment: "Experiment") -> Listing:
     """
     raw, options = find_raw_folder(experiment), experiment.data
     if options.label_table is not None:
+        check_folder(raw, "Paths of the table lead into it: put the files there, or name it with --data.raw_folder.")
         given = read_label_table(replace(options, label_table=_find_table(raw, options.label_table)))
         return Listing(tuple(list_table_sources(raw, given)), given.notes)
     if DATASETS[options.dataset].marks and options.raw_folder is None:

@@ -5,6 +5,7 @@ institutions, remarks, extensions) never leaves this module.
 """
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def list_pair(path: Path) -> tuple[Path, ...]:
 
 def list_files(path: Path) -> tuple[Path, ...]:
     """Return the files that are read for a scan's path: itself, with a header's voxels; of a folder those in it."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (pathlib's fails for a name that is too long for any file)
         return tuple(sorted(child for child in path.iterdir() if not child.name.startswith(".") and child.is_file()))
     return list_pair(path)
 

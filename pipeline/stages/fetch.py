@@ -21,5 +21,8 @@ def fetch(experiment: Experiment, console: Console) -> None:
     if raw is not None and not is_ours and any(not path.name.startswith(".") for path in raw.iterdir()):
         console.print(f"{raw}: taken as it is.")
         return
+    if not dataset.marks:  # nothing is written, and a lock would make the folder that is looked for
+        dataset.fetch(experiment, console)
+        return
     with lock_folder(find_raw_folder(experiment)):
         dataset.fetch(experiment, console)

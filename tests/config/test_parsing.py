@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,74 @@ def get_value(experiment, name):
 def test_the_home_of_nobody_is_refused():
     with pytest.raises(UserError, match="~nobody-of-this-name/x"):
         read_experiment(["--workspace", "~nobody-of-this-name/x"])
+
+
+ELSEWHERE = [
+    ("$HOME/x", "a variable of a shell"),
+    ("${DATA}", "a variable of a shell"),
+    ("%USERPROFILE%/x", "a variable of a shell"),
+    ("file:///x/y", "an address"),
+    ("s3://bucket/x", "an address"),
+    ("https://example.org/x", "an address"),
+    ("C:\\knees", "a path of Windows"),
+    ("d:/knees", "a path of Windows"),
+    ("\\\\server\\x", "a path of Windows"),
+    ("knees ", "a blank at an end"),
+    ("\u00a0knees", "a blank at an end"),
+    ("a\tb", "another control character"),
+]
+
+
+@pytest.mark.parametrize(("text", "meaning"), ELSEWHERE)
+def test_a_path_that_means_something_elsewhere_is_refused_by_every_option_unless_it_is_there(
+    text, meaning, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    paths = [option for option in OPTIONS.values() if "Path" in str(option.annotation)]
+    paths = [option for option in paths if not option.name.endswith("output")]  # its ending is checked first
+    given = {
+        name: json.dumps([text]) if "tuple" in str(kind) else text
+        for name, kind in ((option.name, option.annotation) for option in paths)
+    }
+    for name, words in given.items():
+        with pytest.raises(UserError, match=rf"^{name}: found .*{meaning}"):
+            read_experiment([f"--{name}={words}"])
+    place = tmp_path / text
+    place.mkdir(parents=True)
+    for name, words in given.items():
+        read = get_value(read_experiment([f"--{name}={words}"]), name)
+        assert read in (Path(text), (Path(text),))
+
+
+@pytest.mark.parametrize("text", ["a$b", "%20a%20b", "%BD%41", "a:b/c", "50%", "knees (old)", "#1", "a?b", "x;y"])
+def test_a_folder_of_any_other_name_is_taken_whether_it_is_there_or_not(text):
+    assert read_experiment([f"--workspace={text}"]).workspace == Path(text)
+
+
+def test_lists_in_one_another_and_a_nul_character_are_refused_in_one_line(write_config):
+    with pytest.raises(UserError, match="too deep to be read"):
+        read_experiment(write_config("name: " + "[" * 3000 + "]" * 3000 + "\n"))
+    for words in (["--config", "a\0b"], ["--workspace", "a\0b"], ["--name=a\0"]):
+        with pytest.raises(UserError, match="a NUL character"):
+            read_experiment(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("data: {covariates: age}", r"write \[age\]\.$"),
+        ("data: {covariates: [1]}", "put it into quotes"),
+        ("name: [a]", r"allowed is text\.$"),
+        ("name: off", "put it into quotes"),
+        ("on: 1", "YAML reads yes, no, on and off as true and false"),
+        ("data: {merge: {~: a}}", "null as nothing"),
+        ("name: \tt", "cannot start any token in line 1"),
+        ("# nothing", "found nothing, or comments alone"),
+    ],
+)
+def test_the_advice_fits_what_was_written(write_config, text, advice):
+    with pytest.raises(UserError, match=advice):
+        read_experiment(write_config(text + "\n"))
 
 
 def test_what_one_command_gives_is_not_left_to_the_next():

@@ -31,6 +31,16 @@ def test_files_folders_and_tables_name_the_same_scans(tmp_path):
     assert list_passed_over(files, find_scans(files, VOLUMES)[0]) == []
 
 
+def test_a_file_that_is_not_there_is_refused_by_name_and_the_others_are_scored(tmp_path):
+    (tmp_path / "knee-7.nii").touch()
+    inputs = [tmp_path / name for name in ("Knee\u20137.nii", "knee-7.nii", f"{'x' * 300}.nii", "none.nii")]
+    scans, _ = find_scans(inputs, VOLUMES)
+    assert [bool(scan.refusal) for scan in scans] == [True, False, True, True]
+    assert "no such file; 'knee-7.nii' is there, which differs only in" in scans[0].refusal
+    assert scans[3].refusal.endswith("none.nii: no such file.")
+    assert list_passed_over(inputs, scans) == []
+
+
 @pytest.mark.parametrize(
     ("name", "content", "guessed"),
     [
