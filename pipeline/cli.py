@@ -80,6 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
         return 1
+    except OSError as error:  # standard output is a file on a full disk; errors of other files were reported above
+        if error.errno not in USER_ERRNOS | GONE_ERRNOS or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.fail(f"error: standard output: {error.strerror}. Send it elsewhere; work done so far is kept.")
+        return 2
     return code
 
 

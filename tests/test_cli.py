@@ -329,3 +329,14 @@ def test_closed_streams_change_no_exit_code(words, code, monkeypatch):
     assert main(words) == code
     sys.stdout.close()
     sys.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", [["--help"], ["split", "--help"], ["--version"]])
+def test_an_output_that_is_full_ends_in_one_line(words):
+    with Path("/dev/full").open("w") as full:
+        call = [sys.executable, "-m", "pipeline", *words]
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device." in done.stderr
