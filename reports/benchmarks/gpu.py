@@ -17,6 +17,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -111,7 +112,8 @@ def main() -> None:
         return
     scale = plan(arguments.dry, arguments.slices)
     if arguments.part:
-        print(json.dumps(run_part(arguments.part, scale)))
+        for row in run_part(arguments.part, scale):
+            print(json.dumps(row), flush=True)
         return
     if not arguments.dry and not torch.cuda.is_available():
         parser.error("no GPU; --dry runs the script on the CPU")
@@ -119,38 +121,43 @@ def main() -> None:
     rows: list[Row] = []
     for name in arguments.parts:
         left_s = arguments.budget_s - (time.perf_counter() - started)
-        rows += run_within(name, scale, min(PARTS[name], left_s), arguments)
+        rows += run_within(name, min(PARTS[name], left_s), arguments)
         arguments.output.write_text(describe(rows, scale, time.perf_counter() - started))
     print(arguments.output.read_text())
 
 
-def run_within(name: str, scale: Scale, limit_s: float, arguments: argparse.Namespace) -> list[Row]:
-    """Run a part in a process of its own; in a dry run, where none can break the others, in this one."""
+def run_within(name: str, limit_s: float, arguments: argparse.Namespace) -> list[Row]:
+    """Run a part in a process of its own; what it measured before it failed or ran out of time is kept."""
     if limit_s <= 5:
         return [(name, "", "not measured: no time left")]
-    if arguments.dry:
-        return run_part(name, scale)
     command = [sys.executable, __file__, "--part", name]
+    command += ["--dry"] if arguments.dry else []
     command += ["--slices", str(arguments.slices)] if arguments.slices else []
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return [(name, "", f"not measured: more than {limit_s:.0f} s")]
-    if answer.returncode != 0:
-        return [(name, "", f"failed: {(answer.stderr.strip().splitlines() or ['no message'])[-1]}")]
-    return [tuple(row) for row in json.loads(answer.stdout.splitlines()[-1])]
+    end: list[Row] = []
+    with tempfile.TemporaryFile("w+") as output:
+        try:
+            answer = subprocess.run(
+                command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=limit_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            end = [(name, "", f"the rest not measured: more than {limit_s:.0f} s")]
+        else:
+            if answer.returncode != 0:
+                end = [(name, "", f"failed: {(answer.stderr.strip().splitlines() or ['no message'])[-1]}")]
+        output.seek(0)
+        lines = output.read().splitlines()
+    return [*(tuple(json.loads(line)) for line in lines if line.startswith("[")), *end]
 
 
-def run_part(name: str, scale: Scale) -> list[Row]:
-    """Run a part; an exception ends its own line alone."""
+def run_part(name: str, scale: Scale) -> Iterator[Row]:
+    """Run a part and yield each row when it is measured; an exception ends its own part alone."""
     fix_arithmetic()
-    rows: list[Row] = []
     try:
-        rows.extend((name, case, value) for case, value in MEASURES[name](scale))
+        for case, value in MEASURES[name](scale):
+            yield name, case, value
     except Exception as error:  # noqa: BLE001 - a lent machine does not wait for a fix
         traceback.print_exc()
-        rows.append((name, "", f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
-    return rows
+        yield name, "", f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def describe(rows: list[Row], scale: Scale, seconds: float) -> str:
@@ -363,15 +370,14 @@ def check_synchronisation(scale: Scale) -> Iterator[tuple[str, str]]:
 
 
 def measure_throughput(scale: Scale) -> Iterator[tuple[str, str]]:
-    """Images a second of forward and backward pass, and peak memory, ours and the peer's."""
-    for size in scale.sizes:
-        images = torch.randn(scale.batch, *size, 1, device=scale.device)
-        labels = torch.zeros(scale.batch, dtype=torch.int64, device=scale.device)
-        for name in ("bf16", "float32"):
-            for how in ("eager", "compiled", "graphs") if name == "bf16" else ("eager",):
-                for who in ("ours", PEER):
-                    case = f"{size[0]} x {size[1]}, {name}, {how}, {who}"
-                    yield case, measure_rate(scale, who, how, name, images, labels)
+    """Images a second of forward and backward pass, and peak memory, ours and the peer's; the quickest ways first."""
+    for name, how in (("bf16", "eager"), ("float32", "eager"), ("bf16", "compiled"), ("bf16", "graphs")):
+        for size in scale.sizes:
+            images = torch.randn(scale.batch, *size, 1, device=scale.device)
+            labels = torch.zeros(scale.batch, dtype=torch.int64, device=scale.device)
+            for who in ("ours", PEER):
+                case = f"{size[0]} x {size[1]}, {name}, {how}, {who}"
+                yield case, measure_rate(scale, who, how, name, images, labels)
 
 
 def measure_rate(scale: Scale, who: str, how: str, name: str, images: Tensor, labels: Tensor) -> str:
