@@ -74,7 +74,7 @@ def attention(experiment: Experiment, console: Console) -> None:
     drawn = DrawnMaps(maps, figures, backgrounds, overlays)
     with working("writing the page of attention maps", console):
         write_attention_page(folder / "index.html", experiment, checkpoint, drawn)
-    with open_run(experiment.tracking, paths) as tracked:
+    with working("sending the records", console), open_run(experiment.tracking, paths) as tracked:
         tracked.keep(RunFacts(files=name_files(paths, [folder], "attention")))
     shape = f"{len(maps.layers)} layers, {len(maps.heads)} heads"
     console.print(f"{len(rows)} {options.split} examples, {shape} -> {folder / 'index.html'}", highlight=False)
@@ -151,7 +151,7 @@ def _show_slices(experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64
     table = pd.concat(tables, ignore_index=True)
     write_table(folder / "slices.csv", table, tuple(table.columns))
     write_slice_page(folder / "index.html", experiment, run.checkpoint, weighed, strips)
-    with open_run(experiment.tracking, experiment.paths) as tracked:
+    with working("sending the records", console), open_run(experiment.tracking, experiment.paths) as tracked:
         tracked.keep(RunFacts(files=name_files(experiment.paths, [folder], "attention")))
     console.print(f"{len(rows)} {options.split} scans -> {folder / 'index.html'}", highlight=False)
 

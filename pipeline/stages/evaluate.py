@@ -87,7 +87,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
     write_index(paths.root / "reports")
-    with open_run(experiment.tracking, paths) as tracked:
+    with working("sending the records", console), open_run(experiment.tracking, paths) as tracked:
         tracked.keep(
             RunFacts(
                 tags=describe_external(evaluation.metrics),

@@ -203,7 +203,8 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
             paths.divergence.unlink(missing_ok=True)  # from an earlier start
             # A run may have been interrupted between its checkpoint and this.
             write_history(paths.history, state.history)
-            tracked.sync()
+            with working("opening the records", console):
+                tracked.sync()
         _run_epochs(run, state, tracked, console)
         best = find_best(state.history, experiment.train.monitor)
         numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
@@ -211,6 +212,8 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
         # Of the last epoch another model only where it is not the best.
         last = paths.name_file(paths.last_checkpoint) if best.epoch < len(state.history) else ""
         tracked.keep(RunFacts(metrics=numbers, files=files, checkpoint=checkpoint, last_checkpoint=last))
+        with working("sending the records", console):
+            tracked.sync()
     record = {
         "epochs": len(state.history),
         "stopped_early": len(state.history) < experiment.train.epochs,
