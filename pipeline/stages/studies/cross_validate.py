@@ -5,6 +5,7 @@ import dataclasses
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.console import working
 from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.certified_data import order_classes
@@ -41,7 +42,8 @@ def cross_validate(experiment: Experiment, console: Console) -> None:
     paths = choose_paths(experiment)
     jobs = plan_runs(experiment, store, bool(read_published_splits(experiment.paths.manifest)))
     with open_run(experiment.tracking, paths, paths.report_folder / "mlflow.json") as parent:
-        parent.sync()
+        with working("opening the records", console):
+            parent.sync()
         for job in jobs:
             _run(job, parent, console)
         study = read_cross_validation(experiment, jobs, store)

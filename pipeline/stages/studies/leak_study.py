@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.console import working
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
@@ -52,7 +53,8 @@ def leak_study(experiment: Experiment, console: Console) -> None:
     tracked_name = Workspace(paths.root, paths.name, join_names(paths.run, "leak_study"))
     with open_run(experiment.tracking, tracked_name, folder / "mlflow.json") as parent:
         parent.keep(RunFacts(settings=flatten(experiment.leak_study, "leak_study")))
-        parent.sync()
+        with working("opening the records", console):
+            parent.sync()
         study = OpenStudy(experiment, store, parent, console)
         for run in runs:
             study.complete(_describe(experiment, store, run, folder), partial(train_one, experiment, store, run))

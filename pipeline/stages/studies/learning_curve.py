@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.console import working
 from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.serialization import flatten
 from pipeline.core.workspace import Workspace, join_names
@@ -41,7 +42,8 @@ def learning_curve(experiment: Experiment, console: Console) -> None:
     tracked_name = Workspace(paths.root, paths.name, join_names(paths.run, "learning_curve"))
     with open_run(experiment.tracking, tracked_name, folder / "mlflow.json") as parent:
         parent.keep(RunFacts(settings=flatten(experiment.learning_curve, "learning_curve")))
-        parent.sync()
+        with working("opening the records", console):
+            parent.sync()
         study = OpenStudy(experiment, data.store, parent, console)
         for run in runs:
             study.complete(_describe(experiment, data, run, folder), partial(train_one, experiment, data, run))

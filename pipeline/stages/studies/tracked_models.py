@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment
-from pipeline.core.console import working_in_parts
+from pipeline.core.console import working, working_in_parts
 from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
@@ -81,7 +81,8 @@ class OpenStudy:
         name_tracking_record(model.path).unlink(missing_ok=True)
         with self._track(model) as tracked:
             tracked.keep(RunFacts(settings=settings | {"train.seed": model.seed}, datasets=(model.use,)))
-            tracked.sync()
+            with working(name, self.console):
+                tracked.sync()
             with working_in_parts(name, model.epochs, self.console) as move:
                 outcome, facts = measure(
                     lambda: train(lambda result: move(f"{result.epoch} of {model.epochs} epochs", 1.0))
