@@ -38,6 +38,7 @@ from pipeline.reporting.comparison.page import (
     write_comparison,
 )
 from pipeline.reporting.comparison.runs import find_report_folders, locate, read_runs
+from tests.builders.page_reader import PageReader
 
 CLASSES = ("left", "right")
 HOSTILE = "<script>alert(1)</script>"
@@ -343,10 +344,13 @@ def test_only_options_that_differ_are_listed(root):
 
 
 def test_lower_is_better_where_it_is(root):
-    page = re.sub("</?span[^>]*>", "", write_page(root, "knees/wide", "knees"))
-    pattern = r'<td class="text">([^<]*)</td><td class="number">[^<]*</td><td class="number">([+-][\d.]+)</td>.*'
-    cells = re.findall(pattern + r'<td class="text">(better|worse|no .*?)</td>', page)
-    verdicts = {name: (value[0], verdict) for name, value, verdict in cells}
+    rows = [
+        [cell.read().strip() for cell in (*row.find("th"), *row.find("td"))]
+        for row in PageReader(write_page(root, "knees/wide", "knees")).find("tr")
+    ]
+    head = next(row for row in rows if "Verdict" in row)
+    differences = [dict(zip(head, row, strict=True)) for row in rows if len(row) == len(head) and row[0] == "knees"]
+    verdicts = {row["Score"]: (row["Difference"][0], row["Verdict"]) for row in differences if row["Level"] == "Volume"}
     assert verdicts["Accuracy"] == ("-", "worse")
     assert verdicts["Negative log-likelihood ↓"] == ("+", "worse")
 

@@ -15,6 +15,7 @@ import pipeline.data.batches
 from pipeline.cli import main
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
+from pipeline.config.outputs import PredictConfig
 from pipeline.core.errors import UserError
 from pipeline.core.tables import MANIFEST_COLUMNS, SPLIT_COLUMNS, read_table, write_table
 from pipeline.data.leak_certificate import check_certificate
@@ -118,7 +119,7 @@ def test_other_voxels_next_to_the_same_header_are_another_scan(suffix, tmp_path)
     source, scan = Source("knee", "1", "left", (Path("knee.hdr"),)), Scan("knee", (header,))
 
     def identify() -> tuple[str, str]:
-        return compute_part_key(tmp_path, [source], scans.OPTIONS), _identify([checkpoint], [scan], 0.0)
+        return compute_part_key(tmp_path, [source], scans.OPTIONS), _identify([checkpoint], [scan], PredictConfig())
 
     before = identify()
     assert identify() == before

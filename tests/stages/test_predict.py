@@ -200,14 +200,11 @@ def test_a_volume_unlike_those_of_training_gets_a_warning(predict, knees, write_
     assert "intensities" in row["warnings"]
 
 
-def test_a_killed_call_resumes_where_it_was(tiny_workspace, knees, tmp_path):
-    """The process kills itself when it opens the fourth scan; by then three rows are on disk."""
-    output = tmp_path / "new.csv"
-    words = ["predict", *map(str, knees[:5]), "--config", str(tiny_workspace / "tiny.yaml")]
-    words += ["--workspace", str(tiny_workspace), "--predict.output", str(output)]
+def run_and_kill(words, scan):
+    """Run a stage in a process that kills itself when it opens a scan."""
 
     def kill(event, arguments):
-        if event == "open" and str(arguments[0]) == str(knees[3]):
+        if event == "open" and str(arguments[0]) == str(scan):
             os.kill(os.getpid(), signal.SIGKILL)
 
     child = os.fork()
@@ -218,6 +215,14 @@ def test_a_killed_call_resumes_where_it_was(tiny_workspace, knees, tmp_path):
         finally:
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def test_a_killed_call_resumes_where_it_was(tiny_workspace, knees, tmp_path):
+    """When the fourth scan is opened, three rows are on disk."""
+    output = tmp_path / "new.csv"
+    words = ["predict", *map(str, knees[:5]), "--config", str(tiny_workspace / "tiny.yaml")]
+    words += ["--workspace", str(tiny_workspace), "--predict.output", str(output)]
+    run_and_kill(words, knees[3])
     partial = output.with_name("new.csv.partial")
     kept = partial.read_text().splitlines()[1:]
     assert [json.loads(line)["path"] for line in kept] == list(map(str, knees[:3]))
@@ -229,6 +234,17 @@ def test_a_killed_call_resumes_where_it_was(tiny_workspace, knees, tmp_path):
     assert not partial.exists()
     assert main(words) == 0
     assert pd.read_csv(output)["num_slices"].tolist() == [4] * 5, "a finished table is made again"
+
+
+def test_a_killed_call_does_not_resume_with_other_cells_to_keep(tiny_workspace, knees, tmp_path):
+    table, output = tmp_path / "scans.csv", tmp_path / "new.csv"
+    table.write_text(f"patient,path\n7,{knees[0]}\n8,{knees[1]}\n")
+    words = ["predict", str(table), "--config", str(tiny_workspace / "tiny.yaml"), "--workspace", str(tiny_workspace)]
+    words += ["--predict.output", str(output), "--predict.keep_columns", "[patient]"]
+    run_and_kill(words, knees[1])
+    table.write_text(f"patient,path\n70,{knees[0]}\n8,{knees[1]}\n")
+    assert main(words) == 0
+    assert pd.read_csv(output)["patient"].tolist() == [70, 8]
 
 
 @pytest.mark.parametrize(("option", "value"), [("output", "new.xlsx"), ("min_confidence", "1.5")])
