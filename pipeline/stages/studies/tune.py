@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config.experiment import Experiment, dump_experiment
+from pipeline.core.console import working
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.serialization import flatten
@@ -59,7 +60,8 @@ def tune(experiment: Experiment, console: Console) -> None:
         write_bytes(folder / "best.yaml", dump_experiment(recipe).encode())
         write_search(folder, experiment, data, search)
         name = Workspace(paths.root, paths.name, join_names(paths.run, "tune"))
-        with open_run(experiment.tracking, name, folder / "mlflow.json") as tracked:
+        sent = working("sending the records", console)
+        with sent, open_run(experiment.tracking, name, folder / "mlflow.json") as tracked:
             numbers = {"recipes_tried": search.num_tried, "seconds": search.seconds}
             numbers |= {
                 "best_val_loss": search.best.val_loss or 0.0,
