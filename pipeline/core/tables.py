@@ -237,8 +237,8 @@ def list_folds(text: str) -> tuple[str, ...]:
     Args:
         text: A text as :func:`clean_text` returns it.
     """
-    plain = _fold(text, (SCRIPT,))
-    return (plain,) if text.isascii() else (plain, _fold(text))
+    folded = _fold(text)
+    return (folded,) if text.isascii() else (_fold(text, (SCRIPT,)), folded)
 
 
 def find_alike(texts: Iterable[str]) -> tuple[str, str] | None:

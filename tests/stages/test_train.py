@@ -90,18 +90,23 @@ def make_varied(workspace: Path) -> Experiment:
     return with_train(make_experiment(workspace, model=model), **OPTIONS)
 
 
-def test_an_interrupted_run_of_every_method_ends_with_the_same_bytes(tmp_path):
-    whole, cut = make_varied(tmp_path / "whole"), make_varied(tmp_path / "cut")
+def interrupt_and_compare(whole: Experiment, cut: Experiment) -> None:
+    """Train both, one of them with an interruption after two of four epochs: weights and curves are the same."""
     run(whole)
     with pytest.raises(KeyboardInterrupt):
         run(cut, Cut("epoch 2/4"))
     assert "resuming after epoch 2" in run(cut)
     for name in ("best_checkpoint", "last_checkpoint"):
         assert read_weights(getattr(cut.paths, name)) == read_weights(getattr(whole.paths, name))
+    pd.testing.assert_frame_equal(numbers(cut.paths.history), numbers(whole.paths.history))
+
+
+def test_an_interrupted_run_of_every_method_ends_with_the_same_bytes(tmp_path):
+    whole, cut = make_varied(tmp_path / "whole"), make_varied(tmp_path / "cut")
+    interrupt_and_compare(whole, cut)
     first, second = (read_checkpoint(experiment.paths.last_checkpoint) for experiment in (cut, whole))
     assert all(torch.equal(first.step_weights[name], value) for name, value in second.step_weights.items())
     assert all(torch.equal(first.optimizer.tensors[name], value) for name, value in second.optimizer.tensors.items())
-    pd.testing.assert_frame_equal(numbers(cut.paths.history), numbers(whole.paths.history))
 
 
 @pytest.mark.slow
@@ -109,13 +114,7 @@ def test_an_interrupted_run_of_every_method_ends_with_the_same_bytes(tmp_path):
 def test_an_interrupted_compiled_run_ends_with_the_same_bytes(tmp_path, how):
     whole, cut = (with_train(make_experiment(tmp_path / name), compile=how) for name in ("whole", "cut"))
     torch.compiler.reset()  # it refuses to compile a method for more than eight models
-    run(whole)
-    with pytest.raises(KeyboardInterrupt):
-        run(cut, Cut("epoch 2/4"))
-    assert "resuming after epoch 2" in run(cut)
-    for name in ("best_checkpoint", "last_checkpoint"):
-        assert read_weights(getattr(cut.paths, name)) == read_weights(getattr(whole.paths, name))
-    pd.testing.assert_frame_equal(numbers(cut.paths.history), numbers(whole.paths.history))
+    interrupt_and_compare(whole, cut)
 
 
 def test_the_averaged_weights_are_those_that_are_validated_and_kept(tmp_path):
