@@ -64,7 +64,7 @@ def _build_section(name: str, title: str, found: CopyPairs, store: Store, kind: 
         name=name,
         title=count_words(found["count"], "pair"),
         text=f"Each line is a pair; of a volume the {store.kind.example} that was compared is shown.",
-        png=draw_grid([Strip(_build_cells(pair, store, kind)) for pair in drawn], columns=2),
+        content=draw_grid([Strip(_build_cells(pair, store, kind)) for pair in drawn], columns=2),
         is_sheet=True,
     )
     more = (f"{rest:,} more are not drawn.",) if rest else ()

@@ -11,12 +11,16 @@ MOST_PHONE_COLUMNS = 4  # of a table on a phone; the rows of others become lists
 SHORT_NAME = 12  # characters of a name that needs no width of its own
 MIN_WIDE_PIXELS = 1000  # a figure that needs the width of the page
 MIN_WIDE_SHEET_PIXELS = 560  # a sheet of many images would be too small next to another figure
+# The pixels of a screen that a point of an SVG file gets, so that its letters of 9 points have 20.
+PIXELS_PER_POINT = 160 / 72
 # The part of its pixels that a figure keeps on a phone, where it scrolls: the smallest letters, of 20 pixels in figures
 # (9 points) and of 13 in sheets of images, then have 9 of the screen's.
 SMALLEST_SCALE, SMALLEST_SHEET_SCALE = 9 / 20, 9 / 13
 PHONE_PIXELS = 324  # what a page has for a figure on a screen of 360 pixels, without the scroll bar of a desktop
 # Nothing else is in a number such as "1,234", "97.1 % (95.0 to 98.6)", "+0.01", "4 of 7", "2.0e-05" or a dash.
 NUMBER_PARTS = re.compile(r"(?<=\d)e(?=[-+\d])|\bto\b|\bof\b|[\d\s.,;:%()±×+\-\u2013\u2212\u00a0]")
+PNG_START = b"\x89PNG"
+SVG_SIZE = re.compile(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"')
 
 # The parts of a report, in its order.
 Part = Literal["answer", "whom", "decisions", "looks", "data"]
@@ -72,27 +76,26 @@ class Figure:
     """A figure of a page.
 
     Args:
-        name: The name of its file, without ``.png``.
+        name: The name of its file, without its ending.
         title: The title above the figure.
         text: The text next to the title; with the title also the alternative text for screen readers.
-        png: The PNG file.
+        content: The file: SVG of lines and text, PNG of images.
         is_sheet: Whether it holds many images, and so gets the width of the page sooner than other figures.
     """
 
     name: str
     title: str
     text: str
-    png: bytes
+    content: bytes
     is_sheet: bool = False
 
-    # Width and height of a PNG file are in bytes 16 to 24 (PNG specification, IHDR).
     @property
     def width(self) -> int:
-        return int.from_bytes(self.png[16:20], "big")
+        return _measure(self.content)[0]
 
     @property
     def height(self) -> int:
-        return int.from_bytes(self.png[20:24], "big")
+        return _measure(self.content)[1]
 
     @property
     def is_wide(self) -> bool:
@@ -108,7 +111,8 @@ class Figure:
     @property
     def address(self) -> str:
         """The figure itself as a data URI."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        kind = {"png": "png", "svg": "svg+xml"}[find_suffix(self.content)]
+        return f"data:image/{kind};base64,{base64.b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,20 @@ class Section:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     part: Part = "answer"
+
+
+def find_suffix(content: bytes) -> Literal["png", "svg"]:
+    """Return the ending of the file that holds a figure."""
+    return "png" if content.startswith(PNG_START) else "svg"
+
+
+def _measure(content: bytes) -> tuple[int, int]:
+    """Return the width and the height in pixels of a figure's file."""
+    if find_suffix(content) == "png":  # they are in bytes 16 to 24 (PNG specification, IHDR)
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    size = SVG_SIZE.search(content)
+    assert size is not None, "an SVG file without a viewBox"
+    return round(float(size[1]) * PIXELS_PER_POINT), round(float(size[2]) * PIXELS_PER_POINT)
 
 
 def _find_kind(cells: list[str], place: int) -> ColumnKind:

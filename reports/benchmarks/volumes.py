@@ -129,13 +129,13 @@ def run_alone(*words: str) -> dict[str, float]:
 
 def draw(rows: dict[int, dict[str, float]], path: Path) -> None:
     """Draw seconds and memory over the number of inputs."""
-    from pipeline.reporting.figures.style import BLUE, open_figure, save_png
+    from pipeline.reporting.figures.style import BLUE, open_figure
 
     with open_figure(8, 3.2) as figure:
         for axes, name, label in zip(figure.subplots(1, 2), ("seconds", "gibibytes"), ("seconds", "GiB"), strict=True):
             axes.plot(list(rows), [row[name] for row in rows.values()], "o-", color=BLUE)
             axes.set(xlabel="inputs of a scan", ylabel=f"{label} of a forward pass", xlim=(0, None), ylim=(0, None))
-        path.write_bytes(save_png(figure))
+        figure.savefig(path)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ from pipeline.studies.power_law import Comparison, Forecast
 from pipeline.studies.tuning import Search, TrialResult
 from tests.builders.certificates import build_certificate, build_copy
 from tests.builders.checkpoints import make_checkpoint
-from tests.builders.reports import build_metric, build_metrics, build_png
+from tests.builders.reports import build_metric, build_metrics, build_png, build_svg
 
 LONG = "a_name_without_a_break_" * 8
 TABLE = Table("Wide", ("Name", *(f"Column {n}" for n in range(12))), ((LONG, *("0.123",) * 11, LONG),), "A note.")
@@ -60,8 +60,8 @@ def build_report(folder: Path) -> str:
         title=LONG,
         metrics=build_metrics() | {"synthetic_note": "Made up."},
         figures={
-            "roc": build_png(),
-            "confusion_slice": build_png(1200),
+            "roc": build_svg(),
+            "confusion_slice": build_svg(540, 270),
             "worst_mistakes": build_png(),
             "attention_1": build_png(1200),
         },
@@ -70,7 +70,9 @@ def build_report(folder: Path) -> str:
         provenance={"fingerprint": "f" * 300, "versions": {"torch": "2.13.0"}},
         config_text=f"name: {LONG}\n",
         warnings=(LONG,),
-        sections=(Section("By visit", (LONG,), (TABLE,), (Figure("p", "Probe", "Below one half.", build_png(1100)),)),),
+        sections=(
+            Section("By visit", (LONG,), (TABLE,), (Figure("p", "Probe", "Below one half.", build_svg(495, 200)),)),
+        ),
         flow=flow,
         documents=documents,
     )

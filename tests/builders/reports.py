@@ -74,3 +74,9 @@ def build_png(width=20, height=10) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def build_svg(width=9, height=4.5) -> bytes:
+    """Build an SVG file; width and height are points, of which 9 have 20 pixels."""
+    size = f'width="{width}pt" height="{height}pt" viewBox="0 0 {width} {height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><path d="M 0 0 L 9 4"/></svg>'.encode()

@@ -168,7 +168,7 @@ def test_everything_is_in_one_mlflow_run(workspace):
     names = {item.path for item in client.list_artifacts(record.info.run_id, "evaluation")}
     own = [item for item in (workspace / "reports" / "tiny").iterdir() if item.is_file() and item.name[0] != "."]
     assert names == {f"evaluation/{item.name}" for item in own}
-    assert {"evaluation/report.html", "evaluation/confusion_slice.png", "evaluation/metrics.json"} <= names
+    assert {"evaluation/report.html", "evaluation/confusion_slice.svg", "evaluation/metrics.json"} <= names
     datasets = {item.tags[0].value: item.dataset.digest for item in record.inputs.dataset_inputs}
     assert set(datasets) == {"train", "val", "test"}
     assert len(set(datasets.values())) == 3

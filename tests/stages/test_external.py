@@ -113,14 +113,14 @@ def test_mlflow_gets_the_external_scores_under_names_of_their_own(validated):
 @pytest.mark.slow
 def test_an_evaluation_without_the_table_keeps_the_result_and_no_figure_that_it_does_not_draw(validated, capsys):
     before, report = read_metrics(validated)["external"], validated.joinpath(*REPORT)
-    names = {path.name for path in report.glob("*.png")}
+    names = {path.name for path in report.glob("*.??g")}
     (report / "attention_99.png").write_bytes(b"drawn from other weights")
     capsys.readouterr()
     assert run(validated, "--evaluate.logistic_regression", "false") == 0
     assert "The external validation on knees.csv is kept." in capsys.readouterr().out
     assert read_metrics(validated)["external"] == before
     assert ">External validation</h2>" in (report / "report.html").read_text()
-    assert {path.name for path in report.glob("*.png")} == names
+    assert {path.name for path in report.glob("*.??g")} == names
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_the_section_shows_each_label_in_doubt_with_its_image():
     assert sorted(row[:4] for row in section.tables[0].rows) == [
         ("s17", "p8", "cyst", "tear"), ("s3", "p1", "normal", "cyst"), ("s40", "p20", "tear", "normal"),
     ]  # fmt: skip
-    assert min(Image.open(io.BytesIO(section.figures[0].png)).size) > 12
+    assert min(Image.open(io.BytesIO(section.figures[0].content)).size) > 12
     nothing = build_doubt_section(find_label_doubts([predict(0, wrong=())], CLASSES), build_store(table))
     assert "no label" in nothing.sentences[0]
     assert (nothing.tables, nothing.figures) == ((), ())

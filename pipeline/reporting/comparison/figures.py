@@ -66,8 +66,8 @@ def draw_confusions(runs: Sequence[RunRecord]) -> list[Figure]:
                 run.name: run.metrics["levels"][level]["confusion"] for run in same if level in run.metrics["levels"]
             }
             text = f"Rows are the true class; cells are fractions of a row. {describe_confusions(counts)}"
-            png = confusion_matrices(counts, class_names)
-            figures.append(Figure(f"confusion_{level}", f"Confusion matrices, {level}s", text, png))
+            svg = confusion_matrices(counts, class_names)
+            figures.append(Figure(f"confusion_{level}", f"Confusion matrices, {level}s", text, svg))
     return figures
 
 

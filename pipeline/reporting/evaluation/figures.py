@@ -33,7 +33,7 @@ def draw_figures(store: Store, test: pd.DataFrame, metrics: Metrics) -> dict[str
         metrics: The content of metrics.json.
 
     Returns:
-        PNG bytes under the names of their files.
+        Files, SVG or PNG, under their names.
     """
     names = store.class_names
     level_name, level = first_level(metrics["levels"])

@@ -21,7 +21,7 @@ from pipeline.models.networks import count_parameters
 from pipeline.reporting.documents.data_facts import DataEvidence
 from pipeline.reporting.documents.facts import Evidence, fill_documents, write_documents
 from pipeline.reporting.documents.forms import Document, tabulate_document
-from pipeline.reporting.elements import Section, Table, tabulate_facts
+from pipeline.reporting.elements import Section, Table, find_suffix, tabulate_facts
 from pipeline.reporting.evaluation.decision_section import build_decision_section
 from pipeline.reporting.evaluation.external_section import build_external_section, summarise_external
 from pipeline.reporting.evaluation.figures import draw_attention, draw_curves, draw_figures
@@ -67,7 +67,7 @@ class Report:
     Args:
         title: The name of the experiment and of the run.
         metrics: The content of metrics.json.
-        figures: PNG bytes under "answer", "confusion_slice", "confusion_volume", "confusion_knee", "confusion_patient",
+        figures: Files under "answer", "confusion_slice", "confusion_volume", "confusion_knee", "confusion_patient",
             "confusion_image", "confusion_object", "roc", "calibration", "worst_mistakes" and "training_curves"; those
             that are absent are left out, and those with other names follow at the end.
         split_counts: A row a split, any columns.
@@ -102,8 +102,8 @@ class Report:
 
     @property
     def all_figures(self) -> dict[str, bytes]:
-        """PNG bytes of the figures, with those of the sections."""
-        return {**self.figures, **{item.name: item.png for section in self.sections for item in section.figures}}
+        """The files of the figures, with those of the sections."""
+        return {**self.figures, **{item.name: item.content for section in self.sections for item in section.figures}}
 
 
 def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation, manifest: pd.DataFrame) -> Report:
@@ -187,10 +187,11 @@ def write_evaluation(paths: Workspace, evaluation: Evaluation, report: Report) -
     if "external" not in evaluation.metrics:
         paths.external_predictions.unlink(missing_ok=True)
     write_json(paths.metrics, evaluation.metrics)
-    figures = {paths.report_folder / f"{name}.png": png for name, png in report.all_figures.items()}
-    for path, png in figures.items():
-        write_bytes(path, png)
-    for leftover in set(paths.report_folder.glob("*.png")) - figures.keys():
+    folder = paths.report_folder
+    figures = {folder / f"{name}.{find_suffix(content)}": content for name, content in report.all_figures.items()}
+    for path, content in figures.items():
+        write_bytes(path, content)
+    for leftover in {*folder.glob("*.png"), *folder.glob("*.svg")} - figures.keys():
         leftover.unlink()  # of an earlier evaluation with mistakes, or epochs, that this one does not have
     write_documents(paths.report_folder, report.documents)
     write_report(paths.report_folder / "report.html", report)

@@ -319,11 +319,11 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
     """Give each figure its title and text, with the numbers that it shows; known ones first.
 
     Args:
-        figures: PNG bytes under their names.
+        figures: Files, SVG or PNG, under their names.
         metrics: The content of metrics.json.
     """
     ordered = []
-    for name, png in sorted(figures.items(), key=lambda item: _find_place(item[0])):
+    for name, content in sorted(figures.items(), key=lambda item: _find_place(item[0])):
         base, _, number = name.rpartition("_")
         is_map = base == "attention" and number.isdigit()
         if is_map:
@@ -336,7 +336,7 @@ def order_figures(figures: Mapping[str, bytes], metrics: Metrics) -> list[Figure
         if name == "precision_recall" and len(metrics["class_names"]) > MAX_CURVES:
             text = "Precision against recall over all thresholds, a line for each class."
         text = f"{text} {describe_finding(name, metrics)}".strip()
-        ordered.append(Figure(name, title, text, png, is_sheet=is_map or name == "worst_mistakes"))
+        ordered.append(Figure(name, title, text, content, is_sheet=is_map or name == "worst_mistakes"))
     return ordered
 
 

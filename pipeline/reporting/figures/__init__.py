@@ -1,1 +1,1 @@
-"""Figures as PNG files."""
+"""Figures: lines and text as SVG files, images as PNG files."""

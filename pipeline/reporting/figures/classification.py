@@ -1,4 +1,4 @@
-"""Figures of a classifier as PNG bytes: confusion matrix, ROC curve and precision-recall curve.
+"""Figures of a classifier as SVG: confusion matrix, ROC curve and precision-recall curve.
 
 Each is a ``Figure`` object of its own: no window, no state between calls. Colours are Okabe and Ito's, which
 colour-blind readers can distinguish ("Color universal design", 2008); no fact is shown by colour alone.
@@ -26,7 +26,7 @@ from pipeline.reporting.figures.style import (
     VERMILION,
     add_legend_below,
     open_figure,
-    save_png,
+    save_svg,
     shorten,
 )
 
@@ -61,7 +61,7 @@ def confusion_matrix(
             ]
             right.set_yticks(range(len(class_names)), names)
         figure.suptitle(f"{title}  (n = {matrix.sum():,.0f})".strip(), fontsize=12, fontweight="bold")
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def compute_row_fractions(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,7 +86,12 @@ def draw_matrix(
     num_classes = len(class_names)
     # With many classes each cell holds few mistakes: the tint grows with the square root, so that they are visible.
     tint = PowerNorm(0.5 if num_classes > MAX_WRITTEN_CLASSES else 1.0, vmin=0, vmax=highest or 1)
-    axes.imshow(matrix, cmap="Blues", norm=tint, aspect="equal")
+    edges = np.arange(num_classes + 1) - 0.5
+    # Thousands of cells are an image inside of the figure, which would be a file of megabytes otherwise.
+    is_image = num_classes > MAX_WRITTEN_CLASSES
+    axes.pcolormesh(edges, edges, matrix, cmap="Blues", norm=tint, edgecolors="face", rasterized=is_image)
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
     axes.set(xlabel="Predicted", ylabel="True")
     axes.grid(visible=False)
     names = [shorten(name, 18) for name in class_names]
@@ -134,7 +139,7 @@ def roc_curve(curves: Mapping[str, RocCurve], title: str = "", auroc: str = "") 
         axes.set(xlabel="False positive rate (1 minus specificity)", ylabel="True positive rate (sensitivity)")
         axes.set_title(title, fontweight="bold")
         add_legend_below(figure, auroc)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def precision_recall_curve(
@@ -162,7 +167,7 @@ def precision_recall_curve(
         axes.set_title(title, fontweight="bold")
         if 0 < len(curves) <= MAX_CURVES:
             add_legend_below(figure, average_precision)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def _name_curve(name: str, num_curves: int) -> str:

@@ -19,7 +19,7 @@ from pipeline.reporting.figures.style import (
     VERMILION,
     add_legend_below,
     open_figure,
-    save_png,
+    save_svg,
     shorten,
 )
 
@@ -49,7 +49,7 @@ def coverage_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: st
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         axes.set_title(title, fontweight="bold")
         add_legend_below(figure)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def reliability_diagram(lines: Sequence[Reliability], event: str, title: str = "
         axes.set(xlabel=probability.format(shorten(event, 24)), ylabel=fraction.format(shorten(event, 24)))
         axes.set_title(title, fontweight="bold")
         add_legend_below(figure)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def net_benefit_curve(curve: DecisionCurve, title: str = "") -> bytes:
@@ -117,4 +117,4 @@ def net_benefit_curve(curve: DecisionCurve, title: str = "") -> bytes:
         )
         axes.set_title(title, fontweight="bold")
         add_legend_below(figure)
-        return save_png(figure)
+        return save_svg(figure)

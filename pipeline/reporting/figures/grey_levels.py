@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.reporting.figures.style import BLUE, GREY, PERCENT, VERMILION, open_figure, save_png
+from pipeline.reporting.figures.style import BLUE, GREY, PERCENT, VERMILION, open_figure, save_svg
 
 LINES = ((GREY, "-"), (BLUE, "--"), (VERMILION, "-"))
 
@@ -28,4 +28,4 @@ def draw_histograms(histograms: Mapping[str, Sequence[float]], title: str = "") 
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         axes.set_title(title, fontweight="bold")
         figure.legend(loc="outside lower center", ncols=3)
-        return save_png(figure)
+        return save_svg(figure)

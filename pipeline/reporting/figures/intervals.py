@@ -20,7 +20,7 @@ from pipeline.reporting.figures.style import (
     VERMILION,
     add_legend_below,
     open_figure,
-    save_png,
+    save_svg,
     shorten,
 )
 
@@ -59,7 +59,7 @@ def labelled_accuracies(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str
         axes.set_yticks(range(len(rows)), [shorten(row[0], 32) for row in rows])
         _finish(axes, len(rows), "Accuracy on test slices, 95 % interval over patients")
         figure.legend(loc="outside lower center", ncols=3)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def model_and_baselines(model: Estimate, baselines: Mapping[str, Estimate], chance: str, axis_title: str) -> bytes:
@@ -79,7 +79,7 @@ def model_and_baselines(model: Estimate, baselines: Mapping[str, Estimate], chan
             _draw_interval(axes, found, place, colour, "o" if place == 0 else "D", None)
         axes.set_yticks(range(len(rows)), [textwrap.fill(name, 18) for name in rows])
         _finish(axes, len(rows), axis_title)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mapping[str, Any], axis_title: str) -> bytes:
@@ -98,7 +98,7 @@ def run_accuracies(rows: Sequence[tuple[str, Mapping[str, Any]]], pooled: Mappin
         axes.axhline(len(rows) - 0.5, color=GREY, linewidth=0.8)
         axes.set_yticks(range(len(rows) + 1), [*(shorten(name, 32) for name, _ in rows), "pooled"])
         _finish(axes, len(rows) + 1, axis_title)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: float, title: str = "") -> bytes:
@@ -121,7 +121,7 @@ def accuracy_over_index(indices: Sequence[int], accuracies: Estimates, overall: 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title, fontweight="bold")
         add_legend_below(figure)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
@@ -152,7 +152,7 @@ def accuracy_of_parts(panels: Sequence[Panel], overall: float) -> bytes:
             axes.set_title(panel.title, fontweight="bold")
         drawn[0].set_ylabel("Accuracy")
         add_legend_below(figure)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def read_estimates(accuracies: Estimates, key: Literal["value", "low", "high"]) -> Any:

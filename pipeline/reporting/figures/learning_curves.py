@@ -1,16 +1,13 @@
-"""The figure of a learning curve: the accuracy by the number of training patients, as PNG and as SVG."""
+"""The figure of a learning curve: the accuracy by the number of training patients."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from pipeline.evaluation.schema import Estimate
 from pipeline.reporting.figures.intervals import read_estimates
-from pipeline.reporting.figures.style import BLUE, GREEN, GREY, PAPER, PERCENT, PURPLE, VERMILION, open_figure, save_png
+from pipeline.reporting.figures.style import BLUE, GREEN, GREY, PERCENT, PURPLE, VERMILION, open_figure, save_svg
 
 COLOURS = {"perceiver": BLUE, "distilled": PURPLE, "cnn": VERMILION, "logistic_regression": GREEN}
 MARKERS = {"perceiver": "o", "distilled": "^", "cnn": "D", "logistic_regression": "s"}
@@ -38,16 +35,13 @@ class Curve:
     draws: tuple[tuple[float, ...], ...]
 
 
-def draw_learning_curves(curves: Sequence[Curve], wanted: float, group: str) -> tuple[bytes, bytes]:
+def draw_learning_curves(curves: Sequence[Curve], wanted: float, group: str) -> bytes:
     """Draw the mean accuracy of each model with both intervals, and each draw as a dot.
 
     Args:
         curves: The curves.
         wanted: The wanted accuracy, a dashed line.
         group: The word for training patients, in the plural.
-
-    Returns:
-        The figure as PNG and as SVG; the same figure gives the same bytes.
     """
     with open_figure(7.4, 4.6) as figure:
         axes = figure.subplots()
@@ -70,12 +64,4 @@ def draw_learning_curves(curves: Sequence[Curve], wanted: float, group: str) -> 
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         axes.set(xlabel=f"Training {group}", ylabel="Accuracy on the test rows")
         figure.legend(loc="outside lower center", ncols=4)
-        return save_png(figure), save_svg(figure)
-
-
-def save_svg(figure: Figure) -> bytes:
-    """Return a figure as SVG, its text as paths; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "perceiver"}):
-        figure.savefig(buffer, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+        return save_svg(figure)

@@ -20,7 +20,7 @@ from pipeline.reporting.figures.style import (
     PHONE_WIDTH,
     VERMILION,
     open_figure,
-    save_png,
+    save_svg,
     shorten,
 )
 
@@ -58,7 +58,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> bytes:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label="kept weights")
         figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def run_curves(histories: Mapping[str, pd.DataFrame], best_epochs: Mapping[str, int]) -> bytes:
@@ -88,7 +88,7 @@ def run_curves(histories: Mapping[str, pd.DataFrame], best_epochs: Mapping[str, 
             place.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=PERCENT))
         figure.legend(loc="outside lower center", ncols=2)
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_names: Sequence[str]) -> bytes:
@@ -109,7 +109,7 @@ def confusion_matrices(counts: Mapping[str, Sequence[Sequence[int]]], class_name
             place.set_title(shorten(name, 24), fontweight="bold")
         for place in list(figure.axes)[len(counts) :]:
             place.set_axis_off()
-        return save_png(figure)
+        return save_svg(figure)
 
 
 def _describe_cells(matrix: NDArray[np.float64], num_classes: int) -> tuple[NDArray[np.float64], list[str]]:

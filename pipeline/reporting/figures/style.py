@@ -1,4 +1,4 @@
-"""Style of all figures: colours, fonts and PNG files."""
+"""Style of all figures: colours, fonts and SVG files."""
 
 import contextlib
 import io
@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image
 
 from pipeline.reporting.figures.fonts import FONT, find_fonts
 
@@ -40,6 +38,10 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.w_pad": 0.09,
     # A class called "$x" is a name, not a formula.
     "text.parse_math": False,
+    # The same on every machine: letters as curves, images inside of the file, and names that no chance decides.
+    "svg.fonttype": "path",
+    "svg.image_inline": True,
+    "svg.hashsalt": "perceiver",
 }
 DOTS_PER_INCH = 160
 PERCENT = "\u00a0%"
@@ -55,30 +57,29 @@ def open_figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
 
 
-def save_png(figure: Figure) -> bytes:
-    """Return a figure as PNG; the same figure gives the same bytes.
+def save_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, its letters as curves; the same figure gives the same bytes.
 
     ``Figure.savefig`` would draw it twice, first without ink for the layout, which drawing itself computes. It is drawn
     a second time where :data:`FONT` lacks a letter that another font has.
     """
-    canvas = FigureCanvasAgg(figure)
-    fonts = find_fonts(_draw(canvas))
+    canvas = FigureCanvasSVG(figure)
+    content, boxes = _draw(canvas)
+    fonts = find_fonts(boxes)
     if fonts:
         families = [FONT, *sorted({font.name for font in fonts.values()})]
         for text in figure.findobj(Text):
             text.set_fontfamily(families)
-        _draw(canvas)
-    buffer = io.BytesIO()
-    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
-    pixels.save(buffer, format="png", dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
-    return buffer.getvalue()
+        content, _ = _draw(canvas)
+    return content
 
 
-def _draw(canvas: FigureCanvasAgg) -> frozenset[str]:
-    """Draw a figure, and return the letters that are boxes in it."""
+def _draw(canvas: FigureCanvasSVG) -> tuple[bytes, frozenset[str]]:
+    """Draw a figure, and return the file and the letters that are boxes in it."""
+    buffer = io.StringIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        canvas.draw()  # type: ignore[no-untyped-call]
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     letters = set()
     for warning in caught:
         lacking = re.match(r"Glyph (\d+) .* missing from", str(warning.message))
@@ -86,7 +87,7 @@ def _draw(canvas: FigureCanvasAgg) -> frozenset[str]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         else:
             letters.add(chr(int(lacking[1])))
-    return frozenset(letters)
+    return buffer.getvalue().encode(), frozenset(letters)
 
 
 def add_legend_below(figure: Figure, title: str = "") -> None:

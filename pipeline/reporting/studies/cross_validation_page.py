@@ -101,7 +101,7 @@ def describe_method(study: CrossValidation, kind: DataKind) -> list[str]:
 def write_cross_validation(
     paths: Workspace, study: CrossValidation, store: Store, doubts: LabelDoubts, synthetic_note: str
 ) -> None:
-    """Write ``cross_validation.json``, ``.csv``, ``.png`` and ``.html``, and ``label_doubts.csv``.
+    """Write ``cross_validation.json``, ``.csv``, ``.svg`` and ``.html``, and ``label_doubts.csv``.
 
     Args:
         paths: The folders of the experiment, with the report folder of all runs together.
@@ -113,7 +113,7 @@ def write_cross_validation(
     folder, kind = paths.report_folder, store.kind
     sentences = describe_pooled(study, kind)
     first, _ = first_level(study.pooled)
-    png = run_accuracies(
+    svg = run_accuracies(
         [(run.name, run.levels[first]["accuracy"]) for run in study.runs],
         study.pooled[first]["metrics"]["accuracy"],
         f"Accuracy on test {plural(first)}, 95 % interval over {plural(kind.group)}",
@@ -141,7 +141,7 @@ def write_cross_validation(
     write_json(folder / "cross_validation.json", content)
     write_table(folder / "cross_validation.csv", pd.DataFrame(flat), tuple(flat[0]))
     write_table(folder / "label_doubts.csv", doubts.table, DOUBT_COLUMNS)
-    write_bytes(folder / "cross_validation.png", png)
+    write_bytes(folder / "cross_validation.svg", svg)
     pooled = show_percent_briefly(study.pooled[first]["metrics"]["accuracy"])
     text = f"Each run with its 95\u00a0% interval; pooled over all runs: {pooled}."
     write_page(
@@ -154,7 +154,7 @@ def write_cross_validation(
             Section(
                 "Results",
                 tables=(tabulate_runs(study, kind), tabulate_pooled(study.pooled), tabulate_means(study)),
-                figures=(Figure("cross_validation", "Accuracy of each run", text, png),),
+                figures=(Figure("cross_validation", "Accuracy of each run", text, svg),),
             ),
             build_doubt_section(doubts, store),
             Section(

@@ -169,7 +169,7 @@ def tabulate_outcomes(outcomes: Sequence[LeakOutcome], class_names: Sequence[str
 
 
 def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: LeakStudy) -> None:
-    """Write ``leak_study.json``, ``.csv``, ``.png`` and ``.html``.
+    """Write ``leak_study.json``, ``.csv``, ``.svg`` and ``.html``.
 
     Args:
         folder: The folder to write to.
@@ -183,7 +183,7 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     chance = 1 / len(names)
     by_key = {(outcome.unit, outcome.labels): outcome.accuracy for outcome in outcomes}
     drawn = [(name_units_in_words(name, names), by_key[name, "true"], by_key[name, "shuffled"]) for name in units]
-    png = labelled_accuracies(drawn, chance)
+    svg = labelled_accuracies(drawn, chance)
     note = DATASETS[experiment.data.dataset].synthetic_note
     content: dict[str, Any] = {"synthetic_note": note, "class_names": list(names)}
     content |= {"chance": chance, "seeds": experiment.leak_study.seeds}
@@ -194,9 +194,9 @@ def write_leak_study(folder: Path, experiment: Experiment, store: Store, study: 
     flat = pd.json_normalize(list_rows(outcomes))
     flat = flat.rename(columns=lambda name: name.removeprefix("accuracy.")).rename(columns={"value": "accuracy"})
     write_table(folder / "leak_study.csv", flat, tuple(flat))
-    write_bytes(folder / "leak_study.png", png)
+    write_bytes(folder / "leak_study.svg", svg)
     text = "Dots with their 95\u00a0% intervals over patients; the dashed line is chance."
-    figure = Figure("leak_study", "Accuracy by way to split", text, png)
+    figure = Figure("leak_study", "Accuracy by way to split", text, svg)
     facts = _list_facts(experiment, store, study)
     write_page(
         folder / "leak_study.html",

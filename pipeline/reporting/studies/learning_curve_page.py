@@ -244,7 +244,7 @@ def tabulate_forecasts(forecasts: Sequence[Forecast], kind: DataKind) -> Table:
 
 
 def write_learning_curve(folder: Path, experiment: Experiment, store: Store, curve: LearningCurve) -> None:
-    """Write ``learning_curve.json``, two tables, the figure as PNG and SVG, and the page last.
+    """Write ``learning_curve.json``, two tables, the figure as SVG, and the page last.
 
     Args:
         folder: The folder to write to.
@@ -254,7 +254,7 @@ def write_learning_curve(folder: Path, experiment: Experiment, store: Store, cur
     """
     kind, wanted = store.kind, experiment.learning_curve.wanted
     sentences = describe_curve(curve, kind)
-    png, svg = draw_learning_curves(_list_curves(curve), wanted, plural(kind.group))
+    svg = draw_learning_curves(_list_curves(curve), wanted, plural(kind.group))
     note = DATASETS[experiment.data.dataset].synthetic_note
     content: dict[str, Any] = {"synthetic_note": note, "class_names": list(store.class_names), "sentences": sentences}
     content |= {"options": dataclasses.asdict(experiment.learning_curve)}
@@ -265,13 +265,12 @@ def write_learning_curve(folder: Path, experiment: Experiment, store: Store, cur
     write_table(folder / "learning_curve.csv", summary, tuple(summary))
     draws = pd.DataFrame([{name: record.get(name) for name in DRAW_COLUMNS} for record in curve.records])
     write_table(folder / "learning_curve_draws.csv", draws, DRAW_COLUMNS)
-    write_bytes(folder / "learning_curve.png", png)
     write_bytes(folder / "learning_curve.svg", svg)
     text = (
         "Means over the draws, which are dots. Broad lines: 95\u00a0% intervals over draws. Thin lines: over test "
-        f"{plural(kind.group)}. The same figure as SVG: learning_curve.svg."
+        f"{plural(kind.group)}."
     )
-    figure = Figure("learning_curve", f"Accuracy by the number of training {plural(kind.group)}", text, png)
+    figure = Figure("learning_curve", f"Accuracy by the number of training {plural(kind.group)}", text, svg)
     tables = [tabulate_points(curve.points, kind)]
     if curve.comparisons:
         tables.append(tabulate_comparisons(curve.comparisons, kind))

@@ -9,12 +9,12 @@ import pytest
 from pipeline.copies.certificate import certify
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES, WHOLE_VOLUMES
 from pipeline.data.store import Store
-from pipeline.reporting.elements import Figure, Section, Table
+from pipeline.reporting.elements import Figure, Section, Table, find_suffix
 from pipeline.reporting.evaluation.page import Report, summarise_certificate, write_report
 from pipeline.reporting.evaluation.scores import describe_question, describe_visits, summarise_in_words
 from pipeline.reporting.formatting import show_number, show_percent
 from tests.builders.certificates import build_certificate, build_copy
-from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores
+from tests.builders.reports import Tags, build_metric, build_metrics, build_png, build_scores, build_svg
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -23,7 +23,7 @@ def build_page(tmp_path, **changes) -> str:
     arguments = {
         "title": "phantom",
         "metrics": build_metrics(),
-        "figures": {"roc": build_png(), "confusion_slice": build_png(1200)},
+        "figures": {"roc": build_svg(), "worst_mistakes": build_png(1200)},
         "split_counts": pandas.DataFrame({"split": ["train", "test"], "patients": [1234, 20]}),
         "certificate": {"passed": True, "counts": {"patients_in_two_splits": 0}, "findings": []},
         "provenance": {"seed": 20260101, "versions": {"torch": "2.13.0"}},
@@ -117,7 +117,10 @@ def test_the_page_loads_nothing_from_the_network(tmp_path):
     assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "object"})
     images = [attributes["src"] for _, attributes in tags if "src" in attributes]
     assert len(images) == 2
-    assert all(address.startswith("data:image/png;base64,") for address in images)
+    assert sorted(address.split(",")[0] for address in images) == [
+        "data:image/png;base64",
+        "data:image/svg+xml;base64",
+    ]
     assert all(attributes["href"].startswith("#") for _, attributes in tags if "href" in attributes)
     assert "default-src 'none'" in next(a["content"] for _, a in tags if a.get("http-equiv"))
 
@@ -311,6 +314,16 @@ def test_a_page_on_images_does_not_mention_patients(tmp_path):
     assert "a (train) and b (test) are identical." in text
     assert "Identical images across the published splits" in text
     assert "Fitted on 5 of 7." in text
+
+
+def test_a_figure_has_the_same_pixels_on_a_page_as_svg_and_as_png():
+    svg, png = Figure("a", "A", "", build_svg(324, 234)), Figure("a", "A", "", build_png(720, 520))
+    assert (svg.width, svg.height) == (png.width, png.height) == (720, 520), "9 points are 20 pixels"
+    assert [figure.address.split(",")[0] for figure in (svg, png)] == [
+        "data:image/svg+xml;base64",
+        "data:image/png;base64",
+    ]
+    assert [find_suffix(figure.content) for figure in (svg, png)] == ["svg", "png"]
 
 
 def test_further_sections_are_shown_in_their_order(tmp_path):

@@ -1,6 +1,9 @@
 import io
+import os
+import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas
@@ -8,13 +11,15 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.auroc import RocCurve
-from pipeline.reporting.figures.classification import confusion_matrix, roc_curve
+from pipeline.evaluation.class_scores import PrecisionRecallCurve
+from pipeline.reporting.figures.classification import confusion_matrix, precision_recall_curve, roc_curve
 from pipeline.reporting.figures.decision import Reliability, net_benefit_curve, reliability_diagram
 from pipeline.reporting.figures.image_grid import contact_sheet, fit_text, measure_text
 from pipeline.reporting.figures.runs import training_curves
 from pipeline.reporting.figures.style import shorten
 from tests.builders.reports import build_metric
 
+SVG = "{http://www.w3.org/2000/svg}"
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
 
 
@@ -24,6 +29,25 @@ def read_pixels(png: bytes) -> np.ndarray:
 
 def count_pixels(png: bytes, colour: tuple[int, int, int]) -> int:
     return int((read_pixels(png) == colour).all(axis=2).sum())
+
+
+def list_areas(svg: bytes, kind: str) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """Return the colour, red, green and blue, and the corners, (corners, 2), of what matplotlib drew of a kind."""
+    areas = []
+    for group in ElementTree.fromstring(svg).iter(f"{SVG}g"):
+        if group.get("id", "").startswith(kind):
+            styles = [element.get("style", "") for element in group.iter()]
+            fills = re.findall("fill: #([0-9a-f]{6})", " ".join(styles))
+            paths = [re.findall(r"-?[\d.]+", path.attrib["d"]) for path in group.iter(f"{SVG}path")]
+            corners = [np.array(path, dtype=float).reshape(-1, 2) for path in paths]
+            areas += zip([tuple(bytes.fromhex(fill)) for fill in fills], corners, strict=True)
+    return areas
+
+
+def list_cells(svg: bytes) -> list[tuple[int, ...]]:
+    """Return the colours of a confusion matrix in the order in which they are read: counts, then fractions."""
+    areas = list_areas(svg, "QuadMesh")
+    return [colour for colour, _ in sorted(areas, key=lambda area: tuple(area[1].min(axis=0)[::-1]))]
 
 
 def build_history(num_epochs: int) -> pandas.DataFrame:
@@ -45,10 +69,37 @@ def draw_all() -> dict[str, bytes]:
     }
 
 
-def test_the_same_numbers_give_the_same_bytes():
-    first, second = draw_all(), draw_all()
-    assert first == second
-    assert all(png.startswith(b"\x89PNG\r\n\x1a\n") for png in first.values())
+def test_the_same_numbers_give_the_same_bytes_in_every_process():
+    first = draw_all()
+    assert first == draw_all()
+    code = (
+        "import sys; from pipeline.reporting.figures.classification import confusion_matrix;"
+        "sys.stdout.buffer.write(confusion_matrix([[3, 1], [0, 4]], ('left', 'right'), 'Slices'))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+    assert other.stdout == first["confusion_matrix"]
+
+
+def test_lines_and_text_are_curves_that_need_no_font_no_image_and_no_other_file():
+    files = draw_all()
+    assert files.pop("contact_sheet").startswith(b"\x89PNG\r\n\x1a\n")
+    for name, svg in files.items():
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(svg).iter()}
+        assert "path" in tags, name
+        assert tags.isdisjoint({"text", "image", "script", "foreignObject"}), name
+        assert all(address.startswith(b"#") for address in re.findall(rb'href="([^"]*)', svg)), name
+
+
+def test_a_file_does_not_grow_with_the_rows_or_with_the_square_of_the_classes():
+    line = np.sort(np.random.default_rng(0).random((2, 100_000)))
+    assert len(roc_curve({"right": RocCurve(*line)})) < 100_000
+    recall = PrecisionRecallCurve(recall=line[0], precision=line[1], fraction=0.5)
+    assert len(precision_recall_curve({"right": recall})) < 150_000
+    names = [str(index) for index in range(100)]
+    cells = confusion_matrix(np.eye(100, dtype=int), names)
+    assert len(cells) < 1_000_000
+    assert cells.count(b"<image") == 2, "the cells of many classes are one image a matrix"
 
 
 def test_figures_need_no_window_and_leave_no_state():
@@ -63,18 +114,13 @@ def test_figures_need_no_window_and_leave_no_state():
 
 
 def test_counts_and_fractions_are_drawn_from_the_rows():
-    even, uneven = (
-        read_pixels(confusion_matrix(counts, ("a", "b"))) for counts in ([[5, 5], [5, 5]], [[90, 90], [5, 5]])
+    even, uneven, certain = (
+        list_cells(confusion_matrix(counts, ("a", "b")))
+        for counts in ([[5, 5], [5, 5]], [[90, 90], [5, 5]], [[10, 0], [5, 5]])
     )
-    height, width, _ = even.shape
-    # Next to the numbers: upper and lower left cell of the counts, then of the fractions.
-    cells = [(0.12, 0.28), (0.32, 0.28), (0.6, 0.28), (0.79, 0.28)]
-    same = [np.array_equal(*(pixels[int(y * height), int(x * width)] for pixels in (even, uneven))) for y, x in cells]
     # The second row has lower counts, but the same fractions.
-    assert same == [True, False, True, True]
-    certain = read_pixels(confusion_matrix([[10, 0], [5, 5]], ("a", "b")))
-    y, x = int(0.6 * height), int(0.28 * width)
-    assert certain[y, x].sum() < even[y, x].sum()  # a whole is darker than a half
+    assert [left == right for left, right in zip(even, uneven, strict=True)] == [True, True, False, False, *[True] * 4]
+    assert sum(certain[4]) < sum(even[4]) < sum(certain[5]), "a whole is darker than a half, and that than nothing"
 
 
 @pytest.mark.filterwarnings("error")
@@ -150,13 +196,11 @@ def test_the_decision_curve_has_no_band_where_there_is_no_interval():
         for place in range(1, 20):
             low, high = (None, None) if is_withheld and place > 9 else (0.1, 0.4)
             points.append({"threshold": place / 20, "model": build_metric(0.25, low, high), "treat_all": 0.0})
-        return read_pixels(net_benefit_curve({"prevalence": 0.5, "is_observed": True, "curve": points}))
+        figure = net_benefit_curve({"prevalence": 0.5, "is_observed": True, "curve": points})
+        ((colour, corners),) = list_areas(figure, "FillBetween")
+        assert colour == BLUE
+        return corners[:, 0]
 
     whole, part = draw(False), draw(True)
-    # On white, a band of BLUE at 18 % is this colour.
-    is_band, is_left = ((pixels == (209, 229, 241)).all(axis=2).sum(axis=0) for pixels in (whole, part))
-    middle = whole.shape[1] * 11 // 20  # the axis begins right of the labels
-    assert is_band[:middle].sum() > 0
-    assert is_band[middle:].sum() > 0
-    assert is_left[:middle].sum() > 0.8 * is_band[:middle].sum()
-    assert is_left[middle + 20 :].sum() == 0
+    assert part.min() == whole.min()
+    assert (part.max() - part.min()) / (whole.max() - whole.min()) == pytest.approx(8 / 18)

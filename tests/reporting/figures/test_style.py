@@ -20,7 +20,7 @@ from pipeline.reporting.figures.image_grid import contact_sheet
 def draw(text):
     with style.open_figure(2, 1) as figure:
         figure.suptitle(text)
-        return style.save_png(figure)
+        return style.save_svg(figure)
 
 
 def build_font(path, name, letters):
@@ -117,10 +117,10 @@ def test_a_figure_that_is_drawn_once_is_the_one_that_savefig_draws_twice():
         return figure
 
     with style.open_figure(3, 2) as figure:
-        once = style.save_png(plot(figure))
+        once = style.save_svg(plot(figure))
     with style.open_figure(3, 2) as figure:
         twice = io.BytesIO()
-        plot(figure).savefig(twice, format="png", dpi=style.DOTS_PER_INCH, metadata={"Software": None})
+        plot(figure).savefig(twice, format="svg", facecolor=style.PAPER, metadata={"Date": None, "Creator": None})
     assert once == twice.getvalue()
 
 

@@ -63,7 +63,7 @@ def test_numbers_are_those_of_the_predictions(workspace):
     page = (folder / "leak_study.html").read_text()
     for sentence in read_leak_study(workspace)["sentences"]:
         assert sentence in page
-    assert (folder / "leak_study.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "leak_study.svg").read_bytes()[:5] == b"<?xml"
 
 
 def test_mlflow_shows_the_eight_below_one_parent(workspace):
