@@ -3,11 +3,12 @@
     make preprocess split CONFIG=configs/mnist.yaml
     python reports/benchmarks/mnist_peer.py [--minutes 10] [--seed 0] [--output FILE]
     python reports/benchmarks/mnist_peer.py --rounds 15 [--output FILE]
+    python reports/benchmarks/mnist_peer.py --profile 10 [--output FILE]
 
 All get the same squares of pixels as inputs and the same numbers of latents, layers and heads. perceiver-pytorch's
 feed-forward layers are four times as wide as the latents, those of the config two times; "ours-wide" has four times as
 well, and so exactly the peer's parameters. With ``--rounds`` only the training steps are timed, of all models by
-turns, on made-up images; else each trains for as
+turns, on made-up images; with ``--profile`` it says what they spend their time on; else each trains for as
 many epochs as fit into the minutes by its own pace, which is measured beforehand with validation included, and its
 learning rate falls to the end of them. The epoch is chosen on validation; the test images are read once, by that
 epoch's weights.
@@ -47,6 +48,17 @@ from pipeline.training.optimization.optimizers import build_optimizer
 
 MODELS = ("ours", "ours-wide", "perceiver-pytorch")
 PRECISIONS = ("float32", "bf16")
+# What a training step spends its time on, by the names of torch's operators; the rest is "other".
+PARTS = {
+    "matrix products": ("mm", "addmm", "bmm"),
+    "fused attention": (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "GELU": ("gelu", "gelu_backward"),
+    "products by element": ("mul", "mul_"),
+    "copies": ("copy_", "cat", "fill_"),
+}
 # The feed-forward widening of perceiver-pytorch, which is no option of it.
 PEER_WIDENING = 4
 # Steps from whose pace the number of epochs is computed; as many before them load kernels.
@@ -92,6 +104,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=0, help="time so many training steps of each, and train nothing")
+    parser.add_argument(
+        "--profile", type=int, default=0, help="profile so many training steps of each, and train nothing"
+    )
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="of the timed steps")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--output", type=Path, help="also write the table to this file")
@@ -99,6 +114,8 @@ def main() -> None:
     experiment = parse_experiment("train", ["--config", arguments.config, "--train.seed", str(arguments.seed)])
     if arguments.rounds:
         lines = compare_steps(arguments.models, experiment, arguments.rounds, arguments.precisions)
+    elif arguments.profile:
+        lines = profile_steps(arguments.models, experiment, arguments.profile)
     else:
         lines = train_all(arguments.models, experiment, arguments.minutes * 60)
     text = "\n".join([*lines, ""])
@@ -132,22 +149,8 @@ def train_all(names: list[str], experiment: Experiment, seconds: float) -> list[
 
 def compare_steps(names: list[str], experiment: Experiment, rounds: int, precisions: list[str]) -> list[str]:
     """Time training steps of all models by turns, in each precision, and return the lines of the page."""
-    spec, size = InputSpec(IMAGES, 1, (28, 28), 1, tuple("0123456789")), experiment.train.batch_size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(size, 1, 28, 28, generator=generator)
-    labels = torch.randint(0, 10, (size,), generator=generator)
-    models = {name: build(name, experiment, spec) for name in names}
-    optimizers = {name: build_optimizer(model, experiment.train) for name, model in models.items()}
-
-    def step(name: str, is_bf16: bool) -> float:
-        started = time.perf_counter()
-        optimizers[name].zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-            logits = models[name](images, torch.zeros(size))
-        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizers[name].step()
-        return time.perf_counter() - started
-
+    steps = {name: StepOnNoise(name, experiment) for name in names}
+    size = experiment.train.batch_size
     lines = [
         f"`--rounds {rounds}`: training steps of {size} images, by turns, median.",
         describe_machine(experiment),
@@ -159,14 +162,64 @@ def compare_steps(names: list[str], experiment: Experiment, rounds: int, precisi
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(rounds + 2):
             for name in names:
-                taken = step(name, precision == "bf16")
+                taken = steps[name](precision == "bf16")
                 if turn >= 2:  # the first ones load kernels
                     seconds[name].append(taken)
         for name in names:
-            parameters, pace = count_parameters(models[name]), size / statistics.median(seconds[name])
+            parameters, pace = count_parameters(steps[name].model), size / statistics.median(seconds[name])
             times = [peer / own for peer, own in zip(seconds[MODELS[-1]], seconds[name], strict=True)]
             lines.append(f"| {name} | {parameters:,} | {precision} | {pace:,.0f} | {statistics.median(times):.2f} |")
     return lines
+
+
+def profile_steps(names: list[str], experiment: Experiment, num_steps: int) -> list[str]:
+    """Profile training steps of each model in float32, and return the lines of the page."""
+    lines = [
+        f"`--profile {num_steps}`: milliseconds of a training step of {experiment.train.batch_size} images, by what "
+        "its operators do (torch's profiler, float32).",
+        describe_machine(experiment),
+        "",
+        f"| model | whole step | {' | '.join(PARTS)} | other |",
+        "|---|---|" + "---|" * (len(PARTS) + 1),
+    ]
+    for name in names:
+        step = StepOnNoise(name, experiment)
+        step(is_bf16=False)  # loads kernels
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            for _ in range(num_steps):
+                step(is_bf16=False)
+        found = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiler.key_averages()}
+        parts = [sum(found.get(operator, 0.0) for operator in operators) for operators in PARTS.values()]
+        whole = sum(found.values())
+        cells = [f"{microseconds / num_steps / 1000:.0f}" for microseconds in (whole, *parts, whole - sum(parts))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+class StepOnNoise:
+    """A training step of one model on images of noise, the same for all.
+
+    Args:
+        name: The model, one of :data:`MODELS`.
+        experiment: All options.
+    """
+
+    def __init__(self, name: str, experiment: Experiment) -> None:
+        size, generator = experiment.train.batch_size, torch.Generator().manual_seed(0)
+        self.images = torch.randn(size, 1, 28, 28, generator=generator)
+        self.labels = torch.randint(0, 10, (size,), generator=generator)
+        self.model = build(name, experiment, InputSpec(IMAGES, 1, (28, 28), 1, tuple("0123456789")))
+        self.optimizer = build_optimizer(self.model, experiment.train)
+
+    def __call__(self, is_bf16: bool) -> float:
+        """Take one step and return its seconds."""
+        started = time.perf_counter()
+        self.optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            logits = self.model(self.images, torch.zeros(len(self.images)))
+        torch.nn.functional.cross_entropy(logits.float(), self.labels).backward()
+        self.optimizer.step()
+        return time.perf_counter() - started
 
 
 def train_one(name: str, experiment: Experiment, store: Store, roles: dict[str, str], seconds: float) -> str:
