@@ -170,6 +170,8 @@ def describe(found: dict[str, dict[int, dict[str, float]]]) -> str:
 
 
 def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     from pipeline.reporting.figures.style import BLUE, VERMILION, open_figure, save_svg
 
     with open_figure(9, 5.6) as figure:
@@ -180,6 +182,10 @@ def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
             ):
                 axes.plot(list(rows), [row[key] for row in rows.values()], line, color=colour, label=label)
             axes.set(xscale="log", yscale="log", xlabel=TITLES[name])
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 3) if axis is axes.yaxis else (1,), numticks=12))
+                axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+                axis.set_minor_formatter(NullFormatter())
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         write_bytes(path, save_svg(figure))
 
