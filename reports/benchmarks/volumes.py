@@ -4,7 +4,7 @@
 
 Each case runs in a process of its own, so that its peak of memory is its own; what the process had before the case is
 not counted. Printed is the median processor time of the rounds, on one thread. Steps are forward, backward and AdamW in
-float32 with the model of configs/phantom_lesion.yaml, forward passes are without gradients. The 3-D ResNet is MONAI's,
+float32 with the model of configs/phantom_volume.yaml, forward passes are without gradients. The 3-D ResNet is MONAI's,
 of 18 layers, on the voxels of the smallest scan alone, because it takes minutes for the others.
 """
 
@@ -83,7 +83,7 @@ def build_step(model: nn.Module, answer: Callable[[], torch.Tensor]) -> Callable
 
 def measure_step(name: str) -> dict[str, float]:
     """Measure a step on as many slices: of whole scans, of half their slices, or one by one in batches."""
-    config = parse_experiment("train", ["--config", "configs/phantom_lesion.yaml"]).model.image_config
+    config = parse_experiment("train", ["--config", "configs/phantom_volume.yaml"]).model.image_config
     shape = {"height": SIDE, "width": SIDE, "num_classes": 2}
     if name == "slices":
         model: nn.Module = ImagePerceiver(config, channels=1, **shape)
