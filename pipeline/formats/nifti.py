@@ -226,7 +226,22 @@ def _check_affine(path: Path, header: Any) -> Array:
         affine: Array = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise VolumeError(f"{path}: no valid affine ({error}): left and right are unknown.") from error
-    return check_matrix(str(path), affine)
+    try:
+        return check_matrix(str(path), affine)
+    except VolumeError as error:
+        if _has_usable_qform(path, header):
+            raise VolumeError(f"{error} The qform is valid: set sform_code to 0 to take it.") from error
+        raise
+
+
+def _has_usable_qform(path: Path, header: Any) -> bool:
+    if int(header["qform_code"]) == 0:
+        return False
+    try:
+        check_matrix(str(path), np.asarray(header.get_qform(), dtype=np.float64))
+    except (HeaderDataError, ValueError, VolumeError):
+        return False
+    return True
 
 
 def _name_different_sides(header: Any) -> bool:

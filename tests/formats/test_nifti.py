@@ -255,6 +255,19 @@ def test_voxel_sizes_that_sform_and_pixdim_state_differently_are_doubted(tmp_pat
     assert volume.doubt == "voxels are 1x0.6x3 by the sform and 0.5x0.6x3 by pixdim; the sform is taken"
 
 
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_an_sform_of_zeros_is_refused_and_a_valid_qform_named(tmp_path, qform_code):
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
+    image.set_qform(AFFINE, code=qform_code)
+    image.set_sform(AFFINE, code=1)
+    content = image.to_bytes()
+    path = tmp_path / "zeros.nii"
+    path.write_bytes(content[:280] + bytes(48) + content[328:])  # srow_x, srow_y and srow_z
+    with pytest.raises(VolumeError, match="no valid affine") as refusal:
+        read_volume(path)
+    assert ("The qform is valid: set sform_code to 0" in str(refusal.value)) == (qform_code == 1)
+
+
 def test_an_sform_and_a_qform_of_different_sides_are_refused_or_unknown(tmp_path):
     values, affine = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([0.5, 0.6, 3.0, 1.0])
     image = nibabel.Nifti1Image(values, affine)
