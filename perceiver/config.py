@@ -103,6 +103,9 @@ class PerceiverConfig:
             tenth more time. layers: all except the latents between layers, for a quarter to a third more time.
         latent_init_std: The standard deviation of the normal distribution from which the latents, and the query if
             ``pooling`` is query, are initialised; it is truncated at 2, or at five standard deviations if that is more.
+        query_init_gain: The factor of the initial weights that turn latents into the queries of cross-attentions. With
+            1 attention starts as nearly the mean over all inputs. With about 8 each latent starts with a few of them,
+            which a finding that fills a few of thousands of inputs needs; few inputs need none.
     """
 
     input_channels: int | None = None
@@ -132,6 +135,7 @@ class PerceiverConfig:
     attention_dropout: float = 0.0
     gradient_checkpointing: Literal["none", "feedforward", "layers"] = "none"
     latent_init_std: float = 0.02
+    query_init_gain: float = 1.0
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
@@ -163,8 +167,9 @@ class PerceiverConfig:
         check_choice(owner, "positions", self.positions, ("fourier", "learned", "none"))
         check_probability(owner, "dropout", self.dropout)
         check_probability(owner, "attention_dropout", self.attention_dropout)
-        if self.latent_init_std <= 0:
-            raise ValueError(f"{owner}.latent_init_std: found {self.latent_init_std}, allowed are numbers above 0")
+        for name in ("latent_init_std", "query_init_gain"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{owner}.{name}: found {getattr(self, name)}, allowed are numbers above 0")
         if self.pooling == "cls" and self.self_attends_per_cross == 0:
             raise ValueError(
                 f"{owner}.self_attends_per_cross: found 0 with pooling 'cls', allowed are numbers of at "

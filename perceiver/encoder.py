@@ -135,6 +135,9 @@ class PerceiverEncoder(nn.Module):
         self.cross_layers = nn.ModuleList(
             CrossLayer(config, channels) for _ in range(max(self.cross_weight_indices) + 1)
         )
+        with torch.no_grad():
+            for layer in self.cross_layers:
+                cast(CrossLayer, layer).attention.to_query.weight.mul_(config.query_init_gain)
         self.latent_layers = nn.ModuleList(
             nn.Sequential(*[LatentLayer(config) for _ in range(config.self_attends_per_cross)])
             for _ in range(max(self.latent_weight_indices) + 1)

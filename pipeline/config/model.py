@@ -50,6 +50,9 @@ class ModelConfig:
             the slices. attention: a network of slices whose embeddings are averaged with weights that are learned.
         patch_slices: The number of neighbouring slices that make one input of a Perceiver; read only where ``slices``
             is joint.
+        local_contrast: Normalise each pixel by its neighbourhood: the mean of 3 x 3 pixels minus that of 9 x 9, divided
+            by the standard deviation of these. Small spots stand out then, whatever the gain of the scanner, and how
+            bright large parts are is lost. False normalises by mean and standard deviation of the training images.
         mirror_tta: Test-time augmentation: outside training, answer with the mean of the probabilities of an image and
             its mirror image. Where the classes are left and right these are exchanged in the mirror, so that a mirrored
             knee gets exactly the other answer; other classes are kept, which ``augment.horizontal_flip: keep_label``
@@ -71,6 +74,7 @@ class ModelConfig:
     slice_position: bool = ImageConfig.slice_position
     slices: Literal["joint", "mean", "max", "top3", "attention"] = "joint"
     patch_slices: int = 1
+    local_contrast: bool = False
     mirror_tta: bool = False
     pixel_permutation_seed: int | None = None
     num_points: int | None = None

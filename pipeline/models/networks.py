@@ -107,7 +107,7 @@ def _build_image_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
 
 def _build_point_perceiver(config: ModelConfig, spec: InputSpec) -> nn.Module:
     """Build the Perceiver for point clouds, which has no stem; refuse options that are for images alone."""
-    for field_name in ("architecture", "slice_position", "mirror_tta", "pixel_permutation_seed"):
+    for field_name in ("architecture", "slice_position", "local_contrast", "mirror_tta", "pixel_permutation_seed"):
         found, allowed = getattr(config, field_name), getattr(ModelConfig, field_name)
         require(found == allowed, f"model.{field_name}", found, f"{allowed!r} for point clouds")
     if config.num_points is not None:

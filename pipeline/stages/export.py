@@ -110,6 +110,7 @@ def _describe(checkpoint: Checkpoint, path: Path, differences: dict[str, float])
         "inside_the_model": {
             "mean": list(checkpoint.mean),
             "std": list(checkpoint.std),
+            "local_contrast": checkpoint.model.local_contrast,
             "mirror_average": checkpoint.model.mirror_tta,
             "loss": checkpoint.settings["train.loss"],
         },

@@ -30,13 +30,15 @@ from tests.builders.models import build_spec
 from tests.builders.scan_models import CHOICES, CNN_CHOICES
 
 SMALL = {"num_latents": 4, "latent_dim": 8, "num_bands": 2, "num_cross_attends": 1, "self_attends_per_cross": 1}
-# Between them: every kind of data, a slice's place, the mirror, the permutation, all losses, both networks.
+# Between them: every kind of data, a slice's place, the mirror, local contrast, the permutation, all losses, both
+# networks.
 MODELS = {
     "slices": (
         ModelConfig(
             stem="patches",
             patch_size=2,
             slice_position=True,
+            local_contrast=True,
             mirror_tta=True,
             perceiver=PerceiverConfig(**SMALL | {"num_cross_attends": 2}, weight_sharing="all"),
         ),
@@ -57,7 +59,10 @@ MODELS = {
         ModelConfig(num_points=12, perceiver=PerceiverConfig(**SMALL, max_freq=(4.0, 4.0, 4.0))),
         {"kind": POINTS, "image_size": (16, 3), "mean": (), "std": ()},
     ),
-} | {f"scans-{name}": (replace(config, mirror_tta=True), {"kind": SCANS}) for name, config in CHOICES.items()}
+} | {
+    f"scans-{name}": (replace(config, mirror_tta=True, local_contrast=name == "joint"), {"kind": SCANS})
+    for name, config in CHOICES.items()
+}
 
 
 def build_checkpoint(name):

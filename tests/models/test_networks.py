@@ -113,6 +113,7 @@ def test_classifier_takes_the_first_stored_points_and_normalises_each_cloud():
     [
         ({"architecture": "cnn"}, r"model\.architecture: found 'cnn', allowed is 'perceiver' for point clouds"),
         ({"slice_position": True}, r"model\.slice_position: found True, allowed is False for point clouds"),
+        ({"local_contrast": True}, r"model\.local_contrast: found True, allowed is False for point clouds"),
         ({"mirror_tta": True}, r"model\.mirror_tta: found True, allowed is False for point clouds"),
         ({"pixel_permutation_seed": 0}, r"model\.pixel_permutation_seed: found 0, allowed is None for point clouds"),
         ({"num_points": 11}, r"model\.num_points: found 11, allowed is at most 10"),

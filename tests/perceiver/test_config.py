@@ -26,6 +26,7 @@ from perceiver import ImageConfig, Perceiver, PerceiverConfig
         ({"dropout": 1.0}, r"dropout: found 1\.0.* from 0 .* 1"),
         ({"attention_dropout": -0.1}, r"attention_dropout: found -0\.1.* 0"),
         ({"latent_init_std": 0.0}, r"latent_init_std: found 0\.0.* above 0"),
+        ({"query_init_gain": 0.0}, r"query_init_gain: found 0\.0.* above 0"),
         (
             {"pooling": "cls", "self_attends_per_cross": 0},
             r"self_attends_per_cross: found 0.*pooling 'cls'",

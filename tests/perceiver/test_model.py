@@ -189,6 +189,22 @@ def test_latents_start_from_a_normal_of_the_given_standard_deviation(std):
     assert latents.abs().max() <= max(2, 5 * std)
 
 
+@pytest.mark.parametrize("cross_head_dim", [8, 32])
+@pytest.mark.parametrize("gain", [0.5, 8.0])
+def test_the_gain_multiplies_the_first_scores_of_attention(values, positions, gain, cross_head_dim):
+    def first_scores(**options):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            model = Perceiver(small_config(cross_head_dim=cross_head_dim, **options))
+        maps = model.attention_maps(values, positions, layers=(0,))
+        scores = maps[0].log()
+        return scores - scores[..., :1]  # a softmax says scores up to a constant
+
+    expected = gain * first_scores()
+    torch.testing.assert_close(first_scores(query_init_gain=gain), expected, atol=1e-4, rtol=1e-4)
+    assert expected.std() > 0.05
+
+
 def test_a_point_cloud_has_no_values_but_positions():
     model = small_perceiver(input_channels=0, axis_sizes=(8, 8, 8))
     points = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(5)) * 2 - 1

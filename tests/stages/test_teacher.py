@@ -157,6 +157,10 @@ def test_a_teacher_of_other_classes_or_inputs_or_without_maps_is_refused(taught,
         write_checkpoint(path, dataclasses.replace(checkpoint, spec=spec))
         with pytest.raises(UserError, match=named):
             describe(path, taught)
+    local = dataclasses.replace(checkpoint, model=dataclasses.replace(checkpoint.model, local_contrast=True))
+    write_checkpoint(path, local)
+    with pytest.raises(UserError, match=r"model\.local_contrast: found False, allowed is True, which the teacher"):
+        describe(path, taught)
     perceiver = taught.paths.best_checkpoint
     with pytest.raises(UserError, match=r"train\.guidance_weight: found 1, but .* is a perceiver"):
         describe(perceiver, taught)

@@ -11,6 +11,7 @@ from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES, DataKind
 from pipeline.core.text import count_words, plural
 from pipeline.data.leak_certificate import Certificate
 from pipeline.datasets import DATASETS, find_dataset, find_raw_folder
+from pipeline.models.classifier import CENTRE_PIXELS, SURROUND_PIXELS
 from pipeline.reporting.evaluation.flow_diagram import Flow
 from pipeline.training.checkpoint import Checkpoint
 
@@ -142,6 +143,12 @@ def _describe_preprocessing(checkpoint: Checkpoint) -> str:
         for values in (checkpoint.mean, checkpoint.std)
     )
     standardised = f"Values minus {means}, divided by {stds}: mean and standard deviation of the training images."
+    if checkpoint.model.local_contrast:
+        standardised += (
+            f" Then local contrast: the mean of {CENTRE_PIXELS} x {CENTRE_PIXELS} pixels minus that of "
+            f"{SURROUND_PIXELS} x {SURROUND_PIXELS}, divided by their standard deviation, which is at least "
+            "the image's mean of it."
+        )
     if not checkpoint.spec.kind.is_image:
         return f"{height:,} points an object, moved to their mean and scaled to the unit cube."
     if checkpoint.spec.kind is WHOLE_VOLUMES:

@@ -165,7 +165,8 @@ def _describe_perceiver(config: PerceiverConfig) -> str:
     }
     return (
         f"A Perceiver: {config.num_latents} latents of width {config.latent_dim}, drawn with a standard deviation of "
-        f"{config.latent_init_std:g}; {config.num_cross_attends} x (1 cross-attention of {cross} and "
+        f"{config.latent_init_std:g}, initial weights of queries times {config.query_init_gain:g}; "
+        f"{config.num_cross_attends} x (1 cross-attention of {cross} and "
         f"{count_words(config.self_attends_per_cross, 'self-attention')} of {latent}), each followed by a feed-forward "
         f"layer ({config.activation.upper()}, widened {config.feedforward_widening} times); "
         f"{sharing[config.weight_sharing]}; {positions[config.positions]}; dropout {config.dropout:g}, of attention "

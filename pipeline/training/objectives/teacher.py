@@ -134,6 +134,9 @@ def describe_teacher(path: Path, checkpoint: Checkpoint, data: CertifiedData, ex
         UserError: the teacher reads other inputs, knows other classes, or saw patients who validate or are tested.
     """
     _check_spec(path, checkpoint.spec, data.store.input_spec(experiment.preprocess.num_slices))
+    taught, learns = checkpoint.model.local_contrast, experiment.model.local_contrast
+    allowed = f"{taught}, which the teacher {path} has: both read the same normalised images"
+    require(taught == learns, "model.local_contrast", learns, allowed)
     if experiment.train.guidance_weight > 0 and checkpoint.model.architecture != "cnn":
         raise UserError(
             f"train.guidance_weight: found {experiment.train.guidance_weight:g}, but {path} is a "

@@ -88,6 +88,9 @@ def test_facts_about_the_data_are_those_of_the_files():
     assert facts["refused"] == "Left out by the pipeline: Refused: 1 scan (1: truncated)."
     assert "40 axial slices" in facts["preprocessing"]
     assert "minus 0.2500, divided by 0.1250" in facts["preprocessing"]
+    assert "local contrast" not in facts["preprocessing"]
+    local = build_checkpoint(model=dataclasses.replace(ModelConfig(), local_contrast=True))
+    assert "the mean of 3 x 3 pixels minus that of 9 x 9" in describe(checkpoint=local)["preprocessing"]
     assert "passed; it lists 0 pairs of copies across splits, 0 accepted ones and 4 that look" in facts["disjoint"]
     assert "annotators" not in facts, "who annotated real scans is not in any file"
 
@@ -188,7 +191,7 @@ OTHER_VALUES = {
     "num_latents": 17, "latent_dim": 24, "num_cross_attends": 3, "self_attends_per_cross": 5, "cross_heads": 6,
     "cross_head_dim": 48, "latent_heads": 7, "latent_head_dim": 9, "activation": "gelu", "feedforward_widening": 4,
     "weight_sharing": "all_but_first", "pooling": "cls", "positions": "none", "num_bands": 11, "max_freq": (9.0, 9.0),
-    "dropout": 0.3, "attention_dropout": 0.2, "latent_init_std": 0.5,
+    "dropout": 0.3, "attention_dropout": 0.2, "latent_init_std": 0.5, "query_init_gain": 8.0,
     "decoder_heads": 3, "decoder_head_dim": 13, "decoder_dim": 40,
     "decoder_residual": False, "learned_position_dim": 19,
 }  # fmt: skip
