@@ -18,14 +18,23 @@ from pipeline.reporting.html import write_page
 from pipeline.training.checkpoint import Checkpoint
 
 NUM_MARKED = 3
+SMALLEST_LOSS = 0.0005  # which is shown as 0.1 points
 COLUMNS = 8
 MIN_PIXELS = 128
 
 
 def choose_marked(weights: SliceWeights) -> list[int]:
-    """Return the slices without which the answer loses most, the first one first; none of a scan of one slice."""
+    """Return the slices without which the answer loses most, the first one first.
+
+    Those without which it loses less than is shown are left out: they are noise in an answer that is certain.
+    """
     order = np.argsort(-weights.lost, kind="stable")[:NUM_MARKED]
-    return [int(index) for index in order if weights.lost[index] > 0]
+    return [int(index) for index in order if weights.lost[index] >= SMALLEST_LOSS]
+
+
+def show_points(lost: float) -> str:
+    """Show a loss of probability in percentage points; 0.0, and not -0.0, where it is less than is shown."""
+    return f"{round(100 * lost, 1) + 0.0:.1f}"
 
 
 def draw_filmstrip(images: Array, weights: SliceWeights, unit: str = "mm") -> bytes:
@@ -43,7 +52,7 @@ def draw_filmstrip(images: Array, weights: SliceWeights, unit: str = "mm") -> by
     for index, image in enumerate(images):
         lines = [f"{weights.places_mm[index, 0]:+.0f} {unit}"]
         if not np.isnan(weights.lost[index]):
-            lines.append(f"loses {100 * weights.lost[index]:.1f} points")
+            lines.append(f"loses {show_points(weights.lost[index])} points")
         if weights.attention is not None:
             lines.append(f"attention {100 * weights.attention[index].sum():.1f} %")
         pixels = enlarge(repeat(image, "row column -> row column colour", colour=3), MIN_PIXELS)
@@ -85,8 +94,8 @@ def write_slice_page(
             f"Each scan is answered from all its slices at once; they are drawn in {pixels}, in their order along the "
             "normal, with the place of each from the centre of the volume.",
             "Below each slice is what the probability of the predicted class loses where the slice is left out, in "
-            f"percentage points; the {NUM_MARKED} slices without which it loses most have a border. Two slices that "
-            "show the same can each be left out without a loss.",
+            f"percentage points; the {NUM_MARKED} slices without which it loses most have a border, where it loses "
+            "anything: a certain answer may not, and of two slices that show the same each can be left out.",
             "Attention is the fraction of the weights of all latents, heads and layers that a slice gets. It shows "
             "what is read and explains no answer.",
         ],
@@ -109,7 +118,7 @@ def _summarise(weighed: Sequence[SliceWeights], names: Sequence[str]) -> Table:
     rows = []
     for weights in weighed:
         marked = choose_marked(weights)
-        lost = ", ".join(f"{index} ({100 * weights.lost[index]:.1f})" for index in marked) or "none"
+        lost = ", ".join(f"{index} ({show_points(weights.lost[index])})" for index in marked) or "none"
         predicted = names[int(weights.probabilities.argmax())]
         rows.append((make_printable(weights.example_id), weights.label, predicted, str(len(weights.lost)), lost))
     columns = ("Scan", "Label", "Predicted", "Slices", "Slices that carry the answer (points lost)")

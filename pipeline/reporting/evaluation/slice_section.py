@@ -75,8 +75,8 @@ def build_slice_section(
     sentences = (
         "Each slice of a scan is left out in turn. Below it is what the probability of the predicted class then loses, "
         f"in percentage points, and the fraction of the attention that it gets; the {NUM_MARKED} slices without which "
-        "the answer loses most have a border. Two slices that show the same can each be left out without a loss, and "
-        "attention explains no answer.",
+        "the answer loses most have a border, where it loses anything: a certain answer may not, and of two slices "
+        "that show the same each can be left out. Attention explains no answer.",
         "Slices are drawn in "
         + ("the stored pixels." if native is None else "the scans' own pixels.")
         + " The stage attention shows more scans, and writes the weights of all their slices.",
