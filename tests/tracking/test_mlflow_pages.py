@@ -57,6 +57,6 @@ def test_the_run_its_curves_and_its_confusion_matrix_are_seen(tiny_workspace, ad
     curve = wait_for(browser, ".js-plotly-plot .scatterlayer .trace path")
     assert curve.is_displayed()
 
-    browser.get(f"{page}/artifacts/evaluation/confusion_slice.png")
-    image = wait_for(browser, "img", lambda image: int(image.get_attribute("naturalWidth") or 0) > 500)
+    browser.get(f"{page}/artifacts/evaluation/confusion_slice.svg")
+    image = wait_for(browser, "img", lambda image: int(image.get_attribute("naturalWidth") or 0) > 300)
     assert image.is_displayed()
