@@ -12,18 +12,16 @@ disk, as training reads a store that does not fit into memory; images have 8 x 8
 import argparse
 import json
 import math
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional
+from volumes import measure as time_rounds
 
 from perceiver import ImageConfig, ImagePerceiver, PerceiverConfig
 from pipeline.core.files import write_bytes
@@ -82,22 +80,10 @@ def measure(name: str, value: int) -> dict[str, float]:
     """Return the seconds and the GiB of one case."""
     if name == "rows":
         with tempfile.TemporaryDirectory() as folder:
-            return time_work(build_epoch(Path(folder) / "examples.npy", value), num_rounds=1)
+            return time_rounds(build_epoch(Path(folder) / "examples.npy", value), num_rounds=1)
     side = math.isqrt(value) if name == "inputs" else SIDE
     latents = value if name == "latents" else LATENTS
-    return time_work(build_step(side, latents, value if name == "batch" else BATCH), NUM_ROUNDS)
-
-
-def time_work(work: Callable[[], None], num_rounds: int) -> dict[str, float]:
-    """Return the median processor time of the rounds after one that is not counted, and the growth of the peak."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(num_rounds + 1):
-        started = time.process_time()
-        work()
-        times.append(time.process_time() - started)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": statistics.median(times[1:]), "gibibytes": grown / 2**20}
+    return time_rounds(build_step(side, latents, value if name == "batch" else BATCH), NUM_ROUNDS)
 
 
 def build_step(side: int, num_latents: int, batch: int) -> Callable[[], None]:
