@@ -6,7 +6,8 @@ The model is the one that was trained on AKOA before: 512 latents of width 512, 
 cross-attention head and eight latent heads of width 64. A training step is forward, loss and backward; the
 optimizer is the same for both and left out. Each round times all ways one after the other, and a ratio is the median
 of the rounds' ratios, so that other load on the machine affects both. Memory is what a call needs at its peak
-above the model with its gradients, in a process of its own. Needs the extra ``bench``; memory on a CPU needs Linux.
+above the model with its gradients, in a process of its own. bf16 is measured where this machine multiplies matrices
+faster in it than in float32. Needs the extra ``bench``; memory on a CPU needs Linux.
 """
 
 import argparse
@@ -38,9 +39,9 @@ SIZES = ((28, 28), (64, 64), (128, 114), (260, 228))
 NUM_LATENTS, WIDTH, DEPTH, HEADS, HEAD_DIM, WIDENING, BANDS, CLASSES = 512, 512, 6, 8, 64, 4, 6, 2
 CHANNELS = 1 + 2 * (2 * BANDS + 1)
 PEER = "perceiver-pytorch"
-WAYS = (f"{PEER} float32", f"{PEER} bf16", "ours float32", "ours bf16")
-# What is called, and which models in which precision.
-KINDS = {"forward": WAYS, "training step": (*WAYS, "checkpointed float32", "checkpointed bf16")}
+# What is called, and which models are.
+KINDS = {"forward": (PEER, "ours"), "training step": (PEER, "ours", "checkpointed")}
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 MEBIBYTE = 2**20
 
 
@@ -71,42 +72,49 @@ def measure(device: torch.device, batch: int, num_rounds: int, compiled: bool) -
     differences = {size: compare(models, size, device) for size in SIZES}
     if compiled:
         models = {name: torch.compile(model) for name, model in models.items()}
+    # Without instructions for it a product in bf16 can be a thousand times slower, so that a small one tells.
+    quick = {name: measure_rate(device, dtype, 256) for name, dtype in PRECISIONS.items()}
+    side = 8192 if device.type == "cuda" else 2048
     rates = {
-        name: measure_rate(device, dtype) for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
+        name: measure_rate(device, dtype, side)
+        for name, dtype in PRECISIONS.items()
+        if name == "float32" or quick[name] > quick["float32"]
     }
+    kinds = {kind: [f"{name} {precision}" for name in KINDS[kind] for precision in rates] for kind in KINDS}
     seconds = {
-        (size, kind): time_ways(models, kind, batch, size, device, num_rounds) for size in SIZES for kind in KINDS
+        (size, kind): time_ways(models, kind, ways, batch, size, device, num_rounds)
+        for size in SIZES
+        for kind, ways in kinds.items()
     }
     memory = {
-        (size, kind): {way: ask_memory(way, kind, batch, size, device) for way in KINDS[kind]}
+        (size, kind): {way: ask_memory(way, kind, batch, size, device) for way in ways}
         for size in SIZES
-        for kind in KINDS
+        for kind, ways in kinds.items()
     }
     versions = read_versions()
     hardware = read_hardware(name_accelerator(device))
+    in_bf16 = f"{rates['bf16'] / 1e12:.2f} in bf16" if "bf16" in rates else "none faster in bf16, which is not measured"
     lines = [
         f"`python {' '.join(sys.argv)}`: batch {batch}{', all compiled' if compiled else ''}, {num_rounds} rounds, "
         f"{torch.get_num_threads()} threads.",
         f"{hardware}; Python {platform.python_version()}, torch {versions['torch']}, perceiver-pytorch 0.11.0; "
         f"commit {read_commit()}.",
         f"On equal weights the logits differ by at most {max(differences.values()):.1e} of the largest (float32).",
-        f"Matrix products of this machine: {rates['float32'] / 1e12:.2f} TFLOP/s in float32, "
-        f"{rates['bf16'] / 1e12:.2f} in bf16.",
+        f"Matrix products of this machine: {rates['float32'] / 1e12:.2f} TFLOP/s in float32, {in_bf16}.",
         "",
         "Seconds a call, how many times faster than perceiver-pytorch in float32 and in the same precision, the "
         "fraction of the machine's product rate, and the memory at the peak above model and gradients. Checkpointed: "
         "`gradient_checkpointing: feedforward`.",
         "",
-        "| image | call | model | float32: s | bf16: s | float32: times | bf16: times float32, times bf16 "
-        "| float32: fraction | bf16: fraction | float32: MiB | bf16: MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| image | call | model | seconds | times float32 | times the same | fraction | MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (size, kind), rounds in seconds.items():
-        for model in dict.fromkeys(way.split()[0] for way in rounds):
-            lines.append(describe(model, kind, batch, size, rounds, rates, memory[size, kind]))
+        operations = count_operations(kind, batch, size)
+        lines += [describe(way, kind, size, rounds, operations, rates, memory[size, kind]) for way in rounds]
     lines += ["", "What 10,000 more inputs cost, from the smallest image to the largest:", ""]
     more = (SIZES[-1][0] * SIZES[-1][1] - SIZES[0][0] * SIZES[0][1]) / 1e4
-    for kind, ways in KINDS.items():
+    for kind, ways in kinds.items():
         cells = []
         for way in ways:
             times = [statistics.median(seconds[size, kind][way]) for size in (SIZES[0], SIZES[-1])]
@@ -117,34 +125,26 @@ def measure(device: torch.device, batch: int, num_rounds: int, compiled: bool) -
 
 
 def describe(
-    model: str,
+    way: str,
     kind: str,
-    batch: int,
     size: tuple[int, int],
     rounds: dict[str, list[float]],
+    operations: float,
     rates: dict[str, float],
     memory: dict[str, float],
 ) -> str:
     """One row of the table."""
-    float32, bf16 = f"{model} float32", f"{model} bf16"
-    base = rounds[f"{PEER} float32"]
-    operations = count_operations(kind, batch, size)
-    fractions = {
-        way: f"{operations / statistics.median(rounds[way]) / rates[way.split()[1]]:.0%}" if model != PEER else ""
-        for way in (float32, bf16)
-    }
+    model, precision = way.split()
+    fraction = operations / statistics.median(rounds[way]) / rates[precision]
     cells = [
         f"{size[0]} x {size[1]}",
         kind,
-        model,
-        f"{statistics.median(rounds[float32]):.3f}",
-        f"{statistics.median(rounds[bf16]):.3f}",
-        f"{divide_rounds(base, rounds[float32]):.2f}",
-        f"{divide_rounds(base, rounds[bf16]):.2f}, {divide_rounds(rounds[f'{PEER} bf16'], rounds[bf16]):.2f}",
-        fractions[float32],
-        fractions[bf16],
-        f"{memory[float32]:.0f}",
-        f"{memory[bf16]:.0f}",
+        f"{model}, {precision}",
+        f"{statistics.median(rounds[way]):.3f}",
+        f"{divide_rounds(rounds[f'{PEER} float32'], rounds[way]):.2f}",
+        f"{divide_rounds(rounds[f'{PEER} {precision}'], rounds[way]):.2f}",
+        "" if model == PEER else f"{fraction:.0%}",
+        f"{memory[way]:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -198,15 +198,21 @@ def call(models: dict[str, nn.Module], way: str, kind: str, images: Tensor) -> N
 
 
 def time_ways(
-    models: dict[str, nn.Module], kind: str, batch: int, size: tuple[int, int], device: torch.device, num_rounds: int
+    models: dict[str, nn.Module],
+    kind: str,
+    ways: list[str],
+    batch: int,
+    size: tuple[int, int],
+    device: torch.device,
+    num_rounds: int,
 ) -> dict[str, list[float]]:
     """Seconds of each way, one number a round; models keep their gradients, so that no step allocates them."""
     images = draw_images(batch, size, device)
-    rounds: dict[str, list[float]] = {way: [] for way in KINDS[kind]}
-    for way in rounds:
+    rounds: dict[str, list[float]] = {way: [] for way in ways}
+    for way in ways:
         call(models, way, kind, images)
     for _ in range(num_rounds):
-        for way in rounds:
+        for way in ways:
             rounds[way].append(timed(lambda way=way: call(models, way, kind, images)))
     return rounds
 
@@ -221,9 +227,8 @@ def divide_rounds(one: list[float], other: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
-def measure_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product: the best of ten."""
-    side = 8192 if device.type == "cuda" else 2048
+def measure_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Operations a second of the product of square matrices: the best of ten."""
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 
     def multiply() -> None:

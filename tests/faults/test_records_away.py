@@ -33,7 +33,8 @@ def closed_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("stages", [("train",), pytest.param(("train", "evaluate"), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [("train",), ("train", "evaluate")])
 def test_training_continues_without_a_server_and_prints_what_is_lost(
     stages, tiny_workspace, tmp_path, monkeypatch, caplog, closed_port
 ):

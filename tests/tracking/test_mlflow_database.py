@@ -77,6 +77,7 @@ def test_no_folder_is_left_that_is_spelled_as_the_address(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
+@pytest.mark.slow
 def test_mlflow_below_a_folder_with_a_percent_sign_makes_its_tables(tmp_path):
     """Alembic would read the place of MLflow's scripts as a reference to another of its options."""
     here = Path(mlflow.__file__).parent.parent
