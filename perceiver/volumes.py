@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from perceiver.config import ImageConfig
 from perceiver.images import build_conv_stem, cut_patches, fill_config
@@ -210,7 +211,8 @@ def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> 
     """Run a network for images on each slice; of padding the result is 0.
 
     In training padding does not pass the network, whose batch normalisation would count it. A GPU would have to tell
-    the processor how many slices are left; there padding passes the network, and its batch norms do not count it.
+    the processor how many slices are left, and a compiled graph would be of one number of them; there padding passes
+    the network, and its batch norms do not count it.
 
     Args:
         network: A network from images ``(images, 1, height, width)`` to one result an image.
@@ -222,26 +224,36 @@ def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> 
     """
     if can_look(is_padding) and not is_padding.any():
         return network(volumes.flatten(0, 1).unsqueeze(1)).unflatten(0, is_padding.shape)  # type: ignore[no-any-return]
-    if network.training and volumes.device.type == "cpu":
+    if network.training and can_look(is_padding):
         found: Tensor = network(volumes[~is_padding].unsqueeze(1))
         results = found.new_zeros((*is_padding.shape, *found.shape[1:]))
         results[~is_padding] = found
         return results
-    with count_images(network, ~is_padding.flatten()) if network.training else contextlib.nullcontext():
-        found = network(rearrange(volumes, "batch slices height width -> (batch slices) 1 height width"))
+    images = rearrange(volumes, "batch slices height width -> (batch slices) 1 height width")
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    found = _count_some(network, images, ~is_padding.flatten()) if network.training and norms else network(images)
     mask = is_padding.reshape(-1, *(1,) * (found.ndim - 1))
     return found.masked_fill(mask, 0.0).unflatten(0, is_padding.shape)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _count_some(network: nn.Module, images: Tensor, is_counted: Tensor) -> Tensor:
+    """Run a network in training, outside of what is compiled: a compiler does not see that its layers are replaced."""
+    with count_images(network, is_counted):
+        return network(images)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
 def count_images(network: nn.Module, is_counted: Tensor) -> Iterator[None]:
     """Let the batch norms of a network in training take mean and variance from some images of a batch alone.
 
+    A batch norm that several processes have in common has a method ``add_up``, which adds up a tensor over them.
+
     Args:
         network: The network; within the context it must read as many images as there are in ``is_counted``.
         is_counted: Whether an image counts, ``(images,)``.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     try:
         for norm in norms:
             norm.forward = partial(_normalise_counted, norm, is_counted)  # type: ignore[method-assign]
@@ -251,22 +263,29 @@ def count_images(network: nn.Module, is_counted: Tensor) -> Iterator[None]:
             del norm.forward
 
 
-def _normalise_counted(norm: nn.BatchNorm2d, is_counted: Tensor, images: Tensor) -> Tensor:
+def _normalise_counted(norm: _BatchNorm, is_counted: Tensor, images: Tensor) -> Tensor:
     assert norm.running_mean is not None, "a batch norm with running averages"
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
     values, counted = images.float(), is_counted.view(-1, 1, 1, 1).float()
-    number = counted.sum() * images.shape[2] * images.shape[3]
-    mean = (values * counted).sum(dim=(0, 2, 3), keepdim=True) / number
+    add_up = getattr(norm, "add_up", _leave)
+    number = counted.sum(dim=0, keepdim=True) * images.shape[2] * images.shape[3]
+    # In one exchange: the last of the sums is the number of pixels.
+    sums = add_up(torch.cat([(values * counted).sum(dim=(0, 2, 3), keepdim=True), number], dim=1))
+    mean, number = sums[:, :-1] / sums[:, -1:], sums[:, -1:].flatten()
     centred = values - mean
-    variance = (centred.square() * counted).sum(dim=(0, 2, 3), keepdim=True) / number
+    variance = add_up((centred.square() * counted).sum(dim=(0, 2, 3), keepdim=True)) / number
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean.flatten(), norm.momentum)
         norm.running_var.lerp_(variance.flatten() * (number / (number - 1)), norm.momentum)
     gain, shift = norm.weight.view(1, -1, 1, 1), norm.bias.view(1, -1, 1, 1)
     return (centred * torch.rsqrt(variance + norm.eps) * gain + shift).to(images.dtype)
+
+
+def _leave(values: Tensor) -> Tensor:
+    return values
 
 
 def join_slices(values: Tensor, places: Tensor, is_padding: Tensor, patch_slices: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -118,7 +118,7 @@ def pool_logits(logits: torch.Tensor, is_padding: torch.Tensor, pooling: Pooling
     return top.masked_fill(top.isinf(), 0.0).sum(dim=1) / count.clamp(max=TOP)
 
 
-def draw_slices(places: torch.Tensor, fraction: float, generator: torch.Generator) -> torch.Tensor:
+def draw_slices(places: torch.Tensor, fraction: float, scores: torch.Tensor) -> torch.Tensor:
     """Draw a subset of the slices of each scan, each subset of its size as likely as any.
 
     With the fraction 0.5 a scan of 40 slices has 20 of them, one of 11 slices 6, and one of a single slice that one.
@@ -126,14 +126,13 @@ def draw_slices(places: torch.Tensor, fraction: float, generator: torch.Generato
     Args:
         places: The places of the slices ``(batch, slices, 3)``; NaN for padding.
         fraction: The fraction that is drawn, rounded, and at least one slice.
-        generator: The random number generator, on the device of the places.
+        scores: Random numbers in [0, 1), of which those of a scan's slices are compared, ``(batch, slices or more)``.
 
     Returns:
         (batch, chosen) int64 indices of slices in growing order, then -1 where a scan has fewer than others.
     """
     is_padding = places[..., 0].isnan()
-    scores = torch.rand(is_padding.shape, generator=generator, device=places.device).masked_fill(is_padding, -1.0)
-    order = scores.argsort(dim=1, descending=True)
+    order = scores[:, : places.shape[1]].masked_fill(is_padding, -1.0).argsort(dim=1, descending=True)
     num_chosen = ((~is_padding).sum(dim=1) * fraction).round().long().clamp(min=1)
     rank = torch.arange(places.shape[1], device=places.device)
     end = places.shape[1]

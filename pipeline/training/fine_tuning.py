@@ -120,6 +120,8 @@ def fit_weights(
     sizes = [part.network.grid_size for part in (old, model) if isinstance(part.network, ImagePerceiver)]
     if len(set(sizes)) == 2 and checkpoint.model.perceiver.positions == "fourier":
         notes.append(f"features of positions computed for {sizes[1][0]} x {sizes[1][1]} places")
+    if old.place_unit != model.place_unit:
+        notes.append(f"the field of view was {2 * old.place_unit:.0f} mm and is {2 * model.place_unit:.0f} mm")
     return taken, notes
 
 

@@ -71,13 +71,12 @@ def check_scan_options(experiment: Experiment) -> None:
         ("augment.mixup_alpha", augment.mixup_alpha, 0),
         ("augment.cutmix_alpha", augment.cutmix_alpha, 0),
         ("train.keep_attention_every_epochs", config.keep_attention_every_epochs, 0),
-        ("train.teacher", config.teacher, None),
-        ("train.compile", config.compile, "none"),
         ("train.auxiliary_weight", config.auxiliary_weight, 0),
-        ("train.devices", config.devices, 1),
-        ("train.num_nodes", config.num_nodes, 1),
     ):
         require(found == lone, name, found, f"{lone} where preprocess.unit is volume")
+    if experiment.model.architecture == "cnn" and experiment.model.slices == "joint":
+        allowed = "default or none for a 3-D cnn, which reads scans of equally many slices together"
+        require(config.compile != "graphs", "train.compile", config.compile, allowed)
 
 
 def prepare_training(
@@ -103,11 +102,12 @@ def prepare_training(
         check_scan_options(experiment)
     # Each process has a GPU of its own, but all those of a machine have the same memory.
     num_sharing = experiment.train.devices if fabric.device.type == "cpu" else 1
+    is_static = has_static_batches(experiment.train)
     train_examples, val_examples = (
-        _select_examples(data, role, fabric.device, num_sharing) for role in ("train", "val")
+        _select_examples(data, role, fabric.device, num_sharing, is_static) for role in ("train", "val")
     )
     spec, config = data.store.input_spec(experiment.preprocess.num_slices), experiment.train
-    if has_static_batches(config):
+    if is_static:
         allowed = f"at most the {len(train_examples)} training examples with train.compile graphs"
         require(config.batch_size <= len(train_examples), "train.batch_size", config.batch_size, allowed)
     labels = train_examples.labels
@@ -177,8 +177,8 @@ def measure_intensities(data: CertifiedData) -> IntensityReference | None:
     return compute_reference(volumes) if rows_by_source else None
 
 
-def _select_examples(data: SplitData, role: str, device: torch.device, num_sharing: int) -> Examples:
-    """Place the examples of the patients of one role."""
+def _select_examples(data: SplitData, role: str, device: torch.device, num_sharing: int, is_static: bool) -> Examples:
+    """Place the examples of the patients of one role; scans keep their padding where batches must be of one size."""
     store, rows = data.store, data.rows[role]
     chosen = store.index.iloc[rows]
     code_of = {name: code for code, name in enumerate(store.class_names)}
@@ -189,6 +189,8 @@ def _select_examples(data: SplitData, role: str, device: torch.device, num_shari
         raise UserError(f"split: there is {lacking} in {role}. Run the split stage again with other fractions or seed.")
     positions, room = store.places[rows], compute_room(device, num_sharing)
     examples = place_examples(store.examples, rows, labels, positions, device, room)
+    if is_static:
+        examples = replace(examples, num_slices=None)
     if "weight" not in chosen.columns:
         return examples
     return replace(examples, weights=torch.tensor(chosen["weight"].to_numpy(dtype=np.float32), device=device))

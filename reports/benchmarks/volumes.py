@@ -97,7 +97,8 @@ def measure_step(name: str) -> dict[str, float]:
     def answer() -> torch.Tensor:
         read = (volumes, places)
         if name == "half":
-            read = choose_slices(volumes, places, draw_slices(places, 0.5, generator))
+            scores = torch.rand(places.shape[:2], generator=generator)
+            read = choose_slices(volumes, places, draw_slices(places, 0.5, scores))
         logits: torch.Tensor = model(*read)
         return logits
 

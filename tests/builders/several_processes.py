@@ -18,10 +18,12 @@ from torch import nn
 from perceiver import PerceiverConfig
 from perceiver.images import build_conv_stem
 from perceiver.layers import LatentLayer
+from perceiver.volumes import count_images
 from pipeline.config.experiment import Experiment
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.errors import UserError
 from pipeline.data.batches import place_examples
+from pipeline.data.certified_data import load_certified_data
 from pipeline.models.networks import SliceModel
 from pipeline.stages.train import train
 from pipeline.training.devices.distributed import gather_all
@@ -29,6 +31,7 @@ from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
 from pipeline.training.loop.epochs import train_epochs
 from pipeline.training.loop.state import TrainingState
+from pipeline.training.setup import build_state, prepare_training
 from tests.builders.models import build_setup, wrap_network
 from tests.builders.training_runs import TINY, make_experiment
 
@@ -180,6 +183,45 @@ def watch_training(config: TrainConfig, spoil_step: int = 0) -> Seen | str:
     numbers = [dataclasses.astuple(result)[:6] for result in state.history]
     weights = {name: value.numpy() for name, value in gather_all(model.state_dict()).items()}
     return Seen(epochs[True], epochs[False], numbers, weights)
+
+
+def descend(experiment: Experiment) -> tuple[list[tuple[float, ...]], dict[str, np.ndarray]]:
+    """Train by plain gradient descent; return the numbers of the history, and the weights after the last step.
+
+    Adam would divide by gradients near 0, such as that of a bias before a batch norm, and hide those that are too large
+    or too small.
+    """
+    fabric = build_fabric(experiment.train)
+    fabric.launch()
+    setup = prepare_training(experiment, fabric, load_certified_data(experiment))
+    state = build_state(setup)
+    state.optimizer = fabric.setup_optimizers(torch.optim.SGD(state.classifier.model.parameters(), momentum=0.9))
+    numbers = [dataclasses.astuple(result)[:6] for result in train_epochs(setup, state)]
+    return numbers, {name: value.numpy() for name, value in gather_all(state.classifier.model.state_dict()).items()}
+
+
+def normalise_shard(number: int) -> tuple[Any, ...]:
+    """Normalise this process's shard of six images, of which two do not count, as on a GPU.
+
+    Returns:
+        The results of those that count, and running averages and gradients by name.
+    """
+    fabric = build_fabric(on_devices(CONFIG, number))
+    fabric.launch()
+    generator = torch.Generator().manual_seed(0)
+    images, is_counted = torch.randn(6, 1, 8, 8, generator=generator), torch.tensor([True, True, False] * 2)
+    images[~is_counted] += 100
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stem = build_conv_stem(1, 1, 4).train()
+    synchronise_batch_norms(stem)
+    shard = slice(fabric.global_rank, None, number)
+    with count_images(stem, is_counted[shard]):
+        results = stem(images[shard])[is_counted[shard]]
+    results.square().sum().backward()
+    averages = {name: value.float().numpy() for name, value in stem.named_buffers()}
+    gradients = {name: value.grad.numpy() for name, value in stem.named_parameters()}
+    return results.detach().numpy(), averages, gradients
 
 
 CONFIG = TrainConfig(epochs=3, batch_size=8, precision="32-true", accelerator="cpu", warmup_epochs=0, max_grad_norm=0.5)

@@ -55,7 +55,7 @@ def test_each_scan_has_its_fraction_of_slices_drawn_and_each_slice_as_often():
     places = torch.full((4000, 12, 3), torch.nan)
     counts = torch.tensor([12, 10, 2, 1]).repeat(1000)
     places[torch.arange(12) < counts[:, None]] = 0.0
-    chosen = draw_slices(places, 0.3, torch.Generator().manual_seed(0))
+    chosen = draw_slices(places, 0.3, torch.rand(4000, 15, generator=torch.Generator().manual_seed(0)))
     assert chosen.shape == (4000, 4)
     assert [(rows >= 0).sum(dim=1).unique().tolist() for rows in (chosen[i::4] for i in range(4))] == [
         [4],

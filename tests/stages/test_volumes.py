@@ -195,8 +195,6 @@ def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(worksp
         ("pretrain", ["--run", "hidden"], "preprocess.unit: slice"),
         ("train", ["--run", "mixed", "--augment.mixup_alpha", "0.2"], "preprocess.unit is volume"),
         ("train", ["--run", "kept", "--train.keep_attention_every_epochs", "1"], "preprocess.unit is volume"),
-        ("train", ["--run", "two", "--train.devices", "2"], "train.devices"),
-        ("train", ["--run", "compiled", "--train.compile", "default"], "train.compile"),
         ("train", ["--run", "place", "--model.slice_position", "true"], "model.slice_position"),
     ],
 )

@@ -38,7 +38,12 @@ class SumOverProcesses(torch.autograd.Function):
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """Batch normalisation whose mean and variance are those of all processes' images together."""
+    """Batch normalisation whose mean and variance are those of all processes' images together.
+
+    ``perceiver.volumes.count_images``, for scans, of which padding does not count, calls ``add_up``.
+    """
+
+    add_up = staticmethod(sum_over_processes)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:  # noqa: A002 (PyTorch calls it so)
         assert input.ndim >= 2, input.shape

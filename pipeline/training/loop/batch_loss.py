@@ -187,7 +187,10 @@ def _choose_inputs(
     if fraction == 1:
         return ()
     if classifier.spec.kind.has_places:
-        return (draw_slices(places, fraction, draws.inputs),)
+        # Of the whole batch, for as many slices as the largest scan has: how it is sharded changes no draw.
+        shape = (batch_size, classifier.spec.num_slices)
+        scores = torch.rand(shape, generator=draws.inputs, device=places.device)
+        return (draw_slices(places, fraction, scores[_shard(setup)]),)
     num_inputs = classifier.model.count_inputs(inputs)
     chosen = draw_inputs(batch_size, num_inputs, fraction, draws.inputs, inputs.device)
     return (chosen[_shard(setup)],)

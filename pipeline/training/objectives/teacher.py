@@ -58,7 +58,7 @@ class Teacher:
 
         Args:
             inputs: What the student reads, normalised with its statistics.
-            slice_position: The places of the slices, (batch,).
+            slice_position: The places of the slices, (batch,), of scans (batch, slices, 3).
             student: The model that learns.
         """
         teacher = self.classifier
@@ -97,8 +97,9 @@ def check_teacher_options(experiment: Experiment, spec: InputSpec) -> None:
         allowed = "cross_entropy or corn, whose outputs are probabilities, or train.distillation_weight 0"
         require(config.loss != "mse", "train.loss", config.loss, allowed)
     if config.guidance_weight > 0:
-        reads_places = spec.kind.is_image and model.architecture == "perceiver" and model.pixel_permutation_seed is None
-        allowed = "0: features at places guide a Perceiver of images whose pixels are in place"
+        are_images = spec.kind.is_image and not spec.kind.has_places
+        reads_places = are_images and model.architecture == "perceiver" and model.pixel_permutation_seed is None
+        allowed = "0: features at places guide a Perceiver of images or slices whose pixels are in place"
         require(reads_places, "train.guidance_weight", config.guidance_weight, allowed)
         allowed = "ddp, or train.guidance_weight 0"
         require(config.strategy == "ddp", "train.strategy", config.strategy, allowed)
@@ -110,10 +111,13 @@ def build_teacher_recipe(experiment: Experiment) -> Experiment:
     Args:
         experiment: The options of the model that learns from it.
     """
+    of_a_perceiver = OF_A_PERCEIVER
+    if experiment.preprocess.unit == "volume" and experiment.model.slices == "joint":
+        of_a_perceiver = OF_A_PERCEIVER | {"compile": "none"}
     return replace(
         experiment,
         model=replace(experiment.model, architecture="cnn"),
-        train=replace(experiment.train, **OF_A_PERCEIVER),
+        train=replace(experiment.train, **of_a_perceiver),
     )
 
 

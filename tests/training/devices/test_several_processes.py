@@ -13,12 +13,15 @@ from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_folder
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices.fabric import build_fabric
+from tests.builders.scan_runs import SCAN_MODELS, make_scans
 from tests.builders.several_processes import (
     CONFIG,
     NUM_TRAIN,
     NUM_VAL,
     TOLERANCE,
+    descend,
     make,
+    normalise_shard,
     on_devices,
     read_history,
     run_processes,
@@ -80,6 +83,34 @@ def alone(tmp_path_factory) -> Experiment:
     experiment = make(tmp_path_factory.mktemp("alone"))
     run_train_stage(experiment)
     return experiment
+
+
+EVERY_SECOND_IS_SLOW = [
+    name if name in ("joint", "3-d cnn") else pytest.param(name, marks=pytest.mark.slow) for name in SCAN_MODELS
+]
+
+
+@pytest.mark.parametrize("name", EVERY_SECOND_IS_SLOW)
+def test_two_processes_learn_from_scans_of_1_to_6_slices_what_one_learns(name, tmp_path):
+    """Of a batch each process has scans of its own, and with them another number of slices and of padding."""
+    experiment = make_scans(tmp_path, name, input_fraction=0.5, accumulate_batches=2, max_grad_norm=None)
+    numbers, weights = descend(experiment)
+    for found, others in run_processes(2, descend, with_devices(experiment, 2)):
+        for row, wanted in zip(found, numbers, strict=True):
+            assert row == pytest.approx(wanted, **TOLERANCE)
+        for key, value in weights.items():
+            np.testing.assert_allclose(others[key], value, rtol=2e-4, atol=2e-6, err_msg=key)
+
+
+def test_padding_that_passes_a_batch_norm_on_a_gpu_counts_in_no_process():
+    (expected, averages, gradients), parts = normalise_shard(1), run_processes(2, normalise_shard, 2)
+    for rank, (found, others, _) in enumerate(parts):
+        np.testing.assert_allclose(found, expected[([0, 3], [1, 2])[rank]], rtol=1e-5, atol=1e-6)
+        for name, value in averages.items():
+            np.testing.assert_allclose(others[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, value in gradients.items():
+        total = sum(part[2][name] for part in parts)
+        np.testing.assert_allclose(total, value, rtol=1e-4, atol=1e-4, err_msg=name)  # other sums, of 100s
 
 
 SLOW_PAIRS = [pytest.param(*pair, marks=pytest.mark.slow) for pair in ((2, 2), (1, 2))]
