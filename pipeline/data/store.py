@@ -133,6 +133,26 @@ def measure_reach(places_mm: Array) -> Array:
     return reach
 
 
+def check_field_of_view(table: str, store: Store, field_of_view_mm: float) -> None:
+    """Refuse whole scans that a network's positions do not reach around.
+
+    Args:
+        table: The table that names them, for messages.
+        store: The scans.
+        field_of_view_mm: The field of view of the network.
+
+    Raises:
+        UserError: a scan is larger.
+    """
+    reach_mm = measure_reach(store.places)
+    if reach_mm.max() > field_of_view_mm:
+        name = store.index["source_id"].iloc[int(reach_mm.argmax())]
+        raise UserError(
+            f"{table}: {name} takes {reach_mm.max():.0f} mm along an axis, and the model's field of view is "
+            f"{field_of_view_mm:.0f} mm. Leave its row out of the table."
+        )
+
+
 def place_voxels(num_slices: int, height: int, width: int) -> Array:
     """Place the slices of a volume whose voxels have no known size, in voxels, as ``Store.places_mm`` has them in mm.
 

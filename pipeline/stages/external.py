@@ -17,7 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.data.external_data import ExternalData, match_classes, read_external_table
-from pipeline.data.store import Store, measure_reach, read_store
+from pipeline.data.store import check_field_of_view, read_store
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.schema import External
 from pipeline.evaluation.validity.external import (
@@ -61,23 +61,12 @@ def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> 
     preparation.report(console)
     store = match_classes(read_store(preparation.folder, verify=True), run.data.store, path)
     if store.places_mm is not None:
-        _check_field_of_view(store, run.checkpoint.spec.field_of_view_mm)
+        check_field_of_view(str(path), store, run.checkpoint.spec.field_of_view_mm)
     manifest = read_table(preparation.folder / "manifest.csv", MANIFEST_COLUMNS)
     external = ExternalData(table, store, manifest)
     read_external_facts(external, experiment.evaluate)  # what is wrong with the option is said before rows are scored
     with working("searching scans of the run among the external ones", console):
         return dataclasses.replace(external, search=refuse_shared_scans(run.data, external))
-
-
-def _check_field_of_view(store: Store, field_of_view_mm: float) -> None:
-    """Refuse whole scans that the network's positions do not reach around."""
-    reach_mm = measure_reach(store.places)
-    if reach_mm.max() > field_of_view_mm:
-        name = store.index["source_id"].iloc[int(reach_mm.argmax())]
-        raise UserError(
-            f"{name}: takes {reach_mm.max():.0f} mm along an axis, and the model's field of view is "
-            f"{field_of_view_mm:.0f} mm. Leave its row out of the table."
-        )
 
 
 def _prepare(preparation: Preparation, console: Console) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from pipeline.config.experiment import Experiment
 from pipeline.config.validation import require
 from pipeline.copies.certificate import certify
+from pipeline.core.array_types import Array
 from pipeline.core.data_kinds import WHOLE_VOLUMES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json, write_json
@@ -20,7 +21,7 @@ from pipeline.data.batches import Examples, place_examples
 from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.leak_certificate import describe_pair
 from pipeline.data.statistics import compute_statistics
-from pipeline.data.store import Store, read_store
+from pipeline.data.store import Store, check_field_of_view, read_store
 from pipeline.stages.preprocess import preprocess
 from pipeline.training.checkpoint import NO_LOSS, Checkpoint, Origin, read_checkpoint, write_checkpoint
 from pipeline.training.devices.fabric import build_fabric
@@ -45,7 +46,7 @@ SHAPING_TRAIN = (
 
 
 def pretrain(experiment: Experiment, console: Console) -> None:
-    """Pretrain on the images of the train patients, and on scans without labels, and keep the weights.
+    """Pretrain on the images or scans of the train patients, and on scans without labels, and keep the weights.
 
     An interrupted run resumes after its last epoch; a finished one is left as it is. No image of a patient of
     validation or test is read.
@@ -57,7 +58,7 @@ def pretrain(experiment: Experiment, console: Console) -> None:
     config = experiment.train
     data = load_certified_data(experiment)
     spec = data.store.input_spec(experiment.preprocess.num_slices)
-    masking = plan_masking(experiment.pretrain, experiment.model, spec)
+    plan_masking(experiment.pretrain, experiment.model, spec)  # refused before anything is read
     num_devices = config.devices * config.num_nodes
     require(num_devices == 1, "train.devices x train.num_nodes", num_devices, "1 for pretraining")
     require(config.strategy == "ddp", "train.strategy", config.strategy, "ddp for pretraining")
@@ -65,6 +66,9 @@ def pretrain(experiment: Experiment, console: Console) -> None:
     unlabelled = None
     if experiment.pretrain.unlabelled_table is not None:
         unlabelled = _prepare_unlabelled(experiment, console)
+        if unlabelled.places_mm is not None:
+            table = str(experiment.pretrain.unlabelled_table)
+            check_field_of_view(table, unlabelled, spec.field_of_view_mm)
     origin = _describe(experiment, data, unlabelled)
     fabric = build_fabric(config)
     with lock_folder(paths.run_folder):
@@ -87,11 +91,14 @@ def pretrain(experiment: Experiment, console: Console) -> None:
         fabric.launch()
         rows = data.rows["train"]
         examples = place_examples(
-            data.store.examples, rows, np.zeros(len(rows)), _list_places(data.store, rows), fabric.device
+            data.store.examples, rows, np.zeros(len(rows)), data.store.places[rows], fabric.device
         )
         statistics = compute_statistics(examples, are_slices=spec.kind is WHOLE_VOLUMES)
         if unlabelled is not None:
             examples = _join(data.store, unlabelled, examples)
+        # A scan without a label may have more slices than those with one.
+        largest = dataclasses.replace(spec, num_slices=examples.images.shape[1]) if spec.kind.has_places else spec
+        masking = plan_masking(experiment.pretrain, experiment.model, largest)
         setup = PretrainingSetup(experiment, fabric, spec, examples, masking, statistics)
         state = build_pretraining(setup, last, [] if last is None else read_losses(paths.history, last.epoch))
         resuming = f"; resuming after epoch {last.epoch}" if last is not None else ""
@@ -151,10 +158,12 @@ def _certify_unlabelled(experiment: Experiment, data: CertifiedData, unlabelled:
         )
     roles = data.roles | dict.fromkeys(groups, "train")
     splits = pd.DataFrame(sorted(roles.items()), columns=["group_id", "split"])
+    examples, places = _concatenate(data.store, unlabelled, np.arange(len(data.store.examples)))
     both = dataclasses.replace(
         data.store,
-        examples=np.concatenate([data.store.examples, unlabelled.examples]),
+        examples=examples,
         index=pd.concat([data.store.index, _rename(unlabelled.index)], ignore_index=True),
+        places_mm=places if data.store.places_mm is not None else None,
     )
     certificate = certify(both, splits, experiment.split.accept_copies)
     write_checksummed_json(paths.run_folder / "leak_certificate.json", dict(certificate))
@@ -174,16 +183,28 @@ def _rename(index: pd.DataFrame) -> pd.DataFrame:
     return index.assign(**marked)
 
 
-def _list_places(store: Store, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    places: np.ndarray[Any, Any] = store.index["slice_position"].to_numpy(dtype=np.float32)[rows]
-    return places
+def _concatenate(store: Store, unlabelled: Store, rows: Array) -> tuple[Array, Array]:
+    """Put rows of a store and all of those without labels into one array in memory, and their places into another.
+
+    Scans are filled up to the slices of the largest one, as in a store.
+    """
+    examples, places = [store.examples[rows], unlabelled.examples], [store.places[rows], unlabelled.places]
+    if store.places_mm is not None:
+        most = max(part.shape[1] for part in examples)
+        examples = [_fill_up(part, most, 0) for part in examples]
+        places = [_fill_up(part, most, np.nan) for part in places]
+    return np.concatenate(examples), np.concatenate(places)
+
+
+def _fill_up(scans: Array, num_slices: int, filling: float) -> Array:
+    """Append slices of one value to scans ``(scans, slices, ...)``."""
+    width = [(0, 0), (0, num_slices - scans.shape[1])] + [(0, 0)] * (scans.ndim - 2)
+    return np.pad(scans, width, constant_values=filling)
 
 
 def _join(store: Store, unlabelled: Store, train: Examples) -> Examples:
     """Put the training examples and those without labels into one array in memory."""
-    images = np.concatenate([store.examples[train.rows], unlabelled.examples])
-    others = np.arange(len(unlabelled.examples))
-    places = np.concatenate([_list_places(store, train.rows), _list_places(unlabelled, others)])
+    images, places = _concatenate(store, unlabelled, train.rows)
     return place_examples(images, np.arange(len(images)), np.zeros(len(images)), places, train.labels.device)
 
 

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from perceiver.volumes import sort_slices
 from pipeline.config.experiment import Experiment
 from pipeline.config.training import TrainConfig
 from pipeline.core.data_kinds import InputSpec
@@ -24,7 +25,7 @@ from pipeline.core.tables import write_table
 from pipeline.data.batches import Examples, read_batches, split_order
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
-from pipeline.training.augmentation.images import apply_transforms, sample_transforms
+from pipeline.training.augmentation.images import apply_transforms, move_slices, sample_transforms
 from pipeline.training.checkpoint import Checkpoint, load_weights
 from pipeline.training.devices.compilation import compile_model
 from pipeline.training.loop.state import derive_seed
@@ -183,12 +184,19 @@ def _pretrain_one_epoch(setup: PretrainingSetup, state: PretrainingState, config
             fraction = compute_learning_rate_fraction(config, epochs_done * len(batches) + step, len(batches))
             set_learning_rate(state.optimizer, config.learning_rate * fraction)
             num_images, channels, height, width = batch.images.shape
-            transforms = sample_transforms(augment, (num_images, channels, height, width), changes, fabric.device)
+            are_scans = setup.spec.kind.has_places
+            # Of scans for the slices of the largest one, as in training; a batch may have fewer.
+            shape = (num_images, setup.examples.images.shape[1] if are_scans else channels, height, width)
+            transforms = sample_transforms(augment, shape, changes, fabric.device, setup.spec)
             images = state.classifier.prepare(batch.images, before=partial(apply_transforms, transforms=transforms))
+            places = move_slices(batch.slice_position, transforms)
+            if are_scans:
+                images, places = sort_slices(images, places)
             squares = setup.masking.draw(num_images, squares_of, fabric.device)
-            predicted = state.parallel_model(images, batch.slice_position, squares)
-            hidden = squares[:, : setup.masking.num_hidden]
-            loss_sum = compute_reconstruction_loss_sum(predicted, images, setup.masking, hidden)
+            predicted = state.parallel_model(images, places, squares)
+            hidden, _ = setup.masking.divide(squares, images.shape[1])
+            read = (images, setup.masking, hidden, places if are_scans else None)
+            loss_sum = compute_reconstruction_loss_sum(predicted, *read)
             fabric.backward(loss_sum / num_images)
             if config.max_grad_norm is not None:
                 fabric.clip_gradients(

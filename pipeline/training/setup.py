@@ -71,7 +71,6 @@ def check_scan_options(experiment: Experiment) -> None:
         ("augment.mixup_alpha", augment.mixup_alpha, 0),
         ("augment.cutmix_alpha", augment.cutmix_alpha, 0),
         ("train.keep_attention_every_epochs", config.keep_attention_every_epochs, 0),
-        ("train.auxiliary_weight", config.auxiliary_weight, 0),
     ):
         require(found == lone, name, found, f"{lone} where preprocess.unit is volume")
     if experiment.model.architecture == "cnn" and experiment.model.slices == "joint":

@@ -17,8 +17,10 @@ from pipeline.config.sources import SplitConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.training import AugmentConfig, TrainConfig
 from pipeline.core.tables import INDEX_COLUMNS
+from pipeline.core.workspace import Workspace
 from pipeline.data.store import write_store
 from pipeline.preprocessing.parts import describe_options
+from pipeline.stages.pretrain import pretrain
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.tracking.mlflow_run import TrackedRun
@@ -101,6 +103,27 @@ def with_train(experiment: Experiment, **options) -> Experiment:
 
 def read_weights(path: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in read_checkpoint(path).weights.items()}
+
+
+def list_weights(path) -> dict[str, bytes]:
+    """Return the bytes of the weights of a checkpoint, also of a pretraining."""
+    return {name: value.numpy().tobytes() for name, value in read_checkpoint(path, is_start=True).weights.items()}
+
+
+def run_pretraining(experiment: Experiment, file: io.StringIO | None = None) -> str:
+    file = io.StringIO() if file is None else file
+    pretrain(experiment, Console(file=file, width=200))
+    return file.getvalue()
+
+
+def check_same(paths: Workspace, others: Workspace) -> None:
+    """Compare the checkpoints of two runs that had heads of training, to the last bit."""
+    for name in ("best_checkpoint", "last_checkpoint"):
+        assert list_weights(getattr(paths, name)) == list_weights(getattr(others, name))
+    first, second = (read_checkpoint(each.last_checkpoint, is_start=True) for each in (paths, others))
+    assert second.heads
+    assert all((first.heads[name] == value).all() for name, value in second.heads.items())
+    assert all((first.optimizer.tensors[name] == value).all() for name, value in second.optimizer.tensors.items())
 
 
 def keep_history(tracked: TrackedRun, history: Sequence[EpochResult]) -> None:

@@ -14,26 +14,23 @@ from pipeline.config.experiment import Experiment
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.data.store import read_store, write_store
-from pipeline.stages.pretrain import pretrain
 from pipeline.stages.split import split
 from pipeline.training.checkpoint import read_checkpoint
-from tests.builders.training_runs import Cut, make_experiment, run, with_train
+from tests.builders.training_runs import (
+    Cut,
+    check_same,
+    list_weights,
+    make_experiment,
+    run,
+    run_pretraining,
+    with_train,
+)
 
 
 def make_pretrained(workspace, **options) -> Experiment:
     experiment = with_train(make_experiment(workspace), epochs=2)
     pretraining = dataclasses.replace(experiment.pretrain, epochs=2, mask_fraction=0.5, **options)
     return dataclasses.replace(experiment, pretrain=pretraining)
-
-
-def list_weights(path) -> dict[str, bytes]:
-    return {name: value.numpy().tobytes() for name, value in read_checkpoint(path, is_start=True).weights.items()}
-
-
-def run_pretraining(experiment: Experiment, file: io.StringIO | None = None) -> str:
-    file = io.StringIO() if file is None else file
-    pretrain(experiment, Console(file=file, width=200))
-    return file.getvalue()
 
 
 def find_paths(experiment: Experiment):
@@ -68,15 +65,6 @@ def test_an_interrupted_pretraining_ends_with_the_same_bytes(pretrained, tmp_pat
     check_same(find_paths(experiment), find_paths(pretrained))
     first, second = (pd.read_csv(find_paths(each).history)["loss"] for each in (experiment, pretrained))
     assert list(first) == list(second)
-
-
-def check_same(paths, others):
-    for name in ("best_checkpoint", "last_checkpoint"):
-        assert list_weights(getattr(paths, name)) == list_weights(getattr(others, name))
-    first, second = (read_checkpoint(each.last_checkpoint, is_start=True) for each in (paths, others))
-    assert second.heads
-    assert all((first.heads[name] == value).all() for name, value in second.heads.items())
-    assert all((first.optimizer.tensors[name] == value).all() for name, value in second.optimizer.tensors.items())
 
 
 def test_images_of_validation_and_test_leave_no_trace(pretrained, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -11,9 +12,10 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.seen_patients import KNOWN, START_PATIENTS, TEACHER_PATIENTS
+from tests.builders.bright_halves import STILL
 from tests.builders.scan_runs import SCAN_MODELS, make_scans
 from tests.builders.several_processes import read_history
-from tests.builders.training_runs import Cut, read_weights, run, with_train
+from tests.builders.training_runs import Cut, check_same, read_weights, run, run_pretraining, with_train
 
 SOME_ARE_SLOW = [name if name == "joint" else pytest.param(name, marks=pytest.mark.slow) for name in SCAN_MODELS]
 
@@ -97,3 +99,49 @@ def test_weights_of_scans_are_the_start_of_another_training_and_a_frozen_backbon
     pooled = dataclasses.replace(name_run(probe, "other"), model=SCAN_MODELS["slices of a cnn"])
     with pytest.raises(UserError, match=r"train\.start_from: .* has the architecture perceiver, this experiment cnn"):
         run(pooled)
+
+
+def name_pretraining(experiment, name):
+    return dataclasses.replace(experiment, run=name), dataclasses.replace(experiment, run=f"{name}-pretraining").paths
+
+
+@pytest.mark.parametrize("name", ["joint", "joined"])
+def test_a_pretraining_on_scans_that_was_interrupted_ends_with_the_same_bytes_and_is_a_start(name, tmp_path):
+    experiment = make_scans(tmp_path, name, epochs=1, auxiliary_weight=0.5)
+    options = dataclasses.replace(experiment.pretrain, epochs=2, mask_fraction=0.5)
+    experiment = dataclasses.replace(experiment, pretrain=options)
+    (whole, paths), (cut, others) = (name_pretraining(experiment, run_name) for run_name in ("whole", "cut"))
+    run_pretraining(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(cut, Cut("epoch 1/2"))
+    assert "12 volumes to learn from; resuming after epoch 1" in run_pretraining(cut)
+    check_same(others, paths)
+    started = name_run(experiment, "started", start_from=str(paths.best_checkpoint), learning_rate=1e-30)
+    run(started)
+    settings = read_checkpoint(started.paths.best_checkpoint).settings
+    assert "the last layer is new" in settings["start"]
+    before = read_checkpoint(paths.best_checkpoint, is_start=True).weights["network.perceiver.latents"]
+    after = read_checkpoint(started.paths.best_checkpoint).weights["network.perceiver.latents"]
+    assert (after - before).abs().max() < 1e-6
+
+
+def test_a_training_on_scans_with_hidden_squares_that_was_interrupted_ends_with_the_same_bytes(tmp_path):
+    whole = make_scans(tmp_path, epochs=2, auxiliary_weight=0.5, input_fraction=0.5)
+    cut, plain = name_run(whole, "cut"), name_run(whole, "plain", auxiliary_weight=0.0)
+    run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, Cut("epoch 1/2"))
+    run(cut)
+    check_same(cut.paths, whole.paths)
+    run(plain)
+    assert read_weights(plain.paths.last_checkpoint) != read_weights(whole.paths.last_checkpoint)
+
+
+def test_pretraining_learns_what_hidden_squares_of_scans_show(tmp_path):
+    """The bright half of a slice is the same in all slices: an untrained decoder is off by about 1."""
+    experiment = make_scans(tmp_path, epochs=1, batch_size=4, warmup_epochs=0)
+    options = dataclasses.replace(experiment.pretrain, epochs=30, mask_fraction=0.5, learning_rate=0.01)
+    experiment = dataclasses.replace(experiment, pretrain=options, augment=STILL)
+    run_pretraining(experiment)
+    losses = pd.read_csv(dataclasses.replace(experiment, run="pretraining").paths.history)["loss"]
+    assert losses.iloc[-5:].mean() < 0.9 * losses.iloc[0]

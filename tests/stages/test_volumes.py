@@ -192,7 +192,7 @@ def test_the_field_of_view_is_kept_in_the_checkpoint_and_holds_every_scan(worksp
     ("stage", "options", "message"),
     [
         ("attention", ["--attention.layers", "[0]"], "attention.layers"),
-        ("pretrain", ["--run", "hidden"], "preprocess.unit: slice"),
+        ("pretrain", ["--run", "hidden", "--model.slices", "mean"], "model.slices"),
         ("train", ["--run", "mixed", "--augment.mixup_alpha", "0.2"], "preprocess.unit is volume"),
         ("train", ["--run", "kept", "--train.keep_attention_every_epochs", "1"], "preprocess.unit is volume"),
         ("train", ["--run", "place", "--model.slice_position", "true"], "model.slice_position"),
@@ -203,6 +203,25 @@ def test_stages_refuse_in_one_line_what_whole_scans_do_not_have(stage, options, 
     error = capsys.readouterr().err.strip()
     assert message in " ".join(error.split())
     assert "Traceback" not in error
+
+
+def test_scans_without_labels_may_have_other_numbers_of_slices_and_no_larger_field_of_view(
+    workspace, write_knee, tmp_path, capsys
+):
+    raw, table = workspace / "raw", tmp_path / "more.csv"
+    write_knee(raw / "short.nii.gz", shape=(3, 24, 20), spacing_mm=(6.0, 6.0, 6.0), seed=5)
+    write_knee(raw / "large.nii.gz", shape=(20, 24, 20), spacing_mm=(40.0, 40.0, 40.0), seed=6)
+    options = ("--run", "more", "--pretrain.unlabelled_table", table, "--pretrain.epochs", 1)
+    plain = ("--train.warmup_epochs", 0, "--pretrain.mask_fraction", 0.5)
+    table.write_text("path,patient,label\nlarge.nii.gz,new,unknown\n")
+    assert call("pretrain", workspace, *options, *plain) == 2
+    assert "field of view" in capsys.readouterr().err
+    table.write_text("path,patient,label\nshort.nii.gz,new,unknown\n")
+    assert call("pretrain", workspace, *options, *plain) == 0
+    store = read_store(workspace / "data" / NAME / "prepared")
+    roles = pd.read_csv(workspace / "data" / NAME / "splits.csv", dtype=str).set_index("group_id")["split"]
+    num_train = int((store.index["group_id"].map(roles) == "train").sum())
+    assert f"{num_train + 1} volumes to learn from" in capsys.readouterr().out
 
 
 def test_scans_of_several_sizes_and_turns_are_one_store_and_images_without_positions_are_refused(

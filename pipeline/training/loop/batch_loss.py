@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from perceiver.volumes import sort_slices
 from pipeline.config.training import TrainConfig
 from pipeline.data.batches import Batch
 from pipeline.models.classifier import Classifier, compute_log_probabilities
@@ -98,6 +99,9 @@ def compute_batch_loss(
     """
     fabric, config = setup.fabric, setup.experiment.train
     inputs, places, targets, weights = prepare_batch(setup, state.classifier, draws, batch, batch_size)
+    are_scans = state.classifier.spec.kind.has_places
+    if setup.masking is not None and are_scans:
+        inputs, places = sort_slices(inputs, places)  # squares are hidden in neighbouring slices together
     chosen = _choose_inputs(setup, state.classifier, draws, (inputs, places), batch_size)
     squares = _draw_squares(setup, draws, batch_size)
     outputs = state.parallel_model(inputs, places, *chosen, **squares)
@@ -109,8 +113,9 @@ def compute_batch_loss(
             lesson = setup.teacher.answer(inputs, places, state.classifier)
         loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config)
     if setup.masking is not None:
-        hidden = squares["squares"][:, : setup.masking.num_hidden]
-        error = compute_reconstruction_loss_sum(decoded[RECONSTRUCTION], inputs, setup.masking, hidden)
+        hidden, _ = setup.masking.divide(squares["squares"], inputs.shape[1])
+        read = (inputs, setup.masking, hidden, places if are_scans else None)
+        error = compute_reconstruction_loss_sum(decoded[RECONSTRUCTION], *read)
         loss_sum = loss_sum + config.auxiliary_weight * error
     return BatchLoss(loss_sum, logits, targets)
 

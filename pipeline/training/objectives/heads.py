@@ -5,33 +5,34 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from perceiver import ImagePerceiver, PerceiverConfig
+from perceiver import ImagePerceiver, PerceiverConfig, VolumePerceiver
 from perceiver.perceiver_io import QueryDecoder
-from perceiver.positions import FourierPositions, Grid, Part, grid_positions
+from perceiver.positions import FourierPositions, Grid, Part
 from pipeline.models.networks import SliceModel
-from pipeline.training.objectives.masking import Masking, encode_visible, keep_statistics
+from pipeline.models.volumes import choose_slices
+from pipeline.training.objectives.masking import Masking, encode_visible, keep_statistics, place_squares
 
 # The names of the heads.
 GUIDANCE, RECONSTRUCTION = "guidance", "reconstruction"
 
 
 class PositionDecoder(nn.Module):
-    """A vector at each of any positions of an image, from the latents: the decoder of Perceiver IO.
+    """A vector at each of any positions of an image or a volume, from the latents: the decoder of Perceiver IO.
 
     A query is the Fourier features of a position, and is not added to what its attention returns.
 
     Args:
         config: The configuration of the Perceiver that computes the latents.
-        grid_size: The rows and columns of the grid that positions lie on, which limits their frequencies.
+        axis_sizes: The size of the grid that positions lie on along each axis, which limits their frequencies.
         num_outputs: The number of channels at each position.
 
     Source:
         Jaegle 2021, arXiv 2107.14795, section 3.2.
     """
 
-    def __init__(self, config: PerceiverConfig, grid_size: tuple[int, int], num_outputs: int) -> None:
+    def __init__(self, config: PerceiverConfig, axis_sizes: tuple[int, ...], num_outputs: int) -> None:
         super().__init__()
-        self.positions = FourierPositions(tuple(max(float(size), 2.0) for size in grid_size), config.num_bands)
+        self.positions = FourierPositions(tuple(max(float(size), 2.0) for size in axis_sizes), config.num_bands)
         decoder_config = replace(
             config,
             decoder_heads=config.latent_heads,
@@ -44,7 +45,7 @@ class PositionDecoder(nn.Module):
         self.head = nn.Linear(config.latent_dim, num_outputs)
 
     def forward(self, latents: torch.Tensor, positions: Part) -> torch.Tensor:
-        """Decode latents (batch, latents, latent_dim) at positions (batch or 1, queries, 2), or at those of a grid.
+        """Decode latents (batch, latents, latent_dim) at positions (batch or 1, queries, axes), or at those of a grid.
 
         Returns:
             (batch, queries, outputs).
@@ -55,10 +56,10 @@ class PositionDecoder(nn.Module):
 
 
 class HeadedModel(nn.Module):
-    """A Perceiver for images with heads of training; its own weights are those of the model that is kept.
+    """A Perceiver for images or scans with heads of training; its own weights are those of the model that is kept.
 
     Args:
-        model: The model, whose network is a Perceiver for images.
+        model: The model, whose network is a Perceiver for images or volumes.
         heads: The heads by name; ``guidance`` decodes a map of features, ``reconstruction`` the pixels of squares.
         map_size: The rows and columns of the map; zeros without one.
         masking: The squares; None where none are hidden.
@@ -84,10 +85,11 @@ class HeadedModel(nn.Module):
         """Compute logits, and what each head decodes.
 
         Args:
-            images: The normalised images, (batch, channels, height, width).
-            slice_position: The places of the slices, (batch,).
-            chosen_inputs: The inputs that the Perceiver reads for logits and features, (batch, chosen) int64; None for
-                all.
+            images: The normalised images, (batch, channels, height, width), or the slices of scans in order along
+                their normal, (batch, slices, height, width).
+            slice_position: The places of the slices, (batch,), of scans (batch, slices, 3) in mm.
+            chosen_inputs: The inputs that the Perceiver reads for logits and features, of scans the slices,
+                (batch, chosen) int64; None for all.
             squares: The squares of each image in an order in which the first are hidden, as ``Masking.draw`` returns
                 them; None where none are.
 
@@ -95,9 +97,14 @@ class HeadedModel(nn.Module):
             The logits (batch, classes), and the decoded vectors by the name of their head.
         """
         network = self.model.network
-        assert isinstance(network, ImagePerceiver)  # others have no heads
-        places = slice_position if self.model.reads_slice_position else None
-        latents = network.perceiver.encode(*network.tokenise(images, places), chosen_inputs=chosen_inputs)
+        assert isinstance(network, ImagePerceiver | VolumePerceiver)  # others have no heads
+        if isinstance(network, VolumePerceiver):
+            read = (images, slice_position / self.model.place_unit)
+            read = read if chosen_inputs is None else choose_slices(*read, chosen_inputs)
+            latents = network.perceiver.encode(*network.tokenise(*read))
+        else:
+            places = slice_position if self.model.reads_slice_position else None
+            latents = network.perceiver.encode(*network.tokenise(images, places), chosen_inputs=chosen_inputs)
         decoded = {GUIDANCE: self.heads[GUIDANCE](latents, Grid(self.map_size))} if GUIDANCE in self.heads else {}
         if self.masking is not None and squares is not None:
             with keep_statistics(network):
@@ -109,10 +116,10 @@ class HeadedModel(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """A Perceiver for images with a decoder of hidden squares, for pretraining.
+    """A Perceiver for images or whole scans with a decoder of hidden squares, for pretraining.
 
     Args:
-        model: The model, whose network is a Perceiver for images.
+        model: The model, whose network is a Perceiver for images or volumes.
         masking: The squares.
         config: The configuration of the Perceiver.
     """
@@ -140,24 +147,24 @@ def reconstruct(
         model: The model.
         decoder: The decoder of squares.
         masking: The squares.
-        inputs: The normalised images and the places of the slices.
-        squares: The squares of each image in an order in which the first are hidden, (batch, squares).
+        inputs: The normalised images and the places of the slices; those of scans in order along their normal.
+        squares: The squares in an order in which the first are hidden, as ``Masking.draw`` returns them.
 
     Returns:
-        (batch, hidden, channels x pixels of a square).
+        (batch, hidden, channels x pixels of a square), see ``compute_reconstruction_loss_sum``.
     """
-    hidden, visible = squares[:, : masking.num_hidden], squares[:, masking.num_hidden :].sort(dim=1).values
+    hidden, visible = masking.divide(squares, inputs[0].shape[1])
     latents = encode_visible(model, *inputs, masking, visible)
-    positions = grid_positions(masking.grid_size, device=squares.device)[hidden]
-    predicted: torch.Tensor = decoder(latents, positions)
+    predicted: torch.Tensor = decoder(latents, place_squares(masking, hidden, inputs[1] / model.place_unit))
     return predicted
 
 
 def build_reconstruction_head(model: SliceModel, masking: Masking, config: PerceiverConfig) -> PositionDecoder:
     """Build the decoder of the pixels of squares."""
     network = model.network
-    assert isinstance(network, ImagePerceiver)
-    return PositionDecoder(config, masking.grid_size, network.image_shape[0] * masking.patch_size**2)
+    assert isinstance(network, ImagePerceiver | VolumePerceiver)
+    channels = masking.patch_slices if isinstance(network, VolumePerceiver) else network.image_shape[0]
+    return PositionDecoder(config, masking.axis_sizes, channels * masking.patch_size**2)
 
 
 def build_headed_model(
@@ -170,7 +177,8 @@ def build_headed_model(
     """Build the heads of a training with new weights.
 
     Args:
-        model: The model, whose network is a Perceiver for images wherever there is a map.
+        model: The model, whose network is a Perceiver for images wherever there is a map, and one for images or
+            volumes where squares are hidden.
         config: The configuration of that Perceiver.
         map_shape: The channels, rows and columns of a teacher's map of features; zeros without one.
         seed: The seed of the heads' weights.

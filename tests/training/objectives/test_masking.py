@@ -1,10 +1,14 @@
+"""Hidden squares of images and of the slices of scans."""
+
+import dataclasses
+
 import pytest
 import torch
 
 from perceiver import PerceiverConfig
 from pipeline.config.model import ModelConfig
 from pipeline.config.training import PretrainConfig
-from pipeline.core.data_kinds import POINTS
+from pipeline.core.data_kinds import POINTS, SCANS
 from pipeline.core.errors import UserError
 from pipeline.models.networks import build_model
 from pipeline.training.objectives.masking import (
@@ -14,6 +18,7 @@ from pipeline.training.objectives.masking import (
     cover_squares,
     encode_visible,
     keep_statistics,
+    place_squares,
     plan_masking,
 )
 from tests.builders.models import build_spec
@@ -83,6 +88,93 @@ def test_the_error_is_that_of_normalised_squares():
         assert off.item() == pytest.approx(0.25)
 
 
+SCAN_STEMS = {
+    "pixels": ModelConfig(stem="pixels", perceiver=SMALL),
+    "patches": ModelConfig(stem="patches", patch_size=2, perceiver=SMALL),
+    "conv": ModelConfig(num_conv_layers=1, conv_channels=4, perceiver=SMALL),
+    "joined": ModelConfig(stem="patches", patch_size=2, patch_slices=2, perceiver=SMALL),
+}
+SCAN_SPEC = dataclasses.replace(build_spec(kind=SCANS, image_size=(8, 12), num_slices=7), field_of_view_mm=100.0)
+
+
+def draw_scans(*counts):
+    """Scans of so many slices each, filled up to the most."""
+    scans = torch.randn(len(counts), max(counts), 8, 12, generator=torch.Generator().manual_seed(0))
+    places = torch.full((len(counts), max(counts), 3), torch.nan)
+    for row, count in enumerate(counts):
+        places[row, :count] = torch.stack([torch.arange(count) * 5.0 - 10, *[torch.full((count,), 60.0)] * 2], dim=1)
+    return scans, places
+
+
+def prepare_scans(stem):
+    config = SCAN_STEMS[stem]
+    model = build_model(config, SCAN_SPEC, seed=0).eval()
+    masking = plan_masking(PretrainConfig(mask_fraction=0.5, patch_size=4), config, SCAN_SPEC)
+    squares = masking.draw(2, torch.Generator().manual_seed(1), torch.device("cpu"))
+    return model, masking, squares
+
+
+def cover_scans(squares, masking, num_slices):
+    """1 in the pixels of these squares (batch, layers, some), 0 elsewhere: (batch, slices, height, width)."""
+    cover = cover_squares(squares.flatten(0, 1), masking)[:, 0].unflatten(0, squares.shape[:2])
+    return cover.repeat_interleave(masking.patch_slices, dim=1)[:, :num_slices]
+
+
+@pytest.mark.parametrize("stem", SCAN_STEMS)
+def test_of_each_slice_of_a_scan_the_visible_squares_are_read_and_no_others(stem):
+    model, masking, squares = prepare_scans(stem)
+    assert squares.shape == (2, 4 if stem == "joined" else 7, 6)
+    scans, places = draw_scans(5, 3)
+    hidden, visible = masking.divide(squares, 5)
+    assert hidden.shape[:2] == visible.shape[:2] == (2, 3 if stem == "joined" else 5)
+    latents = encode_visible(model, scans, places, masking, visible)
+    changed = scans + 5 * cover_scans(hidden, masking, 5)
+    changed[1, 3:] = 7.0
+    assert torch.equal(encode_visible(model, changed, places, masking, visible), latents), "hidden, and padding"
+    for layer in range(visible.shape[1]):
+        part = 5 * cover_scans(visible[:, :, :1], masking, 5)
+        is_other = torch.arange(5) // masking.patch_slices != layer
+        part[:, is_other] = 0
+        assert not torch.allclose(encode_visible(model, scans + part, places, masking, visible)[0], latents[0])
+
+
+@pytest.mark.parametrize("stem", SCAN_STEMS)
+def test_a_scan_without_hidden_squares_is_encoded_as_it_is(stem):
+    model, masking, squares = prepare_scans(stem)
+    scans, places = draw_scans(5, 3)
+    _, visible = dataclasses.replace(masking, num_hidden=0).divide(squares, 5)
+    expected = model.network.perceiver.encode(*model.network.tokenise(scans, places / 50))
+    torch.testing.assert_close(encode_visible(model, scans, places, masking, visible), expected)
+
+
+def test_squares_of_scans_are_asked_for_at_the_places_of_their_inputs():
+    for stem in ("patches", "joined"):
+        model, masking, squares = prepare_scans(stem)
+        masking = dataclasses.replace(masking, patch_size=2, grid_size=(4, 6))
+        scans, places = draw_scans(5, 3)
+        squares = torch.arange(24).expand(2, -(-5 // masking.patch_slices), -1)
+        expected = model.network.tokenise(scans, places / 50)[1]
+        torch.testing.assert_close(place_squares(masking, squares, places / 50), expected)
+
+
+def test_the_error_of_a_scan_is_the_mean_over_its_own_layers():
+    """Two layers of two slices; the scan has three slices, and of the fourth the square that is wanted is 0."""
+    masking = Masking(patch_size=2, grid_size=(1, 2), num_hidden=1, num_layers=2, patch_slices=2)
+    scans = torch.zeros(1, 4, 2, 4)
+    scans[0, :2, :, 2:], scans[0, 2, :, 2:], scans[0, 3] = torch.tensor([[1.0], [3.0]]), 4.0, 100.0
+    places = torch.zeros(1, 4, 3)
+    places[0, 3] = torch.nan
+    hidden = torch.tensor([[[1], [1]]])
+    first = torch.tensor([-1.0, -1.0, 1.0, 1.0]).repeat(2) / 1.01**0.5  # mean 2, variance 1
+    second = torch.tensor([2.0] * 4 + [-2.0] * 4) / 4.01**0.5  # four 4s and four 0s: mean 2, variance 4
+    wanted = torch.stack([first, second])[None]
+    assert compute_reconstruction_loss_sum(wanted, scans, masking, hidden, places).item() < 1e-10
+    off = wanted + torch.tensor([0.5, 1.0])[:, None]
+    assert compute_reconstruction_loss_sum(off, scans, masking, hidden, places).item() == pytest.approx(0.625)
+    places[0, 2] = torch.nan  # the second layer is padding
+    assert compute_reconstruction_loss_sum(off, scans, masking, hidden, places).item() == pytest.approx(0.25)
+
+
 def test_running_averages_stay_where_they_are_kept():
     norm = torch.nn.BatchNorm2d(1)
     with keep_statistics(torch.nn.Sequential(norm)):
@@ -101,6 +193,7 @@ def test_running_averages_stay_where_they_are_kept():
         ({"mask_fraction": 0.01}, {}, SPEC, r"pretrain\.mask_fraction: found 0\.01"),
         ({}, {"architecture": "cnn"}, SPEC, r"model\.architecture: found 'cnn'"),
         ({}, {"pixel_permutation_seed": 1}, SPEC, r"model\.pixel_permutation_seed: found 1"),
+        ({}, {"slices": "mean"}, SCAN_SPEC, r"model\.slices: found 'mean', allowed is joint"),
         ({}, {}, build_spec(kind=POINTS, image_size=(32, 3)), "a point is its position"),
     ],
 )
