@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
+from pipeline.formats.nifti import read_volume
 from pipeline.models.classifier import Classifier, reverse_slices
 from pipeline.models.networks import build_model
 from pipeline.models.volumes import choose_slices, draw_slices, pool_logits
+from pipeline.preprocessing.slicing import cut_stack
 from tests.builders.models import build_spec
 from tests.builders.scan_models import CHOICES, CNN_CHOICES
 
@@ -134,6 +138,24 @@ def test_the_mirror_image_of_a_scan_is_flipped_across_or_along_its_slices(is_sag
     assert not torch.allclose(mirrored, straight)
     again = classifier.score_both(*flipped)
     assert torch.equal(again[1], straight), "the mirror image of the mirror image is the scan"
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
+@pytest.mark.parametrize("stored_axes", ["RAS", "LPS", "SAR"])
+def test_the_mirror_image_of_a_knee_gets_the_other_side_in_every_plane(plane, stored_axes, write_knee, tmp_path):
+    """The file of the mirror image, cut as every file: left and right exchange their probabilities."""
+    intensity = np.random.default_rng(0).integers(0, 1000, (12, 14, 16)).astype(np.int16)
+    options = PreprocessConfig(plane=plane, num_slices=5, image_size=(16, 16))
+    classifier = build_classifier("joint", replace(SPEC, is_sagittal=plane == "sagittal"))
+    classifier.mirror_average = True
+    answers = []
+    for name, voxels, axes in (("knee", intensity, "RAS"), ("mirror", intensity[::-1], stored_axes)):
+        path = write_knee(tmp_path / f"{name}.nii.gz", intensity=voxels, stored_axes=axes)
+        stack = cut_stack(read_volume(path), options, name)
+        read = (torch.from_numpy(part)[None] for part in (stack.images, stack.places_mm))
+        answers.append(classifier(*read)[0].exp())
+    torch.testing.assert_close(answers[1], answers[0].flip(0), rtol=0, atol=1e-6)
+    assert (answers[0] - 0.5).abs().max() > 1e-3, "an answer of one half would be its own mirror image"
 
 
 def test_options_that_whole_scans_do_not_have_are_refused_by_name():

@@ -10,10 +10,14 @@ import torch
 from pipeline.config.model import CnnConfig
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
+from pipeline.data.batches import read_batches
+from pipeline.data.certified_data import load_certified_data
 from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.seen_patients import KNOWN, START_PATIENTS, TEACHER_PATIENTS
+from pipeline.training.setup import prepare_training
 from tests.builders.bright_halves import STILL
-from tests.builders.scan_runs import SCAN_MODELS, make_scans
+from tests.builders.scan_runs import MOST_SLICES, SCAN_MODELS, make_scans
 from tests.builders.several_processes import read_history
 from tests.builders.training_runs import Cut, check_same, read_weights, run, run_pretraining, with_train
 
@@ -43,13 +47,29 @@ def test_a_training_on_scans_that_was_interrupted_ends_with_the_same_bytes(name,
 )
 def test_a_compiled_model_of_scans_learns_what_the_other_one_learns(name, how, tmp_path):
     """A compiler fuses sums, which changes float32 rounding; with graphs all batches have one number of slices."""
-    plain = make_scans(tmp_path, name, epochs=2, input_fraction=0.5, learning_rate=0.002)
+    # Of a part of the slices a processor names no more than there are, so that each batch would be another graph.
+    fraction = 1.0 if how == "graphs" else 0.5
+    plain = make_scans(tmp_path, name, epochs=2, input_fraction=fraction, learning_rate=0.002)
     torch.compiler.reset()  # it refuses to compile a method for more than eight models
     compiled = name_run(plain, "compiled", compile=how)
     run(plain)
     run(compiled)
     found, expected = read_history(compiled), read_history(plain)
     np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-3)
+
+
+def test_batches_of_graphs_have_the_slices_of_the_largest_scan(tmp_path):
+    def count_slices(how):
+        experiment = make_scans(tmp_path / how, compile=how)
+        setup = prepare_training(experiment, build_fabric(experiment.train), load_certified_data(experiment))
+        examples = setup.train_examples
+        shortest = (~examples.slice_position[..., 0].isnan()).sum(dim=1).argsort()[:1]
+        batch = next(read_batches(examples, [shortest]))
+        assert batch.images.shape[:2] == batch.slice_position.shape[:2]
+        return batch.images.shape[1]
+
+    assert count_slices("graphs") == MOST_SLICES
+    assert count_slices("default") == 1
 
 
 @pytest.fixture(scope="module")
