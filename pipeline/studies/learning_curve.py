@@ -42,6 +42,7 @@ from pipeline.studies.power_law import Comparison, Forecast, compare_draws, esti
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop.state import TrainingSetup, derive_seed
+from pipeline.training.objectives.teacher import check_teacher_options
 from pipeline.training.run_state import describe_settings
 from pipeline.training.setup import describe_origin, prepare_training
 
@@ -195,6 +196,9 @@ def plan_curve(data: CertifiedData, experiment: Experiment) -> list[CurveRun]:
             f"learning_curve.models: logistic_regression reads pixels, and {experiment.data.dataset} has "
             f"{plural(store.kind.example)}. Leave it out."
         )
+    if "distilled" in options.models:
+        taught = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, teacher="cnn"))
+        check_teacher_options(taught, store.input_spec(experiment.preprocess.num_slices))
     index = store.index.iloc[data.rows["train"]]
     orders = [
         order_patients(
@@ -290,8 +294,7 @@ def train_one(experiment: Experiment, data: CertifiedData, run: CurveRun, on_epo
     setup = _prepare_draw(recipe, data, part, teacher)
     device = setup.fabric.device
     classifier, history = train_best(setup, on_epoch)
-    positions = store.index["slice_position"].to_numpy()
-    scores = compute_probabilities(classifier, store.examples, positions, device, options.batch_size, rows)
+    scores = compute_probabilities(classifier, store.examples, store.places, device, options.batch_size, rows)
     examples_of_a_step = recipe.train.batch_size * recipe.train.accumulate_batches
     num_steps = len(history) * -(-len(setup.train_examples) // examples_of_a_step)
     return Outcome(build(scores.astype(np.float64)), history, num_steps, len(part.rows["train"]), device)

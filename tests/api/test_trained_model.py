@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,15 @@ import pytest
 import pipeline
 from pipeline import load_model
 from pipeline.cli import main
-from pipeline.config.data import PreprocessConfig
 from pipeline.config.tracking import TrackingConfig
-from pipeline.core.data_kinds import PATIENT_IMAGES, SCANS
+from pipeline.core.data_kinds import PATIENT_IMAGES
 from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.export.mlflow_model import log_model
-from pipeline.models.networks import build_model
 from pipeline.preprocessing.slicing import read_stack
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.training.checkpoint import write_checkpoint
-from tests.builders.checkpoints import draw_images, make_checkpoint
-from tests.builders.models import build_spec
+from tests.builders.checkpoints import draw_images, make_checkpoint, make_scan_checkpoint
 from tests.builders.scan_models import CHOICES
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
@@ -114,10 +110,7 @@ def test_a_model_of_images_without_places_takes_arrays(tmp_path):
 @pytest.fixture(scope="module")
 def scan_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
-    spec = replace(build_spec(kind=SCANS), field_of_view_mm=100.0)
-    weights = build_model(CHOICES["joint"], spec, seed=0).state_dict()
-    options = PreprocessConfig(unit="volume", image_size=(8, 8), num_slices=5, spacing_mm=1.5)
-    checkpoint = make_checkpoint(model=CHOICES["joint"], spec=spec, weights=weights, preprocess=options)
+    checkpoint = make_scan_checkpoint(CHOICES["joint"])
     write_checkpoint(folder / "best.safetensors", checkpoint)
     return load_model(folder, accelerator="cpu")
 

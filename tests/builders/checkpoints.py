@@ -1,14 +1,15 @@
 """A small checkpoint, and images for its model."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from perceiver import PerceiverConfig
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.model import ModelConfig
+from pipeline.core.data_kinds import SCANS
 from pipeline.models.networks import build_model
-from pipeline.training.checkpoint import (
-    Checkpoint,
-)
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import EpochResult
 from tests.builders.models import build_spec
 
@@ -42,6 +43,14 @@ def make_checkpoint(**changes):
         "weights": model.state_dict(),
     }
     return Checkpoint(**(values | changes))
+
+
+def make_scan_checkpoint(config: ModelConfig, **changes) -> Checkpoint:
+    """Make a checkpoint of small whole scans of at most five axial slices."""
+    spec = replace(build_spec(kind=SCANS), field_of_view_mm=100.0)
+    options = PreprocessConfig(unit="volume", image_size=(8, 8), num_slices=5, spacing_mm=1.5)
+    weights = build_model(config, spec, seed=0).state_dict()
+    return make_checkpoint(**({"model": config, "spec": spec, "weights": weights, "preprocess": options} | changes))
 
 
 def draw_images():

@@ -31,7 +31,8 @@ from pipeline.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from tests.builders.checkpoints import draw_images, make_checkpoint
+from tests.builders.checkpoints import draw_images, make_checkpoint, make_scan_checkpoint
+from tests.builders.scan_models import CHOICES, CNN_CHOICES
 
 CPU = torch.device("cpu")
 
@@ -87,6 +88,24 @@ def test_volumes_get_the_numbers_of_predict(logged, loaded, knee, write_knee, tm
     expected = [score_knee(logged[0], path) for path in (knee, other)]
     np.testing.assert_array_equal(answers, expected)
     np.testing.assert_array_equal(loaded.predict({"nifti": [encode(knee)]}), expected[:1])
+
+
+@pytest.mark.parametrize("name", ["joint", "plain"])
+def test_whole_scans_of_any_number_of_slices_get_the_numbers_of_predict(name, tracking_uri, write_knee, tmp_path):
+    path = tmp_path / "best.safetensors"
+    write_checkpoint(path, make_scan_checkpoint((CHOICES | CNN_CHOICES)[name]))
+    run = open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, f"scans-{name}"))
+    run.sync()
+    log_model(run.client, run.run_id, path, name)
+    model_id = run.client.get_run(run.run_id).outputs.model_outputs[0].model_id
+    model = mlflow.pyfunc.load_model(run.client.get_logged_model(model_id).artifact_location)
+    knees = [write_knee(tmp_path / f"{depth}.nii.gz", stored_axes="PIR", shape=(12, 14, depth)) for depth in (16, 3, 1)]
+    answers = model.predict({"nifti": [encode(knee) for knee in knees]})
+    np.testing.assert_array_equal(answers, [score_knee(path, knee) for knee in knees])
+    assert model.predict(model.input_example).shape == (1, 2)
+    large = write_knee(tmp_path / "large.nii.gz", spacing_mm=(40.0, 40.0, 40.0))
+    with pytest.raises(Exception, match="field of view"):
+        model.predict({"nifti": [encode(large)]})
 
 
 def test_the_input_example_is_an_input(loaded):

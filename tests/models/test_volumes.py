@@ -145,7 +145,7 @@ def test_the_mirror_image_of_a_scan_is_flipped_across_or_along_its_slices(is_sag
 def test_the_mirror_image_of_a_knee_gets_the_other_side_in_every_plane(plane, stored_axes, write_knee, tmp_path):
     """The file of the mirror image, cut as every file: left and right exchange their probabilities."""
     intensity = np.random.default_rng(0).integers(0, 1000, (12, 14, 16)).astype(np.int16)
-    options = PreprocessConfig(plane=plane, num_slices=5, image_size=(16, 16))
+    options = PreprocessConfig(plane=plane, num_slices=6, image_size=(16, 16))  # none lies midway between two
     classifier = build_classifier("joint", replace(SPEC, is_sagittal=plane == "sagittal"))
     classifier.mirror_average = True
     answers = []
@@ -155,7 +155,7 @@ def test_the_mirror_image_of_a_knee_gets_the_other_side_in_every_plane(plane, st
         read = (torch.from_numpy(part)[None] for part in (stack.images, stack.places_mm))
         answers.append(classifier(*read)[0].exp())
     torch.testing.assert_close(answers[1], answers[0].flip(0), rtol=0, atol=1e-6)
-    assert (answers[0] - 0.5).abs().max() > 1e-3, "an answer of one half would be its own mirror image"
+    assert (answers[0] - 0.5).abs().max() > 1e-4, "an answer of one half would be its own mirror image"
 
 
 def test_options_that_whole_scans_do_not_have_are_refused_by_name():

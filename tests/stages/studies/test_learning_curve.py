@@ -12,7 +12,9 @@ from rich.console import Console
 from pipeline.config.model import CnnConfig
 from pipeline.config.studies import LearningCurveConfig
 from pipeline.config.tracking import TrackingConfig
+from pipeline.core.errors import UserError
 from pipeline.stages.studies.learning_curve import choose_folder, learning_curve
+from tests.builders.scan_runs import make_scans
 from tests.builders.training_runs import Cut, make_experiment, with_train
 
 OPTIONS = LearningCurveConfig(patients=(2, 4), draws=2, wanted=0.9)
@@ -94,3 +96,15 @@ def test_mlflow_shows_the_models_below_one_parent(tmp_path):
     }
     point = read_content(experiment)["points"][0]
     assert parent.data.metrics["perceiver_2_accuracy"] == pytest.approx(point["over_draws"]["value"])
+
+
+def test_a_curve_of_whole_scans_has_every_model_and_refuses_features_of_their_teacher(tmp_path):
+    models = ("perceiver", "distilled", "cnn", "logistic_regression")
+    options = LearningCurveConfig(patients=(2,), draws=1, models=models)
+    experiment = make_scans(tmp_path, epochs=1, guidance_weight=0.0)
+    small = dataclasses.replace(experiment.model, cnn=CnnConfig(channels=(2, 3)))
+    experiment = dataclasses.replace(experiment, model=small, learning_curve=options)
+    lines = run(experiment).splitlines()
+    assert all(any(f"{model}-2-draw-0: accuracy" in line for line in lines) for model in models)
+    with pytest.raises(UserError, match=r"train\.guidance_weight: found 1\.0, allowed is 0"):
+        run(with_train(experiment, guidance_weight=1.0))
