@@ -36,6 +36,7 @@ from pipeline.training.devices.memory import check_memory, estimate_training
 from pipeline.training.fine_tuning import prepare_start
 from pipeline.training.history import find_best, write_history
 from pipeline.training.loop.epochs import DivergenceError, train_epochs
+from pipeline.training.loop.monitor import StepResult
 from pipeline.training.loop.state import TrainingSetup, TrainingState
 from pipeline.training.objectives.teacher import build_teacher_recipe, check_teacher_options, describe_teacher
 from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, pack_optimizer
@@ -203,8 +204,11 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
             paths.divergence.unlink(missing_ok=True)  # from an earlier start
             # A run may have been interrupted between its checkpoint and this.
             write_history(paths.history, state.history)
-            with working("opening the records", console):
-                tracked.sync()
+            if run.setup.fabric.world_size > 1:  # an error has to end all processes, which wait here for each other
+                with working("opening the records", console):
+                    tracked.sync()
+            else:
+                tracked.start_sync()
         _run_epochs(run, state, tracked, console)
         best = find_best(state.history, experiment.train.monitor)
         numbers = {"best_epoch": best.epoch, "best_val_loss": best.val_loss, "best_val_accuracy": best.val_accuracy}
@@ -235,11 +239,19 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
 def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Console) -> None:
     """Train, and after each epoch write maps, the best checkpoint, the last one and the curves, in this order."""
     paths, config = run.setup.experiment.paths, run.setup.experiment.train
+    is_alone = run.setup.fabric.world_size == 1
     with TrainingDisplay(console, config.epochs, len(state.history)) as display:
-        for result in train_epochs(run.setup, state, display.show_step if console.is_terminal else None):
+
+        def show_step(progress: StepResult) -> None:
+            tracked.check_sync()
+            display.show_step(progress)
+
+        for result in train_epochs(run.setup, state, show_step if is_alone or console.is_terminal else None):
             gathered = _gather(run, state)
             with fail_together(run.setup.fabric):
                 _check_unchanged(run)
+                if tracked.is_syncing:
+                    display.show_wait("opening the records")
                 is_best = find_best(state.history, config.monitor) is result
                 # Before the last checkpoint: a run that is interrupted here computes this epoch and its maps again.
                 every = config.keep_attention_every_epochs

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,18 @@ class TrackedRun:
         self.monitor: Any = None
         self.is_watched = False
         self.has_warned = False
+        self.started: Future[None] | None = None
 
     @property
     def run_id(self) -> str:
         """The id in MLflow; empty without one."""
+        self._wait()
         return self.record.run_id if self.config.enabled else ""
+
+    @property
+    def is_syncing(self) -> bool:
+        """True while a thread sends facts."""
+        return self.started is not None and not self.started.done()
 
     @property
     def is_reached(self) -> bool:
@@ -98,6 +106,7 @@ class TrackedRun:
 
     def keep(self, facts: RunFacts) -> None:
         """Keep facts on disk, from where the next sync sends them."""
+        self._wait()
         self._write(facts=merge_facts(self.record.facts, facts), is_sent=False)
 
     def watch_system(self) -> None:
@@ -114,6 +123,37 @@ class TrackedRun:
         Raises:
             UserError: The server answers with an error that the user has to fix.
         """
+        self._wait()
+        self._sync(is_last)
+
+    def start_sync(self) -> None:
+        """Send the facts in a thread: MLflow's import and its first database take seconds, and training needs neither.
+
+        What else this object is asked for waits until they are sent.
+        """
+        self._wait()
+        executor = ThreadPoolExecutor(1, thread_name_prefix="tracking")
+        self.started = executor.submit(self._sync, False)
+        executor.shutdown(wait=False)
+
+    def check_sync(self) -> None:
+        """Look at the sync in a thread, and wait for nothing.
+
+        Raises:
+            UserError: The server answered with an error that the user has to fix.
+        """
+        if not self.is_syncing:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the sync in a thread, and raise its error; never called in that thread."""
+        if self.started is not None:
+            wait([self.started])  # an interrupt here leaves it to the next call
+            started, self.started = self.started, None
+            started.result()
+
+    def _sync(self, is_last: bool) -> None:
+        """Send what MLflow and TensorBoard lack, see :meth:`sync`."""
         facts = self.record.facts
         history_path = self.workspace.root / facts.history
         history = read_history(history_path) if history_path.is_file() else []
@@ -132,6 +172,7 @@ class TrackedRun:
 
     def close(self, status: str = "FINISHED") -> None:
         """Send all that is left, and the status of the run: FINISHED, FAILED or KILLED."""
+        self._wait()
         if self.monitor is not None:
             self.monitor.finish()
         self._write(status=status, is_sent=False)
@@ -206,30 +247,30 @@ class TrackedRun:
     def _reach(self) -> Any:
         """Return the run from the server; start one where there is none."""
         if self.client is not None:
-            return self.client.get_run(self.run_id)
+            return self.client.get_run(self.record.run_id)
         _quieten()
         client, experiment_id = connect(self.uri, self.workspace)
-        if not client.search_runs([experiment_id], f"attributes.run_id = '{self.run_id}'"):
+        if not client.search_runs([experiment_id], f"attributes.run_id = '{self.record.run_id}'"):
             # The first time, or another server than the last time.
             run = client.create_run(experiment_id, run_name=self.workspace.run or self.workspace.name)
             self._write(run_id=run.info.run_id, sent={})
         self.client = client
-        return client.get_run(self.run_id)
+        return client.get_run(self.record.run_id)
 
     def _send_file(self, name: str) -> None:
         path, folder = self.workspace.root / name, self.record.facts.files[name]
         state = _describe_file(path)
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-        log(self.run_id, str(path), folder or None)
+        log(self.record.run_id, str(path), folder or None)
         self._write(sent=self.record.sent | {name: state})
 
     def _send_models(self) -> None:
         """Log the best epoch, and the last one where it is another, each with its scores on validation."""
         facts, root = self.record.facts, self.workspace.root
         best = root / facts.checkpoint
-        logged = [log_model(self.client, self.run_id, best, self.workspace.name if self.config.register else "")]
+        logged = [log_model(self.client, self.record.run_id, best, self.workspace.name if self.config.register else "")]
         if facts.last_checkpoint and (root / facts.last_checkpoint).is_file():
-            logged.append(log_last_model(self.client, self.run_id, root / facts.last_checkpoint))
+            logged.append(log_last_model(self.client, self.record.run_id, root / facts.last_checkpoint))
         epochs = {result.epoch: result for result in read_history(root / facts.history)} if facts.history else {}
         for model in logged:
             result = epochs.get(int(model.tags["epoch"]))
@@ -241,7 +282,7 @@ class TrackedRun:
     def _send_scores(self) -> None:
         """Bind the numbers of the test to the weights that they are of; the ends of intervals stay the run's."""
         facts = self.record.facts
-        run = self.client.get_run(self.run_id)
+        run = self.client.get_run(self.record.run_id)
         model = find_model(self.client, run, facts.evaluated, "best")
         scores = {
             name: value
@@ -288,7 +329,9 @@ class TrackedRun:
 
         # With the run and the database it needs none of MLflow's process-wide state.
         uri = self.client.tracking_uri
-        self.monitor = SystemMetricsMonitor(self.run_id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=uri)
+        self.monitor = SystemMetricsMonitor(
+            self.record.run_id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=uri
+        )
         self.monitor.start()
 
 

@@ -65,6 +65,11 @@ class TrainingDisplay:
         description = f"epoch {result.epoch}/{self.num_epochs}"
         self.bar.update(self.task, completed=done, description=description, facts=facts)
 
+    def show_wait(self, text: str) -> None:
+        """Name what training waits for, until the next epoch."""
+        self.work.detail = text
+        self.bar.update(self.task, description=text)
+
     def show_epoch(self, result: EpochResult, is_best: bool) -> None:
         """Print an epoch's line above the bar."""
         self.bar.update(self.task, completed=result.epoch)

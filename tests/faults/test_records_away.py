@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 import threading
+from concurrent import futures
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pipeline.cli import main
 from pipeline.config.tracking import TrackingConfig
@@ -21,8 +23,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.workspace import Workspace
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.records import RunFacts, read_record
+from pipeline.training.loop import monitor
 from tests.builders.tiny_workspace import TINY_CONFIG
-from tests.builders.training_runs import HISTORY, keep_history
+from tests.builders.training_runs import HISTORY, keep_history, make_experiment, run, with_train
 
 
 @pytest.fixture
@@ -153,6 +156,32 @@ def test_a_server_that_is_broken_is_asked_once_a_sync(workspace, monkeypatch):
             server.shutdown()
 
 
+def test_the_first_step_waits_for_no_answer_of_mlflow(tmp_path, monkeypatch):
+    """MLflow's import, and its first database, take longer than all else that is done before the first step."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    stepped, was_first = threading.Event(), []
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self):
+            was_first.append(stepped.wait(20))
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    hook = register_optimizer_step_post_hook(lambda *_: stepped.set())
+    with HTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            tracking = TrackingConfig(uri=f"http://127.0.0.1:{server.server_port}")
+            run(with_train(make_experiment(tmp_path, tracking=tracking), epochs=1))
+        finally:
+            server.shutdown()
+            hook.remove()
+    assert was_first
+    assert all(was_first)
+
+
 def test_one_file_that_is_never_taken_does_not_hold_up_the_end(workspace, caplog):
     for name in ("refused.csv", "taken.csv"):
         (workspace.root / name).write_text("a")
@@ -184,10 +213,55 @@ def test_a_server_that_refuses_files_is_asked_for_a_few_and_the_run_is_closed(wo
     assert "lacks 9 files of this run" in caplog.text
 
 
-def test_what_the_user_has_to_fix_is_reported_at_once(workspace):
+@pytest.fixture
+def deleted(workspace):
+    """A workspace whose experiment somebody deleted in MLflow."""
     open_run(TrackingConfig(), workspace).sync()
-    tracked = open_run(TrackingConfig(), Workspace(workspace.root, "tiny", "next"))
     client = MlflowClient(f"sqlite:///{workspace.tracking_database}")
     client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
+    return workspace
+
+
+def test_what_the_user_has_to_fix_is_reported_at_once(deleted):
+    tracked = open_run(TrackingConfig(), Workspace(deleted.root, "tiny", "next"))
     with pytest.raises(UserError, match="was deleted"):
         tracked.sync()
+
+
+ASKED = {
+    "check_sync": lambda tracked: tracked.check_sync(),
+    "run_id": lambda tracked: tracked.run_id,
+    "keep": lambda tracked: tracked.keep(RunFacts()),
+    "sync": lambda tracked: tracked.sync(),
+    "close": lambda tracked: tracked.close(),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_the_user_has_to_fix_is_reported_by_whatever_follows_a_started_sync(deleted, asked):
+    tracked = open_run(TrackingConfig(), Workspace(deleted.root, "tiny", "next"))
+    tracked.start_sync()
+    futures.wait([tracked.started])
+    with pytest.raises(UserError, match="was deleted"):
+        ASKED[asked](tracked)
+    assert tracked.started is None
+
+
+def test_training_ends_within_its_first_epoch_where_the_user_has_to_fix_something(deleted, monkeypatch):
+    monkeypatch.setattr(monitor, "SECONDS_BETWEEN_REPORTS", 0.0)
+    steps = []
+
+    def wait_for_mlflow(*_):
+        steps.append(1)
+        for thread in threading.enumerate():
+            if thread.name.startswith("tracking"):
+                thread.join()
+
+    experiment = with_train(make_experiment(deleted.root, tracking=TrackingConfig()), batch_size=8)
+    hook = register_optimizer_step_post_hook(wait_for_mlflow)
+    try:
+        with pytest.raises(UserError, match="was deleted"):
+            run(experiment)
+    finally:
+        hook.remove()
+    assert len(steps) == 1

@@ -248,14 +248,14 @@ def test_a_run_with_squared_error_keeps_what_its_outputs_mean(tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_in_the_same_tracking_run(tmp_path, tracking_uri, monkeypatch):
-    """MLflow takes seconds to load and to answer, and what takes seconds is named."""
+    """What takes seconds is named."""
     monkeypatch.setattr("pipeline.core.console.FIRST_LINE_S", 0.0)
     experiment = with_train(make_experiment(tmp_path, tracking=TrackingConfig(uri=tracking_uri)), epochs=2)
     with pytest.raises(KeyboardInterrupt):
         run(experiment, Cut("epoch 1/2"))
     first = read_checkpoint(experiment.paths.last_checkpoint).tracking_run
     printed = run(experiment)
-    assert "opening the records ..." in printed
+    assert "training: epoch 2 of 2 ..." in printed
     assert "sending the records ..." in printed
     record = read_json(experiment.paths.training_record)
     assert record["tracking_run"] == first != ""

@@ -92,6 +92,20 @@ def test_a_run_has_what_was_kept_of_it(open_named, tmp_path):
     assert files == {"tables/table.csv", "attention/overlays/knee.png"}
 
 
+def test_what_is_kept_after_a_started_sync_is_sent_too(open_named):
+    with open_named("started", "first") as tracked:
+        tracked.keep(RunFacts(settings={"a": 1}))
+        tracked.start_sync()
+        tracked.keep(RunFacts(metrics={"best_epoch": 2.0}))
+        assert tracked.run_id != ""
+        assert not tracked.is_syncing
+        tracked.start_sync()
+    found = tracked.client.get_run(tracked.run_id)
+    assert (found.data.params, found.data.metrics) == ({"a": "1"}, {"best_epoch": 2.0})
+    assert found.info.status == "FINISHED"
+    assert len(tracked.client.search_runs([found.info.experiment_id])) == 1
+
+
 def test_a_server_gets_what_it_lacks_and_nothing_twice(open_named, tmp_path):
     """A second sync sends what changed since the first: a file, a tag and a number."""
     (tmp_path / "same.csv").write_text("a")

@@ -45,6 +45,18 @@ def test_a_log_names_the_training_only_where_no_epoch_ended_for_half_a_minute(mo
     assert file.getvalue().startswith(describe_epoch(EPOCH, 20, is_best=False))
 
 
+def test_what_training_waits_for_is_named_in_a_log_and_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(console_module, "FIRST_LINE_S", 3600.0)
+    file = io.StringIO()
+    with TrainingDisplay(Console(file=file, width=160, force_terminal=True), 20, 2) as display:
+        display.show_wait("opening the records")
+        display.bar.refresh()
+        assert display.work.describe().startswith("training: opening the records")
+        display.show_epoch(EPOCH, is_best=False)
+        assert display.work.describe().startswith("training: epoch 4 of 20")
+    assert "opening the records" in file.getvalue()
+
+
 def test_on_a_terminal_a_bar_shows_where_the_epoch_stands():
     file = io.StringIO()
     with TrainingDisplay(Console(file=file, width=160, force_terminal=True), 20, 2) as display:
