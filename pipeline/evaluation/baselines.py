@@ -5,9 +5,10 @@ they predict comes not from the knee but from how the images were made: a mark i
 scanner, more slices of one class.
 """
 
+import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +56,7 @@ class LinearModel(Predictor, Protocol):
 
 
 MAX_POOLED_SIZE = 64  # pixels along the longer side
-POOLED_ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 1024
 BORDER_PARTS = 16  # the border is as wide as this part of a side, at least one pixel
 
 
@@ -80,11 +81,11 @@ def majority(train_labels: Labels, num_test: int, class_names: Sequence[str]) ->
 
 def count_labels(labels: Labels, class_names: Sequence[str]) -> NDArray[np.int64]:
     """Count the labels of each class, ``(classes,)``; refuse an empty list and an unknown label."""
-    found = [str(label) for label in labels]
+    found = Counter(str(label) for label in labels)
     unknown = sorted(set(found) - set(class_names))
-    if unknown or len(found) == 0:
+    if unknown or not found:
         raise UserError(f"baselines: training labels hold {unknown[:5] or 'no rows'}; allowed are {list(class_names)}.")
-    return np.array([found.count(name) for name in class_names])
+    return np.array([found[name] for name in class_names])
 
 
 def logistic_regression(store: Store, rows: dict[str, Indices], seed: int = 0, max_rows: int = 10_000) -> Floats:
@@ -116,7 +117,7 @@ def logistic_regression(store: Store, rows: dict[str, Indices], seed: int = 0, m
             f"baselines: {len(fitted)} rows drawn from training all have the label "
             f"{labels[fitted][0]!r}; the rarer classes have too few rows for a logistic regression."
         )
-    return _fit_images(store, rows | {"train": fitted}, pool_images)
+    return fit_linear_model(store, rows | {"train": fitted}, pool_images)
 
 
 def border_only(store: Store, rows: dict[str, Indices], seed: int, max_rows: int) -> Floats:
@@ -135,7 +136,7 @@ def border_only(store: Store, rows: dict[str, Indices], seed: int, max_rows: int
     fitted = rows["train"][choose_rows(len(rows["train"]), max_rows, seed)]
     if (count_labels(labels[fitted], store.class_names) > 0).sum() < 2:
         return majority(labels[fitted], len(rows["test"]), store.class_names)
-    return _fit_images(store, rows | {"train": fitted}, take_border)
+    return fit_linear_model(store, rows | {"train": fitted}, take_border)
 
 
 def index_only(store: Store, rows: dict[str, Indices], seed: int) -> Floats:
@@ -154,69 +155,56 @@ def index_only(store: Store, rows: dict[str, Indices], seed: int) -> Floats:
     return decision_tree(values[rows["train"]], labels[rows["train"]], values[rows["test"]], store.class_names, seed)
 
 
-def _fit_images(
+def fit_linear_model(
     store: Store,
     rows: dict[str, Indices],
     read_pixels: Callable[[NDArray[np.uint8], Indices], NDArray[np.float32]],
-) -> Floats:
-    """Fit a linear model of pixels of the training rows, and score the test rows."""
-    labels = store.index["label"].to_numpy(dtype=str)
-    train, val = (Labelled(read_pixels(store.examples, rows[split]), labels[rows[split]]) for split in ("train", "val"))
-    return fit_linear_model(train, val, read_pixels(store.examples, rows["test"]), store.class_names)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Pixels with labels.
-
-    Args:
-        pixels: ``(rows, pixels)``.
-        labels: The class names, one a row.
-    """
-
-    pixels: NDArray[np.float32]
-    labels: Labels
-
-
-def fit_linear_model(
-    train: Labelled,
-    val: Labelled,
-    test_pixels: NDArray[np.float32],
-    class_names: Sequence[str],
     model: LinearModel | None = None,
 ) -> Floats:
     """Fit a linear model of pixels and score the test rows; see ``logistic_regression``.
 
+    Only the training rows are held at once. Of the others, of which there may be millions, 1,024 are: those of
+    validation are read for each penalty that is tried, those of the test once, for the best one.
+
     Args:
-        train: The rows that are fitted.
-        val: The rows that the penalty is chosen by; may be empty.
-        test_pixels: ``(test rows, pixels)``.
-        class_names: All classes.
+        store: Images and their labels.
+        rows: The rows of "train", "val" (which the penalty is chosen by; may be none) and "test".
+        read_pixels: Reads rows of the images, ``(rows, pixels)`` float32.
         model: The model to fit; None for a logistic regression.
 
     Returns:
         ``(test rows, classes)``, each row sums to 1.
     """
-    mean, std = train.pixels.mean(axis=0), train.pixels.std(axis=0)
+    labels, class_names = store.index["label"].to_numpy(dtype=str), store.class_names
+    train_pixels = read_pixels(store.examples, rows["train"])
+    mean, std = train_pixels.mean(axis=0), train_pixels.std(axis=0)
     std[std == 0] = 1.0  # a pixel that never changes has no information and stays 0
-    train_pixels, val_pixels, test_pixels = ((part - mean) / std for part in (train.pixels, val.pixels, test_pixels))
+    train_pixels = (train_pixels - mean) / std
+
+    def score(fitted: Predictor, scored: Indices) -> Floats:
+        probabilities = np.empty((len(scored), len(class_names)))
+        for start in range(0, len(scored), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            pixels = (read_pixels(store.examples, scored[part]) - mean) / std
+            probabilities[part] = predict_probabilities(fitted, pixels, class_names)
+        return probabilities
 
     if model is None:
         model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=True)
     best_loss, best = np.inf, None
-    candidates = INVERSE_REGULARISATIONS if len(val_pixels) > 0 else INVERSE_REGULARISATIONS[2:3]
+    candidates = INVERSE_REGULARISATIONS if len(rows["val"]) > 0 else INVERSE_REGULARISATIONS[2:3]
     for inverse_regularisation in candidates:  # the strongest first, each starts from the one before
         with warnings.catch_warnings():
             # A weak penalty on many pixels may need very many steps; it stops after MAX_ITERATIONS.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=inverse_regularisation)
-            model.fit(train_pixels, train.labels)
-        loss = validation_loss(model, val_pixels, val.labels, class_names)
+            model.fit(train_pixels, labels[rows["train"]])
+        loss = validation_loss(score(model, rows["val"]), labels[rows["val"]], class_names)
         if best is not None and loss >= best_loss:
             break  # weaker penalties are worse still, and take longer
-        best_loss, best = loss, predict_probabilities(model, test_pixels, class_names)
+        best_loss, best = loss, copy.deepcopy(model)
     assert best is not None
-    return best
+    return score(best, rows["test"])
 
 
 def decision_tree(
@@ -273,18 +261,16 @@ def predict_probabilities(model: Predictor, pixels: NDArray[Any], class_names: S
     return probabilities
 
 
-def validation_loss(model: Predictor, pixels: NDArray[np.float32], labels: Labels, class_names: Sequence[str]) -> float:
+def validation_loss(probabilities: Floats, labels: Labels, class_names: Sequence[str]) -> float:
     """Return the mean negative log-likelihood on validation; infinite where there are no rows.
 
     Args:
-        model: The fitted model.
-        pixels: ``(rows, pixels)`` of the validation rows.
+        probabilities: ``(rows, classes)`` of the validation rows.
         labels: The class names of these rows.
         class_names: All classes.
     """
-    if len(pixels) == 0:
+    if len(probabilities) == 0:
         return float("inf")
-    probabilities = predict_probabilities(model, pixels, class_names)
     order = np.argsort(class_names)  # the order that scikit-learn assumes
     sorted_names = [class_names[index] for index in order]
     return float(log_loss(np.array(list(labels), dtype=str), probabilities[:, order], labels=sorted_names))
@@ -328,9 +314,11 @@ def pool_images(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None
     bottom, right = top + height // factor * factor, left + width // factor * factor
     num_pixels = (height // factor) * (width // factor) * int(np.prod(images.shape[1:-2], dtype=np.int64))
     pooled = np.empty((len(rows), num_pixels), dtype=np.float32)
-    for start in range(0, len(rows), POOLED_ROWS_AT_ONCE):
-        batch = images[rows[start : start + POOLED_ROWS_AT_ONCE], ..., top:bottom, left:right]
-        blocks = reduce(batch.astype(np.float32), "... (y dy) (x dx) -> ... y x", "mean", dy=factor, dx=factor)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        batch = images[rows[start : start + ROWS_AT_ONCE], ..., top:bottom, left:right]
+        blocks = batch
+        if factor > 1:
+            blocks = reduce(batch.astype(np.float32), "... (y dy) (x dx) -> ... y x", "mean", dy=factor, dx=factor)
         pooled[start : start + len(batch)] = rearrange(blocks, "row ... -> row (...)")
     return pooled
 

@@ -15,6 +15,36 @@ from pipeline.models.classifier import Classifier, average_mirrored
 from pipeline.preprocessing.slicing import Stack
 
 
+class RowBuffer:
+    """Rows that arrive batch by batch, written where they will stay.
+
+    In a list each small part would lie between what two passes of a network took from memory, and hold both: 1.7 KiB
+    a slice were lost so.
+
+    Args:
+        num_rows: The number of all rows.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.num_filled = 0
+        self.values: torch.Tensor | None = None
+
+    def add(self, part: torch.Tensor) -> None:
+        """Add the next rows, ``(batch, ...)``; all parts are of one shape, type and device."""
+        if self.values is None:
+            self.values = part.new_empty((self.num_rows, *part.shape[1:]))
+        self.values[self.num_filled : self.num_filled + len(part)] = part
+        self.num_filled += len(part)
+
+    def read(self) -> Array:
+        """Return all rows, in host memory."""
+        assert self.values is not None, "no batch was added"
+        assert self.num_filled == self.num_rows, (self.num_filled, self.num_rows)
+        rows: Array = self.values.cpu().numpy()
+        return rows
+
+
 @torch.inference_mode()
 def score_with_mirrored(
     classifier: Classifier,
@@ -41,14 +71,15 @@ def score_with_mirrored(
         The classifier's probabilities (rows, classes), as of ``compute_probabilities``, averaged or not; and the
         network's probabilities of the images and of their mirror images.
     """
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    buffers = [RowBuffer(len(images) if rows is None else len(rows)) for _ in range(3)]
     for batch in _read_batches(images, slice_position, device, batch_size, rows):
         straight, mirrored = classifier.score_both(*batch)
         answers = (
             average_mirrored(straight, mirrored, classifier.swaps_sides) if classifier.mirror_average else straight
         )
-        parts.append((answers, straight, mirrored))
-    probabilities = [torch.cat(part).exp().cpu().numpy() for part in zip(*parts, strict=True)]
+        for buffer, part in zip(buffers, (answers, straight, mirrored), strict=True):
+            buffer.add(part.exp())
+    probabilities = [buffer.read() for buffer in buffers]
     return probabilities[0], Mirrored(probabilities[1], probabilities[2], classifier.mirror_average)
 
 
@@ -75,8 +106,10 @@ def compute_probabilities(
     Returns:
         Probabilities (rows, classes) float32.
     """
-    batches = _read_batches(images, slice_position, device, batch_size, rows)
-    return np.concatenate([classifier(*batch).exp().cpu().numpy() for batch in batches])
+    buffer = RowBuffer(len(images) if rows is None else len(rows))
+    for batch in _read_batches(images, slice_position, device, batch_size, rows):
+        buffer.add(classifier(*batch).exp())
+    return buffer.read()
 
 
 def _read_batches(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
@@ -17,7 +16,7 @@ from pipeline.core.console import working_in_parts
 from pipeline.core.text import plural
 from pipeline.data.certified_data import Answers
 from pipeline.data.store import Store
-from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
+from pipeline.inference.probabilities import RowBuffer, compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.training.augmentation.images import shows_laterality
 from pipeline.training.run_state import TrainedRun
@@ -35,17 +34,16 @@ def score_splits(run: TrainedRun, batch_size: int, console: Console) -> Answers:
     classifier = run.classifier
     arguments = (classifier, store.examples, store.places, run.device, batch_size)
     shows_sides = shows_laterality(store.kind, store.class_names, run.checkpoint.preprocess.plane)
-    # Of two passes a batch, the second one is over the mirror images.
     passes = 2 if shows_sides or classifier.mirror_average else 1
     num_scored = len(rows["val"]) * (2 if classifier.mirror_average else 1) + len(rows["test"]) * passes
     with show_scored(classifier, f"scoring {plural(store.kind.example)}", num_scored, console):
         val = compute_probabilities(*arguments, rows["val"])
-        with record_features(classifier) as recorded:
+        with record_features(classifier, len(rows["test"]), passes) as features:
             if shows_sides:
                 test, mirrored = score_with_mirrored(*arguments, rows["test"])
             else:
                 test, mirrored = compute_probabilities(*arguments, rows["test"]), None
-    return Answers({"val": val, "test": test}, np.concatenate(recorded[::passes]), mirrored)
+    return Answers({"val": val, "test": test}, features.read(), mirrored)
 
 
 def score_external(run: TrainedRun, store: Store, batch_size: int) -> Array:
@@ -71,21 +69,28 @@ def show_scored(classifier: Classifier, text: str, total: int, console: Console)
 
 
 @contextmanager
-def record_features(classifier: Classifier) -> Iterator[list[Array]]:
-    """Keep what the last layer reads, ``(batch, features)`` float32 of each pass."""
+def record_features(classifier: Classifier, num_rows: int, passes: int = 1) -> Iterator[RowBuffer]:
+    """Keep what the last layer reads, ``(rows, features)`` float32.
+
+    Args:
+        classifier: The classifier, which scores rows meanwhile.
+        num_rows: The number of rows that it scores.
+        passes: The passes of the network a batch. The first is recorded; a second one is over the mirror images.
+    """
     layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
     heads = [layer for layer in layers if layer.out_features == len(classifier.spec.class_names)]
-    recorded: list[Array] = []
+    recorded = RowBuffer(num_rows)
     num_scored: list[int] = []
 
     def count(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         num_scored.append(len(inputs[0]))
 
     def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if len(num_scored) % passes != 1 % passes:
+            return
         values: torch.Tensor = inputs[0].detach().flatten(1).float()
         # Where the answers of slices are pooled, the layer reads every slice by itself; of a scan the mean is kept.
-        values = values.reshape(num_scored[-1], -1, values.shape[-1]).mean(dim=1)
-        recorded.append(values.cpu().numpy())
+        recorded.add(values.reshape(num_scored[-1], -1, values.shape[-1]).mean(dim=1).cpu())
 
     hooks = (classifier.model.register_forward_pre_hook(count), heads[-1].register_forward_pre_hook(record))
     try:

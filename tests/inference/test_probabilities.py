@@ -8,7 +8,7 @@ from torch import nn
 from pipeline.config.model import ModelConfig
 from pipeline.core.data_kinds import IMAGES, POINTS, VOLUMES
 from pipeline.evaluation.validity.shortcut_probes import check_mirrored
-from pipeline.inference.probabilities import compute_probabilities, score_with_mirrored
+from pipeline.inference.probabilities import RowBuffer, compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import SliceModel
 from pipeline.training.augmentation.images import shows_laterality
@@ -148,3 +148,22 @@ def test_of_a_split_a_batch_at_a_time_is_read_and_no_row_of_another(score, image
     if score is score_with_mirrored:
         found, expected = found[0], expected[0]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_rows_that_arrive_in_batches_are_written_where_they_stay():
+    expected = torch.arange(35.0).reshape(7, 5)
+    buffer = RowBuffer(7)
+    places = []
+    for part in expected.split(3):
+        buffer.add(part)
+        places.append(buffer.values.data_ptr())
+    np.testing.assert_array_equal(buffer.read(), expected.numpy())
+    assert len(set(places)) == 1
+    assert buffer.read().ctypes.data == places[0]
+
+
+def test_rows_that_never_came_are_not_read():
+    buffer = RowBuffer(7)
+    buffer.add(torch.zeros(6, 2))
+    with pytest.raises(AssertionError):
+        buffer.read()

@@ -30,13 +30,13 @@ def test_features_are_what_the_last_layer_turns_into_logits(name):
     network = build_model(CONFIGS[name], SPEC, seed=0)
     classifier = Classifier(network, CONFIGS[name], SPEC, (0.5,), (0.25,)).eval()
     images = torch.arange(3 * 256).to(torch.uint8).reshape(3, 1, 16, 16)
-    with torch.inference_mode(), record_features(classifier) as recorded:
+    with torch.inference_mode(), record_features(classifier, 3) as recorded:
         found = classifier(images, torch.zeros(3))
     head = [layer for layer in classifier.modules() if isinstance(layer, torch.nn.Linear)][-1]
-    expected = head(torch.from_numpy(recorded[0])).log_softmax(dim=-1)
+    expected = head(torch.from_numpy(recorded.read())).log_softmax(dim=-1)
     torch.testing.assert_close(expected, found)
     classifier(images, torch.zeros(3))
-    assert len(recorded) == 1, "nothing is kept afterwards"
+    assert recorded.num_filled == 3, "nothing is kept afterwards"
 
 
 def test_features_are_those_of_the_rows_and_not_of_their_mirror_images(tiny_workspace):

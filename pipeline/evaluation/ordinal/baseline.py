@@ -15,7 +15,6 @@ from pipeline.data.store import Store
 from pipeline.evaluation.baselines import (
     MAX_ITERATIONS,
     TOLERANCE,
-    Labelled,
     Labels,
     choose_rows,
     fit_linear_model,
@@ -37,13 +36,8 @@ def ordinal_logistic(store: Store, rows: dict[str, Indices], seed: int = 0, max_
     Returns:
         ``(test rows, classes)``, each row sums to 1.
     """
-    labels = store.index["label"].to_numpy(dtype=str)
     chosen = {**rows, "train": rows["train"][choose_rows(len(rows["train"]), max_rows, seed)]}
-    train, val = (
-        Labelled(pool_images(store.examples, chosen[split]), labels[chosen[split]]) for split in ("train", "val")
-    )
-    test_pixels = pool_images(store.examples, chosen["test"])
-    return fit_linear_model(train, val, test_pixels, store.class_names, CumulativeLogit(store.class_names))
+    return fit_linear_model(store, chosen, pool_images, CumulativeLogit(store.class_names))
 
 
 class CumulativeLogit:
