@@ -12,6 +12,8 @@ PIECE = 1 << 20
 
 # Of knees: cartilage is scanned at 0.2 mm and more, and slices are a few millimetres apart.
 LIKELY_SPACING_MM = (0.05, 20.0)
+# A choice; turned about one axis, from 45 on another plane is the nearest.
+LIKELY_OBLIQUITY_DEGREES = 30.0
 # Intensities beyond this leave float32 where they are windowed and interpolated.
 MAX_INTENSITY = 1e30
 
@@ -106,6 +108,19 @@ def describe_spacing(spacing_mm: Iterable[float]) -> str:
     low, high = LIKELY_SPACING_MM
     unlikely = [size for size in spacing_mm if not low <= size <= high]
     return f"a voxel of {unlikely[0]:.4g} mm, which no scan of a knee has; check its unit" if unlikely else ""
+
+
+def describe_obliquity(degrees: float) -> str:
+    """Doubt that slices of a scan lie in the plane that they are called after; return nothing where it is likely.
+
+    Slices are cut along the stored axes, each of which counts as the anatomical one that is nearest.
+
+    Args:
+        degrees: The largest angle between a stored axis and its anatomical one.
+    """
+    if degrees <= LIKELY_OBLIQUITY_DEGREES:
+        return ""
+    return f"axes turned by {degrees:.0f} degrees against the body's: its slices lie between two planes"
 
 
 def check_matrix(name: str, affine: Array) -> Array:

@@ -19,7 +19,7 @@ from pipeline.data.statistics import describe_distance
 from pipeline.formats.dicom_sides import find_side
 from pipeline.formats.npz import read_whole_volume
 from pipeline.formats.point_clouds import read_cloud
-from pipeline.formats.volume import Volume, describe_spacing
+from pipeline.formats.volume import Volume, describe_obliquity, describe_spacing
 from pipeline.inference.arrays import place_examples
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import check_places, compute_probabilities, score_slices
@@ -125,7 +125,9 @@ def _describe(scan: Scan, scores: Array, checkpoint: Checkpoint, min_confidence:
 
 def _warn(scan: Scan, stack: Stack, volume: Volume | None, predicted: str, checkpoint: Checkpoint) -> list[str]:
     """List the reasons for which a row is not to be trusted."""
-    warnings = [] if volume is None else [describe_spacing(volume.spacing_mm), volume.doubt]
+    warnings: list[str] = []
+    if volume is not None:
+        warnings += [describe_spacing(volume.spacing_mm), describe_obliquity(volume.obliquity_degrees), volume.doubt]
     if volume is not None and not volume.orientation_known:
         warnings.append("orientation unknown: no sform and no qform, or two of different sides; sides are a guess")
     warnings.append(describe_distance(stack.images, checkpoint.intensities))

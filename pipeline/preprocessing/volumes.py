@@ -30,7 +30,7 @@ from pipeline.core.text import count_labels, count_words, make_printable, plural
 from pipeline.data.sources import Listing, Source
 from pipeline.data.store import FORMAT, write_store
 from pipeline.datasets import find_raw_folder, list_sources
-from pipeline.formats.volume import describe_spacing
+from pipeline.formats.volume import describe_obliquity, describe_spacing
 from pipeline.preprocessing.dask_jobs import Job, run_on_cluster
 from pipeline.preprocessing.parts import (
     PartSummary,
@@ -377,8 +377,14 @@ def _report(plan: Plan, console: Console) -> None:
     for path in coverage["side_disagreements"]:
         found = coverage["side_evidence"].get(path, "")
         warn(console, f"{path}: the named side and the knee's place in the scanner disagree ({found})")
-    read = accepted[["path", "spacing_mm", "reason"]].itertuples(index=False, name=None) if kind.reads_scans else ()
-    doubts = [(path, doubt) for path, sizes, found in read for doubt in (_doubt_spacing(sizes), found) if doubt]
+    columns = ["path", "spacing_mm", "obliquity_degrees", "reason"]
+    read = accepted[columns].itertuples(index=False, name=None) if kind.reads_scans else ()
+    doubts = [
+        (path, doubt)
+        for path, sizes, degrees, found in read
+        for doubt in (_doubt_spacing(sizes), describe_obliquity(float(degrees or 0)), found)
+        if doubt
+    ]
     for path, doubt in doubts[:MAX_LISTED]:
         warn(console, f"{path}: {doubt}")
     shrinking = _describe_shrunk(accepted, plan.options) if kind is PATIENT_IMAGES else ""

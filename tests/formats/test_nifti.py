@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.errors import VolumeError
 from pipeline.formats.nifti import read_volume, write_volume
-from pipeline.formats.volume import describe_spacing
+from pipeline.formats.volume import describe_obliquity, describe_spacing
 from tests.builders.volumes import compute_intensity
 
 AXES = [
@@ -284,3 +284,16 @@ def test_an_sform_and_a_qform_of_different_sides_are_refused_or_unknown(tmp_path
     image.set_qform(affine, code=0)
     nibabel.save(image, tmp_path / "one.nii")
     assert read_volume(tmp_path / "one.nii").orientation_known
+
+
+@pytest.mark.parametrize(("turned", "obliquity"), [(0, 0), (20, 20), (40, 40), (50, 40), (90, 0)])
+def test_slices_between_two_planes_are_doubted(turned, obliquity, intensity, tmp_path):
+    """Turned about the vertical axis: from 45 degrees on the next axis is the nearest."""
+    angle = np.deg2rad(turned)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([2.0, 3.0, 4.0])
+    nibabel.save(nibabel.Nifti1Image(intensity, affine), tmp_path / "turned.nii")
+    volume = read_volume(tmp_path / "turned.nii")
+    assert volume.obliquity_degrees == pytest.approx(obliquity, abs=1e-3)
+    assert bool(describe_obliquity(volume.obliquity_degrees)) == (obliquity == 40)

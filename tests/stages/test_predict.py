@@ -180,6 +180,15 @@ def test_voxel_sizes_that_a_header_states_in_two_ways_are_a_warning(predict, kne
     assert "by the sform and 1x" in row["warnings"]
 
 
+def test_a_scan_turned_between_two_planes_gets_a_warning(predict, knees, tmp_path):
+    image = nibabel.load(knees[0])
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]]
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), turn @ image.affine), tmp_path / "turned.nii.gz")
+    _, (row,) = predict(tmp_path / "turned.nii.gz")
+    assert "between two planes" in row["warnings"]
+
+
 def test_a_name_with_the_other_side_gets_a_warning(predict, knees, tmp_path):
     _, (row,) = predict(knees[0])
     predicted, other = row["predicted"], {"left": "right", "right": "left"}[row["predicted"]]
