@@ -230,15 +230,19 @@ def apply_to_slices(network: nn.Module, volumes: Tensor, is_padding: Tensor) -> 
         results[~is_padding] = found
         return results
     images = rearrange(volumes, "batch slices height width -> (batch slices) 1 height width")
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    found = _count_some(network, images, ~is_padding.flatten()) if network.training and norms else network(images)
+    if not (network.training and any(isinstance(module, _BatchNorm) for module in network.modules())):
+        found = network(images)
+    elif torch.compiler.is_compiling():
+        # Not as a decorator, which would load the compiler with this module.
+        found = torch.compiler.disable(_count_some)(network, images, ~is_padding.flatten())  # type: ignore[no-untyped-call]
+    else:
+        found = _count_some(network, images, ~is_padding.flatten())
     mask = is_padding.reshape(-1, *(1,) * (found.ndim - 1))
     return found.masked_fill(mask, 0.0).unflatten(0, is_padding.shape)  # type: ignore[no-untyped-call, no-any-return]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _count_some(network: nn.Module, images: Tensor, is_counted: Tensor) -> Tensor:
-    """Run a network in training, outside of what is compiled: a compiler does not see that its layers are replaced."""
+    """Run a network in training; never compiled, because a compiler does not see that its layers are replaced."""
     with count_images(network, is_counted):
         return network(images)  # type: ignore[no-any-return]
 

@@ -50,6 +50,13 @@ def test_a_stage_that_was_killed_ends_with_the_same_bytes(stage, undisturbed, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", KILLED)
+def test_a_stage_on_whole_scans_that_was_killed_ends_with_the_same_bytes(stage, undisturbed_scans, tmp_path):
+    moments = choose_moments(undisturbed_scans[1][stage], NUM_FAST, f"scans {stage}")
+    assert kill_and_resume(stage, moments, undisturbed_scans, tmp_path) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", KILLED)
 def test_a_stage_that_was_killed_often_ends_with_the_same_bytes(stage, undisturbed, tmp_path):
     moments = choose_moments(undisturbed[1][stage], NUM_SLOW, f"slow {stage}")
     assert kill_and_resume(stage, moments, undisturbed, tmp_path) >= NUM_SLOW * 3 // 4

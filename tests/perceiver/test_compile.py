@@ -1,12 +1,13 @@
 """Compiled in one piece, or exported with any batch and any number of inputs, a model is the same function."""
 
+import copy
 import io
 
 import pytest
 import torch
 from torch.export import Dim
 
-from perceiver import Perceiver
+from perceiver import ImageConfig, Perceiver, PerceiverConfig, VolumePerceiver
 from perceiver.positions import grid_positions
 from tests.perceiver.small_models import (
     MODEL_OPTIONS,
@@ -165,3 +166,18 @@ def test_an_image_perceiver_is_exported_for_any_batch(options):
     run = export_model(model, arguments(2), dynamic_shapes=shapes)
     for batch in (2, 1, 5):
         torch.testing.assert_close(run(*arguments(batch)), model(*arguments(batch)), atol=1e-5, rtol=1e-5)
+
+
+def test_padding_counts_in_no_batch_norm_of_volumes_that_are_compiled(fresh_compiler):
+    torch.manual_seed(0)
+    perceiver = PerceiverConfig(num_latents=4, latent_dim=16, num_cross_attends=1, self_attends_per_cross=1)
+    config = ImageConfig(stem="conv", num_conv_layers=1, conv_channels=4, perceiver=perceiver)
+    model = VolumePerceiver(config, height=8, width=8, num_slices=6, num_classes=3).train()
+    expected_model = copy.deepcopy(model)
+    volumes, places = draw_normal(3, 6, 8, 8), draw_normal(3, 6, 3, seed=3).tanh()
+    volumes[1, 4:], places[1, 4:] = 99.0, torch.nan
+    expected = logits_and_gradients(expected_model, volumes, places)
+    # Whether layers are replaced is up to what is traced, which any backend shows.
+    assert_same(logits_and_gradients(model, volumes, places, run=torch.compile(model, backend="eager")), expected)
+    for found, wanted in zip(model.buffers(), expected_model.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)

@@ -18,10 +18,12 @@ from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices.distributed import gather
 from pipeline.training.devices.fabric import build_fabric
 from tests.builders.models import build_spec
+from tests.builders.scan_runs import make_scans
 from tests.builders.several_processes import (
     CONFIG,
     NUM_VAL,
     TOLERANCE,
+    descend,
     make,
     read_history,
     run_processes,
@@ -83,6 +85,19 @@ def test_two_processes_with_a_shard_each_learn_what_one_does_though_one_has_fewe
             assert found == pytest.approx(wanted, **TOLERANCE)
     for name, value in alone.weights.items():
         np.testing.assert_allclose(first.weights[name], value, rtol=2e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_shard_each_learn_from_whole_scans_what_one_does(tmp_path):
+    experiment = make_scans(tmp_path, max_grad_norm=None)
+    numbers, weights = descend(experiment)
+    sharded = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, devices=2, strategy="fsdp"))
+    parts = run_processes(2, descend, sharded)
+    for found, _ in parts:
+        for row, wanted in zip(found, numbers, strict=True):
+            assert row == pytest.approx(wanted, **TOLERANCE)
+    for key, value in weights.items():
+        np.testing.assert_allclose(parts[0][1][key], value, rtol=2e-4, atol=2e-6, err_msg=key)
 
 
 @pytest.mark.slow
