@@ -8,6 +8,8 @@ import pytest
 
 from tests.faults.crash import STAGES, copy_workspace, describe, find_differences, make_words, run_stage
 
+pytestmark = pytest.mark.slow
+
 
 def list_sizes(stage: str, undisturbed) -> list[int]:
     """Return the sizes of the files that a stage wrote, without doubles, the largest first."""
@@ -38,19 +40,17 @@ def fill_disk_and_resume(stage: str, sizes: list[int], undisturbed, tmp_path: Pa
         assert find_differences(describe(workspace), expected) == [], size
 
 
-@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES[:-1]), STAGES[-1]])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_one_line_and_the_next_run_completes(stage, undisturbed, tmp_path):
     sizes = list_sizes(stage, undisturbed)
     fill_disk_and_resume(stage, sizes[len(sizes) // 2 :][:1], undisturbed, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_next_run_completes(stage, undisturbed, tmp_path):
     fill_disk_and_resume(stage, list_sizes(stage, undisturbed), undisturbed, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="the superuser may write everywhere")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_folder_without_permission_is_one_line_and_the_next_run_completes(stage, undisturbed, tmp_path):
