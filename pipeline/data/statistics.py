@@ -27,7 +27,7 @@ def compute_statistics(
 
     Args:
         examples: The training split and no other.
-        chunk: The number of images that are read at once.
+        chunk: The number of images that are read at once; a whole scan has as many as it has slices.
         are_slices: Whether the channels are the slices of a volume, which have one scale; some may be black.
 
     Returns:
@@ -36,9 +36,11 @@ def compute_statistics(
     Raises:
         UserError: a channel has the same value everywhere.
     """
-    chunks = (examples.rows[start : start + chunk] for start in range(0, len(examples), chunk))
+    are_scans = examples.slice_position.ndim == 3
+    step = max(1, chunk // examples.images.shape[1]) if are_scans else chunk
+    chunks = (examples.rows[start : start + step] for start in range(0, len(examples), step))
     counts = np.sum([_count_levels(read_images(examples.images, rows).numpy()) for rows in chunks], axis=0)
-    if examples.slice_position.ndim == 3:
+    if are_scans:
         counts = counts.sum(axis=0, keepdims=True)
         num_padding = int(examples.slice_position[..., 0].isnan().sum())
         counts[0, 0] -= num_padding * examples.images.shape[-2] * examples.images.shape[-1]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.config.experiment import Experiment
+from pipeline.core.data_kinds import SCANS
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import Mirrored
 from pipeline.core.serialization import flatten
@@ -102,6 +103,18 @@ def _find_checkpoints(name: str, paths: Workspace, option: str) -> list[tuple[st
     return [(name, folder / "best.safetensors")]
 
 
+def choose_reader(members: Sequence[Member]) -> Checkpoint:
+    """Return the checkpoint by whose options new files are read: that of the smallest field of view.
+
+    Members may have learned from whole scans of other stores, and none of them answers a scan that reaches beyond its
+    own field of view; in all else that is read they are alike.
+
+    Args:
+        members: The models of an ensemble.
+    """
+    return min((member.checkpoint for member in members), key=lambda checkpoint: checkpoint.spec.field_of_view_mm)
+
+
 def _check_alike(first: Member, other: Member, option: str) -> None:
     """Refuse two models that do not read the same examples, or do not have the same classes in the same order.
 
@@ -111,7 +124,9 @@ def _check_alike(first: Member, other: Member, option: str) -> None:
     one, two = first.checkpoint, other.checkpoint
     facts = {"classes": [", ".join(item.spec.class_names) for item in (one, two)]}
     facts |= {"kind of data": [item.spec.kind.name for item in (one, two)]}
-    facts |= {"shape of an example": [str(item.spec.stored_shape) for item in (one, two)]}
+    # A model of whole scans reads any number of slices; that of a store is the one of its largest scan.
+    shapes = [item.spec.image_size if item.spec.kind is SCANS else item.spec.stored_shape for item in (one, two)]
+    facts |= {"shape of an example": [str(shape) for shape in shapes]}
     facts |= {"model.num_points": [str(item.model.num_points) for item in (one, two)]}
     old, new = (flatten(item.preprocess, "preprocess") for item in (one, two))
     facts |= {name: [str(old[name]), str(new[name])] for name in old if name != "preprocess.num_workers"}

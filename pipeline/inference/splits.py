@@ -18,6 +18,7 @@ from pipeline.data.certified_data import Answers
 from pipeline.data.store import Store
 from pipeline.inference.probabilities import RowBuffer, compute_probabilities, score_with_mirrored
 from pipeline.models.classifier import Classifier
+from pipeline.models.volumes import ConvolvedVolume, PooledSlices
 from pipeline.training.augmentation.images import shows_laterality
 from pipeline.training.run_state import TrainedRun
 
@@ -80,21 +81,41 @@ def record_features(classifier: Classifier, num_rows: int, passes: int = 1) -> I
     layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
     heads = [layer for layer in layers if layer.out_features == len(classifier.spec.class_names)]
     recorded = RowBuffer(num_rows)
-    num_scored: list[int] = []
-
-    def count(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        num_scored.append(len(inputs[0]))
+    num_passes = 0
+    found: list[torch.Tensor] = []
 
     def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if len(num_scored) % passes != 1 % passes:
-            return
-        values: torch.Tensor = inputs[0].detach().flatten(1).float()
-        # Where the answers of slices are pooled, the layer reads every slice by itself; of a scan the mean is kept.
-        recorded.add(values.reshape(num_scored[-1], -1, values.shape[-1]).mean(dim=1).cpu())
+        found.append(inputs[0].detach().flatten(1).float())
 
-    hooks = (classifier.model.register_forward_pre_hook(count), heads[-1].register_forward_pre_hook(record))
+    def add(model: nn.Module, inputs: tuple[Any, ...], _: torch.Tensor) -> None:
+        nonlocal num_passes
+        if num_passes % passes == 0:
+            recorded.add(_arrange_features(model.network, torch.cat(found), inputs[1]).cpu())
+        num_passes += 1
+        found.clear()
+
+    hooks = (heads[-1].register_forward_pre_hook(record), classifier.model.register_forward_hook(add))
     try:
         yield recorded
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _arrange_features(network: nn.Module | torch.Tensor, values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return a row of features for each example of a batch.
+
+    Args:
+        network: The network whose last layer read them.
+        values: The features in the order in which they were read.
+        places: The places of the slices, as the network got them.
+    """
+    if isinstance(network, ConvolvedVolume):  # which reads scans with equally many slices together, the smallest first
+        order = (~places[..., 0].isnan()).sum(dim=1).argsort(stable=True)
+        return torch.empty_like(values).index_copy(0, order, values)
+    if isinstance(network, PooledSlices) and network.pooling != "attention":
+        # The layer reads every slice by itself, and what fills up a scan too; of a scan's own slices the mean is kept.
+        is_slice = ~places[..., 0].isnan()
+        own = values.view(*is_slice.shape, -1) * is_slice[..., None]
+        return own.sum(dim=1) / is_slice.sum(dim=1, keepdim=True)
+    return values

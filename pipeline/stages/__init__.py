@@ -7,8 +7,6 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.config.data import SHAPING
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -169,8 +167,6 @@ STAGES = {
             (
                 *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
                 *("data.label_type", "data.label_order"),
-                # For attention.native_resolution, of slices alone.
-                *(f"preprocess.{name}" for name in SHAPING if name != "unit"),
                 "train.accelerator",
                 "attention",
                 "tracking",
@@ -182,8 +178,7 @@ STAGES = {
             "Show single scans in three planes: the worst answers, the most uncertain ones and a random sample.",
             (
                 *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
-                *("preprocess.plane", "preprocess.intensity_percentiles", "preprocess.max_volume_gib"),
-                "cases",
+                *("preprocess.intensity_percentiles", "preprocess.max_volume_gib", "cases"),
             ),
         ),
         Stage(

@@ -22,7 +22,6 @@ from pipeline.core.console import working
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.tables import MANIFEST_COLUMNS, read_table, write_table
-from pipeline.data.store import Store
 from pipeline.datasets import find_raw_folder, list_sources
 from pipeline.formats.nifti import write_volume
 from pipeline.formats.volume import Volume
@@ -56,7 +55,7 @@ def attention(experiment: Experiment, console: Console) -> None:
     with working("computing attention maps", console):
         maps = compute_maps(run.classifier, store, rows, options, checkpoint.epoch)
     with working("drawing attention over the slices", console):
-        backgrounds = _read_backgrounds(experiment, store, rows, maps)
+        backgrounds = _read_backgrounds(experiment, run, rows, maps)
         overlays = draw_overlays(maps, backgrounds, options.interpolation)
 
     folder = paths.report_folder / "attention"
@@ -81,38 +80,42 @@ def attention(experiment: Experiment, console: Console) -> None:
 
 
 def _read_backgrounds(
-    experiment: Experiment, store: Store, rows: NDArray[np.int64], maps: AttentionMaps
+    experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64], maps: AttentionMaps
 ) -> list[NDArray[Any]]:
     """Return the images under the maps: the stored examples, or their slices in the scans' own pixels.
 
     Raises:
         UserError: The data set is not made of volumes, or a scan is missing or was changed.
     """
+    store = run.data.store
     if not experiment.attention.native_resolution:
         return list(maps.examples)
     if not store.kind.has_slices:
         raise UserError("attention.native_resolution: found True, but this data set has no volumes; allowed is False.")
     slice_indices = store.index["slice_index"].iloc[rows].astype(int)
-    scans = _read_scans(experiment, store, rows)
+    scans = _read_scans(experiment, run, rows)
     return [images[index][None] for index, (images, _) in zip(slice_indices, scans, strict=True)]
 
 
 def _read_scans(
-    experiment: Experiment, store: Store, rows: NDArray[np.int64]
+    experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[Any], Volume | None]]:
     """Yield the slices of each scan in its own pixels, and the scan.
+
+    They are cut by the options that the store was made with, which those of the config may not be.
 
     Raises:
         UserError: A scan is missing or was changed.
     """
     manifest = read_table(experiment.paths.manifest, MANIFEST_COLUMNS).set_index("source_id")
     sources = {source.source_id: source for source in list_sources(experiment).sources}
-    raw, chosen = find_raw_folder(experiment), store.index["source_id"].iloc[rows]
+    raw, chosen = find_raw_folder(experiment), run.data.store.index["source_id"].iloc[rows]
     missing = sorted(set(chosen) - set(sources))
     if missing:
         raise UserError(f"{raw}: no scan is called {missing[0]}. Set attention.native_resolution: false.")
+    options = run.checkpoint.preprocess
     for source_id in chosen:
-        yield read_native(raw, sources[source_id], experiment.preprocess, str(manifest.loc[source_id, "sha256"]))
+        yield read_native(raw, sources[source_id], options, str(manifest.loc[source_id, "sha256"]))
 
 
 def _show_slices(experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64], console: Console) -> None:
@@ -130,8 +133,9 @@ def _show_slices(experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64
     folder = experiment.paths.report_folder / "attention"
     for old in (*folder.glob("filmstrip_*.png"), *folder.glob("overlays/*.nii.gz")):
         old.unlink()
-    scans = _read_scans(experiment, store, rows) if options.native_resolution else itertools.repeat((None, None))
+    scans = _read_scans(experiment, run, rows) if options.native_resolution else itertools.repeat((None, None))
     weighed, strips, tables, unit = [], [], [], "mm" if store.kind.reads_scans else "voxels"
+    plane = run.checkpoint.preprocess.plane
     for row, (images, volume) in zip(rows.tolist(), scans, strict=False):
         weights = weigh_slices(run.classifier, store, row)
         stored = np.asarray(store.examples[row][: len(weights.lost)])
@@ -142,7 +146,7 @@ def _show_slices(experiment: Experiment, run: TrainedRun, rows: NDArray[np.int64
             maps = {"lost": np.nan_to_num(weights.lost)[:, None, None], "attention": weights.attention}
             for what, values in maps.items():
                 if values is not None:
-                    spread = spread_over_volume(volume, weights.places_mm, values, experiment.preprocess.plane)
+                    spread = spread_over_volume(volume, weights.places_mm, values, plane)
                     path = folder / "overlays" / f"{name}_{what}.nii.gz"
                     write_volume(path, spread, volume.affine, volume.stored_axes)
         weighed.append(weights)

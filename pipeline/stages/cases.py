@@ -72,7 +72,7 @@ def _read(
     small = shrink_volume(values, volume.spacing_mm, options.intensity_percentiles, experiment.cases.max_voxels)
     if store.kind is not VOLUMES:  # whole scans have one answer for all slices
         return small
-    axis = values.shape.index(1) if 1 in values.shape else PLANE_AXIS[options.plane]
+    axis = values.shape.index(1) if 1 in values.shape else PLANE_AXIS[store.settings["plane"]]
     own = test[test["source_id"] == case.source_id]
     positions = store.index.set_index("example_id")["slice_position"].loc[own["example_id"]].to_numpy()
     answers = own[f"probability_{case.predicted}"].to_numpy()
@@ -83,7 +83,7 @@ def _read(
 def _find_middle(store: Store, case: Case) -> Array:
     """Return the stored image of a case, of several slices the middle one, as (channels, height, width)."""
     rows = np.flatnonzero(store.index["source_id"] == case.source_id)
-    example: Array = np.asarray(store.examples[rows[len(rows) // 2]])
+    example = store.draw(int(rows[len(rows) // 2]))
     if example.ndim == 2:
         return example[None]
     middle = len(example) // 2

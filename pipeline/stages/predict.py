@@ -21,7 +21,7 @@ from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.resumable_table import Row, RowWriter, write_rows
 from pipeline.core.text import count_words, make_printable, plural
 from pipeline.formats.nifti import list_files
-from pipeline.inference.ensembles import Ensemble, read_members
+from pipeline.inference.ensembles import Ensemble, choose_reader, read_members
 from pipeline.inference.inputs import Scan, find_scans, list_passed_over
 from pipeline.inference.predictions import score_examples, score_volumes
 from pipeline.stages.base import exclusive
@@ -101,7 +101,7 @@ def _load(experiment: Experiment, console: Console) -> tuple[list[Path], Checkpo
     members = read_members(options.ensemble, experiment.paths, "predict.ensemble")
     console.print(f"ensemble of {len(members)} models: {', '.join(member.name for member in members)}", highlight=False)
     classifier = Ensemble([build_from_checkpoint(member.checkpoint, device) for member in members]).eval()
-    return [member.path for member in members], members[0].checkpoint, classifier, device
+    return [member.path for member in members], choose_reader(members), classifier, device
 
 
 _MARKS = {"abstained": "abstained from", "warned": "with a warning"}

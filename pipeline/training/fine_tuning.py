@@ -121,7 +121,8 @@ def fit_weights(
     if len(set(sizes)) == 2 and checkpoint.model.perceiver.positions == "fourier":
         notes.append(f"features of positions computed for {sizes[1][0]} x {sizes[1][1]} places")
     if old.place_unit != model.place_unit:
-        notes.append(f"the field of view was {2 * old.place_unit:.0f} mm and is {2 * model.place_unit:.0f} mm")
+        unit = "mm" if checkpoint.spec.kind.reads_scans else "voxels"
+        notes.append(f"the field of view was {2 * old.place_unit:.0f} {unit} and is {2 * model.place_unit:.0f} {unit}")
     return taken, notes
 
 

@@ -1,6 +1,7 @@
 """A volume that no training volume resembles is noticed; one like them is not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pipeline.data.statistics import (
 from pipeline.training.checkpoint import HEADER_KEY, Checkpoint, read_checkpoint, write_checkpoint
 from tests.builders.bright_halves import make_images, place
 from tests.builders.checkpoints import make_checkpoint
+from tests.builders.row_reads import RowReads
 
 REFERENCE = IntensityReference(20, (0.1, 0.2, 0.25, 0.3, 0.4), (0.1, 0.1, 0.2, 0.3, 0.3))
 
@@ -77,6 +79,15 @@ def test_black_slices_that_fill_up_a_scan_count_neither_in_mean_nor_in_std():
     mean, std = compute_statistics(examples)
     assert mean == pytest.approx((there.mean(),))
     assert std == pytest.approx((there.std(),))
+
+
+def test_of_whole_scans_no_more_slices_are_read_at_once_than_of_slices():
+    images = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 4)).astype(np.uint8)
+    examples = place_examples(images, np.arange(7), np.zeros(7), np.zeros((7, 5, 3)), torch.device("cpu"))
+    counted = replace(examples, images=RowReads(images))
+    assert compute_statistics(counted, chunk=10) == compute_statistics(examples)
+    assert counted.images.counts == [2, 2, 2, 1]
+    assert compute_statistics(counted, chunk=3) == compute_statistics(examples), "a scan at least"
 
 
 def test_a_batch_has_as_many_slices_as_its_largest_scan():

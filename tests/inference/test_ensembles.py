@@ -13,10 +13,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.predictions import Mirrored
 from pipeline.core.workspace import Workspace
 from pipeline.data.certified_data import Answers, load_certified_data
-from pipeline.inference.ensembles import Ensemble, average_answers, check_members, read_members
+from pipeline.inference.ensembles import Ensemble, Member, average_answers, check_members, choose_reader, read_members
 from pipeline.stages.split import split
 from pipeline.training.checkpoint import write_checkpoint
-from tests.builders.checkpoints import make_checkpoint
+from tests.builders.checkpoints import make_checkpoint, make_scan_checkpoint
+from tests.builders.scan_models import CHOICES
 from tests.builders.training_runs import make_experiment
 
 OPTION = "evaluate.ensemble"
@@ -90,6 +91,18 @@ def test_models_that_cannot_answer_together_are_refused_by_name(tmp_path, names,
     paths = write_runs(Workspace(tmp_path, "knees"), seed_1=one, seed_2=make_checkpoint(), classes=turned, cut=coarse)
     with pytest.raises(UserError, match=match):
         read_members(names, paths, OPTION)
+
+
+def test_models_of_whole_scans_answer_together_within_the_smallest_field_of_view(tmp_path):
+    """Their stores may be others, whose largest scans have other numbers of slices."""
+    wide = make_scan_checkpoint(CHOICES["joint"])
+    spec = dataclasses.replace(wide.spec, num_slices=wide.spec.num_slices + 3, field_of_view_mm=60.0)
+    narrow = make_scan_checkpoint(CHOICES["joint"], spec=spec)
+    members = read_members(["wide", "narrow"], write_runs(Workspace(tmp_path, "k"), wide=wide, narrow=narrow), OPTION)
+    assert [choose_reader(order).spec.field_of_view_mm for order in (members, members[::-1])] == [60.0, 60.0]
+    slices = [make_checkpoint(), dataclasses.replace(make_checkpoint(), epoch=2)]
+    named = [Member("", tmp_path, checkpoint) for checkpoint in slices]
+    assert choose_reader(named) is slices[0], "of other models the first"
 
 
 @pytest.fixture(scope="module")

@@ -75,11 +75,22 @@ def test_attention_is_drawn_over_the_scans_own_pixels(workspace, capsys):
     native = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
     assert native.keys() == stored.keys()
     assert all(native[name] != stored[name] for name in stored)
+    assert run(workspace, "attention", *words, "--preprocess.plane", "coronal", "--preprocess.num_slices", "1") == 0
+    again = {path.name: path.read_bytes() for path in (folder / "overlays").iterdir()}
+    assert again == native, "scans are cut as they were for the store"
     assert (
         run(workspace, "attention", *words, "--data.raw_folder", str(workspace / "runs"), "--data.pattern", "*.json")
         == 2
     )
     assert "no scan is called" in capsys.readouterr().err
+
+
+def test_answers_of_slices_lie_along_the_axis_that_the_store_was_cut_along(workspace):
+    page = workspace / "reports" / "tiny" / "cases.html"
+    assert run(workspace, "cases") == 0
+    first = page.read_bytes()
+    assert run(workspace, "cases", "--preprocess.plane", "coronal") == 0
+    assert page.read_bytes() == first
 
 
 def test_missing_layers_epochs_and_checkpoints_are_refused(workspace, capsys):

@@ -117,6 +117,12 @@ def test_attention_shows_the_slices_that_carry_an_answer_in_the_scans_own_pixels
         assert overlay.shape == scan.shape
         np.testing.assert_allclose(overlay.affine, scan.affine, atol=1e-4)
         assert overlay.get_fdata().max() > 0
+    found = {path.name: path.read_bytes() for path in (*overlays, *folder.glob("filmstrip_*.png"))}
+    changed = ("--preprocess.plane", "axial", "--preprocess.num_slices", 2, "--preprocess.slice_range", "[0.4, 0.6]")
+    shown = ("--attention.num_examples", 2, "--attention.native_resolution", "true")
+    assert call("attention", workspace, *shown, *changed) == 0
+    again = (*folder.glob("overlays/*_attention.nii.gz"), *folder.glob("filmstrip_*.png"))
+    assert {path.name: path.read_bytes() for path in again} == found, "scans are cut as they were for the store"
 
 
 def copy_test_scans(workspace, site, scale=1.0):

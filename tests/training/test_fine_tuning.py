@@ -9,6 +9,7 @@ from torch import nn
 from perceiver import PerceiverConfig
 from perceiver.positions import grid_positions
 from pipeline.config.model import CnnConfig, ModelConfig
+from pipeline.core.data_kinds import SCANS, VOXEL_VOLUMES
 from pipeline.models.networks import build_model
 from pipeline.training.fine_tuning import (
     find_head,
@@ -50,6 +51,17 @@ def test_a_grey_image_is_the_same_to_weights_for_one_channel_as_for_three_equal_
         torch.testing.assert_close(one(image), three(image.expand(-1, 3, -1, -1)))
         three.weight.copy_(spread_channels(one.weight, 3))
         torch.testing.assert_close(one(image), three(image.expand(-1, 3, -1, -1)))
+
+
+@pytest.mark.parametrize(("kind", "unit"), [(SCANS, "mm"), (VOXEL_VOLUMES, "voxels")])
+def test_another_field_of_view_is_noted_in_its_unit(kind, unit):
+    small, large = (
+        dataclasses.replace(build_spec(kind=kind, image_size=(16, 16)), field_of_view_mm=size) for size in (35.0, 80.0)
+    )
+    config = ModelConfig(perceiver=SMALL)
+    start = make_checkpoint(model=config, spec=small, weights=build_model(config, small, seed=7).state_dict())
+    _, notes = fit_weights(build_model(config, large, seed=1), start, keeps_head=True)
+    assert notes == [f"the field of view was 35 {unit} and is 80 {unit}"]
 
 
 @pytest.mark.parametrize("architecture", ["perceiver", "cnn"])

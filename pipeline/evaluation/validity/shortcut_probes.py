@@ -69,23 +69,41 @@ def compute_probes(
     names = name_visits(index["source_id"].map(visits)) if store.kind.has_patients else np.array([UNKNOWN_VISIT])
     if (names != UNKNOWN_VISIT).any():
         probes["visit"] = score_visits(test, names)
-    probes["intensity_quartile"] = score_quartiles(test, compute_brightness(store.examples, rows["test"]))
+    probes["intensity_quartile"] = score_quartiles(test, compute_brightness(store, rows["test"]))
 
     def score(probabilities: Floats) -> Scores:
         return score_baseline(index, probabilities, store.class_names, bootstrap)
 
     probes["border_only"] = score(border_only(store, rows, bootstrap.seed, max_fitted))
-    probes["border_is_background"] = is_background(store.examples, rows["test"])
+    probes["border_is_background"] = is_background(store, rows["test"])
     if store.kind.has_slices:
         probes["index_only"] = score(index_only(store, rows, bootstrap.seed))
     return probes
 
 
-def is_background(images: NDArray[np.uint8], rows: Indices) -> bool:
-    """Return whether most pixels of the images' border are dark; a radiograph that fills its frame shows bone there."""
-    chunks = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
-    dark = [float((take_border(images, chunk) < DARK).mean()) for chunk in chunks]
-    return bool(np.average(dark, weights=[len(chunk) for chunk in chunks]) > 0.5)
+def is_background(store: Store, rows: Indices) -> bool:
+    """Return whether most pixels of the images' border are dark; a radiograph that fills its frame shows bone there.
+
+    The black slices that fill up scans with fewer slices than others do not count.
+
+    Args:
+        store: Images, or the slices of whole scans.
+        rows: The rows of the store that are looked at.
+    """
+    is_slice, num_dark, num_pixels = _find_slices(store, rows), 0, 0
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        counted = is_slice[start : start + ROWS_AT_ONCE]
+        border = take_border(store.examples, rows[start : start + ROWS_AT_ONCE])
+        border = border.reshape(*counted.shape, -1)[counted]
+        num_dark, num_pixels = num_dark + int((border < DARK).sum()), num_pixels + border.size
+    return num_dark > 0.5 * num_pixels
+
+
+def _find_slices(store: Store, rows: Indices) -> NDArray[np.bool_]:
+    """Return which slices of scans are no padding, ``(rows, slices)``; of other examples ``(rows, 1)``, all true."""
+    if store.places_mm is None:
+        return np.ones((len(rows), 1), dtype=bool)
+    return ~np.isnan(store.places_mm[rows][..., 0])
 
 
 def score_slice_indices(test: pandas.DataFrame, slice_index: Indices) -> list[SliceIndexSubgroup]:
@@ -165,10 +183,20 @@ def order_visit(name: str) -> tuple[int, int, str]:
     return 2 if name in (UNKNOWN_VISIT, OTHER_VISITS) else 1, 0, name
 
 
-def compute_brightness(images: NDArray[np.uint8], rows: Indices) -> Floats:
-    """Compute each image's mean over its pixels and channels, ``(rows,)``, black 0 and white 1."""
+def compute_brightness(store: Store, rows: Indices) -> Floats:
+    """Compute each example's mean over its pixels and channels, ``(rows,)``, black 0 and white 1.
+
+    Of whole scans the mean is over their own slices, so that a scan with fewer than others is no darker for it.
+
+    Args:
+        store: Images, or the slices of whole scans.
+        rows: The rows of the store.
+    """
+    images = store.examples
     chunks = [images[rows[start : start + ROWS_AT_ONCE]] for start in range(0, len(rows), ROWS_AT_ONCE)]
-    return np.concatenate([chunk.reshape(len(chunk), -1).mean(axis=1, dtype=np.float64) for chunk in chunks]) / 255
+    means = np.concatenate([chunk.reshape(len(chunk), -1).mean(axis=1, dtype=np.float64) for chunk in chunks]) / 255
+    brightness: Floats = means / _find_slices(store, rows).mean(axis=1)  # what fills up a scan is black
+    return brightness
 
 
 def split_into_quartiles(values: Floats) -> tuple[Indices, list[float]]:

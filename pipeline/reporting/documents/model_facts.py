@@ -106,9 +106,10 @@ def _describe_slices(shape: ModelConfig, spec: InputSpec) -> str:
         return "All slices of a scan are read at once, as if they had equal distances."
     if shape.slices == "joint":
         joined = "" if shape.patch_slices == 1 else f"; {shape.patch_slices} neighbouring slices are joined to one"
+        unit, short = ("millimetres", "mm") if spec.kind.reads_scans else ("voxels", "voxels")
         return (
-            "All slices of a scan are read at once: positions have three axes, in millimetres from the centre of the "
-            f"volume over half the field of view of {spec.field_of_view_mm:g} mm{joined}."
+            f"All slices of a scan are read at once: positions have three axes, in {unit} from the centre of the "
+            f"volume over half the field of view of {spec.field_of_view_mm:g} {short}{joined}."
         )
     if shape.slices == "attention":
         return "Each slice becomes an embedding; their mean, weighted by a learned attention, becomes the answer."

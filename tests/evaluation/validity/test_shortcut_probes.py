@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS, SCANS
 from pipeline.core.predictions import Mirrored
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level
@@ -13,6 +13,7 @@ from pipeline.evaluation.validity.shortcut_probes import (
     check_mirrored,
     compute_brightness,
     compute_probes,
+    is_background,
     name_visits,
     order_visit,
     score_slice_indices,
@@ -91,7 +92,20 @@ def test_brightness_is_the_mean_of_all_pixels(shape, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
     rows = np.array([4, 0, 2])
     expected = [images[row].mean() / 255 for row in rows]
-    np.testing.assert_allclose(compute_brightness(images, rows), expected)
+    store = dataclasses.replace(build_store(), examples=images)
+    np.testing.assert_allclose(compute_brightness(store, rows), expected)
+
+
+def test_what_fills_up_a_scan_is_neither_dark_brightness_nor_dark_border():
+    images = np.full((3, 4, 32, 32), 200, np.uint8)
+    places = np.full((3, 4, 3), 40.0, np.float32)
+    images[1:, 1:], places[1:, 1:] = 0, np.nan
+    scans = dataclasses.replace(build_store(), examples=images, kind=SCANS, places_mm=places)
+    rows = np.array([2, 0, 1])
+    np.testing.assert_allclose(compute_brightness(scans, rows), 200 / 255)
+    assert not is_background(scans, rows), "3 of 12 slices are there, and their border is bright"
+    images[0] = 0
+    assert is_background(scans, rows), "4 of 6 slices are dark"
 
 
 def test_each_kind_of_data_has_the_probes_that_make_sense():

@@ -11,7 +11,7 @@ from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.config.sources import DataConfig, SplitConfig
-from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS, SCANS, VOLUMES
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES, POINTS, SCANS, VOLUMES, VOXEL_VOLUMES
 from pipeline.models.networks import build_model
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.facts import Evidence, describe_results, fill_documents, write_documents
@@ -236,6 +236,18 @@ def test_the_stem_is_the_one_that_is_built():
 def test_a_point_is_the_input_of_a_model_of_point_clouds():
     assert describe_network(kind=POINTS).endswith("Each point is an input. 5 parameters.")
     assert "Each of 100 points" in describe_network(kind=POINTS, num_points=100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (SCANS, "in millimetres from the centre of the volume over half the field of view of 35 mm"),
+        (VOXEL_VOLUMES, "in voxels from the centre of the volume over half the field of view of 35 voxels"),
+    ],
+)
+def test_the_field_of_view_has_the_unit_that_places_have(kind, words):
+    spec = dataclasses.replace(build_spec(kind=kind, image_size=(64, 64)), field_of_view_mm=35.0)
+    assert words in describe_model(build_checkpoint(spec=spec), 5)["model"]
 
 
 def test_the_convolutional_network_of_whole_scans_is_the_one_that_is_built():
