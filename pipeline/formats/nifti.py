@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from pipeline.core.array_types import Array
 from pipeline.core.errors import VolumeError
 from pipeline.core.files import describe_absence, open_atomically
-from pipeline.formats.volume import Volume, build_volume, check_matrix
+from pipeline.formats.volume import Volume, build_volume, check_matrix, describe_shear
 
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_CLASSES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
@@ -99,7 +99,7 @@ def read_volume(path: Path, max_bytes: int = 4 << 30, needs_orientation: bool = 
         stored_shape=tuple(int(size) for size in header.get_data_shape()),
         sha256=digest.hexdigest(),
         orientation_known=is_known,
-        doubt=_compare_sizes(header) or _doubt_unit(unit),
+        doubt=_compare_sizes(header) or _doubt_unit(unit) or describe_shear(affine),
     )
 
 

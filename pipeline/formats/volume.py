@@ -14,6 +14,8 @@ PIECE = 1 << 20
 LIKELY_SPACING_MM = (0.05, 20.0)
 # A choice; turned about one axis, from 45 on another plane is the nearest.
 LIKELY_OBLIQUITY_DEGREES = 30.0
+# A choice: its cosine moves no slice by a thousandth of its place, and registration leaves less.
+LIKELY_SHEAR_DEGREES = 2.0
 # Intensities beyond this leave float32 where they are windowed and interpolated.
 MAX_INTENSITY = 1e30
 
@@ -121,6 +123,22 @@ def describe_obliquity(degrees: float) -> str:
     if degrees <= LIKELY_OBLIQUITY_DEGREES:
         return ""
     return f"axes turned by {degrees:.0f} degrees against the body's: its slices lie between two planes"
+
+
+def describe_shear(affine: Array) -> str:
+    """Doubt the places of slices whose axes do not meet at right angles; return nothing where these do, nearly.
+
+    Distances are taken along the stored axes: of slices tilted by 20 degrees they are 6 % longer than along the normal.
+
+    Args:
+        affine: ``(4, 4)``, from voxel indices to world millimetres.
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(axes.T @ axes - np.eye(3))
+    degrees = float(np.rad2deg(np.arcsin(min(1.0, cosines.max()))))
+    if degrees <= LIKELY_SHEAR_DEGREES:
+        return ""
+    return f"axes {degrees:.0f} degrees off a right angle, as of a tilted gantry; they are taken as right ones"
 
 
 def check_matrix(name: str, affine: Array) -> Array:

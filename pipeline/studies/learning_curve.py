@@ -44,7 +44,7 @@ from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop.state import TrainingSetup, derive_seed
 from pipeline.training.objectives.teacher import check_teacher_options
 from pipeline.training.run_state import describe_settings
-from pipeline.training.setup import describe_origin, prepare_training
+from pipeline.training.setup import check_scan_options, describe_origin, prepare_training
 
 
 @dataclass(frozen=True)
@@ -209,12 +209,16 @@ def plan_curve(data: CertifiedData, experiment: Experiment) -> list[CurveRun]:
     labels_of = index.groupby("group_id")["label"].agg(set).to_dict()
     needed = [_count_needed(order, labels_of, store.class_names) for order in orders]
     sizes = choose_sizes(options, len(orders[0]), max(needed), store.kind)
-    return [
+    runs = [
         CurveRun(model, size, draw, order[:size], experiment.train.seed + draw)
         for size in sizes
         for draw, order in enumerate(orders)
         for model in options.models
     ]
+    if store.kind.has_places and not {"cnn", "distilled"}.isdisjoint(options.models):
+        # Before the first Perceiver is trained, and not when its CNN is reached.
+        check_scan_options(build_recipe(experiment, dataclasses.replace(runs[0], model="cnn")))
+    return runs
 
 
 def _count_needed(order: Sequence[str], labels_of: Mapping[str, set[str]], class_names: Sequence[str]) -> int:

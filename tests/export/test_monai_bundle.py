@@ -122,7 +122,9 @@ def test_a_bundle_of_whole_scans_answers_for_any_number_of_slices(name, bundle_p
     """Also for a scan of one slice; one that reaches beyond the field of view is refused by name, as every bad file."""
     from monai.bundle import run
 
-    checkpoint = make_scan_checkpoint((CHOICES | CNN_CHOICES)[name])
+    checkpoint = make_scan_checkpoint(dataclasses.replace((CHOICES | CNN_CHOICES)[name], mirror_tta=name == "joint"))
+    if name == "joint":  # whose mirror image is another one for it
+        checkpoint = dataclasses.replace(checkpoint, spec=dataclasses.replace(checkpoint.spec, is_sagittal=True))
     write_bundle(tmp_path / "bundle", checkpoint, "scans")
     shapes = {"a.nii.gz": (12, 14, 16), "b.nii.gz": (12, 14, 3), "c.nii.gz": (12, 14, 1)}
     paths = [write_knee(tmp_path / "scans" / file, shape=shape) for file, shape in shapes.items()]

@@ -297,3 +297,16 @@ def test_slices_between_two_planes_are_doubted(turned, obliquity, intensity, tmp
     volume = read_volume(tmp_path / "turned.nii")
     assert volume.obliquity_degrees == pytest.approx(obliquity, abs=1e-3)
     assert bool(describe_obliquity(volume.obliquity_degrees)) == (obliquity == 40)
+
+
+@pytest.mark.parametrize("tilt", [0, 1, 20, -20])
+def test_slices_that_are_not_stacked_at_right_angles_are_doubted(tilt, intensity, tmp_path):
+    """Turned as well, which alone is no reason: all angles stay."""
+    angle, turn = np.deg2rad(tilt), np.deg2rad(10)
+    axes = np.array([[2, 0, 0], [0, 3, 4 * np.sin(angle)], [0, 0, 4 * np.cos(angle)]])
+    affine = np.eye(4)
+    affine[:3, :3] = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]] @ axes
+    nibabel.save(nibabel.Nifti1Image(intensity, affine), tmp_path / "tilted.nii")
+    doubt = read_volume(tmp_path / "tilted.nii").doubt
+    assert ("20 degrees off a right angle" in doubt) == (abs(tilt) == 20)
+    assert bool(doubt) == (abs(tilt) == 20)

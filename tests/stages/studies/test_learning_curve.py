@@ -13,7 +13,9 @@ from pipeline.config.model import CnnConfig
 from pipeline.config.studies import LearningCurveConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.core.errors import UserError
+from pipeline.data.certified_data import load_certified_data
 from pipeline.stages.studies.learning_curve import choose_folder, learning_curve
+from pipeline.studies.learning_curve import plan_curve
 from tests.builders.scan_runs import make_scans
 from tests.builders.training_runs import Cut, make_experiment, with_train
 
@@ -108,3 +110,5 @@ def test_a_curve_of_whole_scans_has_every_model_and_refuses_features_of_their_te
     assert all(any(f"{model}-2-draw-0: accuracy" in line for line in lines) for model in models)
     with pytest.raises(UserError, match=r"train\.guidance_weight: found 1\.0, allowed is 0"):
         run(with_train(experiment, guidance_weight=1.0))
+    with pytest.raises(UserError, match=r"train\.compile: found 'graphs', allowed is default or none for a 3-D cnn"):
+        plan_curve(load_certified_data(experiment), with_train(experiment, compile="graphs"))
