@@ -12,7 +12,7 @@ from pipeline.data.resampling import choose_spacing
 from pipeline.data.sources import Source
 from pipeline.formats.image_files import read_pixels
 from pipeline.formats.volume import Volume
-from pipeline.preprocessing.slicing import PLANE_AXIS, cut_stack, read_image_stack, read_scan
+from pipeline.preprocessing.slicing import cut_stack, find_slice_axis, read_image_stack, read_scan
 
 MAX_RATIO = 16  # native pixels along a side of a stored one; finer scans are drawn at this ratio
 
@@ -46,7 +46,7 @@ def read_native(raw: Path, source: Source, options: PreprocessConfig, sha256: st
     if source.is_volume:
         volume = read_scan(tuple(paths), options.max_volume_bytes)
         digest, shape = volume.sha256, volume.voxels.shape
-        axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
+        axis = find_slice_axis(shape, options.plane)
         column_axis, row_axis = (other for other in range(3) if other != axis)
         pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
         fine = refine(options, (shape[row_axis], shape[column_axis]), pixel_mm)

@@ -16,7 +16,7 @@ from pipeline.data.store import Store
 from pipeline.formats.volume import Volume
 from pipeline.models.classifier import Classifier
 from pipeline.models.volumes import PooledSlices
-from pipeline.preprocessing.slicing import PLANE_AXIS
+from pipeline.preprocessing.slicing import find_slice_axis
 
 # Scans that are scored at once; each is a copy that lacks one slice.
 COPIES = 8
@@ -122,7 +122,7 @@ def spread_over_volume(volume: Volume, places_mm: Array, maps: Array, plane: Pla
         ``(right, anterior, superior)`` float32; 0 outside of the images, and where no slice is near.
     """
     shape = volume.voxels.shape
-    axis = shape.index(1) if 1 in shape else PLANE_AXIS[plane]
+    axis = find_slice_axis(shape, plane)
     column_axis, row_axis = (other for other in range(3) if other != axis)
     along, across, down = (
         (np.arange(shape[each]) - (shape[each] - 1) / 2) * volume.spacing_mm[each]

@@ -22,7 +22,7 @@ from pipeline.data.sources import Source
 from pipeline.datasets import DATASETS, list_sources
 from pipeline.formats.image_files import read_pixels
 from pipeline.formats.spreadsheets import read_cells
-from pipeline.preprocessing.slicing import PLANE_AXIS, read_scan
+from pipeline.preprocessing.slicing import PLANE_AXIS, find_slice_axis, read_scan
 from pipeline.preprocessing.volumes import describe_shrinking, find_kind
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
@@ -256,13 +256,14 @@ def suggest(found: FirstLook) -> list[Suggestion]:
         Suggestion("model.num_conv_layers", num_layers, f"each halves the image: {places} x {places} inputs"),
         Suggestion("model.conv_channels", 96, "as in configs/xray_side.yaml"),
     ]
-    if sides:
+    if sides and all(item.value != "sagittal" for item in shaping):
         suggestions += [
             Suggestion("model.mirror_tta", True, "the mirror image of a left one is a right one, and is asked too"),
             Suggestion("augment.horizontal_flip", "swap_label", "a flip swaps left and right, and so the label"),
         ]
     else:
         reason = "keep_label where a mirrored image has the same label, which doubles the data"
+        reason = "a flip of a sagittal slice exchanges front and back" if sides else reason
         suggestions.append(Suggestion("augment.horizontal_flip", "none", reason))
     rarest, most = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
     num_examples = len(found.sources) * (_count_slices(found, shaping) if found.kind.has_slices else 1)
@@ -292,11 +293,13 @@ def _suggest_slices(found: FirstLook, sides: bool) -> list[Suggestion]:
     """Suggest plane, number and size of the slices of volumes."""
     spacing, shape = (np.median(rows, axis=0) for rows in (found.spacings_mm, found.shapes))
     planes = {axis: plane for plane, axis in PLANE_AXIS.items()}
-    if sides:
+    if 1 in shape:
+        plane, reason = planes[find_slice_axis(shape.tolist(), "axial")], "that of the only slice of a scan"
+    elif sides:
         plane, reason = "axial", "left and right differ by a flip here; in sagittal slices they look alike"
     else:
         plane, reason = planes[int(spacing.argmax())], "the plane in which the voxels are smallest"
-    axis = PLANE_AXIS[plane]  # type: ignore[index]  # one of the three planes
+    axis = PLANE_AXIS[plane]
     number = int(min(PreprocessConfig.num_slices, shape[axis]))
     others = [other for other in range(3) if other != axis]
     extent_mm = max(float(shape[other] * spacing[other]) for other in others)

@@ -5,6 +5,7 @@ left of an axial or coronal image, anterior or superior is on top; a sagittal
 image has anterior on its left.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,20 +104,37 @@ def choose_slices(num_available: int, num_slices: int, span: tuple[float, float]
     return np.unique(np.floor(wanted + 0.5).astype(int))
 
 
+def find_slice_axis(shape: Sequence[int], plane: Plane) -> int:
+    """Return the axis along which the slices of a volume follow each other.
+
+    Args:
+        shape: Its voxels along (right, anterior, superior). One that is one voxel thick is its own only slice.
+        plane: The plane of the slices of the others.
+    """
+    return list(shape).index(1) if 1 in shape else PLANE_AXIS[plane]
+
+
 def cut_stack(volume: Volume, options: PreprocessConfig, name: str) -> Stack:
     """Cut a volume into images.
 
     Args:
         volume: A volume with axes (right, anterior, superior).
         options: The plane, number, span, spacing, size and percentiles. A volume one voxel thick is
-            its own only slice, whatever the plane.
+            its own only slice, axial where they say coronal, or the other way round.
         name: The name of the file, for messages.
 
     Raises:
-        VolumeError: the chosen slices are constant.
+        VolumeError: the chosen slices are constant, or the only slice is sagittal and others are not, or the other way
+            round: their flips exchange left and right, or they do not.
     """
     shape = volume.voxels.shape
-    axis = shape.index(1) if 1 in shape else PLANE_AXIS[options.plane]
+    axis = find_slice_axis(shape, options.plane)
+    if (axis == PLANE_AXIS["sagittal"]) != (options.plane == "sagittal"):
+        found = next(plane for plane, number in PLANE_AXIS.items() if number == axis)
+        raise VolumeError(
+            f"{name}: its only slice is {found}, and preprocess.plane is {options.plane}; left and right do not lie "
+            f"alike in the two. Set preprocess.plane: {found}, or leave it out."
+        )
     indices = choose_slices(shape[axis], options.num_slices, options.slice_range)
     slices = np.moveaxis(volume.voxels, axis, 0)[indices]
     # The two axes left are in the order right, anterior, superior; an image's rows run down the later one.

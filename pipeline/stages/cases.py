@@ -16,7 +16,7 @@ from pipeline.data.sources import Source
 from pipeline.data.store import Store, read_store
 from pipeline.datasets import DATASETS, find_raw_folder, list_sources
 from pipeline.evaluation.predictions import read_predictions
-from pipeline.preprocessing.slicing import PLANE_AXIS, read_scan
+from pipeline.preprocessing.slicing import find_slice_axis, read_scan
 from pipeline.reporting.attention.overlays import draw_plain
 from pipeline.reporting.cases.choose import Case, choose_cases
 from pipeline.reporting.cases.page import write_cases
@@ -72,7 +72,7 @@ def _read(
     small = shrink_volume(values, volume.spacing_mm, options.intensity_percentiles, experiment.cases.max_voxels)
     if store.kind is not VOLUMES:  # whole scans have one answer for all slices
         return small
-    axis = values.shape.index(1) if 1 in values.shape else PLANE_AXIS[store.settings["plane"]]
+    axis = find_slice_axis(values.shape, store.settings["plane"])
     own = test[test["source_id"] == case.source_id]
     positions = store.index.set_index("example_id")["slice_position"].loc[own["example_id"]].to_numpy()
     answers = own[f"probability_{case.predicted}"].to_numpy()

@@ -108,6 +108,11 @@ def test_volumes_are_cut_where_their_voxels_are_fine_and_sides_axially(write_kne
         ),
     )
     assert values_of(sides)["preprocess.plane"] == "axial"
+    for shape, plane, flip in (((1, 30, 40), "sagittal", "none"), ((10, 1, 40), "coronal", "swap_label")):
+        values = values_of(replace(sides, shapes=(shape,)))
+        assert (values["preprocess.plane"], values["preprocess.num_slices"]) == (plane, 1)
+        assert sides.labels.keys() <= {"left", "right"}
+        assert values["augment.horizontal_flip"] == flip
 
 
 def test_few_patients_and_files_that_are_not_there_are_doubts(tmp_path):
