@@ -262,8 +262,8 @@ def suggest(found: FirstLook) -> list[Suggestion]:
             Suggestion("augment.horizontal_flip", "swap_label", "a flip swaps left and right, and so the label"),
         ]
     else:
-        reason = "keep_label where a mirrored image has the same label, which doubles the data"
-        reason = "a flip of a sagittal slice exchanges front and back" if sides else reason
+        same_label = "keep_label where a mirrored image has the same label, which doubles the data"
+        reason = "a flip of a sagittal slice exchanges front and back" if sides else same_label
         suggestions.append(Suggestion("augment.horizontal_flip", "none", reason))
     rarest, most = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
     num_examples = len(found.sources) * (_count_slices(found, shaping) if found.kind.has_slices else 1)
