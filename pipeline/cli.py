@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.renames import RENAMED_STAGES
+from pipeline.core.collector import pause_collector
 from pipeline.core.errors import UserError
 from pipeline.core.text import join_by_blanks, make_printable
 from pipeline.stages import COMMANDS, STAGES, Stage, is_among
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word not in (QUIET, JSON)]
     name, started = (words or [""])[0], time.perf_counter()
     try:
-        code = _run(words, output)
+        code = _run(words, output, is_alone=arguments is None)
         output.finish(name, code, time.perf_counter() - started)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as head has
@@ -160,7 +161,7 @@ class Output:
                 print(f"warning: {warning}", file=sys.stderr)
 
 
-def _run(words: list[str], output: Output) -> int:
+def _run(words: list[str], output: Output, is_alone: bool) -> int:
     if not words or words[0] in HELP:
         print(describe_stages())
         return 0 if words else 2
@@ -176,7 +177,9 @@ def _run(words: list[str], output: Output) -> int:
         if any(word in HELP for word in words):
             print(describe_stage(stage, min(shutil.get_terminal_size().columns, 120), _find_topic(words)))
             return 0
-        stage.run(parse_experiment(stage_name, words), output.open())
+        with pause_collector():
+            experiment = parse_experiment(stage_name, words)
+        stage.run(experiment, output.open(), is_alone)
     except UserError as error:
         output.fail(f"error: {join_by_blanks(str(error))}")
         return 2

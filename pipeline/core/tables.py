@@ -3,12 +3,10 @@
 Ids are text and stay text: a patient may be called ``007`` or ``NA``.
 """
 
-import contextlib
 import csv
-import gc
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -139,22 +137,6 @@ def write_table(path: Path, table: pd.DataFrame, columns: tuple[str, ...]) -> No
         text = chosen.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
     # Bytes of a name that are no Unicode text become \\xNN.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-@contextlib.contextmanager
-def pause_collector() -> Iterator[None]:
-    """Let Python not search for garbage while the rows of a long table become objects.
-
-    None of them refers to itself, so nothing is found; but each search looks at all that were made, and 100,000 rows
-    take a third longer.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def clean_text(text: str) -> str:

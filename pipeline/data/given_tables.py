@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.core.collector import pause_collector
 from pipeline.core.errors import UserError
-from pipeline.core.tables import clean_text, find_alike, pause_collector, refuse_alike
+from pipeline.core.tables import clean_text, find_alike, refuse_alike
 from pipeline.formats.spreadsheets import read_cells
 
 # A number with a decimal comma; points group the digits before it.

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config.sources import PARTS, DataConfig, Word, to_texts
+from pipeline.core.collector import pause_collector
 from pipeline.core.data_kinds import IMAGE_SUFFIXES
 from pipeline.core.errors import UserError
 from pipeline.core.tables import (
@@ -19,7 +20,6 @@ from pipeline.core.tables import (
     describe_difference,
     find_alike,
     is_blank,
-    pause_collector,
     read_table,
     refuse_alike,
 )

@@ -14,7 +14,6 @@ from pipeline.core.array_types import Array
 from pipeline.core.data_kinds import VOXEL_VOLUMES, WHOLE_VOLUMES, are_sides
 from pipeline.core.errors import UserError
 from pipeline.core.predictions import choose_class, probability_columns
-from pipeline.core.resumable_table import Row
 from pipeline.data.statistics import describe_distance
 from pipeline.formats.dicom_sides import find_side
 from pipeline.formats.npz import read_whole_volume
@@ -23,6 +22,7 @@ from pipeline.formats.volume import Volume, describe_obliquity, describe_spacing
 from pipeline.inference.arrays import place_examples
 from pipeline.inference.inputs import Scan
 from pipeline.inference.probabilities import check_places, compute_probabilities, score_slices
+from pipeline.inference.resumable_table import Row
 from pipeline.preprocessing.images import read_stored
 from pipeline.preprocessing.slicing import Stack, read_stack
 from pipeline.training.checkpoint import Checkpoint

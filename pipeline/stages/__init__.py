@@ -3,9 +3,12 @@
 The code of a stage is imported when it runs.
 """
 
+import gc
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pipeline.core.collector import pause_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,12 +60,20 @@ class Stage:
         )
         return function
 
-    def run(self, experiment: "Experiment", console: "Console") -> None:
-        """Import the stage and run it."""
+    def run(self, experiment: "Experiment", console: "Console", is_alone: bool = False) -> None:
+        """Import the stage and run it.
+
+        Args:
+            experiment: The experiment.
+            console: The console that the stage prints on.
+            is_alone: Whether the process is there for this stage alone, so that all that is loaded by now stays.
+        """
         from pipeline.core.console import working  # rich is not needed for help
 
-        with working("loading the program", console):
+        with working("loading the program", console), pause_collector():
             function = self.load()
+        if is_alone:
+            gc.freeze()  # half a second of the first search for garbage would look at modules
         function(experiment, console)
 
 

@@ -18,12 +18,12 @@ from pipeline.core.errors import UserError
 from pipeline.core.locks import lock_output
 from pipeline.core.predictions import probability_columns
 from pipeline.core.provenance import compute_fingerprint
-from pipeline.core.resumable_table import Row, RowWriter, write_rows
 from pipeline.core.text import count_words, make_printable, plural
 from pipeline.formats.nifti import list_files
 from pipeline.inference.ensembles import Ensemble, choose_reader, read_members
 from pipeline.inference.inputs import Scan, find_scans, list_passed_over
 from pipeline.inference.predictions import score_examples, score_volumes
+from pipeline.inference.resumable_table import Row, RowWriter, write_rows
 from pipeline.stages.base import exclusive
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, read_checkpoint
 from pipeline.training.devices.selection import choose_device

@@ -47,7 +47,8 @@ def end(*_):
 register_module_forward_pre_hook(lambda *_: begun.append(time.process_time()))
 register_optimizer_step_post_hook(end)
 from pipeline.cli import main
-main(["train", *sys.argv[1:]])
+sys.argv.insert(1, "train")
+main()
 """
 
 

@@ -1,5 +1,3 @@
-import gc
-
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -14,7 +12,6 @@ from pipeline.core.tables import (
     find_formula,
     find_known,
     is_blank,
-    pause_collector,
     read_table,
     refuse_alike,
     write_table,
@@ -185,19 +182,3 @@ def test_two_texts_that_look_the_same_are_shown_by_their_codes():
 
 def test_the_first_two_that_are_alike_are_named_of_many():
     assert find_alike(["7", "Left", "8", "left", "007"]) == ("Left", "left")
-
-
-def test_the_collector_is_paused_and_then_as_it_was_also_after_an_error():
-    with pause_collector():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    with pytest.raises(UserError), pause_collector():
-        raise UserError("x")
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with pause_collector():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()

@@ -9,12 +9,12 @@ import pytest
 from pipeline.cli import main
 from pipeline.config.sources import DataConfig
 from pipeline.core.errors import UserError
-from pipeline.core.resumable_table import RowWriter
 from pipeline.core.tables import SPLIT_COLUMNS, find_formula, read_table, write_table
 from pipeline.core.text import make_printable
 from pipeline.data.label_tables import list_table_sources, read_label_table
 from pipeline.data.sources import list_named_sources
 from pipeline.datasets.akoa import parse_name
+from pipeline.inference.resumable_table import RowWriter
 
 NAME = "OAI9014797_BaseLine_3_de3d1_SAG_3D_DESS_WE_{}.nii.gz"
 

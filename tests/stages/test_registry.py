@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import sys
 import typing
 
@@ -12,7 +13,7 @@ from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
 from pipeline.config.parsing import OPTIONS, SECTION_NAMES
 from pipeline.core.console import StageConsole
-from pipeline.stages import PLACE, STAGES
+from pipeline.stages import PLACE, STAGES, Stage
 from tests.builders.tiny_workspace import TINY_CONFIG
 
 EXTRA = {
@@ -139,3 +140,19 @@ def test_a_registered_stage_is_a_documented_function_and_its_options_exist(stage
     assert stage.load().__doc__
     assert {*stage.reads, *PLACE} <= OPTIONS.keys() | SECTION_NAMES
     assert stage.inputs == "" or stage.inputs in OPTIONS
+
+
+def test_a_stage_is_loaded_without_a_search_for_garbage_and_run_with_it(tmp_path, monkeypatch):
+    (tmp_path / "stages_of_a_test").mkdir()
+    (tmp_path / "stages_of_a_test" / "one.py").write_text(
+        "import gc\nfound = [gc.isenabled()]\n"
+        "def one(experiment, console):\n    found.extend([gc.isenabled(), gc.get_freeze_count()])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = Stage("one", "", (), package="stages_of_a_test")
+    for is_alone in (False, True):
+        stage.run(Experiment("x"), StageConsole(is_silent=True), is_alone)
+    gc.unfreeze()
+    loaded, run, kept, run_alone, kept_alone = sys.modules["stages_of_a_test.one"].found
+    assert (loaded, run, kept, run_alone) == (False, True, 0, True)
+    assert kept_alone > 100_000

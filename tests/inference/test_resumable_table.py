@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from pipeline.core.resumable_table import RowWriter
+from pipeline.inference.resumable_table import RowWriter
 
 COLUMNS = ("path", "value", "sure", "notes", "reason")
 ROWS = [
