@@ -295,5 +295,7 @@ def join_channels(tensors: list[Tensor]) -> Tensor:
     """
     if len(tensors) == 1:
         return tensors[0]
-    batch, inputs = torch.broadcast_shapes(*[tensor.shape[:2] for tensor in tensors])  # type: ignore[no-untyped-call]
+    # torch.broadcast_shapes would load sympy, for half a second of the first forward.
+    no_channels = [tensor[..., :0] for tensor in tensors]
+    batch, inputs, _ = torch.broadcast_tensors(*no_channels)[0].shape  # type: ignore[no-untyped-call]
     return torch.cat([tensor.expand(batch, inputs, -1) for tensor in tensors], dim=-1)

@@ -21,7 +21,6 @@ IMAGE_SHAPES = {
     "cifar100": (3, (32, 32), 100),
     "medmnist": (1, (28, 28), 2),
     "medmnist3d": (28, (28, 28), 2),
-    "medmnist3d_volume": (1, (28, 28), 2),
 }
 
 
@@ -44,8 +43,10 @@ def build_config_spec(experiment: Experiment) -> InputSpec:
     size = experiment.preprocess.image_size
     num_grades = 5 if experiment.data.label_type == "ordinal" else 2
     num_channels, image_size, num_classes = IMAGE_SHAPES.get(experiment.data.dataset, (1, size, num_grades))
-    kind = SCANS if experiment.preprocess.unit == "volume" else VOLUMES
-    spec = build_spec(num_channels, image_size, num_classes, experiment.preprocess.num_slices, kind)
+    kind, num_slices = VOLUMES, experiment.preprocess.num_slices
+    if experiment.preprocess.unit == "volume":  # the slices are no channels then
+        kind, num_slices, num_channels = SCANS, max(num_slices, num_channels), 1
+    spec = build_spec(num_channels, image_size, num_classes, num_slices, kind)
     names = spec.class_names
     if experiment.data.merge:
         names = tuple(sorted({str(name) for name in experiment.data.merge.values()}))
