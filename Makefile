@@ -148,5 +148,6 @@ bench: $(READY) ## measure preprocessing against the plain way, the model agains
 	$(RUN) reports/benchmarks/model.py
 
 clean: ## remove what the stages wrote, keep raw data and .venv
-	rm -rf data/*/prepared data/*/splits*.csv data/*/leak_certificate*.json runs mlflow.db* mlartifacts
+	rm -rf data/*/prepared data/*/splits*.csv data/*/leak_certificate*.json data/*/copies*.html data/*/external* runs
+	rm -rf mlflow.db* mlartifacts reports/index.html
 	find reports -mindepth 1 -maxdepth 1 -type d ! -name benchmarks -exec rm -rf {} +

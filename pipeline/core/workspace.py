@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+# The last word in the name of a run that teaches another one; the word before it is that run's name.
+TEACHER = "teacher"
+
 
 def join_names(*names: str) -> str:
     """Join the names of a run's folder, such as ``seed-1`` and ``fold-0``; empty ones are left out."""

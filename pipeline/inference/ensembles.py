@@ -19,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.predictions import Mirrored
 from pipeline.core.serialization import flatten
 from pipeline.core.text import count_words, plural
-from pipeline.core.workspace import Workspace
+from pipeline.core.workspace import TEACHER, Workspace
 from pipeline.data.certified_data import Answers, CertifiedData
 from pipeline.data.leak_certificate import check_certificate
 from pipeline.data.splits import read_splits, resolve_roles
@@ -67,7 +67,7 @@ def read_members(names: Sequence[str], paths: Workspace, option: str) -> list[Me
 
     Args:
         names: For each of them the name of a run of the experiment, such as ``seed-1``, the folder of a run, or a
-            checkpoint; a name with ``*`` stands for all trained runs that it fits.
+            checkpoint; a name with ``*`` stands for all trained runs that it fits, but for teachers of other runs.
         paths: The folders of the experiment.
         option: The option that the names come from, for messages.
 
@@ -93,7 +93,12 @@ def _find_checkpoints(name: str, paths: Workspace, option: str) -> list[tuple[st
         return [(name, Path(name))]
     root = paths.root / "runs" / paths.name
     if "*" in name:
-        found = sorted(path for path in root.glob(f"{name}/best.safetensors") if path.parent != root)
+        found = sorted(
+            path
+            for path in root.glob(f"{name}/best.safetensors")
+            # A teacher was trained for another run, and is often no Perceiver.
+            if path.parent != root and (TEACHER in name or TEACHER not in path.parent.name.split("-"))
+        )
         if not found:
             raise UserError(f"{option}: no trained run below {root} is named like {name!r}. Train some, or name them.")
         return [(path.parent.name, path) for path in found]

@@ -98,14 +98,13 @@ _RECIPE = (
     *("train.epochs", "train.batch_size", "train.learning_rate", "train.class_weights", "train.teacher"),
     *("train.early_stopping_epochs", "train.seed", "train.accelerator"),
 )
+# Of what finds the scans' own files again.
+_SCANS = ("data.dataset", "data.raw_folder", "data.oai", "data.pattern", "data.label_table", "data.columns")
 _EVALUATE = (
-    "data.dataset",
+    *_SCANS,
     "data.variant",
     "data.label_type",
     "data.label_order",
-    "data.pattern",
-    "data.label_table",
-    "data.columns",
     "data.covariates",
     "data.bins",
     "data.merge",
@@ -176,7 +175,7 @@ STAGES = {
             "attention",
             "Draw the attention of the trained model.",
             (
-                *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
+                *_SCANS,
                 *("data.label_type", "data.label_order"),
                 "train.accelerator",
                 "attention",
@@ -188,9 +187,10 @@ STAGES = {
             "cases",
             "Show single scans in three planes: the worst answers, the most uncertain ones and a random sample.",
             (
-                *("data.dataset", "data.raw_folder", "data.pattern", "data.label_table"),
+                *_SCANS,
                 *("preprocess.intensity_percentiles", "preprocess.max_volume_gib", "cases"),
             ),
+            ("name", "run", "workspace", "data.raw_folder", "cases"),
         ),
         Stage(
             "compare",

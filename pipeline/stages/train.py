@@ -18,7 +18,7 @@ from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.provenance import read_hardware
 from pipeline.core.serialization import flatten
 from pipeline.core.text import count_words
-from pipeline.core.workspace import join_names
+from pipeline.core.workspace import TEACHER, join_names
 from pipeline.data.batches import read_free_memory
 from pipeline.data.certified_data import CertifiedData, load_certified_data
 from pipeline.data.statistics import IntensityReference
@@ -142,7 +142,7 @@ class Run:
 
 def _train_teacher(experiment: Experiment, console: Console) -> tuple[Checkpoint, float]:
     """Train a convolutional network on the same patients, as a run of its own; return its best epoch, and its time."""
-    teacher = dataclasses.replace(build_teacher_recipe(experiment), run=join_names(experiment.run, "teacher"))
+    teacher = dataclasses.replace(build_teacher_recipe(experiment), run=join_names(experiment.run, TEACHER))
     console.print(f"the teacher, {teacher.paths.title}:", highlight=False)
     train(teacher, console)
     record = read_json(teacher.paths.training_record)

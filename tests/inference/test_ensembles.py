@@ -73,6 +73,15 @@ def test_runs_are_found_by_name_by_a_pattern_by_folder_and_by_file(tmp_path):
     assert [member.path.parent.name for member in found] == ["seed-1", "seed-2", "other"]
 
 
+def test_a_pattern_leaves_out_the_teachers_of_other_runs_unless_it_names_them(tmp_path):
+    runs = ("seed_1", "seed_1_teacher", "seed_2_teacher_fold_0", "seed_2_fold_0", "teacher")
+    paths = write_runs(Workspace(tmp_path, "knees"), **{name: make_checkpoint() for name in runs})
+    for pattern in ("*", "seed-*"):
+        assert [member.name for member in read_members([pattern], paths, OPTION)] == ["seed-1", "seed-2-fold-0"]
+    found = read_members(["seed-*-teacher*"], paths, OPTION)
+    assert [member.name for member in found] == ["seed-1-teacher", "seed-2-teacher-fold-0"]
+
+
 @pytest.mark.parametrize(
     ("names", "match"),
     [

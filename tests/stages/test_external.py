@@ -79,6 +79,26 @@ def test_test_patients_under_other_names_have_the_scores_of_the_test_bit_for_bit
     assert "6 scans also are in the run's test" in external["search"]
 
 
+@pytest.mark.slow
+def test_whole_scans_under_other_names_have_the_scores_of_the_test_bit_for_bit(tiny_workspace, tmp_path):
+    whole = ("--preprocess.unit", "volume", "--train.epochs", "1")
+    for name in ("tiny.yaml", "data/tiny/raw"):
+        copy = shutil.copytree if (tiny_workspace / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(tiny_workspace / name, tmp_path / name)
+    for stage in ("preprocess", "split", "train"):
+        assert run(tmp_path, *whole, stage=stage) == 0
+    write_site(tmp_path / "site")
+    assert validate(tmp_path, "site", *whole) == 0
+    metrics = read_metrics(tmp_path)
+    external = metrics["external"]
+    assert set(external["levels"]) == {"volume", "knee"}
+    for name in ("levels", "classes", "decision"):
+        assert external[name] == metrics[name], name
+    assert external["drift"]["distance"] == external["drift"]["test_distance"]
+    assert "6 scans also are in the run's test" in external["search"]
+
+
 def test_the_section_has_levels_of_255_and_keeps_reasons_out_of_its_cells(validated):
     metrics = read_metrics(validated)
     (section,) = build_external_section(metrics, VOLUMES)

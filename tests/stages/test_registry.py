@@ -83,7 +83,10 @@ class Recorder:
 
 # Options of grades, of images and of scans without labels, which the tiny knees are not; and the records of a run that
 # compare registers, which these have not.
-READ_FOR_OTHER_DATA = ("data.label_order", "split.accept_copies", "preprocess.fit", "preprocess.colour", "tracking.uri")
+READ_FOR_OTHER_DATA = (
+    *("data.label_order", "data.raw_folder", "data.oai", "data.columns"),
+    *("split.accept_copies", "preprocess.fit", "preprocess.colour", "tracking.uri"),
+)
 
 
 # They train several models each.

@@ -67,8 +67,9 @@ def describe_data(experiment: Experiment, checkpoint: Checkpoint, data: DataEvid
             "missing": f"Nothing was imputed; {plural(kind.source)} that could not be read are left out, each with its "
             "reason in manifest.csv.",
             "identity": (
-                "Of a file's header the geometry alone is read. Patients have the identifiers of the file names or "
-                "of the label table, and the report shows them."
+                "Of a file's header geometry is read, how grey levels are stored and shown, and the tags that name the "
+                "side and the scanner's maker. Patients have the identifiers of the file names or of the label table, "
+                "and the report shows them."
             ),
             "acquisition": _describe_acquisition(accepted, kind),
         }
