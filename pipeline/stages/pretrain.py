@@ -36,6 +36,7 @@ from pipeline.training.pretraining import (
     write_losses,
 )
 from pipeline.training.run_state import check_same_settings, clear_run, is_finished, write_started
+from pipeline.training.seen_patients import UNLABELLED, find_leaked, name_leaked
 from pipeline.training.setup import describe_origin
 
 # The options that shape pretrained weights, next to those of model, augmentation and pretraining.
@@ -118,7 +119,7 @@ def _describe(experiment: Experiment, data: CertifiedData, unlabelled: Store | N
     kept["train.loss"] = NO_LOSS
     kept |= {f"pretrain.{name}": value for name, value in options.items() if name != "unlabelled_table"}
     if unlabelled is not None:
-        kept["unlabelled fingerprint"] = unlabelled.fingerprint
+        kept[UNLABELLED] = unlabelled.fingerprint
     return dataclasses.replace(origin, settings=kept)
 
 
@@ -150,11 +151,13 @@ def _certify_unlabelled(experiment: Experiment, data: CertifiedData, unlabelled:
     """
     table, kind = experiment.pretrain.unlabelled_table, data.store.kind
     groups = set(unlabelled.index["group_id"])
-    held_out = sorted(group for group in groups if data.roles.get(group, "train") != "train")
+    held_out = find_leaked(dict.fromkeys(groups, "train"), data.roles)
     if held_out:
+        given, known = next(iter(held_out.items()))
         raise UserError(
-            f"{table}: {count_words(len(held_out), kind.group)} of validation or test, such as {held_out[0]} "
-            f"({data.roles[held_out[0]]}). Leave their rows out: pretraining reads train patients only."
+            f"{table}: {count_words(len(held_out), kind.group)} of validation or test, such as "
+            f"{name_leaked(given, known)} ({data.roles[known]}). Leave their rows out: pretraining reads train "
+            "patients only."
         )
     roles = data.roles | dict.fromkeys(groups, "train")
     splits = pd.DataFrame(sorted(roles.items()), columns=["group_id", "split"])

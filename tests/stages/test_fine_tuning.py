@@ -12,6 +12,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.model import CnnConfig, ModelConfig
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
+from pipeline.data.store import read_store, write_store
 from pipeline.reporting.documents.model_facts import describe_model
 from pipeline.reporting.evaluation.notes import describe_unknown_patients
 from pipeline.stages.split import split
@@ -87,6 +88,24 @@ def test_a_checkpoint_whose_patients_are_unknown_is_taken_and_the_report_says_so
     settings = read_checkpoint(other.paths.best_checkpoint).settings
     assert settings[START_PATIENTS] == UNKNOWN
     assert "started from the weights of another" in describe_unknown_patients(settings)[0]
+
+
+def test_a_chain_over_other_patients_does_not_hide_those_of_its_first_link(first, tmp_path):
+    """Of three trainings the third tests patients of the first, and starts from the second, which had others."""
+    store = read_store(first.paths.prepared)
+    others = make_experiment(tmp_path, name="others")
+    others.paths.prepared.mkdir(parents=True)
+    index = store.index.assign(group_id="other-" + store.index["group_id"])
+    write_store(others.paths.prepared, [store.examples], index, store.settings)
+    split(others, Console(file=io.StringIO()))
+    second = with_train(others, start_from=str(first.paths.best_checkpoint), epochs=1)
+    run(second)
+    assert read_checkpoint(second.paths.best_checkpoint).settings[START_PATIENTS] == KNOWN
+    third = with_train(split_again(make_experiment(tmp_path / "third")), epochs=1)
+    run(with_train(third, start_from=str(second.paths.best_checkpoint)))
+    settings = read_checkpoint(third.paths.best_checkpoint).settings
+    assert settings[START_PATIENTS] == UNKNOWN
+    assert "training patients are not known" in describe_unknown_patients(settings)[0]
 
 
 def test_another_architecture_and_other_widths_are_refused_by_name(first):

@@ -16,6 +16,7 @@ from pipeline.core.files import read_json
 from pipeline.data.store import read_store, write_store
 from pipeline.stages.split import split
 from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.seen_patients import UNLABELLED
 from tests.builders.training_runs import (
     Cut,
     check_same,
@@ -135,6 +136,10 @@ def test_scans_without_labels_are_read_but_for_those_of_validation_and_test(tiny
     code, text = pretrain_with("test", None)
     assert code == 2
     assert "1 patient of validation or test" in text
+    tested = rows.loc[["test"]].iloc[0]["group_id"]
+    code, text = pretrain_with("train", f"0{tested}")
+    assert code == 2
+    assert f"such as 0{tested}, who may be {tested}, which differs only in leading zeros (test)" in text
     code, text = pretrain_with("val", "new name")
     assert code == 2
     assert "are copies of scans of validation or test" in text
@@ -142,3 +147,4 @@ def test_scans_without_labels_are_read_but_for_those_of_validation_and_test(tiny
     assert code == 0, text
     num_train = (read_store(tiny_workspace / "data/tiny/prepared").index["group_id"].map(roles) == "train").sum()
     assert f"{num_train + 4} slices to learn from" in text
+    assert UNLABELLED in read_checkpoint(tiny_workspace / "runs/tiny/pretraining/best.safetensors", True).settings
