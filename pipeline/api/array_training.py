@@ -21,14 +21,13 @@ from pipeline.data.certified_data import SplitData
 from pipeline.data.splits import draw_validation
 from pipeline.data.store import Store
 from pipeline.studies.kept_models import train_checkpoint
-from pipeline.training.augmentation.images import check_horizontal_flip, check_mirror_tta
 from pipeline.training.checkpoint import Checkpoint, Origin
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.history import EpochResult, find_best
-from pipeline.training.objectives.teacher import build_teacher_recipe, check_teacher_options
+from pipeline.training.objectives.teacher import build_teacher_recipe
 from pipeline.training.progress import TrainingDisplay
 from pipeline.training.run_state import describe_settings
-from pipeline.training.setup import prepare_training
+from pipeline.training.setup import check_recipe, prepare_training
 
 # The sections of the options that shape a model of arrays.
 SECTIONS = ("model", "augment", "train")
@@ -186,14 +185,11 @@ def train_arrays(recipe: Experiment, store: Store, val_fraction: float, form: Im
     Raises:
         UserError: Options that the data do not allow, too few patients, or a loss that becomes NaN or infinite.
     """
-    check_horizontal_flip(recipe.augment, store.class_names, recipe.preprocess.plane, store.kind)
-    if recipe.model.mirror_tta:
-        check_mirror_tta(recipe.augment, store.class_names, recipe.preprocess.plane, store.kind)
+    check_recipe(recipe, store)
     require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
     data = SplitData(store, draw_validation(store.index, val_fraction, recipe.train.seed))
     preprocess = replace(recipe.preprocess, image_size=store.input_spec(1).image_size)
     recipe = replace(recipe, preprocess=replace(preprocess, dask_scheduler=None))
-    check_teacher_options(recipe, store.input_spec(1))
     teacher = None
     if recipe.train.teacher == "cnn":
         teacher = _train(build_teacher_recipe(recipe), data, form, verbose)

@@ -234,7 +234,7 @@ STAGES = {
             "tune",
             "Search for a recipe in a declared space, on validation patients alone; several processes share it.",
             (
-                *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
+                *("data.dataset", "data.label_type", "data.label_order", "preprocess.plane", "preprocess.num_slices"),
                 *("model", "augment", "train", *_AUXILIARY, "tune", "tracking"),
             ),
             ("name", "run", "workspace", "tune", *_RECIPE),
@@ -244,7 +244,7 @@ STAGES = {
             "learning-curve",
             "Draw the accuracy by the number of training patients: Perceiver, CNN and logistic regression.",
             (
-                *("data.dataset", "data.label_type", "data.label_order", "preprocess.num_slices"),
+                *("data.dataset", "data.label_type", "data.label_order", "preprocess.plane", "preprocess.num_slices"),
                 *("model", "augment", "train", *_AUXILIARY, "evaluate", "learning_curve", "tracking"),
             ),
             ("name", "run", "workspace", "learning_curve", *_RECIPE),

@@ -11,7 +11,6 @@ from rich.console import Console
 from pipeline.attention.maps import KEPT, check_attention, compute_kept_maps
 from pipeline.attention.storage import name_kept_epoch, write_maps
 from pipeline.config.experiment import Experiment, dump_experiment
-from pipeline.config.validation import require
 from pipeline.core.console import warn, working
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json, write_bytes, write_json
@@ -26,8 +25,6 @@ from pipeline.data.store import check_store
 from pipeline.models.networks import count_parameters
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
-from pipeline.training.augmentation.images import check_horizontal_flip, check_mirror_tta
-from pipeline.training.augmentation.points import check_point_transforms
 from pipeline.training.checkpoint import Checkpoint, OptimizerState, Origin, read_checkpoint, write_checkpoint
 from pipeline.training.devices.arithmetic import name_accelerator
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
@@ -38,7 +35,7 @@ from pipeline.training.history import find_best, write_history
 from pipeline.training.loop.epochs import DivergenceError, train_epochs
 from pipeline.training.loop.monitor import StepResult
 from pipeline.training.loop.state import TrainingSetup, TrainingState
-from pipeline.training.objectives.teacher import build_teacher_recipe, check_teacher_options, describe_teacher
+from pipeline.training.objectives.teacher import build_teacher_recipe, describe_teacher
 from pipeline.training.optimization.optimizers import compute_learning_rate_fraction, pack_optimizer
 from pipeline.training.progress import TrainingDisplay
 from pipeline.training.run_state import (
@@ -55,7 +52,7 @@ from pipeline.training.run_state import (
 )
 from pipeline.training.setup import (
     build_state,
-    check_scan_options,
+    check_recipe,
     describe_origin,
     measure_intensities,
     prepare_training,
@@ -73,29 +70,9 @@ def train(experiment: Experiment, console: Console) -> None:
     paths, config = experiment.paths, experiment.train
     with working("reading the store", console):
         data = load_certified_data(experiment)
-    store = data.store
-    if not store.kind.is_image:
-        check_point_transforms(experiment.augment)
-    plane, augment = experiment.preprocess.plane, experiment.augment
-    check_horizontal_flip(augment, store.class_names, plane, store.kind)
-    if experiment.model.mirror_tta:
-        check_mirror_tta(augment, store.class_names, plane, store.kind)
-    if store.kind.has_places:
-        check_scan_options(experiment)
-    allowed_losses = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
-    require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed_losses)
-    if experiment.model.architecture == "cnn" and not store.kind.has_places:
-        allowed = "1 for model.architecture cnn, which reads all pixels"
-        require(config.input_fraction == 1, "train.input_fraction", config.input_fraction, allowed)
-    if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
-        every, allowed = config.keep_attention_every_epochs, "0 with train.strategy fsdp; draw maps after training"
-        require(every == 0, "train.keep_attention_every_epochs", every, allowed)
-    check_teacher_options(experiment, store.input_spec(experiment.preprocess.num_slices))
+    check_recipe(experiment, data.store)
     lessons = None if config.teacher in (None, "cnn") else read_checkpoint(Path(str(config.teacher)))
     facts = None if lessons is None else describe_teacher(Path(str(config.teacher)), lessons, data, experiment)
-    if config.auxiliary_weight > 0:
-        allowed = "ddp, or train.auxiliary_weight 0"
-        require(config.strategy == "ddp", "train.strategy", config.strategy, allowed)
     start = None
     if config.start_from is not None:
         path = Path(config.start_from)

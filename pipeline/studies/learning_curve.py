@@ -41,10 +41,10 @@ from pipeline.studies.kept_models import OnEpoch, Outcome, train_best, train_che
 from pipeline.studies.power_law import Comparison, Forecast, compare_draws, estimate_mean, forecast_size
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import build_fabric
+from pipeline.training.fine_tuning import check_no_start
 from pipeline.training.loop.state import TrainingSetup, derive_seed
-from pipeline.training.objectives.teacher import check_teacher_options
 from pipeline.training.run_state import describe_settings
-from pipeline.training.setup import check_scan_options, describe_origin, prepare_training
+from pipeline.training.setup import check_recipe, describe_origin, prepare_training
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,6 @@ def plan_curve(data: CertifiedData, experiment: Experiment) -> list[CurveRun]:
             f"learning_curve.models: logistic_regression reads pixels, and {experiment.data.dataset} has "
             f"{plural(store.kind.example)}. Leave it out."
         )
-    if "distilled" in options.models:
-        taught = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, teacher="cnn"))
-        check_teacher_options(taught, store.input_spec(experiment.preprocess.num_slices))
     index = store.index.iloc[data.rows["train"]]
     orders = [
         order_patients(
@@ -215,10 +212,19 @@ def plan_curve(data: CertifiedData, experiment: Experiment) -> list[CurveRun]:
         for draw, order in enumerate(orders)
         for model in options.models
     ]
-    if store.kind.has_places and not {"cnn", "distilled"}.isdisjoint(options.models):
-        # Before the first Perceiver is trained, and not when its CNN is reached.
-        check_scan_options(build_recipe(experiment, dataclasses.replace(runs[0], model="cnn")))
+    networks = _list_networks(options.models)
+    if networks:
+        check_no_start("learning-curve", experiment)
+    # Before the first network is trained, and not when the one is reached whose recipe is refused.
+    for model in networks:
+        check_recipe(build_recipe(experiment, dataclasses.replace(runs[0], model=model)), store)
     return runs
+
+
+def _list_networks(models: Sequence[CurveModel]) -> list[CurveModel]:
+    """Return the models that are trained by the experiment's recipe, with the CNN that teaches another."""
+    taught: list[CurveModel] = ["cnn"] if "distilled" in models else []
+    return list(dict.fromkeys([*(model for model in models if model != "logistic_regression"), *taught]))
 
 
 def _count_needed(order: Sequence[str], labels_of: Mapping[str, set[str]], class_names: Sequence[str]) -> int:

@@ -39,7 +39,10 @@ from pipeline.training.setup import prepare_training
 
 SECTIONS = ("model.", "augment.", "train.")
 # What is counted with, what compares the trials, and what is no part of a recipe.
-FIXED = (*EXECUTION, *OF_A_TEACHER, "train.seed", "train.monitor", "train.loss", "train.recipes_tried", "train.teacher")
+FIXED = (
+    *(*EXECUTION, *OF_A_TEACHER, "train.seed", "train.monitor", "train.loss", "train.recipes_tried", "train.teacher"),
+    *("train.start_from", "train.freeze"),
+)
 MIN_TRIALS = 4  # before one is ended for being worse than the median
 MAX_REPEATS = 30  # proposals in a row that were tried before; then no other is looked for
 Params = dict[str, Any]

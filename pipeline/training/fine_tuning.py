@@ -37,6 +37,23 @@ class Start:
     settings: dict[str, Any]
 
 
+def check_no_start(stage: str, experiment: Experiment) -> None:
+    """Refuse the weights of another model, and to freeze them, where a stage draws the weights of all that it trains.
+
+    Args:
+        stage: The name of the stage, for the message.
+        experiment: All options.
+
+    Raises:
+        UserError: ``train.start_from``, without which there is no ``train.freeze``.
+    """
+    if experiment.train.start_from is not None:
+        raise UserError(
+            f"{stage}: found train.start_from {experiment.train.start_from}; all networks start from drawn weights. "
+            "Set it to null, and train.freeze to none."
+        )
+
+
 def prepare_start(path: Path, checkpoint: Checkpoint, data: CertifiedData, experiment: Experiment) -> Start:
     """Check the checkpoint that a training starts from, and fit its weights to the new model.
 

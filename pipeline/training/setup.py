@@ -18,8 +18,11 @@ from pipeline.core.provenance import read_commit, read_versions
 from pipeline.data.batches import Examples, compute_room, place_examples
 from pipeline.data.certified_data import CertifiedData, SplitData
 from pipeline.data.statistics import IntensityReference, compute_reference, compute_statistics
+from pipeline.data.store import Store
 from pipeline.models.classifier import Classifier
 from pipeline.models.networks import build_model
+from pipeline.training.augmentation.images import check_crop_padding, check_horizontal_flip, check_mirror_tta
+from pipeline.training.augmentation.points import check_point_transforms
 from pipeline.training.checkpoint import Checkpoint, Origin, load_weights, read_checkpoint
 from pipeline.training.devices.compilation import compile_model, has_static_batches
 from pipeline.training.devices.sync_batch_norm import synchronise_batch_norms
@@ -28,7 +31,7 @@ from pipeline.training.loop.state import TrainingSetup, TrainingState, derive_se
 from pipeline.training.losses import balance_classes
 from pipeline.training.objectives.heads import build_headed_model
 from pipeline.training.objectives.masking import plan_masking
-from pipeline.training.objectives.teacher import place_teacher
+from pipeline.training.objectives.teacher import check_teacher_options, place_teacher
 from pipeline.training.optimization.optimizers import build_optimizer, restore_optimizer
 from pipeline.training.optimization.weight_average import WeightAverage
 from pipeline.training.run_state import describe_settings, read_preprocess
@@ -57,15 +60,45 @@ def describe_origin(
     )
 
 
-def check_scan_options(experiment: Experiment) -> None:
-    """Refuse options that the training of whole scans does not have.
+def check_recipe(experiment: Experiment, store: Store) -> None:
+    """Refuse options that would train on wrong labels, or that a training on these data does not have.
+
+    Every training comes here; a stage that trains several models does so with all of them before the first.
 
     Args:
         experiment: All options.
+        store: The examples, of which none is read.
 
     Raises:
         UserError: an option that has to change.
     """
+    config, augment, plane, kind = experiment.train, experiment.augment, experiment.preprocess.plane, store.kind
+    spec = store.input_spec(experiment.preprocess.num_slices)
+    if kind.is_image:
+        check_crop_padding(augment, spec.image_size)
+    else:
+        check_point_transforms(augment)
+    check_horizontal_flip(augment, store.class_names, plane, kind)
+    if experiment.model.mirror_tta:
+        check_mirror_tta(augment, store.class_names, plane, kind)
+    if kind.has_places:
+        _check_scan_options(experiment)
+    allowed = "cross_entropy or mse; corn is for grades, which data.label_type: ordinal declares"
+    require(config.loss != "corn" or store.is_ordinal, "train.loss", config.loss, allowed)
+    if experiment.model.architecture == "cnn" and not kind.has_places:
+        allowed = "1 for model.architecture cnn, which reads all pixels"
+        require(config.input_fraction == 1, "train.input_fraction", config.input_fraction, allowed)
+    if config.strategy == "fsdp":  # only the first process draws maps, and it holds a shard of the model
+        every, allowed = config.keep_attention_every_epochs, "0 with train.strategy fsdp; draw maps after training"
+        require(every == 0, "train.keep_attention_every_epochs", every, allowed)
+    check_teacher_options(experiment, spec)
+    if config.auxiliary_weight > 0:
+        allowed = "ddp, or train.auxiliary_weight 0"
+        require(config.strategy == "ddp", "train.strategy", config.strategy, allowed)
+
+
+def _check_scan_options(experiment: Experiment) -> None:
+    """Refuse options that the training of whole scans does not have."""
     config, augment = experiment.train, experiment.augment
     for name, found, lone in (
         ("augment.mixup_alpha", augment.mixup_alpha, 0),
@@ -95,10 +128,9 @@ def prepare_training(
         start: The weights that training starts from; None where all are drawn.
 
     Raises:
-        UserError: a split has no examples, a class has none to learn from, or an option is not for whole scans.
+        UserError: a split has no examples, a class has none to learn from, or an option is not for these data.
     """
-    if data.store.kind.has_places:
-        check_scan_options(experiment)
+    check_recipe(experiment, data.store)
     # Each process has a GPU of its own, but all those of a machine have the same memory.
     num_sharing = experiment.train.devices if fabric.device.type == "cpu" else 1
     is_static = has_static_batches(experiment.train)

@@ -17,7 +17,9 @@ from pipeline.reporting.studies.tuning_page import describe_search, describe_tri
 from pipeline.studies.tuning import SharedSearch, choose_recipe
 from pipeline.tracking.mlflow_run import open_run
 from pipeline.tracking.records import RunFacts, name_files
+from pipeline.training.fine_tuning import check_no_start
 from pipeline.training.run_state import read_preprocess
+from pipeline.training.setup import check_recipe
 
 
 def choose_folder(experiment: Experiment) -> Path:
@@ -32,7 +34,8 @@ def tune(experiment: Experiment, console: Console) -> None:
     killed loses nothing but the trial that it was at, which another one, or its next start, tries again.
 
     Raises:
-        UserError: A space that cannot be searched, several devices, a teacher, or no trial that was completed.
+        UserError: A space that cannot be searched, several devices, a teacher, weights of another model, a recipe that
+            the data do not allow, or no trial that was completed.
     """
     paths, data, folder = experiment.paths, load_certified_data(experiment), choose_folder(experiment)
     read_preprocess(experiment, data.store)
@@ -44,9 +47,11 @@ def tune(experiment: Experiment, console: Console) -> None:
             f"tune: found train.teacher {experiment.train.teacher}; trials learn from labels alone. Set it to null, "
             "and give it to the run that is trained from the best recipe."
         )
+    check_no_start("tune", experiment)
     is_fixed = experiment.train.input_fraction == 1 and "train.input_fraction" not in experiment.tune.space
     if experiment.model.architecture == "cnn" and not is_fixed:
         raise UserError("tune: train.input_fraction is of the Perceiver. Leave it at 1 for model.architecture cnn.")
+    check_recipe(experiment, data.store)
     shared = SharedSearch(experiment, data, folder)
     found = shared.read()
     if found.num_tried > 0:

@@ -111,6 +111,24 @@ def check_mirror_tta(
         )
 
 
+def check_crop_padding(config: AugmentConfig, image_size: Sequence[int]) -> None:
+    """Refuse crops that could leave their image.
+
+    Args:
+        config: The options of augmentation.
+        image_size: The height and width of an image, in pixels.
+
+    Raises:
+        UserError: ``crop_padding`` is as large as an image.
+    """
+    height, width = image_size
+    if config.crop_padding >= min(height, width):
+        raise UserError(
+            f"augment.crop_padding: found {config.crop_padding}, but images of {height} x {width} pixels would leave "
+            "their frame. Use a few pixels, such as 4 of 32."
+        )
+
+
 def check_swap(option: str, instead: str, class_names: tuple[str, ...], plane: Plane, kind: DataKind = VOLUMES) -> None:
     """Refuse to take an image's mirror image for one of the other side.
 
@@ -168,11 +186,7 @@ def sample_transforms(
         one change of uniform strength an image; there the changes are a fixed list, here those that are switched on.
     """
     batch, _, height, width = shape
-    if config.crop_padding >= min(height, width):
-        raise UserError(
-            f"augment.crop_padding: found {config.crop_padding}, but images of {height} x {width} pixels would leave "
-            "their frame. Use a few pixels, such as 4 of 32."
-        )
+    check_crop_padding(config, (height, width))
 
     def uniform(limit: float, name: str = "") -> torch.Tensor:
         return keep((torch.rand(batch, generator=generator, device=device) * 2 - 1) * limit, name)
