@@ -133,13 +133,16 @@ def measure_reach(places_mm: Array) -> Array:
     return reach
 
 
-def check_field_of_view(table: str, store: Store, field_of_view_mm: float) -> None:
+def check_field_of_view(
+    origin: str, store: Store, field_of_view_mm: float, advice: str = "Leave its row out of the table."
+) -> None:
     """Refuse whole scans that a network's positions do not reach around.
 
     Args:
-        table: The table that names them, for messages.
+        origin: The table that names the scans, or the network, for messages.
         store: The scans.
         field_of_view_mm: The field of view of the network.
+        advice: What to do, for messages.
 
     Raises:
         UserError: a scan is larger.
@@ -148,8 +151,8 @@ def check_field_of_view(table: str, store: Store, field_of_view_mm: float) -> No
     if reach_mm.max() > field_of_view_mm:
         name = store.index["source_id"].iloc[int(reach_mm.argmax())]
         raise UserError(
-            f"{table}: {name} takes {reach_mm.max():.0f} mm along an axis, and the model's field of view is "
-            f"{field_of_view_mm:.0f} mm. Leave its row out of the table."
+            f"{origin}: {name} takes {reach_mm.max():.0f} mm along an axis, and the model's field of view is "
+            f"{field_of_view_mm:.0f} mm. {advice}"
         )
 
 

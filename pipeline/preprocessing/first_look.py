@@ -192,6 +192,10 @@ def look(experiment: Experiment) -> FirstLook:
                 spacings.append(volume.spacing_mm)
         except VolumeError as error:
             faults.append(str(error))
+    if not sizes and not shapes:
+        raise UserError(
+            f"{raw}: none of {count_words(len(faults), 'file')} that were tried can be read. The first: {faults[0]}"
+        )
     return FirstLook(kind, good, (*refusals, *faults), listing.notes, tuple(sizes), tuple(spacings), tuple(shapes))
 
 

@@ -141,3 +141,14 @@ def test_init_writes_a_config_that_the_stages_read_and_keeps_one_that_is_there(t
     assert main(words) == 2
     assert "is there already" in capsys.readouterr().err
     assert main(["init"]) == main(["init", "gone.csv"]) == 2
+
+
+@pytest.mark.parametrize("suffix", [".png", ".nii.gz"])
+def test_files_of_which_none_can_be_read_are_one_line(suffix, tmp_path):
+    rows = ["path,patient,label"]
+    for number in range(6):
+        (tmp_path / f"{number}{suffix}").write_bytes(b"\x89PNG\r\n\x1a\nxx" if suffix == ".png" else b"abc")
+        rows.append(f"{number}{suffix},p{number},{number % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"none of 6 files that were tried can be read\. The first: "):
+        look(name_data(tmp_path / "labels.csv", Experiment("x")))

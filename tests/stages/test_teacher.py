@@ -1,5 +1,6 @@
 """Trainings with a teacher: one that is trained first, and one that is a checkpoint."""
 
+import contextlib
 import dataclasses
 import io
 import shutil
@@ -20,6 +21,8 @@ from pipeline.stages.split import split
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.objectives.teacher import describe_teacher
 from pipeline.training.seen_patients import KNOWN, TEACHER_PATIENTS, UNKNOWN
+from tests.builders.checkpoints import make_scan_checkpoint
+from tests.builders.scan_runs import MOST_SLICES, make_scans
 from tests.builders.training_runs import Cut, make_experiment, read_weights, run, with_train
 
 
@@ -165,3 +168,25 @@ def test_a_teacher_of_other_classes_or_inputs_or_without_maps_is_refused(taught,
     with pytest.raises(UserError, match=r"train\.guidance_weight: found 1, but .* is a perceiver"):
         describe(perceiver, taught)
     assert describe(perceiver, with_train(taught, guidance_weight=0.0))[TEACHER_PATIENTS] == KNOWN
+
+
+def test_a_teacher_of_another_plane_or_a_smaller_field_of_view_is_refused(taught, tmp_path):
+    path = tmp_path / "changed.safetensors"
+    checkpoint = read_checkpoint(get_teacher(taught).paths.best_checkpoint)
+    for changes, named in (
+        ({"plane": "coronal"}, r"learned with preprocess\.plane coronal; allowed is that of these data, axial"),
+        ({"fit": "crop"}, r"learned with preprocess\.fit crop; allowed is that of these data, pad"),
+        ({"num_slices": 3, "max_volume_gib": 9.0}, None),
+    ):
+        preprocess = dataclasses.replace(checkpoint.preprocess, **changes)
+        write_checkpoint(path, dataclasses.replace(checkpoint, preprocess=preprocess))
+        with contextlib.nullcontext() if named is None else pytest.raises(UserError, match=named):
+            describe(path, taught)
+    scans = make_scans(tmp_path / "scans", guidance_weight=0.0)
+    spec = load_certified_data(scans).store.input_spec(MOST_SLICES)
+    teacher = dataclasses.replace(make_scan_checkpoint(scans.model), spec=spec, preprocess=scans.preprocess)
+    for factor, reason in ((1.0, contextlib.nullcontext()), (0.5, pytest.raises(UserError, match="field of view is"))):
+        smaller = dataclasses.replace(spec, field_of_view_mm=factor * spec.field_of_view_mm)
+        write_checkpoint(path, dataclasses.replace(teacher, spec=smaller))
+        with reason:
+            describe(path, scans)

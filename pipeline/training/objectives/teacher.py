@@ -8,12 +8,14 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from pipeline.config.data import SHAPING
 from pipeline.config.experiment import Experiment
 from pipeline.config.validation import require
 from pipeline.core.data_kinds import InputSpec
 from pipeline.core.errors import UserError
 from pipeline.core.text import plural
 from pipeline.data.certified_data import CertifiedData
+from pipeline.data.store import check_field_of_view
 from pipeline.models.classifier import Classifier, compute_log_probabilities
 from pipeline.training.checkpoint import Checkpoint, build_from_checkpoint, compute_weights_digest
 from pipeline.training.seen_patients import TEACHER_PATIENTS, check_seen_patients
@@ -27,6 +29,8 @@ OF_A_PERCEIVER: dict[str, Any] = {
     "start_from": None,
     "freeze": "none",
 }
+# How many slices are cut, and how large a file may be, changes no slice.
+OF_ANY_CUT = ("num_slices", "max_volume_gib")
 # A map of fewer rows or columns says little about where something is.
 MIN_MAP_SIZE = 4
 
@@ -62,7 +66,8 @@ class Teacher:
             student: The model that learns.
         """
         teacher = self.classifier
-        if (teacher.mean_values, teacher.std_values) != (student.mean_values, student.std_values):
+        differs = (teacher.mean_values, teacher.std_values) != (student.mean_values, student.std_values)
+        if differs and not student.local_contrast:  # which has taken both out already
             inputs = (inputs * student.std + student.mean - teacher.mean) / teacher.std
         maps: list[torch.Tensor] = []
         hook = None if self.local is None else self.local.register_forward_hook(lambda *call: maps.append(call[2]))
@@ -138,6 +143,11 @@ def describe_teacher(path: Path, checkpoint: Checkpoint, data: CertifiedData, ex
         UserError: the teacher reads other inputs, knows other classes, or saw patients who validate or are tested.
     """
     _check_spec(path, checkpoint.spec, data.store.input_spec(experiment.preprocess.num_slices))
+    if data.store.kind.has_patients:
+        _check_cut(path, checkpoint, experiment)
+    if data.store.kind.has_places:
+        advice = "Train a teacher on these data, or let train.teacher: cnn do it."
+        check_field_of_view(f"train.teacher: {path}", data.store, checkpoint.spec.field_of_view_mm, advice)
     taught, learns = checkpoint.model.local_contrast, experiment.model.local_contrast
     allowed = f"{taught}, which the teacher {path} has: both read the same normalised images"
     require(taught == learns, "model.local_contrast", learns, allowed)
@@ -164,6 +174,17 @@ def _check_spec(path: Path, found: InputSpec, wanted: InputSpec) -> None:
             raise UserError(
                 f"train.teacher: {path} has the {title} {has}; allowed are those of these data, {needs}. Train a "
                 "teacher on them, or let train.teacher: cnn do it."
+            )
+
+
+def _check_cut(path: Path, checkpoint: Checkpoint, experiment: Experiment) -> None:
+    """Refuse a teacher whose images were cut or fitted in another way."""
+    for name in SHAPING:
+        has, needs = (getattr(options, name) for options in (checkpoint.preprocess, experiment.preprocess))
+        if name not in OF_ANY_CUT and has != needs:
+            raise UserError(
+                f"train.teacher: {path} learned with preprocess.{name} {has}; allowed is that of these data, {needs}. "
+                "Train a teacher on them, or let train.teacher: cnn do it."
             )
 
 

@@ -51,6 +51,15 @@ def test_a_teacher_reads_images_normalised_with_its_own_statistics():
     assert not module._forward_hooks
 
 
+def test_a_teacher_reads_local_contrast_as_its_student_does_whatever_the_statistics():
+    config, spec = ModelConfig(architecture="cnn", cnn=CnnConfig(channels=(2, 3)), local_contrast=True), build_spec()
+    teacher = Classifier(build_model(config, spec, seed=0), config, spec, (0.3,), (0.2,)).eval()
+    student = Classifier(build_model(config, spec, seed=1), config, spec, (0.4,), (0.25,)).eval()
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    lesson = Teacher(teacher).answer(student.prepare(images), torch.zeros(4), student)
+    torch.testing.assert_close(lesson.log_probabilities, teacher(images, torch.zeros(4)), rtol=0, atol=1e-3)
+
+
 CONV, PATCHES = ModelConfig(), ModelConfig(stem="patches", pixel_permutation_seed=0)
 
 
