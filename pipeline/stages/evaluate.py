@@ -33,7 +33,7 @@ from pipeline.tracking.records import (
     list_own_files,
     name_files,
 )
-from pipeline.training.checkpoint import compute_weights_digest
+from pipeline.training.checkpoint import Checkpoint, compute_weights_digest
 from pipeline.training.devices.arithmetic import SCORING_PRECISION, name_accelerator
 from pipeline.training.devices.memory import check_memory, estimate_scoring
 from pipeline.training.run_state import TrainedRun, load_trained_run, open_checkpoint
@@ -77,13 +77,17 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     if opened.members:
         members = [_describe_member(member) for member in opened.members]
         evaluation.metrics["ensemble"] = {"members": members, "not_fitted": opened.not_fitted}
-    evaluated = [member.checkpoint for member in opened.members] or [run.checkpoint]
-    num_tried = max(checkpoint.settings.get("train.recipes_tried", 0) for checkpoint in evaluated)
+    num_tried = max(checkpoint.settings.get("train.recipes_tried", 0) for _, checkpoint in opened.models)
+    unknown = [
+        warning
+        for name, checkpoint in opened.models
+        for warning in describe_unknown_patients(checkpoint.settings, name)
+    ]
     if num_tried > 0:
         evaluation.metrics["recipes_tried"] = num_tried
     evaluation.metrics["scoring"] = {"precision": SCORING_PRECISION, "accelerator": name_accelerator(run.device)}
     with working("drawing the figures of the report", console):
-        report = build_report(experiment, run, evaluation, manifest)
+        report = build_report(experiment, run, evaluation, manifest, unknown)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
     write_index(paths.root / "reports")
@@ -102,7 +106,6 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     notes = (*report.baseline_notes, *describe_recipes(num_tried))
     for line in (*summarise_scores(evaluation.metrics, run.data.store.kind), *notes):
         console.print(f"  {line}", highlight=False)
-    unknown = describe_unknown_patients(run.checkpoint.settings)
     for warning in (*list_console_warnings(evaluation.metrics, run.data), *unknown):
         warn(console, warning)
     console.print(f"-> {paths.report_folder / 'report.html'}")
@@ -121,6 +124,11 @@ class Opened:
     run: TrainedRun
     members: Sequence[Member] = ()
     not_fitted: str = ""
+
+    @property
+    def models(self) -> list[tuple[str, Checkpoint]]:
+        """The name and the checkpoint of each model that answers; a single one has no name."""
+        return [(member.name, member.checkpoint) for member in self.members] or [("", self.run.checkpoint)]
 
 
 def _open(experiment: Experiment) -> Opened:

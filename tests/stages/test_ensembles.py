@@ -1,5 +1,6 @@
 """Several runs evaluated, and predicted with, as one model."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,8 @@ import pandas as pd
 import pytest
 
 from pipeline.cli import main
+from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.training.seen_patients import START_PATIENTS, UNKNOWN
 
 PROBABILITIES = ["probability_left", "probability_right"]
 
@@ -58,6 +61,24 @@ def test_an_ensemble_of_seeds_has_the_mean_probabilities_and_a_report_of_its_own
     assert "Members of the ensemble" in (report / "report.html").read_text()
     assert "2 models: seed-1, seed-2" in (report / "model_card.md").read_text()
     assert (workspace / "reports/tiny/metrics.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [("seed-1", "foreign"), ("foreign", "seed-1")])
+def test_a_member_that_may_have_seen_test_patients_is_named_wherever_it_stands(workspace, capsys, order):
+    checkpoint = read_checkpoint(workspace / "runs/tiny/seed-2/best.safetensors")
+    settings = checkpoint.settings | {START_PATIENTS: UNKNOWN}
+    (workspace / "runs/tiny/foreign").mkdir(exist_ok=True)
+    write_checkpoint(
+        workspace / "runs/tiny/foreign/best.safetensors", dataclasses.replace(checkpoint, settings=settings)
+    )
+    _, _, report = read_report(workspace, "--evaluate.ensemble", f"[{','.join(order)}]")
+    captured = capsys.readouterr()
+    words = "Member foreign of the ensemble started from the weights of another one whose training patients are not"
+    assert words in " ".join((captured.out + captured.err).split())
+    page = (report / "report.html").read_text()
+    assert words in page
+    assert "Member seed-1" not in page
 
 
 @pytest.mark.slow

@@ -120,14 +120,16 @@ def list_warnings(metrics: Metrics, data: CertifiedData) -> list[str]:
     ]
 
 
-def describe_unknown_patients(settings: Mapping[str, Any]) -> list[str]:
+def describe_unknown_patients(settings: Mapping[str, Any], member: str = "") -> list[str]:
     """Warn where a model learned from a checkpoint whose training patients are not known.
 
     Args:
         settings: The settings of the training, as the checkpoint has them.
+        member: The name of the model in an ensemble; empty for a single model.
     """
+    model = f"Member {member} of the ensemble" if member else "The model"
     return [
-        f"The model {words} whose training patients are not known: it may have seen those who are tested here, and the "
+        f"{model} {words} whose training patients are not known: it may have seen those who are tested here, and the "
         "scores would then be too good."
         for name, words in (
             (TEACHER_PATIENTS, "learned from a teacher"),

@@ -56,7 +56,7 @@ def build_ensemble_section(metrics: Metrics, kind: DataKind) -> list[Section]:
     table = Table("Members of the ensemble", ("Run", "Seed", "Test fold", "Epoch of its weights"), tuple(rows))
     sentences = (
         describe_ensemble(facts),
-        f"No member was trained on a test {kind.group}, or chosen on one. Attention, the curves of training and the "
-        f"facts of the network are those of {facts['members'][0]['name']}.",
+        f"In its own run no member was trained on a test {kind.group}, or chosen on one. Attention, the curves of "
+        f"training and the facts of the network are those of {facts['members'][0]['name']}.",
     )
     return [Section("Ensemble", sentences, (table,))]

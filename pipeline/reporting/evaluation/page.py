@@ -1,6 +1,6 @@
 """The report of one evaluated run: one self-contained page, no network, no script, all text escaped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from pipeline.reporting.evaluation.notes import (
     describe_baselines,
     describe_making,
     describe_provenance,
-    describe_unknown_patients,
     list_warnings,
     tabulate_splits,
 )
@@ -106,14 +105,17 @@ class Report:
         return {**self.figures, **{item.name: item.content for section in self.sections for item in section.figures}}
 
 
-def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation, manifest: pd.DataFrame) -> Report:
+def build_report(
+    experiment: Experiment, run: TrainedRun, evaluation: Evaluation, manifest: pd.DataFrame, unknown: Sequence[str]
+) -> Report:
     """Draw the figures of an evaluation and describe its results; nothing is written.
 
     Args:
         experiment: All options.
-        run: The trained model and its data.
+        run: The trained model, of an ensemble the first, and its data.
         evaluation: The predictions and the metrics.
         manifest: A row a scan.
+        unknown: The warnings of patients that a model may have seen, of an ensemble those of all members.
     """
     data, checkpoint, metrics = run.data, run.checkpoint, evaluation.metrics
     store, plane, kind = data.store, checkpoint.preprocess.plane, data.store.kind
@@ -148,7 +150,7 @@ def build_report(experiment: Experiment, run: TrainedRun, evaluation: Evaluation
         certificate=summarise_certificate(data.certificate),
         provenance=describe_provenance(checkpoint, run.device),
         config_text=dump_experiment(experiment),
-        warnings=(*list_warnings(metrics, data), *describe_unknown_patients(checkpoint.settings)),
+        warnings=(*list_warnings(metrics, data), *unknown),
         kind=kind,
         baseline_notes=tuple(
             describe_baselines(experiment.evaluate.logistic_regression_examples, metrics, len(data.rows["train"]), kind)

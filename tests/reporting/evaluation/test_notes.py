@@ -1,7 +1,12 @@
 import pytest
 
 from pipeline.core.data_kinds import VOLUMES
-from pipeline.reporting.evaluation.notes import compare_with_baseline, summarise_scores
+from pipeline.reporting.evaluation.notes import (
+    compare_with_baseline,
+    describe_unknown_patients,
+    summarise_scores,
+)
+from pipeline.training.seen_patients import KNOWN, START_PATIENTS, TEACHER_PATIENTS, UNKNOWN
 from tests.builders.reports import build_metric, build_metrics
 
 
@@ -25,3 +30,14 @@ def test_the_baseline_is_said_to_be_below_inside_or_above_the_interval(reached, 
 def test_the_console_counts_patients_and_those_with_errors():
     lines = [line.replace("\u00a0", " ") for line in summarise_scores(build_metrics(), VOLUMES)]
     assert lines[0] == ("slice       960 of 20 patients, 6 with errors: accuracy 97.1 % (95 % interval 95.0 to 98.6 %)")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [(START_PATIENTS, "started from the weights"), (TEACHER_PATIENTS, "teacher")]
+)
+def test_unknown_patients_are_warned_of_with_the_name_of_the_member(name, words):
+    for member, model in (("", "The model "), ("seed-2", "Member seed-2 of the ensemble ")):
+        (warning,) = describe_unknown_patients({name: UNKNOWN}, member)
+        assert warning.startswith(model)
+        assert words in warning
+        assert describe_unknown_patients({name: KNOWN}, member) == []
