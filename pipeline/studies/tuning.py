@@ -3,7 +3,7 @@
 Optuna proposes the recipes (a tree-structured Parzen estimator) and ends trials that are worse than the median of the
 others. Its journal, one file, is shared by all processes of a search. A process holds a lock as long as it lives. A
 trial that runs although its process is dead is marked as failed, and its recipe is put in front of the queue, so that
-no trial is lost; a recipe that was tried, or is being tried, is not tried again.
+no trial is lost; a recipe that was tried, refused, or is being tried, is not tried again.
 
 Source:
     Bergstra and others, "Algorithms for hyper-parameter optimization", NeurIPS 2011; Akiba and others, "Optuna: a
@@ -45,6 +45,7 @@ FIXED = (
 )
 MIN_TRIALS = 4  # before one is ended for being worse than the median
 MAX_REPEATS = 30  # proposals in a row that were tried before; then no other is looked for
+MAX_REFUSED = 30  # trials in a row that were refused; then no other is begun
 Params = dict[str, Any]
 
 
@@ -74,12 +75,14 @@ class TrialResult:
 
     Args:
         number: Its number, from 0.
-        state: complete, ended (worse than the median), diverged, running, failed (its process died) or repeated.
+        state: complete, ended (worse than the median), diverged, refused (the data or other options do not allow it),
+            running, failed (its process died) or repeated.
         params: The options that it tried.
         val_loss: The validation loss of its best epoch; None before the first one.
         val_accuracy: The validation accuracy of that epoch.
         epochs: The number of its epochs.
         seconds: The seconds of its training.
+        reason: Why it was refused; empty for all others.
     """
 
     number: int
@@ -89,6 +92,7 @@ class TrialResult:
     val_accuracy: float | None
     epochs: int
     seconds: float
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,6 +278,8 @@ class SharedSearch:
 
     def _describe(self, trial: Any) -> TrialResult:
         attrs, state = trial.user_attrs, trial.state.name
+        # Of a process that died between the word and the state, the word is not true: the recipe is tried again.
+        is_reported = state == "PRUNED" or (state == "FAIL" and attrs.get("state") == "repeated")
         words = {
             "COMPLETE": "complete",
             "PRUNED": "ended",
@@ -283,12 +289,13 @@ class SharedSearch:
         }
         return TrialResult(
             number=trial.number,
-            state=attrs.get("state") or words[state],
+            state=(is_reported and attrs.get("state")) or words[state],
             params=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
             val_loss=attrs.get("val_loss"),
             val_accuracy=attrs.get("val_accuracy"),
             epochs=attrs.get("epochs", 0),
             seconds=attrs.get("seconds", 0.0),
+            reason=attrs.get("reason", "") if is_reported else "",
         )
 
     def run(self, on_trial: Callable[[TrialResult], None]) -> Search:
@@ -296,7 +303,11 @@ class SharedSearch:
 
         Args:
             on_trial: Called with each trial of this process when it has ended.
+
+        Raises:
+            UserError: The devices or the precision are not there.
         """
+        build_fabric(self.experiment.train)  # what is refused here is no fault of a trial
         with self.join():
             while (trial := self._ask()) is not None:
                 self._try(trial)
@@ -340,10 +351,15 @@ class SharedSearch:
         return any(other.state.name != "FAIL" and other.params == trial.params for other in others)
 
     def _is_spent(self) -> bool:
-        """Return whether no further trial may begin: by minutes, or by recipes tried and under way."""
+        """Return whether no further trial may begin: by minutes, by recipes tried or under way, or by those refused."""
         options, search = self.experiment.tune, self.read()
         num_running = sum(trial.state == "running" for trial in search.trials)
         if options.minutes is not None and search.seconds >= 60 * options.minutes:
+            return True
+        reported = [
+            trial.state for trial in search.trials if trial.state in ("complete", "ended", "diverged", "refused")
+        ]
+        if len(reported) >= MAX_REFUSED and set(reported[-MAX_REFUSED:]) == {"refused"}:
             return True
         return options.trials is not None and search.num_tried + num_running >= options.trials
 
@@ -368,8 +384,7 @@ class SharedSearch:
         """Train one recipe, and report each epoch; a trial that is worse than the median of the others is ended."""
         import optuna
 
-        recipe = apply_params(self.experiment, trial.params)
-        monitor, started = recipe.train.monitor, time.perf_counter()
+        monitor, started = self.experiment.train.monitor, time.perf_counter()
         history: list[EpochResult] = []
 
         def report(result: EpochResult) -> None:
@@ -384,6 +399,7 @@ class SharedSearch:
                 raise optuna.TrialPruned
 
         try:
+            recipe = apply_params(self.experiment, trial.params)
             setup = prepare_training(recipe, build_fabric(recipe.train), self.data)
             train_best(setup, report)
         except optuna.TrialPruned:
@@ -391,6 +407,11 @@ class SharedSearch:
         except DivergenceError:
             trial.set_user_attr("seconds", time.perf_counter() - started)
             trial.set_user_attr("state", "diverged")
+            self._tell(trial.number, state="PRUNED")
+        except UserError as error:  # an end that is kept: the same recipe would be refused again
+            trial.set_user_attr("seconds", time.perf_counter() - started)
+            trial.set_user_attr("reason", str(error))
+            trial.set_user_attr("state", "refused")
             self._tell(trial.number, state="PRUNED")
         else:
             self._tell(trial.number, getattr(find_best(history, monitor), monitor))

@@ -150,3 +150,64 @@ def test_a_living_process_keeps_its_trial(experiment):
         assert second.read().trials[trial.number].state == "running"
     assert second._ask().params == trial.params, "its lock is gone, so that its recipe comes next"
     assert second.read().trials[trial.number].state == "failed"
+
+
+# The crops of one of these cannot be made of images of 8 pixels.
+WITH_REFUSED = {"augment.crop_padding": (0, 8), "train.learning_rate": (1e-3, 1e-2)}
+
+
+def test_a_refused_trial_is_kept_with_its_reason_and_the_search_continues(experiment):
+    experiment = with_tune(experiment, space=WITH_REFUSED, trials=4)
+    output, content = search(experiment)
+    by_state = {}
+    for trial in content["trials"]:
+        by_state.setdefault(trial["state"], []).append(trial)
+    assert {trial["params"]["augment.crop_padding"] for trial in by_state["refused"]} == {8}
+    reasons = {trial["reason"] for trial in by_state["refused"]}
+    assert len(reasons) == 1
+    assert next(iter(reasons)).startswith("augment.crop_padding: found 8, but images of 8 x 8 pixels")
+    tried = [trial for trial in content["trials"] if trial["state"] in FINISHED]
+    assert [trial["params"]["augment.crop_padding"] for trial in tried] == [0, 0], "the space has no other"
+    assert content["recipes_tried"] == 2, "a refused recipe was not compared"
+    assert all(trial["reason"] == "" for trial in tried)
+    assert f"refused: {reasons.pop()}" in output
+    assert f"Not counted: {len(by_state['refused'])} refused recipe" in output
+    page = (choose_folder(experiment) / "tune.html").read_text()
+    assert "refused: augment.crop_padding: found 8" in page
+    recipes = [tuple(trial["params"].items()) for trial in (*tried, *by_state["refused"])]
+    assert len(set(recipes)) == len(recipes) > 2, "none is tried twice, refused or not"
+    again = [trial for trial in search(experiment)[1]["trials"] if trial["state"] != "repeated"]
+    assert again == [trial for trial in content["trials"] if trial["state"] != "repeated"]
+
+
+def test_a_search_in_which_every_trial_is_refused_ends_with_the_reason(experiment):
+    space = {"augment.crop_padding": (8, 9), "train.learning_rate": (1e-4, 1e-1, "log")}
+    experiment = with_tune(experiment, space=space, trials=1000)
+    for _ in range(2):  # started again, it ends likewise
+        with pytest.raises(UserError, match=r"none of 30 trials was completed.*augment\.crop_padding: found [89], but"):
+            search(experiment)
+
+
+@pytest.mark.parametrize("word", ["refused", "diverged"])
+def test_a_process_that_dies_while_it_writes_how_a_trial_ended_leaves_the_recipe_to_be_tried(experiment, word):
+    data, folder = load_certified_data(experiment), choose_folder(experiment)
+    first, second = (SharedSearch(with_tune(experiment), data, folder) for _ in range(2))
+    with first.join():
+        trial = first._ask()
+        trial.set_user_attr("reason", "no crops")
+        trial.set_user_attr("state", word)
+        assert second.read().trials[trial.number].state == "running"
+    assert second._ask().params == trial.params
+    killed = second.read().trials[trial.number]
+    assert (killed.state, killed.reason, second.read().num_tried) == ("failed", "", 0)
+
+
+def test_devices_that_are_not_there_are_no_fault_of_a_recipe(experiment, monkeypatch):
+    def refuse(config):
+        raise UserError("train.accelerator: found gpu, but there is none")
+
+    shared = SharedSearch(with_tune(experiment), load_certified_data(experiment), choose_folder(experiment))
+    monkeypatch.setattr("pipeline.studies.tuning.build_fabric", refuse)
+    with pytest.raises(UserError, match="there is none"):
+        shared.run(lambda trial: None)
+    assert shared.read().trials == ()

@@ -38,11 +38,13 @@ def describe_search(search: Search, experiment: Experiment, data: CertifiedData)
     best, kind = search.best, data.store.kind
     assert best is not None
     num_ended = sum(trial.state == "ended" for trial in search.trials)
+    num_refused = sum(trial.state == "refused" for trial in search.trials)
+    refused = f" Not counted: {count_words(num_refused, 'refused recipe')}." if num_refused else ""
     groups = sum(role == "val" for role in data.roles.values())
     recipe = ", ".join(f"{name} {_show_value(value)}" for name, value in best.params.items())
     return [
         f"{count_words(search.num_tried, 'recipe')} tried in {search.seconds / 60:.1f} minutes of training, "
-        f"{num_ended} of them ended early, and compared on {count_words(groups, kind.group)} of validation.",
+        f"{num_ended} of them ended early, and compared on {count_words(groups, kind.group)} of validation.{refused}",
         f"The best by {experiment.train.monitor.replace('val_', 'validation ')}: {recipe} (validation loss "
         f"{show_number(best.val_loss)}, accuracy {show_number(best.val_accuracy)}, trial {best.number}).",
     ]
@@ -51,6 +53,8 @@ def describe_search(search: Search, experiment: Experiment, data: CertifiedData)
 def describe_trial(trial: TrialResult) -> str:
     """Write a trial in a line."""
     recipe = ", ".join(f"{name} {_show_value(value)}" for name, value in trial.params.items())
+    if trial.state == "refused":
+        return f"trial {trial.number}: {recipe}: refused: {trial.reason}"
     scores = f"val loss {show_number(trial.val_loss)}, accuracy {show_number(trial.val_accuracy)}"
     return f"trial {trial.number}: {recipe}: {scores}, {count_words(trial.epochs, 'epoch')}, {trial.state}"
 
@@ -76,7 +80,7 @@ def tabulate_trials(search: Search, monitor: str) -> Table:
     rows = tuple(
         (
             str(trial.number),
-            trial.state,
+            f"refused: {trial.reason}" if trial.state == "refused" else trial.state,
             *(_show_value(trial.params[name]) if name in trial.params else DASH for name in names),
             show_number(trial.val_loss),
             show_number(trial.val_accuracy),

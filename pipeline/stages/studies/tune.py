@@ -59,7 +59,9 @@ def tune(experiment: Experiment, console: Console) -> None:
     search = shared.run(lambda trial: console.print(f"  {describe_trial(trial)}", highlight=False))
     check_store(paths.prepared, data.store.fingerprint)
     if search.best is None:
-        raise UserError(f"tune: none of {count_words(len(search.trials), 'trial')} was completed. Raise tune.minutes.")
+        reasons = [trial.reason for trial in search.trials if trial.state == "refused"]
+        advice = f"The first that was refused: {reasons[0]}" if reasons else "Raise tune.minutes."
+        raise UserError(f"tune: none of {count_words(len(search.trials), 'trial')} was completed. {advice}")
     recipe = choose_recipe(experiment, search)
     with shared.lock:
         write_bytes(folder / "best.yaml", dump_experiment(recipe).encode())
