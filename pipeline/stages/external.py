@@ -5,7 +5,8 @@ weights and options are those that it was made with, and removes it, with a warn
 """
 
 import dataclasses
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import pandas as pd
 from rich.console import Console
@@ -19,7 +20,7 @@ from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.data.external_data import ExternalData, match_classes, read_external_table
 from pipeline.data.store import check_field_of_view, read_store
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.schema import External
+from pipeline.evaluation.schema import External, NotEvaluated
 from pipeline.evaluation.validity.external import (
     add_external,
     compute_external,
@@ -31,6 +32,7 @@ from pipeline.inference.splits import score_external
 from pipeline.preprocessing.preparation import Preparation
 from pipeline.preprocessing.volumes import plan_listing
 from pipeline.training.run_state import TrainedRun
+from pipeline.training.seen_patients import SAME, START_PATIENTS, TEACHER_PATIENTS
 
 
 def load_external(experiment: Experiment, run: TrainedRun, console: Console) -> ExternalData | None:
@@ -98,7 +100,23 @@ def validate(
         return _keep_earlier(experiment, made_from, evaluation, console)
     rows = tabulate_predictions(external, score_external(run, external.store, options.batch_size))
     predictions = pd.concat([evaluation.predictions, rows], ignore_index=True)
-    return add_external(evaluation, compute_external(run.data, external, predictions, options, made_from), rows)
+    not_compared = list_not_compared(run.checkpoint.settings)
+    content = compute_external(run.data, external, predictions, options, made_from, not_compared)
+    return add_external(evaluation, content, rows)
+
+
+def list_not_compared(settings: Mapping[str, Any]) -> list[NotEvaluated]:
+    """List whom a model learned from beyond its own splits: no patient of them can be looked for in a table.
+
+    Args:
+        settings: The settings of its training.
+    """
+    reason = "a checkpoint has no names of patients, and these are not, or not all, in the splits of this run"
+    return [
+        NotEvaluated(question=f"Patients of this table among those whom {weights} learned from", reason=reason)
+        for name, weights in ((TEACHER_PATIENTS, "the teacher"), (START_PATIENTS, "the initial weights"))
+        if settings.get(name, SAME) != SAME
+    ]
 
 
 def _keep_earlier(experiment: Experiment, made_from: str, evaluation: Evaluation, console: Console) -> Evaluation:

@@ -16,7 +16,7 @@ from pipeline.training.checkpoint import Checkpoint
 
 # The names in a checkpoint's settings, and their values.
 TEACHER_PATIENTS, START_PATIENTS = "teacher patients", "start patients"
-KNOWN, UNKNOWN = "none of validation or test", "unknown"
+SAME, KNOWN, UNKNOWN = "those of the same splits", "none of validation or test", "unknown"
 # The setting of a pretraining that has read scans of a further table, which no table of splits lists.
 UNLABELLED = "unlabelled fingerprint"
 # The splits here that a patient of each split there must not be in.
@@ -44,7 +44,8 @@ def check_seen_patients(
         experiment: All options.
 
     Returns:
-        ``KNOWN`` where nobody is in both, ``UNKNOWN`` where its patients cannot be found out.
+        ``SAME`` where all are in this table of splits, ``KNOWN`` where none validates or is tested here, ``UNKNOWN``
+        where they cannot be found out.
 
     Raises:
         UserError: it was trained on such a patient, or chosen by one who is tested here.
@@ -61,11 +62,12 @@ def check_seen_patients(
             "split and fold."
         )
     settings = checkpoint.settings
-    ancestors = [settings[name] for name in (TEACHER_PATIENTS, START_PATIENTS) if name in settings]
-    if not ancestors and UNLABELLED not in settings:
-        return KNOWN
-    is_same_split = checkpoint.split_fingerprint == data.certificate["splits_fingerprint"]
-    return KNOWN if is_same_split and all(fact == KNOWN for fact in ancestors) else UNKNOWN
+    ancestors = {settings[name] for name in (TEACHER_PATIENTS, START_PATIENTS) if name in settings}
+    if UNLABELLED in settings:
+        ancestors.add(KNOWN)
+    if checkpoint.split_fingerprint == data.certificate["splits_fingerprint"]:
+        return UNKNOWN if UNKNOWN in ancestors else KNOWN if KNOWN in ancestors else SAME
+    return UNKNOWN if ancestors else KNOWN
 
 
 def find_leaked(seen: Mapping[str, str], roles: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """External validation: a finished run on a table of another site, in the evaluate stage."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,9 +12,13 @@ import pytest
 from pipeline.cli import main
 from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.tables import prediction_columns, read_table
+from pipeline.core.workspace import Workspace
 from pipeline.formats.nifti import read_volume
 from pipeline.reporting.evaluation.external_section import build_external_section
+from pipeline.stages.external import list_not_compared
 from pipeline.tracking.records import describe_external, flatten_metrics
+from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.training.seen_patients import KNOWN, SAME, START_PATIENTS, TEACHER_PATIENTS, UNKNOWN
 from tests.builders.dicom import write_series
 from tests.builders.volumes import compute_intensity
 
@@ -77,6 +82,19 @@ def test_test_patients_under_other_names_have_the_scores_of_the_test_bit_for_bit
     assert external["participants"]["external"] == external["participants"]["test"]
     assert external["drift"]["distance"] == external["drift"]["test_distance"]
     assert "6 scans also are in the run's test" in external["search"]
+
+
+def test_patients_of_a_teacher_or_of_initial_weights_of_other_splits_are_named_as_not_looked_for(workspace, tmp_path):
+    folder = shutil.copytree(workspace, tmp_path / "workspace")
+    path = Workspace(folder, "tiny").best_checkpoint
+    checkpoint = read_checkpoint(path)
+    facts = {TEACHER_PATIENTS: UNKNOWN, START_PATIENTS: SAME}
+    write_checkpoint(path, dataclasses.replace(checkpoint, settings=checkpoint.settings | facts))
+    assert validate(folder) == 0
+    assert [
+        item["question"] for item in read_metrics(folder)["external"]["missing"] if "learned" in item["question"]
+    ] == ["Patients of this table among those whom the teacher learned from"]
+    assert len(list_not_compared({TEACHER_PATIENTS: KNOWN, START_PATIENTS: UNKNOWN})) == 2
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pipeline.reporting.evaluation.notes import describe_unknown_patients
 from pipeline.stages.split import split
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.run_state import EXTENDED
-from pipeline.training.seen_patients import KNOWN, START_PATIENTS, UNKNOWN
+from pipeline.training.seen_patients import KNOWN, SAME, START_PATIENTS, UNKNOWN
 from tests.builders.training_runs import Cut, make_experiment, read_weights, run, with_train
 
 HEAD = "network.perceiver.head."
@@ -51,7 +51,7 @@ def test_a_linear_probe_keeps_all_weights_but_those_of_the_last_layer(first):
     assert {name for name, value in after.items() if value != before[name]} == {HEAD + "weight", HEAD + "bias"}
     settings = read_checkpoint(probe.paths.best_checkpoint).settings
     assert settings["train.start_from"].startswith("checkpoint ")
-    assert settings[START_PATIENTS] == KNOWN
+    assert settings[START_PATIENTS] == SAME
     assert describe_unknown_patients(settings) == []
     record = read_json(probe.paths.training_record)
     assert settings["start"] in record["start"]

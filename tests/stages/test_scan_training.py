@@ -14,7 +14,7 @@ from pipeline.data.batches import read_batches
 from pipeline.data.certified_data import load_certified_data
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.devices.fabric import build_fabric
-from pipeline.training.seen_patients import KNOWN, START_PATIENTS, TEACHER_PATIENTS
+from pipeline.training.seen_patients import SAME, START_PATIENTS, TEACHER_PATIENTS
 from pipeline.training.setup import prepare_training
 from tests.builders.bright_halves import STILL
 from tests.builders.scan_runs import MOST_SLICES, SCAN_MODELS, make_scans
@@ -95,7 +95,7 @@ def test_a_cnn_of_scans_teaches_a_perceiver_of_scans(taught):
     weights = {each.run: read_weights(each.paths.best_checkpoint) for each in (taught, plain, silent, by_path)}
     assert weights["silent"] == weights["plain"]
     assert weights["by-path"] == weights[taught.run] != weights["plain"]
-    assert read_checkpoint(by_path.paths.best_checkpoint).settings[TEACHER_PATIENTS] == KNOWN
+    assert read_checkpoint(by_path.paths.best_checkpoint).settings[TEACHER_PATIENTS] == SAME
 
 
 def test_features_of_a_teacher_of_scans_and_graphs_of_a_3_d_cnn_are_refused(taught):
@@ -114,7 +114,7 @@ def test_weights_of_scans_are_the_start_of_another_training_and_a_frozen_backbon
     head = "network.perceiver.head."
     assert {name for name, value in after.items() if value != before[name]} == {head + "weight", head + "bias"}
     settings = read_checkpoint(probe.paths.best_checkpoint).settings
-    assert settings[START_PATIENTS] == KNOWN
+    assert settings[START_PATIENTS] == SAME
     assert "field of view" not in settings["start"]
     pooled = dataclasses.replace(name_run(probe, "other"), model=SCAN_MODELS["slices of a cnn"])
     with pytest.raises(UserError, match=r"train\.start_from: .* has the architecture perceiver, this experiment cnn"):

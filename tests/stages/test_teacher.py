@@ -20,7 +20,7 @@ from pipeline.reporting.evaluation.notes import describe_unknown_patients
 from pipeline.stages.split import split
 from pipeline.training.checkpoint import build_from_checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.objectives.teacher import describe_teacher
-from pipeline.training.seen_patients import KNOWN, TEACHER_PATIENTS, UNKNOWN
+from pipeline.training.seen_patients import SAME, TEACHER_PATIENTS, UNKNOWN
 from tests.builders.checkpoints import make_scan_checkpoint
 from tests.builders.scan_runs import MOST_SLICES, make_scans
 from tests.builders.training_runs import Cut, make_experiment, read_weights, run, with_train
@@ -89,7 +89,7 @@ def test_the_same_network_as_a_checkpoint_teaches_the_same(taught, tmp_path):
     assert read_weights(experiment.paths.best_checkpoint) == read_weights(taught.paths.best_checkpoint)
     settings = read_checkpoint(experiment.paths.best_checkpoint).settings
     assert settings["train.teacher"].startswith("checkpoint ")
-    assert settings[TEACHER_PATIENTS] == KNOWN
+    assert settings[TEACHER_PATIENTS] == SAME
     assert describe_unknown_patients(settings) == []
 
 
@@ -120,7 +120,7 @@ def test_a_teacher_that_saw_patients_of_validation_or_test_is_refused(taught, tm
     teacher = with_train(dataclasses.replace(get_teacher(folds), run="fold"), epochs=1)
     run(teacher)
     path = teacher.paths.best_checkpoint
-    assert describe(path, folds)[TEACHER_PATIENTS] == KNOWN
+    assert describe(path, folds)[TEACHER_PATIENTS] == SAME
     other = dataclasses.replace(folds, split=SplitConfig(num_folds=5, test_fold=2))
     with pytest.raises(UserError, match=r"train\.teacher: .* saw 4 of those who validate or are tested here"):
         describe(path, other)
@@ -167,7 +167,7 @@ def test_a_teacher_of_other_classes_or_inputs_or_without_maps_is_refused(taught,
     perceiver = taught.paths.best_checkpoint
     with pytest.raises(UserError, match=r"train\.guidance_weight: found 1, but .* is a perceiver"):
         describe(perceiver, taught)
-    assert describe(perceiver, with_train(taught, guidance_weight=0.0))[TEACHER_PATIENTS] == KNOWN
+    assert describe(perceiver, with_train(taught, guidance_weight=0.0))[TEACHER_PATIENTS] == SAME
 
 
 def test_a_teacher_of_another_plane_or_a_smaller_field_of_view_is_refused(taught, tmp_path):

@@ -12,6 +12,7 @@ from pipeline.data.store import read_store, write_store
 from pipeline.stages.split import split
 from pipeline.training.seen_patients import (
     KNOWN,
+    SAME,
     START_PATIENTS,
     TEACHER_PATIENTS,
     UNKNOWN,
@@ -68,8 +69,14 @@ MORE = [
 
 
 def test_weights_of_one_table_of_splits_are_known_by_it(experiments):
-    assert check(experiments["same"], experiments["same"]) == KNOWN
+    assert check(experiments["same"], experiments["same"]) == SAME
     assert check(experiments["same"], experiments["others"]) == KNOWN
+
+
+@pytest.mark.parametrize("name", [START_PATIENTS, TEACHER_PATIENTS])
+def test_weights_before_of_the_same_splits_add_nobody(experiments, name):
+    assert check(experiments["same"], experiments["same"], **{name: SAME}) == SAME
+    assert check(experiments["same"], experiments["others"], **{name: SAME}) == UNKNOWN
 
 
 @pytest.mark.parametrize("more", MORE)

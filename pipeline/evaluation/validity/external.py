@@ -88,6 +88,7 @@ def compute_external(
     predictions: pandas.DataFrame,
     options: EvaluateConfig,
     made_from: str,
+    not_compared: list[NotEvaluated],
 ) -> External:
     """Compute what metrics.json holds of an external validation.
 
@@ -97,6 +98,7 @@ def compute_external(
         predictions: The predictions of the run's validation rows and of the external ones.
         options: The options of the evaluation.
         made_from: What :func:`fingerprint_validation` returns.
+        not_compared: Whom the model learned from and who could not be looked for in the table.
     """
     store, bootstrap = external.store, Bootstrap(options.num_bootstrap_resamples, options.seed)
     kind, names = store.kind, store.class_names
@@ -127,7 +129,7 @@ def compute_external(
             measure_scans(data.store, data.rows["test"]),
             measure_scans(store, np.arange(len(store.index)), training.build_reference()),
         ),
-        "missing": [*list_not_evaluated(evaluated), *missing],
+        "missing": [*not_compared, *list_not_evaluated(evaluated), *missing],
     }
     if store.is_ordinal:
         content["grades"] = compute_grades(applied, list(levels), {}, names, bootstrap)
