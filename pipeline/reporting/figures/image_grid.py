@@ -1,5 +1,6 @@
 """Grids of images with captions: contact sheets, mistakes and attention maps."""
 
+import bisect
 import io
 import math
 from collections.abc import Sequence
@@ -234,8 +235,11 @@ def fit_text(text: str, width: int, font: str = PLAIN) -> str:
     """
     # The font's engine fails on control characters, and no figure has room for more letters.
     text = shorten(make_printable(text), MAX_LETTERS)
-    for num_letters in range(len(text), 1, -1):
-        shorter = shorten(text, num_letters)
-        if measure_text(shorter, font) <= width:
-            return shorter
-    return text[:1]
+    if measure_text(text, font) <= width:
+        return text
+    # A longer text has all letters of a shorter one, so that widths grow with it.
+    lengths = range(2, len(text))
+    num_fitting = bisect.bisect_right(
+        lengths, float(width), key=lambda length: measure_text(shorten(text, length), font)
+    )
+    return shorten(text, lengths[num_fitting - 1]) if num_fitting else text[:1]

@@ -190,6 +190,13 @@ def test_a_long_text_keeps_its_ends_and_fits():
     assert fitted.endswith("gz_0")
 
 
+@pytest.mark.parametrize("text", ["", "W", "WW", "iiiiiiiiW", "Wi" * 30, "W" * 9 + "i" * 40, "健 OAI9014797_" * 4])
+def test_a_fitted_text_has_as_many_letters_as_have_room(text):
+    for width in (1, 8, 13, 20, 77, 150, 4000):
+        lengths = [length for length in range(2, len(text) + 1) if measure_text(shorten(text, length)) <= width]
+        assert fit_text(text, width) == (shorten(text, lengths[-1]) if lengths else text[:1])
+
+
 def test_the_decision_curve_has_no_band_where_there_is_no_interval():
     def draw(is_withheld):
         points = []
