@@ -1,6 +1,7 @@
 """Tiny scans that every test can make, and the marks that skip what a machine lacks."""
 
 import functools
+import gc
 import gzip
 import os
 import shutil
@@ -24,6 +25,9 @@ from tests.builders.tiny_workspace import TINY_CONFIG
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_DATA = Path(os.environ.get("PERCEIVER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+# A process of tests holds the modules of all libraries: looking through them for garbage was a tenth of its time.
+gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_addoption(parser):

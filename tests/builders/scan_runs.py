@@ -1,12 +1,10 @@
 """Experiments that train on a few tiny scans of different numbers of slices."""
 
 import dataclasses
-import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from pipeline.config.data import PreprocessConfig
 from pipeline.config.experiment import Experiment
@@ -18,7 +16,7 @@ from pipeline.core.data_kinds import SCANS
 from pipeline.core.tables import INDEX_COLUMNS
 from pipeline.data.store import write_store
 from pipeline.preprocessing.parts import describe_options
-from pipeline.stages.split import split
+from tests.builders.built_once import place_data
 from tests.builders.scan_models import SMALL
 
 MOST_SLICES = 6
@@ -51,6 +49,11 @@ def make_scans(workspace: Path, name: str = "joint", **changes) -> Experiment:
         train=dataclasses.replace(train, **changes),
         tracking=TrackingConfig(enabled=False),
     )
+    place_data(experiment, _write_scans)
+    return experiment
+
+
+def _write_scans(experiment: Experiment) -> None:
     generator = np.random.default_rng(0)
     pairs = [(patient, side) for patient in range(10) for side in ("left", "right")]
     volumes = generator.integers(0, 150, (len(pairs), MOST_SLICES, 8, 8)).astype(np.uint8)
@@ -66,5 +69,3 @@ def make_scans(workspace: Path, name: str = "joint", **changes) -> Experiment:
     experiment.paths.prepared.mkdir(parents=True, exist_ok=True)
     settings = describe_options(SCAN_PREPROCESS)
     write_store(experiment.paths.prepared, [volumes], index, settings, SCANS, places_mm=places_mm)
-    split(experiment, Console(file=io.StringIO()))
-    return experiment

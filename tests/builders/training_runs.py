@@ -21,12 +21,12 @@ from pipeline.core.workspace import Workspace
 from pipeline.data.store import write_store
 from pipeline.preprocessing.parts import describe_options
 from pipeline.stages.pretrain import pretrain
-from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.tracking.mlflow_run import TrackedRun
 from pipeline.tracking.records import RunFacts
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.history import EpochResult, write_history
+from tests.builders.built_once import place_data
 
 SLICES = 4
 
@@ -75,6 +75,11 @@ def make_experiment(workspace: Path, **changes) -> Experiment:
         train=TrainConfig(epochs=4, batch_size=16, precision="32-true", accelerator="cpu", learning_rate=0.02),
         tracking=TrackingConfig(enabled=False),
     )
+    place_data(experiment, _write_slices)
+    return dataclasses.replace(experiment, **changes)
+
+
+def _write_slices(experiment: Experiment) -> None:
     rows, generator = [], np.random.default_rng(0)
     for patient in range(10):
         for side in ("left", "right"):
@@ -87,8 +92,6 @@ def make_experiment(workspace: Path, **changes) -> Experiment:
     index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
     experiment.paths.prepared.mkdir(parents=True, exist_ok=True)
     write_store(experiment.paths.prepared, [images], index, describe_options(PREPROCESS))
-    split(experiment, Console(file=io.StringIO()))
-    return dataclasses.replace(experiment, **changes)
 
 
 def run(experiment: Experiment, file: io.StringIO | None = None) -> str:
