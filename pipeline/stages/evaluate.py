@@ -87,7 +87,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         evaluation.metrics["recipes_tried"] = num_tried
     evaluation.metrics["scoring"] = {"precision": SCORING_PRECISION, "accelerator": name_accelerator(run.device)}
     with working("drawing the figures of the report", console):
-        report = build_report(experiment, run, evaluation, manifest, unknown)
+        report = build_report(experiment, run, evaluation, manifest, unknown, opened.models)
     check_store(paths.prepared, run.data.store.fingerprint)  # since it was opened, its files did not change
     write_evaluation(paths, evaluation, report)
     write_index(paths.root / "reports")

@@ -19,7 +19,7 @@ from pipeline.evaluation.scores import METRIC_NAMES, METRIC_TITLES
 from pipeline.evaluation.validity.limitations import describe_not_evaluated
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.forms import Document, fill_form, read_form, render_markdown
-from pipeline.reporting.documents.model_facts import describe_model
+from pipeline.reporting.documents.model_facts import describe_members, describe_model
 from pipeline.reporting.evaluation.external_section import (
     UNCHANGED,
     describe_drift,
@@ -55,6 +55,7 @@ class Evidence:
         num_parameters: The number of parameters of the network.
         data: The tables about the data and their split.
         metrics: The content of metrics.json.
+        models: Of an ensemble the name and the checkpoint of each model.
     """
 
     experiment: Experiment
@@ -62,6 +63,7 @@ class Evidence:
     num_parameters: int
     data: DataEvidence
     metrics: Metrics
+    models: Sequence[tuple[str, Checkpoint]] = ()
 
 
 def fill_documents(
@@ -85,6 +87,9 @@ def fill_documents(
     )
     if "ensemble" in metrics:
         facts["ensemble"] = describe_ensemble(metrics["ensemble"])
+        of_members = describe_members(evidence.models)
+        facts["model"] += of_members.pop("other networks", "")
+        facts |= of_members
     facts |= {"flow": " ".join(describe_flow(evidence.data.flow))}
     if has_attention:
         facts["explanation"] = (

@@ -1,7 +1,7 @@
 """Facts about a model and its training, from the checkpoint alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perceiver.config import PerceiverConfig
@@ -30,6 +30,7 @@ AUGMENTATIONS = {
     "mixup_alpha": "mixup, alpha {}",
     "cutmix_alpha": "cutmix, alpha {}",
 }
+OF_EACH_MEMBER = ("software", "initialisation", "weights", "training", "augmentation", "choice", "availability")
 HORIZONTAL_FLIPS = {
     "keep_label": "horizontal flips with the same label",
     "swap_label": "horizontal flips with left and right exchanged",
@@ -77,6 +78,29 @@ def describe_model(checkpoint: Checkpoint, num_parameters: int) -> dict[str, str
         facts["status"] = "Research software; not for diagnosis, and not approved by any authority."
         facts["not_for"] = "Decisions on the care of a patient."
     return facts
+
+
+def describe_members(members: Sequence[tuple[str, Checkpoint]]) -> dict[str, str]:
+    """Describe what the models of an ensemble do not have in common.
+
+    Args:
+        members: The name and the checkpoint of each.
+
+    Returns:
+        Those of the facts of :func:`describe_model` in which they differ, each with the text of every member; of
+        networks that differ, of which the first is described, this alone.
+    """
+    facts = {name: describe_model(checkpoint, num_parameters=0) for name, checkpoint in members}
+    found = {}
+    for fact in OF_EACH_MEMBER:
+        texts = {name: of_member[fact] for name, of_member in facts.items()}
+        if len(set(texts.values())) > 1:
+            found[fact] = " ".join(f"{name}: {text}" for name, text in texts.items())
+    first, network = members[0][0], facts[members[0][0]]["model"]
+    others = [name for name, of_member in facts.items() if of_member["model"] != network]
+    if others:
+        found["other networks"] = f" This is the network of {first}; others have {', '.join(others)}."
+    return found
 
 
 def _describe_network(shape: ModelConfig, spec: InputSpec) -> str:

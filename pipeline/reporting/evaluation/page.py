@@ -54,6 +54,7 @@ from pipeline.reporting.evaluation.slice_section import build_slice_section
 from pipeline.reporting.evaluation.subgroup_section import build_subgroup_section
 from pipeline.reporting.formatting import flatten, humanise, show
 from pipeline.reporting.html import write_page
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.run_state import TrainedRun
 
 MAX_FINDINGS = 50  # the certificate itself holds them all
@@ -106,7 +107,12 @@ class Report:
 
 
 def build_report(
-    experiment: Experiment, run: TrainedRun, evaluation: Evaluation, manifest: pd.DataFrame, unknown: Sequence[str]
+    experiment: Experiment,
+    run: TrainedRun,
+    evaluation: Evaluation,
+    manifest: pd.DataFrame,
+    unknown: Sequence[str],
+    models: Sequence[tuple[str, Checkpoint]],
 ) -> Report:
     """Draw the figures of an evaluation and describe its results; nothing is written.
 
@@ -116,6 +122,7 @@ def build_report(
         evaluation: The predictions and the metrics.
         manifest: A row a scan.
         unknown: The warnings of patients that a model may have seen, of an ensemble those of all members.
+        models: The name and the checkpoint of each model that answers.
     """
     data, checkpoint, metrics = run.data, run.checkpoint, evaluation.metrics
     store, plane, kind = data.store, checkpoint.preprocess.plane, data.store.kind
@@ -138,7 +145,7 @@ def build_report(
     evidence = DataEvidence(manifest, flow, data.certificate, store.missing)
     num_parameters = count_parameters(run.classifier.model)
     documents = fill_documents(
-        Evidence(experiment, checkpoint, num_parameters, evidence, metrics),
+        Evidence(experiment, checkpoint, num_parameters, evidence, metrics, models),
         has_attention=any(name.startswith("attention") for name in figures),
         section_titles=titles,
     )

@@ -16,10 +16,11 @@ from pipeline.models.networks import build_model
 from pipeline.reporting.documents.data_facts import DataEvidence, describe_data
 from pipeline.reporting.documents.facts import Evidence, describe_results, fill_documents, write_documents
 from pipeline.reporting.documents.forms import read_form
-from pipeline.reporting.documents.model_facts import describe_model
+from pipeline.reporting.documents.model_facts import describe_members, describe_model
 from pipeline.reporting.evaluation.flow_diagram import Box, Flow, Step
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.history import EpochResult
+from pipeline.training.seen_patients import START_PATIENTS, UNKNOWN
 from tests.builders.certificates import build_certificate
 from tests.builders.models import build_spec
 from tests.builders.reports import build_metric, build_metrics
@@ -173,6 +174,30 @@ def test_weights_that_the_user_named_are_not_called_the_best():
     assert "Epoch 2, the best by validation loss;" in describe_model(build_checkpoint(), 5)["choice"]
     worse = build_checkpoint(history=(build_epoch(1, 0.25), build_epoch(2, 0.5)))
     assert "Epoch 2, as named by the user;" in describe_model(worse, 5)["choice"]
+
+
+def test_a_card_of_an_ensemble_has_the_start_and_the_epoch_of_each_member_and_what_they_have_in_common_once():
+    one = build_checkpoint()
+    start = {"start": "9 of 9 tensors taken", "train.start_from": "checkpoint 12ab", START_PATIENTS: UNKNOWN}
+    two = dataclasses.replace(one, epoch=1, settings=one.settings | start)
+    assert describe_members([("a", one), ("b", one)]) == {}
+    facts = describe_members([("a", one), ("b", two)])
+    assert set(facts) == {"initialisation", "weights", "choice"}
+    assert facts["initialisation"].startswith(
+        "a: Initial weights drawn at random with seed 7; nothing was pre-trained."
+    )
+    assert " b: Initial weights of another model (checkpoint 12ab" in facts["initialisation"]
+    assert "a: Epoch 2;" in facts["weights"]
+    assert " b: Epoch 1;" in facts["weights"]
+    wider = dataclasses.replace(one, model=dataclasses.replace(one.model, architecture="cnn"))
+    networks = describe_members([("a", one), ("b", one), ("c", wider)])
+    assert networks == {"other networks": " This is the network of a; others have c."}
+
+    members = [{"name": name, "seed": 7, "test_fold": None, "epoch": 2} for name in "ab"]
+    metrics = build_metrics() | {"ensemble": {"members": members, "not_fitted": ""}}
+    data = DataEvidence(build_manifest(), FLOW, CERTIFICATE)
+    card = fill_documents(Evidence(Experiment(), one, 5, data, metrics, [("a", one), ("b", two)]))["model_card"]
+    assert "b: Initial weights of another model" in str(card)
 
 
 def test_facts_about_the_model_are_those_of_the_checkpoint():
