@@ -260,7 +260,7 @@ def build_recipe(experiment: Experiment, run: CurveRun) -> Experiment:
 
 
 def list_settings(experiment: Experiment, data: CertifiedData, run: CurveRun) -> dict[str, Any]:
-    """List all that shapes one model but its seed, ``section.field`` -> value.
+    """List all that shapes one model, ``section.field`` -> value; of a network its own seed too.
 
     Args:
         experiment: All options.
@@ -277,8 +277,7 @@ def list_settings(experiment: Experiment, data: CertifiedData, run: CurveRun) ->
             "store fingerprint": data.store.fingerprint,
             "split fingerprint": split_fingerprint,
         }
-    settings = describe_settings(build_recipe(experiment, run), data.store, split_fingerprint)
-    return chosen | {name: value for name, value in settings.items() if name != "train.seed"}
+    return chosen | describe_settings(build_recipe(experiment, run), data.store, split_fingerprint)
 
 
 def train_one(experiment: Experiment, data: CertifiedData, run: CurveRun, on_epoch: OnEpoch) -> Outcome:
@@ -376,11 +375,12 @@ def read_curve(folder: Path, runs: Sequence[CurveRun], data: CertifiedData, expe
     """
     names = data.store.class_names
     tables = {(run.model, run.size, run.draw): read_predictions(folder / f"{run.name}.csv", names) for run in runs}
-    records = [
-        {"model": run.model, "size": run.size, "draw": run.draw, "seed": run.seed}
-        | read_json(folder / f"{run.name}.json")["facts"]
-        for run in runs
-    ]
+    records = []
+    for run in runs:
+        kept = read_json(folder / f"{run.name}.json")
+        # As trained: a logistic regression has no seed of training, and that of its examples instead.
+        seed = kept["settings"]["evaluate.seed" if run.model == "logistic_regression" else "train.seed"]
+        records.append({"model": run.model, "size": run.size, "draw": run.draw, "seed": seed} | kept["facts"])
     bootstrap = Bootstrap(experiment.evaluate.num_bootstrap_resamples, experiment.evaluate.seed)
     return combine_curve(tables, bootstrap, experiment.learning_curve.wanted, records)
 

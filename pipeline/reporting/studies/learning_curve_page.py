@@ -321,11 +321,12 @@ def _list_curves(curve: LearningCurve) -> list[Curve]:
 def _list_facts(experiment: Experiment, store: Store, curve: LearningCurve) -> dict[str, str]:
     seconds = sum(record["seconds"] for record in curve.records)
     hardware = "; ".join(dict.fromkeys(record["hardware"] for record in curve.records))
+    seeds = sorted({record["seed"] for record in curve.records if record["model"] != "logistic_regression"})
     steps = {record["num_steps"] for record in curve.records if record["num_steps"] > 0}
     return {
         "models": f"{len(curve.records):,}",
         "steps of each network": ", ".join(f"{number:,}" for number in sorted(steps)) or DASH,
-        "seeds of training": ", ".join(str(seed) for seed in sorted({record["seed"] for record in curve.records})),
+        "seeds of training": ", ".join(map(str, seeds)) or DASH,
         "seed of the draws": str(experiment.learning_curve.seed),
         "time of training and evaluation": f"{seconds / 60:.1f} minutes, {hardware}",
         "fingerprint of the store": store.fingerprint,

@@ -26,7 +26,7 @@ class StudyModel:
     Args:
         study: The name of the study.
         path: The path of its record, which has its name; its predictions are next to it.
-        settings: All that shapes it but its seed; a record with others is of another study.
+        settings: All that shapes it, but its seed where its name has that; a record with others is of another study.
         seed: Its seed.
         epochs: The number of epochs of its training; 0 where it has none.
         use: The data that it is trained on.

@@ -85,6 +85,24 @@ def test_numbers_are_those_of_the_predictions(interrupted):
     assert not (experiment.paths.run_folder).exists(), "no checkpoint is where other stages read"
 
 
+def test_another_seed_is_another_training_and_each_record_names_its_own(tmp_path):
+    options = LearningCurveConfig(patients=(2,), draws=2, models=("cnn", "logistic_regression"), wanted=0.9)
+    first = with_train(make_study(tmp_path / "twice", learning_curve=options), epochs=1)
+    again = with_train(first, seed=700)
+    alone = dataclasses.replace(again, workspace=make_study(tmp_path / "once").workspace)
+    run(first)
+    output = run(again)
+    run(alone)
+    assert re.findall(r"(\w+-2-draw-\d): accuracy", output) == ["cnn-2-draw-0", "cnn-2-draw-1"], "pixels have no seed"
+    pixels = again.evaluate.seed
+    assert [record["seed"] for record in read_content(again)["runs"]] == [700, pixels, 701, pixels]
+    for number in range(2):
+        found, wanted = (choose_folder(one) / "runs" / f"cnn-2-draw-{number}.csv" for one in (again, alone))
+        assert found.read_bytes() == wanted.read_bytes()
+    page = (choose_folder(again) / "learning_curve.html").read_text()
+    assert re.search(r"seeds of training\W.*?700, 701<", page, re.DOTALL)
+
+
 @pytest.mark.slow
 def test_mlflow_shows_the_models_below_one_parent(tmp_path):
     options = dataclasses.replace(OPTIONS, models=("perceiver", "logistic_regression"), draws=1)
