@@ -10,14 +10,16 @@ Source:
     next-generation hyperparameter optimization framework", KDD 2019.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import socket
 import time
+import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.config.experiment import Experiment
+from pipeline.config.options import PLAIN_TYPES, describe_type
 from pipeline.config.parsing import OPTIONS, find_nearest
 from pipeline.core.errors import UserError
 from pipeline.core.provenance import compute_fingerprint
@@ -142,46 +145,66 @@ def read_space(experiment: Experiment) -> Space:
 
 def _read_values(name: str, values: tuple[Any, ...]) -> Choices | Range:
     """Read the choices or the range of one option."""
+    kind = _read_kind(name)
     if values and values[-1] in ("log", "linear"):
+        if kind not in (int, float):
+            raise UserError(f"tune.space: {name}: found {list(values)}, allowed are choices; it is no number.")
+        allowed = f"[LOW, HIGH, {values[-1]}]" + (" of whole numbers" if kind is int else "")
         try:
-            low, high = (float(value) for value in values[:-1])
-        except (ValueError, TypeError) as error:
+            low, high = (_convert(name, kind, value) for value in values[:-1])
+        except ValueError as error:  # another number of values, or no numbers
+            raise UserError(f"tune.space: {name}: found {list(values)}, allowed is {allowed}.") from error
+        is_log, is_whole = values[-1] == "log", kind is int
+        if not low < high or (is_log and low <= 0):
             raise UserError(
-                f"tune.space: {name}: found {list(values)}, allowed is [LOW, HIGH, {values[-1]}]."
-            ) from error
-        is_log, is_whole = values[-1] == "log", OPTIONS[name].annotation is int
-        if not low < high or (is_log and low <= 0) or OPTIONS[name].annotation not in (int, float):
-            raise UserError(
-                f"tune.space: {name}: found {list(values)}, allowed are a lower and a higher number for an option that "
-                "is one, above 0 where the scale is log."
+                f"tune.space: {name}: found {list(values)}, allowed are a lower and a higher number, above 0 where the "
+                "scale is log."
             )
         return Range(low, high, is_log, is_whole)
-    typed = tuple(_convert(name, value) for value in values)
+    typed = tuple(_convert(name, kind, value) for value in values)
     if len(typed) < 2 or len(set(typed)) < len(typed):
         raise UserError(f"tune.space: {name}: found {list(values)}, allowed are two choices or more, each once.")
     return Choices(typed)
 
 
-def _convert(name: str, value: Any) -> Any:
-    """Return a choice as its option has it; YAML reads 1e-4 as a text."""
+def _read_kind(name: str) -> Any:
+    """Return the type of an option's values, without the null that some have.
+
+    Raises:
+        UserError: The values are lists, which a search would have to take as choices.
+    """
     option = OPTIONS[name]
-    if option.choices and value not in option.choices:
-        raise UserError(f"tune.space: {name}: found {value!r}, allowed is {' | '.join(option.choices)}.")
-    if option.annotation is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError as error:
-            raise UserError(f"tune.space: {name}: found {value!r}, allowed is a number.") from error
-    if option.annotation in (int, bool) and type(value) is not option.annotation:
-        allowed = "a whole number" if option.annotation is int else "true or false"
-        raise UserError(f"tune.space: {name}: found {value!r}, allowed is {allowed}.")
+    kinds = [kind for kind in typing.get_args(option.annotation) if kind is not type(None)]
+    kind = kinds[0] if option.may_be_null else option.annotation
+    if kind not in PLAIN_TYPES and not option.choices:
+        raise UserError(
+            f"tune.space: {name} is not searched: its value is {describe_type(kind)}, allowed are options whose value "
+            "is one number, one word, true or false. Set it next to the space, and search once for each of its values."
+        )
+    return kind
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
+    """Return a choice as its option has it; YAML reads 1e-4 as a text."""
+    option, given = OPTIONS[name], value
+    if option.choices:
+        fits, allowed = value in option.choices, " | ".join(option.choices)
+    elif kind is float:
+        with contextlib.suppress(ValueError):
+            value = float(value) if type(value) in (int, str) else value
+        fits, allowed = type(value) is float and math.isfinite(value), "a finite number"
+    else:
+        fits, allowed = type(value) is kind, describe_type(kind)
+        allowed = f"a {allowed}" if kind is int else allowed
+    if not fits:
+        raise UserError(f"tune.space: {name}: found {given!r}, allowed is {allowed}.")
     return value
 
 
 def _list_extremes(values: Choices | Range) -> tuple[Any, ...]:
     if isinstance(values, Choices):
         return values.values
-    return tuple(int(end) if values.is_whole else end for end in (values.low, values.high))
+    return values.low, values.high
 
 
 def apply_params(experiment: Experiment, params: Mapping[str, Any]) -> Experiment:
@@ -244,7 +267,7 @@ class SharedSearch:
                 load_if_exists=True,
             )
 
-    @contextmanager
+    @contextlib.contextmanager
     def join(self) -> Iterator[None]:
         """Take part in the search: the others see that this process lives until the block ends."""
         path = self._name_lock(self.worker)

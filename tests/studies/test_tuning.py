@@ -5,17 +5,21 @@ import io
 import json
 import multiprocessing
 import signal
+import typing
 
 import pytest
 from rich.console import Console
 
 from pipeline.cli import parse_experiment
 from pipeline.config.experiment import Experiment
+from pipeline.config.options import describe_type
+from pipeline.config.parsing import OPTIONS
 from pipeline.config.studies import TuneConfig
 from pipeline.core.errors import UserError
 from pipeline.data.certified_data import load_certified_data
 from pipeline.reporting.evaluation.origin_section import describe_recipes
 from pipeline.stages.studies.tune import choose_folder, tune
+from pipeline.studies import tuning
 from pipeline.studies.tuning import Choices, Range, SharedSearch, apply_params, read_space
 from tests.builders.training_runs import make_experiment, with_train
 
@@ -60,11 +64,74 @@ def test_a_space_has_choices_and_ranges():
         ({"train.batch_size": (4, 8.5)}, "allowed is a whole number"),
         ({"model.stem": ("pixels", "pixel")}, r"allowed is pixels \| patches \| conv"),
         ({"train.learning_rate": (-1.0, 0.1, "linear")}, "train.learning_rate: found -1.0"),
+        ({"train.learning_rate": ("nan", 0.1)}, "found 'nan', allowed is a finite number"),
+        ({"train.learning_rate": (0.1, "inf", "log")}, r"found \[0.1, 'inf', 'log'\], allowed is \[LOW, HIGH, log\]"),
+        ({"train.learning_rate": (True, 0.1)}, "found True, allowed is a finite number"),
+        ({"train.batch_size": (4.5, 8.7, "linear")}, r"allowed is \[LOW, HIGH, linear\].*whole numbers"),
+        ({"train.max_grad_norm": ("none", 1.0)}, "found 'none', allowed is a finite number"),
+        ({"model.pixel_permutation_seed": ("a", "b")}, "found 'a', allowed is a whole number"),
+        ({"model.slice_position": ("yes", "no")}, "found 'yes', allowed is true or false"),
+        ({"model.stem": (1, 2, "log")}, "allowed are choices; it is no number"),
+        ({"model.stem": (1, 2)}, r"found 1, allowed is pixels \| patches \| conv"),
+        ({"train.betas": (0.9, 0.95)}, r"train.betas is not searched: its value is \[number, number\]"),
+        ({"train.lr_milestones": (5, 10)}, r"train.lr_milestones is not searched: its value is \[whole number, ...\]"),
+        ({"augment.random_erasing_area": (0.1, 0.2)}, "augment.random_erasing_area is not searched"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(space, match):
     with pytest.raises(UserError, match=match):
         read_space(with_tune(Experiment(), space=space))
+
+
+def test_a_number_that_may_be_null_is_searched_as_a_number():
+    space = {"train.max_grad_norm": ("1e-1", 1.0), "model.pixel_permutation_seed": (1, 2)}
+    assert read_space(with_tune(Experiment(), space=space)) == {
+        "train.max_grad_norm": Choices((0.1, 1.0)),
+        "model.pixel_permutation_seed": Choices((1, 2)),
+    }
+    space = {"train.max_grad_norm": ("1e-1", 1, "log"), "model.perceiver.decoder_dim": (8, 32, "linear")}
+    assert read_space(with_tune(Experiment(), space=space)) == {
+        "train.max_grad_norm": Range(0.1, 1.0, is_log=True, is_whole=False),
+        "model.perceiver.decoder_dim": Range(8, 32, is_log=False, is_whole=True),
+    }
+
+
+SEARCHED = [name for name in OPTIONS if name.startswith(tuning.SECTIONS) and name not in tuning.FIXED]
+LISTS = ((0.1, 0.2), (1, 2), ("1e-1", 0.5), ("a", "b"), (True, False), (None, 1), ((1, 2), (3, 4)), ({}, 1), (0.1, 1))
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_values_of_every_option_are_of_its_type_or_refused_in_one_line(name):
+    num_taken, hint = 0, OPTIONS[name].annotation
+    for values in (
+        *LISTS,
+        *((*values, scale) for values in LISTS for scale in ("log", "linear")),
+        OPTIONS[name].choices,
+    ):
+        found = read_or_refuse(name, values)
+        if isinstance(found, str):
+            assert name.rpartition(".")[2] in found
+            assert "\n" not in found
+            continue
+        num_taken += 1
+        if isinstance(found, Choices):
+            assert all(is_of_type(hint, value) for value in found.values), (values, found)
+    is_list = "[" in describe_type(hint)
+    assert (num_taken == 0) == is_list, "only lists are not searched"
+
+
+def read_or_refuse(name, values):
+    """Return what is searched of an option, or the message that refuses the values."""
+    try:
+        return read_space(with_tune(Experiment(), space={name: values}))[name]
+    except UserError as error:
+        return str(error)
+
+
+def is_of_type(hint, value) -> bool:
+    """Return whether a value is one of a type, without a change."""
+    arguments = typing.get_args(hint) or (hint,)
+    return value in arguments if isinstance(value, str) else value is None or type(value) in arguments
 
 
 def test_options_of_nested_sections_are_replaced():
