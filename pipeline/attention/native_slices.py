@@ -45,22 +45,37 @@ def read_native(raw: Path, source: Source, options: PreprocessConfig, sha256: st
     volume = None
     if source.is_volume:
         volume = read_scan(tuple(paths), options.max_volume_bytes)
-        digest, shape = volume.sha256, volume.voxels.shape
+        shape = volume.voxels.shape
         axis = find_slice_axis(shape, options.plane)
         column_axis, row_axis = (other for other in range(3) if other != axis)
         pixel_mm = (volume.spacing_mm[row_axis], volume.spacing_mm[column_axis])
         fine = refine(options, (shape[row_axis], shape[column_axis]), pixel_mm)
-        images = cut_stack(volume, fine, str(paths[0])).images if digest == sha256 else None
+        check_digest(paths[0], volume.sha256, sha256)
+        images = cut_stack(volume, fine, str(paths[0])).images
     else:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
         _, height, width = read_pixels(paths[0]).values.shape
         fine = refine(dataclasses.replace(options, spacing_mm=None), (height, width), (1.0, 1.0))
         # Image files have no millimetres: they are fitted whole, as for the store.
         fine = dataclasses.replace(fine, spacing_mm=None)
-        images = read_image_stack(tuple(paths), fine).images if digest == sha256 else None
-    if images is None:
-        raise UserError(f"{paths[0]}: not the file that was cut for the store. Run preprocess again, or restore it.")
+        check_digest(paths[0], digest, sha256)
+        images = read_image_stack(tuple(paths), fine).images
     return images, volume
+
+
+def check_digest(path: Path, digest: str, sha256: str) -> None:
+    """Refuse a scan that is another than the one in the store.
+
+    Args:
+        path: Its first file, for the message.
+        digest: Its checksum now.
+        sha256: The checksum when it was cut, as in the manifest.
+
+    Raises:
+        UserError: the two differ.
+    """
+    if digest != sha256:
+        raise UserError(f"{path}: not the file that was cut for the store. Restore it, or run preprocess again.")
 
 
 def refine(options: PreprocessConfig, num_pixels: tuple[int, int], pixel_mm: tuple[float, float]) -> PreprocessConfig:

@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from pipeline.attention.native_slices import check_digest
 from pipeline.config.experiment import Experiment
 from pipeline.core.array_types import Array
 from pipeline.core.console import progress
 from pipeline.core.data_kinds import VOLUMES
 from pipeline.core.errors import UserError
+from pipeline.core.tables import MANIFEST_COLUMNS, read_table
 from pipeline.core.text import count_words
+from pipeline.core.workspace import Workspace
 from pipeline.data.sources import Source
 from pipeline.data.store import Store, read_store
 from pipeline.datasets import DATASETS, find_raw_folder, list_sources
@@ -31,7 +34,7 @@ def cases(experiment: Experiment, console: Console) -> None:
     Volumes are read again from their files; images are those of the store.
 
     Raises:
-        UserError: The run was not evaluated, or a scan is missing or was changed.
+        UserError: The run was not evaluated, or on another store, or a scan is missing or was changed.
     """
     paths, options = experiment.paths, experiment.cases
     store = read_store(paths.prepared)
@@ -41,16 +44,18 @@ def cases(experiment: Experiment, console: Console) -> None:
         raise UserError(f"{paths.predictions}: no predictions. Run the evaluate stage first.")
     table = read_predictions(paths.predictions, store.class_names)
     test = table[table["split"] == "test"]
+    _check_examples(paths, store, test)
     chosen = choose_cases(test, store.class_names, options)
-    sources = {}
+    sources, digests = {}, pd.Series(dtype=str)
     if store.kind.reads_scans:
         wanted = {case.source_id for case in chosen}
         listed = list_sources(experiment).sources
         sources = {source.source_id: source for source in listed if source.source_id in wanted and source.is_volume}
+        digests = read_table(paths.manifest, MANIFEST_COLUMNS).set_index("source_id")["sha256"]
     shown: Mapping[str, SmallVolume] | Mapping[str, bytes]
     if sources:
         drawn = progress(chosen, "reading scans", len(chosen), console)
-        shown = {case.source_id: _read(experiment, store, test, case, sources) for case in drawn}
+        shown = {case.source_id: _read(experiment, store, test, case, sources, digests) for case in drawn}
     else:
         shown = {case.source_id: draw_plain(_find_middle(store, case)) for case in chosen}
     output = paths.report_folder / "cases.html"
@@ -59,8 +64,29 @@ def cases(experiment: Experiment, console: Console) -> None:
     console.print(f"{count_words(len(shown), store.kind.source)} -> {output}", highlight=False)
 
 
+def _check_examples(paths: Workspace, store: Store, test: pd.DataFrame) -> None:
+    """Refuse answers whose scans have more, fewer or other examples in the store than were answered."""
+    index = store.index
+    stored = index[index["source_id"].isin(test["source_id"])]
+    columns = ["example_id", "source_id"]
+    differing = set(stored[columns].itertuples(index=False, name=None)).symmetric_difference(
+        test[columns].itertuples(index=False, name=None)
+    )
+    if differing:
+        example, _ = min(differing)
+        raise UserError(
+            f"{paths.predictions}: its {count_words(len(test), 'test example')} are not those of the store "
+            f"{paths.prepared} ({example} is in one of them alone). Run evaluate again."
+        )
+
+
 def _read(
-    experiment: Experiment, store: Store, test: pd.DataFrame, case: Case, sources: Mapping[str, Source]
+    experiment: Experiment,
+    store: Store,
+    test: pd.DataFrame,
+    case: Case,
+    sources: Mapping[str, Source],
+    digests: "pd.Series[str]",
 ) -> SmallVolume:
     """Return a scan with the slices' own answers along the slicing axis."""
     raw, options = find_raw_folder(experiment), experiment.preprocess
@@ -68,6 +94,7 @@ def _read(
         raise UserError(f"{raw}: no scan is called {case.source_id}. Bring it back, or run preprocess again.")
     files = tuple(raw / path for path in sources[case.source_id].paths)
     volume = read_scan(files, options.max_volume_bytes)
+    check_digest(files[0], volume.sha256, str(digests.get(case.source_id, "")))
     values = volume.voxels.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.intercept)
     small = shrink_volume(values, volume.spacing_mm, options.intensity_percentiles, experiment.cases.max_voxels)
     if store.kind is not VOLUMES:  # whole scans have one answer for all slices

@@ -93,6 +93,37 @@ def test_answers_of_slices_lie_along_the_axis_that_the_store_was_cut_along(works
     assert page.read_bytes() == first
 
 
+def test_a_scan_that_was_replaced_is_not_shown_next_to_its_old_answer(workspace, tmp_path, capsys):
+    folder = shutil.copytree(workspace, tmp_path / "copy")
+    scans = sorted((folder / "data" / "tiny" / "raw").rglob("*.nii*"))
+    contents = [path.read_bytes() for path in scans]
+    for path, content in zip(scans, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+    before = _list_page(folder)
+    assert run(folder, "cases") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ".nii.gz: not the file that was cut for the store. Restore it, or run preprocess again" in line
+    assert _list_page(folder) == before
+
+
+@pytest.mark.parametrize("num_slices", ["3", "5"])
+def test_answers_to_slices_of_another_store_are_refused(num_slices, workspace, tmp_path, capsys):
+    folder = shutil.copytree(workspace, tmp_path / "copy")
+    shutil.rmtree(folder / "runs")  # with them preprocess refuses
+    assert run(folder, "preprocess", "--preprocess.num_slices", num_slices) == 0
+    capsys.readouterr()
+    assert run(folder, "cases") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "predictions.csv: its" in line
+    assert "are not those of the store" in line
+    assert "Run evaluate again" in line
+
+
+def _list_page(workspace):
+    page = workspace / "reports" / "tiny" / "cases.html"
+    return page.read_bytes() if page.is_file() else None
+
+
 def test_missing_layers_epochs_and_checkpoints_are_refused(workspace, capsys):
     assert run(workspace, "attention", "--attention.layers", "[7]") == 2
     assert "attention.layers: found [7], but the model has 1 for kind cross" in capsys.readouterr().err
