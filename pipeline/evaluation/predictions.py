@@ -59,7 +59,13 @@ def read_probabilities(predictions: pandas.DataFrame, class_names: Sequence[str]
 
 
 def has_level(predictions: pandas.DataFrame, level: str) -> bool:
-    """Return whether each row of a level is known and has one label only (a patient with both knees may have two)."""
+    """Return whether :func:`aggregate` can make a level of these rows.
+
+    Each row of the level must be known and have one label only; a patient with both knees may have two. Levels of the
+    test rows need not be levels of the validation rows.
+    """
+    if level in ROW_LEVELS:
+        return True
     keys = list(LEVEL_KEYS[level])
     if any(key not in predictions.columns or (predictions[key] == "").any() for key in keys):
         return False

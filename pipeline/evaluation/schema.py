@@ -106,7 +106,7 @@ class LevelGrades(TypedDict):
     """The scores of the most probable grades of one level, and those of the expected grade, cut into pieces.
 
     ``cut_points`` have the largest quadratic weighted kappa on the validation rows of ``fitted_on``, the places of the
-    grades counted from 0; None where these rows have one grade only.
+    grades counted from 0; None where these rows have one grade only, or where validation has no rows at this level.
     """
 
     scores: GradeScores

@@ -22,7 +22,7 @@ from pipeline.evaluation.decisions.selective_prediction import compute_coverage
 from pipeline.evaluation.decisions.temperature_scaling import fit_on_predictions, scale_predictions
 from pipeline.evaluation.decisions.thresholds import choose_operating_point, compute_decision_curve, read_positives
 from pipeline.evaluation.metrics import count_correct_rows, count_support, estimate_scores, sum_table
-from pipeline.evaluation.predictions import LEVEL_KEYS, aggregate, has_level, read_probabilities
+from pipeline.evaluation.predictions import aggregate, has_level, read_probabilities
 from pipeline.evaluation.schema import (
     Calibration,
     CalibrationScores,
@@ -67,7 +67,7 @@ def list_tables(predictions: pandas.DataFrame, levels: Sequence[str]) -> Iterato
     """
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     for name in levels if len(val) > 0 else ():
-        if name in LEVEL_KEYS and not has_level(val, name):
+        if not has_level(val, name):
             continue  # a validation patient has two labels, where each test patient has one
         yield LevelTables(name, aggregate(val, name), aggregate(test, name))
 

@@ -11,7 +11,13 @@ from pipeline.evaluation.bootstrap import Bootstrap, Support, estimate_by_bootst
 from pipeline.evaluation.class_scores import compute_kappa
 from pipeline.evaluation.metrics import count_correct_rows, count_repeats, count_with_errors
 from pipeline.evaluation.ordinal.cut_points import apply_cut_points, compute_expected_grades, fit_cut_points
-from pipeline.evaluation.predictions import aggregate, number_patients, read_class_indices, read_probabilities
+from pipeline.evaluation.predictions import (
+    aggregate,
+    has_level,
+    number_patients,
+    read_class_indices,
+    read_probabilities,
+)
 from pipeline.evaluation.proportions import estimate_fraction, keep_patients
 from pipeline.evaluation.schema import Grades, GradeScores, LevelGrades
 from pipeline.evaluation.scores import sum_over_patients
@@ -28,7 +34,7 @@ def compute_grades(
 
     Args:
         predictions: The predictions of the validation and the test rows.
-        levels: The names of the levels of the test rows.
+        levels: The names of the levels of the test rows; where the validation rows lack one, nothing is fitted at it.
         baselines: The predictions of each baseline for the test rows.
         class_names: The grades, from the lowest to the highest.
         bootstrap: The resamples of patients.
@@ -43,7 +49,9 @@ def compute_grades(
 def _compute_level(
     val: pandas.DataFrame, test: pandas.DataFrame, level: str, class_names: Sequence[str], bootstrap: Bootstrap
 ) -> LevelGrades:
-    val, test = aggregate(val, level) if len(val) > 0 else val, aggregate(test, level)
+    # A validation patient may have two labels where each test patient has one: nothing is fitted then.
+    val = aggregate(val, level) if len(val) > 0 and has_level(val, level) else val.iloc[:0]
+    test = aggregate(test, level)
     labels = read_class_indices(val["label"], class_names)
     expected = compute_expected_grades(read_probabilities(val, class_names))
     fitted = fit_cut_points(expected, labels, len(class_names)) if len(set(labels)) > 1 else None

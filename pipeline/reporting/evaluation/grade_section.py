@@ -69,6 +69,8 @@ def _show_scores(scores: GradeScores) -> tuple[str, ...]:
 def _describe_fit(found: LevelGrades, kind: DataKind) -> str:
     """Write what is fitted, and on what."""
     fit = found["fitted_on"]
+    if fit["num_rows"] == 0:
+        return "No cut points are fitted: no validation rows were scored at this level."
     if found["cut_points"] is None:
         return "No cut points are fitted: the validation rows have one grade only."
     listed = ", ".join(show_number(point) for point in found["cut_points"])

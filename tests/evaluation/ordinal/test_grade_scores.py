@@ -5,7 +5,10 @@ import pandas
 import pytest
 from sklearn import metrics as reference
 
+from pipeline.core.data_kinds import PATIENT_IMAGES
 from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.decisions.decision_support import list_tables
+from pipeline.evaluation.metrics import list_levels
 from pipeline.evaluation.ordinal.cut_points import apply_cut_points, compute_expected_grades, fit_cut_points
 from pipeline.evaluation.ordinal.grade_scores import compute_grades, score_grades
 from tests.builders.predictions import CLASSES, build_random_table, build_table
@@ -128,3 +131,33 @@ def test_validation_of_one_grade_has_no_cut_points():
     level = compute_grades(table, ["image"], {}, GRADES, FEW)["levels"]["image"]
     assert level["cut_points"] is None
     assert level["with_cut_points"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "missing"),
+    [
+        ({}, set()),
+        ({"label": "2"}, {"knee", "patient"}),
+        ({"label": "2", "side": "right"}, {"patient"}),
+        ({"side": ""}, {"knee"}),
+    ],
+    ids=["alike", "one knee progressed", "knees of two grades", "a side is unknown"],
+)
+def test_at_a_level_that_validation_lacks_nothing_is_fitted_and_all_else_is_scored(changed, missing):
+    """Two visits of a knee of each patient, in both splits; one validation row then has another grade or side."""
+    patients = np.arange(24).repeat(2)
+    table = build_table(
+        np.eye(3)[patients % 3] * 0.7 + 0.1, np.array(GRADES)[patients % 3], GRADES, patients.astype(str)
+    )
+    table = table.assign(side="left", split=np.where(patients < 12, "val", "test"))
+    for column, value in changed.items():
+        table.loc[0, column] = value
+    levels = list_levels(table[table["split"] == "test"], PATIENT_IMAGES)
+    assert levels == ["image", "knee", "patient"]
+    found = compute_grades(table, levels, {}, GRADES, FEW)["levels"]
+    for level in levels:
+        num_rows = {"image": 24, "knee": 12 + (changed.get("side") == "right"), "patient": 12}[level]
+        assert found[level]["scores"]["mae"]["value"] == 0
+        assert (found[level]["cut_points"] is None) == (level in missing)
+        assert found[level]["fitted_on"]["num_rows"] == (0 if level in missing else num_rows)
+    assert [tables.name for tables in list_tables(table, levels)] == [name for name in levels if name not in missing]

@@ -24,13 +24,17 @@ def test_a_section_has_the_model_its_cut_points_and_the_baselines_with_intervals
         "with_cut_points": build_grade_scores(build_metric(0.75, 0.65, 0.85)),
     }
     patient = level | {"cut_points": None, "with_cut_points": None}
-    metrics = build_metrics(("slice", "patient")) | {
+    volume = patient | {"fitted_on": {"num_rows": 0, "num_groups": 0}}
+    metrics = build_metrics(("slice", "volume", "patient")) | {
         "class_names": ["0", "1", "2"],
-        "grades": {"levels": {"slice": level, "patient": patient}, "baselines": {"majority": level["scores"]}},
+        "grades": {
+            "levels": {"slice": level, "volume": volume, "patient": patient},
+            "baselines": {"majority": level["scores"]},
+        },
     }
     (section,) = build_grade_section(metrics, PATIENT_IMAGES)
     assert "from 0 to 2: the quadratic weighted kappa of the slices is 0.700" in section.sentences[0]
-    slices, patients = section.tables
+    slices, volumes, patients = section.tables
     assert [row[:2] for row in slices.rows] == [
         ("Most probable grade", "0.700 (0.600 to 0.800)"),
         ("Cut points on the expected grade", "0.750 (0.650 to 0.850)"),
@@ -41,3 +45,4 @@ def test_a_section_has_the_model_its_cut_points_and_the_baselines_with_intervals
     assert "rows of one patient only" in slices.note
     assert len(patients.rows) == 1
     assert "one grade only" in patients.note
+    assert "no validation rows were scored at this level" in volumes.note
