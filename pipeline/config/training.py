@@ -314,7 +314,8 @@ class TrainConfig:
 class PretrainConfig:
     """Masked autoencoding: squares of images are hidden, and predicted from those that are visible.
 
-    Batch size, optimizer, schedule, augmentation and seed are those of ``train`` and ``augment``.
+    Batch size, optimizer, schedule, augmentation and seed are those of ``train`` and ``augment``. Each batch is a step
+    (``train.accumulate_batches`` is not read), no box is erased and no images are mixed.
 
     Args:
         epochs: The number of passes over the training examples before ``train``.

@@ -81,6 +81,13 @@ def train(experiment: Experiment, console: Console) -> None:
     if config.resume:
         origin = dataclasses.replace(origin, settings=note_extension(paths, origin.settings))
         check_same_settings(paths, origin.settings)
+        if config.teacher == "cnn" and is_extended(paths, origin.settings):
+            raise UserError(
+                f"train.epochs: found {config.epochs}, more than {paths.run_folder} was started with; allowed is the "
+                "number of then, because train.teacher cnn trains its teacher for as many epochs, and the rest would "
+                "be taught by another one. Train a run of another name (--run NAME), or from scratch (--train.resume "
+                "false)."
+            )
         if is_finished(paths) and not is_extended(paths, origin.settings):
             if is_first_process():
                 words = "already trained; nothing to do. --train.resume false trains from scratch."

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.core.array_types import Array, Floats
-from pipeline.evaluation.bootstrap import Bootstrap, draw_patient_weights, find_percentiles
+from pipeline.evaluation.bootstrap import Bootstrap, draw_patient_weights, find_percentiles, widen_tail
 from pipeline.evaluation.schema import TAIL, Estimate, explain_missing_interval
 
 EXPONENTS = np.linspace(0.05, 2.0, 40)
@@ -42,7 +42,7 @@ class Comparison:
         size: The number of training patients.
         differences: That of each draw, of both on the same patients.
         over_draws: Their mean, with its interval over draws.
-        over_patients: The ends of the interval over test patients; None for one patient.
+        over_patients: The ends of the interval over test patients; None for one patient, or where all gain the same.
         verdict: Whether the Perceiver wins, loses, or neither is shown: wins and loses have 0 outside the interval over
             draws. Without an interval nothing is tested, unless all differences are 0.
     """
@@ -159,7 +159,9 @@ def compare_draws(size: int, first: Array, second: Array, num_rows: Array, boots
     differences = tuple((gained.sum(axis=1) / num_rows.sum()).tolist())
     over_draws, mean = estimate_mean(differences), gained.mean(axis=0)
     resampled = bootstrap.resample(lambda weights: (weights @ mean) / (weights @ num_rows), len(num_rows))
-    over_patients = None if resampled is None else find_percentiles(resampled)
+    over_patients = None if resampled is None else find_percentiles(resampled, widen_tail(len(num_rows)))
+    if over_patients is not None and np.isclose(*over_patients, atol=1e-12):
+        over_patients = None  # all patients differ alike, which says nothing of those who were not tested
     return Comparison(size, differences, over_draws, over_patients, name_verdict(over_draws))
 
 
@@ -231,9 +233,11 @@ def forecast_size(
     size, ceiling, exponent = float(law.compute_size(1 - wanted)[0]), 1 - float(law.floor[0]), float(law.exponent[0])
     fall = float(law.compute_error(min(sizes))[0] - law.compute_error(max(sizes))[0])
     resampled = fit_power_law(np.array(sizes), resample_errors(correct, num_rows, bootstrap)).compute_size(1 - wanted)
+    num_draws, num_patients = correct.shape[1:]
+    has_interval = num_draws > 1 and num_patients > 1
+    tail = widen_tail(min(num_draws, num_patients)) if has_interval else TAIL
     # Ends may be infinite, of which no quantile can be interpolated.
-    low, high = (float(np.quantile(resampled, part, method="inverted_cdf")) for part in (TAIL, 1 - TAIL))
-    has_interval = correct.shape[1] > 1 and correct.shape[2] > 1
+    low, high = (float(np.quantile(resampled, part, method="inverted_cdf")) for part in (tail, 1 - tail))
     ends = (low if low <= limit else None, high if high <= limit else None) if has_interval else (None, None)
     if fall < MIN_FALL and 1 - errors[0] < wanted:
         return Forecast(model, wanted, "flat", None, None, None, limit, ceiling)

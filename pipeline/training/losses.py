@@ -60,6 +60,11 @@ def compute_loss_sum(
     return losses.sum()
 
 
+def add_up(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Add up the losses of examples, (batch,), each times its weight, None for 1; a scalar."""
+    return (losses if weights is None else losses * weights).sum()
+
+
 def balance_classes(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Compute class weights in inverse proportion to the numbers of examples, with mean 1 over the examples.
 

@@ -82,6 +82,14 @@ def check_same(experiment, taught):
     assert all((first.optimizer.tensors[name] == value).all() for name, value in second.optimizer.tensors.items())
 
 
+def test_a_run_with_a_teacher_of_its_own_is_not_extended_which_would_be_by_another_teacher(taught):
+    before = get_teacher(taught).paths.best_checkpoint.read_bytes()
+    with pytest.raises(UserError, match=r"train\.epochs: found 3, more than .* was started with; .*--run NAME"):
+        run(with_train(taught, epochs=3))
+    assert get_teacher(taught).paths.best_checkpoint.read_bytes() == before
+    assert "already trained" in run(taught)
+
+
 def test_the_same_network_as_a_checkpoint_teaches_the_same(taught, tmp_path):
     path = get_teacher(taught).paths.best_checkpoint
     experiment = with_train(dataclasses.replace(taught, run="by-path"), teacher=str(path))

@@ -55,9 +55,23 @@ def test_a_model_wins_or_loses_where_the_interval_has_0_outside(differences, ver
 def test_the_difference_is_paired_over_test_patients():
     """What is hard for both cancels: a constant gain has no spread, however different the patients are."""
     second = np.tile(np.arange(1000) % 9, (3, 1)).astype(float)
-    compared = compare_draws(4, second + 1, second, ROWS, BOOTSTRAP)
-    assert compared.differences == pytest.approx((0.1, 0.1, 0.1))
-    assert compared.over_patients == pytest.approx((0.1, 0.1))
+    gained = np.ones_like(second)
+    gained[:, 0] = 0  # of one patient, without whom all gain the same
+    compared = compare_draws(4, second + gained, second, ROWS, BOOTSTRAP)
+    assert compared.differences == pytest.approx((0.0999, 0.0999, 0.0999))
+    assert compared.over_patients == pytest.approx((0.0997, 0.1))
+    assert compare_draws(4, second + 1, second, ROWS, BOOTSTRAP).over_patients is None
+
+
+def test_the_intervals_over_few_test_patients_hold_the_truth_as_often_as_they_say():
+    """The gain of a patient is normal, 1 of 10 rows on average: Student's t is exact, and the bootstrap near it."""
+    draws, num_tables, num_patients = np.random.default_rng(0), 400, 6
+    found = 0
+    for _ in range(num_tables):
+        gained = np.tile(draws.normal(1.0, 1.0, num_patients), (3, 1))
+        low, high = compare_draws(4, gained, 0 * gained, np.full(num_patients, 10.0), BOOTSTRAP).over_patients
+        found += low <= 0.1 <= high
+    assert found / num_tables > 0.91  # with the quantiles of many patients .86
 
 
 @pytest.mark.parametrize(("floor", "scale", "exponent"), [(0.05, 0.5, 0.5), (0.0, 0.4, 1.0), (0.3, 0.0, 1.0)])

@@ -111,11 +111,11 @@ def compute_batch_loss(
     if setup.teacher is not None:
         with fabric.autocast():
             lesson = setup.teacher.answer(inputs, places, state.classifier)
-        loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config)
+        loss_sum = _add_lesson(loss_sum, logits, decoded, lesson, config, weights)
     if setup.masking is not None:
         hidden, _ = setup.masking.divide(squares["squares"], inputs.shape[1])
         read = (inputs, setup.masking, hidden, places if are_scans else None)
-        error = compute_reconstruction_loss_sum(decoded[RECONSTRUCTION], *read)
+        error = compute_reconstruction_loss_sum(decoded[RECONSTRUCTION], *read, weights)
         loss_sum = loss_sum + config.auxiliary_weight * error
     return BatchLoss(loss_sum, logits, targets)
 
@@ -230,13 +230,20 @@ def _draw_squares(setup: TrainingSetup, draws: EpochDraws, batch_size: int) -> d
 
 
 def _add_lesson(
-    loss_sum: torch.Tensor, logits: torch.Tensor, decoded: dict[str, torch.Tensor], lesson: Lesson, config: TrainConfig
+    loss_sum: torch.Tensor,
+    logits: torch.Tensor,
+    decoded: dict[str, torch.Tensor],
+    lesson: Lesson,
+    config: TrainConfig,
+    weights: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Add the losses that compare with the teacher to that of the labels."""
+    """Add the losses that compare with the teacher to that of the labels; all count an example by its weight."""
     if config.distillation_weight > 0:
         answers = compute_log_probabilities(logits, config.loss)
-        distance = compute_distillation_loss_sum(answers, lesson.log_probabilities, config.distillation_temperature)
+        given = (lesson.log_probabilities, config.distillation_temperature, weights)
+        distance = compute_distillation_loss_sum(answers, *given)
         loss_sum = (1 - config.distillation_weight) * loss_sum + config.distillation_weight * distance
     if lesson.features is not None:
-        loss_sum = loss_sum + config.guidance_weight * compute_guidance_loss_sum(decoded[GUIDANCE], lesson.features)
+        error = compute_guidance_loss_sum(decoded[GUIDANCE], lesson.features, weights)
+        loss_sum = loss_sum + config.guidance_weight * error
     return loss_sum

@@ -4,9 +4,14 @@ import torch
 from einops import rearrange
 from torch.nn import functional
 
+from pipeline.training.losses import add_up
+
 
 def compute_distillation_loss_sum(
-    log_probabilities: torch.Tensor, teacher_log_probabilities: torch.Tensor, temperature: float
+    log_probabilities: torch.Tensor,
+    teacher_log_probabilities: torch.Tensor,
+    temperature: float,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute how far the model's softened probabilities are from the teacher's, added up over the examples.
 
@@ -18,6 +23,7 @@ def compute_distillation_loss_sum(
         log_probabilities: Logarithms of the model's probabilities, (batch, classes).
         teacher_log_probabilities: Those of the teacher, (batch, classes).
         temperature: T, above 0.
+        weights: The weight of each example, (batch,), from the table of labels; None for 1.
 
     Returns:
         A scalar.
@@ -27,10 +33,14 @@ def compute_distillation_loss_sum(
     """
     softened = (log_probabilities / temperature).log_softmax(dim=-1)
     wanted = (teacher_log_probabilities / temperature).softmax(dim=-1)
-    return functional.kl_div(softened, wanted, reduction="sum") * temperature**2
+    if weights is None:
+        return functional.kl_div(softened, wanted, reduction="sum") * temperature**2
+    return add_up(functional.kl_div(softened, wanted, reduction="none").sum(dim=-1), weights) * temperature**2
 
 
-def compute_guidance_loss_sum(decoded: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+def compute_guidance_loss_sum(
+    decoded: torch.Tensor, features: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Compute the squared error in predicting a teacher's features at each place, added up over the examples.
 
     The features of a place are brought to mean 0 and standard deviation 1 over the channels first, so that no place
@@ -39,6 +49,7 @@ def compute_guidance_loss_sum(decoded: torch.Tensor, features: torch.Tensor) -> 
     Args:
         decoded: The prediction, (batch, places, channels), rows first.
         features: The teacher's map, (batch, channels, rows, columns).
+        weights: The weight of each example, (batch,), from the table of labels; None for 1.
 
     Returns:
         A scalar.
@@ -50,4 +61,4 @@ def compute_guidance_loss_sum(decoded: torch.Tensor, features: torch.Tensor) -> 
     """
     wanted = rearrange(features.float(), "batch channels rows columns -> batch (rows columns) channels")
     wanted = functional.layer_norm(wanted, wanted.shape[-1:])
-    return (decoded.float() - wanted).square().mean(dim=(1, 2)).sum()
+    return add_up((decoded.float() - wanted).square().mean(dim=(1, 2)), weights)

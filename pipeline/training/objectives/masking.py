@@ -22,6 +22,7 @@ from pipeline.config.training import PretrainConfig
 from pipeline.config.validation import require
 from pipeline.core.data_kinds import InputSpec
 from pipeline.models.networks import SliceModel
+from pipeline.training.losses import add_up
 
 DEFAULT_PIXELS = 4
 # Added to a square's variance, where the variance over the training images is 1: black squares stay black.
@@ -231,6 +232,7 @@ def compute_reconstruction_loss_sum(
     masking: Masking,
     hidden: torch.Tensor,
     places: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the squared error in the pixels of the hidden squares, added up over the images.
 
@@ -245,6 +247,7 @@ def compute_reconstruction_loss_sum(
         masking: The squares.
         hidden: The squares that were hidden, (batch, hidden), of scans (batch, layers, hidden).
         places: Of scans the places of the slices, (batch, slices, 3), NaN for padding; None for images.
+        weights: The weight of each example, (batch,), from the table of labels; None for 1.
 
     Returns:
         A scalar.
@@ -254,7 +257,7 @@ def compute_reconstruction_loss_sum(
         target"), with a larger constant in the standard deviation, for images that are black at their edges.
     """
     if places is None:
-        return _compute_errors(predicted, images, masking, hidden).sum()
+        return add_up(_compute_errors(predicted, images, masking, hidden), weights)
     is_slice, joined = ~places[..., 0].isnan(), masking.patch_slices
     missing = -images.shape[1] % joined
     images = functional.pad(images.masked_fill(~is_slice[..., None, None], 0.0), (0, 0, 0, 0, 0, missing))
@@ -266,8 +269,7 @@ def compute_reconstruction_loss_sum(
         predicted, "batch (layers hidden) pixels -> (batch layers) hidden pixels", layers=hidden.shape[1]
     )
     errors = _compute_errors(of_layers, layers, masking, hidden.flatten(0, 1)).view(is_layer.shape)
-    total: torch.Tensor = (errors * is_layer).sum(dim=1) / is_layer.sum(dim=1).clamp(min=1)
-    return total.sum()
+    return add_up((errors * is_layer).sum(dim=1) / is_layer.sum(dim=1).clamp(min=1), weights)
 
 
 def _compute_errors(

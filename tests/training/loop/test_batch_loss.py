@@ -1,5 +1,6 @@
 """What a batch reads, and the loss of mixed, weighted and balanced examples."""
 
+import copy
 import dataclasses
 import math
 
@@ -15,6 +16,7 @@ from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.loop.batch_loss import draw_inputs
 from pipeline.training.loop.epochs import train_epochs
 from pipeline.training.loop.state import TrainingState, derive_seed
+from pipeline.training.objectives.teacher import Teacher
 from pipeline.training.optimization.optimizers import build_optimizer
 from tests.builders.bright_halves import (
     CONFIG,
@@ -91,6 +93,27 @@ def test_weights_multiply_the_losses_of_their_examples(options, room_bytes):
     # Validation counts every example once.
     scores = state.classifier(torch.from_numpy(images)[:, None], torch.zeros(8))
     assert result.val_loss == pytest.approx(-scores[torch.arange(8), torch.from_numpy(labels)].mean().item(), rel=1e-5)
+
+
+def test_weights_multiply_what_a_teacher_adds():
+    """One batch: half of the loss of an example is minus the logarithm, and half the divergence from the teacher."""
+    images, labels = make_images(8)
+    weights = torch.tensor([0.0, 0.5, 1, 2, 3, 0.25, 1, 5])
+    all_rows = dataclasses.replace(place(np.arange(8), images, labels), weights=weights)
+    config = dataclasses.replace(CONFIG, epochs=1, label_smoothing=0.0, distillation_temperature=1.0)
+    fabric, state = start_training(config, all_rows)
+    teacher = copy.deepcopy(state.classifier).eval()
+    for parameter in teacher.parameters():
+        parameter.data *= -3.0
+    setup = dataclasses.replace(build_setup(fabric, all_rows, all_rows, config, STILL), teacher=Teacher(teacher))
+    inputs = (torch.from_numpy(images)[:, None], torch.zeros(8))
+    with torch.no_grad():
+        own, wanted = state.classifier(*inputs), teacher(*inputs)
+    losses = -own[torch.arange(8), torch.from_numpy(labels)]
+    divergences = (wanted.exp() * (wanted - own)).sum(dim=1)
+    assert divergences.mean() > 0.01
+    result = next(train_epochs(setup, state))
+    assert result.train_loss == pytest.approx((weights * (losses + divergences) / 2).mean().item(), rel=1e-4)
 
 
 def test_an_epoch_trains_on_what_was_drawn_and_weighs_the_classes():

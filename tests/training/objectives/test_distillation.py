@@ -24,6 +24,20 @@ def test_the_distance_is_a_sum_over_examples_and_none_where_the_teacher_is_match
     torch.testing.assert_close(compute_distillation_loss_sum(student, teacher, 3.0), sum(each))
 
 
+def test_an_example_counts_by_its_weight():
+    draws = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(4, 3, generator=draws).log_softmax(dim=-1) for _ in range(2))
+    decoded, features = torch.randn(4, 20, 3, generator=draws), torch.randn(4, 3, 4, 5, generator=draws)
+    weights = torch.tensor([0.0, 1.0, 0.5, 3.0])
+    for loss, one, other in (
+        (lambda *rows: compute_distillation_loss_sum(*rows[:2], 3.0, *rows[2:]), student, teacher),
+        (compute_guidance_loss_sum, decoded, features),
+    ):
+        each = torch.stack([loss(one[row : row + 1], other[row : row + 1]) for row in range(4)])
+        torch.testing.assert_close(loss(one, other, weights), (each * weights).sum())
+        torch.testing.assert_close(loss(one, other, torch.ones(4)), loss(one, other))
+
+
 def test_a_class_that_a_teacher_excludes_is_no_number_of_infinity():
     teacher = torch.tensor([[0.0, -math.inf]])
     loss = compute_distillation_loss_sum(torch.tensor([[0.5, 0.5]]).log(), teacher, 3.0)
