@@ -107,7 +107,7 @@ class TuneConfig:
         trials: The number of recipes that are tried; null without such a limit.
         warmup_epochs: The number of epochs of a trial before it can be ended, which happens to one whose best
             validation is worse than the median of the others after as many epochs.
-        seed: The seed of the search.
+        seed: The seed of the search; another one begins another search.
     """
 
     space: dict[str, tuple[Word, ...]] = field(default_factory=dict)

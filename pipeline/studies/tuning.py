@@ -230,6 +230,16 @@ def _replace(record: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(record, **{field: _replace(getattr(record, field), rest, value) if rest else value})
 
 
+def _list_fixed(experiment: Experiment, space: Space, data: CertifiedData) -> dict[str, Any]:
+    """List the settings that all trials have in common, with those that are read at some values of the space alone."""
+    fixed: dict[str, Any] = {}
+    for name, values in space.items():
+        for value in _list_extremes(values):
+            point = apply_params(experiment, {name: value})
+            fixed |= describe_settings(point, data.store, data.certificate["splits_fingerprint"])
+    return {name: value for name, value in fixed.items() if name not in space}
+
+
 class SharedSearch:
     """A search that this process takes part in.
 
@@ -255,9 +265,9 @@ class SharedSearch:
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         (folder / "workers").mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / "search.lock")
-        settings = describe_settings(experiment, data.store, data.certificate["splits_fingerprint"])
-        fixed = {name: value for name, value in settings.items() if name not in self.space}
-        self.name = compute_fingerprint(fixed, dataclasses.asdict(experiment.tune)["space"])
+        fixed = _list_fixed(experiment, self.space, data)
+        # The seed too: it goes with the trials, as what draws them again.
+        self.name = compute_fingerprint(fixed, dataclasses.asdict(experiment.tune)["space"], experiment.tune.seed)
         with self.lock:
             self.study = optuna.create_study(
                 study_name=self.name,

@@ -15,6 +15,7 @@ from pipeline.config.experiment import Experiment
 from pipeline.config.options import describe_type
 from pipeline.config.parsing import OPTIONS
 from pipeline.config.studies import TuneConfig
+from pipeline.config.training import PretrainConfig
 from pipeline.core.errors import UserError
 from pipeline.data.certified_data import load_certified_data
 from pipeline.reporting.evaluation.origin_section import describe_recipes
@@ -139,6 +140,28 @@ def test_options_of_nested_sections_are_replaced():
     changed = apply_params(experiment, {"model.perceiver.num_latents": 7, "train.learning_rate": 0.5})
     assert (changed.model.perceiver.num_latents, changed.train.learning_rate) == (7, 0.5)
     assert changed.augment == experiment.augment
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.5), (0.0, 0.5, "linear"), (0.5, 0.0)])
+def test_what_some_trials_alone_read_makes_another_search(experiment, weights):
+    data, folder = load_certified_data(experiment), choose_folder(experiment)
+
+    def name_search(space, **changes):
+        return SharedSearch(dataclasses.replace(with_tune(experiment, space=space), **changes), data, folder).name
+
+    others = (PretrainConfig(mask_fraction=0.25), PretrainConfig(patch_size=2), PretrainConfig())
+    for space in ({"train.auxiliary_weight": weights}, SPACE | {"train.auxiliary_weight": weights}):
+        names = [name_search(space, pretrain=options) for options in others]
+        assert len(set(names)) == 3
+        assert name_search(space, train=with_train(experiment, auxiliary_weight=0.5).train) == names[2]
+    assert len({name_search(SPACE, pretrain=options) for options in others}) == 1, "no trial reads them"
+
+
+def test_another_seed_is_another_search_and_a_larger_budget_is_not(experiment):
+    data, folder = load_certified_data(experiment), choose_folder(experiment)
+    changes = ({}, {"trials": 9}, {"minutes": 1.0}, {"seed": 1})
+    names = [SharedSearch(with_tune(experiment, **change), data, folder).name for change in changes]
+    assert names[0] == names[1] == names[2] != names[3]
 
 
 def search(experiment):
