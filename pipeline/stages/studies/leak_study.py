@@ -78,4 +78,7 @@ def _describe(experiment: Experiment, store: Store, run: LeakyRun, folder: Path)
     paths = experiment.paths
     use = DatasetUse(f"{paths.name} {run.name}", digest, str(paths.prepared), "leak_study")
     path = folder / "runs" / f"{run.name}.json"
-    return StudyModel("leak_study", path, settings, run.seed, settings["train.epochs"], use)
+    # The study sets warm-up and learning rate itself.
+    rate = experiment.leak_study.learning_rate
+    advice = f"Lower leak_study.learning_rate (now {rate:g}) or set train.precision to 32-true."
+    return StudyModel("leak_study", path, settings, run.seed, settings["train.epochs"], use, advice)

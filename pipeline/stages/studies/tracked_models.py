@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pipeline.config.experiment import Experiment
 from pipeline.core.console import working, working_in_parts
+from pipeline.core.errors import UserError
 from pipeline.core.text import count_words
 from pipeline.core.workspace import Workspace
 from pipeline.data.store import Store
@@ -17,6 +18,7 @@ from pipeline.studies.kept_models import OnEpoch, Outcome, is_complete, measure,
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import DatasetUse, RunFacts, name_files
 from pipeline.training.history import write_history
+from pipeline.training.loop.epochs import DivergenceError
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class StudyModel:
         seed: Its seed.
         epochs: The number of epochs of its training; 0 where it has none.
         use: The data that it is trained on.
+        advice: What to do where its loss is no number; empty for what training says.
     """
 
     study: str
@@ -38,6 +41,7 @@ class StudyModel:
     seed: int
     epochs: int
     use: DatasetUse
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class OpenStudy:
         Args:
             model: The model.
             train: The function that trains and scores it, and calls another one after each epoch.
+
+        Raises:
+            UserError: Its loss becomes NaN or infinite; the message names it.
         """
         if not is_complete(model.path, model.settings):
             self._train(model, train)
@@ -84,9 +91,13 @@ class OpenStudy:
             with working(name, self.console):
                 tracked.sync()
             with working_in_parts(name, model.epochs, self.console) as move:
-                outcome, facts = measure(
-                    lambda: train(lambda result: move(f"{result.epoch} of {model.epochs} epochs", 1.0))
-                )
+                try:
+                    outcome, facts = measure(
+                        lambda: train(lambda result: move(f"{result.epoch} of {model.epochs} epochs", 1.0))
+                    )
+                except DivergenceError as error:
+                    study = model.study.replace("_", "-")
+                    raise UserError(f"{study}, {name}: {error.found} {model.advice or error.advice}") from error
             record = {"settings": settings, "facts": facts | {"tracking_run": tracked.run_id}}
             history = model.path.with_name(f"{name}-history.csv")
             if outcome.history:

@@ -34,17 +34,24 @@ class DivergenceError(UserError):
     """A loss that is not a finite number.
 
     Args:
-        message: The place, and what to do.
+        message: The place, what is kept, and what to do.
         rows: The rows of the store that the step read, over all devices; None where it was no step of training.
+        found: The loss and its place alone, for one who names the model.
+        advice: What to do alone.
     """
 
-    def __init__(self, message: str, rows: np.ndarray[Any, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, rows: np.ndarray[Any, Any] | None = None, found: str = "", advice: str = ""
+    ) -> None:
         super().__init__(message)
-        self.rows = rows
+        self.rows, self.found, self.advice = rows, found, advice
 
 
 def train_epochs(
-    setup: TrainingSetup, state: TrainingState, on_step: Callable[[StepResult], None] | None = None
+    setup: TrainingSetup,
+    state: TrainingState,
+    on_step: Callable[[StepResult], None] | None = None,
+    keeps_checkpoints: bool = True,
 ) -> Iterator[EpochResult]:
     """Train from the state as given until the last epoch or early stopping.
 
@@ -52,6 +59,7 @@ def train_epochs(
         setup: The options, the devices and the examples.
         state: The model and its history, one epoch further before each result.
         on_step: Called with the progress inside an epoch a few times a second.
+        keeps_checkpoints: Whether the caller writes each epoch to a file, which an error then names.
 
     Yields:
         One result an epoch, also appended to ``state.history``.
@@ -63,13 +71,13 @@ def train_epochs(
     config = setup.experiment.train
     while not should_stop(state.history, config):
         started = time.perf_counter()
-        train_loss, train_accuracy = _train_one_epoch(setup, state, on_step)
+        train_loss, train_accuracy = _train_one_epoch(setup, state, on_step, keeps_checkpoints)
         training_seconds = time.perf_counter() - started
         with state.answering():
             val_loss, val_accuracy = _validate(setup, state)
         epoch = len(state.history) + 1
         if not math.isfinite(val_loss):
-            raise DivergenceError(_describe_divergence(f"epoch {epoch}, validation", val_loss, config, epoch))
+            raise _build_error(f"epoch {epoch}, validation", val_loss, config, epoch if keeps_checkpoints else 0)
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
@@ -85,7 +93,10 @@ def train_epochs(
 
 
 def _train_one_epoch(
-    setup: TrainingSetup, state: TrainingState, on_step: Callable[[StepResult], None] | None
+    setup: TrainingSetup,
+    state: TrainingState,
+    on_step: Callable[[StepResult], None] | None,
+    keeps_checkpoints: bool,
 ) -> tuple[float, float]:
     """Train on the examples of one epoch; return their mean loss and accuracy over all devices."""
     fabric, config, examples = setup.fabric, setup.experiment.train, setup.train_examples
@@ -116,8 +127,8 @@ def _train_one_epoch(
                 wrong = monitor.find_not_finite()
                 if wrong is not None:
                     where = f"epoch {epochs_done + 1}, step {batches[wrong[0]].step + 1}"
-                    message = _describe_divergence(where, wrong[1], config, epochs_done + 1)
-                    raise DivergenceError(message, examples.rows[batches[wrong[0]].indices.numpy()])
+                    rows = examples.rows[batches[wrong[0]].indices.numpy()]
+                    raise _build_error(where, wrong[1], config, epochs_done + 1 if keeps_checkpoints else 0, rows)
             if on_step is not None:
                 monitor.report(on_step)
     return monitor.average()
@@ -245,9 +256,15 @@ def _validate(setup: TrainingSetup, state: TrainingState) -> tuple[float, float]
     return average_over_devices(fabric, loss_sum, correct, len(own))
 
 
-def _describe_divergence(where: str, loss: float, config: TrainConfig, epoch: int) -> str:
-    kept = f"The checkpoint of epoch {epoch - 1} is kept." if epoch > 1 else "There is no earlier checkpoint."
-    return (
-        f"training: the loss became {loss} at {where}. {kept} Lower train.learning_rate "
-        f"(now {config.learning_rate:g}), lengthen train.warmup_epochs or set train.precision to 32-true."
+def _build_error(
+    where: str, loss: float, config: TrainConfig, epoch: int, rows: np.ndarray[Any, Any] | None = None
+) -> DivergenceError:
+    """Build the error of a loss that is not finite; ``epoch`` is 0 where no checkpoint is kept of any."""
+    kept = f" The checkpoint of epoch {epoch - 1} is kept." if epoch > 1 else " There is no earlier checkpoint."
+    found = f"the loss became {loss} at {where}."
+    advice = (
+        f"Lower train.learning_rate (now {config.learning_rate:g}), lengthen train.warmup_epochs or set "
+        "train.precision to 32-true."
     )
+    message = f"training: {found}{kept if epoch > 0 else ''} {advice}"
+    return DivergenceError(message, rows, found, advice)

@@ -100,6 +100,18 @@ def test_an_evaluated_model_is_not_trained_again_and_the_numbers_are_the_same(wo
     assert len(trained) == 8, "other settings are another study"
 
 
+def test_a_loss_that_is_nan_names_the_model_and_the_option_of_the_study(workspace, tmp_path, capsys):
+    other = tmp_path / "ws"
+    shutil.copytree(workspace, other)
+    capsys.readouterr()
+    assert run(other, "--tracking.enabled", "false", "--leak_study.learning_rate", "1e30") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "leak-study, slice-true-seed-0: the loss became " in line
+    assert ". Lower leak_study.learning_rate (now 1e+30) " in line
+    assert "train.learning_rate" not in line
+    assert "checkpoint" not in line
+
+
 def test_published_sets_are_refused_in_one_line(write_mnist, tmp_path, capsys):
     config = TINY_CONFIG | {"name": "digits", "data": {"dataset": "mnist"}}
     (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config))
