@@ -10,9 +10,15 @@ the sign-flip test of the patients' differences. A p-value from the bootstrap wo
 often with few patients: in 14 % instead of 5 % of cases with six (``reports/benchmarks/paired_test.py``).
 ``scipy.stats.permutation_test`` exchanges single numbers, not the rows of a patient.
 
+The AUROC knows of the order of a run's probabilities alone, so what is exchanged for it are their ranks within the run.
+Probabilities of two scales would be mixed into a ranking that neither run has: added to the logits of one run, a number
+that changes none of the two AUROCs would change the p-value.
+
 Source:
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 15; Phipson and Smyth, "Permutation
-    p-values should never be zero", Statistical Applications in Genetics and Molecular Biology 9, 2010.
+    p-values should never be zero", Statistical Applications in Genetics and Molecular Biology 9, 2010; Venkatraman and
+    Begg, "A distribution-free procedure for comparing receiver operating characteristic curves from a paired
+    experiment", Biometrika 83, 1996, for the exchange of ranks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from pipeline.core.array_types import Floats, Indices
 from pipeline.evaluation.bootstrap import MAX_CHUNK_NUMBERS, Bootstrap, find_percentiles, widen_tail
@@ -131,7 +138,7 @@ def compare_pair(
     patients = number_patients(ordered[0]["group_id"])
     num_patients = int(patients.max()) + 1
     # As if the predictions of the second run were those of as many patients more.
-    both = _sum(pd.concat(ordered), np.concatenate([patients, patients + num_patients]), class_names)
+    both = _sum(ordered, np.concatenate([patients, patients + num_patients]), class_names)
 
     def compute(first: Floats, second: Floats) -> Floats:
         """Score the second weights minus the first, ``(rows of weights, metrics)``."""
@@ -193,10 +200,15 @@ def correct_for_many(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _sum(table: pd.DataFrame, patients: Indices, class_names: Sequence[str]) -> PatientTotals:
+def _sum(tables: Sequence[pd.DataFrame], patients: Indices, class_names: Sequence[str]) -> PatientTotals:
+    """Sum the rows of two runs as one table, in which ``patients`` numbers those of the second after the first's."""
+    table = pd.concat(tables)
     labels = read_class_indices(table["label"], class_names)
     predicted = read_class_indices(table["predicted"], class_names)
-    return sum_over_patients(labels, predicted, read_probabilities(table, class_names), patients)
+    probabilities = read_probabilities(table, class_names)
+    # Ranks of each run by itself, ties in the middle: runs of other scales do not mix when rows are exchanged.
+    ranks = np.concatenate([rankdata(read_probabilities(run, class_names), axis=0) for run in tables])
+    return sum_over_patients(labels, predicted, probabilities, patients, ranks)
 
 
 def _estimate(value: float, resampled: Floats | None, num_patients: int, p_value: float | None) -> Difference:

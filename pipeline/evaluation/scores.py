@@ -63,7 +63,9 @@ class PatientTotals:
         return max([self.num_patients, self.num_classes**2, *(counts.numbers_held for counts in self.rank_counts)])
 
 
-def sum_over_patients(labels: Indices, predicted: Indices, probabilities: Floats, patients: Indices) -> PatientTotals:
+def sum_over_patients(
+    labels: Indices, predicted: Indices, probabilities: Floats, patients: Indices, ranked: Floats | None = None
+) -> PatientTotals:
     """Sum the rows of a predictions table per patient.
 
     Args:
@@ -71,6 +73,7 @@ def sum_over_patients(labels: Indices, predicted: Indices, probabilities: Floats
         predicted: ``(rows,)`` index of the predicted class.
         probabilities: ``(rows, classes)``, each row sums to 1.
         patients: ``(rows,)`` index of the patient, 0 to the number of patients - 1.
+        ranked: ``(rows, classes)``: what the AUROC ranks the rows by, the probabilities where it is None.
 
     Returns:
         The sums. The negative log-likelihood takes no probability below the
@@ -89,13 +92,14 @@ def sum_over_patients(labels: Indices, predicted: Indices, probabilities: Floats
     gap_cells = patients * NUM_CALIBRATION_BINS + assign_bins(confidence, NUM_CALIBRATION_BINS)
     excess = confidence - (labels == predicted)
     gaps = np.bincount(gap_cells, excess, num_patients * NUM_CALIBRATION_BINS).astype(np.float64)
+    scores = probabilities if ranked is None else ranked
     ranked_classes = [1] if num_classes == 2 else range(num_classes)
     return PatientTotals(
         confusion=count_pairs(labels * num_classes + predicted, patients, (num_classes * num_classes, num_patients)),
         losses=np.stack(losses, axis=1),
         calibration_gaps=rearrange(gaps, "(patient bin) -> patient bin", bin=NUM_CALIBRATION_BINS),
         rank_counts=tuple(
-            count_ranks(probabilities[:, index], is_class[:, index], patients, num_patients) for index in ranked_classes
+            count_ranks(scores[:, index], is_class[:, index], patients, num_patients) for index in ranked_classes
         ),
         num_classes=num_classes,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from pipeline.attention.storage import AttentionMaps, name_kept_epoch, write_maps
@@ -39,6 +40,7 @@ from pipeline.reporting.comparison.page import (
 )
 from pipeline.reporting.comparison.runs import find_report_folders, locate, read_runs
 from tests.builders.page_reader import PageReader
+from tests.builders.predictions import build_table
 
 CLASSES = ("left", "right")
 HOSTILE = "<script>alert(1)</script>"
@@ -160,7 +162,7 @@ def test_more_than_twelve_patients_are_exchanged_at_random_and_near_the_exact_va
 
 
 def test_auroc_is_that_of_the_tables_whose_rows_were_exchanged():
-    """The p-value of a score that is no mean, by brute force over the 16 tables of four patients."""
+    """The p-value of a score that is no mean, by brute force over the 16 tables of ranks of four patients."""
     tables = tuple(make_predictions(skill, seed, 4) for skill, seed in ((0.2, 1), (1.0, 2)))
     found = compare_pair(tables, CLASSES, "slice", Bootstrap(100), Permutations())["auroc"]
 
@@ -169,6 +171,8 @@ def test_auroc_is_that_of_the_tables_whose_rows_were_exchanged():
         return scores[1] - scores[0]
 
     assert found.value == pytest.approx(subtract(*tables))
+    for table in tables:
+        table["probability_right"] = table["probability_right"].rank()
     differences = []
     for chosen in itertools.product([False, True], repeat=4):
         exchanged = tables[0]["group_id"].map(dict(zip((f"p{number}" for number in range(4)), chosen, strict=True)))
@@ -178,6 +182,44 @@ def test_auroc_is_that_of_the_tables_whose_rows_were_exchanged():
         second.loc[exchanged, columns] = tables[0].loc[exchanged, columns]
         differences.append(subtract(first, second))
     assert found.p_value == np.mean(np.abs(differences) >= abs(found.value) - 1e-12)
+
+
+def draw_pair(seed, num_patients, gains, shift):
+    """One row a patient, with correlated logits of two runs; the second answers with ``shift`` more."""
+    generator = np.random.default_rng(seed)
+    is_right, common = np.arange(num_patients) % 2, generator.normal(size=num_patients)
+    names, tables = np.arange(num_patients).astype(str), []
+    for gain, added in zip(gains, (0, shift), strict=True):
+        logits = gain * (is_right - 0.5) + 0.7 * common + 0.7 * generator.normal(size=num_patients)
+        right = expit(logits + added)
+        table = build_table(right, np.array(CLASSES)[is_right], CLASSES, names)
+        tables.append(table.assign(predicted=np.where(logits > 0, "right", "left")))
+    return tuple(tables)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("num_patients", [10, 40], ids=["all exchanges", "drawn exchanges"])
+def test_the_scale_of_a_runs_probabilities_does_not_change_what_is_said_of_the_auroc(seed, num_patients):
+    plain, shifted = (
+        compare_pair(draw_pair(seed, num_patients, (2.0, 1.0), shift), CLASSES, "slice", Bootstrap(100), Permutations())
+        for shift in (0, 3)
+    )
+    assert 0 < plain["auroc"].p_value < 1
+    assert shifted["auroc"] == plain["auroc"]
+    assert shifted["accuracy"] == plain["accuracy"]
+    assert shifted["nll"].value > plain["nll"].value
+
+
+def test_runs_of_another_scale_are_told_apart_by_the_auroc_where_they_differ_and_only_there():
+    """Of 200 equally good pairs 5 % may be told apart, up to three standard deviations more; of 20 others most are."""
+
+    def count(num_cases, gains):
+        pairs = [draw_pair(seed, 60, gains, 3) for seed in range(num_cases)]
+        found = [compare_pair(pair, CLASSES, "slice", Bootstrap(1), Permutations(199)) for pair in pairs]
+        return sum(differences["auroc"].p_value <= 0.05 for differences in found)
+
+    assert 2 <= count(200, (1.5, 1.5)) <= 10 + 3 * np.sqrt(200 * 0.05 * 0.95)
+    assert count(20, (2.5, 0.5)) >= 15
 
 
 def test_no_number_of_draws_makes_a_difference_certain():
