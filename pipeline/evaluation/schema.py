@@ -146,13 +146,16 @@ class SubgroupTable(TypedDict):
     """The parts of one fact of the scans.
 
     ``gap`` is the largest difference of accuracy between parts that have enough patients, ``p_value`` that of a
-    permutation test over patients, ``p_corrected`` for the number of facts (Holm); None with the ``reason``.
+    permutation test, ``p_corrected`` for the number of facts (Holm); None with the ``reason``. The test exchanges
+    values within each patient who has several (``is_within_patients``: there are some), and between the others
+    (``is_between_patients``).
     """
 
     fact: str
     parts: list[SubgroupPart]
     num_unknown: int
     is_within_patients: bool
+    is_between_patients: bool
     gap: float | None
     p_value: float | None
     p_corrected: float | None

@@ -211,7 +211,7 @@ def test_the_scale_of_a_runs_probabilities_does_not_change_what_is_said_of_the_a
 
 
 def test_runs_of_another_scale_are_found_to_differ_in_auroc_where_they_do_and_only_there():
-    """Of 200 equally good pairs 5 % may be found to differ, up to three standard deviations more; of 20 others most are."""
+    """Of 200 equally good pairs 5 % may be found to differ, up to three standard deviations more; of 20 others most."""
 
     def count(num_cases, gains):
         pairs = [draw_pair(seed, 60, gains, 3) for seed in range(num_cases)]

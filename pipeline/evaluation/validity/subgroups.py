@@ -3,8 +3,9 @@
 Two classes also have the AUROC of each part, and grades quadratic kappa and mean absolute error.
 
 The p-value is that of a permutation test over patients: if the fact has nothing to do with the answers, it is chance
-which patient has which value. Where a fact differs within patients, such as the side, its values are exchanged within
-each of them, so that what makes a patient hard for both cancels.
+which patient has which value. Where a fact differs within a patient, such as the side, its values are exchanged within
+the patient, so that what makes a patient hard for both cancels. All patients count in the gap, so one permutation does
+both: it exchanges values within each patient who has several, and between those who have one.
 """
 
 import itertools
@@ -117,6 +118,7 @@ def _score_fact(
         "parts": [],
         "num_unknown": num_unknown,
         "is_within_patients": False,
+        "is_between_patients": False,
         "gap": None,
         "p_value": None,
         "p_corrected": None,
@@ -146,16 +148,19 @@ def _score_fact(
         table["reason"] = f"fewer than two parts with {MIN_PATIENTS} patients or more"
         return table
     codes, patients, is_correct = np.searchsorted(large, codes[chosen]), patients[chosen], is_correct[chosen]
-    values_of = pandas.Series(codes).groupby(patients).nunique()
-    num_varying = int((values_of > 1).sum())
-    table["is_within_patients"] = num_varying > 0
+    is_varying = _find_varying(codes, patients)
+    table["is_within_patients"] = bool(is_varying.any())
+    table["is_between_patients"] = not is_varying.all()
     table["gap"] = float(_measure_gap(codes, is_correct, len(large)))
-    if 0 < num_varying < MIN_PATIENTS:
-        table["reason"] = f"fewer than {MIN_PATIENTS} patients have rows of several values, and others have"
-        return table
     table["reason"] = ""
-    table["p_value"] = _test_gap(codes, patients, is_correct, num_varying > 0, bootstrap.seed)
+    table["p_value"] = _test_gap(codes, patients, is_correct, bootstrap.seed)
     return table
+
+
+def _find_varying(codes: Indices, patients: Indices) -> NDArray[np.bool_]:
+    """Return which rows are of a patient whose rows have several codes, ``(rows,)``."""
+    varying: NDArray[np.bool_] = (pandas.Series(codes).groupby(patients).transform("nunique") > 1).to_numpy()
+    return varying
 
 
 def _estimate_auroc(rows: pandas.DataFrame, class_names: Sequence[str]) -> Estimate:
@@ -185,28 +190,24 @@ def _measure_gap(codes: Indices, is_correct: NDArray[np.bool_], num_parts: int) 
     return float(accuracies.max() - accuracies.min())
 
 
-def _test_gap(
-    codes: Indices, patients: Indices, is_correct: NDArray[np.bool_], is_within_patients: bool, seed: int
-) -> float:
+def _test_gap(codes: Indices, patients: Indices, is_correct: NDArray[np.bool_], seed: int) -> float:
     """Return the fraction of permutations with a gap as large as the one found, which counts as one of them.
 
-    Rows of one scan have one value, and keep one together: what is exchanged is the value of a patient, or within each
-    patient the values of its rows, in blocks of equal value.
+    Rows of one scan have one value, and keep one together: what is exchanged is the value of a patient who has one, or
+    within a patient who has several the values of the rows, in blocks of equal value.
     """
     generator = np.random.default_rng(seed)
     num_parts = int(codes.max()) + 1
     found = _measure_gap(codes, is_correct, num_parts)
-    units = patients * num_parts + codes if is_within_patients else patients
-    _, first, unit_of_row = np.unique(units, return_index=True, return_inverse=True)
-    unit_codes, unit_patients = codes[first], patients[first]
+    _, first, unit_of_row = np.unique(patients * num_parts + codes, return_index=True, return_inverse=True)
+    unit_codes = codes[first]
+    # Units are exchanged within a stratum: a patient of several values is one, all others together are another.
+    strata = np.where(_find_varying(codes, patients), patients, -1)[first]
+    places = strata.argsort(kind="stable")
     num_as_large = 0
     for _ in range(NUM_PERMUTATIONS):
-        drawn = generator.random(len(unit_codes))
-        if is_within_patients:
-            order = np.lexsort((drawn, unit_patients))  # units are sorted by patient already
-            permuted = np.empty_like(unit_codes)
-            permuted[order] = unit_codes
-        else:
-            permuted = unit_codes[drawn.argsort()]
+        order = np.lexsort((generator.random(len(unit_codes)), strata))
+        permuted = np.empty_like(unit_codes)
+        permuted[order] = unit_codes[places]
         num_as_large += _measure_gap(permuted[unit_of_row], is_correct, num_parts) >= found - ROUNDING
     return (1 + num_as_large) / (1 + NUM_PERMUTATIONS)

@@ -72,7 +72,12 @@ def _describe(table: SubgroupTable, kind: DataKind) -> str:
     )
     if table["p_value"] is None or table["p_corrected"] is None:
         return f"{gap}; no verdict ({table['reason']})."
-    how = "within patients" if table["is_within_patients"] else f"between {plural(kind.group)}"
+    groups = plural(kind.group)
+    how = f"between {groups}"
+    if table["is_within_patients"]:
+        how = f"within {groups} of several values and between the others"
+        if not table.get("is_between_patients", False):  # files of earlier versions do not have it
+            how = f"within {groups}"
     corrected = f", corrected for the number of facts {show_number(table['p_corrected'])}"
     return (
         f"{gap} (permutation {how}: p = {show_number(table['p_value'])}"

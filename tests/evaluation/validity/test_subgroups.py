@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import hypergeom
 
 from pipeline.config.outputs import EvaluateConfig
 from pipeline.core.data_kinds import PATIENT_IMAGES
@@ -72,27 +73,60 @@ def test_sides_are_exchanged_within_patients():
     is_correct = ~is_left | (patients < 6)
     (table,) = score(build_test(is_correct, patients), ["side"], side=np.where(is_left, "left", "right"))
     assert table["is_within_patients"]
+    assert not table["is_between_patients"]
     assert table["p_value"] == pytest.approx(2 / 64, abs=0.012)  # of 2,000 drawn exchanges
 
 
-def test_few_patients_with_both_values_among_others_have_no_verdict():
-    patients = [*range(30), 0, 1]
-    sides = ["left"] * 15 + ["right"] * 15 + ["right", "right"]
-    (table,) = score(build_test(np.arange(32) % 3 > 0, patients), ["side"], side=sides)
-    assert table["gap"] is not None
-    assert table["p_value"] is None
-    assert "several values" in table["reason"]
+def test_values_are_exchanged_within_patients_of_several_and_between_all_others_by_hand():
+    """Nine patients of A, of whom 7 are right, nine of B, of whom 3 are, and two of both who are right at A alone.
+
+    Each part has 11 rows, so that the gap is (9 - 3) / 11. An exchange gives x of 10 right answers to the nine of A,
+    and each of the two to A or to B: as large are those in which |x - (10 - x) + d| is 6 or more, where d is the sum of
+    two signs.
+    """
+    patients = [*range(18), 18, 18, 19, 19]
+    sites = [*"A" * 9, *"B" * 9, *"AB", *"AB"]
+    is_correct = np.array([*(np.arange(9) < 7), *(np.arange(9) < 3), True, False, True, False])
+    (table,) = score(build_test(is_correct, patients), ["site"], site=sites)
+    assert table["gap"] == pytest.approx(6 / 11)
+    assert table["is_within_patients"]
+    assert table["is_between_patients"]
+    chances = {x: hypergeom.pmf(x, 18, 10, 9) for x in range(1, 10)}
+    exact = sum(
+        chance * weight
+        for x, chance in chances.items()
+        for d, weight in ((-2, 0.25), (0, 0.5), (2, 0.25))
+        if abs(2 * x - 10 + d) >= 6
+    )
+    assert table["p_value"] == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 2000))
 
 
-def test_the_test_rejects_a_true_null_hypothesis_in_five_of_a_hundred_cases(monkeypatch):
+@pytest.mark.parametrize("num_both", [0, 1, 9, 10, 20])
+def test_a_gap_between_patients_is_found_however_many_others_have_both_values(num_both):
+    """All 40 patients of A are right, of B every second; those seen at both sites are right at both."""
+    patients = np.concatenate([np.arange(80).repeat(2), 80 + np.arange(num_both).repeat(2)])
+    sites = np.where(patients < 40, "A", np.where(patients < 80, "B", np.tile(["A", "B"], len(patients) // 2)))
+    is_correct = (sites == "A") | (patients % 2 == 0) | (patients >= 80)
+    (table,) = score(build_test(is_correct, patients), ["site"], site=sites)
+    assert table["gap"] > 0.3
+    assert table["p_value"] < 0.01
+    (section,) = build_subgroup_section({"subgroups": [table]}, PATIENT_IMAGES)
+    how = "within patients of several values and between the others" if num_both else "between patients"
+    assert f"(permutation {how}: p = " in section.sentences[0]
+
+
+@pytest.mark.parametrize("num_both", [0, 4, 15, 30])
+def test_the_test_rejects_a_true_null_hypothesis_in_five_of_a_hundred_cases(num_both, monkeypatch):
+    """The first patients have a value for each row, drawn by chance, and all others one."""
     monkeypatch.setattr("pipeline.evaluation.validity.subgroups.NUM_PERMUTATIONS", 200)
     generator = np.random.default_rng(0)
     patients = np.arange(30).repeat(3)
     found = []
     for _ in range(60):
         skill = generator.random(30).repeat(3)
-        sexes = generator.permutation(["F"] * 15 + ["M"] * 15).repeat(3)
-        (table,) = score(build_test(generator.random(90) < skill, patients), ["sex"], sex=sexes)
+        sites = generator.permutation(["A"] * 15 + ["B"] * 15).repeat(3)
+        sites[: 3 * num_both] = generator.choice(["A", "B"], 3 * num_both)
+        (table,) = score(build_test(generator.random(90) < skill, patients), ["site"], site=sites)
         found.append(table["p_value"])
     # Of 60, more than 7 below 0.05 have a chance of 1 %.
     assert sum(p_value < 0.05 for p_value in found) <= 7
