@@ -159,6 +159,7 @@ def _sort_copies(
         "num_sources": len(found.sources.rows),
         "num_candidates": found.num_candidates,
         "num_compared": found.num_compared,
+        "num_limited": found.num_limited,
         "accept": [list(pair) for pair in accept_copies],
         "across_splits": _list_copies(kinds["across_splits"]),
         "accepted": _list_copies(kinds["accepted"]),

@@ -85,6 +85,8 @@ class Found:
         unverified: Pairs that agree less than copies do and more than is usual.
         num_candidates: The number of pairs whose descriptors are close.
         num_compared: The number of these that were aligned.
+        num_limited: The number of scans that were not compared with all of other patients
+            (:class:`~pipeline.copies.candidates.Candidates`).
     """
 
     sources: Sources
@@ -93,6 +95,7 @@ class Found:
     unverified: tuple[Pair, ...]
     num_candidates: int
     num_compared: int
+    num_limited: int = 0
 
 
 def search_copies(store: Store, split_of: Array, only_across: bool = False) -> Found:
@@ -125,6 +128,7 @@ def search_copies(store: Store, split_of: Array, only_across: bool = False) -> F
         tuple(pair for pair in found if pair not in apart),
         len(candidates.pairs),
         len(pairs),
+        candidates.num_limited,
     )
 
 

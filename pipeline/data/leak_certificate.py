@@ -13,7 +13,7 @@ from pipeline.core.text import count_words, plural
 from pipeline.data.store import Store
 
 # Format 2 verified copies by one similarity for the whole set; such a certificate is made again.
-FORMAT = 3
+FORMAT = 4
 
 
 class SplitCounts(TypedDict):
@@ -79,13 +79,15 @@ class CopySearch(TypedDict):
     ``within_split`` are between patients of one split and ``within_patient`` between scans of one patient;
     ``unverified`` agree less than copies do; ``threshold`` is the significance from which on copies are verified
     without a comparison with the scans that look most like them.
-    ``labels_disagree`` lists copies whose labels differ once more.
+    ``labels_disagree`` lists copies whose labels differ once more. ``num_limited`` counts the scans that were compared
+    with their nearest ones alone, most of them of few patients, because a search among all would have taken too long.
     """
 
     threshold: float
     num_sources: int
     num_candidates: int
     num_compared: int
+    num_limited: int
     accept: list[list[str]]
     across_splits: CopyPairs
     accepted: CopyPairs
@@ -216,6 +218,11 @@ def describe_findings(certificate: Certificate) -> list[str]:
     num_left = copies["num_candidates"] - copies["num_compared"]
     if num_left:
         sentences.append(f"{count_words(num_left, 'pair')} of similar {plural(kind.source)} were not compared further.")
+    if copies["num_limited"]:
+        sentences.append(
+            f"The search for copies was limited: of {count_words(copies['num_limited'], kind.source)} the nearest are "
+            f"all of few {plural(kind.group)}, and more were not compared; a copy may be missed."
+        )
     return sentences
 
 

@@ -7,7 +7,14 @@ def build_certificate(**changes) -> Certificate:
     """Return the content of leak_certificate.json; the keys of ``copies`` may be given next to the others."""
     none = {"count": 0, "pairs": []}
     names = ("across_splits", "accepted", "within_split", "within_patient", "unverified", "labels_disagree")
-    numbers = {"threshold": 9.0, "num_sources": 6, "num_candidates": 4, "num_compared": 4, "accept": []}
+    numbers = {
+        "threshold": 9.0,
+        "num_sources": 6,
+        "num_candidates": 4,
+        "num_compared": 4,
+        "num_limited": 0,
+        "accept": [],
+    }
     copies = {name: changes.pop(name, value) for name, value in {**numbers, **dict.fromkeys(names, none)}.items()}
     content = {
         "format": FORMAT,

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from pipeline.copies.alterations import ALTERATIONS
-from pipeline.copies.candidates import NUM_NEIGHBOURS, NUM_OF_OTHERS, NUM_OF_OWN, find_candidates, fit_metric
+from pipeline.copies.candidates import (
+    MAX_ALIKE_OF_ONE,
+    NUM_ALIKE,
+    NUM_NEIGHBOURS,
+    NUM_OF_OTHERS,
+    NUM_OF_OWN,
+    find_candidates,
+    fit_metric,
+)
 from pipeline.copies.descriptors import describe_sources, describe_stacks
 from pipeline.data.store import Store
 
@@ -73,3 +81,46 @@ def test_equal_points_are_candidates_and_a_point_is_none_of_itself():
     points = np.zeros((2, 4), np.float32)
     assert find_candidates(points, np.array(["p", "q"]), 0.0).pairs.tolist() == [[0, 1]]
     assert find_candidates(points[:1], np.array(["p"]), 0.0).pairs.shape == (0, 2)
+
+
+def draw_frames(number, patients=12):
+    """Return points that are close to others of their patient, and their patients; every third patient has one."""
+    generator = np.random.default_rng(3)
+    numbers = [1 if patient % 3 == 0 else number for patient in range(patients)]
+    places = np.repeat(generator.normal(0, 3, (patients, 3)), numbers, axis=0)
+    groups = np.repeat([f"p{patient}" for patient in range(patients)], numbers)
+    return (places + generator.normal(0, 0.1, places.shape)).astype(np.float32), groups
+
+
+@pytest.mark.parametrize("number", [2, MAX_ALIKE_OF_ONE + 1, NUM_NEIGHBOURS + 1, 3 * NUM_NEIGHBOURS])
+def test_many_scans_of_a_patient_hide_no_other_patient(number, monkeypatch):
+    monkeypatch.setattr("pipeline.copies.candidates.MAX_IN_MEMORY", 1000)  # several parts
+    points, groups = draw_frames(number)
+    found = find_candidates(points, groups, 100.0)
+    pairs = {tuple(pair) for pair in found.pairs.tolist()}
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    sizes = {group: int((groups == group).sum()) for group in groups}
+    for row in range(len(points)):
+        nearest = [int(other) for other in np.argsort(distances[row]) if groups[other] != groups[row]]
+        counted, seen = [], set()
+        for other in nearest:
+            if sizes[groups[other]] <= MAX_ALIKE_OF_ONE or groups[other] not in seen:
+                counted.append(other)
+            seen.add(groups[other])
+        expected = {(min(row, k), max(row, k)) for k in (*nearest[:NUM_OF_OTHERS], *counted[:NUM_OF_OTHERS])}
+        assert expected <= pairs
+        neighbours = found.neighbours[row]
+        assert neighbours[neighbours >= 0].tolist() == counted[:NUM_ALIKE]
+    assert found.num_limited == 0
+
+
+def test_the_further_search_is_limited_and_says_so():
+    points, groups = draw_frames(2 * NUM_NEIGHBOURS)
+    whole, part = find_candidates(points, groups, 100.0), find_candidates(points, groups, 100.0, 80 * len(points))
+    assert part.num_limited == len(points) - 80
+    # Of each patient as many are searched as of any other.
+    searched = groups[(part.neighbours >= 0).sum(axis=1) == NUM_ALIKE]
+    numbers = [(searched == group).sum() for group in np.unique(groups) if (groups == group).sum() > 1]
+    assert max(numbers) - min(numbers) <= 1
+    assert {tuple(pair) for pair in part.pairs.tolist()} <= {tuple(pair) for pair in whole.pairs.tolist()}
+    assert find_candidates(points, groups, 100.0, 0).num_limited == len(points)

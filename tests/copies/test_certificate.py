@@ -9,11 +9,13 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.copies.alterations import ALTERATIONS
 from pipeline.copies.certificate import certify, list_absent
-from pipeline.core.data_kinds import IMAGES
+from pipeline.core.data_kinds import IMAGES, PATIENT_IMAGES
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_checksummed_json
 from pipeline.data.leak_certificate import check_certificate, describe_findings
 from pipeline.data.store import read_store, write_store
+from tests.builders.certificates import build_certificate
+from tests.builders.painted_scans import build_store
 
 
 def make_store(folder, images):
@@ -197,9 +199,36 @@ def test_what_is_alike_as_two_knees_of_a_patient_are_is_a_copy_between_patients_
 def test_a_certificate_of_an_earlier_version_is_refused(images, tmp_path):
     path, store = tmp_path / "leak_certificate.json", make_store(tmp_path, images)
     write_checksummed_json(path, {"passed": True})
-    with pytest.raises(UserError, match=r"format 1, this version reads 3\. Run the split stage again"):
+    with pytest.raises(UserError, match=r"format 1, this version reads 4\. Run the split stage again"):
         check_certificate(path, store, SPLITS)
     # Of format 2, which verified copies by another rule, all else is the same.
     write_checksummed_json(path, {**certify(store, SPLITS), "format": 2})
-    with pytest.raises(UserError, match=r"format 2, this version reads 3\. Run the split stage again"):
+    with pytest.raises(UserError, match=r"format 2, this version reads 4\. Run the split stage again"):
         check_certificate(path, store, SPLITS)
+
+
+@pytest.mark.parametrize("number", [6, 27])
+def test_a_patient_of_many_similar_images_who_is_filed_twice_fails(number):
+    """Frames of one patient look more like each other than like their turned copies."""
+    generator = np.random.default_rng(0)
+    scenes = gaussian_filter(generator.normal(size=(6, 40, 40)), (0, 1, 1))
+    scenes = 128 + 50 * scenes / scenes.std()
+    videos = [np.clip(scene + generator.normal(0, 3, (number, 40, 40)), 0, 255).astype(np.uint8) for scene in scenes]
+    videos.append(ALTERATIONS["rotated by 5 degrees"](videos[0], generator))
+    groups = [f"p{patient}" for patient in range(len(videos))]
+    splits = pd.DataFrame({"group_id": groups, "split": ["train"] * 6 + ["test"]})
+    images = [image[None] for video in videos for image in video]
+    store = dataclasses.replace(build_store(images, np.repeat(groups, number)), kind=PATIENT_IMAGES)
+    certificate = certify(store, splits)
+    assert not certificate["passed"]
+    assert certificate["copies"]["across_splits"]["count"] >= number
+    patients = {
+        frozenset((pair["first"]["group_id"], pair["second"]["group_id"]))
+        for pair in certificate["copies"]["across_splits"]["pairs"]
+    }
+    assert patients == {frozenset(("p0", "p6"))}
+
+
+def test_a_limited_search_is_reported():
+    (reported,) = describe_findings(build_certificate(kind=IMAGES.name, num_limited=2))
+    assert reported.startswith("The search for copies was limited: of 2 images the nearest are")
