@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.copies.certificate import DIGEST_BYTES
-from pipeline.copies.search import search_copies
+from pipeline.copies.search import Found, search_copies
 from pipeline.core.array_types import Array
 from pipeline.core.errors import UserError
 from pipeline.core.text import count_words, plural
@@ -57,29 +58,39 @@ def refuse_shared_scans(data: CertifiedData, external: ExternalData) -> str:
     """
     data, other = dataclasses.replace(data, store=data.store.as_slices()), external.store.as_slices()
     kind, run = data.store.kind, data.store
-    shared = {scan.source_id: scan for scan in _list_same_examples(data, other)}
-    shared |= {scan.source_id: scan for scan in _list_same_files(data, external.manifest)}
-    _refuse(data, external, list(shared.values()))
+    # A scan may be in the test and in training: all of what it matches is looked at.
+    shared = [*_list_same_files(data, external.manifest), *_list_same_examples(data, other)]
+    _refuse(data, external, shared)
     compared = f"No file and no {kind.example} is the same as one of the run's training or validation"
     if run.examples.nbytes + other.examples.nbytes > MAX_SEARCHED_BYTES:
         compared += "; altered copies were not searched, because the examples do not fit into memory together."
     else:
-        copies, num_compared = _search_copies(data, other)
+        copies, found = _search_copies(data, other)
         _refuse(data, external, copies)
-        shared = {scan.source_id: scan for scan in copies} | shared
-        pairs = count_words(num_compared, "pair")
+        shared += copies
+        pairs = count_words(found.num_compared, "pair")
         compared += f", and of {pairs} of similar {plural(kind.source)} none was verified as a copy of one."
-    if not shared:
+        if found.num_limited:
+            compared += (
+                f" The search was limited: {count_words(found.num_limited, kind.source)} met the nearest ones alone."
+            )
+    num_shared = len({scan.source_id for scan in shared})
+    if not num_shared:
         return compared
     return (
-        f"{compared} {count_words(len(shared), kind.source)} also {'is' if len(shared) == 1 else 'are'} in the run's "
+        f"{compared} {count_words(num_shared, kind.source)} also {'is' if num_shared == 1 else 'are'} in the run's "
         "test, so that the external scores are not independent of the test's."
     )
 
 
 def _refuse(data: CertifiedData, external: ExternalData, shared: list[SharedScan]) -> None:
     """Name the scans of the other site that are in the run's training or validation."""
-    leaks = [scan for scan in shared if scan.split != "test"]
+    # Each is named once, by the first that was found.
+    first: dict[str, SharedScan] = {}
+    for scan in shared:
+        if scan.split != "test":
+            first.setdefault(scan.source_id, scan)
+    leaks = list(first.values())
     if not leaks:
         return
     kind = data.store.kind
@@ -92,37 +103,45 @@ def _refuse(data: CertifiedData, external: ExternalData, shared: list[SharedScan
 
 
 def _list_same_files(data: CertifiedData, other: pd.DataFrame) -> Iterator[SharedScan]:
-    """Yield the scans whose files have the checksum of one of the run."""
+    """Yield the scans whose files have the checksum of one of the run, with one of each split."""
     accepted = data.manifest[(data.manifest["status"] == "accepted") & (data.manifest["sha256"] != "")]
-    known = {row.sha256: row for row in accepted.itertuples()}
+    known: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in accepted.itertuples():
+        known[row.sha256].setdefault(data.roles[row.group_id], row.path)
     for source_id, checksum in zip(other["source_id"], other["sha256"], strict=True):
-        if checksum in known:
-            row = known[checksum]
-            yield SharedScan(source_id, row.path, data.roles[row.group_id], "is the file")
+        for split, path in known.get(checksum, {}).items():
+            yield SharedScan(source_id, path, split, "is the file")
 
 
 def _list_same_examples(data: CertifiedData, other: Store) -> Iterator[SharedScan]:
-    """Yield the scans that have an example in common; one of a single value shows nothing and is passed over."""
-    rows: dict[bytes, int] = {}
+    """Yield the scans that have an example in common, with one of each split.
+
+    An example of a single value shows nothing and is passed over.
+    """
+    rows: dict[bytes, list[int]] = defaultdict(list)
     for row, image in enumerate(other.examples):
         if image.max() > image.min():
-            rows.setdefault(_digest(image), row)
+            rows[_digest(image)].append(row)
     source_ids, known = (store.index["source_id"].to_numpy(dtype=str) for store in (other, data.store))
+    seen = set()
     for row, image in enumerate(data.store.examples):
-        found = rows.get(_digest(image))
-        if found is not None:
-            yield SharedScan(str(source_ids[found]), str(known[row]), str(data.split_of[row]), "has the pixels of")
+        digest, split = _digest(image), str(data.split_of[row])
+        if digest in rows and (digest, split) not in seen:
+            seen.add((digest, split))
+            for found in rows[digest]:
+                yield SharedScan(str(source_ids[found]), str(known[row]), split, "has the pixels of")
 
 
 def _digest(image: Array) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=DIGEST_BYTES).digest()
 
 
-def _search_copies(data: CertifiedData, other: Store) -> tuple[list[SharedScan], int]:
-    """Return the scans that are verified copies of one of the run, and how many pairs were compared."""
+def _search_copies(data: CertifiedData, other: Store) -> tuple[list[SharedScan], Found]:
+    """Return the scans that are verified copies of one of the run, and what the search found."""
     run = data.store
-    # A file of the other site may have the name of one of the run.
-    index = other.index.assign(source_id=MARK + other.index["source_id"])
+    # A file of the other site may have the name of one of the run, and a patient the number.
+    names = {column: MARK + other.index[column] for column in ("source_id", "group_id")}
+    index = other.index.assign(**names)
     joined = dataclasses.replace(
         run,
         examples=np.concatenate([run.examples, other.examples]),
@@ -138,4 +157,4 @@ def _search_copies(data: CertifiedData, other: Store) -> tuple[list[SharedScan],
         likeness = f"is a copy ({pair.orientation}, similarity {pair.similarity:.2f}) of"
         name = str(found.sources.source_ids[copy]).removeprefix(MARK)
         copies.append(SharedScan(name, str(found.sources.source_ids[known]), split, likeness))
-    return copies, found.num_compared
+    return copies, found

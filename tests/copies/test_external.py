@@ -1,5 +1,6 @@
 """Scans of a run among those of another site: refused where the model was fitted on them, else counted."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.copies.alterations import ALTERATIONS
 from pipeline.copies.external import refuse_shared_scans
+from pipeline.copies.search import NO_SOURCES, Found
 from pipeline.core.errors import UserError
 from pipeline.core.tables import MANIFEST_COLUMNS, write_table
 from pipeline.data.certified_data import CertifiedData
@@ -73,3 +75,54 @@ def test_an_altered_copy_of_what_was_fitted_on_is_refused(number, split, known):
 def test_what_is_in_the_test_is_counted(known):
     found = refuse_shared_scans(known, build_external([*paint_others(), paint_stack(7, "left")]))
     assert "1 scan also is in the run's test" in found
+
+
+def double(known, order, folder):
+    """Return the run with patients of these splits who have one file and one scan."""
+    numbers = [SPLITS.index(split) for split in order]
+    roles = known.roles | {f"p{number}": split for number, split in zip(sorted(numbers), order, strict=True)}
+    manifest = known.manifest.assign(
+        sha256=[f"file{min(numbers) if number in numbers else number}" for number in range(NUM_KNOWN)]
+    )
+    write_table(folder / "manifest.csv", manifest, MANIFEST_COLUMNS)
+    examples = np.array(known.store.examples)
+    first, second = (np.flatnonzero(known.store.index["group_id"] == f"p{number}") for number in sorted(numbers))
+    examples[second] = examples[first]
+    return CertifiedData(
+        dataclasses.replace(known.store, examples=examples), roles, known.certificate, folder / "manifest.csv"
+    ), min(numbers)
+
+
+@pytest.mark.parametrize("order", [("train", "test"), ("test", "train"), ("val", "test"), ("test", "val")])
+@pytest.mark.parametrize("is_file", [True, False], ids=["file", "pixels"])
+def test_what_is_in_the_test_and_in_what_was_fitted_on_is_refused(order, is_file, known, tmp_path):
+    """A published set may have one scan in two splits; which of them is met last must not matter."""
+    data, number = double(known, order, tmp_path)
+    fitted = order[0] if order[1] == "test" else order[1]
+    stacks = [*paint_others(1), *([] if is_file else [paint_stack(number, "left")])]
+    likeness = "is the file" if is_file else "has the pixels of"
+    with pytest.raises(UserError, match=rf"1 scan of the run .*{likeness} s\d \({fitted}\)"):
+        refuse_shared_scans(data, build_external(stacks, f"file{number}" if is_file else "another"))
+
+
+def test_the_file_of_a_test_scan_with_pixels_of_training_is_refused(known):
+    with pytest.raises(UserError, match=r"s0 has the pixels of s1 \(train\)"):
+        refuse_shared_scans(known, build_external([paint_stack(1, "left")], "file7"))
+
+
+def test_patients_of_the_other_site_are_others_though_they_have_the_numbers_of_the_runs(known, monkeypatch):
+    """Scans of one patient would hide each other from the search for copies."""
+    searched = []
+
+    def search(store, parts, only_across):
+        searched.append([set(store.index.loc[parts == part, "group_id"]) for part in np.unique(parts)])
+        return Found(NO_SOURCES, 9.0, (), (), 0, 0, 2)
+
+    monkeypatch.setattr("pipeline.copies.external.search_copies", search)
+    external = build_external(paint_others(2))
+    index = external.store.index.assign(group_id=external.store.index["group_id"].str.replace("site2-", "p"))
+    named = dataclasses.replace(external, store=dataclasses.replace(external.store, index=index))
+    reported = refuse_shared_scans(known, named)
+    assert len(searched) == 1
+    assert set.isdisjoint(*searched[0])
+    assert "The search was limited: 2 scans" in reported
