@@ -458,6 +458,7 @@ class Metrics(TypedDict):
     """The whole of metrics.json; ``synthetic_note`` is empty for real data, only ordered classes have ``grades``.
 
     ``recipes_tried`` counts the recipes that were compared on validation before the model's was chosen; absent for 0.
+    ``weights`` is the digest of the weights that were scored, empty for an ensemble; files of older versions have none.
     """
 
     split: str
@@ -470,6 +471,7 @@ class Metrics(TypedDict):
     ensemble: NotRequired[EnsembleFacts]
     recipes_tried: NotRequired[int]
     scoring: NotRequired[Scoring]
+    weights: NotRequired[str]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision
@@ -489,6 +491,17 @@ def read_metrics(path: Path) -> Metrics:
         raise UserError(f"{path}: no {', '.join(missing)} in it. Run the evaluate stage again.")
     metrics: Metrics = content
     return metrics
+
+
+def is_of_kept_weights(metrics: Metrics, training: Mapping[str, Any]) -> bool:
+    """Return whether scores may stand next to a training: they are of the weights that it kept as its best.
+
+    Args:
+        metrics: The content of metrics.json.
+        training: The content of training.json; files without a digest, as older versions wrote them, are believed.
+    """
+    scored, kept = metrics.get("weights"), training.get("weights")
+    return scored is None or kept is None or scored == kept
 
 
 def first_level(levels: Mapping[str, Item]) -> tuple[str, Item]:

@@ -43,21 +43,29 @@ class Handover:
     model_card: str = ""
 
 
-def read_handover(paths: Workspace, licence: str, is_best: bool) -> Handover:
+def read_handover(paths: Workspace, licence: str, digest: str, is_best: bool) -> Handover:
     """Read what is known of a run's weights: the scores and the model card of their evaluation.
 
     Args:
         paths: The folders of the run.
         licence: The licence of the weights.
-        is_best: Whether the weights are the run's best, which ``evaluate`` scores; of others nothing is known.
+        digest: The digest of the weights; an evaluation of others says nothing of them.
+        is_best: Whether the weights are the run's best. An evaluation by an older version, which kept no digest, is
+            taken for theirs where it is later than the training.
     """
     card = paths.report_folder / "model_card.md"
-    is_evaluated = is_best and all(path.is_file() for path in (paths.metrics, paths.training_record))
-    # An evaluation of an earlier training says nothing of these weights.
-    if not is_evaluated or paths.metrics.stat().st_mtime_ns < paths.training_record.stat().st_mtime_ns:
+    metrics = read_json(paths.metrics) if paths.metrics.is_file() else None
+    if metrics is None or not _is_of(metrics, paths, digest, is_best):
         return Handover(paths.name, licence)
     text = card.read_text("utf-8") if card.is_file() else ""
-    return Handover(paths.name, licence, read_json(paths.metrics), text)
+    return Handover(paths.name, licence, metrics, text)
+
+
+def _is_of(metrics: Mapping[str, Any], paths: Workspace, digest: str, is_best: bool) -> bool:
+    if "weights" in metrics:
+        return bool(metrics["weights"] == digest)
+    record = paths.training_record
+    return is_best and record.is_file() and paths.metrics.stat().st_mtime_ns >= record.stat().st_mtime_ns
 
 
 def write_hub_folder(folder: Path, path: Path, checkpoint: Checkpoint, handover: Handover) -> None:

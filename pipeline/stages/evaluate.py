@@ -85,6 +85,8 @@ def evaluate(experiment: Experiment, console: Console) -> None:
     ]
     if num_tried > 0:
         evaluation.metrics["recipes_tried"] = num_tried
+    digest = "" if opened.members else compute_weights_digest(run.checkpoint.weights)
+    evaluation.metrics["weights"] = digest
     evaluation.metrics["scoring"] = {"precision": SCORING_PRECISION, "accelerator": name_accelerator(run.device)}
     with working("drawing the figures of the report", console):
         report = build_report(experiment, run, evaluation, manifest, unknown, opened.models)
@@ -98,7 +100,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
                 datasets=describe_tested(experiment, run.data, external),
                 metrics=flatten_metrics(evaluation.metrics, run.data.store.kind),
                 files=name_files(paths, list_own_files(paths.report_folder), "evaluation"),
-                evaluated="" if opened.members else compute_weights_digest(run.checkpoint.weights),
+                evaluated=digest,
             )
         )
     if "ensemble" in evaluation.metrics:

@@ -19,7 +19,7 @@ from pipeline.export.monai_bundle import BUNDLED, write_bundle
 from pipeline.export.programs import PROBABILITIES, TOLERANCE, describe_inputs, trace, write_onnx, write_torch_program
 from pipeline.preprocessing.parts import describe_options
 from pipeline.stages.base import exclusive
-from pipeline.training.checkpoint import Checkpoint, read_checkpoint
+from pipeline.training.checkpoint import Checkpoint, compute_weights_digest, read_checkpoint
 
 FORMAT = 1
 RECORD = "model.json"
@@ -69,7 +69,8 @@ def export(experiment: Experiment, console: Console) -> None:
             what = plural(checkpoint.spec.kind.file)
             console.print(f"  {BUNDLE}: left out, because a bundle reads scans and images, no {what}")
         if "hub" in options.formats:
-            handover = read_handover(paths, options.licence, is_best=options.checkpoint is None)
+            digest = compute_weights_digest(checkpoint.weights)
+            handover = read_handover(paths, options.licence, digest, is_best=options.checkpoint is None)
             write_hub_folder(unfinished / HUB, path, checkpoint, handover)
             console.print(f"  {HUB}: load_model reads it", highlight=False)
         write_json(unfinished / RECORD, _describe(checkpoint, path, differences))

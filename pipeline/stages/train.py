@@ -25,7 +25,14 @@ from pipeline.data.store import check_store
 from pipeline.models.networks import count_parameters
 from pipeline.tracking.mlflow_run import TrackedRun, open_run
 from pipeline.tracking.records import RunFacts, describe_split, name_files
-from pipeline.training.checkpoint import Checkpoint, OptimizerState, Origin, read_checkpoint, write_checkpoint
+from pipeline.training.checkpoint import (
+    Checkpoint,
+    OptimizerState,
+    Origin,
+    compute_weights_digest,
+    read_checkpoint,
+    write_checkpoint,
+)
 from pipeline.training.devices.arithmetic import name_accelerator
 from pipeline.training.devices.distributed import fail_together, gather_all, hold_together, is_first_process
 from pipeline.training.devices.fabric import build_fabric
@@ -206,6 +213,7 @@ def _train_and_write(run: Run, state: TrainingState, console: Console) -> None:
         "epochs": len(state.history),
         "stopped_early": len(state.history) < experiment.train.epochs,
         "best": dataclasses.asdict(best),
+        "weights": compute_weights_digest(read_checkpoint(paths.best_checkpoint).weights),
         "seconds": run.teacher_seconds + sum(result.seconds for result in state.history),
         "teacher_seconds": run.teacher_seconds,
         "num_parameters": count_parameters(state.classifier.model),

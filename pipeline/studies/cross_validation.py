@@ -20,12 +20,13 @@ import pandas as pd
 from pipeline.config.experiment import Experiment
 from pipeline.core.data_kinds import DataKind
 from pipeline.core.errors import UserError
+from pipeline.core.files import read_json
 from pipeline.core.workspace import Workspace, join_names
 from pipeline.data.store import Store
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.metrics import compute_level, list_levels
 from pipeline.evaluation.predictions import aggregate, read_predictions
-from pipeline.evaluation.schema import Level, Subgroup, read_metrics
+from pipeline.evaluation.schema import Level, Subgroup, is_of_kept_weights, read_metrics
 
 DEFAULT_NUM_FOLDS = 5
 UNPOOLED = ("auroc", "mcc", "f1", "ece")
@@ -131,10 +132,14 @@ class CrossValidation:
 
 
 def is_evaluated(paths: Workspace) -> bool:
-    """Return whether a run was evaluated completely after its training was completed."""
+    """Return whether a run's best weights were evaluated completely after its training was completed."""
     page = paths.report_folder / "report.html"
     files = (paths.training_record, paths.metrics, paths.predictions, page)
-    return all(path.is_file() for path in files) and page.stat().st_mtime_ns >= paths.training_record.stat().st_mtime_ns
+    if not all(path.is_file() for path in files):
+        return False
+    if page.stat().st_mtime_ns < paths.training_record.stat().st_mtime_ns:
+        return False
+    return is_of_kept_weights(read_metrics(paths.metrics), read_json(paths.training_record))
 
 
 def read_cross_validation(experiment: Experiment, jobs: Sequence[Experiment], store: Store) -> CrossValidation:

@@ -1,7 +1,9 @@
 """The export stage leaves one folder, whole, that says what is in it."""
 
+import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 
 import pytest
@@ -10,7 +12,11 @@ import yaml
 
 from pipeline import load_model
 from pipeline.cli import main
-from pipeline.training.checkpoint import read_checkpoint
+from pipeline.core.files import read_json, write_json
+from pipeline.core.workspace import Workspace
+from pipeline.export.hub_folder import read_handover
+from pipeline.studies.cross_validation import is_evaluated
+from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 
 
 def run(workspace, output, *words):
@@ -65,6 +71,53 @@ def test_weights_that_were_not_evaluated_get_no_scores(tiny_workspace, tmp_path)
     assert "model-index" not in text
     assert "were not evaluated" in text
     assert "licence of the weights is not stated" in text
+
+
+@pytest.fixture(scope="module")
+def other_weights(tiny_workspace, tmp_path_factory):
+    """A workspace whose run was evaluated with other weights than its best, and their file."""
+    workspace = shutil.copytree(tiny_workspace, tmp_path_factory.mktemp("other") / "workspace")
+    checkpoint = read_checkpoint(workspace / "runs" / "tiny" / "best.safetensors")
+    path = workspace / "other.safetensors"
+    weights = {name: value * 1.5 for name, value in checkpoint.weights.items()}
+    write_checkpoint(path, dataclasses.replace(checkpoint, weights=weights))
+    words = ("--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), "--tracking.enabled", "false")
+    assert main(["evaluate", *words, "--evaluate.checkpoint", str(path)]) == 0
+    return workspace, path
+
+
+def test_scores_go_with_the_weights_that_were_scored(other_weights, tmp_path):
+    workspace, path = other_weights
+    found = {}
+    for name, words in {"best": (), "other": ("--export.checkpoint", str(path))}.items():
+        assert run(workspace, tmp_path / name, "--export.formats", "[hub]", *words) == 0
+        text = (tmp_path / name / "hub" / "README.md").read_text()
+        found[name] = ("were not evaluated" in text, "model-index" in text, "# Model card" in text)
+    assert found == {"best": (True, False, False), "other": (False, True, True)}
+
+
+def test_scores_of_an_older_version_go_with_the_best_weights(tiny_workspace, tmp_path):
+    paths = Workspace(shutil.copytree(tiny_workspace, tmp_path / "workspace"), "tiny")
+    metrics = read_json(paths.metrics)
+    assert metrics.pop("weights") == read_json(paths.training_record)["weights"]
+    write_json(paths.metrics, metrics)
+    assert read_handover(paths, "mit", "digest", is_best=True).metrics == metrics
+    assert read_handover(paths, "mit", "digest", is_best=False).metrics is None
+
+
+def test_scores_of_other_weights_are_not_taken_for_the_runs_own(other_weights, tiny_workspace, capsys):
+    workspace, _ = other_weights
+    words = ("--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), "--tracking.enabled", "false")
+    capsys.readouterr()
+    assert main(["compare", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tiny: its scores are of other weights" in line
+    assert "Run evaluate for it again, without evaluate.checkpoint" in line
+    dash = '<td class="number">\u2013</td>'
+    pages = [(folder / "reports" / "index.html").read_text() for folder in (workspace, tiny_workspace)]
+    assert [dash in page for page in pages] == [True, False], "no accuracy on validation of other weights"
+    assert not is_evaluated(Workspace(workspace, "tiny"))
+    assert is_evaluated(Workspace(tiny_workspace, "tiny"))
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else_is(tiny_workspace, tmp_path, capsys):

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.text import count_words
-from pipeline.evaluation.schema import first_level, read_metrics
+from pipeline.evaluation.schema import first_level, is_of_kept_weights, read_metrics
 from pipeline.reporting.comparison.runs import locate
 from pipeline.reporting.formatting import DASH, show_fraction, show_percent_briefly
 from pipeline.reporting.html import write_page
@@ -52,8 +52,11 @@ def _read_run(path: Path, reports: Path) -> IndexedRun | None:
     try:
         metrics = read_metrics(path)
         record = locate(folder).training_record
-        validation = read_json(record)["best"]["val_accuracy"] if record.is_file() else None
-    except (UserError, KeyError, TypeError):  # its own stages say what is wrong; the other runs are shown
+        training = read_json(record) if record.is_file() else {}
+        is_known = training != {} and is_of_kept_weights(metrics, training)
+        validation = training["best"]["val_accuracy"] if is_known else None
+    # Its own stages say what is wrong; the other runs are shown.
+    except (UserError, KeyError, TypeError, AttributeError):
         return None
     name, level = first_level(metrics["levels"])
     address = quote((folder / "report.html").relative_to(reports).as_posix())

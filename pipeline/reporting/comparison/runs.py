@@ -11,7 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.workspace import Workspace
 from pipeline.evaluation.predictions import read_predictions
-from pipeline.evaluation.schema import Metrics, read_metrics
+from pipeline.evaluation.schema import Metrics, is_of_kept_weights, read_metrics
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
         folders: The report folders, as found by ``find_report_folders``.
 
     Raises:
-        UserError: A file is missing or damaged.
+        UserError: A file is missing or damaged, or the scores are of other weights than the training kept.
     """
     paths = [locate(folder) for folder in folders]
     only_one = len({(item.root, item.name) for item in paths}) == 1
@@ -119,6 +119,12 @@ def _read_run(report_folder: Path, paths: Workspace, name: str) -> RunRecord:
     metrics = read_metrics(report_folder / "metrics.json")
     table = read_predictions(report_folder / "predictions.csv", tuple(metrics["class_names"]))
     test = table[table["split"] == metrics["split"]].reset_index(drop=True)
+    training = read_json(paths.training_record) if paths.training_record.is_file() else {}
+    if not is_of_kept_weights(metrics, training):
+        raise UserError(
+            f"{report_folder}: its scores are of other weights than the best of {paths.run_folder}. Run evaluate for "
+            "it again, without evaluate.checkpoint, or name other runs."
+        )
     started = paths.run_folder / "started.json"
     return RunRecord(
         name=name,
@@ -126,7 +132,7 @@ def _read_run(report_folder: Path, paths: Workspace, name: str) -> RunRecord:
         report_folder=report_folder,
         metrics=metrics,
         test=test,
-        training=read_json(paths.training_record) if paths.training_record.is_file() else {},
+        training=training,
         settings=read_json(started)["settings"] if started.is_file() else {},
         history=pd.read_csv(paths.history) if paths.history.is_file() else None,
     )
