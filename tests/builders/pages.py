@@ -198,7 +198,7 @@ def build_learning_curve(folder: Path) -> str:
     points = [CurvePoint(one, size, (0.9, 0.95), ESTIMATE, ESTIMATE, 1200, 16) for one in models for size in sizes]
     comparisons = [Comparison(size, (0.01, 0.02), ESTIMATE, (-0.01, 0.03), "draws") for size in sizes]
     forecasts = [Forecast(one, 0.99, "extrapolated", 4000.0, 2100.0, None, 8192, 0.995, 0.5) for one in models]
-    record = {"num_steps": 1200, "seconds": 90.0, "hardware": LONG, "seed": 0}
+    record = {"model": "perceiver", "num_steps": 1200, "seconds": 90.0, "hardware": LONG, "seed": 0}
     curve = LearningCurve(tuple(points), tuple(comparisons), tuple(forecasts), (record,))
     write_learning_curve(folder, EXPERIMENT, build_store(), curve)
     return (folder / "learning_curve.html").read_text()
