@@ -12,7 +12,8 @@ from pipeline.core.provenance import compute_fingerprint
 from pipeline.core.text import count_words, plural
 from pipeline.data.store import Store
 
-# Format 2 verified copies by one similarity for the whole set; such a certificate is made again.
+# Certificates of earlier formats are made again: 2 verified copies by one similarity for the whole set, and 3 missed
+# copies of patients with many similar images.
 FORMAT = 4
 
 

@@ -87,8 +87,8 @@ def describe_members(members: Sequence[tuple[str, Checkpoint]]) -> dict[str, str
         members: The name and the checkpoint of each.
 
     Returns:
-        Those of the facts of :func:`describe_model` in which they differ, each with the text of every member; of
-        networks that differ, of which the first is described, this alone.
+        Those of the facts of :func:`describe_model` in which they differ, each with the text of every member. Of the
+        networks the first is described elsewhere; ``other networks`` names the members that have another.
     """
     facts = {name: describe_model(checkpoint, num_parameters=0) for name, checkpoint in members}
     found = {}
