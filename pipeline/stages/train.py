@@ -158,7 +158,7 @@ def _train_alone(run: Run, console: Console) -> None:
         else:
             _train_along(run, state)
     except DivergenceError as error:
-        raise UserError(_name_batch(run, error)) from error
+        raise UserError(_describe_divergence(run, error)) from error
 
 
 def _start_from_scratch(run: Run) -> None:
@@ -276,15 +276,19 @@ def _run_epochs(run: Run, state: TrainingState, tracked: TrackedRun, console: Co
                 display.show_epoch(result, is_best)
 
 
-def _name_batch(run: Run, error: DivergenceError) -> str:
-    """List the examples of the step that ended training in a file, and return the message of the error."""
+def _describe_divergence(run: Run, error: DivergenceError) -> str:
+    """Return the message of the error, with what is kept; list the examples of the step in a file, where it was one."""
+    kept = (
+        f"The checkpoint of epoch {error.epoch - 1} is kept." if error.epoch > 1 else "There is no earlier checkpoint."
+    )
+    message = f"training: {error.found} {kept} {error.advice}"
     if error.rows is None:
-        return str(error)
+        return message
     path = run.setup.experiment.paths.divergence
     example_ids = run.data.store.index["example_id"].iloc[error.rows].tolist()
     if run.setup.is_first:
-        write_json(path, {"message": str(error), "example_ids": example_ids})
-    return f"{error} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
+        write_json(path, {"message": message, "example_ids": example_ids})
+    return f"{message} Its {len(example_ids)} examples, such as {example_ids[0]}, are listed in {path}."
 
 
 @dataclass(frozen=True)

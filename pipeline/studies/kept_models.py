@@ -86,7 +86,7 @@ def train_best(
         UserError: The loss becomes NaN or infinite.
     """
     state, best = start_from(setup, None), {}
-    for result in train_epochs(setup, state, on_step, keeps_checkpoints=False):
+    for result in train_epochs(setup, state, on_step):
         if find_best(state.history, setup.experiment.train.monitor) is result:
             with state.answering():  # with the weights that were validated, which may be an average
                 best = {name: value.detach().clone() for name, value in state.classifier.model.state_dict().items()}

@@ -182,7 +182,7 @@ def train_one(
     recipe = dataclasses.replace(experiment, model=model_options, train=train_options, augment=NO_CHANGES)
     setup = TrainingSetup(recipe, fabric, spec, select("train"), select("val"))
     state = start_from(setup, None)
-    for result in train_epochs(setup, state, keeps_checkpoints=False):
+    for result in train_epochs(setup, state):
         on_epoch(result)
     state.classifier.eval()
     test = run.rows[places["test"]]

@@ -42,6 +42,7 @@ from pipeline.studies.power_law import Comparison, Forecast, compare_draws, esti
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.devices.fabric import build_fabric
 from pipeline.training.fine_tuning import check_no_start
+from pipeline.training.loop.epochs import DivergenceError
 from pipeline.training.loop.state import TrainingSetup, derive_seed
 from pipeline.training.run_state import describe_settings
 from pipeline.training.setup import check_recipe, describe_origin, prepare_training
@@ -320,7 +321,10 @@ def _prepare_draw(
 def _train_teacher(experiment: Experiment, data: CertifiedData, run: CurveRun) -> Checkpoint:
     """Train the CNN of the same draw, with the same seed; its time counts in that of the model that it teaches."""
     recipe, part = build_recipe(experiment, dataclasses.replace(run, model="cnn")), select_patients(data, run.patients)
-    return train_checkpoint(_prepare_draw(recipe, data, part), describe_origin(recipe, part), lambda _: None)
+    try:
+        return train_checkpoint(_prepare_draw(recipe, data, part), describe_origin(recipe, part), lambda _: None)
+    except DivergenceError as error:
+        raise DivergenceError(f"of its teacher {error.found}", error.advice, error.epoch) from error
 
 
 def select_patients(data: CertifiedData, patients: Sequence[str]) -> CertifiedData:

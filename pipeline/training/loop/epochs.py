@@ -31,27 +31,24 @@ from pipeline.training.optimization.optimizers import compute_learning_rate_frac
 
 
 class DivergenceError(UserError):
-    """A loss that is not a finite number.
+    """A loss that is not a finite number. As text: what was found, and what to do.
 
     Args:
-        message: The place, what is kept, and what to do.
+        found: The loss and its place.
+        advice: What to do.
+        epoch: The number of the epoch in which it was found, from 1.
         rows: The rows of the store that the step read, over all devices; None where it was no step of training.
-        found: The loss and its place alone, for one who names the model.
-        advice: What to do alone.
     """
 
-    def __init__(
-        self, message: str, rows: np.ndarray[Any, Any] | None = None, found: str = "", advice: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.rows, self.found, self.advice = rows, found, advice
+    def __init__(self, found: str, advice: str, epoch: int, rows: np.ndarray[Any, Any] | None = None) -> None:
+        super().__init__(f"training: {found} {advice}")
+        self.found, self.advice, self.epoch, self.rows = found, advice, epoch, rows
 
 
 def train_epochs(
     setup: TrainingSetup,
     state: TrainingState,
     on_step: Callable[[StepResult], None] | None = None,
-    keeps_checkpoints: bool = True,
 ) -> Iterator[EpochResult]:
     """Train from the state as given until the last epoch or early stopping.
 
@@ -59,7 +56,6 @@ def train_epochs(
         setup: The options, the devices and the examples.
         state: The model and its history, one epoch further before each result.
         on_step: Called with the progress inside an epoch a few times a second.
-        keeps_checkpoints: Whether the caller writes each epoch to a file, which an error then names.
 
     Yields:
         One result an epoch, also appended to ``state.history``.
@@ -71,13 +67,13 @@ def train_epochs(
     config = setup.experiment.train
     while not should_stop(state.history, config):
         started = time.perf_counter()
-        train_loss, train_accuracy = _train_one_epoch(setup, state, on_step, keeps_checkpoints)
+        train_loss, train_accuracy = _train_one_epoch(setup, state, on_step)
         training_seconds = time.perf_counter() - started
         with state.answering():
             val_loss, val_accuracy = _validate(setup, state)
         epoch = len(state.history) + 1
         if not math.isfinite(val_loss):
-            raise _build_error(f"epoch {epoch}, validation", val_loss, config, epoch if keeps_checkpoints else 0)
+            raise _build_error("validation", val_loss, config, epoch)
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
@@ -96,7 +92,6 @@ def _train_one_epoch(
     setup: TrainingSetup,
     state: TrainingState,
     on_step: Callable[[StepResult], None] | None,
-    keeps_checkpoints: bool,
 ) -> tuple[float, float]:
     """Train on the examples of one epoch; return their mean loss and accuracy over all devices."""
     fabric, config, examples = setup.fabric, setup.experiment.train, setup.train_examples
@@ -126,9 +121,8 @@ def _train_one_epoch(
             if monitor.is_check_due:
                 wrong = monitor.find_not_finite()
                 if wrong is not None:
-                    where = f"epoch {epochs_done + 1}, step {batches[wrong[0]].step + 1}"
                     rows = examples.rows[batches[wrong[0]].indices.numpy()]
-                    raise _build_error(where, wrong[1], config, epochs_done + 1 if keeps_checkpoints else 0, rows)
+                    raise _build_error(f"step {batches[wrong[0]].step + 1}", wrong[1], config, epochs_done + 1, rows)
             if on_step is not None:
                 monitor.report(on_step)
     return monitor.average()
@@ -259,12 +253,9 @@ def _validate(setup: TrainingSetup, state: TrainingState) -> tuple[float, float]
 def _build_error(
     where: str, loss: float, config: TrainConfig, epoch: int, rows: np.ndarray[Any, Any] | None = None
 ) -> DivergenceError:
-    """Build the error of a loss that is not finite; ``epoch`` is 0 where no checkpoint is kept of any."""
-    kept = f" The checkpoint of epoch {epoch - 1} is kept." if epoch > 1 else " There is no earlier checkpoint."
-    found = f"the loss became {loss} at {where}."
+    """Build the error of a loss that is not finite."""
     advice = (
         f"Lower train.learning_rate (now {config.learning_rate:g}), lengthen train.warmup_epochs or set "
         "train.precision to 32-true."
     )
-    message = f"training: {found}{kept if epoch > 0 else ''} {advice}"
-    return DivergenceError(message, rows, found, advice)
+    return DivergenceError(f"the loss became {loss} at epoch {epoch}, {where}.", advice, epoch, rows)

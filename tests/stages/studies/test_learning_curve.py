@@ -103,13 +103,16 @@ def test_another_seed_is_another_training_and_each_record_names_its_own(tmp_path
     assert re.search(r"seeds of training\W.*?700, 701<", page, re.DOTALL)
 
 
-def test_a_loss_that_is_nan_names_the_model_and_no_checkpoint(tmp_path):
-    options = LearningCurveConfig(patients=(2,), draws=1, models=("logistic_regression", "perceiver"))
+@pytest.mark.parametrize(
+    ("model", "whose"), [("perceiver", ""), ("distilled", "of its teacher ")], ids=["by itself", "its teacher"]
+)
+def test_a_loss_that_is_nan_names_the_model_and_no_checkpoint(tmp_path, model, whose):
+    options = LearningCurveConfig(patients=(2,), draws=1, models=("logistic_regression", model))
     experiment = with_train(make_study(tmp_path, learning_curve=options), learning_rate=1e30)
     with pytest.raises(UserError) as error:
         run(experiment)
     message = str(error.value)
-    assert message.startswith("learning-curve, perceiver-2-draw-0: the loss became ")
+    assert message.startswith(f"learning-curve, {model}-2-draw-0: {whose}the loss became ")
     assert ". Lower train.learning_rate (now 1e+30), " in message
     assert "checkpoint" not in message
 

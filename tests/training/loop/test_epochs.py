@@ -12,12 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.config.training import AugmentConfig
-from pipeline.core.errors import UserError
 from pipeline.data.batches import read_batches
 from pipeline.data.statistics import compute_statistics
 from pipeline.models.networks import SliceModel
 from pipeline.training.devices.fabric import build_fabric
-from pipeline.training.loop.epochs import train_epochs
+from pipeline.training.loop.epochs import DivergenceError, train_epochs
 from pipeline.training.loop.state import TrainingState
 from tests.builders.bright_halves import (
     CONFIG,
@@ -161,8 +160,9 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_step():
         return logits * math.nan if len(calls) == 3 else logits
 
     state.classifier.model.network.register_forward_hook(spoil)
-    with pytest.raises(UserError, match=r"loss became nan at epoch 2, step 3\. The checkpoint of epoch 1 is kept"):
+    with pytest.raises(DivergenceError, match=r"^training: the loss became nan at epoch 2, step 3\. Lower") as error:
         next(stream)
+    assert error.value.epoch == 2
     assert len(state.history) == 1
 
 
