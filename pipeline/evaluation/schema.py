@@ -458,7 +458,8 @@ class Metrics(TypedDict):
     """The whole of metrics.json; ``synthetic_note`` is empty for real data, only ordered classes have ``grades``.
 
     ``recipes_tried`` counts the recipes that were compared on validation before the model's was chosen; absent for 0.
-    ``weights`` is the digest of the weights that were scored, empty for an ensemble; files of older versions have none.
+    ``weights`` is the digest of the weights that were scored, empty for an ensemble, and ``store`` the fingerprint of
+    the examples; files of older versions have neither.
     """
 
     split: str
@@ -472,6 +473,7 @@ class Metrics(TypedDict):
     recipes_tried: NotRequired[int]
     scoring: NotRequired[Scoring]
     weights: NotRequired[str]
+    store: NotRequired[str]
     baselines: dict[str, Scores]
     probes: Probes
     decision: Decision

@@ -19,6 +19,7 @@ from pipeline.data.sources import Source
 from pipeline.data.store import Store, read_store
 from pipeline.datasets import DATASETS, find_raw_folder, list_sources
 from pipeline.evaluation.predictions import read_predictions
+from pipeline.evaluation.schema import read_metrics
 from pipeline.preprocessing.slicing import find_slice_axis, read_scan
 from pipeline.reporting.attention.overlays import draw_plain
 from pipeline.reporting.cases.choose import Case, choose_cases
@@ -44,7 +45,7 @@ def cases(experiment: Experiment, console: Console) -> None:
         raise UserError(f"{paths.predictions}: no predictions. Run the evaluate stage first.")
     table = read_predictions(paths.predictions, store.class_names)
     test = table[table["split"] == "test"]
-    _check_examples(paths, store, test)
+    _check_store(paths, store, test)
     chosen = choose_cases(test, store.class_names, options)
     sources, digests = {}, pd.Series(dtype=str)
     if store.kind.reads_scans:
@@ -64,8 +65,8 @@ def cases(experiment: Experiment, console: Console) -> None:
     console.print(f"{count_words(len(shown), store.kind.source)} -> {output}", highlight=False)
 
 
-def _check_examples(paths: Workspace, store: Store, test: pd.DataFrame) -> None:
-    """Refuse answers whose scans have more, fewer or other examples in the store than were answered."""
+def _check_store(paths: Workspace, store: Store, test: pd.DataFrame) -> None:
+    """Refuse answers to other examples than those of the store; an older version kept no fingerprint of theirs."""
     index = store.index
     stored = index[index["source_id"].isin(test["source_id"])]
     columns = ["example_id", "source_id"]
@@ -77,6 +78,12 @@ def _check_examples(paths: Workspace, store: Store, test: pd.DataFrame) -> None:
         raise UserError(
             f"{paths.predictions}: its {count_words(len(test), 'test example')} are not those of the store "
             f"{paths.prepared} ({example} is in one of them alone). Run evaluate again."
+        )
+    scored = read_metrics(paths.metrics).get("store", store.fingerprint)
+    if scored != store.fingerprint:
+        raise UserError(
+            f"{paths.predictions}: answers to the examples of store {scored}, and {paths.prepared} has those of "
+            f"{store.fingerprint}, with the same names. Run evaluate again."
         )
 
 

@@ -87,6 +87,7 @@ def evaluate(experiment: Experiment, console: Console) -> None:
         evaluation.metrics["recipes_tried"] = num_tried
     digest = "" if opened.members else compute_weights_digest(run.checkpoint.weights)
     evaluation.metrics["weights"] = digest
+    evaluation.metrics["store"] = run.data.store.fingerprint
     evaluation.metrics["scoring"] = {"precision": SCORING_PRECISION, "accelerator": name_accelerator(run.device)}
     with working("drawing the figures of the report", console):
         report = build_report(experiment, run, evaluation, manifest, unknown, opened.models)

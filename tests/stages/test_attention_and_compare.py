@@ -119,6 +119,18 @@ def test_answers_to_slices_of_another_store_are_refused(num_slices, workspace, t
     assert "Run evaluate again" in line
 
 
+def test_answers_to_images_that_were_cut_in_another_way_are_refused(workspace, tmp_path, capsys):
+    folder = shutil.copytree(workspace, tmp_path / "copy")
+    shutil.rmtree(folder / "runs")  # with them preprocess refuses
+    assert run(folder, "preprocess", "--preprocess.intensity_percentiles", "[0,90]") == 0
+    capsys.readouterr()
+    before = _list_page(folder)
+    assert run(folder, "cases") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "predictions.csv: answers to the examples of store" in line
+    assert _list_page(folder) == before
+
+
 def _list_page(workspace):
     page = workspace / "reports" / "tiny" / "cases.html"
     return page.read_bytes() if page.is_file() else None
