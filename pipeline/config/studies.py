@@ -101,7 +101,8 @@ class TuneConfig:
 
     Args:
         space: The options that are searched, of ``model``, ``augment`` and ``train``, each with its choices, as
-            ``[64, 128, 256]``, or with the ends of a range, as ``[0.0001, 0.01, log]`` or ``[0.0, 0.3, linear]``.
+            ``[64, 128, 256]`` or ``[null, 1.0]``, or with the ends of a range, as ``[0.0001, 0.01, log]`` or
+            ``[0.0, 0.3, linear]``.
         minutes: The minutes of training of all trials and processes together, after which none is begun; null without
             such a limit.
         trials: The number of recipes that are tried; null without such a limit.
@@ -110,7 +111,7 @@ class TuneConfig:
         seed: The seed of the search; another one begins another search.
     """
 
-    space: dict[str, tuple[Word, ...]] = field(default_factory=dict)
+    space: dict[str, tuple[Word | None, ...]] = field(default_factory=dict)
     minutes: float | None = 30.0
     trials: int | None = None
     warmup_epochs: int = 2

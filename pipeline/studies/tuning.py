@@ -161,7 +161,8 @@ def _read_values(name: str, values: tuple[Any, ...]) -> Choices | Range:
                 "scale is log."
             )
         return Range(low, high, is_log, is_whole)
-    typed = tuple(_convert(name, kind, value) for value in values)
+    may_be_null = OPTIONS[name].may_be_null
+    typed = tuple(None if value is None and may_be_null else _convert(name, kind, value) for value in values)
     if len(typed) < 2 or len(set(typed)) < len(typed):
         raise UserError(f"tune.space: {name}: found {list(values)}, allowed are two choices or more, each once.")
     return Choices(typed)

@@ -71,6 +71,8 @@ def test_a_space_has_choices_and_ranges():
         ({"train.batch_size": (4.5, 8.7, "linear")}, r"allowed is \[LOW, HIGH, linear\].*whole numbers"),
         ({"train.max_grad_norm": ("none", 1.0)}, "found 'none', allowed is a finite number"),
         ({"model.pixel_permutation_seed": ("a", "b")}, "found 'a', allowed is a whole number"),
+        ({"train.max_grad_norm": (None, 1.0, "log")}, r"allowed is \[LOW, HIGH, log\]"),
+        ({"train.batch_size": (None, 4)}, "found None, allowed is a whole number"),
         ({"model.slice_position": ("yes", "no")}, "found 'yes', allowed is true or false"),
         ({"model.stem": (1, 2, "log")}, "allowed are choices; it is no number"),
         ({"model.stem": (1, 2)}, r"found 1, allowed is pixels \| patches \| conv"),
@@ -90,6 +92,8 @@ def test_a_number_that_may_be_null_is_searched_as_a_number():
         "train.max_grad_norm": Choices((0.1, 1.0)),
         "model.pixel_permutation_seed": Choices((1, 2)),
     }
+    space = {"train.max_grad_norm": (None, "1e-1")}
+    assert read_space(with_tune(Experiment(), space=space)) == {"train.max_grad_norm": Choices((None, 0.1))}
     space = {"train.max_grad_norm": ("1e-1", 1, "log"), "model.perceiver.decoder_dim": (8, 32, "linear")}
     assert read_space(with_tune(Experiment(), space=space)) == {
         "train.max_grad_norm": Range(0.1, 1.0, is_log=True, is_whole=False),
@@ -191,12 +195,13 @@ def test_the_best_recipe_is_a_config_that_states_how_many_were_tried(experiment)
     assert data.roles == load_certified_data(experiment).roles
 
 
-def test_a_small_space_is_tried_once_and_then_the_search_ends(experiment):
-    content = search(with_tune(experiment, space={"model.perceiver.num_latents": (2, 4)}, trials=9))[1]
-    tried = [
-        trial["params"]["model.perceiver.num_latents"] for trial in content["trials"] if trial["state"] in FINISHED
-    ]
-    assert sorted(tried) == [2, 4]
+@pytest.mark.parametrize(
+    ("name", "values"), [("model.perceiver.num_latents", (2, 4)), ("train.max_grad_norm", (None, 1.0))]
+)
+def test_a_small_space_is_tried_once_and_then_the_search_ends(experiment, name, values):
+    content = search(with_tune(experiment, space={name: values}, trials=9))[1]
+    tried = [trial["params"][name] for trial in content["trials"] if trial["state"] in FINISHED]
+    assert sorted(tried, key=str) == sorted(values, key=str)
 
 
 def test_no_trial_of_a_killed_process_is_lost_or_repeated(experiment):

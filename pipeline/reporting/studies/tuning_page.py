@@ -1,5 +1,6 @@
 """The page and the tables of a search for a recipe."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ def describe_trial(trial: TrialResult) -> str:
 
 
 def _show_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Return a value as a config has it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def tabulate_trials(search: Search, monitor: str) -> Table:
