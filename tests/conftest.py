@@ -31,7 +31,7 @@ gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take seconds to minutes each")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -89,6 +89,7 @@ def test_the_version_is_that_of_the_project(capsys):
     assert capsys.readouterr().out == f"perceiver {project['version']}\n"
 
 
+@pytest.mark.slow
 def test_help_and_the_stages_that_read_tables_load_nothing_slow():
     """Help takes a moment; torch alone takes seconds."""
     slow = {"torch", "monai", "mlflow", "sklearn", "lightning"}

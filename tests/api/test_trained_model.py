@@ -148,6 +148,7 @@ def test_places_of_whole_scans_are_checked(change, message, scan_model):
         scan_model.predict_proba(volumes[..., :7], places)
 
 
+@pytest.mark.slow
 def test_the_registry_gives_the_same_model_by_version_and_alias(model, tracking_uri, run_folder, tmp_path):
     run = open_run(TrackingConfig(uri=tracking_uri), Workspace(tmp_path, "handed on"))
     run.sync()

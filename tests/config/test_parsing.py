@@ -185,6 +185,7 @@ def test_a_folder_of_any_other_name_is_taken_whether_it_is_there_or_not(text):
     assert read_experiment([f"--workspace={text}"]).workspace == Path(text)
 
 
+@pytest.mark.slow
 def test_lists_in_one_another_and_a_nul_character_are_refused_in_one_line(write_config):
     with pytest.raises(UserError, match="too deep to be read"):
         read_experiment(write_config("name: " + "[" * 3000 + "]" * 3000 + "\n"))

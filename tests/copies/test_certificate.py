@@ -207,7 +207,7 @@ def test_a_certificate_of_an_earlier_version_is_refused(images, tmp_path):
         check_certificate(path, store, SPLITS)
 
 
-@pytest.mark.parametrize("number", [6, 27])
+@pytest.mark.parametrize("number", [6, pytest.param(27, marks=pytest.mark.slow)])
 def test_a_patient_of_many_similar_images_who_is_filed_twice_fails(number):
     """Frames of one patient look more like each other than like their turned copies."""
     generator = np.random.default_rng(0)

@@ -29,6 +29,7 @@ def list_labels(delivery, label):
     return {(source.group_id, source.visit, source.side): source.label for source in sources if not source.ignored}
 
 
+@pytest.mark.slow
 def test_grades_are_those_that_were_drawn(delivery):
     series = plan_series(TINY, draw_knees(TINY))
     drawn = {(each.knee.patient, each.visit, each.knee.side): str(each.knee.grade_at(each.visit)) for each in series}

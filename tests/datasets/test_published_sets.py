@@ -255,6 +255,7 @@ def rewrite(path, change):
     path.write_bytes(gzip.compress(bytes(content)))
 
 
+@pytest.mark.slow
 def test_duplicates_across_the_published_test_split_are_listed_and_those_within_train_stay_in_train(
     write_mnist, tmp_path
 ):
@@ -299,6 +300,7 @@ def test_validation_that_cannot_be_drawn_is_refused(options, match, write_mnist,
         run(split, experiment)
 
 
+@pytest.mark.slow
 def test_a_table_may_divide_train_but_not_move_test_rows(write_mnist, tmp_path):
     experiment = make_experiment(tmp_path / "work", write_mnist(tmp_path / "raw"))
     run(preprocess, experiment)

@@ -216,6 +216,7 @@ def test_weaker_penalties_than_the_first_worse_one_are_not_tried(monkeypatch):
     np.testing.assert_allclose(found, third, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_test_row_costs_its_probabilities_and_not_its_pixels():
     """Of a million slices of 64 x 64 pixels the pixels alone are 16 GB. Here an image has 4 KiB of them as float32."""
 

@@ -95,6 +95,7 @@ def test_intervals_are_over_patients():
     assert scores["specificity"] == level["specificity"]
 
 
+@pytest.mark.slow
 def test_the_linearised_interval_of_average_precision_is_as_wide_as_a_bootstrap_over_patients():
     table = build_random_table(2, num_patients=100, slices=4, patient_std=0.5, decimals=6)
     found = compute_class_table(table, CLASSES[2], FEW)["classes"]["right"]["average_precision"]

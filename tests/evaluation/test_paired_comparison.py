@@ -210,6 +210,7 @@ def test_the_scale_of_a_runs_probabilities_does_not_change_what_is_said_of_the_a
     assert shifted["nll"].value > plain["nll"].value
 
 
+@pytest.mark.slow
 def test_runs_of_another_scale_are_found_to_differ_in_auroc_where_they_do_and_only_there():
     """Of 200 equally good pairs 5 % may be found to differ, up to three standard deviations more; of 20 others most."""
 
@@ -229,6 +230,7 @@ def test_no_number_of_draws_makes_a_difference_certain():
     assert 1 / 501 <= found.p_value <= 3 / 501
 
 
+@pytest.mark.slow
 def test_a_true_null_hypothesis_is_rejected_in_five_of_a_hundred_cases():
     """Both runs draw the predictions of six patients from one distribution; up to three standard deviations above 5."""
     generator, rejected, names = np.random.default_rng(0), 0, [f"p{number}" for number in range(6)]

@@ -150,6 +150,7 @@ def assert_same_result(experiment, whole):
         )
 
 
+@pytest.mark.slow
 def test_a_bit_that_flips_while_images_are_read_from_disk_spoils_no_checkpoint(
     read_from_disk,
     whole,
@@ -251,6 +252,7 @@ def test_a_store_that_changes_while_evaluate_runs_is_reported_before_results_are
     assert metrics.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_file_that_goes_away_in_any_stage_is_one_line(tiny_workspace, tmp_path, capsys):
     workspace = Path(shutil.copytree(tiny_workspace, tmp_path / "work"))
     path = workspace / "runs/tiny/history.csv"

@@ -90,6 +90,7 @@ def put_site(folder: Path) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_bytes_of_this_machine_though_one_is_killed_on_the_way(alone, tmp_path):
     expected, make = alone
     (tmp_path / "once").touch()

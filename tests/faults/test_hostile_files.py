@@ -62,6 +62,7 @@ def test_a_gzip_bomb_before_the_voxels_is_refused_unopened(tmp_path):
         read_volume(tmp_path / "a.nii.gz", max_bytes=1 << 20)
 
 
+@pytest.mark.slow
 def test_a_file_of_thousands_of_gzip_members_is_read_in_time(tmp_path):
     """Each member once copied all that followed it: a 10 MB file took hours."""
     content = make_content()

@@ -69,6 +69,7 @@ def workspace(tmp_path_factory, write_knee, empty_tracking_database):
     return workspace
 
 
+@pytest.mark.slow
 def test_ids_and_labels_are_the_same_in_every_table(workspace):
     def read(path):
         return pd.read_csv(path, dtype=str, keep_default_na=False)

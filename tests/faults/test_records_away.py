@@ -116,6 +116,7 @@ def test_records_that_waited_are_all_there_when_the_database_is_back(workspace, 
     assert read_record(tracked.path).is_sent
 
 
+@pytest.mark.slow
 def test_thirty_epochs_of_a_run_that_was_killed_and_of_a_database_that_went_away_are_there_once(workspace):
     history = [dataclasses.replace(HISTORY[0], epoch=epoch, val_loss=1 / epoch) for epoch in range(1, 31)]
     generator = random.Random(0)

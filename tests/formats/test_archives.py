@@ -101,6 +101,7 @@ def test_a_header_that_claims_more_than_a_header_has_is_refused(tmp_path):
         read(path, 1 << 30)
 
 
+@pytest.mark.slow
 def test_an_absurd_number_of_files_is_refused(tmp_path):
     one = _member("a").tobuf()
     (tmp_path / "a.tar.gz").write_bytes(zlib.compress(one * (MAX_MEMBERS + 1) + bytes(1024), wbits=31))

@@ -31,6 +31,7 @@ def test_pixels_are_those_that_were_compressed(syntax, tmp_path):
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.dcm").values[0], LEVELS)
 
 
+@pytest.mark.slow
 def test_a_frame_that_keeps_its_decoder_busy_is_refused_and_the_next_one_is_read(tmp_path):
     header = compress(tmp_path / "good.dcm", JPEGLSLossless)
     frame = bytearray(get_frame(header.PixelData, 0, number_of_frames=1))

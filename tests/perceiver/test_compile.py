@@ -140,6 +140,7 @@ def test_a_perceiver_is_exported_for_grids_of_any_size():
         torch.testing.assert_close(run(images), model(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_perceiver_io_is_exported_for_any_number_of_queries():
     model = small_perceiver_io(**SHORT)
     shapes = {"values": {0: BATCH, 1: INPUTS}, "positions": {1: INPUTS}, "queries": {0: BATCH, 1: QUERIES}}
@@ -168,6 +169,7 @@ def test_an_image_perceiver_is_exported_for_any_batch(options):
         torch.testing.assert_close(run(*arguments(batch)), model(*arguments(batch)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_counts_in_no_batch_norm_of_volumes_that_are_compiled(fresh_compiler):
     torch.manual_seed(0)
     perceiver = PerceiverConfig(num_latents=4, latent_dim=16, num_cross_attends=1, self_attends_per_cross=1)

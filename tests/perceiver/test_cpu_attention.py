@@ -114,6 +114,7 @@ def test_it_is_used_where_the_queries_alone_need_a_gradient():
         assert not inputs_need_no_gradient(queries, inputs)
 
 
+@pytest.mark.slow
 def test_the_operator_keeps_the_rules_of_torch():
     queries, inputs = torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 300, 6)
     mask = torch.arange(300).expand(2, -1) < 200

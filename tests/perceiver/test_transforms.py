@@ -158,6 +158,7 @@ print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_a_model_without_values_is_built_and_one_with_values_answers_without_the_compiler():
     """A checkpoint is compared with such a model first, so that each command that loads one would load that too."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True)

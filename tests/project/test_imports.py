@@ -170,6 +170,7 @@ def test_the_model_imports_torch_einops_and_the_standard_library_alone():
         assert {name.split(".")[0] for name in imported(path)} <= allowed, path
 
 
+@pytest.mark.slow
 def test_evaluation_and_the_workers_of_preprocessing_load_nothing_slow():
     """A worker process starts with parts.py; torch alone would cost it seconds."""
     slow = {"torch", "monai", "mlflow", "matplotlib", "trimesh", "h5py"}

@@ -173,6 +173,7 @@ def test_compare_puts_the_runs_of_an_experiment_side_by_side(workspace, capsys):
     assert "nothing: no evaluated run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_page_leads_to_the_reports_of_all_experiments(workspace):
     other = workspace / "reports" / "other one"
     shutil.copytree(workspace / "reports" / "tiny", other, ignore=shutil.ignore_patterns("longer"))

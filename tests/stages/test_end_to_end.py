@@ -174,6 +174,7 @@ def test_everything_is_in_one_mlflow_run(workspace):
     assert len(set(datasets.values())) == 3
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_a_version_in_the_registry_unless_that_is_off(workspace, tmp_path):
     client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'tiny'")
@@ -235,6 +236,7 @@ def test_folds_train_and_evaluate_in_folders_of_their_own(workspace, tmp_path):
     assert len(tested) == len(set(tested)) == 10, "every patient is tested once"
 
 
+@pytest.mark.slow
 def test_recording_the_load_of_the_machine_changes_no_number(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     other = tmp_path / "watched"

@@ -86,6 +86,7 @@ def other_weights(tiny_workspace, tmp_path_factory):
     return workspace, path
 
 
+@pytest.mark.slow
 def test_scores_go_with_the_weights_that_were_scored(other_weights, tmp_path):
     workspace, path = other_weights
     found = {}
@@ -105,6 +106,7 @@ def test_scores_of_an_older_version_go_with_the_best_weights(tiny_workspace, tmp
     assert read_handover(paths, "mit", "digest", is_best=False).metrics is None
 
 
+@pytest.mark.slow
 def test_scores_of_other_weights_are_not_taken_for_the_runs_own(other_weights, tiny_workspace, capsys):
     workspace, _ = other_weights
     words = ("--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace), "--tracking.enabled", "false")
@@ -132,6 +134,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(tiny_workspace, tmp_p
     assert {path.name for path in output.iterdir()} == {"hub", "model.json"}
 
 
+@pytest.mark.slow
 def test_a_package_that_is_absent_is_named_and_nothing_is_written(tiny_workspace, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert run(tiny_workspace, tmp_path / "model", "--export.formats", "[onnx]") == 2

@@ -84,6 +84,7 @@ def test_test_patients_under_other_names_have_the_scores_of_the_test_bit_for_bit
     assert "6 scans also are in the run's test" in external["search"]
 
 
+@pytest.mark.slow
 def test_patients_of_a_teacher_or_of_initial_weights_of_other_splits_are_named_as_not_looked_for(workspace, tmp_path):
     folder = shutil.copytree(workspace, tmp_path / "workspace")
     path = Workspace(folder, "tiny").best_checkpoint

@@ -90,6 +90,7 @@ def test_a_checkpoint_whose_patients_are_unknown_is_taken_and_the_report_says_so
     assert "started from the weights of another" in describe_unknown_patients(settings)[0]
 
 
+@pytest.mark.slow
 def test_a_chain_over_other_patients_does_not_hide_those_of_its_first_link(first, tmp_path):
     """Of three trainings the third tests patients of the first, and starts from the second, which had others."""
     store = read_store(first.paths.prepared)

@@ -45,6 +45,7 @@ def workspace(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_each_volume_is_tested_once_on_the_published_rows(workspace):
     store = read_store(workspace / "data" / "set" / "prepared")
     assert store.kind == WHOLE_VOLUMES

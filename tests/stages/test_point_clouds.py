@@ -230,6 +230,7 @@ def test_the_solids_are_learned(tmp_path):
     assert "synthetic" in (tmp_path / "reports" / "primitives" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_solids_are_read_as_a_data_set_of_their_own(tmp_path):
     make_primitives(tmp_path / "given", Console(quiet=True), {"train": 2, "test": 1})
     data = {"dataset": "primitives", "raw_folder": str(tmp_path / "given")}

@@ -89,13 +89,9 @@ READ_FOR_OTHER_DATA = (
 )
 
 
-# They train several models each.
-STUDIES = ("leak-study", "cross-validate", "tune", "learning-curve")
-
-
 @pytest.fixture(scope="module")
-def names_read(tmp_path_factory, write_knee, request):
-    """The options that each stage reads when all run on a few tiny knees; without --slow all but the studies."""
+def names_read(tmp_path_factory, write_knee):
+    """The options that each stage reads when all run on a few tiny knees."""
     folder = tmp_path_factory.mktemp("recorded")
     config = TINY_CONFIG | {
         "tracking": {"enabled": False, "tensorboard": True},
@@ -111,8 +107,6 @@ def names_read(tmp_path_factory, write_knee, request):
     (folder / "site" / "knees.csv").write_text("\n".join(rows))
     external = ["--evaluate.external", str(folder / "site" / "knees.csv")]
     for name, stage in STAGES.items():
-        if name in STUDIES and not request.config.getoption("--slow"):
-            continue
         words = ["--config", str(folder / "tiny.yaml"), "--workspace", str(folder), *EXTRA.get(name, [])]
         words += external if name in ("evaluate", "cross-validate") else []
         scans = sorted((folder / "data" / "tiny" / "raw").glob("*.nii.gz"))[:1] if name == "predict" else []
@@ -126,10 +120,8 @@ def names_read(tmp_path_factory, write_knee, request):
     return found
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [pytest.param(stage, id=name, marks=[pytest.mark.slow] * (name in STUDIES)) for name, stage in STAGES.items()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 def test_help_lists_what_the_stage_reads(stage, names_read):
     read = names_read[stage.name]
     assert sorted(name for name in read if not stage.reads_option(name)) == [], "read and not listed"

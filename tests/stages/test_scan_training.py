@@ -83,6 +83,7 @@ def taught(tmp_path_factory):
     return experiment
 
 
+@pytest.mark.slow
 def test_a_cnn_of_scans_teaches_a_perceiver_of_scans(taught):
     assert read_json(taught.paths.training_record)["teacher_seconds"] > 0
     teacher = dataclasses.replace(taught, run="teacher").paths.best_checkpoint
@@ -145,6 +146,7 @@ def test_a_pretraining_on_scans_that_was_interrupted_ends_with_the_same_bytes_an
     assert (after - before).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_training_on_scans_with_hidden_squares_that_was_interrupted_ends_with_the_same_bytes(tmp_path):
     whole = make_scans(tmp_path, epochs=2, auxiliary_weight=0.5, input_fraction=0.5)
     cut, plain = name_run(whole, "cut"), name_run(whole, "plain", auxiliary_weight=0.0)
@@ -157,6 +159,7 @@ def test_a_training_on_scans_with_hidden_squares_that_was_interrupted_ends_with_
     assert read_weights(plain.paths.last_checkpoint) != read_weights(whole.paths.last_checkpoint)
 
 
+@pytest.mark.slow
 def test_pretraining_learns_what_hidden_squares_of_scans_show(tmp_path):
     """The bright half of a slice is the same in all slices: an untrained decoder is off by about 1."""
     experiment = make_scans(tmp_path, epochs=1, batch_size=4, warmup_epochs=0)

@@ -101,6 +101,7 @@ def interrupt_and_compare(whole: Experiment, cut: Experiment) -> None:
     pd.testing.assert_frame_equal(numbers(cut.paths.history), numbers(whole.paths.history))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_every_method_ends_with_the_same_bytes(tmp_path):
     whole, cut = make_varied(tmp_path / "whole"), make_varied(tmp_path / "cut")
     interrupt_and_compare(whole, cut)

@@ -63,6 +63,7 @@ def marked_store(tmp_path_factory):
     return read_store(folder)
 
 
+@pytest.mark.slow
 def test_a_leaky_split_scores_high_on_labels_that_mean_nothing(marked_store):
     store = marked_store
     experiment = Experiment(

@@ -68,6 +68,7 @@ def test_a_folder_with_umlauts_has_its_records_in_a_latin_1_locale(tmp_path, enc
     assert (folder / "mlflow.db").is_file()
 
 
+@pytest.mark.slow
 def test_no_folder_is_left_that_is_spelled_as_the_address(tmp_path):
     """MLflow makes the folder of its database by the address, for its runs and later for its registry."""
     folder = tmp_path / "My%20 Knie#ü"

@@ -43,6 +43,7 @@ def test_the_address_is_the_option_then_the_environment_then_the_workspace(monke
     assert resolve_uri(TrackingConfig(), workspace) == f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
+@pytest.mark.slow
 def test_a_database_lies_in_its_workspace_however_that_is_named(empty_tracking_database, tmp_path, monkeypatch):
     folder = tmp_path / "place" / "My%20knees?#ü+&"
     folder.mkdir(parents=True)
@@ -301,6 +302,7 @@ def test_the_lines_of_the_page_find_the_best_model_of_an_experiment(
     assert mlflow.pyfunc.load_model(best.model_uri).metadata.model_id == best.model_id
 
 
+@pytest.mark.slow
 def test_logged_models_are_ranked_by_their_scores_on_the_same_data(ranked):
     found = ranked.client.search_logged_models(
         [ranked.client.get_experiment_by_name("ranked").experiment_id],

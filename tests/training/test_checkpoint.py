@@ -90,7 +90,9 @@ def test_mirror_tta_gives_a_mirrored_knee_exactly_the_other_answer():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "muon"])
-@pytest.mark.parametrize("options", [MODEL, ModelConfig(num_conv_layers=2, conv_channels=8)])
+@pytest.mark.parametrize(
+    "options", [MODEL, pytest.param(ModelConfig(num_conv_layers=2, conv_channels=8), marks=pytest.mark.slow)]
+)
 def test_an_optimizer_resumes_from_a_checkpoint_bit_for_bit(name, options, tmp_path):
     """The kernels of the second lie channel by channel in memory, and those of the file row by row."""
     config = TrainConfig(optimizer=name)

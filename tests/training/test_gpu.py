@@ -29,8 +29,8 @@ from tests.builders.fake_gpu import GPU, AttentionCall, Record, move_to_gpu, pre
 from tests.builders.models import build_config_spec
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-# A config for each kind of data and stem, and for mixtures; the others run with --slow.
-QUICK = ("akoa_seed", "cifar100", "medmnist", "phantom_volume", "primitives")
+# One of slices and one of whole scans; those of other stems, of points and of mixtures run with --slow.
+QUICK = ("akoa_seed", "phantom_volume")
 MARKED = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem not in QUICK)) for path in CONFIGS]
 BATCH = 4
 INDICES = torch.arange(BATCH)

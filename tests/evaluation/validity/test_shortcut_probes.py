@@ -240,6 +240,7 @@ def test_a_site_that_the_features_show_is_found_within_each_class():
         assert f"class {side}" in warning
 
 
+@pytest.mark.slow
 def test_without_a_signal_the_interval_of_the_site_holds_chance():
     held = []
     for seed in range(5):

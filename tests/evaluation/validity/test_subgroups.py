@@ -115,6 +115,7 @@ def test_a_gap_between_patients_is_found_however_many_others_have_both_values(nu
     assert f"(permutation {how}: p = " in section.sentences[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_both", [0, 4, 15, 30])
 def test_the_test_rejects_a_true_null_hypothesis_in_five_of_a_hundred_cases(num_both, monkeypatch):
     """The first patients have a value for each row, drawn by chance, and all others one."""

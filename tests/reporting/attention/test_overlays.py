@@ -87,6 +87,7 @@ def test_smoothing_flat_squares_is_linear_between_their_centres_and_flat_stays_f
     np.testing.assert_allclose(smooth(np.full((6, 7), 0.3), 4), 0.3)
 
 
+@pytest.mark.slow
 def test_chosen_latents_and_matrices_between_latents_are_drawn():
     maps = build_maps(latents=(2, 7), weights=np.repeat(build_maps().weights, 2, axis=3))
     overlays = draw_overlays(maps, maps.examples, "nearest")

@@ -69,6 +69,7 @@ def draw_all() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes_in_every_process():
     first = draw_all()
     assert first == draw_all()
@@ -91,6 +92,7 @@ def test_lines_and_text_are_curves_that_need_no_font_no_image_and_no_other_file(
         assert all(address.startswith(b"#") for address in re.findall(rb'href="([^"]*)', svg)), name
 
 
+@pytest.mark.slow
 def test_a_file_does_not_grow_with_the_rows_or_with_the_square_of_the_classes():
     line = np.sort(np.random.default_rng(0).random((2, 100_000)))
     assert len(roc_curve({"right": RocCurve(*line)})) < 100_000
@@ -102,6 +104,7 @@ def test_a_file_does_not_grow_with_the_rows_or_with_the_square_of_the_classes():
     assert cells.count(b"<image") == 2, "the cells of many classes are one image a matrix"
 
 
+@pytest.mark.slow
 def test_figures_need_no_window_and_leave_no_state():
     # Reading the backend's setting itself would load pyplot.
     read = "{name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != 'backend'}"
@@ -129,7 +132,7 @@ def test_a_class_without_rows_is_drawn_as_nothing():
     assert confusion_matrix([[0, 0], [1, 2]], ("a", "b")) != confusion_matrix([[1, 0], [1, 2]], ("a", "b"))
 
 
-@pytest.mark.parametrize("num_classes", [2, 40])
+@pytest.mark.parametrize("num_classes", [2, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("error")
 def test_hostile_names_and_many_classes_are_drawn_without_a_warning(num_classes):
     names = [f"$\\frac$ {index} <b>& a very long name of a class" for index in range(num_classes)]
@@ -140,7 +143,7 @@ def test_hostile_names_and_many_classes_are_drawn_without_a_warning(num_classes)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("num_epochs", [1, 200])
+@pytest.mark.parametrize("num_epochs", [1, pytest.param(200, marks=pytest.mark.slow)])
 def test_training_may_have_any_number_of_epochs_and_gaps(num_epochs):
     history = build_history(num_epochs)
     history.loc[0, "val_loss"] = np.nan

@@ -39,6 +39,7 @@ def read_leak_study(folder):
     return json.loads((folder / "reports" / "tiny" / "leak_study" / "leak_study.json").read_text())
 
 
+@pytest.mark.slow
 def test_eight_models_differ_in_splits_and_labels_alone(workspace):
     content = read_leak_study(workspace)
     keys = [(run["division"], run["labels"]) for run in content["runs"]]

@@ -85,6 +85,7 @@ def test_numbers_are_those_of_the_predictions(interrupted):
     assert not (experiment.paths.run_folder).exists(), "no checkpoint is where other stages read"
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_training_and_each_record_names_its_own(tmp_path):
     options = LearningCurveConfig(patients=(2,), draws=2, models=("cnn", "logistic_regression"), wanted=0.9)
     first = with_train(make_study(tmp_path / "twice", learning_curve=options), epochs=1)
