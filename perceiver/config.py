@@ -94,6 +94,9 @@ class PerceiverConfig:
             coordinate runs from -1 to 1; None for the resolution of the axis, the highest that its samples can carry
             (Nyquist). A value more than twice as high or as low gets a warning.
         learned_position_dim: The number of channels of a learned position; used only if ``positions`` is learned.
+        learned_position_init_std: The standard deviation of the normal distribution from which learned positions are
+            initialised, truncated as ``latent_init_std`` is. With 0.02, that of the paper, attention cannot tell inputs
+            apart by their places until training has made them larger; Fourier features have 0.7.
         dropout: The fraction of activations that is dropped in training, in feed-forward layers and after each
             attention.
         attention_dropout: The fraction of attention weights that is dropped in training; values above 0 make training
@@ -131,6 +134,7 @@ class PerceiverConfig:
     num_bands: int = 8
     max_freq: tuple[float, ...] | None = None
     learned_position_dim: int = 32
+    learned_position_init_std: float = 0.02
     dropout: float = 0.0
     attention_dropout: float = 0.0
     gradient_checkpointing: Literal["none", "feedforward", "layers"] = "none"
@@ -167,7 +171,7 @@ class PerceiverConfig:
         check_choice(owner, "positions", self.positions, ("fourier", "learned", "none"))
         check_probability(owner, "dropout", self.dropout)
         check_probability(owner, "attention_dropout", self.attention_dropout)
-        for name in ("latent_init_std", "query_init_gain"):
+        for name in ("latent_init_std", "learned_position_init_std", "query_init_gain"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{owner}.{name}: found {getattr(self, name)}, allowed are numbers above 0")
         if self.pooling == "cls" and self.self_attends_per_cross == 0:

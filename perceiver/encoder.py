@@ -19,6 +19,7 @@ from perceiver.positions import (
     NoPositions,
     Part,
     count_axes,
+    initialise_vectors,
     join_channels,
     take_inputs,
     warn_far_from_nyquist,
@@ -76,7 +77,7 @@ def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositi
     axis_sizes = config.axis_sizes
     if config.positions == "learned":
         assert axis_sizes is not None  # check_required_fields has refused None
-        return LearnedPositions(axis_sizes, config.learned_position_dim)
+        return LearnedPositions(axis_sizes, config.learned_position_dim, config.learned_position_init_std)
     if config.max_freq is not None:
         if axis_sizes is not None:
             warn_far_from_nyquist(config.max_freq, axis_sizes)
@@ -84,23 +85,6 @@ def build_positions(config: PerceiverConfig) -> FourierPositions | LearnedPositi
     assert axis_sizes is not None
     # The highest frequency that n samples on [-1, 1] can carry is n / 2, so the size of an axis is its max_freq.
     return FourierPositions(tuple(max(float(size), 2.0) for size in axis_sizes), config.num_bands)
-
-
-def initialise_latents(latents: nn.Parameter, std: float) -> None:
-    """Draw latents from a normal distribution of mean 0 that is truncated at 2, or five times ``std`` if that is more.
-
-    The paper's truncation at 2 would make a standard deviation of 1 to 0.88 and one of 2 to 1.08; at five it takes less
-    than a hundred-thousandth. For 0.02, the default, 2 is a hundred times the standard deviation.
-
-    Args:
-        latents: The latents, which are overwritten.
-        std: The standard deviation.
-
-    Source:
-        Jaegle 2021, arXiv 2103.03206, appendix C.
-    """
-    bound = max(2.0, 5 * std)
-    nn.init.trunc_normal_(latents, std=std, a=-bound, b=bound)
 
 
 class PerceiverEncoder(nn.Module):
@@ -131,7 +115,7 @@ class PerceiverEncoder(nn.Module):
             config.num_cross_attends, config.weight_sharing, first_has_own_weights=False
         )
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.latent_dim))
-        initialise_latents(self.latents, config.latent_init_std)
+        initialise_vectors(self.latents, config.latent_init_std)
         self.cross_layers = nn.ModuleList(
             CrossLayer(config, channels) for _ in range(max(self.cross_weight_indices) + 1)
         )

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.config import PerceiverConfig
-from perceiver.encoder import PerceiverEncoder, Positions, check_required_fields, initialise_latents
+from perceiver.encoder import PerceiverEncoder, Positions, check_required_fields
 from perceiver.perceiver_io import QueryDecoder
+from perceiver.positions import initialise_vectors
 
 
 class Perceiver(PerceiverEncoder):
@@ -25,7 +26,7 @@ class Perceiver(PerceiverEncoder):
         super().__init__(config)
         if config.pooling == "query":
             self.query = nn.Parameter(torch.empty(config.latent_dim))
-            initialise_latents(self.query, config.latent_init_std)
+            initialise_vectors(self.query, config.latent_init_std)
             self.decoder = QueryDecoder(config, config.latent_dim)
         pooled_dim = self.decoder.output_dim if config.pooling == "query" else config.latent_dim
         self.head_norm = nn.LayerNorm(pooled_dim)

@@ -323,7 +323,7 @@ def test_a_bundle_has_the_files_of_the_format(bundle):
     assert (bundle / "large_files.yml").is_file()
 
 
-def test_a_bundle_brings_at_most_42_files_and_6520_lines_along():
+def test_a_bundle_brings_at_most_42_files_and_6530_lines_along():
     """A bundle is read by who deploys it. It has the readers of NIfTI, DICOM series, archives and sliced images.
 
     That of DICOM knows the reference images and the echoes of the OAI, and one file decodes its compressed pixels. One
@@ -334,11 +334,11 @@ def test_a_bundle_brings_at_most_42_files_and_6520_lines_along():
     The model turns images into their local contrast. Readers tell a link that leads nowhere from a file that is not
     there, name a valid qform next to an sform that is none, doubt slices between two planes and axes off right angles,
     and refuse a lone slice in which left and right lie otherwise than in those of the config. Answers that come
-    batch by batch are written where they stay.
+    batch by batch are written where they stay. Learned positions start as large as the model's options say.
     """
     modules = find_modules("pipeline.export.bundle_inference")
     assert len(modules) <= 42, sorted(modules)
-    assert sum(len(path.read_text().splitlines()) for path in modules.values()) <= 6520
+    assert sum(len(path.read_text().splitlines()) for path in modules.values()) <= 6530
 
 
 def test_copies_are_the_modules_but_for_their_imports(bundle):

@@ -189,6 +189,13 @@ def test_latents_start_from_a_normal_of_the_given_standard_deviation(std):
     assert latents.abs().max() <= max(2, 5 * std)
 
 
+@pytest.mark.parametrize("std", [0.02, 1.0])
+def test_learned_positions_start_from_a_normal_of_the_given_standard_deviation(std):
+    options = {"positions": "learned", "axis_sizes": (20, 20), "learned_position_dim": 32}
+    table = Perceiver(small_config(**options, learned_position_init_std=std)).positions.table
+    assert table.std().item() == pytest.approx(std, rel=0.04)  # 12,800 draws: standard error 0.6 %
+
+
 @pytest.mark.parametrize("cross_head_dim", [8, 32])
 @pytest.mark.parametrize("gain", [0.5, 8.0])
 def test_the_gain_multiplies_the_first_scores_of_attention(values, positions, gain, cross_head_dim):

@@ -98,10 +98,10 @@ def test_a_model_warns_when_it_is_built_or_reads_a_grid_and_otherwise_not():
 @pytest.mark.parametrize("sizes", [(3, 4), (1, 5), (2, 6)])
 def test_a_grid_has_the_features_of_its_coordinates_in_every_module(sizes):
     coordinates, last = grid_positions(sizes).unsqueeze(0), torch.tensor([0.1, -0.7]).reshape(2, 1, 1)
-    for encode in (FourierPositions((3.0, 2.0), 4), LearnedPositions((3, 4), 5), NoPositions()):
+    for encode in (FourierPositions((3.0, 2.0), 4), LearnedPositions((3, 4), 5, 1.0), NoPositions()):
         for _ in range(2):  # the second time the features are kept
             torch.testing.assert_close(encode((Grid(sizes),)), encode((coordinates,)), atol=0, rtol=0)
-    for encode in (FourierPositions((9.0, 3.0, 2.0), 4), LearnedPositions((5, 3, 4), 5), NoPositions()):
+    for encode in (FourierPositions((9.0, 3.0, 2.0), 4), LearnedPositions((5, 3, 4), 5, 1.0), NoPositions()):
         for _ in range(2):
             actual, expected = encode((last, Grid(sizes))), encode((last, coordinates))
             torch.testing.assert_close(actual, expected, atol=0, rtol=0)

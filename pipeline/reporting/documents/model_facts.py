@@ -185,7 +185,10 @@ def _describe_perceiver(config: PerceiverConfig) -> str:
     highest = "the resolution" if config.max_freq is None else ", ".join(f"{number:g}" for number in config.max_freq)
     positions = {
         "fourier": f"Fourier features of positions, {config.num_bands} frequencies an axis up to half of {highest}",
-        "learned": f"learned vectors of width {config.learned_position_dim} as positions",
+        "learned": (
+            f"learned vectors of width {config.learned_position_dim} as positions, drawn with a standard deviation of "
+            f"{config.learned_position_init_std:g}"
+        ),
         "none": "no positions",
     }
     return (

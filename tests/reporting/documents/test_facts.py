@@ -218,7 +218,7 @@ OTHER_VALUES = {
     "weight_sharing": "all_but_first", "pooling": "cls", "positions": "none", "num_bands": 11, "max_freq": (9.0, 9.0),
     "dropout": 0.3, "attention_dropout": 0.2, "latent_init_std": 0.5, "query_init_gain": 8.0,
     "decoder_heads": 3, "decoder_head_dim": 13, "decoder_dim": 40,
-    "decoder_residual": False, "learned_position_dim": 19,
+    "decoder_residual": False, "learned_position_dim": 19, "learned_position_init_std": 0.7,
 }  # fmt: skip
 NEEDED = {
     "decoder_heads": {"pooling": "query"},
@@ -226,6 +226,7 @@ NEEDED = {
     "decoder_dim": {"pooling": "query", "decoder_residual": False},
     "decoder_residual": {"pooling": "query"},
     "learned_position_dim": {"positions": "learned"},
+    "learned_position_init_std": {"positions": "learned"},
 }
 # These follow from the data, or change the memory and the time only.
 UNTOLD = {"input_channels", "axis_sizes", "num_classes", "gradient_checkpointing"}
