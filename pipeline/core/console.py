@@ -140,7 +140,10 @@ def log_lines(describe: Callable[[], str], console: Console) -> Iterator[Callabl
             if not spoken.wait(wait_s):
                 line = describe()
                 since = f" ({time.monotonic() - started:.0f} s so far)" if line == shown else ""
-                console.print(f"{line}{since}", highlight=False, markup=False)
+                try:
+                    console.print(f"{line}{since}", highlight=False, markup=False)
+                except OSError:  # the log's disk is full or its reader gone: the stage's own next line says so
+                    return
                 shown = line
             spoken.clear()
             wait_s = LATER_LINES_S

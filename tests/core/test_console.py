@@ -1,4 +1,5 @@
 import builtins
+import errno
 import io
 import itertools
 import re
@@ -34,6 +35,26 @@ def test_a_warning_has_plain_blanks_before_a_percent_sign_and_shows_those_of_nam
 def test_what_a_stage_prints_has_plain_blanks_before_a_percent_sign(capsys):
     StageConsole().print("accuracy 50.0\u00a0% (95\u00a0% interval) -> P\u00a01", highlight=False)
     assert capsys.readouterr().out == "accuracy 50.0 % (95 % interval) -> P\u00a01\n"
+
+
+class FullDisk(io.StringIO):
+    """A log that takes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.was_tried = threading.Event()
+
+    def write(self, text):
+        self.was_tried.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_line_about_work_that_cannot_be_written_ends_in_no_traceback(monkeypatch):
+    monkeypatch.setattr(console_module, "FIRST_LINE_S", 0.0)
+    log = FullDisk()
+    with console_module.log_lines(lambda: "training ...", Console(file=log)):
+        assert log.was_tried.wait(10)
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "-3", "abc", ""])
