@@ -95,8 +95,8 @@ class PerceiverConfig:
             (Nyquist). A value more than twice as high or as low gets a warning.
         learned_position_dim: The number of channels of a learned position; used only if ``positions`` is learned.
         learned_position_init_std: The standard deviation of the normal distribution from which learned positions are
-            initialised, truncated as ``latent_init_std`` is. With 0.02, that of the paper, attention cannot tell inputs
-            apart by their places until training has made them larger; Fourier features have 0.7.
+            initialised, truncated as ``latent_init_std`` is. With 0.02, that of the paper, positions are small next
+            to values of 1 until training has made them larger; a sine, as in Fourier features, has 0.7.
         dropout: The fraction of activations that is dropped in training, in feed-forward layers and after each
             attention.
         attention_dropout: The fraction of attention weights that is dropped in training; values above 0 make training
